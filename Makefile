@@ -1,0 +1,44 @@
+# Every command of the project. `.ci/run`, the README and the workflow call these and nothing else.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-unit test-mesh test-cluster lint fmt bench images crds
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Build everything, start the shop with its mesh on this machine, and tell what the resources do
+	cargo build --locked --bins -p operator -p sidecar -p cli -p quickstart
+	cargo run --locked -q -p quickstart --bin demo
+
+test: ## Everything: unit, mesh and cluster; installs or builds what it needs
+	tests/run unit mesh cluster
+
+test-unit: ## Pure parts: compiler, wire, policies, CA; seconds
+	tests/run unit
+
+test-mesh: ## Whole operators and sidecars over real sockets, and the local mesh
+	tests/run mesh
+
+test-cluster: ## A real Kubernetes on this machine: injection, RBAC, status (root on Debian or Ubuntu)
+	tests/run cluster
+
+lint: ## Formatting, clippy, go vet; warnings are errors
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cd examples/quickstart/inventory && test -z "$$(gofmt -l .)" && go vet ./...
+	cd tests/cluster/programs/web && test -z "$$(gofmt -l .)" && go vet ./...
+
+fmt: ## Format everything
+	cargo fmt --all
+	gofmt -w examples/quickstart/inventory tests/cluster/programs
+
+bench: ## Cost of a hop and of a mutual-TLS pair beside Envoy, of compiling, and of pushing
+	cargo build --locked --release --bins -p operator -p sidecar
+	cargo bench --locked -p tests --bench hop
+	cargo bench --locked -p compiler --bench compile
+	cargo bench --locked -p operator --bench push
+
+images: ## Static binaries and their images, as OCI archives in target/images
+	images/build
+
+crds: ## Write crds/*.yaml and the chart's copy from the Rust types
+	cargo run --locked -q -p crds --bin crdgen

@@ -1,0 +1,30 @@
+//! Asking a program of the mesh over HTTP.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// The longest answer that is read, in bytes.
+const LONGEST: usize = 16 << 20;
+
+/// The status and the body that `address` answers to a GET of `path`.
+pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, Bytes)> {
+    let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = http::Request::get(path)
+        .header(http::header::HOST, address.to_string())
+        .header(http::header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), LONGEST).collect().await.map_err(anyhow::Error::from_boxed)?;
+        Ok((status, body.to_bytes()))
+    };
+    let (_, answer) = tokio::join!(connection, exchange);
+    answer
+}

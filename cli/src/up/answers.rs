@@ -1,0 +1,86 @@
+//! Answering what others ask a running mesh.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use anyhow::{Context as _, bail};
+use compiler::ObjectKey;
+
+use super::control::{Answer, Asked, Request, Status};
+use super::mesh::{Mesh, Running, verdicts};
+
+/// Answers now, or as soon as the operator has answered.
+pub(super) fn answer(mesh: &Mesh, asked: Asked) {
+    let Asked { request, answer } = asked;
+    match request {
+        Request::Enter(workload) => {
+            // Who asked may have gone away.
+            let _ = answer.send(match enter(mesh, &workload) {
+                Ok((entrance, descriptors)) => (entrance, descriptors),
+                Err(error) => (Err(format!("{error:#}")), Vec::new()),
+            });
+        }
+        Request::Status => {
+            let mut status = Status {
+                mesh: mesh.name.clone(),
+                folder: mesh.shown_folder.clone(),
+                pods: mesh.rows(),
+                published: mesh.published_at(),
+                verdicts: serde_json::Value::Null,
+            };
+            let operator = mesh.operator();
+            tokio::spawn(async move {
+                status.verdicts = verdicts(operator).await.unwrap_or(serde_json::Value::Null);
+                let status = serde_json::to_value(status).map_err(|error| error.to_string());
+                let _ = answer.send((status, Vec::new()));
+            });
+        }
+    }
+}
+
+fn enter(mesh: &Mesh, workload: &str) -> anyhow::Result<(Answer, Vec<OwnedFd>)> {
+    let pod = find(mesh, workload)?;
+    let mut descriptors = Vec::new();
+    if let Some(namespaces) = &pod.place.namespaces {
+        for of_all in ["user", "pid"] {
+            let path = format!("/proc/self/ns/{of_all}");
+            descriptors.push(File::open(&path).with_context(|| format!("opening {path}"))?.into());
+        }
+        descriptors.push(namespaces.mounts.as_fd().try_clone_to_owned()?);
+        descriptors.push(namespaces.network.as_fd().try_clone_to_owned()?);
+    }
+    Ok((Ok(serde_json::to_value(&pod.entrance)?), descriptors))
+}
+
+/// `[NAMESPACE/]NAME` of a pod or a Deployment, as people write it: `deployment/` or `pod/` may
+/// stand before the name.
+fn find<'a>(mesh: &'a Mesh, asked: &str) -> anyhow::Result<&'a Running> {
+    let mut name = asked;
+    for kind in ["deployments/", "deployment/", "deploy/", "pods/", "pod/"] {
+        name = name.strip_prefix(kind).unwrap_or(name);
+    }
+    let (namespace, name) = match name.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (None, name),
+    };
+    let fits = |key: &ObjectKey| key.name == name && namespace.is_none_or(|namespace| key.namespace == namespace);
+    let mut found: Vec<_> = mesh.pods.iter().filter(|(key, _)| fits(key)).collect();
+    for key in mesh.plan.workloads.keys().filter(|key| fits(key)) {
+        // Any of its replicas; the first unless it is on its way out.
+        let replica = mesh.plan.replicas().filter(|(_, of)| mesh.plan.workloads[key].template == **of);
+        found.extend(
+            replica.filter_map(|(pod, _)| mesh.pods.get_key_value(&pod)).find(|(pod, _)| pod.namespace == key.namespace),
+        );
+    }
+    match found.as_slice() {
+        [(_, pod)] => Ok(pod),
+        [] => {
+            let known: Vec<_> = mesh.plan.workloads.keys().map(ToString::to_string).collect();
+            bail!("no workload is named `{asked}`; there are {}", known.join(", "))
+        }
+        several => {
+            let known: Vec<_> = several.iter().map(|(key, _)| format!("`{key}`")).collect();
+            bail!("`{asked}` may be {}: name one of them", known.join(" or "))
+        }
+    }
+}

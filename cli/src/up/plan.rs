@@ -1,0 +1,280 @@
+//! What is to run: a folder's documents as workloads, Services and routes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use compiler::ObjectKey;
+use compiler::yaml::{Document, Object, Problem};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, Service};
+
+/// What a pod is given between SIGTERM and SIGKILL when it doesn't say; Kubernetes' default.
+const GRACE: Duration = Duration::from_secs(30);
+/// More replicas of one Deployment are a slip of the finger on one machine.
+const MOST_REPLICAS: i32 = 50;
+
+/// Everything a folder asks for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plan {
+    pub(super) workloads: BTreeMap<ObjectKey, Arc<Workload>>,
+    pub(super) services: BTreeMap<ObjectKey, Arc<Service>>,
+    /// Every document, for telling in words what changed.
+    pub(super) documents: BTreeMap<(String, ObjectKey), Document>,
+    /// What is ignored, in sentences.
+    pub(super) notes: Vec<String>,
+}
+
+/// A Deployment, as far as it matters on one machine. Equal means: nothing need be restarted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Workload {
+    pub(super) key: ObjectKey,
+    pub(super) replicas: usize,
+    pub(super) template: Template,
+}
+
+/// What each replica of a workload is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Template {
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) annotations: BTreeMap<String, String>,
+    pub(super) service_account: String,
+    pub(super) container: String,
+    pub(super) argv: Vec<String>,
+    pub(super) env: Vec<(String, Value)>,
+    pub(super) cwd: PathBuf,
+    pub(super) ports: Vec<Port>,
+    pub(super) grace: Duration,
+}
+
+/// A port that an application listens on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Port {
+    pub(super) name: Option<String>,
+    pub(super) number: u16,
+}
+
+/// The value of an environment variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Text(String),
+    Field(Field),
+}
+
+/// What a pod can be told about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    Name,
+    Namespace,
+    Uid,
+    Address,
+    ServiceAccount,
+    Node,
+}
+
+/// Collects what is wrong with one document.
+struct Complaints<'a> {
+    document: &'a Document,
+    problems: Vec<Problem>,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// `folder` is what a container's relative working directory is relative to.
+    pub(crate) fn new(documents: Vec<Document>, folder: &Path) -> Result<Self, Vec<Problem>> {
+        let mut plan = Self::default();
+        let mut problems = Vec::new();
+        for document in documents {
+            match &document.object {
+                Object::Deployment(deployment) => {
+                    let mut complaints = Complaints { document: &document, problems: Vec::new() };
+                    if let Some(workload) = plan.workload(&document.key, deployment, folder, &mut complaints) {
+                        plan.workloads.insert(document.key.clone(), Arc::new(workload));
+                    }
+                    problems.extend(complaints.problems);
+                }
+                Object::Service(service) => {
+                    plan.services.insert(document.key.clone(), service.clone());
+                }
+                Object::ApiRoute(_) | Object::EndpointSlice(_) | Object::Pod(_) | Object::Ignored => {}
+            }
+            plan.documents.insert((document.kind.clone(), document.key.clone()), document);
+        }
+        if problems.is_empty() { Ok(plan) } else { Err(problems) }
+    }
+
+    /// Every pod that is to be, by name, and what it is like.
+    pub(super) fn replicas(&self) -> impl Iterator<Item = (ObjectKey, &Template)> {
+        self.workloads.values().flat_map(|workload| {
+            let ObjectKey { namespace, name } = &workload.key;
+            (0..workload.replicas).map(move |nth| (ObjectKey::new(namespace, format!("{name}-{nth}")), &workload.template))
+        })
+    }
+
+    fn workload(
+        &mut self,
+        key: &ObjectKey,
+        deployment: &Deployment,
+        folder: &Path,
+        complaints: &mut Complaints<'_>,
+    ) -> Option<Workload> {
+        let Some(spec) = &deployment.spec else {
+            complaints.add("spec", "is missing: a Deployment needs a selector and a template");
+            return None;
+        };
+        let replicas = spec.replicas.unwrap_or(1);
+        if !(0..=MOST_REPLICAS).contains(&replicas) {
+            complaints.add("spec.replicas", format!("must be between 0 and {MOST_REPLICAS} on one machine"));
+        }
+        let metadata = spec.template.metadata.clone().unwrap_or_default();
+        let labels = metadata.labels.unwrap_or_default();
+        for (name, value) in spec.selector.match_labels.iter().flatten() {
+            if labels.get(name) != Some(value) {
+                complaints.add(
+                    "spec.selector.matchLabels",
+                    format!("wants the label `{name}: {value}`, which spec.template.metadata.labels doesn't have"),
+                );
+            }
+        }
+        let Some(pod) = &spec.template.spec else {
+            complaints.add("spec.template.spec", "is missing: it lists the container to run");
+            return None;
+        };
+        let container = match pod.containers.as_slice() {
+            [container] => container,
+            [] => {
+                complaints.add("spec.template.spec.containers", "is empty: name the container to run");
+                return None;
+            }
+            several => {
+                let others: Vec<_> = several[1..].iter().map(|other| format!("`{}`", other.name)).collect();
+                complaints.add(
+                    "spec.template.spec.containers",
+                    format!(
+                        "has {} containers; `meshwright up` runs one per workload: make a Deployment of its own for {}",
+                        several.len(),
+                        others.join(", ")
+                    ),
+                );
+                return None;
+            }
+        };
+        self.note_what_is_ignored(key, pod, container);
+        let argv = argv(container, complaints)?;
+        let env = container.env.iter().flatten().filter_map(|variable| env(variable, complaints)).collect();
+        let cwd = folder.join(container.working_dir.as_deref().unwrap_or_default());
+        if !cwd.is_dir() {
+            complaints.add(
+                "spec.template.spec.containers[0].workingDir",
+                format!("names {}, which is no folder on this machine", cwd.display()),
+            );
+        }
+        let template = Template {
+            labels,
+            annotations: metadata.annotations.unwrap_or_default(),
+            service_account: pod.service_account_name.clone().unwrap_or_else(|| "default".to_owned()),
+            container: container.name.clone(),
+            argv,
+            env,
+            cwd,
+            ports: ports(container, complaints),
+            grace: pod
+                .termination_grace_period_seconds
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .map_or(GRACE, Duration::from_secs),
+        };
+        Some(Workload { key: key.clone(), replicas: usize::try_from(replicas).unwrap_or_default(), template })
+    }
+
+    fn note_what_is_ignored(&mut self, key: &ObjectKey, pod: &PodSpec, container: &Container) {
+        let mut ignored = Vec::new();
+        if container.volume_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty()) {
+            ignored.push("volumes");
+        }
+        if pod.init_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
+            ignored.push("init containers");
+        }
+        if container.liveness_probe.is_some() || container.readiness_probe.is_some() {
+            ignored.push("probes (ready means: it accepts connections on its ports)");
+        }
+        if !ignored.is_empty() {
+            self.notes.push(format!("Deployment {}/{}: {} are ignored here", key.namespace, key.name, ignored.join(", ")));
+        }
+    }
+}
+
+fn argv(container: &Container, complaints: &mut Complaints<'_>) -> Option<Vec<String>> {
+    let mut argv = container.command.clone().unwrap_or_default();
+    if argv.is_empty() {
+        complaints.add(
+            "spec.template.spec.containers[0].command",
+            format!(
+                "is missing: `meshwright up` runs programs of this machine, not images, so container `{}` needs a command",
+                container.name
+            ),
+        );
+        return None;
+    }
+    argv.extend(container.args.iter().flatten().cloned());
+    Some(argv)
+}
+
+fn env(variable: &EnvVar, complaints: &mut Complaints<'_>) -> Option<(String, Value)> {
+    let Some(source) = &variable.value_from else {
+        return Some((variable.name.clone(), Value::Text(variable.value.clone().unwrap_or_default())));
+    };
+    let path = source.field_ref.as_ref().map(|field| field.field_path.as_str());
+    let field = match path {
+        Some("metadata.name") => Field::Name,
+        Some("metadata.namespace") => Field::Namespace,
+        Some("metadata.uid") => Field::Uid,
+        Some("status.podIP") => Field::Address,
+        Some("spec.serviceAccountName") => Field::ServiceAccount,
+        Some("spec.nodeName") => Field::Node,
+        _ => {
+            complaints.add(
+                "spec.template.spec.containers[0].env",
+                format!(
+                    "takes `{}` from a source that isn't here; write a value, or a fieldRef to metadata.name, \
+                     metadata.namespace, metadata.uid, status.podIP, spec.nodeName or spec.serviceAccountName",
+                    variable.name
+                ),
+            );
+            return None;
+        }
+    };
+    Some((variable.name.clone(), Value::Field(field)))
+}
+
+fn ports(container: &Container, complaints: &mut Complaints<'_>) -> Vec<Port> {
+    let mut ports = Vec::new();
+    for port in container.ports.iter().flatten() {
+        match u16::try_from(port.container_port) {
+            Ok(number) if (15000..=15099).contains(&number) => complaints.add(
+                "spec.template.spec.containers[0].ports",
+                format!("declares {number}; the ports from 15000 to 15099 are the sidecar's"),
+            ),
+            Ok(number) if number > 0 => ports.push(Port { name: port.name.clone(), number }),
+            _ => complaints.add(
+                "spec.template.spec.containers[0].ports",
+                format!("declares {}, which is no port: ports are 1 to 65535", port.container_port),
+            ),
+        }
+    }
+    ports
+}
+
+// === impl Complaints ===
+
+impl Complaints<'_> {
+    fn add(&mut self, field: &str, message: impl Into<String>) {
+        self.problems.push(Problem {
+            file: self.document.file.clone(),
+            line: self.document.line,
+            field: field.to_owned(),
+            message: message.into(),
+        });
+    }
+}

@@ -1,0 +1,441 @@
+//! ApiRoute: from `crds::ApiRoute` to `mesh::Route`.
+//!
+//! What it says of its hosts decides whether it is in force at all. What it says of its backends
+//! doesn't: a backend that can't be reached keeps its share of the requests, which are answered
+//! 503, rather than that the others silently take it over or the calls fall back to a Service that
+//! the object was written to replace.
+
+use std::collections::BTreeSet;
+
+use crds::status::Reason;
+use crds::{ApiRouteSpec, BackendRef, Match, PathType, RouteRule, Timeouts};
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use wire::mesh::{self, Protocol};
+
+use crate::endpoints::{is_external_name, protocol, tcp_ports};
+use crate::host;
+use crate::index::Objects;
+use crate::inputs::{ObjectKey, Settings};
+
+/// What is known when an ApiRoute is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader<'a> {
+    pub(crate) key: &'a ObjectKey,
+    pub(crate) spec: &'a ApiRouteSpec,
+    pub(crate) services: &'a Objects<Service>,
+    pub(crate) settings: &'a Settings,
+}
+
+/// The Services that the hosts name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hosts {
+    /// Every Service named, whether it exists or not, in the order written.
+    pub(crate) services: Vec<ObjectKey>,
+    /// Why the object can't be in force.
+    pub(crate) refusal: Option<Refusal>,
+    /// Something that doesn't exist was named.
+    pub(crate) lost: bool,
+}
+
+/// The compiled rules.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) rules: Vec<mesh::Rule>,
+    /// Every Service named, whether it exists or not.
+    pub(crate) services: BTreeSet<ObjectKey>,
+    /// What is wrong with the backends.
+    pub(crate) refusal: Option<Refusal>,
+    /// Something that doesn't exist was named.
+    pub(crate) lost: bool,
+}
+
+/// A condition that doesn't hold: why, as one word and as sentences.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+}
+
+/// How many sentences a message has at most: a condition's message is bounded.
+const MAX_SENTENCES: usize = 8;
+/// How many of a Service's ports are listed.
+const MAX_PORTS_LISTED: usize = 8;
+
+// === impl Reader ===
+
+impl Reader<'_> {
+    /// Reads `spec.hosts`.
+    pub(crate) fn hosts(&self) -> Hosts {
+        let mut hosts = Hosts::default();
+        let mut refusals = Vec::new();
+        for (index, host) in self.spec.hosts.iter().enumerate() {
+            let domain = &self.settings.cluster_domain;
+            let Some(service) = host::service(host, &self.key.namespace, domain) else {
+                refusals.push(Refusal {
+                    reason: Reason::UnsupportedHost,
+                    message: format!(
+                        "spec.hosts[{index}]: {host:?} is outside the cluster, where nothing can be \
+                         governed yet: name a Service, such as \"orders\" or \"orders.shop\"."
+                    ),
+                });
+                continue;
+            };
+            refusals.extend(self.host(index, &service, &mut hosts.lost));
+            if !hosts.services.contains(&service) {
+                hosts.services.push(service);
+            }
+        }
+        let namespaces: BTreeSet<&str> = namespaces(&hosts.services).collect();
+        if namespaces.len() > 1 {
+            refusals.push(Refusal {
+                reason: Reason::Invalid,
+                message: format!(
+                    "spec.hosts names Services in the namespaces {}: write one ApiRoute for each.",
+                    Vec::from_iter(namespaces).join(", ")
+                ),
+            });
+        }
+        if self.spec.hosts.is_empty() {
+            refusals.push(Refusal {
+                reason: Reason::Invalid,
+                message: "spec.hosts is empty: name at least one Service.".to_owned(),
+            });
+        }
+        hosts.refusal = Refusal::all(refusals);
+        hosts
+    }
+
+    /// What is wrong with a host that names `key`.
+    fn host(&self, index: usize, key: &ObjectKey, lost: &mut bool) -> Option<Refusal> {
+        let ObjectKey { namespace, name } = key;
+        let Some(service) = self.services.get(key) else {
+            *lost = true;
+            let suggestion = host::suggestion(key, self.services);
+            return Some(Refusal {
+                reason: Reason::HostNotFound,
+                message: format!(
+                    "spec.hosts[{index}]: there is no Service {name:?} in namespace \
+                     {namespace}{}",
+                    ended(suggestion)
+                ),
+            });
+        };
+        if is_external_name(service) {
+            return Some(Refusal {
+                reason: Reason::UnsupportedHost,
+                message: format!(
+                    "spec.hosts[{index}]: Service {name:?} in namespace {namespace} has type \
+                     ExternalName: it stands for a name outside the cluster, where nothing can be \
+                     governed yet."
+                ),
+            });
+        }
+        let mut ports = tcp_ports(service).peekable();
+        let speaks_http = ports.peek().is_none() || ports.any(|(_, port)| is_http(port));
+        (!speaks_http).then(|| Refusal {
+            reason: Reason::UnsupportedProtocol,
+            message: format!(
+                "spec.hosts[{index}]: no port of Service {name:?} in namespace {namespace} speaks \
+                 HTTP: set the port's appProtocol to http, or name it http, if it does."
+            ),
+        })
+    }
+
+    /// Reads `spec.rules`, given the Services that the hosts name.
+    pub(crate) fn rules(&self, hosts: &[ObjectKey]) -> Rules {
+        let mut compiled = Rules::default();
+        let mut refusals = Vec::new();
+        for (index, rule) in self.spec.rules.iter().enumerate() {
+            let rule = self.rule(index, rule, hosts, &mut compiled, &mut refusals);
+            compiled.rules.push(rule);
+        }
+        if compiled.rules.is_empty() {
+            // Without rules every request goes where it was sent, within the time limit. An empty
+            // list would say that no request matches.
+            compiled.rules.push(mesh::Rule {
+                name: rule_name(0),
+                request_timeout_ms: self.request_timeout(None),
+                ..mesh::Rule::default()
+            });
+        }
+        compiled.refusal = Refusal::all(refusals);
+        compiled
+    }
+
+    fn rule(
+        &self,
+        index: usize,
+        rule: &RouteRule,
+        hosts: &[ObjectKey],
+        compiled: &mut Rules,
+        refusals: &mut Vec<Refusal>,
+    ) -> mesh::Rule {
+        let total: u64 = rule.backend_refs.iter().map(|b| u64::from(b.weight)).sum();
+        let mut backends = Vec::new();
+        for (place, backend) in rule.backend_refs.iter().enumerate() {
+            let key = ObjectKey::new(
+                backend.namespace.as_ref().unwrap_or(&self.key.namespace),
+                &*backend.name,
+            );
+            let problem = self.problem(backend, &key, hosts, &mut compiled.lost);
+            if let Some((reason, field, problem)) = &problem {
+                refusals.push(Refusal {
+                    reason: *reason,
+                    message: format!(
+                        "spec.rules[{index}].backendRefs[{place}].{field}: {} {}",
+                        ended(problem.clone()),
+                        meanwhile(backend.weight, total),
+                    ),
+                });
+            }
+            // What doesn't exist is named all the same: no sidecar has endpoints for it. What must
+            // not be reached is sent as a Service without a name, which is nowhere either.
+            let unreachable = problem.is_some_and(|(reason, _, _)| {
+                matches!(
+                    reason,
+                    Reason::RefNotPermitted | Reason::UnsupportedProtocol
+                )
+            });
+            backends.push(mesh::Backend {
+                service: Some(match unreachable {
+                    true => mesh::ServiceRef::default(),
+                    false => service_ref(&key),
+                }),
+                port: backend.port.into(),
+                weight: backend.weight,
+            });
+            compiled.services.insert(key);
+        }
+        mesh::Rule {
+            name: rule.name.clone().unwrap_or_else(|| rule_name(index)),
+            matches: rule.matches.iter().map(request_match).collect(),
+            backends,
+            request_timeout_ms: self.request_timeout(rule.timeouts.as_ref()),
+        }
+    }
+
+    /// Why requests can't go to a backend: reason, field and a clause.
+    fn problem(
+        &self,
+        backend: &BackendRef,
+        key: &ObjectKey,
+        hosts: &[ObjectKey],
+        lost: &mut bool,
+    ) -> Option<(Reason, &'static str, String)> {
+        let ObjectKey { namespace, name } = key;
+        let permitted =
+            *namespace == self.key.namespace || namespaces(hosts).any(|host| host == namespace);
+        if !permitted {
+            return Some((
+                Reason::RefNotPermitted,
+                "namespace",
+                format!(
+                    "requests can go to Services in this object's namespace or in that of its hosts, \
+                     not in {namespace}"
+                ),
+            ));
+        }
+        let Some(service) = self.services.get(key) else {
+            *lost = true;
+            return Some((
+                Reason::BackendNotFound,
+                "name",
+                format!(
+                    "there is no Service {name:?} in namespace {namespace}{}",
+                    host::suggestion(key, self.services)
+                ),
+            ));
+        };
+        if is_external_name(service) {
+            return Some((
+                Reason::BackendNotFound,
+                "name",
+                format!(
+                    "Service {name:?} in namespace {namespace} has type ExternalName: requests can't \
+                     leave the cluster yet"
+                ),
+            ));
+        }
+        match tcp_ports(service).find(|(number, _)| *number == backend.port) {
+            None => Some((
+                Reason::PortNotFound,
+                "port",
+                format!(
+                    "Service {name:?} in namespace {namespace} has no port {}, {}",
+                    backend.port,
+                    listed(service)
+                ),
+            )),
+            Some((number, port)) if !is_http(port) => Some((
+                Reason::UnsupportedProtocol,
+                "port",
+                format!(
+                    "port {number} of Service {name:?} in namespace {namespace} is declared not to \
+                     speak HTTP: set its appProtocol to http if it does"
+                ),
+            )),
+            Some(_) => None,
+        }
+    }
+
+    fn request_timeout(&self, rule: Option<&Timeouts>) -> Option<u64> {
+        let own = rule.and_then(|timeouts| timeouts.request.as_ref());
+        let common = self.spec.timeouts.as_ref();
+        let common = common.and_then(|timeouts| timeouts.request.as_ref());
+        own.or(common)
+            .map(crds::Duration::millis)
+            .filter(|millis| *millis != 0)
+    }
+}
+
+fn namespaces(services: &[ObjectKey]) -> impl Iterator<Item = &str> {
+    services.iter().map(|service| service.namespace.as_str())
+}
+
+fn is_http(port: &ServicePort) -> bool {
+    protocol(port) == Protocol::Http
+}
+
+pub(crate) fn service_ref(key: &ObjectKey) -> mesh::ServiceRef {
+    mesh::ServiceRef {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    }
+}
+
+fn rule_name(index: usize) -> String {
+    format!("rule-{index}")
+}
+
+fn request_match(written: &Match) -> mesh::Match {
+    use mesh::r#match::Path;
+    mesh::Match {
+        path: written.path.as_ref().map(|path| {
+            let value = normalised(&path.value);
+            match path.type_ {
+                PathType::Exact => Path::Exact(value),
+                PathType::Prefix => Path::Prefix(match value.trim_end_matches('/') {
+                    "" => "/".to_owned(),
+                    segments => segments.to_owned(),
+                }),
+            }
+        }),
+        method: written
+            .method
+            .map(|method| method.as_str().to_owned())
+            .unwrap_or_default(),
+        headers: written
+            .headers
+            .iter()
+            .map(|header| mesh::HeaderMatch {
+                name: header.name.to_ascii_lowercase(),
+                value: header.value.clone(),
+            })
+            .collect(),
+    }
+}
+
+/// A path as requests are compared: what needs no percent-encoding has none, and the hexadecimal
+/// digits of what does are upper case.
+fn normalised(path: &str) -> String {
+    let mut normal = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        let (before, encoded) = rest.split_at(at);
+        normal.push_str(before);
+        let digits = encoded.get(1..3);
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let (Some(byte), Some(after)) = (byte, encoded.get(3..)) else {
+            normal.push('%');
+            rest = &encoded[1..];
+            continue;
+        };
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                normal.push(char::from(byte));
+            }
+            _ => normal.push_str(&format!("%{byte:02X}")),
+        }
+        rest = after;
+    }
+    normal.push_str(rest);
+    normal
+}
+
+/// The ports that a Service has, as a clause.
+fn listed(service: &Service) -> String {
+    let mut ports: Vec<String> = tcp_ports(service)
+        .map(|(number, port)| match &port.name {
+            Some(name) if !name.is_empty() => format!("{number} ({name})"),
+            _ => number.to_string(),
+        })
+        .collect();
+    if ports.is_empty() {
+        return "and no other".to_owned();
+    }
+    let more = ports.len().saturating_sub(MAX_PORTS_LISTED);
+    ports.truncate(MAX_PORTS_LISTED);
+    if more > 0 {
+        ports.push(format!("{more} more"));
+    }
+    format!("only {}", ports.join(", "))
+}
+
+/// What requests get while a backend can't be reached.
+fn meanwhile(weight: u32, total: u64) -> String {
+    match u64::from(weight) {
+        0 => "It has weight 0 and gets no requests.".to_owned(),
+        all if all == total => "The rule's requests are answered 503 meanwhile.".to_owned(),
+        some => format!(
+            "Its share of the rule's requests, {some} of {total}, is answered 503 meanwhile."
+        ),
+    }
+}
+
+fn ended(clause: String) -> String {
+    match clause.ends_with('?') {
+        true => clause,
+        false => clause + ".",
+    }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// One refusal for all that is wrong, with the reason of the first.
+    fn all(refusals: Vec<Refusal>) -> Option<Refusal> {
+        let reason = refusals.first()?.reason;
+        let more = refusals.len().saturating_sub(MAX_SENTENCES);
+        let mut sentences: Vec<String> = refusals
+            .into_iter()
+            .take(MAX_SENTENCES)
+            .map(|refusal| refusal.message)
+            .collect();
+        if more > 0 {
+            sentences.push(format!("And {more} more."));
+        }
+        Some(Refusal {
+            reason,
+            message: sentences.join(" "),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_compiled_to_the_form_that_requests_are_compared_in() {
+        for (written, normal) in [
+            ("/a/b", "/a/b"),
+            ("/%61%2d%7E", "/a-~"),
+            ("/caf%c3%a9", "/caf%C3%A9"),
+            ("/50%", "/50%"),
+            ("/%zz", "/%zz"),
+            ("/%é", "/%é"),
+        ] {
+            assert_eq!(normalised(written), normal);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Who governs which Service: of two objects that claim the same calls the older one wins, and the
+//! other has no effect at all until it is changed.
+//!
+//! Calls to a Service can be claimed once by its producer (an object in the Service's namespace)
+//! and once by each consumer namespace. An object that lost one of its claims makes none, so that
+//! it can't stand in the way of a third one.
+//!
+//! An object that isn't in force is as though it weren't there: its Services are reached as they
+//! are without it. Keeping what it said before its last edit would be hidden state, different on
+//! each replica and gone after a restart. A route only says where calls go, so nothing is opened
+//! by this; what says who may enter must not be compiled this way.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+
+use crds::ApiRoute;
+
+use crate::inputs::{Inputs, ObjectKey, ObjectRef};
+
+/// Every ApiRoute's claims, and which ApiRoutes are in force.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Attachments {
+    routes: BTreeMap<ObjectKey, Attachment>,
+    claims: HashMap<Claim, BTreeSet<Precedence>>,
+}
+
+#[derive(Clone, Debug)]
+struct Attachment {
+    precedence: Precedence,
+    claims: BTreeSet<Claim>,
+    in_force: bool,
+}
+
+/// The calls to a Service: of everyone, or of the callers in one namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Claim {
+    pub(crate) service: ObjectKey,
+    pub(crate) consumer: Option<String>,
+}
+
+/// The order of objects by age: the lesser one is older and wins. No two are equal.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Precedence {
+    given: u64,
+    /// Microseconds of Unix time; an object without a timestamp comes last.
+    created: i64,
+    pub(crate) key: ObjectKey,
+}
+
+/// A claim that an older object already holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Conflict {
+    pub(crate) claim: Claim,
+    pub(crate) winner: ObjectKey,
+}
+
+// === impl Attachments ===
+
+impl Attachments {
+    /// Notes what the ApiRoute claims from now on, nothing when it is gone. Answers whose case must
+    /// be decided again.
+    pub(crate) fn claim(
+        &mut self,
+        key: &ObjectKey,
+        claims: Option<(Precedence, BTreeSet<Claim>)>,
+    ) -> BTreeSet<Precedence> {
+        let mut affected = BTreeSet::new();
+        let before = self.routes.remove(key);
+        if let (Some(before), Some((precedence, claims))) = (&before, &claims)
+            && (&before.precedence, &before.claims) == (precedence, claims)
+        {
+            affected.insert(precedence.clone());
+            self.routes.insert(key.clone(), before.clone());
+            return affected;
+        }
+        if let Some(before) = before {
+            for claim in &before.claims {
+                if let Some(rivals) = self.claims.get_mut(claim) {
+                    rivals.remove(&before.precedence);
+                    affected.extend(rivals.iter().cloned());
+                    if rivals.is_empty() {
+                        self.claims.remove(claim);
+                    }
+                }
+            }
+        }
+        if let Some((precedence, claims)) = claims {
+            for claim in &claims {
+                let rivals = self.claims.entry(claim.clone()).or_default();
+                affected.extend(rivals.iter().cloned());
+                rivals.insert(precedence.clone());
+            }
+            affected.insert(precedence.clone());
+            let attachment = Attachment {
+                precedence,
+                claims,
+                in_force: false,
+            };
+            self.routes.insert(key.clone(), attachment);
+        }
+        affected
+    }
+
+    /// Decides whether the ApiRoute is in force. Every older one must have been decided. Answers
+    /// the younger ones whose case this changes, and the conflict that it lost.
+    pub(crate) fn decide(&mut self, key: &ObjectKey) -> (BTreeSet<Precedence>, Option<Conflict>) {
+        let Some(attachment) = self.routes.get(key) else {
+            return (BTreeSet::new(), None);
+        };
+        let conflict = attachment
+            .claims
+            .iter()
+            .find_map(|claim| self.holder(claim, &attachment.precedence));
+        let in_force = conflict.is_none() && !attachment.claims.is_empty();
+        let mut affected = BTreeSet::new();
+        if in_force != attachment.in_force {
+            for rivals in attachment.claims.iter().filter_map(|c| self.claims.get(c)) {
+                let younger = rivals.iter().filter(|r| **r > attachment.precedence);
+                affected.extend(younger.cloned());
+            }
+        }
+        if let Some(attachment) = self.routes.get_mut(key) {
+            attachment.in_force = in_force;
+        }
+        (affected, conflict)
+    }
+
+    /// Who holds the claim and is older.
+    fn holder(&self, claim: &Claim, than: &Precedence) -> Option<Conflict> {
+        let rivals = self.claims.get(claim)?;
+        let holder = rivals.range(..than).find(|rival| {
+            let attachment = self.routes.get(&rival.key);
+            attachment.is_some_and(|attachment| attachment.in_force)
+        })?;
+        Some(Conflict {
+            claim: claim.clone(),
+            winner: holder.key.clone(),
+        })
+    }
+}
+
+// === impl Precedence ===
+
+impl Precedence {
+    pub(crate) fn of(key: &ObjectKey, route: &ApiRoute, inputs: &Inputs) -> Self {
+        let given = inputs.precedence.get(&ObjectRef::api_route(key));
+        let created = route.metadata.creation_timestamp.as_ref();
+        Precedence {
+            given: given.copied().unwrap_or(u64::MAX),
+            created: created.map_or(i64::MAX, |time| time.0.as_microsecond()),
+            key: key.clone(),
+        }
+    }
+}
+
+// === impl Claim ===
+
+/// As in "already governs <claim>".
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ObjectKey { namespace, name } = &self.service;
+        match &self.consumer {
+            None => write!(f, "the calls to {name}.{namespace}"),
+            Some(consumer) => {
+                write!(f, "the calls of namespace {consumer} to {name}.{namespace}")
+            }
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! One compilation: what differs from before, who depends on that, and those compiled again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crds::status::{ConditionType, Reason};
+use wire::{Kind, Resource, ResourceId, capability, mesh};
+
+use crate::api_route::{Hosts, Reader, Refusal};
+use crate::attach::{Claim, Precedence};
+use crate::index::{Difference, Label, differences};
+use crate::inputs::{Inputs, ObjectKey, ObjectRef, Settings};
+use crate::output::{Audience, AudienceKey, Compiled, Output};
+use crate::verdict::{Condition, Verdict};
+use crate::{endpoints, guard, workload};
+
+/// Compiles `inputs`, given what was compiled before (`Output::default()` at first). The resources
+/// and verdicts are the same as from scratch, but for generations: a resource keeps the one it had
+/// when its content last changed.
+pub fn compile(inputs: &Inputs, before: Output) -> Output {
+    let mut compilation = Compilation {
+        inputs,
+        out: before,
+        dirty: Dirty::default(),
+    };
+    compilation.out.changed.clear();
+    compilation.out.changed_verdicts.clear();
+    compilation.settings();
+    compilation.services();
+    compilation.endpoint_slices();
+    compilation.pods();
+    compilation.api_routes();
+    // Guards come before workloads: they decide which pods each Service selects.
+    while let Some(service) = compilation.dirty.guards.pop_first() {
+        compilation.guard(&service);
+    }
+    while let Some(pod) = compilation.dirty.workloads.pop_first() {
+        compilation.workload(&pod);
+    }
+    while let Some(service) = compilation.dirty.endpoints.pop_first() {
+        compilation.endpoints(&service);
+    }
+    compilation.routes();
+    compilation.out
+}
+
+struct Compilation<'a> {
+    inputs: &'a Inputs,
+    out: Output,
+    dirty: Dirty,
+}
+
+/// What must be compiled again.
+#[derive(Default)]
+struct Dirty {
+    /// By Service.
+    guards: BTreeSet<ObjectKey>,
+    /// By Service.
+    endpoints: BTreeSet<ObjectKey>,
+    /// By pod.
+    workloads: BTreeSet<ObjectKey>,
+    /// By ApiRoute.
+    routes: BTreeSet<ObjectKey>,
+}
+
+// === impl Compilation: what differs ===
+
+impl Compilation<'_> {
+    fn settings(&mut self) {
+        let now = &self.inputs.settings;
+        let before = self.out.memo.settings.replace(now.clone());
+        if before.as_ref() == Some(now) {
+            return;
+        }
+        let names = |settings: &Settings| {
+            (
+                settings.trust_domain.clone(),
+                settings.cluster_domain.clone(),
+            )
+        };
+        if before.as_ref().map(names) != Some(names(now)) {
+            // Every identity and every host has one of the two in it.
+            let memo = &self.out.memo;
+            self.dirty.endpoints.extend(memo.services.keys().cloned());
+            self.dirty.workloads.extend(memo.pods.keys().cloned());
+            self.dirty.routes.extend(memo.api_routes.keys().cloned());
+        }
+        let id = |settings: &Settings| {
+            let domain = ObjectKey::new(&*settings.trust_domain, "bundle");
+            resource_id(Kind::Identity, &domain)
+        };
+        if let Some(before) = before.as_ref().and_then(id) {
+            self.remove_unless(before, id(now).as_ref());
+        }
+        if let Some(id) = id(now) {
+            let message = mesh::Identity {
+                trust_domain: now.trust_domain.clone(),
+                roots: now.roots.iter().map(|root| root.clone().into()).collect(),
+            };
+            self.put(id, &[capability::IDENTITY], &message, everyone(), None);
+        }
+    }
+
+    fn services(&mut self) {
+        let memo = &mut self.out.memo;
+        for Difference { key, old, new } in differences(&mut memo.services, &self.inputs.services) {
+            let selector = new.as_ref().and_then(|service| {
+                let selector = service.spec.as_ref()?.selector.as_ref()?;
+                // Any one will do; the last is most often the name.
+                Label::each(&key.namespace, selector).next_back()
+            });
+            memo.links
+                .selector_label
+                .set(&key, selector.into_iter().collect());
+            let mentioned_by = memo.links.mentions.to(&key).into_iter().flatten();
+            self.dirty.routes.extend(mentioned_by.cloned());
+            if old.is_none() || new.is_none() {
+                self.dirty.routes.extend(memo.links.lost.iter().cloned());
+            }
+            self.dirty.guards.insert(key.clone());
+            self.dirty.endpoints.insert(key);
+        }
+    }
+
+    fn endpoint_slices(&mut self) {
+        let memo = &mut self.out.memo;
+        let now = &self.inputs.endpoint_slices;
+        for Difference { key, new, .. } in differences(&mut memo.endpoint_slices, now) {
+            let service = new.and_then(|slice| endpoints::service_of(&key, &slice));
+            let before = memo
+                .links
+                .slices
+                .set(&key, service.clone().into_iter().collect());
+            self.dirty.endpoints.extend(before);
+            self.dirty.endpoints.extend(service);
+        }
+    }
+
+    fn pods(&mut self) {
+        let memo = &mut self.out.memo;
+        for Difference { key, new, .. } in differences(&mut memo.pods, &self.inputs.pods) {
+            let links = &mut memo.links;
+            let labels = new.iter().flat_map(|pod| &pod.metadata.labels);
+            let labels = labels.flat_map(|labels| Label::each(&key.namespace, labels));
+            links.pod_labels.set(&key, labels.collect());
+            let selected_by = links.selected.to(&key).into_iter().flatten();
+            self.dirty.guards.extend(selected_by.cloned());
+            if let Some(pod) = new {
+                self.dirty.guards.extend(links.services_near(&key, &pod));
+            }
+            let named_by = links.endpoints.to(&key).into_iter().flatten();
+            self.dirty.endpoints.extend(named_by.cloned());
+            self.dirty.workloads.insert(key);
+        }
+    }
+
+    fn api_routes(&mut self) {
+        let memo = &mut self.out.memo;
+        let changed = differences(&mut memo.api_routes, &self.inputs.api_routes);
+        self.dirty
+            .routes
+            .extend(changed.into_iter().map(|difference| difference.key));
+        if memo.precedence != self.inputs.precedence {
+            memo.precedence = self.inputs.precedence.clone();
+            self.dirty
+                .routes
+                .extend(self.inputs.api_routes.keys().cloned());
+        }
+    }
+}
+
+// === impl Compilation: what follows from Services and Pods alone ===
+
+impl Compilation<'_> {
+    fn guard(&mut self, key: &ObjectKey) {
+        let Some(id) = resource_id(Kind::Guard, key) else {
+            return;
+        };
+        let service = self.inputs.services.get(key);
+        let service = service.filter(|service| !endpoints::is_external_name(service));
+        let selector = service.and_then(|service| service.spec.as_ref()?.selector.as_ref());
+        let links = &mut self.out.memo.links;
+        let selected = selector.map_or_else(BTreeSet::new, |selector| {
+            links.pods_with(&key.namespace, selector, &self.inputs.pods)
+        });
+        let before = links.selected.set(key, selected.clone());
+        let joined_or_left = before.symmetric_difference(&selected);
+        self.dirty.workloads.extend(joined_or_left.cloned());
+
+        let meshed = || {
+            let pods = selected.iter();
+            pods.filter_map(|key| self.inputs.pods.get_key_value(key))
+                .filter(|(_, pod)| workload::is_meshed(pod))
+        };
+        let audience: Audience = meshed()
+            .map(|(key, _)| AudienceKey::Pod(key.namespace.clone(), key.name.clone()))
+            .collect();
+        match service {
+            Some(service) if !audience.is_empty() => {
+                let guard = guard::compile(key, service, meshed().map(|(_, pod)| pod.as_ref()));
+                self.put(id, &[capability::GUARD], &guard, audience, None);
+            }
+            _ => self.remove(id),
+        }
+    }
+
+    fn workload(&mut self, key: &ObjectKey) {
+        let Some(id) = resource_id(Kind::Workload, key) else {
+            return;
+        };
+        let pod = self.inputs.pods.get(key);
+        let Some(pod) = pod.filter(|pod| workload::is_meshed(pod)) else {
+            return self.remove(id);
+        };
+        let none = BTreeSet::new();
+        let services = self.out.memo.links.selected.to(key).unwrap_or(&none);
+        let workload = workload::compile(key, pod, services, &self.inputs.settings);
+        let audience = AudienceKey::Pod(key.namespace.clone(), key.name.clone());
+        let audience = BTreeSet::from([audience]);
+        self.put(id, &[capability::WORKLOAD], &workload, audience, None);
+    }
+
+    fn endpoints(&mut self, key: &ObjectKey) {
+        let Some(id) = resource_id(Kind::Endpoints, key) else {
+            return;
+        };
+        let service = self.inputs.services.get(key);
+        let Some(service) = service.filter(|service| !endpoints::is_external_name(service)) else {
+            self.out.memo.links.endpoints.set(key, BTreeSet::new());
+            return self.remove(id);
+        };
+        let links = &mut self.out.memo.links;
+        let slices = links.slices.to(key).into_iter().flatten();
+        let slices = slices.filter_map(|key| self.inputs.endpoint_slices.get(key).map(Arc::as_ref));
+        let pods = endpoints::pods_of(&key.namespace, slices.clone());
+        let settings = &self.inputs.settings;
+        let compiled = endpoints::compile(key, service, slices, &self.inputs.pods, settings);
+        links.endpoints.set(key, pods);
+        self.put(id, &[capability::ENDPOINTS], &compiled, everyone(), None);
+    }
+}
+
+// === impl Compilation: what people wrote ===
+
+impl Compilation<'_> {
+    fn routes(&mut self) {
+        // The oldest first: whether a younger one is in force depends on the older ones.
+        let mut undecided: BTreeSet<Precedence> = BTreeSet::new();
+        while let Some(key) = self.dirty.routes.pop_first() {
+            let claims = self.reader(&key).map(|reader| {
+                let route = &self.inputs.api_routes[&key];
+                let precedence = Precedence::of(&key, route, self.inputs);
+                (precedence, claims(&key, &reader.hosts()))
+            });
+            if claims.is_none() {
+                self.forget(&key);
+            }
+            undecided.extend(self.out.memo.attachments.claim(&key, claims));
+        }
+        while let Some(Precedence { key, .. }) = undecided.pop_first() {
+            undecided.extend(self.route(&key));
+        }
+    }
+
+    /// Compiles an ApiRoute; answers the younger ones whose case this changes.
+    fn route(&mut self, key: &ObjectKey) -> BTreeSet<Precedence> {
+        let Some(reader) = self.reader(key) else {
+            return BTreeSet::new();
+        };
+        let hosts = reader.hosts();
+        let rules = reader.rules(&hosts.services);
+        let links = &mut self.out.memo.links;
+        let mut mentions = rules.services;
+        mentions.extend(hosts.services.iter().cloned());
+        links.mentions.set(key, mentions);
+        match hosts.lost || rules.lost {
+            true => links.lost.insert(key.clone()),
+            false => links.lost.remove(key),
+        };
+
+        let id = resource_id(Kind::Route, key);
+        let (affected, conflict) = self.out.memo.attachments.decide(key);
+        let refusal = hosts.refusal.or_else(|| {
+            let conflict = conflict?;
+            Some(Refusal {
+                reason: Reason::Conflicted,
+                message: format!(
+                    "ApiRoute {} is older and already governs {}: put the rules of both into one of \
+                     them, or take the host out of this one.",
+                    conflict.winner, conflict.claim
+                ),
+            })
+        });
+        let refusal = refusal.or_else(|| {
+            id.is_none().then(|| Refusal {
+                reason: Reason::Invalid,
+                message: "metadata.name or metadata.namespace is no valid name.".to_owned(),
+            })
+        });
+
+        let object = ObjectRef::api_route(key);
+        let namespace = hosts.services.first().map(|host| &host.namespace);
+        let consumer = namespace.is_some_and(|namespace| *namespace != key.namespace);
+        let mut resources = Vec::new();
+        match (id, &refusal) {
+            (Some(id), None) => {
+                resources.push(id.clone());
+                let needs_headers = rules
+                    .rules
+                    .iter()
+                    .flat_map(|rule| &rule.matches)
+                    .any(|written| !written.headers.is_empty());
+                let capabilities: &[&str] = match needs_headers {
+                    true => &[capability::ROUTE, capability::MATCH_HEADER],
+                    false => &[capability::ROUTE],
+                };
+                let route = mesh::Route {
+                    namespace: key.namespace.clone(),
+                    name: key.name.clone(),
+                    services: hosts
+                        .services
+                        .iter()
+                        .map(crate::api_route::service_ref)
+                        .collect(),
+                    rules: rules.rules,
+                    consumer,
+                };
+                let audience = match consumer {
+                    true => BTreeSet::from([AudienceKey::Namespace(key.namespace.clone())]),
+                    false => everyone(),
+                };
+                self.put(id, capabilities, &route, audience, Some(object.clone()));
+            }
+            (Some(id), Some(_)) => self.remove(id),
+            (None, _) => {}
+        }
+        let generation = self.inputs.api_routes[key].metadata.generation;
+        self.decided(Verdict {
+            object,
+            generation: generation.unwrap_or_default(),
+            target: target(&hosts.services),
+            conditions: vec![
+                condition(ConditionType::Accepted, Reason::Accepted, refusal),
+                condition(
+                    ConditionType::ResolvedRefs,
+                    Reason::ResolvedRefs,
+                    rules.refusal,
+                ),
+            ],
+            resources,
+        });
+        affected
+    }
+
+    fn reader<'k>(&'k self, key: &'k ObjectKey) -> Option<Reader<'k>> {
+        Some(Reader {
+            key,
+            spec: &self.inputs.api_routes.get(key)?.spec,
+            services: &self.inputs.services,
+            settings: &self.inputs.settings,
+        })
+    }
+
+    /// The ApiRoute is gone.
+    fn forget(&mut self, key: &ObjectKey) {
+        let links = &mut self.out.memo.links;
+        links.mentions.set(key, BTreeSet::new());
+        links.lost.remove(key);
+        if let Some(id) = resource_id(Kind::Route, key) {
+            self.remove(id);
+        }
+        let object = ObjectRef::api_route(key);
+        if self.out.verdicts.remove(&object).is_some() {
+            self.out.changed_verdicts.insert(object);
+        }
+    }
+
+    fn decided(&mut self, verdict: Verdict) {
+        if self.out.verdicts.get(&verdict.object) != Some(&verdict) {
+            self.out.changed_verdicts.insert(verdict.object.clone());
+            self.out.verdicts.insert(verdict.object.clone(), verdict);
+        }
+    }
+}
+
+/// What an ApiRoute with these hosts claims; nothing when they are refused.
+fn claims(key: &ObjectKey, hosts: &Hosts) -> BTreeSet<Claim> {
+    let services = match hosts.refusal {
+        None => hosts.services.as_slice(),
+        Some(_) => &[],
+    };
+    services
+        .iter()
+        .map(|service| Claim {
+            service: service.clone(),
+            consumer: (service.namespace != key.namespace).then(|| key.namespace.clone()),
+        })
+        .collect()
+}
+
+fn target(services: &[ObjectKey]) -> String {
+    let names = services
+        .iter()
+        .map(|service| format!("{}.{}", service.name, service.namespace));
+    Vec::from_iter(names).join(", ")
+}
+
+fn condition(type_: ConditionType, good: Reason, refusal: Option<Refusal>) -> Condition {
+    match refusal {
+        None => Condition::holds(type_, good),
+        Some(Refusal { reason, message }) => Condition::fails(type_, reason, message),
+    }
+}
+
+// === impl Compilation: resources ===
+
+impl Compilation<'_> {
+    fn put(
+        &mut self,
+        id: ResourceId,
+        capabilities: &[&str],
+        message: &impl prost::Message,
+        audience: Audience,
+        object: Option<ObjectRef>,
+    ) {
+        let generation = self.inputs.seen.of(id.kind);
+        let mut resource = Resource::new(id.clone(), generation, capabilities, message);
+        if let Some(before) = self.out.resources.get(&id) {
+            let same = before.resource.hash == resource.hash
+                && before.resource.capabilities == resource.capabilities;
+            if same && before.audience == audience && before.object == object {
+                return;
+            }
+            if same {
+                resource = before.resource.clone();
+            }
+        }
+        let compiled = Compiled {
+            resource,
+            audience,
+            object,
+        };
+        self.out.changed.insert(id.clone());
+        self.out.resources.insert(id, Arc::new(compiled));
+    }
+
+    fn remove(&mut self, id: ResourceId) {
+        if self.out.resources.remove(&id).is_some() {
+            self.out.changed.insert(id);
+        }
+    }
+
+    fn remove_unless(&mut self, id: ResourceId, kept: Option<&ResourceId>) {
+        if Some(&id) != kept {
+            self.remove(id);
+        }
+    }
+}
+
+fn everyone() -> Audience {
+    BTreeSet::from([AudienceKey::Everyone])
+}
+
+/// `None` for an object whose namespace or name no sidecar would take as part of an id. A cluster
+/// has none of those.
+fn resource_id(kind: Kind, key: &ObjectKey) -> Option<ResourceId> {
+    format!("{kind}/{}/{}", key.namespace, key.name)
+        .parse()
+        .ok()
+}

@@ -1,0 +1,255 @@
+//! Endpoints: the addresses that mean a Service, and who answers behind them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
+use wire::mesh::{self, Protocol};
+
+use crate::host;
+use crate::index::Objects;
+use crate::inputs::{ObjectKey, Settings};
+use crate::workload;
+
+/// The label by which a slice names its Service.
+pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// How the bytes of a Service's port are read: by `appProtocol`, else by the first word of the
+/// port's name, else as HTTP, where the first bytes decide. What is encrypted by the application
+/// (`https`, `tls`) is opaque.
+pub fn protocol(port: &ServicePort) -> Protocol {
+    let by_word = |word: &str| match word {
+        "http" | "http2" | "h2c" | "grpc" | "ws" => Some(Protocol::Http),
+        "tcp" | "https" | "tls" | "wss" | "mongo" | "mysql" | "postgres" | "postgresql"
+        | "redis" | "amqp" | "nats" | "kafka" | "smtp" => Some(Protocol::Tcp),
+        _ => None,
+    };
+    let declared = port.app_protocol.as_deref().map(str::to_ascii_lowercase);
+    let declared = declared
+        .as_deref()
+        .map(|name| name.strip_prefix("kubernetes.io/").unwrap_or(name));
+    let first_word = port.name.as_deref().and_then(|name| name.split('-').next());
+    declared
+        .and_then(by_word)
+        .or_else(|| first_word.and_then(by_word))
+        .unwrap_or(Protocol::Http)
+}
+
+/// Whether a name in DNS stands for the Service and nothing more: nothing of it can be governed.
+pub(crate) fn is_external_name(service: &Service) -> bool {
+    let type_ = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+    type_ == Some("ExternalName")
+}
+
+/// A Service's ports that carry TCP, with their numbers.
+pub(crate) fn tcp_ports(service: &Service) -> impl Iterator<Item = (u16, &ServicePort)> {
+    service
+        .spec
+        .iter()
+        .flat_map(|spec| spec.ports.iter().flatten())
+        .filter(|port| is_tcp(port.protocol.as_deref()))
+        .filter_map(|port| Some((u16::try_from(port.port).ok().filter(|n| *n != 0)?, port)))
+}
+
+/// The Service that a slice belongs to.
+pub(crate) fn service_of(key: &ObjectKey, slice: &EndpointSlice) -> Option<ObjectKey> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
+    Some(ObjectKey::new(&*key.namespace, name))
+}
+
+/// The pods that slices name.
+pub(crate) fn pods_of<'a>(
+    namespace: &str,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+) -> BTreeSet<ObjectKey> {
+    slices
+        .flat_map(|slice| &slice.endpoints)
+        .filter_map(|endpoint| pod_of(namespace, endpoint))
+        .collect()
+}
+
+/// The Endpoints of a Service.
+pub(crate) fn compile<'a>(
+    key: &ObjectKey,
+    service: &Service,
+    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    pods: &Objects<Pod>,
+    settings: &Settings,
+) -> mesh::Endpoints {
+    let ports = tcp_ports(service)
+        .map(|(number, port)| mesh::ServicePort {
+            port: number.into(),
+            name: port.name.clone().unwrap_or_default(),
+            protocol: protocol(port).into(),
+            endpoints: endpoints(key, port, slices.clone(), pods, settings),
+        })
+        .collect();
+    mesh::Endpoints {
+        namespace: key.namespace.clone(),
+        service: key.name.clone(),
+        hosts: host::names(key, &settings.cluster_domain),
+        addresses: cluster_ips(service),
+        ports,
+    }
+}
+
+/// The ready endpoints of one port, in the order of addresses.
+fn endpoints<'a>(
+    service: &ObjectKey,
+    port: &ServicePort,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    pods: &Objects<Pod>,
+    settings: &Settings,
+) -> Vec<mesh::Endpoint> {
+    // While the endpoint controller moves an endpoint between slices it is in both.
+    let mut found: BTreeMap<(IpAddr, u16), mesh::Endpoint> = BTreeMap::new();
+    for slice in slices {
+        if !matches!(&*slice.address_type, "IPv4" | "IPv6") {
+            continue;
+        }
+        let Some(number) = number_in(slice, port) else {
+            continue;
+        };
+        for endpoint in slice.endpoints.iter().filter(|endpoint| is_ready(endpoint)) {
+            // All addresses of an endpoint mean the same; the first is the one in use.
+            let address = endpoint.addresses.first().map(|address| address.parse());
+            let Some(Ok(address)) = address else {
+                continue;
+            };
+            if let Some(compiled) = compiled(service, endpoint, address, number, pods, settings) {
+                found.entry((address, number)).or_insert(compiled);
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+/// `None` for an endpoint whose pod hasn't been seen, or was replaced by another of its name, or is
+/// another namespace's: not knowing whether it is meshed, its callers would send it plaintext. A
+/// pod that hasn't been seen is seen in a moment.
+fn compiled(
+    service: &ObjectKey,
+    endpoint: &discovery::Endpoint,
+    address: IpAddr,
+    port: u16,
+    pods: &Objects<Pod>,
+    settings: &Settings,
+) -> Option<mesh::Endpoint> {
+    let mut compiled = mesh::Endpoint {
+        address: address.to_string(),
+        port: port.into(),
+        ..mesh::Endpoint::default()
+    };
+    if !names_pod(endpoint) {
+        return Some(compiled);
+    }
+    let key = pod_of(&service.namespace, endpoint)?;
+    let pod = pods.get(&key)?;
+    let named = endpoint.target_ref.as_ref()?.uid.as_deref();
+    let seen = pod.metadata.uid.as_deref();
+    if let (Some(named), Some(seen)) = (named, seen)
+        && named != seen
+    {
+        return None;
+    }
+    compiled.pod = key.to_string();
+    if workload::is_meshed(pod) {
+        compiled.identity = workload::identity(&key, pod, settings);
+    }
+    Some(compiled)
+}
+
+fn names_pod(endpoint: &discovery::Endpoint) -> bool {
+    let target = endpoint.target_ref.as_ref();
+    target.is_some_and(|target| target.kind.as_deref() == Some("Pod"))
+}
+
+/// The pod that an endpoint of a slice in `namespace` names.
+fn pod_of(namespace: &str, endpoint: &discovery::Endpoint) -> Option<ObjectKey> {
+    let target = endpoint.target_ref.as_ref()?;
+    let name = target.name.as_deref()?;
+    // A slice can name pods of its own namespace only: whoever may write slices in one namespace
+    // could otherwise lend their addresses another namespace's identity.
+    let here = target
+        .namespace
+        .as_deref()
+        .is_none_or(|named| named == namespace);
+    (here && names_pod(endpoint)).then(|| ObjectKey::new(namespace, name))
+}
+
+/// Absent means ready; what is ending is not, whatever it says.
+fn is_ready(endpoint: &discovery::Endpoint) -> bool {
+    endpoint.conditions.as_ref().is_none_or(|conditions| {
+        conditions.ready != Some(false) && conditions.terminating != Some(true)
+    })
+}
+
+/// The number that the slice has for a Service's port; the two go by the same name.
+fn number_in(slice: &EndpointSlice, port: &ServicePort) -> Option<u16> {
+    let name = port.name.as_deref().unwrap_or_default();
+    slice
+        .ports
+        .iter()
+        .flatten()
+        .filter(|candidate| is_tcp(candidate.protocol.as_deref()))
+        .find(|candidate| candidate.name.as_deref().unwrap_or_default() == name)
+        .and_then(|candidate| u16::try_from(candidate.port?).ok())
+        .filter(|number| *number != 0)
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+/// The virtual addresses; none for a headless Service.
+fn cluster_ips(service: &Service) -> Vec<String> {
+    let Some(spec) = &service.spec else {
+        return Vec::new();
+    };
+    let one = spec.cluster_ip.iter();
+    let all = spec.cluster_ips.iter().flatten();
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in one.chain(all).filter_map(|address| address.parse().ok()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses.iter().map(IpAddr::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(name: Option<&str>, app_protocol: Option<&str>) -> ServicePort {
+        ServicePort {
+            port: 80,
+            name: name.map(str::to_owned),
+            app_protocol: app_protocol.map(str::to_owned),
+            ..ServicePort::default()
+        }
+    }
+
+    #[test]
+    fn the_declared_protocol_comes_before_the_name_and_http_is_the_default() {
+        for (name, app_protocol, expected) in [
+            (None, None, Protocol::Http),
+            (Some("http"), None, Protocol::Http),
+            (Some("grpc-web"), None, Protocol::Http),
+            (Some("admin"), None, Protocol::Http),
+            (Some("tcp-admin"), None, Protocol::Tcp),
+            (Some("https"), None, Protocol::Tcp),
+            (Some("http"), Some("tcp"), Protocol::Tcp),
+            (Some("tcp"), Some("kubernetes.io/h2c"), Protocol::Http),
+            (Some("tcp"), Some("example.com/own"), Protocol::Tcp),
+            (None, Some("HTTP"), Protocol::Http),
+        ] {
+            assert_eq!(
+                protocol(&port(name, app_protocol)),
+                expected,
+                "{name:?} {app_protocol:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What is compiled: the world as the source (a cluster's watches, or a folder) sees it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crds::ApiRoute;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::{Deserialize, Serialize};
+use wire::Generation;
+
+/// The world at one moment. Objects are shared: one that did not change keeps its `Arc`, which is
+/// how [`crate::compile`] knows that it need not look at it again.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// ApiRoutes by namespace and name.
+    pub api_routes: BTreeMap<ObjectKey, Arc<ApiRoute>>,
+    /// Services by namespace and name.
+    pub services: BTreeMap<ObjectKey, Arc<Service>>,
+    /// EndpointSlices by namespace and name.
+    pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
+    /// Pods by namespace and name.
+    pub pods: BTreeMap<ObjectKey, Arc<Pod>>,
+    /// Which of two conflicting objects is older, where `metadata.creationTimestamp` doesn't say:
+    /// in a folder, the order of paths. Lower is older; an object that isn't named here is ordered
+    /// by its timestamp, after those that are.
+    pub precedence: BTreeMap<ObjectRef, u64>,
+    /// What holds for the whole mesh.
+    pub settings: Settings,
+    /// How far each kind has been seen, all five places.
+    pub seen: Generation,
+}
+
+/// What holds for the whole mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The trust domain of every identity, such as `cluster.local`.
+    pub trust_domain: String,
+    /// The domain that the cluster's DNS names end in, such as `cluster.local`.
+    pub cluster_domain: String,
+    /// The roots of trust, DER: the current one, and the next while a rotation is under way.
+    pub roots: Vec<Vec<u8>>,
+}
+
+/// Namespace and name of an object whose kind is known.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectKey {
+    /// The object's namespace.
+    pub namespace: String,
+    /// The object's name.
+    pub name: String,
+}
+
+/// A kind of object that people write and that gets a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ObjectKind {
+    /// `crds::ApiRoute`.
+    ApiRoute,
+}
+
+/// An object that people wrote. Shown as `ApiRoute shop/orders`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// The object's kind.
+    pub kind: ObjectKind,
+    /// The object's namespace.
+    pub namespace: String,
+    /// The object's name.
+    pub name: String,
+}
+
+// === impl Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            trust_domain: "cluster.local".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            roots: Vec::new(),
+        }
+    }
+}
+
+// === impl ObjectKey ===
+
+impl ObjectKey {
+    /// The key of `namespace`/`name`.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        ObjectKey {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The key of an object that has metadata; an absent namespace or name is empty.
+    pub fn of<K: kube::Resource>(object: &K) -> Self {
+        let meta = object.meta();
+        ObjectKey {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+// === impl ObjectKind ===
+
+impl ObjectKind {
+    /// As written in an object's `kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ObjectKind::ApiRoute => "ApiRoute",
+        }
+    }
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+// === impl ObjectRef ===
+
+impl ObjectRef {
+    /// The ApiRoute with this key.
+    pub fn api_route(key: &ObjectKey) -> Self {
+        ObjectRef {
+            kind: ObjectKind::ApiRoute,
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        }
+    }
+
+    /// Namespace and name alone.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(&*self.namespace, &*self.name)
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}

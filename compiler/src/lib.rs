@@ -1,0 +1,29 @@
+//! From what people write to what is sent: a pure function of the world, without clock, client or
+//! runtime.
+//!
+//! [`compile`] turns [`Inputs`] into [`Output`]: resources for the sidecars, each with its audience,
+//! and a [`Verdict`] for each object that a person wrote. It never fails as a whole: a bad object
+//! becomes a verdict and affects no other. Work is remembered per object: what did not change since
+//! `before` is not looked at again, and the result is the same as from scratch.
+
+mod api_route;
+mod attach;
+mod compile;
+mod describe;
+mod endpoints;
+mod guard;
+mod host;
+mod index;
+mod inputs;
+mod output;
+mod verdict;
+mod workload;
+pub mod yaml;
+
+pub use compile::compile;
+pub use describe::describe_change;
+pub use endpoints::protocol;
+pub use inputs::{Inputs, ObjectKey, ObjectKind, ObjectRef, Settings};
+pub use output::{Audience, AudienceKey, Compiled, Output};
+pub use verdict::{Condition, Verdict};
+pub use workload::{SIDECAR_CONTAINER, is_meshed};

@@ -1,0 +1,63 @@
+//! What compiling yields.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use wire::{Resource, ResourceId};
+
+use crate::index::Memo;
+use crate::inputs::ObjectRef;
+use crate::verdict::Verdict;
+
+/// The resources and verdicts of one [`crate::Inputs`], and how they differ from those before.
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    /// Everything that is sent. What did not change keeps its `Arc`.
+    pub resources: BTreeMap<ResourceId, Arc<Compiled>>,
+    /// One verdict for each object that a person wrote.
+    pub verdicts: BTreeMap<ObjectRef, Verdict>,
+    /// Resources that were added, changed or removed since before, or whose audience was.
+    pub changed: BTreeSet<ResourceId>,
+    /// Objects whose verdict was added, changed or removed since before.
+    pub changed_verdicts: BTreeSet<ObjectRef>,
+    pub(crate) memo: Memo,
+}
+
+/// A resource and who receives it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compiled {
+    /// What is sent.
+    pub resource: Resource,
+    /// Who receives it.
+    pub audience: Audience,
+    /// The object that a person wrote and that this resource carries out; none for what follows
+    /// from Services and Pods alone.
+    pub object: Option<ObjectRef>,
+}
+
+/// Who receives a resource: everyone whom one of the keys means.
+pub type Audience = BTreeSet<AudienceKey>;
+
+/// A set of workloads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AudienceKey {
+    /// Every workload of the mesh.
+    Everyone,
+    /// Every workload of a namespace.
+    Namespace(String),
+    /// One pod: namespace and name.
+    Pod(String, String),
+}
+
+// === impl AudienceKey ===
+
+impl AudienceKey {
+    /// The keys that mean the pod: whoever serves it looks for these in a resource's audience.
+    pub fn of_pod(namespace: &str, name: &str) -> [AudienceKey; 3] {
+        [
+            AudienceKey::Everyone,
+            AudienceKey::Namespace(namespace.to_owned()),
+            AudienceKey::Pod(namespace.to_owned(), name.to_owned()),
+        ]
+    }
+}

@@ -1,0 +1,62 @@
+//! Workload: what one pod is, for itself alone.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Pod;
+use wire::{Kind, ResourceId, mesh};
+
+use crate::inputs::{ObjectKey, Settings};
+
+/// The name of the container that makes a pod a member of the mesh.
+pub const SIDECAR_CONTAINER: &str = "meshwright-sidecar";
+
+/// Whether the pod has a sidecar and has not ended. A pod that is being deleted is still meshed:
+/// its sidecar serves until the last request has been answered.
+pub fn is_meshed(pod: &Pod) -> bool {
+    let ended = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"));
+    let has_sidecar = pod.spec.as_ref().is_some_and(|spec| {
+        let init = spec.init_containers.iter().flatten();
+        init.chain(&spec.containers)
+            .any(|container| container.name == SIDECAR_CONTAINER)
+    });
+    has_sidecar && !ended
+}
+
+/// The SPIFFE id that the pod's sidecar proves.
+pub(crate) fn identity(key: &ObjectKey, pod: &Pod, settings: &Settings) -> String {
+    let service_account = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.service_account_name.as_deref())
+        .filter(|name| !name.is_empty())
+        .unwrap_or("default");
+    format!(
+        "spiffe://{}/ns/{}/sa/{service_account}",
+        settings.trust_domain, key.namespace
+    )
+}
+
+/// What the pod is. `services` are those that select it: each has a Guard, because it selects at
+/// least this meshed pod.
+pub(crate) fn compile(
+    key: &ObjectKey,
+    pod: &Pod,
+    services: &BTreeSet<ObjectKey>,
+    settings: &Settings,
+) -> mesh::Workload {
+    mesh::Workload {
+        namespace: key.namespace.clone(),
+        pod: key.name.clone(),
+        identity: identity(key, pod, settings),
+        guards: services
+            .iter()
+            .map(|service| {
+                ResourceId::new(Kind::Guard, &*service.namespace, &*service.name).to_string()
+            })
+            .collect(),
+    }
+}

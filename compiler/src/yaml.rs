@@ -1,0 +1,441 @@
+//! Documents in files: Kubernetes' objects as YAML, several to a file, errors with file and line.
+//!
+//! Our own kinds are checked against their generated schema as the API server would, so that a
+//! folder accepts exactly what a cluster accepts. Kubernetes' kinds are checked for their types.
+
+mod lines;
+mod rules;
+mod structural;
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use crds::ApiRoute;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use regex::Regex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::host;
+use crate::inputs::ObjectKey;
+use lines::Lines;
+use structural::Schema;
+
+/// What a file contains. When there are problems, its documents are those that have none; whoever
+/// keeps a last good form of the file keeps all of it.
+#[derive(Clone, Debug, Default)]
+pub struct File {
+    /// The documents without problems, in the order written.
+    pub documents: Vec<Document>,
+    /// Everything that is wrong, in the order of lines.
+    pub problems: Vec<Problem>,
+}
+
+/// One object in a file.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Such as `meshwright.dev/v1alpha1`.
+    pub api_version: String,
+    /// Such as `ApiRoute`.
+    pub kind: String,
+    /// Namespace (`default` when the document names none) and name.
+    pub key: ObjectKey,
+    /// The file, as given to [`parse`].
+    pub file: Arc<str>,
+    /// The line, from 1, that the document's first field stands on.
+    pub line: usize,
+    /// The document as written, with the namespace filled in and without `null`s.
+    pub value: Value,
+    /// The same as an object, with the schema's defaults.
+    pub object: Object,
+}
+
+/// A document's object.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub enum Object {
+    ApiRoute(Arc<ApiRoute>),
+    Service(Arc<Service>),
+    Deployment(Arc<Deployment>),
+    EndpointSlice(Arc<EndpointSlice>),
+    Pod(Arc<Pod>),
+    /// A kind that belongs in a folder but means nothing here, such as a Namespace.
+    Ignored,
+}
+
+/// Something wrong in a file. Shown as `shop.yaml:7: spec.rules[0].backendRefs[0].port: ...`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The file, as given to [`parse`].
+    pub file: Arc<str>,
+    /// The line, from 1.
+    pub line: usize,
+    /// The path of the field inside its document; empty when no field is to blame.
+    pub field: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+/// Something wrong in a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fault {
+    /// Counted from the document's first line, where it is known already.
+    line: Option<usize>,
+    field: String,
+    message: String,
+}
+
+/// A kind that a folder may hold: its `apiVersion`, and how its documents are read.
+struct Known {
+    api_version: &'static str,
+    kind: &'static str,
+    read: fn(Value) -> Result<Object, Fault>,
+}
+
+const KINDS: &[Known] = &[
+    Known {
+        api_version: crds::API_VERSION,
+        kind: "ApiRoute",
+        read: |value| typed(value).map(Object::ApiRoute),
+    },
+    Known {
+        api_version: "v1",
+        kind: "Service",
+        read: |value| typed(value).map(Object::Service),
+    },
+    Known {
+        api_version: "apps/v1",
+        kind: "Deployment",
+        read: |value| typed(value).map(Object::Deployment),
+    },
+    Known {
+        api_version: "discovery.k8s.io/v1",
+        kind: "EndpointSlice",
+        read: |value| typed(value).map(Object::EndpointSlice),
+    },
+    Known {
+        api_version: "v1",
+        kind: "Pod",
+        read: |value| typed(value).map(Object::Pod),
+    },
+    Known {
+        api_version: "v1",
+        kind: "Namespace",
+        read: |_| Ok(Object::Ignored),
+    },
+    Known {
+        api_version: "v1",
+        kind: "ServiceAccount",
+        read: |_| Ok(Object::Ignored),
+    },
+    Known {
+        api_version: "v1",
+        kind: "ConfigMap",
+        read: |_| Ok(Object::Ignored),
+    },
+];
+
+/// The YAML parsers take time with the square of the brackets that are open at once.
+const MAX_BRACKETS: usize = 1000;
+
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// A name that Kubernetes takes: a DNS subdomain.
+static NAME: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        .expect("the pattern is constant")
+});
+
+/// Reads every document of a file's text. A document that has problems hides no other.
+pub fn parse(file: &str, text: &str) -> File {
+    let file: Arc<str> = file.into();
+    let mut parsed = File::default();
+    for (before, text) in split(text) {
+        let read = read(text);
+        let lines = match &read {
+            Err(faults) if faults.iter().all(|fault| fault.line.is_some()) => Lines::default(),
+            _ => Lines::of(text),
+        };
+        match read {
+            Ok(Some((known, key, value, object))) => parsed.documents.push(Document {
+                api_version: known.api_version.to_owned(),
+                kind: known.kind.to_owned(),
+                key,
+                file: file.clone(),
+                line: before + lines.line(""),
+                value,
+                object,
+            }),
+            Ok(None) => {}
+            Err(faults) => parsed
+                .problems
+                .extend(faults.into_iter().map(|fault| Problem {
+                    file: file.clone(),
+                    line: before + fault.line.unwrap_or_else(|| lines.line(&fault.field)),
+                    field: fault.field,
+                    message: fault.message,
+                })),
+        }
+    }
+    parsed.problems.sort_by_key(|problem| problem.line);
+    parsed
+}
+
+/// A text's documents, each with the number of lines before it. Done by hand, because a parser
+/// that meets a fault in one document does not reach the next.
+fn split(text: &str) -> Vec<(usize, &str)> {
+    let mut documents = Vec::new();
+    let mut start = (0, 0);
+    let mut at = 0;
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        // In block and quoted scalars alike, YAML takes this at the start of a line for the start
+        // of a document.
+        let mark = line.strip_prefix("---");
+        if mark.is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace)) {
+            documents.push((start.0, &text[start.1..at]));
+            start = (number, at);
+        }
+        at += line.len();
+    }
+    documents.push((start.0, &text[start.1..]));
+    documents
+}
+
+/// How many brackets are open at once at most, wherever they stand.
+fn brackets(text: &str) -> usize {
+    let mut open = 0_usize;
+    let mut most = 0;
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
+}
+
+type Read = (&'static Known, ObjectKey, Value, Object);
+
+/// Reads one document; `None` when it is empty.
+fn read(text: &str) -> Result<Option<Read>, Vec<Fault>> {
+    if brackets(text) > MAX_BRACKETS {
+        return Err(vec![Fault {
+            line: Some(1),
+            ..Fault::new(
+                "",
+                "more brackets are open at once than any object needs".to_owned(),
+            )
+        }]);
+    }
+    let parsed = serde_yaml::from_str(text).and_then(|mut value: serde_yaml::Value| {
+        value.apply_merge()?;
+        Ok(value)
+    });
+    let value = parsed.map_err(|error| vec![Fault::not_yaml(&error)])?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    let mut value = json(value, "").map_err(|fault| vec![fault])?;
+    let known = kind(&value).map_err(|fault| vec![fault])?;
+    let key = metadata(&mut value)?;
+    let faults = match Schema::of_kind(known.kind) {
+        Some(schema) => schema.check(&value),
+        None => Vec::new(),
+    };
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let object = (known.read)(value.clone()).map_err(|fault| vec![fault])?;
+    Ok(Some((known, key, value, object)))
+}
+
+/// The kind of a document.
+fn kind(value: &Value) -> Result<&'static Known, Fault> {
+    if !value.is_object() {
+        return Err(Fault::new(
+            "",
+            "this is no object: write apiVersion, kind, metadata and spec".to_owned(),
+        ));
+    }
+    let Some(kind) = value.get("kind").and_then(Value::as_str) else {
+        return Err(Fault::new(
+            "kind",
+            format!("is missing: write one of {}", kinds()),
+        ));
+    };
+    let Some(known) = KINDS.iter().find(|known| known.kind == kind) else {
+        let names = KINDS.iter().map(|known| known.kind);
+        let remedy = match host::nearest(kind, names) {
+            Some(name) => format!("did you mean {name}?"),
+            None => format!("a folder holds {}", kinds()),
+        };
+        return Err(Fault::new("kind", format!("unknown kind {kind}; {remedy}")));
+    };
+    match value.get("apiVersion").and_then(Value::as_str) {
+        Some(version) if version == known.api_version => Ok(known),
+        Some(version) => Err(Fault::new(
+            "apiVersion",
+            format!("{kind} has {}, not {version}", known.api_version),
+        )),
+        None => Err(Fault::new(
+            "apiVersion",
+            format!("is missing: write apiVersion: {}", known.api_version),
+        )),
+    }
+}
+
+fn kinds() -> String {
+    Vec::from_iter(KINDS.iter().map(|known| known.kind)).join(", ")
+}
+
+/// Namespace and name; the namespace is filled in where there is none.
+fn metadata(value: &mut Value) -> Result<ObjectKey, Vec<Fault>> {
+    let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
+    let Some(metadata) = metadata else {
+        return Err(vec![Fault::new(
+            "metadata",
+            "is missing: write metadata: {name: ...}".to_owned(),
+        )]);
+    };
+    let namespace = metadata
+        .entry("namespace")
+        .or_insert_with(|| DEFAULT_NAMESPACE.into())
+        .clone();
+    let name = metadata.get("name").cloned().unwrap_or_default();
+    let mut faults = Vec::new();
+    let mut part = |field: &str, value: Value, longest: usize, dots: bool| {
+        let text = value.as_str().unwrap_or_default();
+        let valid = NAME.is_match(text) && text.len() <= longest && (dots || !text.contains('.'));
+        if !valid {
+            let characters = if dots {
+                "a-z, 0-9, - and ."
+            } else {
+                "a-z, 0-9 and -"
+            };
+            let written = match &value {
+                Value::Null => "is missing: write".to_owned(),
+                value => format!("{value} is no name: write"),
+            };
+            faults.push(Fault::new(
+                &format!("metadata.{field}"),
+                format!(
+                    "{written} 1 to {longest} characters of {characters} that begin and end with a \
+                     letter or digit"
+                ),
+            ));
+        }
+        text.to_owned()
+    };
+    let key = ObjectKey {
+        namespace: part("namespace", namespace, 63, false),
+        name: part("name", name, 253, true),
+    };
+    match faults.is_empty() {
+        true => Ok(key),
+        false => Err(faults),
+    }
+}
+
+/// The value as an object of its type.
+fn typed<T: DeserializeOwned>(value: Value) -> Result<Arc<T>, Fault> {
+    serde_path_to_error::deserialize(value)
+        .map(Arc::new)
+        .map_err(|error| {
+            let field = match error.path().to_string() {
+                root if root == "." => String::new(),
+                field => field,
+            };
+            Fault::new(&field, error.into_inner().to_string())
+        })
+}
+
+/// The value as JSON has it. A `null` is as good as absent, which is how the API server takes it.
+fn json(value: serde_yaml::Value, path: &str) -> Result<Value, Fault> {
+    use serde_yaml::Value as Yaml;
+    Ok(match value {
+        Yaml::Null => Value::Null,
+        Yaml::Bool(value) => value.into(),
+        Yaml::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(number), _, _) => number.into(),
+            (_, Some(number), _) => number.into(),
+            (_, _, number) => number
+                .and_then(serde_json::Number::from_f64)
+                .map(Value::Number)
+                .ok_or_else(|| Fault::new(path, "is no finite number".to_owned()))?,
+        },
+        Yaml::String(text) => text.into(),
+        Yaml::Sequence(items) => {
+            let items = items.into_iter().enumerate();
+            items
+                .map(|(index, item)| json(item, &format!("{path}[{index}]")))
+                .collect::<Result<_, _>>()?
+        }
+        Yaml::Mapping(entries) => {
+            let mut map = Map::new();
+            for (key, value) in entries {
+                let key = match key {
+                    Yaml::String(key) => key,
+                    Yaml::Number(key) => key.to_string(),
+                    Yaml::Bool(key) => key.to_string(),
+                    _ => return Err(Fault::new(path, "has a key that is no text".to_owned())),
+                };
+                let value = json(value, &child(path, &key))?;
+                if !value.is_null() {
+                    map.insert(key, value);
+                }
+            }
+            Value::Object(map)
+        }
+        Yaml::Tagged(tagged) => {
+            let message = format!("the tag {} means nothing here: remove it", tagged.tag);
+            return Err(Fault::new(path, message));
+        }
+    })
+}
+
+/// The path of a field of the object at `path`.
+fn child(path: &str, field: &str) -> String {
+    match path {
+        "" => field.to_owned(),
+        path => format!("{path}.{field}"),
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    fn new(field: &str, message: String) -> Self {
+        Fault {
+            line: None,
+            field: field.to_owned(),
+            message,
+        }
+    }
+
+    fn not_yaml(error: &serde_yaml::Error) -> Self {
+        Fault {
+            line: error.location().map(|location| location.line()),
+            field: String::new(),
+            message: format!("not valid YAML: {error}"),
+        }
+    }
+}
+
+// === impl Problem ===
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.file, self.line)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Problem {}

@@ -1,0 +1,59 @@
+//! Worlds for the tests: from YAML, and at random.
+
+#![allow(dead_code, reason = "each test uses its part")]
+
+pub(crate) mod random;
+pub(crate) mod show;
+
+use std::sync::Arc;
+
+use compiler::yaml::{self, Object};
+use compiler::{Inputs, ObjectKey, ObjectRef};
+use wire::generation::Input;
+
+/// The inputs that documents describe; the order of ApiRoutes without a timestamp is that of the
+/// documents.
+pub(crate) fn inputs(file: &str, text: &str) -> Inputs {
+    let parsed = yaml::parse(file, text);
+    let problems: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    let mut inputs = Inputs::default();
+    for (place, document) in parsed.documents.into_iter().enumerate() {
+        if let Object::ApiRoute(route) = &document.object
+            && route.metadata.creation_timestamp.is_none()
+        {
+            let object = ObjectRef::api_route(&document.key);
+            inputs.precedence.insert(object, place as u64);
+        }
+        insert(&mut inputs, document.key, document.object);
+    }
+    for (place, input) in Input::ALL.into_iter().enumerate() {
+        inputs.seen.observe(input, place as u64 + 1);
+    }
+    inputs
+}
+
+pub(crate) fn insert(inputs: &mut Inputs, key: ObjectKey, object: Object) {
+    match object {
+        Object::ApiRoute(object) => drop(inputs.api_routes.insert(key, object)),
+        Object::Service(object) => drop(inputs.services.insert(key, object)),
+        Object::EndpointSlice(object) => drop(inputs.endpoint_slices.insert(key, object)),
+        Object::Pod(object) => drop(inputs.pods.insert(key, object)),
+        Object::Deployment(_) | Object::Ignored => {}
+    }
+}
+
+/// Every object anew, as after a watch began again.
+pub(crate) fn without_sharing(inputs: &Inputs) -> Inputs {
+    fn anew<T: Clone>(objects: &mut std::collections::BTreeMap<ObjectKey, Arc<T>>) {
+        for object in objects.values_mut() {
+            *object = Arc::new(T::clone(object));
+        }
+    }
+    let mut inputs = inputs.clone();
+    anew(&mut inputs.api_routes);
+    anew(&mut inputs.services);
+    anew(&mut inputs.endpoint_slices);
+    anew(&mut inputs.pods);
+    inputs
+}

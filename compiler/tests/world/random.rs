@@ -1,0 +1,224 @@
+//! Small worlds at random: few names, so that objects meet often.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use compiler::{Inputs, ObjectKey, ObjectRef};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use wire::generation::Input;
+
+/// One object that comes, changes or goes; or something that holds for all of them.
+#[derive(Clone, Debug)]
+pub(crate) enum Edit {
+    ApiRoute(ObjectKey, Option<Value>),
+    Service(ObjectKey, Option<Value>),
+    EndpointSlice(ObjectKey, Option<Value>),
+    Pod(ObjectKey, Option<Value>),
+    Precedence(ObjectKey, Option<u64>),
+    TrustDomain(&'static str),
+    Root(u8),
+}
+
+impl Edit {
+    /// Makes the edit, at a moment that is later than every one before.
+    pub(crate) fn apply(&self, inputs: &mut Inputs) {
+        let input = match self {
+            Edit::ApiRoute(key, value) => set(&mut inputs.api_routes, key, value, Input::ApiRoute),
+            Edit::Service(key, value) => set(&mut inputs.services, key, value, Input::Service),
+            Edit::EndpointSlice(key, value) => {
+                let place = Input::EndpointSlice;
+                set(&mut inputs.endpoint_slices, key, value, place)
+            }
+            Edit::Pod(key, value) => set(&mut inputs.pods, key, value, Input::Pod),
+            Edit::Precedence(key, given) => {
+                let object = ObjectRef::api_route(key);
+                match given {
+                    Some(given) => drop(inputs.precedence.insert(object, *given)),
+                    None => drop(inputs.precedence.remove(&object)),
+                }
+                Input::ApiRoute
+            }
+            Edit::TrustDomain(domain) => {
+                (*domain).clone_into(&mut inputs.settings.trust_domain);
+                Input::Settings
+            }
+            Edit::Root(root) => {
+                inputs.settings.roots = vec![vec![*root]];
+                Input::Settings
+            }
+        };
+        inputs.seen.observe(input, inputs.seen.at(input) + 1);
+    }
+}
+
+fn set<T: DeserializeOwned>(
+    objects: &mut BTreeMap<ObjectKey, Arc<T>>,
+    key: &ObjectKey,
+    value: &Option<Value>,
+    input: Input,
+) -> Input {
+    match value {
+        None => drop(objects.remove(key)),
+        Some(value) => {
+            let mut value = value.clone();
+            value["metadata"]["name"] = json!(key.name);
+            value["metadata"]["namespace"] = json!(key.namespace);
+            let object = serde_json::from_value(value).unwrap();
+            objects.insert(key.clone(), Arc::new(object));
+        }
+    }
+    input
+}
+
+/// Edits of small worlds.
+pub(crate) fn edits(longest: usize) -> impl Strategy<Value = Vec<Edit>> {
+    let routes = ["first", "second", "third", "fourth"];
+    let services = ["orders", "order", "payments"];
+    let slices = ["s1", "s2", "s3"];
+    let pods = ["p1", "p2", "p3", "p4"];
+    let edit = prop_oneof![
+        6 => (key(&routes), option::weighted(0.8, api_route()))
+            .prop_map(|(key, value)| Edit::ApiRoute(key, value)),
+        4 => (key(&services), option::weighted(0.8, service()))
+            .prop_map(|(key, value)| Edit::Service(key, value)),
+        3 => (key(&slices), option::weighted(0.8, slice()))
+            .prop_map(|(key, value)| Edit::EndpointSlice(key, value)),
+        4 => (key(&pods), option::weighted(0.8, pod()))
+            .prop_map(|(key, value)| Edit::Pod(key, value)),
+        1 => (key(&routes), option::of(0..3u64))
+            .prop_map(|(key, given)| Edit::Precedence(key, given)),
+        1 => select(vec!["cluster.local", "example.org"]).prop_map(Edit::TrustDomain),
+        1 => (0..2u8).prop_map(Edit::Root),
+    ];
+    vec(edit, 1..longest)
+}
+
+fn key(names: &[&'static str]) -> impl Strategy<Value = ObjectKey> + use<> {
+    (select(vec!["shop", "web"]), select(names.to_vec()))
+        .prop_map(|(namespace, name)| ObjectKey::new(namespace, name))
+}
+
+fn api_route() -> impl Strategy<Value = Value> {
+    let host = select(vec![
+        "orders",
+        "orders.shop",
+        "payments.shop.svc",
+        "payments.shop.svc.cluster.local",
+        "order.web",
+        "payments",
+        "api.example.com",
+    ]);
+    let backend = (
+        select(vec!["orders", "payments", "nothing"]),
+        option::of(select(vec!["shop", "web", "bank"])),
+        select(vec![80, 81]),
+        0..3u32,
+    );
+    let backend = backend.prop_map(|(name, namespace, port, weight)| {
+        json!({"name": name, "namespace": namespace, "port": port, "weight": weight})
+    });
+    (
+        vec(host, 1..3),
+        vec(vec(backend, 0..3), 0..3),
+        select(vec![
+            json!(null),
+            json!("2026-01-01T00:00:00Z"),
+            json!("2026-01-02T00:00:00Z"),
+        ]),
+        0..3,
+    )
+        .prop_map(|(hosts, rules, created, generation)| {
+            let rules = rules
+                .into_iter()
+                .map(|backends| json!({"backendRefs": backends}));
+            json!({
+                "apiVersion": "meshwright.dev/v1alpha1",
+                "kind": "ApiRoute",
+                "metadata": {"creationTimestamp": created, "generation": generation},
+                "spec": {"hosts": hosts, "rules": Vec::from_iter(rules)},
+            })
+        })
+}
+
+fn service() -> impl Strategy<Value = Value> {
+    let ports = select(vec![
+        json!([{"name": "http", "port": 80, "targetPort": "web"}]),
+        json!([{"name": "http", "port": 80, "targetPort": 8080}, {"name": "b", "port": 81}]),
+        json!([{"name": "tcp", "port": 80}]),
+        json!([]),
+    ]);
+    let selector = select(vec![
+        json!({"app": "a"}),
+        json!({"app": "a", "track": "new"}),
+        json!({"app": "b"}),
+        json!({}),
+        json!(null),
+    ]);
+    let type_ = prop_oneof![9 => Just("ClusterIP"), 1 => Just("ExternalName")];
+    let address = select(vec!["10.0.0.1", "10.0.0.2", "None"]);
+    (ports, selector, type_, address).prop_map(|(ports, selector, type_, address)| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {},
+            "spec": {
+                "type": type_, "ports": ports, "selector": selector, "clusterIP": address,
+            },
+        })
+    })
+}
+
+fn slice() -> impl Strategy<Value = Value> {
+    let endpoint = (
+        0..4u8,
+        option::of(select(vec!["p1", "p2", "p3", "p4"])),
+        option::of(any::<bool>()),
+        option::of(0..2u8),
+    );
+    let endpoint = endpoint.prop_map(|(address, pod, ready, uid)| {
+        let uid = uid.map(|uid| uid.to_string());
+        let pod = pod.map(|pod| json!({"kind": "Pod", "name": pod, "uid": uid}));
+        json!({
+            "addresses": [format!("10.1.0.{address}")],
+            "conditions": {"ready": ready},
+            "targetRef": pod,
+        })
+    });
+    (select(vec!["orders", "payments"]), vec(endpoint, 0..4)).prop_map(|(service, endpoints)| {
+        json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8080}, {"name": "tcp", "port": 80}],
+            "endpoints": endpoints,
+        })
+    })
+}
+
+fn pod() -> impl Strategy<Value = Value> {
+    (
+        select(vec!["a", "b"]),
+        select(vec!["old", "new"]),
+        select(vec!["app", "meshwright-sidecar"]),
+        select(vec!["Running", "Running", "Failed"]),
+        0..2u8,
+    )
+        .prop_map(|(app, track, container, phase, uid)| {
+            json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"uid": uid.to_string(), "labels": {"app": app, "track": track}},
+                "spec": {"serviceAccountName": app, "containers": [{
+                    "name": container,
+                    "ports": [{"name": "web", "containerPort": 8080 + u16::from(uid)}],
+                }]},
+                "status": {"phase": phase},
+            })
+        })
+}

@@ -1,0 +1,168 @@
+//! Outputs as YAML for people.
+
+use compiler::{AudienceKey, Compiled, Output};
+use serde_json::{Map, Value, json};
+use wire::Kind;
+use wire::mesh::{self, r#match::Path};
+
+/// Resources and verdicts.
+pub(crate) fn output(output: &Output) -> String {
+    let resources: Map<String, Value> = output
+        .resources
+        .iter()
+        .map(|(id, compiled)| (id.to_string(), resource(compiled)))
+        .collect();
+    let verdicts: Map<String, Value> = output
+        .verdicts
+        .iter()
+        .map(|(object, verdict)| {
+            let conditions = verdict.conditions.iter().map(|condition| {
+                let shown = match condition.message.as_str() {
+                    "" => format!("{} ({})", condition.status, condition.reason),
+                    message => format!("{} ({}): {message}", condition.status, condition.reason),
+                };
+                (condition.type_.to_string(), json!(shown))
+            });
+            let mut shown: Map<String, Value> = conditions.collect();
+            shown.insert("target".to_owned(), json!(verdict.target));
+            shown.insert(
+                "resources".to_owned(),
+                verdict.resources.iter().map(ToString::to_string).collect(),
+            );
+            (object.to_string(), shown.into())
+        })
+        .collect();
+    serde_yaml::to_string(&json!({"resources": resources, "verdicts": verdicts})).unwrap()
+}
+
+/// Everything about a resource but its generation.
+pub(crate) fn resource(compiled: &Compiled) -> Value {
+    let audience = compiled.audience.iter().map(|key| match key {
+        AudienceKey::Everyone => "everyone".to_owned(),
+        AudienceKey::Namespace(namespace) => format!("namespace {namespace}"),
+        AudienceKey::Pod(namespace, name) => format!("pod {namespace}/{name}"),
+    });
+    let mut shown = json!({
+        "for": Value::from_iter(audience),
+        "needs": compiled.resource.capabilities,
+        "body": body(compiled),
+    });
+    if let Some(object) = &compiled.object {
+        shown["carriesOut"] = json!(object.to_string());
+    }
+    shown
+}
+
+fn body(compiled: &Compiled) -> Value {
+    let resource = &compiled.resource;
+    match resource.id.kind {
+        Kind::Route => route(resource.decode().unwrap()),
+        Kind::Endpoints => endpoints(resource.decode().unwrap()),
+        Kind::Guard => guard(resource.decode().unwrap()),
+        Kind::Workload => {
+            let mesh::Workload {
+                namespace,
+                pod,
+                identity,
+                guards,
+            } = resource.decode().unwrap();
+            json!({"pod": format!("{namespace}/{pod}"), "identity": identity, "guards": guards})
+        }
+        Kind::Identity => {
+            let mesh::Identity {
+                trust_domain,
+                roots,
+            } = resource.decode().unwrap();
+            json!({"trustDomain": trust_domain, "roots": roots.len()})
+        }
+    }
+}
+
+fn protocol(number: i32) -> &'static str {
+    mesh::Protocol::try_from(number).unwrap().as_str_name()
+}
+
+fn service(service: &mesh::ServiceRef) -> String {
+    match service.name.as_str() {
+        "" => "nowhere".to_owned(),
+        name => format!("{}/{name}", service.namespace),
+    }
+}
+
+fn endpoints(sent: mesh::Endpoints) -> Value {
+    let ports = sent.ports.iter().map(|port| {
+        let endpoints = port.endpoints.iter().map(|endpoint| {
+            let address = format!("{} port {}", endpoint.address, endpoint.port);
+            match (endpoint.pod.as_str(), endpoint.identity.as_str()) {
+                ("", _) => address,
+                (pod, "") => format!("{address}, pod {pod}, not meshed"),
+                (pod, identity) => format!("{address}, pod {pod}, {identity}"),
+            }
+        });
+        json!({
+            "port": port.port,
+            "name": port.name,
+            "protocol": protocol(port.protocol),
+            "endpoints": Vec::from_iter(endpoints),
+        })
+    });
+    json!({
+        "service": format!("{}/{}", sent.namespace, sent.service),
+        "hosts": sent.hosts,
+        "addresses": sent.addresses,
+        "ports": Vec::from_iter(ports),
+    })
+}
+
+fn guard(sent: mesh::Guard) -> Value {
+    let ports = sent
+        .ports
+        .iter()
+        .map(|port| format!("{} {}", port.port, protocol(port.protocol)));
+    json!({
+        "service": format!("{}/{}", sent.namespace, sent.service),
+        "ports": Vec::from_iter(ports),
+    })
+}
+
+fn route(sent: mesh::Route) -> Value {
+    let rules = sent.rules.iter().map(|rule| {
+        let mut shown = Map::new();
+        shown.insert("name".to_owned(), json!(rule.name));
+        let matches: Vec<String> = rule.matches.iter().map(request_match).collect();
+        shown.insert("matches".to_owned(), json!(matches));
+        let backends = rule.backends.iter().map(|backend| {
+            let to = service(backend.service.as_ref().unwrap());
+            format!("{to} port {} weight {}", backend.port, backend.weight)
+        });
+        shown.insert("backends".to_owned(), json!(Vec::from_iter(backends)));
+        if let Some(timeout) = rule.request_timeout_ms {
+            shown.insert("requestTimeoutMs".to_owned(), json!(timeout));
+        }
+        Value::Object(shown)
+    });
+    json!({
+        "services": Vec::from_iter(sent.services.iter().map(service)),
+        "rules": Vec::from_iter(rules),
+        "consumer": sent.consumer,
+    })
+}
+
+fn request_match(sent: &mesh::Match) -> String {
+    let mut parts = Vec::new();
+    if !sent.method.is_empty() {
+        parts.push(sent.method.clone());
+    }
+    match &sent.path {
+        Some(Path::Exact(path)) => parts.push(format!("exactly {path}")),
+        Some(Path::Prefix(path)) => parts.push(format!("below {path}")),
+        None => {}
+    }
+    for header in &sent.headers {
+        parts.push(format!("{}={}", header.name, header.value));
+    }
+    match parts.is_empty() {
+        true => "everything".to_owned(),
+        false => parts.join(" "),
+    }
+}

@@ -1,0 +1,277 @@
+//! ApiRoute: which Service a call goes to, by host, path, method and headers.
+
+#![allow(
+    unreachable_pub,
+    clippy::duplicated_attributes,
+    reason = "KubeSchema derives from a private copy of each type; printer columns repeat their type"
+)]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::Rule as Cel;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::Duration;
+
+/// Rules for the calls to one or more Services. In the Services' own namespace it governs every
+/// caller; in another namespace it governs that namespace's callers only, and wins there.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "meshwright.dev",
+    version = "v1alpha1",
+    kind = "ApiRoute",
+    doc = "An ApiRoute says where calls to a Service go, by path, method and headers. In the Service's own namespace it governs every caller; in another namespace it governs that namespace's callers only, and wins there.",
+    namespaced,
+    shortname = "ar",
+    category = "meshwright",
+    derive = "PartialEq",
+    status = "ApiRouteStatus",
+    printcolumn(
+        name = "Target",
+        type_ = "string",
+        json_path = ".status.target",
+        description = "The Services that the hosts name."
+    ),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status",
+        description = "Whether the object is enforced."
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.programmed",
+        description = "How many of the sidecars that should enforce it do."
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since the object was created; of two that conflict, the older one wins."
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiRouteSpec {
+    /// The Services whose calls this object governs: `orders` (in the object's namespace),
+    /// `orders.shop`, `orders.shop.svc` or the full name in the cluster's domain. All in one
+    /// namespace.
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(
+            length(min = 1, max = 253),
+            pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        )
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub hosts: Vec<String>,
+
+    /// What happens to which requests. The most specific match of all rules decides: an exact path
+    /// before a prefix, a longer prefix before a shorter one, a method before none, more headers
+    /// before fewer, an earlier rule before a later one. A request that no rule matches is answered
+    /// 404. Without rules every request goes to the Service that was called.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Cel::new(
+        "self.all(r, !has(r.name) || self.exists_one(o, has(o.name) && o.name == r.name))"
+    ).message("two rules have the same name"))]
+    pub rules: Vec<RouteRule>,
+
+    /// Time limits for every rule that sets none of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+}
+
+/// One entry of `rules`: requests, and where they go.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRule {
+    /// The rule's name in metrics, logs and references; `rule-<index>` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[x_kube(validation = Cel::new("!self.matches('^rule-[0-9]+$')")
+        .message("names of the form rule-<number> are given to rules without a name"))]
+    pub name: Option<String>,
+
+    /// The rule applies to a request that any of these matches; without any, to every request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub matches: Vec<Match>,
+
+    /// Where the requests go, in proportion to the weights. Without any, to the Service and port
+    /// that were called.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub backend_refs: Vec<BackendRef>,
+
+    /// Time limits of this rule, instead of those of the whole object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+}
+
+/// One entry of `matches`: everything it names must hold.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Match {
+    /// The path that the request must have; any when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathMatch>,
+
+    /// The method that the request must have; any when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+
+    /// Headers that the request must have, all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(validation = Cel::new(
+        "self.all(h, self.exists_one(o, o.name.lowerAscii() == h.name.lowerAscii()))"
+    ).message("a header is named twice; one match can hold one value of a header"))]
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// How a request's path is compared.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathMatch {
+    /// `Exact` compares the whole path; `Prefix` compares whole segments: `/a` matches `/a` and
+    /// `/a/b`, not `/ab`.
+    #[serde(rename = "type")]
+    pub type_: PathType,
+
+    /// The path, without query. Requests are compared after their path was normalised, so a value
+    /// with `//` or a `.` or `..` segment can't match and is refused.
+    #[schemars(
+        length(min = 1, max = 1024),
+        pattern(r"^/([A-Za-z0-9/\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})*$")
+    )]
+    #[x_kube(validation = Cel::new("!self.contains('//')").message("a path can't contain //"))]
+    #[x_kube(validation = Cel::new("!self.matches('/[.][.]?(/|$)')")
+        .message("a path can't have a segment that is . or .."))]
+    #[x_kube(validation = Cel::new("!self.matches('%(2[fFeE]|00)')")
+        .message("a path can't contain %2F, %2E or %00"))]
+    pub value: String,
+}
+
+/// How `value` is compared with a request's path.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PathType {
+    /// The whole path.
+    Exact,
+    /// Whole segments from the start.
+    Prefix,
+}
+
+/// A request's method.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[allow(missing_docs)]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Connect,
+    Options,
+    Trace,
+    Patch,
+}
+
+/// A header that a request must have.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderMatch {
+    /// The header's name; upper and lower case are the same.
+    #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$"))]
+    #[x_kube(validation = Cel::new("self.lowerAscii() != 'host'")
+        .message("the host is matched by spec.hosts, not by a header"))]
+    pub name: String,
+
+    /// The exact value. Several lines of one header are compared joined with a comma.
+    #[schemars(length(min = 1, max = 1024), pattern(r"^[!-~]([ -~]*[!-~])?$"))]
+    pub value: String,
+}
+
+/// A Service that requests go to.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendRef {
+    /// The Service's name.
+    #[schemars(length(min = 1, max = 63), pattern(r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// The Service's namespace: the object's (when absent) or that of the hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub namespace: Option<String>,
+
+    /// The Service's port, by number.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+
+    /// This backend's share of the rule's requests, relative to the other weights; 0 sends none.
+    /// When all are 0 the requests are answered 503.
+    #[serde(default = "BackendRef::default_weight")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub weight: u32,
+}
+
+/// Time limits.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    /// From the request's head to the last byte of the response, such as `250ms` or `1m30s`; `0s`
+    /// is none. A request that takes longer is answered 504.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Duration>,
+}
+
+/// What became of an ApiRoute; written by the operator.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiRouteStatus {
+    /// `Accepted`, `ResolvedRefs` and `Programmed`, each with a reason and a sentence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::conditions")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+
+    /// How many of the sidecars that should enforce the object do, such as `3/4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub programmed: Option<String>,
+
+    /// The Services that the hosts name, such as `orders.shop`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub target: Option<String>,
+}
+
+// === impl Method ===
+
+impl Method {
+    /// As in a request line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+            Method::Connect => "CONNECT",
+            Method::Options => "OPTIONS",
+            Method::Trace => "TRACE",
+            Method::Patch => "PATCH",
+        }
+    }
+}
+
+// === impl BackendRef ===
+
+impl BackendRef {
+    fn default_weight() -> u32 {
+        1
+    }
+}

@@ -1,0 +1,23 @@
+//! What people write: the kinds of the group `meshwright.dev`, and their schemas.
+//!
+//! A kind or a field enters the schema in the change that enforces it; nothing here is a promise
+//! for later. The schemas are generated (`cargo run -p crds --bin crdgen`) and committed next to
+//! this crate, so that `kubectl apply -f crds/` works from a checkout.
+
+pub mod api_route;
+pub mod schema;
+pub mod status;
+mod units;
+
+pub use api_route::{
+    ApiRoute, ApiRouteSpec, ApiRouteStatus, BackendRef, HeaderMatch, Match, Method, PathMatch,
+    PathType, RouteRule, Timeouts,
+};
+pub use units::{Duration, ParseDurationError};
+
+/// The API group of every kind.
+pub const GROUP: &str = "meshwright.dev";
+/// The one version there is.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` of every kind: group and version.
+pub const API_VERSION: &str = "meshwright.dev/v1alpha1";

@@ -1,0 +1,126 @@
+//! The schemas as they are committed: generated from the types, put in order, written as YAML.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value};
+
+use crate::ApiRoute;
+
+/// Every kind's definition as the API server takes it, with the name of its file in `crds/`.
+pub fn definitions() -> Vec<(&'static str, Value)> {
+    vec![("apiroutes.yaml", definition(ApiRoute::crd()))]
+}
+
+/// The structural schema of one of our kinds (the whole object, with `spec` and `status`); `None`
+/// for a kind that isn't ours.
+pub fn of_kind(kind: &str) -> Option<Value> {
+    definitions().into_iter().find_map(|(_, mut definition)| {
+        (definition.pointer("/spec/names/kind")? == kind).then(|| {
+            definition
+                .pointer_mut("/spec/versions/0/schema/openAPIV3Schema")
+                .map(Value::take)
+        })?
+    })
+}
+
+/// A definition as its committed file has it.
+pub fn to_yaml(definition: &Value) -> Result<String, serde_yaml::Error> {
+    Ok(format!(
+        "# Generated from crds/src by `cargo run -p crds --bin crdgen`; do not edit.\n{}",
+        serde_yaml::to_string(definition)?
+    ))
+}
+
+fn definition(definition: CustomResourceDefinition) -> Value {
+    // A definition is strings, numbers and maps with string keys: nothing that JSON can't hold.
+    let mut value = serde_json::to_value(definition).expect("a definition is JSON");
+    tidy(&mut value);
+    value
+}
+
+/// Takes out what the generator adds and no reader needs: titles, Rust's integer names (`format:
+/// uint16` means nothing to Kubernetes), and `null` as a value for what may simply be absent.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            if map.contains_key("type") && !map["type"].is_object() {
+                tidy_schema(map);
+            }
+            map.values_mut().for_each(tidy);
+        }
+        Value::Array(list) => list.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}
+
+fn tidy_schema(schema: &mut Map<String, Value>) {
+    schema.remove("title");
+    schema.remove("nullable");
+    if let Some(Value::Array(values)) = schema.get_mut("enum") {
+        values.retain(|value| !value.is_null());
+    }
+    if let Some(format) = schema.get_mut("format")
+        && format.as_str().is_some_and(|f| f.starts_with("uint"))
+    {
+        *format = "int32".into();
+    }
+    for bound in ["minimum", "maximum"] {
+        if let Some(number) = schema.get_mut(bound)
+            && let Some(float) = number.as_f64()
+        {
+            *number = (float as i64).into();
+        }
+    }
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        // One paragraph is one line: where the source breaks it is nobody's business.
+        *text = text.replace('\n', " ");
+    }
+}
+
+/// Kubernetes' list of conditions, with its bounds.
+pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 8,
+        "items": {
+            "type": "object",
+            "description": "One aspect of what became of the object.",
+            "required": ["type", "status", "reason", "message", "lastTransitionTime"],
+            "properties": {
+                "type": {
+                    "type": "string",
+                    "description": "What the condition is about.",
+                    "maxLength": 64,
+                },
+                "status": {
+                    "type": "string",
+                    "description": "Whether it holds.",
+                    "enum": ["True", "False", "Unknown"],
+                },
+                "reason": {
+                    "type": "string",
+                    "description": "Why, as one word.",
+                    "minLength": 1,
+                    "maxLength": 64,
+                },
+                "message": {
+                    "type": "string",
+                    "description": "Why, as a sentence, with what to do about it.",
+                    "maxLength": 32768,
+                },
+                "observedGeneration": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "The metadata.generation that was looked at.",
+                    "minimum": 0,
+                },
+                "lastTransitionTime": {
+                    "type": "string",
+                    "format": "date-time",
+                    "description": "When `status` last changed.",
+                },
+            },
+        },
+    })
+}

@@ -1,0 +1,104 @@
+//! The committed schemas: fresh, and fit for an API server.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::Path;
+
+use serde_json::Value;
+
+#[test]
+fn the_committed_definitions_are_those_that_the_types_generate() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (name, definition) in crds::schema::definitions() {
+        let path = folder.join(name);
+        let generated = crds::schema::to_yaml(&definition).unwrap();
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, &generated).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == generated,
+            "{name} is stale: run UPDATE=1 cargo test -p crds"
+        );
+    }
+}
+
+#[test]
+fn every_field_has_a_sentence_and_every_list_map_and_string_a_maximum() {
+    for (name, definition) in crds::schema::definitions() {
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut problems = Vec::new();
+        inspect(schema, name.to_owned(), &mut problems);
+        assert!(problems.is_empty(), "{problems:#?}");
+    }
+}
+
+fn inspect(schema: &Value, path: String, problems: &mut Vec<String>) {
+    let bounded = |bound: &str| schema.get(bound).is_some();
+    match schema["type"].as_str() {
+        Some("object") => {
+            if !bounded("properties") && !bounded("maxProperties") {
+                problems.push(format!("{path}: a map without maxProperties"));
+            }
+        }
+        Some("array") => {
+            if !bounded("maxItems") {
+                problems.push(format!("{path}: a list without maxItems"));
+            }
+            inspect(&schema["items"], format!("{path}[]"), problems);
+        }
+        Some("string") => {
+            let closed = bounded("enum") || bounded("maxLength");
+            if !closed && schema["format"] != "date-time" {
+                problems.push(format!("{path}: a string without maxLength"));
+            }
+        }
+        Some("integer") => {
+            if !bounded("minimum") {
+                problems.push(format!("{path}: a number without minimum"));
+            }
+        }
+        other => problems.push(format!("{path}: type {other:?} is not structural")),
+    }
+    for combination in ["oneOf", "anyOf", "allOf", "not", "$ref", "nullable"] {
+        if bounded(combination) {
+            problems.push(format!("{path}: {combination}"));
+        }
+    }
+    for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{field}");
+        match schema["description"].as_str() {
+            Some(text) if text.ends_with('.') => {}
+            Some(text) => problems.push(format!("{path}: {text:?} is no sentence")),
+            None => problems.push(format!("{path}: no description")),
+        }
+        inspect(schema, path, problems);
+    }
+}
+
+#[test]
+fn every_rule_of_the_schema_has_a_message() {
+    for (_, definition) in crds::schema::definitions() {
+        let mut rules = Vec::new();
+        find_rules(&definition, &mut rules);
+        assert!(!rules.is_empty());
+        for rule in rules {
+            assert!(rule["message"].is_string(), "{rule}");
+        }
+    }
+}
+
+fn find_rules<'a>(value: &'a Value, rules: &mut Vec<&'a Value>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match value {
+                    Value::Array(list) if key == "x-kubernetes-validations" => rules.extend(list),
+                    _ => find_rules(value, rules),
+                }
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|value| find_rules(value, rules)),
+        _ => {}
+    }
+}

@@ -1,0 +1,84 @@
+//! `make demo`: starts the shop with its mesh on this machine, sends real requests through it, and
+//! tells what the resources did. Every figure is read from the running system, every step checks
+//! what it expects, and the first expectation that is not met ends the demo with exit code 1.
+
+#![allow(clippy::print_stdout, reason = "telling a story on standard output is all it does")]
+
+mod figures;
+mod folder;
+mod load;
+mod mesh;
+mod processes;
+mod shop;
+mod story;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use folder::Folder;
+use mesh::Mesh;
+use shop::Shop;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = std::io::stdout().flush();
+            eprintln!("\ndemo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
+    let folder = Folder::prepare()?;
+    let mesh = Mesh::start(&folder)?;
+    let mut shop = Shop { folder, mesh };
+    let told = tokio::select! {
+        told = story::tell(&mut shop) => told,
+        interrupted = interrupted() => interrupted.and(Err(anyhow::anyhow!("interrupted"))),
+    };
+    if let Err(error) = told {
+        // In any case nothing is left running; what went wrong first is what matters.
+        let _ = shop.mesh.stop().await;
+        return Err(error);
+    }
+    if std::io::stdout().is_terminal() {
+        story::invite(&shop);
+        tokio::select! {
+            () = shop.mesh.repeat_what_it_says() => {}
+            interrupted = interrupted() => interrupted?,
+        }
+    }
+    story::end(shop).await
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn interrupted() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// One paragraph of the story.
+fn say(text: &str) {
+    println!("{text}");
+}
+
+/// The heading of a chapter.
+fn chapter(title: &str) {
+    println!("\n\u{2500}\u{2500} {title}");
+}
+
+/// Something that was said by a program, word for word.
+fn quote(lines: &[String]) {
+    for line in lines {
+        println!("   | {line}");
+    }
+}

@@ -1,0 +1,256 @@
+//! Builds everything in the order of who needs whom, and takes it down again.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use wire::discovery::discovery_server::DiscoveryServer;
+
+use crate::args::Config;
+use crate::ca::secret::InSecret;
+use crate::ca::store::{self, KeyStore};
+use crate::ca::{Ca, LEAF_LIFE};
+use crate::certificates::Certificates;
+use crate::http::Http;
+use crate::issuer::Issuer;
+use crate::issuer::review::Reviewer;
+use crate::issuer::table::Table;
+use crate::push::{Discovery, Streams};
+use crate::reconcile::Reconciler;
+use crate::source::cluster::Cluster;
+use crate::source::folder::Folder;
+use crate::status::{Observed, Statuses};
+use crate::telemetry::Metrics;
+use crate::tls::Acceptor;
+use crate::verdicts::Verdicts;
+
+/// How long open requests and streams may take to end.
+const DRAIN: Duration = Duration::from_secs(4);
+/// A connection on which nothing was heard for so long is asked whether it is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// And this long later it is taken for dead.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often streams whose certificate has ended are looked for.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// An operator at work. Dropping it stops everything at once; see [`Running::shutdown`].
+#[derive(Debug)]
+pub struct Running {
+    /// Where sidecars reach discovery and certificates.
+    pub grpc: SocketAddr,
+    /// Where verdicts, readiness and metrics are.
+    pub http: SocketAddr,
+    /// The verdicts, for who lives in the same process.
+    pub verdicts: Arc<Verdicts>,
+    /// The streams, for who lives in the same process.
+    pub streams: Arc<Streams>,
+    /// The certificate authority, for who lives in the same process.
+    pub ca: Arc<Ca>,
+    ready: watch::Receiver<bool>,
+    stop: CancellationToken,
+    /// What takes part in an orderly end.
+    servers: JoinSet<Result<()>>,
+    /// What is merely stopped. When one of these ends by itself the operator has failed.
+    workers: JoinSet<()>,
+}
+
+/// What a cluster and a folder provide differently, but for the source.
+struct Ground {
+    keys: Box<dyn KeyStore>,
+    issuer: Arc<dyn Issuer>,
+    client: Option<Client>,
+}
+
+/// Starts an operator. It is ready somewhat later: see [`Running::ready`].
+///
+/// # Errors
+/// When the settings contradict each other, an address is taken, the certificate authority's keys
+/// can't be read or made, or there is no cluster to talk to.
+pub async fn start(config: Config) -> Result<Running> {
+    let grpc = bind(config.listen_grpc, "--listen-grpc").await?;
+    let http = bind(config.listen_http, "--listen-http").await?;
+    let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
+    let Ground {
+        keys,
+        issuer,
+        client,
+    } = ground(&config).await?;
+    let ca = Ca::open(keys, &config.trust_domain, LEAF_LIFE).await?;
+    let acceptor = Acceptor::new(ca.clone())?;
+
+    let streams = Arc::new(Streams::default());
+    let verdicts = Arc::new(Verdicts::new(streams.clone()));
+    let metrics = Metrics::new();
+    let (readiness, ready) = watch::channel(false);
+    let stop = CancellationToken::new();
+
+    let mut workers = JoinSet::new();
+    workers.spawn(ca.clone().keep_fresh());
+    workers.spawn(sweep(streams.clone()));
+    let reconciler = Reconciler {
+        trust_domain: config.trust_domain.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+        streams: streams.clone(),
+        verdicts: verdicts.clone(),
+        metrics: metrics.clone(),
+    };
+    match &client {
+        None => {
+            let source = Folder::new(config.files.clone());
+            workers.spawn(reconciler.run(source, ca.bundle(), readiness));
+        }
+        Some(client) => {
+            let observed = Observed::new(streams.clone());
+            let statuses = Statuses {
+                client: client.clone(),
+                verdicts: verdicts.clone(),
+                streams: streams.clone(),
+                observed: observed.clone(),
+                metrics: metrics.clone(),
+            };
+            let on_status = Box::new(move |key: &_, status| observed.saw(key, status));
+            let source = Cluster::new(client, on_status);
+            workers.spawn(reconciler.run(source, ca.bundle(), readiness));
+            workers.spawn(statuses.run());
+        }
+    }
+
+    let mut servers = JoinSet::new();
+    let discovery = DiscoveryServer::new(Discovery::new(streams.clone(), ready.clone()))
+        .max_decoding_message_size(wire::server::MAX_MESSAGE_BYTES);
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .add_service(discovery)
+        .add_service(Certificates::server(ca.clone(), issuer));
+    let stopped = stop.clone().cancelled_owned();
+    servers.spawn(async move {
+        let served = server
+            .serve_with_incoming_shutdown(acceptor.incoming(grpc), stopped)
+            .await;
+        served.context("the gRPC server")
+    });
+    let answers = Http {
+        verdicts: verdicts.clone(),
+        streams: streams.clone(),
+        metrics,
+        ready: ready.clone(),
+    };
+    let stopped = stop.clone();
+    servers.spawn(async move {
+        answers.serve(http, stopped).await;
+        Ok(())
+    });
+
+    tracing::info!(grpc = %grpc_address, http = %http_address, "the operator has started");
+    Ok(Running {
+        grpc: grpc_address,
+        http: http_address,
+        verdicts,
+        streams,
+        ca,
+        ready,
+        stop,
+        servers,
+        workers,
+    })
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Waits until the first world was compiled and sidecars are served; `false` if that is never
+    /// going to happen.
+    pub async fn ready(&self) -> bool {
+        self.ready.clone().wait_for(|ready| *ready).await.is_ok()
+    }
+
+    /// Waits until a part of the operator has ended that should not have. Cancel safe.
+    pub async fn ended(&mut self) {
+        tokio::select! {
+            _ = self.workers.join_next() => {}
+            _ = self.servers.join_next() => {}
+        }
+        tracing::error!("a part of the operator has ended; the rest is stopped");
+    }
+
+    /// Stops in an orderly way, within five seconds: accepts nothing more, ends the streams (their
+    /// sidecars go to another replica, or keep what they have), lets requests end.
+    ///
+    /// # Errors
+    /// When a server had failed.
+    pub async fn shutdown(mut self) -> Result<()> {
+        tracing::info!("stopping");
+        self.stop.cancel();
+        self.streams.close();
+        self.workers.shutdown().await;
+        let drained = async {
+            while let Some(ended) = self.servers.join_next().await {
+                ended.context("a server")??;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(DRAIN, drained).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                tracing::warn!("some connections didn't end in {DRAIN:?} and are cut off");
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Connections are tasks of their own.
+        self.stop.cancel();
+        self.streams.close();
+    }
+}
+
+async fn ground(config: &Config) -> Result<Ground> {
+    if config.is_local() {
+        let (Some(state), Some(tokens)) = (&config.state, &config.tokens) else {
+            bail!("--files needs --state (where the keys are kept) and --tokens (who is who)");
+        };
+        return Ok(Ground {
+            keys: Box::new(local_keys(state)?),
+            issuer: Arc::new(Table::new(tokens)),
+            client: None,
+        });
+    }
+    let client = Client::try_default()
+        .await
+        .context("there is no cluster to talk to (give --files to run from a folder)")?;
+    Ok(Ground {
+        keys: Box::new(InSecret::new(client.clone(), &config.namespace)),
+        issuer: Arc::new(Reviewer::new(client.clone())),
+        client: Some(client),
+    })
+}
+
+fn local_keys(state: &Path) -> Result<store::Folder> {
+    store::Folder::open(state).with_context(|| format!("--state {}", state.display()))
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{flag} {address}"))
+}
+
+/// A stream is open for longer than the handshake that proved who it is with.
+async fn sweep(streams: Arc<Streams>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        streams.end_expired(SystemTime::now());
+    }
+}

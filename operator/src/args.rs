@@ -1,0 +1,87 @@
+//! What the operator is told on its command line; static for the life of the process.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// The operator's settings: flags, or the environment variables named beside them.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "meshwright-operator", version, about)]
+pub struct Config {
+    /// Read objects from this folder instead of a cluster (repeatable; the first folder that
+    /// names an object wins, a later one completes its Services' cluster addresses).
+    #[arg(long = "files", value_name = "DIR")]
+    pub files: Vec<PathBuf>,
+
+    /// Where the certificate authority keeps its keys (folder mode), mode 0600.
+    #[arg(long, value_name = "DIR", env = "MESHWRIGHT_STATE")]
+    pub state: Option<PathBuf>,
+
+    /// The local issuer's table of tokens (folder mode).
+    #[arg(long, value_name = "FILE", env = "MESHWRIGHT_TOKENS")]
+    pub tokens: Option<PathBuf>,
+
+    /// Discovery and certificates, for sidecars.
+    #[arg(long, value_name = "ADDR", default_value_t = any(15012), env = "MESHWRIGHT_LISTEN_GRPC")]
+    pub listen_grpc: SocketAddr,
+
+    /// Verdicts, readiness and metrics, for people and probes.
+    #[arg(long, value_name = "ADDR", default_value_t = any(15014), env = "MESHWRIGHT_LISTEN_HTTP")]
+    pub listen_http: SocketAddr,
+
+    /// The injection webhook, for the API server (only in a cluster).
+    #[arg(long, value_name = "ADDR", default_value_t = any(15017), env = "MESHWRIGHT_LISTEN_WEBHOOK")]
+    pub listen_webhook: SocketAddr,
+
+    /// The trust domain of every identity.
+    #[arg(long, default_value = "cluster.local", env = "MESHWRIGHT_TRUST_DOMAIN")]
+    pub trust_domain: String,
+
+    /// The DNS domain of the cluster's Services.
+    #[arg(
+        long,
+        default_value = "cluster.local",
+        env = "MESHWRIGHT_CLUSTER_DOMAIN"
+    )]
+    pub cluster_domain: String,
+
+    /// The namespace that the operator runs in.
+    #[arg(
+        long,
+        default_value = "meshwright-system",
+        env = "MESHWRIGHT_NAMESPACE"
+    )]
+    pub namespace: String,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Whether objects come from folders and not from a cluster.
+    pub fn is_local(&self) -> bool {
+        !self.files.is_empty()
+    }
+}
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_folders_the_objects_come_from_a_cluster() {
+        let config = Config::parse_from(["meshwright-operator"]);
+        assert!(!config.is_local());
+        assert_eq!(config.listen_grpc.port(), 15012);
+    }
+
+    #[test]
+    fn folders_keep_the_order_in_which_they_were_given() {
+        let config = Config::parse_from(["meshwright-operator", "--files", "b", "--files", "a"]);
+        assert_eq!(config.files, [PathBuf::from("b"), PathBuf::from("a")]);
+    }
+}

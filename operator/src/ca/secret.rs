@@ -1,0 +1,123 @@
+//! The certificate authority's keys in a Secret of the operator's own namespace.
+
+use std::collections::BTreeMap;
+
+use futures::future::BoxFuture;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::PostParams;
+use kube::{Api, Client};
+
+use super::store::{AUTHORITY, Kept, KeyStore, ROOTS, Saved, StoreError};
+
+/// The Secret's name.
+pub const NAME: &str = "meshwright-ca";
+
+/// The Secret [`NAME`] of one namespace.
+#[derive(Clone, Debug)]
+pub struct InSecret {
+    api: Api<Secret>,
+    namespace: String,
+}
+
+// === impl InSecret ===
+
+impl InSecret {
+    /// The Secret in that namespace; made at the first save.
+    pub fn new(client: Client, namespace: &str) -> InSecret {
+        InSecret {
+            api: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+        }
+    }
+
+    fn error(&self, what: &'static str, error: kube::Error) -> StoreError {
+        let name = format!("{}/{NAME}", self.namespace);
+        StoreError::Secret {
+            what,
+            name,
+            error: Box::new(error),
+        }
+    }
+
+    async fn read(&self) -> Result<Option<Kept>, StoreError> {
+        let secret = self
+            .api
+            .get_opt(NAME)
+            .await
+            .map_err(|error| self.error("read", error))?;
+        let Some(secret) = secret else {
+            return Ok(None);
+        };
+        let version = secret.metadata.resource_version.unwrap_or_default();
+        let pem = secret.data.and_then(|mut data| data.remove(AUTHORITY));
+        let pem = pem.and_then(|pem| String::from_utf8(pem.0).ok());
+        match pem {
+            Some(pem) => Ok(Some(Kept { pem, version })),
+            None => Err(StoreError::Other(format!(
+                "the Secret {}/{NAME} has no {AUTHORITY}: delete it to have a new certificate authority made \
+                 (every injected pod must then be restarted, for it trusts the old one)",
+                self.namespace
+            ))),
+        }
+    }
+
+    async fn write(
+        &self,
+        pem: String,
+        roots: String,
+        version: Option<String>,
+    ) -> Result<Saved, StoreError> {
+        let data = [(AUTHORITY, pem), (ROOTS, roots)];
+        let data = data.map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())));
+        let label = (
+            "app.kubernetes.io/managed-by".to_owned(),
+            "meshwright-operator".to_owned(),
+        );
+        let first = version.is_none();
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(NAME.to_owned()),
+                // The API server refuses it when the Secret is no longer of that version.
+                resource_version: version,
+                labels: Some(BTreeMap::from([label])),
+                ..ObjectMeta::default()
+            },
+            data: Some(BTreeMap::from(data)),
+            type_: Some("Opaque".to_owned()),
+            ..Secret::default()
+        };
+        let params = PostParams::default();
+        let written = if first {
+            self.api.create(&params, &secret).await
+        } else {
+            self.api.replace(NAME, &params, &secret).await
+        };
+        match written {
+            Ok(_) => Ok(Saved::Done),
+            // 409: AlreadyExists, or Conflict. 404: deleted since it was read.
+            Err(kube::Error::Api(status))
+                if matches!(status.code, 409) || (!first && status.code == 404) =>
+            {
+                Ok(Saved::Overtaken)
+            }
+            Err(error) => Err(self.error("write", error)),
+        }
+    }
+}
+
+impl KeyStore for InSecret {
+    fn load(&self) -> BoxFuture<'_, Result<Option<Kept>, StoreError>> {
+        Box::pin(self.read())
+    }
+
+    fn save(
+        &self,
+        pem: String,
+        roots: String,
+        version: Option<String>,
+    ) -> BoxFuture<'_, Result<Saved, StoreError>> {
+        Box::pin(self.write(pem, roots, version))
+    }
+}

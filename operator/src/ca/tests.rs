@@ -1,0 +1,460 @@
+use super::store::{Folder, Kept};
+use super::*;
+use authority::{parse, validity};
+use futures::future::BoxFuture;
+use rcgen::CertificateParams;
+use rustls::RootCertStore;
+use rustls::pki_types::UnixTime;
+use rustls::server::WebPkiClientVerifier;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// 2026-01-01, when nothing else is said.
+fn start() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_767_225_600)
+}
+
+fn workload() -> Workload {
+    Workload::new("shop", "orders", "orders-1", "6c1f2d3e").unwrap()
+}
+
+fn key() -> RequestedKey {
+    let key = KeyPair::generate().unwrap();
+    let csr = CertificateParams::default()
+        .serialize_request(&key)
+        .unwrap();
+    RequestedKey::from_csr(csr.der()).unwrap()
+}
+
+async fn open(folder: &std::path::Path) -> Arc<Ca> {
+    let store = Box::new(Folder::open(folder).unwrap());
+    Ca::open(store, "cluster.local", LEAF_LIFE).await.unwrap()
+}
+
+/// Whether a chain proves a client at that time, as rustls decides it.
+fn proves(
+    chain: &[CertificateDer<'static>],
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<(), rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for root in &bundle.roots {
+        roots.add(root.clone()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+        .build()
+        .unwrap();
+    let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap());
+    verifier
+        .verify_client_cert(&chain[0], &chain[1..], now)
+        .map(drop)
+}
+
+fn issue(authorities: &Authorities, uri: &str, now: SystemTime) -> Issued {
+    let issuer = authorities.intermediate().unwrap();
+    leaf::issue(issuer, &key(), uri, Some(&workload()), now, LEAF_LIFE).unwrap()
+}
+
+/// What is kept after time has passed, looked at once a week.
+fn after(authorities: &Authorities, from: SystemTime, time: Duration) -> Authorities {
+    let mut authorities = authorities.clone();
+    let mut now = from;
+    while now < from + time {
+        now += 7 * DAY;
+        if let Some(renewed) = authorities.renewed(now).unwrap() {
+            authorities = renewed;
+        }
+    }
+    authorities
+}
+
+#[tokio::test]
+async fn a_leaf_proves_the_workload_and_its_pod_and_is_valid_for_a_day() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = open(folder.path()).await;
+    let now = SystemTime::now();
+
+    let issued = ca.issue(&key(), &workload()).unwrap();
+
+    let bundle = ca.bundle().borrow().clone();
+    proves(&issued.chain, &bundle, now).unwrap();
+    let leaf = PeerLeaf::read(&issued.chain[0], "cluster.local").unwrap();
+    assert_eq!(leaf.spiffe_id, "spiffe://cluster.local/ns/shop/sa/orders");
+    assert_eq!(leaf.workload(), workload());
+    let life = leaf.expires.duration_since(now).unwrap();
+    assert!(
+        (LEAF_LIFE - Duration::from_secs(5)..=LEAF_LIFE).contains(&life),
+        "{life:?}"
+    );
+    let (_, parsed) = x509_parser::parse_x509_certificate(&issued.chain[0]).unwrap();
+    assert!(validity(&parsed).0 <= now - BACKDATED + Duration::from_secs(1));
+    assert!(!parsed.is_ca());
+}
+
+#[tokio::test]
+async fn what_a_request_names_is_not_what_the_leaf_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = open(folder.path()).await;
+    let mut params = CertificateParams::new(["operator.example".to_owned()]).unwrap();
+    let stolen = "spiffe://cluster.local/ns/bank/sa/vault";
+    params
+        .subject_alt_names
+        .push(rcgen::SanType::URI(stolen.try_into().unwrap()));
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let asker = KeyPair::generate().unwrap();
+    let csr = params.serialize_request(&asker).unwrap();
+
+    let issued = ca
+        .issue(&RequestedKey::from_csr(csr.der()).unwrap(), &workload())
+        .unwrap();
+
+    let (_, parsed) = x509_parser::parse_x509_certificate(&issued.chain[0]).unwrap();
+    let names = parsed.subject_alternative_name().unwrap().unwrap();
+    assert_eq!(names.value.general_names.len(), 1);
+    assert_eq!(
+        PeerLeaf::read(&issued.chain[0], "cluster.local")
+            .unwrap()
+            .spiffe_id,
+        "spiffe://cluster.local/ns/shop/sa/orders"
+    );
+    assert_eq!(parsed.subject().iter().count(), 0);
+    assert!(!parsed.is_ca());
+    assert_eq!(
+        parsed.public_key().subject_public_key.as_ref(),
+        asker.public_key_raw()
+    );
+}
+
+#[test]
+fn a_leaf_ends_and_is_then_no_proof() {
+    let all = Authorities::default().renewed(start()).unwrap().unwrap();
+    let issued = issue(&all, "spiffe://cluster.local/ns/shop/sa/orders", start());
+    let bundle = all.bundle(start());
+    proves(&issued.chain, &bundle, start()).unwrap();
+    proves(
+        &issued.chain,
+        &bundle,
+        start() - BACKDATED + Duration::from_secs(1),
+    )
+    .unwrap();
+    assert!(
+        proves(
+            &issued.chain,
+            &bundle,
+            start() + LEAF_LIFE + Duration::from_secs(2)
+        )
+        .is_err()
+    );
+}
+
+#[test]
+fn another_authority_of_the_same_trust_domain_proves_nothing() {
+    let ours = Authorities::default().renewed(start()).unwrap().unwrap();
+    let theirs = Authorities::default().renewed(start()).unwrap().unwrap();
+    let issued = issue(&theirs, "spiffe://cluster.local/ns/shop/sa/orders", start());
+    assert!(proves(&issued.chain, &ours.bundle(start()), start()).is_err());
+}
+
+#[test]
+fn a_leaf_signs_no_leaf_and_no_authority_vouches_for_a_host() {
+    let all = Authorities::default().renewed(start()).unwrap().unwrap();
+    let intermediate = all.intermediate().unwrap();
+    let mut params = CertificateParams::new(["orders.shop".to_owned()]).unwrap();
+    authority::set_validity(&mut params, start(), start() + DAY);
+    params.extended_key_usages = authority::leaf_usages();
+    let key = KeyPair::generate().unwrap();
+    let host = params
+        .signed_by(&key, &intermediate.issuer().unwrap())
+        .unwrap();
+    let chain = [host.der().clone(), intermediate.certificate.clone()];
+    let refused = proves(&chain, &all.bundle(start()), start()).unwrap_err();
+    assert!(
+        format!("{refused:?}").contains("NameConstraint"),
+        "{refused:?}"
+    );
+
+    let leaf_key = KeyPair::generate().unwrap();
+    let uri = "spiffe://cluster.local/ns/shop/sa/orders";
+    let leaf = leaf::issue(intermediate, &leaf_key, uri, None, start(), LEAF_LIFE).unwrap();
+    let forger = rcgen::Issuer::from_ca_cert_der(&leaf.chain[0], &leaf_key).unwrap();
+    params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+    let chain = match params.signed_by(&key, &forger) {
+        Ok(forged) => [vec![forged.der().clone()], leaf.chain].concat(),
+        // rcgen itself knows better.
+        Err(_) => return,
+    };
+    assert!(proves(&chain, &all.bundle(start()), start()).is_err());
+}
+
+#[test]
+fn a_leaf_without_a_pod_or_of_another_trust_domain_is_no_workloads() {
+    let all = Authorities::default().renewed(start()).unwrap().unwrap();
+    let read = |issued: &Issued| PeerLeaf::read(&issued.chain[0], "cluster.local");
+
+    let other = issue(&all, "spiffe://evil.example/ns/shop/sa/orders", start());
+    assert_eq!(
+        read(&other),
+        Err(InvalidLeaf::OtherTrustDomain("evil.example".into()))
+    );
+
+    let elsewhere = issue(&all, "spiffe://cluster.local/ns/bank/sa/orders", start());
+    assert_eq!(
+        read(&elsewhere),
+        Err(InvalidLeaf::NoPod),
+        "the pod is of namespace shop"
+    );
+
+    for uri in [
+        "spiffe://cluster.local/ns/shop",
+        "https://cluster.local/ns/shop/sa/orders",
+        "spiffe://cluster.local/ns/shop/sa/a/b",
+    ] {
+        assert_eq!(
+            read(&issue(&all, uri, start())),
+            Err(InvalidLeaf::NoWorkload)
+        );
+    }
+
+    let issuer = all.intermediate().unwrap();
+    let uri = "spiffe://cluster.local/ns/shop/sa/orders";
+    let own = leaf::issue(issuer, &key(), uri, None, start(), LEAF_LIFE).unwrap();
+    assert_eq!(read(&own), Err(InvalidLeaf::NoPod));
+    assert_eq!(
+        PeerLeaf::read(b"x", "cluster.local"),
+        Err(InvalidLeaf::Unreadable)
+    );
+}
+
+#[test]
+fn the_longest_names_fit_into_a_leaf() {
+    let long = "a".repeat(253);
+    let workload = Workload::new(&long, &long, &long, &long).unwrap();
+    let all = Authorities::default().renewed(start()).unwrap().unwrap();
+    let uri = workload.spiffe_id("cluster.local");
+    let issuer = all.intermediate().unwrap();
+    let issued = leaf::issue(issuer, &key(), &uri, Some(&workload), start(), LEAF_LIFE).unwrap();
+    assert_eq!(
+        PeerLeaf::read(&issued.chain[0], "cluster.local")
+            .unwrap()
+            .workload(),
+        workload
+    );
+}
+
+#[tokio::test]
+async fn an_operator_that_starts_again_goes_on_with_the_same_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(folder.path()).await;
+    let issued = first.issue(&key(), &workload()).unwrap();
+    let second = open(folder.path()).await;
+    let bundle = second.bundle().borrow().clone();
+    assert_eq!(bundle, *first.bundle().borrow());
+    assert!(bundle.revision > 0);
+    proves(&issued.chain, &bundle, SystemTime::now()).unwrap();
+    let pem = std::fs::read_to_string(folder.path().join(store::ROOTS)).unwrap();
+    assert_eq!(pem, bundle.to_pem());
+}
+
+#[test]
+fn an_intermediate_is_replaced_months_before_it_ends_and_its_leaves_stay_good() {
+    let first = Authorities::default().renewed(start()).unwrap().unwrap();
+    assert!(
+        first.renewed(start() + 200 * DAY).unwrap().is_none(),
+        "nothing is due"
+    );
+    let now = start() + 300 * DAY;
+    let issued = issue(&first, "spiffe://cluster.local/ns/shop/sa/orders", now);
+
+    let second = first.renewed(now).unwrap().unwrap();
+
+    let [before, after] =
+        [&first, &second].map(|all| all.intermediate().unwrap().certificate.clone());
+    assert_ne!(before, after);
+    assert_eq!(
+        first.bundle(now),
+        second.bundle(now),
+        "the root is the same"
+    );
+    proves(&issued.chain, &second.bundle(now), now).unwrap();
+}
+
+#[test]
+fn the_next_root_is_trusted_long_before_it_signs_and_the_old_one_until_it_ends() {
+    let uri = "spiffe://cluster.local/ns/shop/sa/orders";
+    let first = Authorities::default().renewed(start()).unwrap().unwrap();
+    let old = first.bundle(start());
+
+    let now = start() + 8 * YEAR + 30 * DAY;
+    let announced = after(&first, start(), 8 * YEAR + 30 * DAY);
+    let both = announced.bundle(now);
+    assert_eq!(both.roots.len(), 2);
+    assert_eq!(both.roots[0], old.roots[0]);
+    assert!(both.revision > old.revision);
+    proves(&issue(&announced, uri, now).chain, &old, now).expect("the old root still signs");
+
+    let later = start() + 8 * YEAR + 300 * DAY;
+    let signing = after(&announced, now, 270 * DAY);
+    assert_eq!(signing.bundle(later), both);
+    let issued = issue(&signing, uri, later);
+    assert!(
+        proves(&issued.chain, &old, later).is_err(),
+        "the next root signs"
+    );
+    proves(&issued.chain, &both, later).unwrap();
+
+    let end = start() + 10 * YEAR + DAY;
+    let alone = signing.bundle(end);
+    assert_eq!(alone.roots, both.roots[1..]);
+    assert!(alone.revision > both.revision);
+}
+
+#[test]
+fn in_thirty_years_there_is_never_a_day_without_a_good_chain() {
+    let mut all = Authorities::default();
+    let mut revision = 0;
+    for week in 0..30 * 52 {
+        let now = start() + week * 7 * DAY;
+        // What a sidecar that was away for a month still trusts.
+        let before = all.bundle(now);
+        if let Some(renewed) = all.renewed(now).unwrap() {
+            all = renewed;
+        }
+        let issued = issue(&all, "spiffe://cluster.local/ns/shop/sa/orders", now);
+        assert!(issued.expires >= now + LEAF_LIFE, "week {week}");
+        if week > 0 {
+            proves(&issued.chain, &before, now).unwrap();
+        }
+        let bundle = all.bundle(now);
+        assert!(
+            bundle.revision >= revision,
+            "week {week}: the bundle's revision goes back"
+        );
+        revision = bundle.revision;
+    }
+}
+
+#[test]
+fn what_is_kept_is_read_as_it_was_written() {
+    let first = Authorities::default().renewed(start()).unwrap().unwrap();
+    let two = after(&first, start(), 8 * YEAR + 30 * DAY);
+    let read = Authorities::from_pem(&two.to_pem()).unwrap();
+    let now = start() + 8 * YEAR + 31 * DAY;
+    assert_eq!(read.bundle(now), two.bundle(now));
+    assert!(
+        read.renewed(now).unwrap().is_none(),
+        "nothing is due only because it was read"
+    );
+    assert_eq!(read.to_pem(), two.to_pem());
+}
+
+#[test]
+fn what_is_no_authority_is_refused_without_showing_it() {
+    let all = Authorities::default().renewed(start()).unwrap().unwrap();
+    let other = Authorities::default().renewed(start()).unwrap().unwrap();
+    let pem = all.to_pem();
+    let blocks: Vec<&str> = pem.split_inclusive("-----END").collect();
+    let swapped = {
+        let key = |pem: &str| pem[pem.find("-----BEGIN PRIVATE").unwrap()..].to_owned();
+        let certificate = &pem[..pem.find("-----BEGIN PRIVATE").unwrap()];
+        format!("{certificate}{}", key(&other.to_pem()))
+    };
+    for broken in [
+        "",
+        "hello",
+        &all.roots_pem(),
+        &swapped,
+        &pem[..blocks[0].len() + 40],
+    ] {
+        let Err(error) = Authorities::from_pem(broken) else {
+            panic!("{broken} was taken")
+        };
+        let said = format!("{error} {error:?}");
+        assert!(!said.contains("PRIVATE") && said.len() < 400, "{said}");
+    }
+}
+
+/// Keeps nothing of the first saves: another replica was first each time.
+struct Crowded {
+    folder: Folder,
+    rivals: Mutex<usize>,
+}
+
+impl KeyStore for Crowded {
+    fn load(&self) -> BoxFuture<'_, Result<Option<Kept>, StoreError>> {
+        self.folder.load()
+    }
+
+    fn save(
+        &self,
+        pem: String,
+        roots: String,
+        version: Option<String>,
+    ) -> BoxFuture<'_, Result<Saved, StoreError>> {
+        let mut rivals = self.rivals.lock().unwrap();
+        if *rivals == 0 {
+            return self.folder.save(pem, roots, version);
+        }
+        *rivals -= 1;
+        let rival = Authorities::default()
+            .renewed(SystemTime::now())
+            .unwrap()
+            .unwrap();
+        Box::pin(async move {
+            self.folder
+                .save(rival.to_pem(), rival.roots_pem(), version)
+                .await?;
+            Ok(Saved::Overtaken)
+        })
+    }
+}
+
+#[tokio::test]
+async fn of_two_replicas_that_start_together_both_use_what_the_first_wrote() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Crowded {
+        folder: Folder::open(folder.path()).unwrap(),
+        rivals: Mutex::new(1),
+    };
+    let late = Ca::open(Box::new(store), "cluster.local", LEAF_LIFE)
+        .await
+        .unwrap();
+    let early = open(folder.path()).await;
+    assert_eq!(*late.bundle().borrow(), *early.bundle().borrow());
+}
+
+#[tokio::test]
+async fn what_another_replica_wrote_is_taken_over_and_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (open(folder.path()).await, open(folder.path()).await);
+    let mut bundle = one.bundle();
+    bundle.borrow_and_update();
+    let later = SystemTime::now() + 8 * YEAR + 30 * DAY;
+
+    two.refresh(later).await.unwrap();
+    one.refresh(later).await.unwrap();
+
+    assert!(bundle.has_changed().unwrap());
+    assert_eq!(*bundle.borrow(), *two.bundle().borrow());
+    assert_eq!(bundle.borrow().roots.len(), 2);
+}
+
+#[tokio::test]
+async fn keys_are_shown_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = open(folder.path()).await;
+    let (issued, key) = ca.issue_operator().unwrap();
+    let shown = format!("{ca:?} {issued:?} {key:?}");
+    assert!(!shown.contains("PRIVATE"), "{shown}");
+    assert!(
+        !shown.contains(&format!("{:?}", key.serialized_der())),
+        "{shown}"
+    );
+    let leaf = parse(&issued.chain[0]).unwrap();
+    let name = leaf.subject_alternative_name().unwrap().unwrap();
+    let expected = "spiffe://cluster.local/ns/meshwright-system/sa/meshwright-operator";
+    assert!(
+        matches!(name.value.general_names[..], [x509_parser::extensions::GeneralName::URI(uri)] if uri == expected)
+    );
+}

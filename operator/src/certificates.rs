@@ -1,0 +1,144 @@
+//! The gRPC service that gives workloads their certificates.
+//!
+//! A workload without a leaf proves itself by its token, one with a leaf (renewal) by the leaf of
+//! its connection. What is asked for beside that has no weight: see [`crate::ca::csr`].
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+use wire::discovery::certificates_server::{self, CertificatesServer};
+use wire::discovery::{SignRequest, SignResponse};
+
+use crate::ca::{self, Ca, OPERATOR, RequestedKey};
+use crate::issuer::{Issuer, Refusal, Workload};
+use crate::tls::Peer;
+
+/// The most requests at once; each may wait for the API server. More are told to come back: a
+/// sidecar asks again with growing pauses.
+const MAX_AT_ONCE: usize = 64;
+
+/// The largest message that is read, in bytes.
+const MAX_MESSAGE_BYTES: usize = 32 * 1024;
+
+/// The longest token, in bytes. A service account's is 1 to 2 KiB.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// Signs for whoever the issuer knows.
+pub struct Certificates {
+    ca: Arc<Ca>,
+    issuer: Arc<dyn Issuer>,
+    at_once: Semaphore,
+}
+
+// === impl Certificates ===
+
+impl Certificates {
+    /// The service, ready to be added to a server whose connections carry a [`Peer`].
+    pub fn server(ca: Arc<Ca>, issuer: Arc<dyn Issuer>) -> CertificatesServer<Certificates> {
+        let service = Certificates {
+            ca,
+            issuer,
+            at_once: Semaphore::new(MAX_AT_ONCE),
+        };
+        CertificatesServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Who is asking, and how that is known.
+    async fn asker(
+        &self,
+        peer: Option<&Peer>,
+        token: &str,
+    ) -> Result<(Workload, &'static str), Status> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(Status::invalid_argument(format!(
+                "the token is longer than {MAX_TOKEN_BYTES} bytes"
+            )));
+        }
+        if !token.is_empty() {
+            return Ok((self.issuer.identify(token).await.map_err(status)?, "token"));
+        }
+        let Some(leaf) = peer.and_then(|peer| peer.identity.as_ref()) else {
+            return Err(Status::unauthenticated(
+                "neither a token nor a certificate of this mesh was presented; one of them must say who is asking",
+            ));
+        };
+        // The handshake has checked it, but the connection may be older than that.
+        if leaf.expires <= SystemTime::now() {
+            return Err(Status::unauthenticated(
+                "the certificate of this connection has expired; ask again with the workload's token",
+            ));
+        }
+        let workload = leaf.workload();
+        self.issuer.still_runs(&workload).await.map_err(status)?;
+        Ok((workload, "certificate"))
+    }
+}
+
+#[tonic::async_trait]
+impl certificates_server::Certificates for Certificates {
+    async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
+        let Ok(_permit) = self.at_once.try_acquire() else {
+            return Err(Status::resource_exhausted(format!(
+                "{MAX_AT_ONCE} certificates are being asked for already; ask again"
+            )));
+        };
+        let peer = request.extensions().get::<Peer>().cloned();
+        let SignRequest { csr, token } = request.into_inner();
+        // Cheaper than asking the API server, and so first.
+        let key = RequestedKey::from_csr(&csr)
+            .map_err(|bad| Status::invalid_argument(bad.to_string()))?;
+        let (workload, proven_by) = self.asker(peer.as_ref(), &token).await.inspect_err(|status| {
+            tracing::warn!(reason = status.message(), from = ?peer.as_ref().map(|peer| peer.address), "no certificate is issued");
+        })?;
+        if (
+            workload.namespace.as_str(),
+            workload.service_account.as_str(),
+        ) == OPERATOR
+        {
+            return Err(Status::permission_denied(
+                "this service account's identity is the operator's own, by which sidecars know it; run workloads as another one",
+            ));
+        }
+        let issued = self.ca.issue(&key, &workload).map_err(|error| {
+            tracing::error!(%error, %workload, "no certificate can be issued");
+            match error {
+                ca::Error::Ended => Status::unavailable(error.to_string()),
+                _ => Status::internal(
+                    "the certificate couldn't be made; the operator's log says why",
+                ),
+            }
+        })?;
+        let identity = workload.spiffe_id(self.ca.trust_domain());
+        tracing::info!(%workload, %identity, proven_by, "certificate issued");
+        let bundle = self.ca.bundle().borrow().clone();
+        Ok(Response::new(SignResponse {
+            chain: issued.chain.iter().map(|one| one.to_vec().into()).collect(),
+            roots: bundle
+                .roots
+                .iter()
+                .map(|root| root.to_vec().into())
+                .collect(),
+        }))
+    }
+}
+
+impl std::fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Certificates")
+            .field("ca", &self.ca)
+            .finish_non_exhaustive()
+    }
+}
+
+fn status(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::Unknown(why) => Status::unauthenticated(why),
+        Refusal::Denied(why) => Status::permission_denied(why),
+        Refusal::Unavailable(why) => Status::unavailable(why),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! What people and probes ask: verdicts, problems, readiness, metrics. Plain HTTP on 15014.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::push::Streams;
+use crate::telemetry::Metrics;
+use crate::verdicts::Verdicts;
+
+/// How long a client may take to send its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest head, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// The most connections at once; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 128;
+
+/// What is answered from. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// For `/verdicts` and `/problems`.
+    pub verdicts: Arc<Verdicts>,
+    /// For `/metrics`.
+    pub streams: Arc<Streams>,
+    /// For `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// For `/ready`: whether the first world was compiled.
+    pub ready: watch::Receiver<bool>,
+}
+
+// === impl Http ===
+
+impl Http {
+    /// Serves until `stop`; then finishes the requests that are being answered.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+        let mut connections = JoinSet::new();
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let accept = async {
+                let place = places.clone().acquire_owned().await;
+                (place, listener.accept().await)
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(_) = connections.join_next() => {}
+                (place, accepted) = accept => match accepted {
+                    Ok((stream, _)) => {
+                        let (http, stop) = (self.clone(), stop.clone());
+                        connections.spawn(async move {
+                            let _place = place;
+                            http.connection(stream, stop).await;
+                        });
+                    }
+                    Err(error) => {
+                        // Usually out of file descriptors: wait for some to come back.
+                        tracing::warn!(%error, "can't accept a connection");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        }
+        while connections.join_next().await.is_some() {}
+    }
+
+    async fn connection(self, stream: TcpStream, stop: CancellationToken) {
+        let service = service_fn(move |request| {
+            let http = self.clone();
+            async move { Ok::<_, Infallible>(http.answer(&request)) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "an HTTP connection broke");
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+        }
+        match request.uri().path() {
+            "/verdicts" => json(&self.verdicts.reports()),
+            "/problems" => json(&*self.verdicts.problems()),
+            "/metrics" => {
+                let body = self
+                    .metrics
+                    .text(&self.streams, self.verdicts.problems().len());
+                let mut response = text(StatusCode::OK, body);
+                let openmetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_TYPE, HeaderValue::from_static(openmetrics));
+                response
+            }
+            "/ready" if *self.ready.borrow() => text(StatusCode::OK, "ready\n".to_owned()),
+            "/ready" => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not compiled yet\n".to_owned(),
+            ),
+            // The process answers: that is all that liveness is about.
+            "/live" => text(StatusCode::OK, "live\n".to_owned()),
+            _ => {
+                let paths = "try /verdicts, /problems, /ready, /live or /metrics\n";
+                text(StatusCode::NOT_FOUND, paths.to_owned())
+            }
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec_pretty(value) {
+        Ok(mut body) => {
+            body.push(b'\n');
+            let mut response = Response::new(Full::new(Bytes::from(body)));
+            let json = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(header::CONTENT_TYPE, json);
+            response
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}

@@ -1,0 +1,21 @@
+//! Runs the compiler against a cluster or a folder, and pushes the result to the sidecars.
+//!
+//! The control loop, in the order of its stages: [`source`] (objects come in), [`reconcile`]
+//! (compile), [`push`] (resources go out, answers come back), [`verdicts`] and [`status`] (what
+//! became of each object is told). [`app`] builds it all.
+
+pub mod app;
+pub mod args;
+pub mod ca;
+pub mod certificates;
+pub mod http;
+pub mod inject;
+pub mod issuer;
+pub mod push;
+pub mod reconcile;
+pub mod source;
+pub mod status;
+pub mod telemetry;
+pub mod tls;
+pub mod verdicts;
+pub mod webhook;

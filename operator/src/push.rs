@@ -1,0 +1,123 @@
+//! Who receives what: streams by identity, changes by audience, answers into counts.
+//!
+//! [`Discovery`] is the service that sidecars call. [`Streams`] has an index from audiences to
+//! streams, so that a changed resource is told to those whom it concerns, and no stream's view is
+//! ever compared as a whole.
+
+mod ledger;
+mod snapshot;
+mod streams;
+
+use std::sync::Arc;
+
+use compiler::ObjectKey;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+use wire::ResourceId;
+use wire::delta::{Outcome, Sent};
+use wire::discovery::FromSidecar;
+use wire::discovery::discovery_server;
+use wire::server::{Deltas, Mailbox, serve};
+
+use ledger::StreamId;
+pub use snapshot::{Snapshot, StreamView};
+pub use streams::{MAX_STREAMS, Programmed, Streams, Subscriber};
+
+use crate::tls::Peer;
+
+/// The service that sidecars receive their resources from.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    streams: Arc<Streams>,
+    ready: watch::Receiver<bool>,
+}
+
+/// One stream, for [`wire::server`].
+struct Subscription {
+    streams: Arc<Streams>,
+    id: StreamId,
+}
+
+// === impl Discovery ===
+
+impl Discovery {
+    /// Serves `streams`, once `ready` is true: a sidecar that has more than this replica has seen
+    /// so far must not be told to drop it.
+    pub fn new(streams: Arc<Streams>, ready: watch::Receiver<bool>) -> Discovery {
+        Discovery { streams, ready }
+    }
+}
+
+#[tonic::async_trait]
+impl discovery_server::Discovery for Discovery {
+    type StreamStream = Deltas;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<FromSidecar>>,
+    ) -> Result<Response<Deltas>, Status> {
+        let subscriber = subscriber(request.extensions().get::<Peer>())?;
+        if !*self.ready.borrow() {
+            return Err(Status::unavailable("this replica is starting; try again"));
+        }
+        let mailbox = Mailbox::new();
+        tracing::debug!(pod = %subscriber.pod, "a stream begins");
+        let id = self
+            .streams
+            .join(subscriber, mailbox.clone())
+            .map_err(|refused| Status::unavailable(refused.to_string()))?;
+        let subscription = Subscription {
+            streams: self.streams.clone(),
+            id,
+        };
+        Ok(Response::new(serve(
+            request.into_inner(),
+            mailbox,
+            subscription,
+        )))
+    }
+}
+
+/// Who calls, as the certificate proves; what the messages say has no weight.
+fn subscriber(peer: Option<&Peer>) -> Result<Subscriber, Status> {
+    let leaf = peer
+        .and_then(|peer| peer.identity.as_ref())
+        .ok_or_else(|| {
+            Status::unauthenticated(
+                "a certificate of this mesh is needed; ask Certificates.Sign first",
+            )
+        })?;
+    Ok(Subscriber {
+        pod: ObjectKey::new(leaf.namespace.clone(), leaf.pod.clone()),
+        uid: leaf.pod_uid.clone(),
+        service_account: leaf.service_account.clone(),
+        expires: leaf.expires,
+    })
+}
+
+// === impl Subscription ===
+
+impl wire::server::Subscriber for Subscription {
+    type View = StreamView;
+
+    fn view(&self) -> StreamView {
+        self.streams.view(self.id)
+    }
+
+    fn opened(&mut self, sent: &Sent) {
+        self.streams.opened(self.id, sent);
+    }
+
+    fn acked(&mut self, outcomes: Vec<(ResourceId, Outcome)>) {
+        self.streams.answered(self.id, &outcomes);
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.streams.leave(self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,374 @@
+//! Every stream there is, and who of them is told what.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use compiler::{Audience, AudienceKey, Inputs, ObjectKey, ObjectRef, Output};
+use tokio::sync::Notify;
+use wire::ResourceId;
+use wire::delta::{Outcome, Sent, View};
+use wire::server::Mailbox;
+
+use super::ledger::{Lag, Ledger, StreamId, Subscribers};
+use super::snapshot::{Snapshot, StreamView};
+
+/// The most streams at once: each costs some ten kilobytes and a place in every publication.
+pub const MAX_STREAMS: usize = 10_000;
+/// How many sidecars are named where some are.
+const NAMED: usize = 10;
+
+/// All streams. Cheap to share.
+#[derive(Debug, Default)]
+pub struct Streams {
+    inner: Mutex<Inner>,
+    /// An object's count may have changed.
+    touched: Notify,
+}
+
+/// Whom a stream serves, as its certificate proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscriber {
+    /// Namespace and name.
+    pub pod: ObjectKey,
+    /// Tells a pod from its predecessor of the same name.
+    pub uid: String,
+    /// The pod's service account.
+    pub service_account: String,
+    /// When the certificate ends, and the stream with it.
+    pub expires: SystemTime,
+}
+
+/// How far an object has come on its way to the sidecars.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Programmed {
+    /// Sidecars that enforce the object's newest form.
+    pub n: usize,
+    /// Sidecars that should.
+    pub m: usize,
+    /// Some that haven't answered yet, as `namespace/pod`; ten at most.
+    pub waiting: Vec<String>,
+    /// Some that refuse, as `namespace/pod`, and why; ten at most.
+    pub rejected: Vec<(String, String)>,
+}
+
+/// Why a stream can't begin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("this replica serves {MAX_STREAMS} streams already; try another one")]
+    Full,
+    #[error("this replica of the operator is going away")]
+    Closed,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    snapshot: Arc<Snapshot>,
+    streams: HashMap<StreamId, Stream>,
+    /// The newest stream of each pod.
+    pods: HashMap<ObjectKey, StreamId>,
+    subscribers: Subscribers,
+    ledger: Ledger,
+    last: StreamId,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Stream {
+    subscriber: Subscriber,
+    keys: Audience,
+    mailbox: Arc<Mailbox>,
+    /// A newer stream of the pod has taken its place. Until its task has noticed, it keeps its
+    /// keys: with fewer, its view would look as if resources had been removed.
+    ended: bool,
+}
+
+// === impl Streams ===
+
+impl Streams {
+    /// Publishes what was compiled, and wakes the streams that it concerns.
+    pub fn publish(&self, inputs: &Inputs, output: &Output) {
+        let mut inner = self.lock();
+        let before = inner.snapshot.clone();
+        let after = Arc::new(before.next(inputs, output));
+        inner.snapshot = after.clone();
+        let inner = &mut *inner;
+        let gained = inner.recheck_pods(&before, &after);
+        let mut told: HashMap<StreamId, Vec<ResourceId>> = HashMap::new();
+        for id in &output.changed {
+            let old = before.get(id).map(|old| &old.audience);
+            let new = after.get(id);
+            // Whoever received it must hear that it no longer does.
+            let keys = old
+                .into_iter()
+                .chain(new.map(|new| &new.audience))
+                .flatten();
+            for stream in inner.subscribers.of(keys) {
+                told.entry(stream).or_default().push(id.clone());
+            }
+            inner
+                .ledger
+                .publish(id, new.map(|new| &**new), &inner.subscribers);
+        }
+        for (stream, key) in gained {
+            let ids = after.ids(&key).filter(|id| after.means_alone(id, &key));
+            inner.ledger.joined(stream, ids);
+        }
+        let advanced = before.seen() != after.seen();
+        for (id, stream) in &inner.streams {
+            if let Some(ids) = told.remove(id) {
+                stream.mailbox.changed(ids);
+            }
+            if advanced {
+                stream.mailbox.advanced();
+            }
+        }
+        self.touched.notify_one();
+    }
+
+    /// Begins a stream that serves `subscriber`: from now on its changes go to `mailbox`. An older
+    /// stream of the same pod ends: its connection is dead, or soon will be.
+    pub(super) fn join(
+        &self,
+        subscriber: Subscriber,
+        mailbox: Arc<Mailbox>,
+    ) -> Result<StreamId, Refused> {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Err(Refused::Closed);
+        }
+        if let Some(older) = inner.pods.get(&subscriber.pod).copied() {
+            inner.end(older);
+        }
+        if inner.streams.len() >= MAX_STREAMS {
+            return Err(Refused::Full);
+        }
+        inner.last += 1;
+        let id = inner.last;
+        let keys = keys(&subscriber, &inner.snapshot);
+        for key in &keys {
+            inner.subscribers.add(key.clone(), id);
+        }
+        let view = StreamView {
+            snapshot: inner.snapshot.clone(),
+            keys: keys.clone(),
+        };
+        inner.ledger.joined(id, view.ids().iter());
+        inner.pods.insert(subscriber.pod.clone(), id);
+        inner.streams.insert(
+            id,
+            Stream {
+                subscriber,
+                keys,
+                mailbox,
+                ended: false,
+            },
+        );
+        self.touched.notify_one();
+        Ok(id)
+    }
+
+    /// The newest of what a stream may receive.
+    pub(super) fn view(&self, id: StreamId) -> StreamView {
+        let inner = self.lock();
+        let keys = inner.streams.get(&id).map(|stream| stream.keys.clone());
+        StreamView {
+            snapshot: inner.snapshot.clone(),
+            keys: keys.unwrap_or_default(),
+        }
+    }
+
+    /// A stream has said what it holds.
+    pub(super) fn opened(&self, id: StreamId, sent: &Sent) {
+        let mut inner = self.lock();
+        let Inner {
+            ledger,
+            subscribers,
+            ..
+        } = &mut *inner;
+        for (resource, hash) in sent.held() {
+            ledger.answered(id, resource, &Outcome::Held(*hash), subscribers);
+        }
+        self.touched.notify_one();
+    }
+
+    /// A stream has answered.
+    pub(super) fn answered(&self, id: StreamId, outcomes: &[(ResourceId, Outcome)]) {
+        let mut inner = self.lock();
+        let Inner {
+            ledger,
+            subscribers,
+            ..
+        } = &mut *inner;
+        for (resource, outcome) in outcomes {
+            ledger.answered(id, resource, outcome, subscribers);
+        }
+        self.touched.notify_one();
+    }
+
+    /// A stream has ended.
+    pub(super) fn leave(&self, id: StreamId) {
+        let mut inner = self.lock();
+        inner.end(id);
+        inner.streams.remove(&id);
+        self.touched.notify_one();
+    }
+
+    /// Ends the streams whose certificate has ended: a sidecar that renews has a newer one.
+    pub fn end_expired(&self, now: SystemTime) {
+        let mut inner = self.lock();
+        let expired = |stream: &Stream| !stream.ended && stream.subscriber.expires <= now;
+        let ids: Vec<_> = inner
+            .streams
+            .iter()
+            .filter(|(_, s)| expired(s))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            inner.end(id);
+        }
+    }
+
+    /// Ends every stream, and those that still come.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        for stream in inner.streams.values() {
+            stream.mailbox.close();
+        }
+    }
+
+    /// How far an object has come.
+    pub fn programmed(&self, object: &ObjectRef) -> Programmed {
+        let inner = self.lock();
+        let count = inner.ledger.count(object, &inner.subscribers);
+        let mut programmed = Programmed {
+            n: count.n,
+            m: count.m,
+            ..Programmed::default()
+        };
+        for (id, lag) in &count.lagging {
+            let Some(stream) = inner.streams.get(id) else {
+                continue;
+            };
+            let pod = || stream.subscriber.pod.to_string();
+            match lag {
+                Lag::Waiting if programmed.waiting.len() < NAMED => programmed.waiting.push(pod()),
+                Lag::Rejected(reason) if programmed.rejected.len() < NAMED => {
+                    programmed.rejected.push((pod(), reason.clone()));
+                }
+                _ => {}
+            }
+        }
+        programmed
+    }
+
+    /// What is to be said of these objects has changed.
+    pub fn touch(&self, objects: impl IntoIterator<Item = ObjectRef>) {
+        self.lock().ledger.touch(objects);
+        self.touched.notify_one();
+    }
+
+    /// Waits until what is to be said of some objects may have changed, and names them. For one
+    /// caller; cancel safe.
+    pub async fn touched(&self) -> BTreeSet<ObjectRef> {
+        loop {
+            let touched = self.lock().ledger.take_touched();
+            if !touched.is_empty() {
+                return touched;
+            }
+            self.touched.notified().await;
+        }
+    }
+
+    /// How many streams there are.
+    pub fn len(&self) -> usize {
+        self.lock().pods.len()
+    }
+
+    /// Whether there is no stream.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many resources are published, of every audience together.
+    pub fn resources(&self) -> usize {
+        self.lock().snapshot.len()
+    }
+
+    /// How many rejections stand: a resource and a sidecar each.
+    pub fn rejections(&self) -> usize {
+        self.lock().ledger.rejections()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while it is held would be a bug in a few lines of index keeping; the streams
+        // that others use are better served with what is there than not at all.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Streams of pods that appeared or went gain or lose their pods' own resources; who gained.
+    fn recheck_pods(
+        &mut self,
+        before: &Snapshot,
+        after: &Snapshot,
+    ) -> Vec<(StreamId, AudienceKey)> {
+        let mut all_gained = Vec::new();
+        for (id, stream) in self.streams.iter_mut().filter(|(_, stream)| !stream.ended) {
+            let keys = keys(&stream.subscriber, after);
+            for lost in stream.keys.difference(&keys) {
+                self.subscribers.remove(lost, *id);
+                let ids = || before.ids(lost).filter(|id| before.means_alone(id, lost));
+                stream.mailbox.changed(ids().cloned());
+                self.ledger.left(*id, ids());
+            }
+            for gained in keys.difference(&stream.keys) {
+                self.subscribers.add(gained.clone(), *id);
+                stream.mailbox.changed(after.ids(gained).cloned());
+                all_gained.push((*id, gained.clone()));
+            }
+            stream.keys = keys;
+        }
+        all_gained
+    }
+
+    /// The stream is no longer told or counted.
+    fn end(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.ended) else {
+            return;
+        };
+        stream.ended = true;
+        stream.mailbox.close();
+        for key in &stream.keys {
+            self.subscribers.remove(key, id);
+            self.ledger.left(id, self.snapshot.ids(key));
+        }
+        if self.pods.get(&stream.subscriber.pod) == Some(&id) {
+            self.pods.remove(&stream.subscriber.pod);
+        }
+    }
+}
+
+/// What a subscriber may receive. Its pod's own resources only once the pod is known to exist as
+/// its certificate says: a certificate outlives its pod, and another pod may take over the name.
+fn keys(subscriber: &Subscriber, snapshot: &Snapshot) -> Audience {
+    let ObjectKey { namespace, name } = &subscriber.pod;
+    let mut keys = Audience::from(AudienceKey::of_pod(namespace, name));
+    let exists = snapshot.pod(&subscriber.pod).is_some_and(|pod| {
+        let account = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.service_account_name.as_deref());
+        pod.metadata.uid.as_deref() == Some(&subscriber.uid)
+            && account.filter(|name| !name.is_empty()).unwrap_or("default")
+                == subscriber.service_account
+    });
+    if !exists {
+        keys.remove(&AudienceKey::Pod(namespace.clone(), name.clone()));
+    }
+    keys
+}

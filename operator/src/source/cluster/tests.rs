@@ -1,0 +1,298 @@
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::channel::{Channel, Sender};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// As much of an API server as a watch needs.
+#[derive(Clone, Default)]
+struct ApiServer(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    /// By plural name: what a list answers.
+    lists: HashMap<String, Value>,
+    /// By plural name: who watches.
+    watches: HashMap<String, Sender<Bytes>>,
+    /// Every list there was.
+    listed: Vec<String>,
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+impl ApiServer {
+    async fn start() -> (ApiServer, Client) {
+        let server = ApiServer::default();
+        for kind in ["apiroutes", "services", "endpointslices", "pods"] {
+            server.list(kind, "10", json!([]));
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answering = server.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let server = answering.clone();
+                let service = service_fn(move |request| {
+                    let response = server.answer(&request);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let io = TokioIo::new(stream);
+                tokio::spawn(http1::Builder::new().serve_connection(io, service));
+            }
+        });
+        let config = kube::Config::new(url.parse().unwrap());
+        (server, Client::try_from(config).unwrap())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    fn list(&self, plural: &str, version: &str, items: Value) {
+        let list = json!({
+            "kind": "List", "apiVersion": "v1",
+            "metadata": { "resourceVersion": version }, "items": items });
+        self.state().lists.insert(plural.to_owned(), list);
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        let plural = request.uri().path().rsplit('/').next().unwrap().to_owned();
+        let watch = request
+            .uri()
+            .query()
+            .is_some_and(|query| query.contains("watch=true"));
+        let mut state = self.state();
+        if watch {
+            let (sender, body) = Channel::new(16);
+            state.watches.insert(plural, sender);
+            Response::new(body.boxed())
+        } else {
+            state.listed.push(plural.clone());
+            let list = state.lists[&plural].to_string();
+            Response::new(Full::new(Bytes::from(list)).boxed())
+        }
+    }
+
+    /// Tells a watch of an event, once there is a watch.
+    async fn tell(&self, plural: &str, type_: &str, object: Value) {
+        let mut line = json!({ "type": type_, "object": object }).to_string();
+        line.push('\n');
+        let watched = async {
+            loop {
+                if let Some(sender) = self.state().watches.remove(plural) {
+                    return sender;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let mut sender = timeout(LONG, watched).await.unwrap();
+        sender.send_data(Bytes::from(line)).await.unwrap();
+        self.state()
+            .watches
+            .entry(plural.to_owned())
+            .or_insert(sender);
+    }
+}
+
+fn route(version: &str, hosts: Value) -> Value {
+    json!({
+        "apiVersion": "meshwright.dev/v1alpha1", "kind": "ApiRoute",
+        "metadata": { "name": "orders", "namespace": "shop", "resourceVersion": version,
+                      "generation": 1, "managedFields": [{ "manager": "kubectl" }] },
+        "spec": { "hosts": hosts },
+        "status": { "programmed": "1/2" } })
+}
+
+fn pod(version: &str, ready: &str, heartbeat: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "orders-1", "namespace": "shop", "resourceVersion": version },
+        "spec": { "containers": [{ "name": "app", "image": "app", "env": [{ "name": "A" }] }] },
+        "status": { "podIP": "10.0.0.1", "conditions": [
+            { "type": "Ready", "status": ready, "lastProbeTime": null, "message": heartbeat },
+            { "type": "PodScheduled", "status": "True" }] } })
+}
+
+fn bookmark(kind: &str, version: &str) -> Value {
+    json!({ "kind": kind, "apiVersion": "v1", "metadata": { "resourceVersion": version } })
+}
+
+fn cluster(client: &Client) -> Cluster {
+    Cluster::new(client, Box::new(|_, _| {}))
+}
+
+async fn changed(cluster: &mut Cluster) -> Inputs {
+    timeout(LONG, cluster.changed())
+        .await
+        .unwrap()
+        .unwrap()
+        .inputs
+}
+
+/// The world once `is` holds of it.
+async fn until(cluster: &mut Cluster, is: impl Fn(&Inputs) -> bool) -> Inputs {
+    loop {
+        let inputs = changed(cluster).await;
+        if is(&inputs) {
+            return inputs;
+        }
+    }
+}
+
+fn hosts(inputs: &Inputs) -> Vec<String> {
+    let key = ObjectKey::new("shop", "orders");
+    inputs
+        .api_routes
+        .get(&key)
+        .map(|route| route.spec.hosts.clone())
+        .unwrap_or_default()
+}
+
+#[tokio::test]
+async fn the_first_world_is_whole_and_as_new_as_the_lists() {
+    let (server, client) = ApiServer::start().await;
+    server.list("apiroutes", "17", json!([route("12", json!(["orders"]))]));
+    let mut cluster = cluster(&client);
+    let inputs = changed(&mut cluster).await;
+    assert_eq!(hosts(&inputs), ["orders"]);
+    // Of the list, not of the newest object in it: something newer may have been deleted.
+    assert_eq!(inputs.seen.at(Input::ApiRoute), 17);
+    assert_eq!(inputs.seen.at(Input::Pod), 10);
+    let route = &inputs.api_routes[&ObjectKey::new("shop", "orders")];
+    assert_eq!(route.metadata.managed_fields, None);
+    assert_eq!(route.metadata.generation, Some(1));
+}
+
+#[tokio::test]
+async fn events_change_the_world_and_bookmarks_only_how_new_it_is() {
+    let (server, client) = ApiServer::start().await;
+    let mut cluster = cluster(&client);
+    changed(&mut cluster).await;
+    server
+        .tell("apiroutes", "ADDED", route("20", json!(["orders"])))
+        .await;
+    let inputs = until(&mut cluster, |inputs| hosts(inputs) == ["orders"]).await;
+    assert_eq!(inputs.seen.at(Input::ApiRoute), 20);
+    server
+        .tell("services", "BOOKMARK", bookmark("Service", "25"))
+        .await;
+    let later = until(&mut cluster, |inputs| inputs.seen.at(Input::Service) == 25).await;
+    let key = ObjectKey::new("shop", "orders");
+    assert!(Arc::ptr_eq(
+        &inputs.api_routes[&key],
+        &later.api_routes[&key]
+    ));
+    server
+        .tell("apiroutes", "DELETED", route("30", json!(["orders"])))
+        .await;
+    let inputs = until(&mut cluster, |inputs| hosts(inputs).is_empty()).await;
+    assert_eq!(inputs.seen.at(Input::ApiRoute), 30);
+}
+
+#[tokio::test]
+async fn a_pod_that_changed_in_what_nobody_reads_keeps_its_arc() {
+    let (server, client) = ApiServer::start().await;
+    server.list("pods", "10", json!([pod("9", "True", "a")]));
+    let mut cluster = cluster(&client);
+    let key = ObjectKey::new("shop", "orders-1");
+    let before = changed(&mut cluster).await;
+    server
+        .tell("pods", "MODIFIED", pod("11", "True", "b"))
+        .await;
+    let after = until(&mut cluster, |inputs| inputs.seen.at(Input::Pod) == 11).await;
+    assert!(Arc::ptr_eq(&before.pods[&key], &after.pods[&key]));
+    server
+        .tell("pods", "MODIFIED", pod("12", "False", "b"))
+        .await;
+    let after = until(&mut cluster, |inputs| inputs.seen.at(Input::Pod) == 12).await;
+    assert!(!Arc::ptr_eq(&before.pods[&key], &after.pods[&key]));
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_keeps_its_last_good_form_and_hides_no_other() {
+    let (server, client) = ApiServer::start().await;
+    let mut cluster = cluster(&client);
+    changed(&mut cluster).await;
+    server
+        .tell("apiroutes", "ADDED", route("20", json!(["orders"])))
+        .await;
+    until(&mut cluster, |inputs| hosts(inputs) == ["orders"]).await;
+    server
+        .tell(
+            "apiroutes",
+            "MODIFIED",
+            route("21", json!({ "a": "newer schema" })),
+        )
+        .await;
+    let inputs = until(&mut cluster, |inputs| inputs.seen.at(Input::ApiRoute) == 21).await;
+    assert_eq!(hosts(&inputs), ["orders"]);
+}
+
+#[tokio::test]
+async fn a_watch_whose_version_expired_lists_again_and_forgets_what_is_gone() {
+    let (server, client) = ApiServer::start().await;
+    server.list("apiroutes", "10", json!([route("9", json!(["orders"]))]));
+    let mut cluster = cluster(&client);
+    assert_eq!(hosts(&changed(&mut cluster).await), ["orders"]);
+    server.list("apiroutes", "40", json!([]));
+    let gone = json!({ "kind": "Status", "apiVersion": "v1", "code": 410, "reason": "Expired" });
+    server.tell("apiroutes", "ERROR", gone).await;
+    let inputs = until(&mut cluster, |inputs| inputs.seen.at(Input::ApiRoute) == 40).await;
+    assert!(hosts(&inputs).is_empty());
+    let lists = server
+        .state()
+        .listed
+        .iter()
+        .filter(|kind| *kind == "apiroutes")
+        .count();
+    assert_eq!(lists, 2);
+}
+
+#[tokio::test]
+async fn a_status_is_heard_of_and_is_no_change_of_the_world() {
+    let (server, client) = ApiServer::start().await;
+    server.list("apiroutes", "10", json!([route("9", json!(["orders"]))]));
+    let heard: Arc<Mutex<Vec<Option<String>>>> = Arc::default();
+    let hears = heard.clone();
+    let on_status = move |_: &ObjectKey, status: Option<ApiRouteStatus>| {
+        hears
+            .lock()
+            .unwrap()
+            .push(status.and_then(|status| status.programmed));
+    };
+    let mut cluster = Cluster::new(&client, Box::new(on_status));
+    let before = changed(&mut cluster).await;
+    let mut written = route("11", json!(["orders"]));
+    written["status"]["programmed"] = json!("2/2");
+    server.tell("apiroutes", "MODIFIED", written).await;
+    let after = until(&mut cluster, |inputs| inputs.seen.at(Input::ApiRoute) == 11).await;
+    let key = ObjectKey::new("shop", "orders");
+    assert!(Arc::ptr_eq(
+        &before.api_routes[&key],
+        &after.api_routes[&key]
+    ));
+    server
+        .tell("apiroutes", "DELETED", route("12", json!(["orders"])))
+        .await;
+    until(&mut cluster, |inputs| inputs.seen.at(Input::ApiRoute) == 12).await;
+    let heard = heard.lock().unwrap().clone();
+    assert_eq!(
+        heard,
+        [Some("1/2".to_owned()), Some("2/2".to_owned()), None]
+    );
+}

@@ -1,0 +1,177 @@
+//! Follows one kind in a cluster: list, then watch, for ever.
+//!
+//! Not `kube::runtime::watcher`, because that hides two versions that generations stand on: the
+//! version of a list (an object deleted before it leaves no other trace of how new the list is),
+//! and those of bookmarks (without them a replica can't know that it has seen everything up to a
+//! version at which another kind changed, and would withhold resources from a sidecar that has
+//! talked to another replica until something of this kind happens to change).
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::Api;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use rand::Rng;
+use serde::de::DeserializeOwned;
+
+/// Objects of a page of a list.
+const PAGE: u32 = 500;
+/// Seconds after which the API server ends a watch, and the next one begins where it ended.
+const WATCH: u32 = 290;
+/// A watch that says nothing for so long, not even its end, is on a dead connection.
+const DEAD: Duration = Duration::from_secs(WATCH as u64 + 5);
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What happens to a kind's objects.
+#[derive(Debug)]
+pub(crate) enum Event<K> {
+    /// A list begins; what an unfinished one brought is void.
+    Listing,
+    /// Objects of the list that began.
+    Page(Vec<K>),
+    /// The list is complete: there is nothing but what it brought, as of this version.
+    Listed(u64),
+    /// Created or changed at this version.
+    Applied(K, u64),
+    /// Deleted at this version.
+    Deleted(K, u64),
+    /// Nothing has happened up to this version that wasn't told.
+    Bookmark(u64),
+}
+
+/// Why a list or watch ended.
+enum End {
+    /// As agreed: watch on from here.
+    Resume(String),
+    /// The version is too old to watch from: list again.
+    Expired,
+    Failed(String),
+}
+
+/// Tells everything that happens to the objects of `api`. Never returns: errors are logged and
+/// what failed is tried again, with growing pauses.
+pub(crate) async fn follow<K>(api: Api<K>, kind: &str, mut tell: impl FnMut(Event<K>))
+where
+    K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let mut from = None;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let end = match from.take() {
+            None => list(&api, &mut tell).await,
+            Some(version) => watch(&api, version, kind, &mut from, &mut tell).await,
+        };
+        match end {
+            End::Resume(version) => {
+                from = Some(version);
+                pause = FIRST_PAUSE;
+            }
+            End::Expired => {
+                tracing::info!(kind, "the watch's version expired; listing again");
+                from = None;
+            }
+            End::Failed(error) => {
+                tracing::warn!(kind, error, retry_in = ?pause, "the API server can't be followed");
+                let jitter = rand::rng().random_range(0.5..1.0);
+                tokio::time::sleep(pause.mul_f64(jitter)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+async fn list<K>(api: &Api<K>, tell: &mut impl FnMut(Event<K>)) -> End
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    tell(Event::Listing);
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let page = match api.list(&params).await {
+            Ok(page) => page,
+            Err(error) => return failed(error),
+        };
+        tell(Event::Page(page.items));
+        params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+        if params.continue_token.is_none() {
+            let version = page.metadata.resource_version.unwrap_or_default();
+            tell(Event::Listed(number(&version)));
+            return End::Resume(version);
+        }
+    }
+}
+
+/// Watches from `version`; `reached` is left at the newest version seen, for the next try.
+async fn watch<K>(
+    api: &Api<K>,
+    mut version: String,
+    kind: &str,
+    reached: &mut Option<String>,
+    tell: &mut impl FnMut(Event<K>),
+) -> End
+where
+    K: kube::Resource + Clone + Debug + DeserializeOwned + 'static,
+{
+    let params = WatchParams {
+        bookmarks: true,
+        timeout: Some(WATCH),
+        ..WatchParams::default()
+    };
+    *reached = Some(version.clone());
+    let stream = match api.watch(&params, &version).await {
+        Ok(stream) => stream,
+        Err(error) => return failed(error),
+    };
+    let mut stream = std::pin::pin!(stream);
+    while let Ok(Some(event)) = tokio::time::timeout(DEAD, stream.next()).await {
+        match event {
+            Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                version = version_of(&object);
+                tell(Event::Applied(object, number(&version)));
+            }
+            // A deleted object carries the version of its deletion.
+            Ok(WatchEvent::Deleted(object)) => {
+                version = version_of(&object);
+                tell(Event::Deleted(object, number(&version)));
+            }
+            Ok(WatchEvent::Bookmark(bookmark)) => {
+                version = bookmark.metadata.resource_version;
+                tell(Event::Bookmark(number(&version)));
+            }
+            Ok(WatchEvent::Error(status)) if status.code == 410 => return End::Expired,
+            Ok(WatchEvent::Error(status)) => return End::Failed(status.message),
+            // One object that can't be read must not hide the others.
+            Err(kube::Error::SerdeError(error)) => {
+                tracing::error!(kind, %error, "an object can't be read and is left out");
+            }
+            Err(error) => return failed(error),
+        }
+        *reached = Some(version.clone());
+    }
+    End::Resume(version)
+}
+
+fn version_of<K: kube::Resource>(object: &K) -> String {
+    object.meta().resource_version.clone().unwrap_or_default()
+}
+
+/// Kubernetes promises since 1.35 that versions of one kind are whole numbers that only grow.
+fn number(version: &str) -> u64 {
+    version.parse().unwrap_or_default()
+}
+
+fn failed(error: kube::Error) -> End {
+    match &error {
+        kube::Error::Api(status) if status.code == 410 => End::Expired,
+        kube::Error::Api(status) if status.code == 404 => {
+            End::Failed("the kind isn't installed: kubectl apply -f crds/".to_owned())
+        }
+        kube::Error::Api(status) if status.code == 403 => End::Failed(format!(
+            "not permitted, see the chart's ClusterRole: {}",
+            status.message
+        )),
+        _ => End::Failed(error.to_string()),
+    }
+}

@@ -1,0 +1,107 @@
+//! Logs and metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::EnvFilter;
+
+use crate::push::Streams;
+
+/// What is counted. Cheap to share.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    compile: Histogram,
+    streams: Gauge,
+    resources: Gauge,
+    rejections: Gauge,
+    problems: Gauge,
+    /// Status writes that succeeded.
+    pub status_writes: Counter,
+    /// Status writes that failed; each is tried again.
+    pub status_failures: Counter,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Everything at zero.
+    pub fn new() -> Arc<Metrics> {
+        let mut registry = Registry::with_prefix("meshwright_operator");
+        let compile = Histogram::new(exponential_buckets(0.000_1, 4.0, 9));
+        let (streams, resources) = (Gauge::default(), Gauge::default());
+        let (rejections, problems) = (Gauge::default(), Gauge::default());
+        let (status_writes, status_failures) = (Counter::default(), Counter::default());
+        registry.register_with_unit(
+            "compile",
+            "Time from a settled change to the compiled output",
+            Unit::Seconds,
+            compile.clone(),
+        );
+        registry.register("streams", "Sidecars with an open stream", streams.clone());
+        registry.register("resources", "Resources of all audiences", resources.clone());
+        registry.register(
+            "rejections",
+            "Resources that a sidecar refuses, counted per sidecar",
+            rejections.clone(),
+        );
+        registry.register(
+            "problems",
+            "Files or parts of files that can't be used (folder mode)",
+            problems.clone(),
+        );
+        registry.register("status_writes", "Statuses written", status_writes.clone());
+        registry.register(
+            "status_write_failures",
+            "Status writes that failed and are tried again",
+            status_failures.clone(),
+        );
+        Arc::new(Metrics {
+            registry,
+            compile,
+            streams,
+            resources,
+            rejections,
+            problems,
+            status_writes,
+            status_failures,
+        })
+    }
+
+    /// A compilation took so long.
+    pub fn compiled(&self, took: Duration) {
+        self.compile.observe(took.as_secs_f64());
+    }
+
+    /// Everything as OpenMetrics text; `streams` and `problems` as they are now.
+    pub fn text(&self, streams: &Streams, problems: usize) -> String {
+        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        self.streams.set(gauge(streams.len()));
+        self.resources.set(gauge(streams.resources()));
+        self.rejections.set(gauge(streams.rejections()));
+        self.problems.set(gauge(problems));
+        let mut text = String::new();
+        // Writing to a String doesn't fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// Logs to standard error: JSON in a cluster, lines for people elsewhere. `RUST_LOG` filters.
+pub fn log(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second call, in a process that embeds the operator, leaves the first logger in place.
+    let _ = if json {
+        builder.json().try_init()
+    } else {
+        builder.try_init()
+    };
+}

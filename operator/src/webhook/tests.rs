@@ -1,0 +1,164 @@
+use super::*;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Parser;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[derive(Parser)]
+struct Command {
+    #[command(flatten)]
+    sidecar: SidecarArgs,
+}
+
+fn webhook() -> Webhook {
+    Webhook {
+        sidecar: Command::parse_from(["operator"]).sidecar,
+        operator: "meshwright-operator.meshwright-system.svc:15012".into(),
+        trust_domain: "cluster.local".into(),
+        bundle: watch::channel(TrustBundle::default()).1,
+    }
+}
+
+fn pod() -> Value {
+    json!({ "metadata": { "name": "orders" }, "spec": { "containers": [{ "name": "orders" }] } })
+}
+
+fn review(pod: Value) -> Value {
+    json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "705ab4f5",
+            "kind": { "group": "", "version": "v1", "kind": "Pod" },
+            "operation": "CREATE",
+            "namespace": "shop",
+            "object": pod,
+        },
+    })
+}
+
+fn answer(review: &Value) -> Value {
+    let answer = review::answer(review.to_string().as_bytes(), &webhook().config()).unwrap();
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
+    assert_eq!(answer["kind"], "AdmissionReview");
+    assert_eq!(answer["response"]["uid"], "705ab4f5");
+    answer["response"].clone()
+}
+
+#[test]
+fn a_new_pod_is_let_through_with_a_sidecar() {
+    let answer = answer(&review(pod()));
+    assert_eq!(answer["allowed"], true);
+    assert_eq!(answer["patchType"], "JSONPatch");
+    let patch = STANDARD.decode(answer["patch"].as_str().unwrap()).unwrap();
+    let patch: json_patch::Patch = serde_json::from_slice(&patch).unwrap();
+    let mut pod = pod();
+    json_patch::patch(&mut pod, &patch).unwrap();
+    assert_eq!(
+        pod["spec"]["initContainers"][1]["name"],
+        "meshwright-sidecar"
+    );
+}
+
+#[test]
+fn a_pod_that_can_not_have_one_is_refused_with_the_reason_and_the_way_out() {
+    let mut pod = pod();
+    pod["spec"]["hostNetwork"] = json!(true);
+    let answer = answer(&review(pod));
+    assert_eq!(answer["allowed"], false);
+    let message = answer["status"]["message"].as_str().unwrap();
+    assert!(message.contains("hostNetwork: true"), "{message}");
+    assert!(
+        message.ends_with("label it meshwright.dev/inject: disabled"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_is_no_new_pod_is_let_through_as_it_is() {
+    let mut update = review(pod());
+    update["request"]["operation"] = json!("UPDATE");
+    let mut other = review(json!({}));
+    other["request"]["kind"] = json!({ "group": "apps", "version": "v1", "kind": "Deployment" });
+    for review in [update, other] {
+        let answer = answer(&review);
+        assert_eq!(answer["allowed"], true);
+        assert!(answer.get("patch").is_none());
+    }
+}
+
+#[test]
+fn what_is_no_review_is_said_to_be_none() {
+    let bad = |body: &str| review::answer(body.as_bytes(), &webhook().config()).unwrap_err();
+    assert!(
+        bad("hello")
+            .to_string()
+            .starts_with("not an AdmissionReview in JSON")
+    );
+    let old = json!({ "apiVersion": "admission.k8s.io/v1beta1", "kind": "AdmissionReview" });
+    assert!(bad(&old.to_string()).to_string().contains("v1beta1"));
+    let empty = json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview" });
+    assert!(bad(&empty.to_string()).to_string().contains("no request"));
+    assert!(
+        bad(&review(json!({ "spec": { "containers": 7 } })).to_string())
+            .to_string()
+            .contains("invalid type")
+    );
+}
+
+/// One request over a connection of its own, without TLS's part in it.
+async fn ask(request: Vec<u8>) -> String {
+    let (mut client, server) = tokio::io::duplex(64 * 1024);
+    let webhook = Arc::new(webhook());
+    let service = service_fn(move |request| {
+        let webhook = webhook.clone();
+        async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+    });
+    let served =
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(server), service));
+    // A server that refuses doesn't read on.
+    let _ = client.write_all(&request).await;
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer).await;
+    let _ = served.await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn post(path: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+#[tokio::test]
+async fn the_api_server_is_answered_in_json_and_everyone_else_with_a_sentence() {
+    let answer = ask(post("/inject", review(pod()).to_string().as_bytes())).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(
+        answer.contains("content-type: application/json"),
+        "{answer}"
+    );
+    let bad = ask(post("/inject", b"{}")).await;
+    assert!(
+        bad.starts_with("HTTP/1.1 400") && bad.contains("not an AdmissionReview"),
+        "{bad}"
+    );
+    assert!(
+        ask(post("/validate", b"{}"))
+            .await
+            .starts_with("HTTP/1.1 404")
+    );
+    let get = b"GET /inject HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_vec();
+    assert!(ask(get).await.starts_with("HTTP/1.1 405"));
+}
+
+#[tokio::test]
+async fn a_review_of_any_size_is_not_read() {
+    let large = vec![b' '; MAX_BODY_BYTES + 1];
+    let answer = ask(post("/inject", &large)).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}

@@ -1,0 +1,236 @@
+//! Builds everything in dependency order, runs it, and ends it.
+//!
+//! Two kinds of threads: the control thread here (certificates, configuration, admin), and the
+//! workers (requests). A scrape, a renewal or a large update takes no time from a request.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use anyhow::Context as _;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::watch;
+use wire::delta::Held;
+
+use crate::admin::{self, Admin, Readiness};
+use crate::args::{AccessLogFormat, Args};
+use crate::config::State;
+use crate::config::apply::Applier;
+use crate::identity::certs::{Certs, Credentials};
+use crate::identity::store::{self, Store};
+use crate::net::connect::Connector;
+use crate::net::to_operator::Operator;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::Metrics;
+use crate::{drain, worker};
+
+/// Runs the sidecar until SIGTERM or SIGINT, then drains it.
+///
+/// # Errors
+/// What keeps it from starting: an address in use, no trust bundle, a state folder that cannot be
+/// made.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(run_until(args, ended()))
+}
+
+/// As [`run`], ending with `stop` instead of a signal; needs a runtime that can spawn locally.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let store = Store::open(&args.state)
+        .with_context(|| format!("cannot make the state folder {}", args.state.display()))?;
+    let first_roots = match store.roots() {
+        Some(kept) => kept,
+        None => first_trust(args)?,
+    };
+    let metrics = Arc::new(Metrics::new());
+    let access_log = match args.access_log {
+        AccessLogFormat::Json => AccessLog::to_stdout()?,
+        AccessLogFormat::Off => AccessLog::off(),
+    };
+    let connector = Connector {
+        mark: args.mark,
+        application: args.application_address,
+        way_out: args.way_out.clone(),
+    };
+    let operator = Operator {
+        address: args.operator.clone(),
+        trust_domain: args.trust_domain.clone(),
+        connector: connector.clone(),
+    };
+    let (draining, drain) = drain::new();
+    let (state, state_changes) = watch::channel(Arc::new(State::default()));
+    let (credentials, credentials_changes) = watch::channel(None);
+    let (roots, newer_roots) = watch::channel(first_roots.clone());
+    let (stop_workers, stopped) = watch::channel(false);
+
+    let shared = worker::Shared {
+        outbound: args.listen_outbound,
+        inbound: args.listen_inbound.clone(),
+        connector,
+        state: state_changes.clone(),
+        credentials: credentials_changes.clone(),
+        metrics: metrics.clone(),
+        access_log,
+        drain: drain.clone(),
+    };
+    let workers = worker::start(&shared, args.workers(), &stopped)?;
+
+    let certs = Certs {
+        operator: operator.clone(),
+        token_file: args.token_file.clone(),
+        first_roots,
+        store: store.clone(),
+        trust_domain: args.trust_domain.clone(),
+        publish: credentials,
+        newer_roots,
+    };
+    let certs = tokio::task::spawn_local(certs.run());
+    let expiry = tokio::task::spawn_local(report_expiry(
+        metrics.clone(),
+        credentials_changes.clone(),
+    ));
+
+    let applier = Applier::new(state, roots, metrics.clone());
+    let (held_lines, held) = watch::channel(Arc::default());
+    let (stream_state, stream) = watch::channel(wire::client::State::default());
+    let configuration = tokio::task::spawn_local({
+        let (credentials, metrics) = (credentials_changes.clone(), metrics.clone());
+        async move {
+            let held = restored(&store);
+            let connect = || connect(operator.clone(), credentials.clone());
+            let persist = |held: &Held| {
+                if let Err(error) = store.save_config(&held.to_bytes()) {
+                    tracing::warn!(%error, "cannot keep the configuration for a restart");
+                }
+                held_lines.send_replace(Arc::new(admin::held_lines(held)));
+            };
+            let connected = report_connection(&metrics, stream_state.subscribe());
+            tokio::select! {
+                never = wire::client::run(connect, held, applier, persist, &stream_state) => match never {},
+                () = connected => {}
+            }
+        }
+    });
+
+    let admin = Admin {
+        readiness: Readiness {
+            state: state_changes,
+            credentials: credentials_changes,
+            stream,
+            drain,
+        },
+        held,
+        metrics,
+    };
+    let servers = admin::start(admin, args.listen_admin, args.listen_metrics, args.listen_ready)?;
+    tracing::info!(
+        workers = args.workers(),
+        outbound = %args.listen_outbound,
+        "listening"
+    );
+
+    stop.await;
+    tracing::info!(connections = draining.under_way(), "draining");
+    if tokio::time::timeout(args.drain_timeout, draining.begin()).await.is_err() {
+        tracing::warn!(connections = draining.under_way(), "not all connections ended in time");
+    }
+    for task in [certs, expiry, configuration].into_iter().chain(servers) {
+        task.abort();
+    }
+    stop_workers.send_replace(true);
+    for worker in workers {
+        // A worker that panicked has logged it; the others still end in order.
+        let _ = worker.join();
+    }
+    tracing::info!("drained");
+    Ok(())
+}
+
+fn first_trust(args: &Args) -> anyhow::Result<Vec<Vec<u8>>> {
+    match &args.bundle {
+        Some(pem) => store::parse_bundle(pem.as_bytes()).context("MESHWRIGHT_BUNDLE"),
+        None => store::read_bundle(&args.bundle_file).with_context(|| {
+            format!(
+                "no trust bundle at {}: without roots nobody can be trusted",
+                args.bundle_file.display()
+            )
+        }),
+    }
+}
+
+/// What an earlier life held; nothing when it is torn or there was none.
+fn restored(store: &Store) -> Held {
+    let mut held = Held::new(env!("CARGO_PKG_VERSION"), wire::capability::ALL);
+    if let Some(bytes) = store.config()
+        && let Err(error) = held.restore(&bytes)
+    {
+        tracing::warn!(%error, "the configuration of an earlier life cannot be used");
+    }
+    held
+}
+
+/// Opens a connection to the operator once there is a leaf to show.
+async fn connect(
+    operator: Operator,
+    mut credentials: watch::Receiver<Option<Arc<Credentials>>>,
+) -> Result<tonic::transport::Channel, tonic::transport::Error> {
+    let ready = |credentials: &Option<Arc<Credentials>>| {
+        credentials.as_ref().is_some_and(|credentials| credentials.in_force())
+    };
+    let tls = match credentials.wait_for(ready).await {
+        Ok(credentials) => credentials.as_ref().map(|c| c.tls.client_grpc.clone()),
+        Err(_) => None,
+    };
+    match tls {
+        Some(tls) => operator.connect(tls).await,
+        // The certificate task is gone: the process is ending.
+        None => std::future::pending().await,
+    }
+}
+
+async fn report_connection(metrics: &Metrics, mut stream: watch::Receiver<wire::client::State>) {
+    loop {
+        let connected = stream.borrow_and_update().connected;
+        metrics.operator_connected.set(i64::from(connected));
+        if stream.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn report_expiry(
+    metrics: Arc<Metrics>,
+    mut credentials: watch::Receiver<Option<Arc<Credentials>>>,
+) {
+    loop {
+        let until = credentials.borrow_and_update().as_ref().map(|c| c.valid.1);
+        let seconds = until.and_then(|until| until.duration_since(UNIX_EPOCH).ok());
+        let seconds = seconds.map_or(0, |since| since.as_secs());
+        metrics
+            .certificate_expiry
+            .set(i64::try_from(seconds).unwrap_or(i64::MAX));
+        if credentials.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Returns on SIGTERM or SIGINT.
+async fn ended() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        // Without handlers the default action ends the process.
+        _ => std::future::pending().await,
+    }
+}

@@ -1,0 +1,143 @@
+//! A delta becomes the next [`State`]: each resource built on its own, all linked, then swapped.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use wire::Kind;
+use wire::delta::{Apply, Change, Rejected};
+
+use super::guard::{Guard, Workload};
+use super::route::Route;
+use super::service::Service;
+use super::state::{Built, State};
+use crate::telemetry::metrics::{KindLabels, Metrics};
+
+/// Builds what is received and publishes the state that follows from it.
+///
+/// Lives on the control thread: building never takes time from requests, and workers see either
+/// the state before a delta or the one after it.
+#[derive(Debug)]
+pub struct Applier {
+    built: Built,
+    state: watch::Sender<Arc<State>>,
+    roots: watch::Sender<Vec<Vec<u8>>>,
+    metrics: Arc<Metrics>,
+}
+
+// === impl Applier ===
+
+impl Applier {
+    /// Publishes to `state`, and trust bundles to `roots`.
+    pub fn new(
+        state: watch::Sender<Arc<State>>,
+        roots: watch::Sender<Vec<Vec<u8>>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            built: Built::default(),
+            state,
+            roots,
+            metrics,
+        }
+    }
+
+    fn change(&mut self, change: Change) -> Result<(), Rejected> {
+        let id = change.id().clone();
+        let changed = match change {
+            Change::Put(resource) => self.put(&resource),
+            Change::Remove(id) => {
+                self.remove(&id);
+                Ok(())
+            }
+        };
+        changed.map_err(|reason| Rejected { id, reason })
+    }
+
+    fn put(&mut self, resource: &wire::Resource) -> Result<(), String> {
+        let id = resource.id.to_string();
+        let unreadable = |error: prost::DecodeError| format!("it cannot be decoded: {error}");
+        match resource.id.kind {
+            Kind::Endpoints => {
+                let old = self.built.services.get(&id).map(|old| &**old);
+                let built = Service::build(resource.decode().map_err(unreadable)?, old)?;
+                self.built.services.insert(id, Arc::new(built));
+            }
+            Kind::Route => {
+                let built = Route::build(resource.decode().map_err(unreadable)?)?;
+                self.built.routes.insert(id, Arc::new(built));
+            }
+            Kind::Guard => {
+                let built = Guard::build(resource.decode().map_err(unreadable)?)?;
+                self.built.guards.insert(id, Arc::new(built));
+            }
+            Kind::Workload => {
+                let built = Workload::build(resource.decode().map_err(unreadable)?);
+                self.built.workload = Some(Arc::new(built));
+            }
+            Kind::Identity => {
+                let sent: wire::mesh::Identity = resource.decode().map_err(unreadable)?;
+                let roots: Vec<Vec<u8>> = sent.roots.iter().map(|root| root.to_vec()).collect();
+                // Trust that cannot be used must not replace trust that can.
+                crate::net::tls::root_store(&roots).map_err(|error| error.to_string())?;
+                self.built.roots = Some(Arc::new(roots));
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, id: &wire::ResourceId) {
+        let text = id.to_string();
+        match id.kind {
+            Kind::Endpoints => drop(self.built.services.remove(&text)),
+            Kind::Route => drop(self.built.routes.remove(&text)),
+            Kind::Guard => drop(self.built.guards.remove(&text)),
+            Kind::Workload => self.built.workload = None,
+            // A workload without trust could speak to nobody, the operator included; the bundle in
+            // force stays until another comes.
+            Kind::Identity => {}
+        }
+    }
+
+    fn publish(&self) {
+        let state = State::link(self.built.clone());
+        let kinds = [
+            ("endpoints", self.built.services.len()),
+            ("route", self.built.routes.len()),
+            ("guard", self.built.guards.len()),
+            ("workload", usize::from(self.built.workload.is_some())),
+            ("identity", usize::from(self.built.roots.is_some())),
+        ];
+        for (kind, count) in kinds {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.metrics
+                .resources
+                .get_or_create(&KindLabels { kind })
+                .set(count);
+        }
+        self.state.send_replace(Arc::new(state));
+        if let Some(roots) = &self.built.roots {
+            self.roots.send_if_modified(|current| {
+                let differs = current != &**roots;
+                if differs {
+                    current.clone_from(roots);
+                }
+                differs
+            });
+        }
+    }
+}
+
+impl Apply for Applier {
+    fn apply(&mut self, changes: Vec<Change>) -> Vec<Rejected> {
+        let rejected: Vec<Rejected> = changes
+            .into_iter()
+            .filter_map(|change| self.change(change).err())
+            .collect();
+        for Rejected { id, reason } in &rejected {
+            tracing::warn!(%id, %reason, "rejected; what was there before stays in force");
+            self.metrics.rejected.inc();
+        }
+        self.publish();
+        rejected
+    }
+}

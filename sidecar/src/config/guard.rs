@@ -1,0 +1,62 @@
+//! Guard → [`Guard`]: which ports of this workload are served, and Workload → [`Workload`]: the
+//! complete set of Guards that must be held before any port is.
+
+use std::sync::Arc;
+
+use wire::mesh;
+
+use super::service::{Protocol, parse_port};
+
+/// Who may enter at a Service's ports in this pod.
+#[derive(Debug)]
+pub struct Guard {
+    /// `namespace/name` of the Service.
+    pub service: Arc<str>,
+    /// Ports that the application listens on.
+    pub ports: Vec<(u16, Protocol)>,
+}
+
+/// What this workload is.
+#[derive(Debug)]
+pub struct Workload {
+    /// `namespace/pod`.
+    pub pod: Arc<str>,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its own identity, as the operator sees it.
+    pub identity: String,
+    /// Ids of the Guards that make the set complete.
+    pub guards: Vec<String>,
+}
+
+// === build ===
+
+impl Guard {
+    /// Builds from what was sent.
+    ///
+    /// # Errors
+    /// A sentence naming the field that cannot be used.
+    pub fn build(sent: mesh::Guard) -> Result<Self, String> {
+        let ports = sent
+            .ports
+            .iter()
+            .map(|port| Ok((parse_port(port.port)?, Protocol::build(port.protocol)?)))
+            .collect::<Result<_, String>>()?;
+        Ok(Self {
+            service: format!("{}/{}", sent.namespace, sent.service).into(),
+            ports,
+        })
+    }
+}
+
+impl Workload {
+    /// Builds from what was sent.
+    pub fn build(sent: mesh::Workload) -> Self {
+        Self {
+            pod: format!("{}/{}", sent.namespace, sent.pod).into(),
+            namespace: sent.namespace.into(),
+            identity: sent.identity,
+            guards: sent.guards,
+        }
+    }
+}

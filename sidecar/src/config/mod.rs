@@ -1,0 +1,13 @@
+//! What the sidecar was told, built into what the request path reads.
+//!
+//! A delta arrives on the control thread ([`apply`]): each resource is built ([`service`],
+//! [`route`], [`guard`]) or rejected on its own, all are linked into one immutable [`State`], and
+//! the state is handed to every worker. A request reads one state from beginning to end.
+
+pub mod apply;
+pub mod guard;
+pub mod route;
+pub mod service;
+pub mod state;
+
+pub use state::State;

@@ -1,0 +1,314 @@
+//! The state that requests read: immutable, linked, shared by all workers.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::guard::{Guard, Workload};
+use super::route::Route;
+use super::service::{Port, Protocol, Service, ServiceKey};
+
+/// Everything that the sidecar was told, built and linked.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Built resources by id, as they were sent.
+    pub built: Built,
+    /// Where a virtual address leads.
+    by_address: HashMap<SocketAddr, Called>,
+    /// Virtual addresses with any port: a call to a port that the Service lacks is not a call to
+    /// the outside.
+    virtual_addresses: HashMap<IpAddr, ServiceKey>,
+    by_host: HashMap<String, Arc<Service>>,
+    services: HashMap<ServiceKey, Arc<Service>>,
+    routes: HashMap<ServiceKey, Arc<Route>>,
+    inbound: Inbound,
+}
+
+/// Built resources by id. Cloning copies pointers.
+#[derive(Clone, Debug, Default)]
+pub struct Built {
+    /// `endpoints/…`
+    pub services: HashMap<String, Arc<Service>>,
+    /// `route/…`
+    pub routes: HashMap<String, Arc<Route>>,
+    /// `guard/…`
+    pub guards: HashMap<String, Arc<Guard>>,
+    /// `workload/…`: the own one.
+    pub workload: Option<Arc<Workload>>,
+    /// `identity/…`: trust bundle roots, DER.
+    pub roots: Option<Arc<Vec<Vec<u8>>>>,
+}
+
+/// A Service and the port of it that was called.
+#[derive(Clone, Debug)]
+pub struct Called {
+    /// The Service.
+    pub service: Arc<Service>,
+    /// Its port.
+    pub port: Arc<Port>,
+}
+
+/// Which ports of the own application are served.
+#[derive(Debug, Default)]
+pub struct Inbound {
+    /// Every Guard of the complete set is held.
+    complete: bool,
+    ports: HashMap<u16, Served>,
+}
+
+/// A port that a Guard covers.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The Guard.
+    pub guard: Arc<Guard>,
+    /// How its bytes are read.
+    pub protocol: Protocol,
+}
+
+/// Why a port is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotServed {
+    /// The complete set of Guards is not held yet.
+    Incomplete,
+    /// No Guard covers it.
+    NoGuard,
+}
+
+// === impl State ===
+
+impl State {
+    /// Links what was built.
+    pub fn link(built: Built) -> Self {
+        let mut state = Self::default();
+        for service in built.services.values() {
+            state.link_service(service);
+        }
+        let own_namespace = built.workload.as_ref().map(|own| own.namespace.clone());
+        if let Some(own) = own_namespace.as_deref() {
+            // The bare name of a Service means the one of the own namespace.
+            for service in built.services.values() {
+                let (namespace, name) = service.key.parts();
+                if namespace == own {
+                    state.by_host.insert(name.to_owned(), service.clone());
+                }
+            }
+        }
+        for route in built.routes.values() {
+            for service in &route.services {
+                let wins = state
+                    .routes
+                    .get(service)
+                    .is_none_or(|other| route.consumer && !other.consumer);
+                if wins {
+                    state.routes.insert(service.clone(), route.clone());
+                }
+            }
+        }
+        state.inbound = Inbound::link(&built);
+        state.built = built;
+        state
+    }
+
+    fn link_service(&mut self, service: &Arc<Service>) {
+        for host in &service.hosts {
+            self.by_host.insert(host.clone(), service.clone());
+        }
+        for address in &service.addresses {
+            self.virtual_addresses.insert(*address, service.key.clone());
+            for port in &service.ports {
+                let called = Called {
+                    service: service.clone(),
+                    port: port.clone(),
+                };
+                self.by_address
+                    .insert(SocketAddr::new(*address, port.number), called);
+            }
+        }
+        self.services.insert(service.key.clone(), service.clone());
+    }
+
+    /// The Service behind a virtual address.
+    pub fn called(&self, address: SocketAddr) -> Option<&Called> {
+        self.by_address.get(&address)
+    }
+
+    /// Whether an address belongs to a Service, whatever the port.
+    pub fn is_virtual(&self, address: IpAddr) -> bool {
+        self.virtual_addresses.contains_key(&address)
+    }
+
+    /// The Service that a host name means, for explicit proxying. `host` without port.
+    pub fn named(&self, host: &str) -> Option<&Arc<Service>> {
+        match self.by_host.get(host) {
+            None => self.by_host.get(&host.to_ascii_lowercase()),
+            found => found,
+        }
+    }
+
+    /// A Service by key.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.services.get(key)
+    }
+
+    /// Every Service.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// The route that governs calls to a Service, if there is one.
+    pub fn route(&self, service: &ServiceKey) -> Option<&Arc<Route>> {
+        self.routes.get(service)
+    }
+
+    /// Who may enter at a port of the own application.
+    ///
+    /// # Errors
+    /// When the port must refuse, and why.
+    pub fn served(&self, port: u16) -> Result<&Served, NotServed> {
+        if !self.inbound.complete {
+            return Err(NotServed::Incomplete);
+        }
+        self.inbound.ports.get(&port).ok_or(NotServed::NoGuard)
+    }
+
+    /// Whether the complete set of Guards is held.
+    pub fn is_complete(&self) -> bool {
+        self.inbound.complete
+    }
+}
+
+// === impl Inbound ===
+
+impl Inbound {
+    fn link(built: &Built) -> Self {
+        let Some(workload) = &built.workload else {
+            return Self::default();
+        };
+        let mut ids: Vec<_> = workload.guards.iter().collect();
+        // Two Services may cover one port; which one labels it must not depend on the order sent.
+        ids.sort_unstable();
+        let mut ports = HashMap::new();
+        for id in ids {
+            let Some(guard) = built.guards.get(id) else {
+                return Self::default();
+            };
+            for (port, protocol) in &guard.ports {
+                ports.entry(*port).or_insert_with(|| Served {
+                    guard: guard.clone(),
+                    protocol: *protocol,
+                });
+            }
+        }
+        Self {
+            complete: true,
+            ports,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::mesh;
+
+    fn service(namespace: &str, name: &str, address: &str) -> Arc<Service> {
+        let sent = mesh::Endpoints {
+            namespace: namespace.into(),
+            service: name.into(),
+            hosts: vec![format!("{name}.{namespace}")],
+            addresses: vec![address.into()],
+            ports: vec![mesh::ServicePort {
+                port: 80,
+                protocol: mesh::Protocol::Http.into(),
+                ..Default::default()
+            }],
+        };
+        Arc::new(Service::build(sent, None).unwrap())
+    }
+
+    fn workload(namespace: &str, guards: &[&str]) -> Arc<Workload> {
+        Arc::new(Workload::build(mesh::Workload {
+            namespace: namespace.into(),
+            pod: "web-1".into(),
+            guards: guards.iter().map(|id| (*id).to_owned()).collect(),
+            ..Default::default()
+        }))
+    }
+
+    fn guard(port: u32) -> Arc<Guard> {
+        let port = mesh::GuardPort {
+            port,
+            protocol: mesh::Protocol::Http.into(),
+        };
+        Arc::new(
+            Guard::build(mesh::Guard {
+                ports: vec![port],
+                ..Default::default()
+            })
+            .unwrap(),
+        )
+    }
+
+    #[test]
+    fn no_port_is_served_until_every_guard_of_the_set_is_held() {
+        let mut built = Built::default();
+        assert!(matches!(
+            State::link(built.clone()).served(8080),
+            Err(NotServed::Incomplete)
+        ));
+
+        built.workload = Some(workload("shop", &["guard/shop/a", "guard/shop/b"]));
+        built.guards.insert("guard/shop/a".into(), guard(8080));
+        assert!(matches!(
+            State::link(built.clone()).served(8080),
+            Err(NotServed::Incomplete)
+        ));
+
+        built.guards.insert("guard/shop/b".into(), guard(9090));
+        let state = State::link(built);
+        assert!(state.served(8080).is_ok());
+        assert!(state.served(9090).is_ok());
+        assert!(matches!(state.served(22), Err(NotServed::NoGuard)));
+    }
+
+    #[test]
+    fn the_bare_name_means_the_own_namespace_and_addresses_select_whatever_the_host() {
+        let mut built = Built::default();
+        for service in [
+            service("shop", "orders", "10.0.0.1"),
+            service("other", "orders", "10.0.0.2"),
+        ] {
+            built.services.insert(service.key.to_string(), service);
+        }
+        built.workload = Some(workload("other", &[]));
+        let state = State::link(built);
+        assert_eq!(state.named("orders").unwrap().key.to_string(), "other/orders");
+        assert_eq!(state.named("Orders.Shop").unwrap().key.to_string(), "shop/orders");
+        let called = state.called("10.0.0.1:80".parse().unwrap()).unwrap();
+        assert_eq!(called.service.key.to_string(), "shop/orders");
+        assert!(state.called("10.0.0.1:81".parse().unwrap()).is_none());
+        assert!(state.is_virtual("10.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_consumers_route_wins_over_the_producers_in_either_order() {
+        let route = |name: &str, consumer: bool| {
+            let sent = mesh::Route {
+                namespace: "x".into(),
+                name: name.into(),
+                services: vec![mesh::ServiceRef {
+                    namespace: "shop".into(),
+                    name: "orders".into(),
+                }],
+                consumer,
+                ..Default::default()
+            };
+            (name.to_owned(), Arc::new(Route::build(sent).unwrap()))
+        };
+        let mut built = Built::default();
+        built.routes.extend([route("a", true), route("b", false)]);
+        let state = State::link(built);
+        let route = state.route(&ServiceKey::new("shop", "orders")).unwrap();
+        assert_eq!(route.object.as_ref(), "x/a");
+    }
+}

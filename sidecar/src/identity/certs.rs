@@ -1,0 +1,293 @@
+//! The own leaf: asked for at start, renewed at half its life.
+//!
+//! The first leaf is signed for the workload's token; every later one for the leaf in force, over
+//! mutual TLS, so that a token is needed once. Each has a key of its own. While the operator is
+//! away the leaf in force stays in force, and asking goes on with growing pauses.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rand::Rng;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
+use wire::discovery::SignRequest;
+use wire::discovery::certificates_client::CertificatesClient;
+
+use super::store::Store;
+use super::verify::identity_of;
+use super::{SpiffeId, verify};
+use crate::net::tls::{KeyAndChain, TlsContext, anonymous_client, root_store};
+use crate::net::to_operator::Operator;
+
+/// Pauses between attempts: the first, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// The largest chain that is accepted: a leaf and a few intermediates.
+const MAX_CHAIN: usize = 8;
+
+/// What this workload proves itself with. Immutable; a renewal makes another.
+#[derive(Debug)]
+pub struct Credentials {
+    /// Who we are.
+    pub id: SpiffeId,
+    /// Ready-made TLS configurations.
+    pub tls: TlsContext,
+    /// When the leaf was made valid and when it ends.
+    pub valid: (SystemTime, SystemTime),
+    own: KeyAndChain,
+    roots: Vec<Vec<u8>>,
+}
+
+/// Why there is no leaf yet, for the person on call.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The token file cannot be read.
+    #[error("cannot read the token {path}: {error}")]
+    Token {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The operator refused, or cannot be reached.
+    #[error("the operator gives no certificate: {0}")]
+    Refused(String),
+    /// What came back cannot be used.
+    #[error("the operator's certificate cannot be used: {0}")]
+    Unusable(String),
+    /// A key could not be made.
+    #[error("cannot make a key: {0}")]
+    Key(#[from] rcgen::Error),
+}
+
+/// Obtains and renews the leaf; publishes [`Credentials`].
+#[derive(Debug)]
+pub struct Certs {
+    /// Where the operator is.
+    pub operator: Operator,
+    /// The workload's token.
+    pub token_file: PathBuf,
+    /// Trust before the first answer: from injection, or kept from an earlier life.
+    pub first_roots: Vec<Vec<u8>>,
+    /// Where key, chain and roots are kept.
+    pub store: Store,
+    /// The trust domain that this workload belongs to.
+    pub trust_domain: String,
+    /// Where the credentials go.
+    pub publish: watch::Sender<Option<Arc<Credentials>>>,
+    /// Roots that came over the stream.
+    pub newer_roots: watch::Receiver<Vec<Vec<u8>>>,
+}
+
+// === impl Credentials ===
+
+impl Credentials {
+    /// Credentials from their parts.
+    ///
+    /// # Errors
+    /// When the leaf proves no identity of the trust domain, or key and leaf do not fit.
+    pub fn new(
+        own: KeyAndChain,
+        roots: Vec<Vec<u8>>,
+        trust_domain: &str,
+    ) -> Result<Self, Error> {
+        let unusable = |error: &dyn std::fmt::Display| Error::Unusable(error.to_string());
+        let leaf = own
+            .chain
+            .first()
+            .ok_or_else(|| Error::Unusable("it is empty".into()))?;
+        let id = identity_of(leaf, trust_domain).map_err(|error| unusable(&error))?;
+        let valid = validity(leaf).ok_or_else(|| Error::Unusable("unreadable leaf".into()))?;
+        let store = root_store(&roots).map_err(|error| unusable(&error))?;
+        let tls = TlsContext::new(&own, store).map_err(|error| unusable(&error))?;
+        Ok(Self {
+            id,
+            tls,
+            valid,
+            own,
+            roots,
+        })
+    }
+
+    /// Whether the leaf is in force now.
+    pub fn in_force(&self) -> bool {
+        let now = SystemTime::now();
+        self.valid.0 <= now && now < self.valid.1
+    }
+
+    /// Until when to wait before renewing: half the life, 10 % earlier or later, so that the
+    /// workloads of a cluster that started together do not renew together.
+    fn renew_in(&self) -> Duration {
+        let (from, to) = self.valid;
+        let life = to.duration_since(from).unwrap_or_default();
+        let due = from + life.mul_f64(rand::rng().random_range(0.45..0.55));
+        due.duration_since(SystemTime::now()).unwrap_or_default()
+    }
+}
+
+// === impl Certs ===
+
+impl Certs {
+    /// Obtains a leaf, publishes it, renews it; never returns.
+    pub async fn run(mut self) {
+        let mut roots = self.first_roots.clone();
+        if let Some(kept) = self.kept(&roots) {
+            tracing::info!(identity = %kept.id, "continuing with the certificate of an earlier life");
+            self.publish.send_replace(Some(Arc::new(kept)));
+        }
+        loop {
+            let current = self.publish.borrow().clone();
+            let pause = current.as_ref().map_or(Duration::ZERO, |c| c.renew_in());
+            let newer = tokio::select! {
+                () = tokio::time::sleep(pause) => None,
+                Ok(()) = self.newer_roots.changed() => {
+                    Some(self.newer_roots.borrow_and_update().clone())
+                }
+            };
+            match (newer, current) {
+                (Some(newer), _) if newer == roots => {}
+                (Some(newer), Some(current)) => {
+                    roots = newer;
+                    self.trust(&current, &roots);
+                }
+                (Some(newer), None) => roots = newer,
+                (None, current) => {
+                    let renewed = self.until_signed(current, &roots).await;
+                    roots.clone_from(&renewed.roots);
+                    tracing::info!(identity = %renewed.id, "certificate obtained");
+                    self.publish.send_replace(Some(Arc::new(renewed)));
+                }
+            }
+        }
+    }
+
+    /// What an earlier life left, if it is still in force.
+    fn kept(&self, roots: &[Vec<u8>]) -> Option<Credentials> {
+        let own = self.store.key_and_chain()?;
+        let kept = Credentials::new(own, roots.to_vec(), &self.trust_domain).ok()?;
+        kept.in_force().then_some(kept)
+    }
+
+    /// Puts a newer trust bundle in force beside the same leaf.
+    fn trust(&self, current: &Credentials, roots: &[Vec<u8>]) {
+        let own = KeyAndChain {
+            chain: current.own.chain.clone(),
+            key: current.own.key.clone_key(),
+        };
+        match Credentials::new(own, roots.to_vec(), &self.trust_domain) {
+            Ok(credentials) => {
+                self.save(|store| store.save_roots(roots));
+                tracing::info!(roots = roots.len(), "trust bundle replaced");
+                self.publish.send_replace(Some(Arc::new(credentials)));
+            }
+            Err(error) => tracing::error!(%error, "the new trust bundle cannot be used; keeping the old one"),
+        }
+    }
+
+    async fn until_signed(
+        &self,
+        current: Option<Arc<Credentials>>,
+        roots: &[Vec<u8>],
+    ) -> Credentials {
+        let mut pause = BACKOFF.0;
+        loop {
+            let by_leaf = current.as_deref().filter(|current| current.in_force());
+            match self.sign(by_leaf, roots).await {
+                Ok(credentials) => return credentials,
+                Err(error) => tracing::warn!(%error, retry_in = ?pause, "no certificate"),
+            }
+            let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+            tokio::time::sleep(jittered).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    async fn sign(
+        &self,
+        by_leaf: Option<&Credentials>,
+        roots: &[Vec<u8>],
+    ) -> Result<Credentials, Error> {
+        let key = KeyPair::generate()?;
+        // The operator decides the identity from the token or leaf; the request names nothing.
+        let csr = CertificateParams::default().serialize_request(&key)?;
+        let unusable = |error: rustls::Error| Error::Unusable(error.to_string());
+        let (tls, token) = match by_leaf {
+            Some(current) => (current.tls.client_grpc.clone(), String::new()),
+            None => {
+                let client = anonymous_client(root_store(roots).map_err(unusable)?);
+                (Arc::new(client.map_err(unusable)?), self.token().await?)
+            }
+        };
+        let channel = self
+            .operator
+            .connect(tls)
+            .await
+            .map_err(|error| Error::Refused(error.to_string()))?;
+        let request = SignRequest {
+            csr: csr.der().to_vec().into(),
+            token,
+        };
+        let answer = CertificatesClient::new(channel)
+            .sign(request)
+            .await
+            .map_err(|status| Error::Refused(status.message().to_owned()))?
+            .into_inner();
+        if answer.chain.is_empty() || answer.chain.len() > MAX_CHAIN {
+            return Err(Error::Unusable(format!(
+                "its chain has {} certificates",
+                answer.chain.len()
+            )));
+        }
+        let chain: Vec<Vec<u8>> = answer.chain.iter().map(|der| der.to_vec()).collect();
+        let roots: Vec<Vec<u8>> = answer.roots.iter().map(|der| der.to_vec()).collect();
+        let own = KeyAndChain {
+            chain: chain.iter().cloned().map(CertificateDer::from).collect(),
+            key: rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        };
+        let credentials = Credentials::new(own, roots.clone(), &self.trust_domain)?;
+        self.save(|store| {
+            store.save_key_and_chain(&key.serialize_pem(), &chain)?;
+            store.save_roots(&roots)
+        });
+        Ok(credentials)
+    }
+
+    async fn token(&self) -> Result<String, Error> {
+        let read = tokio::fs::read_to_string(&self.token_file).await;
+        read.map(|token| token.trim().to_owned())
+            .map_err(|error| Error::Token {
+                path: self.token_file.clone(),
+                error,
+            })
+    }
+
+    /// A state folder that cannot be written costs the next restart, not this life.
+    fn save(&self, save: impl FnOnce(&Store) -> std::io::Result<()>) {
+        if let Err(error) = save(&self.store) {
+            tracing::warn!(%error, "cannot keep credentials for a restart");
+        }
+    }
+}
+
+/// From when until when a leaf is valid.
+fn validity(leaf: &[u8]) -> Option<(SystemTime, SystemTime)> {
+    let (_, leaf) = x509_parser::parse_x509_certificate(leaf).ok()?;
+    let at = |time: x509_parser::time::ASN1Time| {
+        let seconds = u64::try_from(time.timestamp()).ok()?;
+        Some(UNIX_EPOCH + Duration::from_secs(seconds))
+    };
+    Some((at(leaf.validity().not_before)?, at(leaf.validity().not_after)?))
+}
+
+/// Whether `leaf` is the operator's.
+pub(crate) fn is_operator(leaf: &[u8], trust_domain: &str) -> Result<(), rustls::Error> {
+    let id = identity_of(leaf, trust_domain)
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    if (id.namespace(), id.service_account()) == ("meshwright-system", "meshwright-operator") {
+        Ok(())
+    } else {
+        Err(verify::not_for_name())
+    }
+}

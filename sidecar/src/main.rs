@@ -1,0 +1,23 @@
+//! The sidecar's process.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use sidecar::args::{Cli, Command};
+use sidecar::{app, telemetry};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    telemetry::log::init(&cli.args.log);
+    let ended = match &cli.command {
+        Some(Command::Redirect(redirect)) => redirect.run().map_err(anyhow::Error::from),
+        None => app::run(&cli.args),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Listening sockets, one per worker for each address.
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Connections that the kernel holds for us before we accept them.
+const BACKLOG: i32 = 1024;
+
+/// Binds a listener of the calling worker's own.
+///
+/// `SO_REUSEPORT` lets every worker have a socket on the same address; the kernel spreads new
+/// connections over them, and no lock or queue is shared between workers.
+///
+/// # Errors
+/// The address is in use by another program, or is not one of this machine.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into()).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    })?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts one connection, riding out what is no fault of the listener's.
+///
+/// A peer that gave up before it was accepted is skipped. When descriptors run out, accepting
+/// pauses briefly instead of spinning: connections wait in the kernel's queue meanwhile.
+pub async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Small messages must not wait for an acknowledgement (Nagle).
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections; trying again in 100 ms");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,83 @@
+//! Opening connections: to a peer, to the own application, and out of the local mesh.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::capture::{APPLICATION_SOURCE, way_out};
+
+/// How long a TCP handshake may take. Inside one network a second is already two lost packets.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How this process opens connections; fixed for its life.
+#[derive(Clone, Debug, Default)]
+pub struct Connector {
+    /// `SO_MARK` on every socket, where the redirect rules know us by mark (the local mesh).
+    pub mark: Option<u32>,
+    /// Where the application listens instead of the original destination (explicit proxying).
+    pub application: Option<IpAddr>,
+    /// The socket of the process that opens connections to the host's network (the local mesh).
+    pub way_out: Option<PathBuf>,
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// Connects to another workload's address.
+    ///
+    /// # Errors
+    /// As `connect(2)`; `TimedOut` after [`CONNECT_TIMEOUT`].
+    pub async fn to_peer(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        connect(self.socket(address)?, address).await
+    }
+
+    /// Connects to the application beside this sidecar, at the address that the peer called.
+    ///
+    /// # Errors
+    /// As [`Connector::to_peer`].
+    pub async fn to_application(&self, called: SocketAddr) -> io::Result<TcpStream> {
+        if let Some(application) = self.application {
+            let address = SocketAddr::new(application, called.port());
+            return connect(self.socket(address)?, address).await;
+        }
+        let socket = self.socket(called)?;
+        if called.is_ipv4() {
+            socket.bind(SocketAddr::new(APPLICATION_SOURCE.into(), 0))?;
+        }
+        connect(socket, called).await
+    }
+
+    /// Connects to an address that the mesh knows nothing of.
+    ///
+    /// # Errors
+    /// As [`Connector::to_peer`]; in the local mesh also when the host refuses.
+    pub async fn to_outside(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        match &self.way_out {
+            Some(path) => {
+                tokio::time::timeout(CONNECT_TIMEOUT, way_out::connect(path, address)).await?
+            }
+            None => self.to_peer(address).await,
+        }
+    }
+
+    fn socket(&self, address: SocketAddr) -> io::Result<TcpSocket> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        if let Some(mark) = self.mark {
+            SockRef::from(&socket).set_mark(mark)?;
+        }
+        Ok(socket)
+    }
+}
+
+async fn connect(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address)).await??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

@@ -1,0 +1,9 @@
+//! Sockets: accepting, where a connection was going, what its first bytes are, TLS, opaque copying.
+
+pub mod accept;
+pub mod connect;
+pub mod detect;
+pub mod opaque;
+pub mod original_dst;
+pub mod tls;
+pub mod to_operator;

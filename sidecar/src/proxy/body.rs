@@ -1,0 +1,184 @@
+//! Bodies on their way through: streamed, timed, counted.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context as Task, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::context::Account;
+use super::error::{Error, Reason};
+use super::upstream::Lease;
+use crate::policy::timeout::Deadline;
+
+/// A request's body, as it goes to an upstream. Streamed as it comes, never buffered.
+///
+/// Where a rule will ask to look at a body (inspection) or to send it again (retries), that is
+/// another variant here: the path files do not change.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// As it comes from downstream.
+    Streamed(Incoming),
+}
+
+/// A response's body, as it goes downstream.
+pub struct ResponseBody {
+    from: From,
+    deadline: Option<Pin<Box<Sleep>>>,
+    account: Option<Account>,
+}
+
+enum From {
+    Upstream(Incoming, Option<Lease>),
+    Mesh(Option<Bytes>),
+}
+
+// === impl RequestBody ===
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Streamed(body) => Pin::new(body).poll_frame(task),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Streamed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Streamed(body) => body.size_hint(),
+        }
+    }
+}
+
+// === impl ResponseBody ===
+
+impl ResponseBody {
+    /// What an upstream answers. The connection goes back to its pool, and `lease` ends, when the
+    /// last byte has passed.
+    pub fn upstream(body: Incoming, lease: Lease, deadline: Deadline) -> Self {
+        let ended = body.is_end_stream();
+        let mut lease = Some(lease);
+        if ended && let Some(lease) = lease.take() {
+            lease.complete();
+        }
+        Self {
+            from: From::Upstream(body, lease),
+            deadline: deadline
+                .instant()
+                .filter(|_| !ended)
+                .map(|at| Box::pin(tokio::time::sleep_until(at))),
+            account: None,
+        }
+    }
+
+    /// What the mesh answers itself.
+    pub fn mesh(body: Bytes) -> Self {
+        Self {
+            from: From::Mesh(Some(body).filter(|body| !body.is_empty())),
+            deadline: None,
+            account: None,
+        }
+    }
+
+    /// The account stays open until this body has ended.
+    pub fn with(mut self, mut account: Account) -> Self {
+        if self.is_end_stream() {
+            account.cx.completed();
+        }
+        self.account = Some(account);
+        self
+    }
+
+    fn passed(&mut self, frame: &Frame<Bytes>) {
+        if let (Some(account), Some(data)) = (&mut self.account, frame.data_ref()) {
+            account.cx.passed_on(data.len());
+        }
+        if self.is_end_stream() {
+            self.ended();
+        }
+    }
+
+    fn ended(&mut self) {
+        if let From::Upstream(_, lease) = &mut self.from
+            && let Some(lease) = lease.take()
+        {
+            lease.complete();
+        }
+        if let Some(account) = &mut self.account {
+            account.cx.completed();
+        }
+        self.deadline = None;
+    }
+
+    fn broke_off(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Some(account) = &mut self.account {
+            account
+                .cx
+                .broke_off(Error::new(error.reason, error.detail.clone()));
+        }
+        self.deadline = None;
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        if let Some(deadline) = &mut this.deadline
+            && deadline.as_mut().poll(task).is_ready()
+        {
+            return this.broke_off(Reason::RequestTimeout.into());
+        }
+        let frame = match &mut this.from {
+            From::Mesh(body) => body.take().map(|body| Ok(Frame::data(body))),
+            From::Upstream(body, _) => ready!(Pin::new(body).poll_frame(task)),
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                this.passed(&frame);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => this.broke_off(Error::exchange(&error)),
+            None => {
+                this.ended();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.from {
+            From::Upstream(body, _) => body.is_end_stream(),
+            From::Mesh(body) => body.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.from {
+            From::Upstream(body, _) => body.size_hint(),
+            From::Mesh(body) => {
+                SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
+            }
+        }
+    }
+}

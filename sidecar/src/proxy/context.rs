@@ -1,0 +1,213 @@
+//! What a request has learned so far, and the account that is rendered when it has ended.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{HOST, HeaderValue};
+use http::request::Parts;
+use http::{Method, StatusCode, Uri};
+use tokio::time::Instant;
+
+use super::error::{Error, Reason};
+use crate::identity::SpiffeId;
+use crate::telemetry::access_log::{AccessLog, Line, Timestamp};
+use crate::telemetry::metrics::{
+    Direction, ReasonLabel, RequestLabels, RequestMetrics, Shared,
+};
+
+/// Facts about one request. Each field is written in one place; none is configuration.
+#[derive(Debug)]
+pub struct Context {
+    /// Which way.
+    pub direction: Direction,
+    /// When the head had arrived.
+    pub started: Instant,
+    /// The caller, on inbound requests.
+    pub source: Option<SpiffeId>,
+    /// `namespace/service`, once found.
+    pub service: Option<Arc<str>>,
+    /// The ApiRoute and its rule, once found.
+    pub route: Option<(Arc<str>, Arc<str>)>,
+    /// The pod that was sent to, last.
+    pub endpoint: Option<Arc<str>>,
+    /// Endpoints tried.
+    pub attempts: u32,
+    time: SystemTime,
+    method: Method,
+    uri: Uri,
+    host: Option<HeaderValue>,
+    status: Option<StatusCode>,
+    error: Option<Error>,
+    outcome: Outcome,
+    response_bytes: u64,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The caller went away, or the future was dropped: what holds until something else does.
+    Cancelled,
+    Complete,
+    Failed,
+}
+
+/// Accounts for one request when dropped, however it ends: hyper drops the work of a caller that
+/// hung up, and that is an outcome too.
+#[derive(Debug)]
+pub struct Account {
+    /// The facts.
+    pub cx: Context,
+    metrics: Rc<RequestMetrics>,
+    log: AccessLog,
+}
+
+// === impl Context ===
+
+impl Context {
+    /// At the arrival of a request's head. Cloning method, URI and header copies no text.
+    pub fn new(direction: Direction, head: &Parts) -> Self {
+        Self {
+            direction,
+            started: Instant::now(),
+            source: None,
+            service: None,
+            route: None,
+            endpoint: None,
+            attempts: 0,
+            time: SystemTime::now(),
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            host: head.headers.get(HOST).cloned(),
+            status: None,
+            error: None,
+            outcome: Outcome::Cancelled,
+            response_bytes: 0,
+        }
+    }
+
+    /// The response's head is known.
+    pub fn responds(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// The mesh answers itself.
+    pub fn refused(&mut self, error: Error) {
+        self.status = Some(error.reason.status());
+        self.error = Some(error);
+    }
+
+    /// More of the response was passed on.
+    pub fn passed_on(&mut self, bytes: usize) {
+        self.response_bytes += bytes as u64;
+    }
+
+    /// The response has ended as it should.
+    pub fn completed(&mut self) {
+        self.outcome = Outcome::Complete;
+    }
+
+    /// The response broke off after its head had been sent.
+    pub fn broke_off(&mut self, error: Error) {
+        self.error = Some(error);
+        self.outcome = Outcome::Failed;
+    }
+
+    fn labels(&self) -> RequestLabels {
+        let empty = || Shared(Arc::default());
+        let (route, rule) = match &self.route {
+            Some((route, rule)) => (Shared(route.clone()), Shared(rule.clone())),
+            None => (empty(), empty()),
+        };
+        RequestLabels {
+            direction: self.direction,
+            service: self.service.clone().map_or_else(empty, Shared),
+            route,
+            rule,
+            code: self.status.map_or(0, |status| status.as_u16()),
+            reason: ReasonLabel(self.reason()),
+        }
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        self.error.as_ref().map(|error| error.reason)
+    }
+
+    fn line(&self) -> Line<'_> {
+        let host = match (self.uri.authority(), &self.host) {
+            (Some(authority), _) => without_credentials(authority.as_str()),
+            (None, Some(host)) => without_credentials(host.to_str().unwrap_or_default()),
+            (None, None) => "",
+        };
+        let (route, rule) = match &self.route {
+            Some((route, rule)) => (&**route, &**rule),
+            None => ("", ""),
+        };
+        Line {
+            time: Timestamp(self.time),
+            direction: self.direction.name(),
+            method: self.method.as_str(),
+            host,
+            path: self.uri.path(),
+            source: self.source.as_ref().map_or("", SpiffeId::as_str),
+            service: self.service.as_deref().unwrap_or_default(),
+            route,
+            rule,
+            endpoint: self.endpoint.as_deref().unwrap_or_default(),
+            status: self.status.map_or(0, |status| status.as_u16()),
+            reason: self.reason().map_or("", Reason::name),
+            detail: self.error.as_ref().map_or("", |error| &error.detail),
+            outcome: match self.outcome {
+                Outcome::Cancelled => "cancelled",
+                Outcome::Complete => "complete",
+                Outcome::Failed => "failed",
+            },
+            attempts: self.attempts,
+            duration_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            response_bytes: self.response_bytes,
+        }
+    }
+}
+
+/// An authority may carry `user:password@` (RFC 3986 3.2.1); the log never does.
+fn without_credentials(authority: &str) -> &str {
+    authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host)
+}
+
+// === impl Account ===
+
+impl Account {
+    /// Opens the account of a request.
+    pub fn open(cx: Context, metrics: Rc<RequestMetrics>, log: AccessLog) -> Self {
+        Self { cx, metrics, log }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.metrics
+            .observe(self.cx.labels(), self.cx.started.elapsed());
+        if self.log.is_on() {
+            self.log.write(&self.cx.line());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    #[test]
+    fn a_line_has_no_query_and_no_credentials() {
+        let request = Request::get("http://user:secret@orders.shop/orders/1?token=secret");
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let cx = Context::new(Direction::outbound, &head);
+        let line = serde_json::to_string(&cx.line()).unwrap();
+        assert!(line.contains(r#""path":"/orders/1""#), "{line}");
+        assert!(line.contains(r#""host":"orders.shop""#), "{line}");
+        assert!(!line.contains("secret"), "{line}");
+    }
+}

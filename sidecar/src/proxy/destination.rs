@@ -1,0 +1,242 @@
+//! Where a call leads, as one worker reaches it: the Service called, its route, and the balancers
+//! and upstreams behind them.
+//!
+//! [`Destinations`] follows the shared [`State`]: what a new state did not change keeps its
+//! balancer, and an endpoint that is still there keeps its connections and counts.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use rand::Rng;
+
+use super::error::{Error, Reason};
+use super::upstream::{Dial, Upstream};
+use crate::config::State;
+use crate::config::route::{Route, Rule};
+use crate::config::service::{Endpoint, Port, Protocol, Service, ServiceKey};
+use crate::policy::load_balancer::LoadBalancer;
+
+/// One port of one Service, as called.
+#[derive(Debug)]
+pub struct Destination {
+    /// `namespace/service`.
+    pub service: Arc<str>,
+    /// How its bytes are read.
+    pub protocol: Protocol,
+    own: Rc<LoadBalancer<Upstream>>,
+    route: Option<(Arc<Route>, Vec<Targets>)>,
+}
+
+/// Where one rule's requests go.
+#[derive(Debug)]
+struct Targets {
+    total_weight: u64,
+    backends: Vec<(u32, Option<Backend>)>,
+}
+
+#[derive(Clone, Debug)]
+struct Backend {
+    service: Arc<str>,
+    balancer: Rc<LoadBalancer<Upstream>>,
+}
+
+/// What governs one request: the rule, and who answers.
+#[derive(Debug)]
+pub struct Routed {
+    /// `namespace/name` of the ApiRoute and its rule; `None` without an ApiRoute.
+    pub route: Option<(Arc<str>, Arc<Rule>)>,
+    /// The Service that answers.
+    pub service: Arc<str>,
+    /// Its endpoints.
+    pub balancer: Rc<LoadBalancer<Upstream>>,
+}
+
+/// A worker's destinations, for one state after another.
+pub struct Destinations {
+    state: RefCell<Arc<State>>,
+    linked: RefCell<HashMap<(ServiceKey, u16), Rc<Destination>>>,
+    balancers: RefCell<HashMap<(ServiceKey, u16), (Arc<Port>, Rc<LoadBalancer<Upstream>>)>>,
+    upstreams: RefCell<HashMap<Endpoint, Weak<Upstream>>>,
+    dial: Dial,
+}
+
+// === impl Destinations ===
+
+impl Destinations {
+    /// Follows from an empty state.
+    pub fn new(dial: Dial) -> Self {
+        Self {
+            state: RefCell::default(),
+            linked: RefCell::default(),
+            balancers: RefCell::default(),
+            upstreams: RefCell::default(),
+            dial,
+        }
+    }
+
+    /// The state in force. A request takes it once.
+    pub fn state(&self) -> Arc<State> {
+        self.state.borrow().clone()
+    }
+
+    /// Puts another state in force. Only what this worker has used is followed; the rest is linked
+    /// when first used, so that the cost of a change does not grow with the mesh.
+    pub fn follow(&self, state: Arc<State>) {
+        self.linked.borrow_mut().clear();
+        let used: Vec<_> = {
+            let balancers = self.balancers.borrow();
+            let ports = balancers.iter().map(|(key, (port, _))| (key.clone(), port.clone()));
+            ports.collect()
+        };
+        for (key, known) in used {
+            let now = state.service(&key.0).and_then(|service| service.port(key.1));
+            match now {
+                // An endpoint that is in both finds its upstream again, connections and all.
+                Some(now) if !Arc::ptr_eq(now, &known) => drop(self.balancer(&key.0, now)),
+                Some(_) => {}
+                None => drop(self.balancers.borrow_mut().remove(&key)),
+            }
+        }
+        *self.state.borrow_mut() = state;
+        self.upstreams
+            .borrow_mut()
+            .retain(|_, upstream| upstream.strong_count() > 0);
+    }
+
+    /// The destination that a port of a Service is.
+    pub fn find(&self, service: &Service, port: &Arc<Port>) -> Rc<Destination> {
+        let key = (service.key.clone(), port.number);
+        if let Some(linked) = self.linked.borrow().get(&key) {
+            return linked.clone();
+        }
+        let linked = Rc::new(self.link(service, port));
+        self.linked.borrow_mut().insert(key, linked.clone());
+        linked
+    }
+
+    fn link(&self, service: &Service, port: &Arc<Port>) -> Destination {
+        let state = self.state();
+        let route = state.route(&service.key).map(|route| {
+            let targets = route.rules().iter().map(|rule| self.targets(&state, rule));
+            (route.clone(), targets.collect())
+        });
+        Destination {
+            service: service.key.text().clone(),
+            protocol: port.protocol,
+            own: self.balancer(&service.key, port),
+            route,
+        }
+    }
+
+    fn targets(&self, state: &State, rule: &Rule) -> Targets {
+        let backends = rule.backends.iter().map(|backend| {
+            let found = state.service(&backend.service).and_then(|service| {
+                let port = service.port(backend.port)?;
+                Some(Backend {
+                    service: service.key.text().clone(),
+                    balancer: self.balancer(&service.key, port),
+                })
+            });
+            (backend.weight, found)
+        });
+        let backends: Vec<_> = backends.collect();
+        Targets {
+            total_weight: backends.iter().map(|(weight, _)| u64::from(*weight)).sum(),
+            backends,
+        }
+    }
+
+    fn balancer(&self, service: &ServiceKey, port: &Arc<Port>) -> Rc<LoadBalancer<Upstream>> {
+        let key = (service.clone(), port.number);
+        let mut balancers = self.balancers.borrow_mut();
+        if let Some((known, balancer)) = balancers.get(&key)
+            && Arc::ptr_eq(known, port)
+        {
+            return balancer.clone();
+        }
+        let endpoints = port.endpoints.iter().map(|endpoint| self.upstream(endpoint));
+        let balancer = Rc::new(LoadBalancer::new(endpoints.collect()));
+        balancers.insert(key, (port.clone(), balancer.clone()));
+        balancer
+    }
+
+    fn upstream(&self, endpoint: &Endpoint) -> Rc<Upstream> {
+        let mut upstreams = self.upstreams.borrow_mut();
+        if let Some(known) = upstreams.get(endpoint).and_then(Weak::upgrade) {
+            return known;
+        }
+        let upstream = Upstream::endpoint(endpoint.clone(), self.dial.clone());
+        upstreams.insert(endpoint.clone(), Rc::downgrade(&upstream));
+        upstream
+    }
+}
+
+impl std::fmt::Debug for Destinations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Destinations").finish_non_exhaustive()
+    }
+}
+
+// === impl Destination ===
+
+impl Destination {
+    /// What governs a request to this destination.
+    ///
+    /// # Errors
+    /// `no_route` when there is an ApiRoute and none of its rules fits; `backend_missing`.
+    pub fn route(&self, head: &http::request::Parts) -> Result<Routed, (Error, Option<Arc<str>>)> {
+        let Some((route, targets)) = &self.route else {
+            return Ok(Routed {
+                route: None,
+                service: self.service.clone(),
+                balancer: self.own.clone(),
+            });
+        };
+        let object = || Some(route.object.clone());
+        let place = route
+            .find(head)
+            .ok_or_else(|| (Reason::NoRoute.into(), object()))?;
+        let rule = route.rules()[place].clone();
+        let routed = Some((route.object.clone(), rule));
+        if targets[place].backends.is_empty() {
+            return Ok(Routed {
+                route: routed,
+                service: self.service.clone(),
+                balancer: self.own.clone(),
+            });
+        }
+        let backend = targets[place]
+            .pick()
+            .ok_or_else(|| (Reason::BackendMissing.into(), object()))?;
+        Ok(Routed {
+            route: routed,
+            service: backend.service.clone(),
+            balancer: backend.balancer.clone(),
+        })
+    }
+
+    /// The endpoints of the Service itself, for bytes that have no route.
+    pub fn balancer(&self) -> &Rc<LoadBalancer<Upstream>> {
+        &self.own
+    }
+}
+
+impl Targets {
+    /// One of the backends, each as often as its weight says; `None` for one that does not exist,
+    /// whose share is answered with an error, and when all weights are zero.
+    fn pick(&self) -> Option<&Backend> {
+        let mut drawn = match self.total_weight {
+            0 => return None,
+            total => rand::rng().random_range(0..total),
+        };
+        for (weight, backend) in &self.backends {
+            match drawn.checked_sub(u64::from(*weight)) {
+                None => return backend.as_ref(),
+                Some(rest) => drawn = rest,
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,241 @@
+//! Why a request got no answer of its target's, from birth to the response: the only mapping.
+//!
+//! One [`Reason`] names the cause in the response, the access log and the metrics. What the caller
+//! is told ([`Reason::told`]) and what the person on call reads (`Error::detail`, in the log) are
+//! different texts: the second may name addresses, the first never does.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+
+/// Carries the reason beside the problem document, for callers that read no bodies.
+pub const REASON_HEADER: HeaderName = HeaderName::from_static("meshwright-reason");
+
+/// Whose fault a failure is: decides what counts against an endpoint and who must act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The request asks for what is not there or not allowed.
+    Caller,
+    /// The service called, or its host.
+    Target,
+    /// Configuration, or this sidecar.
+    Mesh,
+}
+
+/// Declares the reasons once: name, status, fault, whether the request surely never reached the
+/// application, and what the caller is told.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $status:ident, $fault:ident, $unsent:literal, $told:literal;)*) => {
+        /// Why the mesh answered in its target's place. Names are stable: dashboards and clients
+        /// depend on them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $variant,)* }
+
+        impl Reason {
+            /// Every reason, for documentation and tests.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)*];
+
+            /// The name in responses, logs and metrics: snake_case.
+            pub const fn name(self) -> &'static str {
+                match self { $(Reason::$variant => $name,)* }
+            }
+
+            /// The status of the response.
+            pub const fn status(self) -> StatusCode {
+                match self { $(Reason::$variant => StatusCode::$status,)* }
+            }
+
+            /// Whose fault it is.
+            pub const fn fault(self) -> Fault {
+                match self { $(Reason::$variant => Fault::$fault,)* }
+            }
+
+            /// Whether the request surely never reached the application, so that sending it again
+            /// can do nothing twice.
+            pub const fn unsent(self) -> bool {
+                match self { $(Reason::$variant => $unsent,)* }
+            }
+
+            /// What the caller is told.
+            pub const fn told(self) -> &'static str {
+                match self { $(Reason::$variant => $told,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// No rule of the ApiRoute matches.
+    NoRoute = "no_route", NOT_FOUND, Caller, true,
+        "No rule of the route matches this request.";
+    /// An explicit proxy request names a host that is no Service.
+    UnknownHost = "unknown_host", NOT_FOUND, Caller, true,
+        "No service of the mesh has this host name.";
+    /// The request itself cannot be carried.
+    BadRequest = "bad_request", BAD_REQUEST, Caller, true,
+        "The request cannot be forwarded as it is.";
+    /// A backend that the rule names does not exist.
+    BackendMissing = "backend_missing", SERVICE_UNAVAILABLE, Mesh, true,
+        "The route sends this request to a backend that does not exist.";
+    /// The service has no ready endpoint.
+    NoEndpoints = "no_endpoints", SERVICE_UNAVAILABLE, Target, true,
+        "The service has no ready endpoint.";
+    /// No endpoint tried could be connected to.
+    ConnectFailed = "connect_failed", SERVICE_UNAVAILABLE, Target, true,
+        "The service cannot be reached.";
+    /// The peer proved another identity than the endpoint's, or none.
+    PeerNotVerified = "peer_not_verified", SERVICE_UNAVAILABLE, Target, true,
+        "The service could not prove its identity.";
+    /// This sidecar has no certificate in force.
+    NoCertificate = "no_certificate", SERVICE_UNAVAILABLE, Mesh, true,
+        "The mesh cannot prove the caller's identity at the moment.";
+    /// The request timeout passed.
+    RequestTimeout = "request_timeout", GATEWAY_TIMEOUT, Target, false,
+        "The service did not answer in time.";
+    /// The connection ended before the response did.
+    UpstreamReset = "upstream_reset", BAD_GATEWAY, Target, false,
+        "The service ended the connection before it answered.";
+    /// The answer is no HTTP.
+    BadResponse = "bad_response", BAD_GATEWAY, Target, false,
+        "The service answered with something that is not HTTP.";
+    /// The application beside the sidecar cannot be connected to.
+    ApplicationUnreachable = "application_unreachable", SERVICE_UNAVAILABLE, Target, true,
+        "The application does not accept connections.";
+    /// The complete set of Guards has not arrived.
+    NotReady = "not_ready", SERVICE_UNAVAILABLE, Mesh, true,
+        "The mesh does not know yet who may call this service.";
+    /// No Guard covers the port.
+    PortNotServed = "port_not_served", FORBIDDEN, Caller, true,
+        "No service serves this port.";
+    /// Plaintext into a port that takes mutual TLS only.
+    PlaintextRefused = "plaintext_refused", FORBIDDEN, Caller, true,
+        "This port takes calls from the mesh only, over mutual TLS.";
+}
+
+/// A request that the mesh answers itself.
+#[derive(Debug)]
+pub struct Error {
+    /// The cause.
+    pub reason: Reason,
+    /// For the person on call; never sent to a caller.
+    pub detail: String,
+}
+
+// === impl Reason ===
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Reason {
+    /// The response: a problem document (RFC 9457), with the reason in a header as well.
+    pub fn response(self) -> Response<Bytes> {
+        let status = self.status();
+        let title = status.canonical_reason().unwrap_or_default();
+        // Every part is a constant of ours without characters that JSON escapes.
+        let problem = format!(
+            r#"{{"type":"about:blank","title":"{title}","status":{},"detail":"{}","reason":"{}"}}"#,
+            status.as_u16(),
+            self.told(),
+            self.name(),
+        );
+        let mut response = Response::new(Bytes::from(problem));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        headers.insert(REASON_HEADER, HeaderValue::from_static(self.name()));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            // Endpoints and certificates come back within seconds or not at all.
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+// === impl Error ===
+
+impl Error {
+    /// A failure with what the person on call should know.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+        }
+    }
+
+    /// No connection to `address`.
+    pub fn connect(address: SocketAddr, error: &dyn fmt::Display) -> Self {
+        Self::new(Reason::ConnectFailed, format!("{address}: {error}"))
+    }
+
+    /// What hyper reports about an exchange that had begun.
+    pub fn exchange(error: &hyper::Error) -> Self {
+        let reason = if error.is_parse() {
+            Reason::BadResponse
+        } else {
+            Reason::UpstreamReset
+        };
+        Self::new(reason, sources(error))
+    }
+}
+
+impl From<Reason> for Error {
+    fn from(reason: Reason) -> Self {
+        Self::new(reason, String::new())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.detail)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// An error and its causes in one line.
+fn sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_is_a_problem_document_with_its_reason() {
+        for reason in Reason::ALL {
+            let response = reason.response();
+            let problem: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(problem["reason"], reason.name());
+            assert_eq!(problem["status"], response.status().as_u16());
+            assert_eq!(response.headers()[REASON_HEADER], reason.name());
+            assert!(response.status().is_client_error() || response.status().is_server_error());
+        }
+    }
+
+    #[test]
+    fn reasons_have_names_of_their_own_in_snake_case() {
+        let names: std::collections::BTreeSet<_> =
+            Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        for name in names {
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+        }
+    }
+}

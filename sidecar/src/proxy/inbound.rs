@@ -1,0 +1,74 @@
+//! Calls of peers: peer's identity → Guard of the port → application.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use super::body::{RequestBody, ResponseBody};
+use super::context::{Account, Context};
+use super::error::{Error, Reason};
+use super::{Proxy, forward, headers};
+use crate::config::State;
+use crate::config::state::NotServed;
+use crate::identity::SpiffeId;
+use crate::telemetry::metrics::Direction;
+
+/// A peer's connection, as far as its requests care.
+#[derive(Clone, Debug)]
+pub struct FromPeer {
+    /// Who the peer proved to be.
+    pub identity: SpiffeId,
+    /// The address that it called.
+    pub called: SocketAddr,
+}
+
+/// Total: every request gets exactly one response, one count and one line in the access log.
+///
+/// # Errors
+/// None; the type is hyper's.
+pub async fn serve(
+    px: Rc<Proxy>,
+    peer: Rc<FromPeer>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let (head, body) = request.into_parts();
+    let mut cx = Context::new(Direction::inbound, &head);
+    cx.source = Some(peer.identity.clone());
+    let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
+    let state = px.destinations.state();
+    let request = Request::from_parts(head, RequestBody::Streamed(body));
+    let response = inbound(&px, &state, &mut account.cx, &peer, request).await;
+    Ok(super::serve::account_for(account, response))
+}
+
+/// Fallible: reads like the picture in [`super`]. The order is the specification: what a later
+/// step protects is never reached when an earlier one refuses.
+async fn inbound(
+    px: &Proxy,
+    state: &State,
+    cx: &mut Context,
+    peer: &FromPeer,
+    request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Error> {
+    let (mut head, body) = request.into_parts();
+    headers::check(&head)?;
+    let served = state.served(peer.called.port()).map_err(refusal)?;
+    cx.service = Some(served.guard.service.clone());
+    // Here, in this order: inspection of the body, authentication, authorization, rate limit,
+    // cache; and, after the application has answered, the response phase.
+    headers::remove_hop_by_hop(&mut head.headers);
+    headers::remove_reserved(&mut head.headers);
+    let application = px.application(peer.called);
+    Box::pin(forward::to_application(cx, &application, head, body)).await
+}
+
+/// What a port says that no Guard opens.
+pub(super) fn refusal(why: NotServed) -> Reason {
+    match why {
+        NotServed::Incomplete => Reason::NotReady,
+        NotServed::NoGuard => Reason::PortNotServed,
+    }
+}

@@ -1,0 +1,102 @@
+//! What untrusted bytes meet before they meet code: the bounds of every HTTP connection, in one
+//! place, each set explicitly (hyper takes `None` for "no limit", see its documentation).
+
+use std::time::Duration;
+
+use hyper::client::conn::{http1 as client1, http2 as client2};
+use hyper::server::conn::{http1 as server1, http2 as server2};
+use hyper_util::rt::TokioTimer;
+
+use crate::worker::LocalExecutor;
+
+/// Header lines of one message; more is 431.
+const MAX_HEADERS: usize = 100;
+
+/// Bytes of one HTTP/1.1 head, and of the read buffer; more is 431.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Bytes of one HTTP/2 header list, uncompressed (RFC 9113 section 6.5.2).
+const MAX_HEADER_LIST: u32 = 64 * 1024;
+
+/// An application may keep a connection to its sidecar this long without a request. It is our own
+/// application: the bound only collects what was forgotten.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Requests at a time that we accept on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 250;
+
+/// Requests at a time that we send on one HTTP/2 connection before opening another.
+pub const STREAMS_PER_CONNECTION: usize = 100;
+
+/// Flow-control windows: 1 MiB a stream lets bulk run at full speed (64 KiB halves it), 4 MiB a
+/// connection bounds what a slow reader can make us hold.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// Streams that were reset before we accepted them (CVE-2023-44487, "rapid reset").
+const MAX_PENDING_RESETS: usize = 20;
+
+/// Streams that we reset because the peer broke the protocol (RUSTSEC-2024-0003).
+const MAX_LOCAL_RESETS: usize = 1024;
+
+/// PING on a connection with nothing else to say, and the time for its answer: a peer that
+/// vanished without a word is noticed within both.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+
+/// From an application.
+pub fn h1_server() -> server1::Builder {
+    let mut builder = server1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD)
+        .half_close(true)
+        .auto_date_header(false)
+        // One write of a copied small message is cheaper than a gathered one.
+        .writev(false);
+    builder
+}
+
+/// From a peer, or from an application with prior knowledge.
+pub fn h2_server() -> server2::Builder<LocalExecutor> {
+    let mut builder = server2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+        .keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .auto_date_header(false);
+    builder
+}
+
+/// To an application, or outside the mesh.
+pub fn h1_client() -> client1::Builder {
+    let mut builder = client1::Builder::new();
+    builder
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD)
+        .writev(false);
+    builder
+}
+
+/// To a peer.
+pub fn h2_client(executor: LocalExecutor) -> client2::Builder<LocalExecutor> {
+    let mut builder = client2::Builder::new(executor);
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_max_send_streams(STREAMS_PER_CONNECTION)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+        .keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .keep_alive_while_idle(true);
+    builder
+}

@@ -1,0 +1,101 @@
+//! The life of a request.
+//!
+//! ```text
+//!  application A                                                      application B
+//!      │ captured: 15001                                                    ▲
+//!      ▼                                                                    │ at the address called
+//!  outbound ── original destination → Destination                       inbound ── peer's identity, Guard of the port
+//!      │        (destination.rs)                                            ▲
+//!      │ route: which rule, which backend                                   │ mutual TLS, ALPN meshwright/h2: 15006
+//!      ▼                                                                    │
+//!  forward ──── deadline, pick an endpoint, connect, send ──────────────────┘
+//!   (forward.rs)   (policy/timeout, policy/load_balancer, upstream.rs)
+//! ```
+//!
+//! [`outbound`] and [`inbound`] each have two functions: `serve` cannot fail and accounts for
+//! every request; the fallible one under it reads like the picture. They call; they do not parse,
+//! compare or compute.
+
+pub mod body;
+pub mod context;
+pub mod destination;
+pub mod error;
+pub mod forward;
+pub mod headers;
+pub mod inbound;
+pub mod limits;
+pub mod outbound;
+pub mod serve;
+pub mod upstream;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use destination::Destinations;
+use upstream::{Dial, Upstream};
+
+use crate::config::State;
+use crate::drain::Drain;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::RequestMetrics;
+
+/// Everything a worker needs to carry requests. One for each worker, never shared.
+pub struct Proxy {
+    /// Where calls of the application lead.
+    pub destinations: Destinations,
+    /// How connections are made.
+    pub dial: Dial,
+    /// What is counted.
+    pub metrics: Rc<RequestMetrics>,
+    /// What is written down.
+    pub access_log: AccessLog,
+    /// When to stop.
+    pub drain: Drain,
+    /// Connections to the own application, by the address called.
+    applications: RefCell<HashMap<SocketAddr, Rc<Upstream>>>,
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// A worker's proxy, with nothing configured yet.
+    pub fn new(
+        dial: Dial,
+        metrics: Rc<RequestMetrics>,
+        access_log: AccessLog,
+        drain: Drain,
+    ) -> Self {
+        Self {
+            destinations: Destinations::new(dial.clone()),
+            dial,
+            metrics,
+            access_log,
+            drain,
+            applications: RefCell::default(),
+        }
+    }
+
+    /// Puts another state in force.
+    pub fn follow(&self, state: std::sync::Arc<State>) {
+        // Only addresses that a Guard covers are ever called, so this map is bounded by them.
+        self.applications
+            .borrow_mut()
+            .retain(|called, _| state.served(called.port()).is_ok());
+        self.destinations.follow(state);
+    }
+
+    /// The own application at an address that a Guard covers.
+    fn application(&self, called: SocketAddr) -> Rc<Upstream> {
+        let mut applications = self.applications.borrow_mut();
+        let new = || Upstream::application(called, self.dial.clone());
+        applications.entry(called).or_insert_with(new).clone()
+    }
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxy").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,92 @@
+//! Calls of the application: application → destination → route → forward.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use super::body::{RequestBody, ResponseBody};
+use super::context::{Account, Context};
+use super::destination::Destination;
+use super::error::{Error, Reason};
+use super::{Proxy, forward, headers};
+use crate::config::State;
+use crate::policy::timeout::Deadline;
+use crate::telemetry::metrics::Direction;
+
+/// A captured connection, as far as its requests care.
+#[derive(Clone, Copy, Debug)]
+pub enum Captured {
+    /// It was going to this address.
+    To(std::net::SocketAddr),
+    /// It came to our own port: an explicit proxy request, whose host selects.
+    Explicitly,
+}
+
+/// Total: every request gets exactly one response, one count and one line in the access log.
+///
+/// # Errors
+/// None; the type is hyper's.
+pub async fn serve(
+    px: Rc<Proxy>,
+    captured: Captured,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let (head, body) = request.into_parts();
+    let cx = Context::new(Direction::outbound, &head);
+    let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
+    let state = px.destinations.state();
+    let request = Request::from_parts(head, RequestBody::Streamed(body));
+    let response = outbound(&px, &state, &mut account.cx, captured, request).await;
+    Ok(super::serve::account_for(account, response))
+}
+
+/// Fallible: reads like the picture in [`super`].
+async fn outbound(
+    px: &Proxy,
+    state: &State,
+    cx: &mut Context,
+    captured: Captured,
+    request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Error> {
+    let (mut head, body) = request.into_parts();
+    headers::check(&head)?;
+    let destination = destination(px, state, captured, &head)?;
+    cx.service = Some(destination.service.clone());
+    let routed = destination.route(&head).map_err(|(error, route)| {
+        cx.route = route.map(|route| (route, Default::default()));
+        error
+    })?;
+    cx.service = Some(routed.service);
+    let timeout = routed.route.as_ref().and_then(|(_, rule)| rule.request_timeout);
+    cx.route = routed.route.map(|(object, rule)| (object, rule.name.clone()));
+    headers::remove_hop_by_hop(&mut head.headers);
+    headers::remove_reserved(&mut head.headers);
+    let deadline = Deadline::start(timeout, cx.started);
+    // One box here keeps the future of every connection small (asserted in the tests).
+    Box::pin(forward::forward(cx, &routed.balancer, deadline, head, body)).await
+}
+
+/// The address called selects the Service; the host does only when there is no such address.
+fn destination(
+    px: &Proxy,
+    state: &State,
+    captured: Captured,
+    head: &http::request::Parts,
+) -> Result<Rc<Destination>, Error> {
+    let (service, port) = match captured {
+        Captured::To(address) => {
+            // It was there when the connection was accepted, and may be gone since.
+            let called = state.called(address).ok_or(Reason::UnknownHost)?;
+            (&called.service, &called.port)
+        }
+        Captured::Explicitly => {
+            let host = headers::host(head).ok_or(Reason::UnknownHost)?;
+            let service = state.named(host).ok_or(Reason::UnknownHost)?;
+            let port = service.port(headers::port(head));
+            (service, port.ok_or(Reason::UnknownHost)?)
+        }
+    };
+    Ok(px.destinations.find(service, port))
+}

@@ -1,0 +1,291 @@
+//! From an accepted connection to its requests: what the connection is, who is at the other end,
+//! and which protocol is inside.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use http::Response;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::body::ResponseBody;
+use super::context::Account;
+use super::error::{Error, Reason};
+use super::inbound::{self, FromPeer};
+use super::outbound::{self, Captured};
+use super::{Proxy, headers, limits};
+use crate::config::service::Protocol;
+use crate::identity::verify::identity_of;
+use crate::net::detect::{FirstBytes, first_bytes};
+use crate::net::original_dst::original_dst;
+use crate::net::tls::{ALPN_H2, ALPN_TCP, HANDSHAKE_TIMEOUT};
+use crate::net::opaque;
+use crate::telemetry::metrics::{ConnectionKind, Direction, DirectionLabels};
+
+/// Carries one connection of the application, from accept to close.
+pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
+    let _open = Open::new(&px, Direction::outbound);
+    let (Ok(called), Ok(local)) = (original_dst(&stream), stream.local_addr()) else {
+        return;
+    };
+    let ended = if called == local {
+        outbound_http(&px, stream, Captured::Explicitly).await
+    } else {
+        let state = px.destinations.state();
+        match state.called(called) {
+            Some(found) if found.port.protocol == Protocol::Http => {
+                outbound_http(&px, stream, Captured::To(called)).await
+            }
+            Some(found) => {
+                let destination = px.destinations.find(&found.service, &found.port);
+                drop(state);
+                outbound_tcp(&px, stream, &destination).await
+            }
+            // A Service without this port: nobody listens there, as nobody would without a mesh.
+            None if state.is_virtual(called.ip()) => Ok(()),
+            None => {
+                drop(state);
+                outbound_passthrough(&px, stream, called).await
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%called, %error, "outbound connection ended");
+    }
+}
+
+async fn outbound_http(
+    px: &Rc<Proxy>,
+    stream: TcpStream,
+    captured: Captured,
+) -> Result<(), Error> {
+    px.metrics
+        .all()
+        .connection(Direction::outbound, ConnectionKind::http);
+    let h2 = matches!(first_bytes(&stream).await, Ok(FirstBytes::Http2));
+    let service = {
+        let px = px.clone();
+        service_fn(move |request| outbound::serve(px.clone(), captured, request))
+    };
+    http(px, TokioIo::new(stream), h2, service).await
+}
+
+async fn outbound_tcp(
+    px: &Rc<Proxy>,
+    mut stream: TcpStream,
+    destination: &super::destination::Destination,
+) -> Result<(), Error> {
+    px.metrics
+        .all()
+        .connection(Direction::outbound, ConnectionKind::mtls_tcp);
+    let upstream = destination.balancer().pick(&[])?;
+    let copied = if upstream.is_peer() {
+        let mut peer = upstream.open_tcp().await?;
+        opaque::copy(&mut stream, &mut peer).await
+    } else {
+        let mut outside = upstream.open_plain().await?;
+        opaque::copy(&mut stream, &mut outside).await
+    };
+    copied
+        .map(drop)
+        .map_err(|error| Error::new(Reason::UpstreamReset, error.to_string()))
+}
+
+async fn outbound_passthrough(
+    px: &Rc<Proxy>,
+    mut stream: TcpStream,
+    called: SocketAddr,
+) -> Result<(), Error> {
+    px.metrics
+        .all()
+        .connection(Direction::outbound, ConnectionKind::passthrough);
+    let outside = px.dial.connector.to_outside(called).await;
+    let mut outside = outside.map_err(|error| Error::connect(called, &error))?;
+    opaque::copy(&mut stream, &mut outside)
+        .await
+        .map(drop)
+        .map_err(|error| Error::new(Reason::UpstreamReset, error.to_string()))
+}
+
+/// Carries one connection of a peer, from accept to close.
+pub async fn inbound_connection(px: Rc<Proxy>, stream: TcpStream) {
+    let _open = Open::new(&px, Direction::inbound);
+    let Ok(called) = original_dst(&stream) else {
+        return;
+    };
+    match first_bytes(&stream).await {
+        Ok(FirstBytes::Tls) => {}
+        Ok(FirstBytes::Closed) | Err(_) => return,
+        Ok(other) => return refuse_plaintext(&px, stream, other).await,
+    }
+    if let Err(error) = inbound_tls(&px, stream, called).await {
+        px.metrics.all().refused(Direction::inbound, error.reason);
+        tracing::debug!(%called, %error, "inbound connection ended");
+    }
+}
+
+/// Says what is wrong to those who can read it, and closes.
+async fn refuse_plaintext(px: &Proxy, mut stream: TcpStream, seen: FirstBytes) {
+    let reason = Reason::PlaintextRefused;
+    px.metrics.all().refused(Direction::inbound, reason);
+    if seen == FirstBytes::Http1 {
+        let problem = reason.response();
+        let text = format!(
+            "HTTP/1.1 {} Forbidden\r\ncontent-type: application/problem+json\r\n{}: {}\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n",
+            problem.status().as_u16(),
+            super::error::REASON_HEADER,
+            reason.name(),
+            problem.body().len(),
+        );
+        let _ = stream.write_all(text.as_bytes()).await;
+        let _ = stream.write_all(problem.body()).await;
+        let _ = stream.shutdown().await;
+    }
+}
+
+async fn inbound_tls(px: &Rc<Proxy>, stream: TcpStream, called: SocketAddr) -> Result<(), Error> {
+    let credentials = px.dial.credentials.borrow().clone();
+    let credentials = credentials
+        .filter(|credentials| credentials.in_force())
+        .ok_or(Reason::NoCertificate)?;
+    let refused = |why: String| Error::new(Reason::PeerNotVerified, why);
+    let acceptor = TlsAcceptor::from(credentials.tls.server.clone());
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
+        .await
+        .map_err(|_| refused("the TLS handshake took too long".into()))?
+        .map_err(|error| refused(error.to_string()))?;
+    let session = stream.get_ref().1;
+    let leaf = session.peer_certificates().and_then(<[_]>::first);
+    let leaf = leaf.ok_or_else(|| refused("no certificate".into()))?;
+    let identity = identity_of(leaf, credentials.id.trust_domain())
+        .map_err(|error| refused(error.to_string()))?;
+    let peer = FromPeer { identity, called };
+    match session.alpn_protocol() {
+        Some(protocol) if protocol == ALPN_H2 => inbound_h2(px, stream, peer).await,
+        Some(protocol) if protocol == ALPN_TCP => inbound_tcp(px, stream, &peer).await,
+        _ => Err(refused("no protocol of the mesh was offered".into())),
+    }
+}
+
+async fn inbound_h2(
+    px: &Rc<Proxy>,
+    stream: TlsStream<TcpStream>,
+    peer: FromPeer,
+) -> Result<(), Error> {
+    px.metrics
+        .all()
+        .connection(Direction::inbound, ConnectionKind::mtls_http);
+    let service = {
+        let (px, peer) = (px.clone(), Rc::new(peer));
+        service_fn(move |request| inbound::serve(px.clone(), peer.clone(), request))
+    };
+    http(px, TokioIo::new(stream), true, service).await
+}
+
+async fn inbound_tcp(
+    px: &Rc<Proxy>,
+    mut stream: TlsStream<TcpStream>,
+    peer: &FromPeer,
+) -> Result<(), Error> {
+    px.metrics
+        .all()
+        .connection(Direction::inbound, ConnectionKind::mtls_tcp);
+    let state = px.destinations.state();
+    state.served(peer.called.port()).map_err(inbound::refusal)?;
+    drop(state);
+    let application = px.dial.connector.to_application(peer.called).await;
+    let mut application = application
+        .map_err(|error| Error::new(Reason::ApplicationUnreachable, error.to_string()))?;
+    opaque::copy(&mut stream, &mut application)
+        .await
+        .map(drop)
+        .map_err(|error| Error::new(Reason::UpstreamReset, error.to_string()))
+}
+
+/// Serves HTTP until the connection ends; when draining, until what is in flight has ended.
+async fn http<I, S, F>(px: &Proxy, io: TokioIo<I>, h2: bool, service: S) -> Result<(), Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: hyper::service::Service<
+            http::Request<hyper::body::Incoming>,
+            Response = Response<ResponseBody>,
+            Error = std::convert::Infallible,
+            Future = F,
+        >,
+    F: Future<Output = Result<Response<ResponseBody>, std::convert::Infallible>> + 'static,
+{
+    /// The two kinds of connection have the same methods and no trait.
+    macro_rules! until_drained {
+        ($connection:expr) => {{
+            let mut connection = std::pin::pin!($connection);
+            let mut drain = px.drain.clone();
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = drain.begun() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        }};
+    }
+    let ended = if h2 {
+        until_drained!(limits::h2_server().serve_connection(io, service))
+    } else {
+        until_drained!(limits::h1_server().serve_connection(io, service))
+    };
+    ended.map_err(|error| Error::exchange(&error))
+}
+
+/// Makes one response of a result, and leaves its account open until the body has ended.
+pub(super) fn account_for(
+    mut account: Account,
+    result: Result<Response<ResponseBody>, Error>,
+) -> Response<ResponseBody> {
+    let response = match result {
+        Ok(mut response) => {
+            headers::remove_hop_by_hop(response.headers_mut());
+            account.cx.responds(response.status());
+            response
+        }
+        Err(error) => {
+            let response = error.reason.response().map(ResponseBody::mesh);
+            account.cx.refused(error);
+            response
+        }
+    };
+    response.map(|body| body.with(account))
+}
+
+/// Counts a connection as open, and keeps the process from ending while it is.
+struct Open {
+    px: Rc<Proxy>,
+    direction: Direction,
+    _work: crate::drain::Work,
+}
+
+impl Open {
+    fn new(px: &Rc<Proxy>, direction: Direction) -> Self {
+        let labels = DirectionLabels { direction };
+        px.metrics.all().connections_open.get_or_create(&labels).inc();
+        Self {
+            px: px.clone(),
+            direction,
+            _work: px.drain.work(),
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let labels = DirectionLabels {
+            direction: self.direction,
+        };
+        let open = &self.px.metrics.all().connections_open;
+        open.get_or_create(&labels).dec();
+    }
+}

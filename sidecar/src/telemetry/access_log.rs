@@ -1,0 +1,160 @@
+//! One JSON line for each request: who called what, and how it ended.
+//!
+//! No query strings, no bodies, no header values but the host: what is not written cannot leak.
+//! Lines are written by a thread of their own; when it cannot keep up they are dropped and
+//! counted, because a slow disk must not slow requests.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+/// Lines waiting for the writer.
+const QUEUE: usize = 4096;
+
+/// One request. Serialised in this order.
+#[derive(Debug, Serialize)]
+pub struct Line<'a> {
+    /// RFC 3339, UTC, when the request's head arrived.
+    pub time: Timestamp,
+    /// `outbound` or `inbound`.
+    pub direction: &'static str,
+    /// The request's method.
+    pub method: &'a str,
+    /// As sent in `:authority` or `Host`.
+    pub host: &'a str,
+    /// Without the query.
+    pub path: &'a str,
+    /// The SPIFFE id of the caller, on inbound requests.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub source: &'a str,
+    /// `namespace/service`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub service: &'a str,
+    /// `namespace/name` of the ApiRoute.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub route: &'a str,
+    /// The rule of the ApiRoute.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub rule: &'a str,
+    /// `namespace/pod` that answered.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub endpoint: &'a str,
+    /// 0 when the caller went away before there was one.
+    pub status: u16,
+    /// Why the mesh answered itself; see `proxy::error`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub reason: &'a str,
+    /// For the person on call.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub detail: &'a str,
+    /// `complete`, `cancelled` (the caller went away) or `failed` (after the response had begun).
+    pub outcome: &'static str,
+    /// Endpoints tried.
+    pub attempts: u32,
+    /// From the request's head to the response's last byte, microseconds.
+    pub duration_us: u64,
+    /// Body bytes of the response that were passed on.
+    pub response_bytes: u64,
+}
+
+/// A point in time, written as RFC 3339 with microseconds.
+#[derive(Debug)]
+pub struct Timestamp(pub SystemTime);
+
+/// Where lines go. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    lines: Option<SyncSender<Vec<u8>>>,
+    dropped: Arc<AtomicU64>,
+}
+
+// === impl Timestamp ===
+
+impl Serialize for Timestamp {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match jiff::Timestamp::try_from(self.0) {
+            Ok(time) => to.collect_str(&format_args!("{time:.6}")),
+            Err(_) => to.serialize_none(),
+        }
+    }
+}
+
+// === impl AccessLog ===
+
+impl AccessLog {
+    /// Writes to standard output, from a thread of its own.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn to_stdout() -> io::Result<Self> {
+        Self::to(io::stdout())
+    }
+
+    /// Writes to `writer`, from a thread of its own.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn to(writer: impl Write + Send + 'static) -> io::Result<Self> {
+        let (lines, queue) = sync_channel(QUEUE);
+        std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || write_all(&queue, writer))?;
+        Ok(Self {
+            lines: Some(lines),
+            dropped: Arc::default(),
+        })
+    }
+
+    /// Writes nothing.
+    pub fn off() -> Self {
+        Self {
+            lines: None,
+            dropped: Arc::default(),
+        }
+    }
+
+    /// Whether lines are written at all.
+    pub fn is_on(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    /// Lines dropped because the writer could not keep up.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Queues a line.
+    pub fn write(&self, line: &Line<'_>) {
+        let Some(lines) = &self.lines else { return };
+        let mut bytes = Vec::with_capacity(512);
+        if serde_json::to_writer(&mut bytes, line).is_err() {
+            return;
+        }
+        bytes.push(b'\n');
+        match lines.try_send(bytes) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Writes what is queued, many lines with one call where many wait.
+fn write_all(queue: &Receiver<Vec<u8>>, mut writer: impl Write) {
+    while let Ok(mut batch) = queue.recv() {
+        while batch.len() < 64 * 1024 {
+            match queue.try_recv() {
+                Ok(line) => batch.extend_from_slice(&line),
+                Err(_) => break,
+            }
+        }
+        if writer.write_all(&batch).and_then(|()| writer.flush()).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Workers: one thread, one runtime, one set of everything for each.
+//!
+//! A worker accepts from listeners of its own (`SO_REUSEPORT`), keeps connections of its own, and
+//! reads configuration from a handle of its own, so that carrying a request takes no lock and
+//! moves nothing between cores. What follows from it:
+//!
+//! - Futures need not be `Send`; live state of a worker is `Rc` and `Cell`.
+//! - A connection stays on the worker that accepted it. Few long connections may load workers
+//!   unevenly; many, as between sidecars, spread.
+//! - Requests in flight, pools and (later) averages are per worker: a decision on them is made with
+//!   a part of the picture, which two random choices tolerate. What must be exact for the whole
+//!   sidecar (limits, budgets, breakers) is shared as atomics, and says so where it is defined.
+//! - The control thread builds configuration and hands over `Arc`s; workers never build.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::watch;
+
+use crate::config::State;
+use crate::drain::Drain;
+use crate::identity::certs::Credentials;
+use crate::net::accept::{accept, listen};
+use crate::net::connect::Connector;
+use crate::proxy::upstream::Dial;
+use crate::proxy::{Proxy, serve};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::{Metrics, RequestMetrics};
+
+/// Runs hyper's tasks on the worker that spawns them.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalExecutor;
+
+/// What every worker is given.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Where connections of the application arrive.
+    pub outbound: SocketAddr,
+    /// Where connections of peers arrive.
+    pub inbound: Vec<SocketAddr>,
+    /// How connections are opened.
+    pub connector: Connector,
+    /// The state in force.
+    pub state: watch::Receiver<Arc<State>>,
+    /// Who we are.
+    pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is written down.
+    pub access_log: AccessLog,
+    /// When to stop.
+    pub drain: Drain,
+}
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// Starts `count` workers; returns when all of them listen.
+///
+/// They run until the process ends, or until `stop` is told.
+///
+/// # Errors
+/// When an address cannot be listened on, or a thread cannot be started.
+pub fn start(
+    shared: &Shared,
+    count: usize,
+    stop: &watch::Receiver<bool>,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let (listening, listens) = std::sync::mpsc::channel();
+    let workers = (0..count).map(|number| {
+        let (shared, stop, listening) = (shared.clone(), stop.clone(), listening.clone());
+        std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || {
+                if let Err(error) = run(shared, stop, &listening) {
+                    let _ = listening.send(Err(error));
+                }
+            })
+    });
+    let workers = workers.collect::<io::Result<Vec<_>>>()?;
+    drop(listening);
+    for _ in 0..count {
+        let gone = |_| io::Error::other("a worker ended before it listened");
+        listens.recv().map_err(gone)??;
+    }
+    Ok(workers)
+}
+
+fn run(
+    shared: Shared,
+    mut stop: watch::Receiver<bool>,
+    listening: &std::sync::mpsc::Sender<io::Result<()>>,
+) -> io::Result<()> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async move {
+        let outbound = listen(shared.outbound)?;
+        let inbound = shared.inbound.iter().map(|address| listen(*address));
+        let inbound = inbound.collect::<io::Result<Vec<_>>>()?;
+        let dial = Dial {
+            connector: Rc::new(shared.connector),
+            credentials: shared.credentials,
+        };
+        let metrics = Rc::new(RequestMetrics::new(shared.metrics));
+        let proxy = Proxy::new(dial, metrics, shared.access_log, shared.drain);
+        let proxy = Rc::new(proxy);
+        tokio::task::spawn_local(follow(proxy.clone(), shared.state));
+        tokio::task::spawn_local(accept_all(outbound, {
+            let proxy = proxy.clone();
+            move |stream| serve::outbound_connection(proxy.clone(), stream)
+        }));
+        for listener in inbound {
+            let proxy = proxy.clone();
+            tokio::task::spawn_local(accept_all(listener, move |stream| {
+                serve::inbound_connection(proxy.clone(), stream)
+            }));
+        }
+        let _ = listening.send(Ok(()));
+        // An error means that the one who could tell us is gone: the process is ending.
+        let _ = stop.wait_for(|stop| *stop).await;
+        Ok(())
+    })
+}
+
+async fn follow(proxy: Rc<Proxy>, mut state: watch::Receiver<Arc<State>>) {
+    loop {
+        let next = state.borrow_and_update().clone();
+        proxy.follow(next);
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn accept_all<F: Future<Output = ()> + 'static>(
+    listener: TcpListener,
+    serve: impl Fn(tokio::net::TcpStream) -> F,
+) {
+    loop {
+        let stream = accept(&listener).await;
+        tokio::task::spawn_local(serve(stream));
+    }
+}

@@ -1,0 +1,153 @@
+//! Starting, failing, ending: of applications, sidecars and the operator.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tests::mesh::{Mesh, SOON};
+use tests::wait_until;
+
+use crate::routing::{route, services};
+
+#[tokio::test]
+async fn a_sidecar_killed_while_the_operator_is_away_comes_back_and_serves() -> Result<()> {
+    let yaml = services(&["orders", "orders-v2"])
+        + &route("    - backendRefs: [{ name: orders-v2, port: 80 }]\n");
+    let mesh = Mesh::start(&yaml).await?;
+    let v2 = mesh.workload("orders-v2").await?;
+    let client = mesh.client("web").await?;
+    mesh.programmed("orders").await?;
+    assert_eq!(client.get("http://orders/").await?.status, 200);
+
+    mesh.kill_operator().await?;
+    for sidecar in [client.sidecar(), &v2.sidecar] {
+        sidecar.kill().await?;
+        sidecar.start()?;
+        sidecar.ready().await?;
+    }
+
+    assert_eq!(client.get("http://orders/").await?.status, 200);
+    assert_eq!(v2.upstream.requests(), 2);
+    assert_eq!(client.sidecar().config().await?["operator"]["connected"], false);
+
+    mesh.start_operator().await?;
+    wait_until("the stream is back", SOON, async || {
+        let config = client.sidecar().config().await?;
+        ensure!(config["operator"]["connected"] == true, "{}", config["operator"]);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_sidecar_that_starts_before_the_operator_waits_unready() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    mesh.kill_operator().await?;
+    let waiting = mesh.unready("web").await?;
+    wait_until("it says what it waits for", SOON, async || {
+        let config = waiting.config().await?;
+        ensure!(config["notReadyBecause"] == "no certificate in force yet", "{config}");
+        Ok(())
+    })
+    .await?;
+    mesh.start_operator().await?;
+    waiting.ready().await
+}
+
+#[tokio::test]
+async fn traffic_goes_on_while_the_operator_is_away() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    mesh.kill_operator().await?;
+    for _ in 0..50 {
+        assert_eq!(client.get("http://orders/").await?.status, 200);
+    }
+    assert_eq!(orders.upstream.requests(), 50);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_replica_that_dies_costs_no_request() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let [one, two] = mesh.workloads("orders").await?;
+    let client = mesh.client("web").await?;
+    wait_until("both replicas are called", SOON, async || {
+        ensure!(client.get("http://orders/").await?.status == 200);
+        ensure!(one.upstream.requests() > 0 && two.upstream.requests() > 0);
+        Ok(())
+    })
+    .await?;
+
+    // No endpoint update comes to help: the dead replica is still in the list.
+    one.sidecar.kill().await?;
+    for _ in 0..50 {
+        let answer = client.get("http://orders/").await?;
+        assert_eq!((answer.status, answer.reason()), (200, ""));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_application_that_does_not_listen_is_503_with_a_reason_and_comes_back() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let mut orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    assert_eq!(client.get("http://orders/").await?.status, 200);
+
+    orders.upstream.close();
+    wait_until("the refusal has its reason", SOON, async || {
+        let down = client.get("http://orders/").await?;
+        ensure!((down.status, down.reason()) == (503, "application_unreachable"), "{down:?}");
+        Ok(())
+    })
+    .await?;
+
+    orders.upstream.open().await?;
+    assert_eq!(client.get("http://orders/").await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn sigterm_lets_what_is_in_flight_end_and_then_ends() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    assert_eq!(client.get("http://orders/").await?.status, 200);
+    orders.upstream.takes(Duration::from_millis(800));
+
+    let in_flight = client.get("http://orders/slow");
+    let drained = async {
+        wait_until("the request is in flight", SOON, async || {
+            ensure!(orders.upstream.requests() == 2);
+            Ok(())
+        })
+        .await?;
+        orders.sidecar.terminate().await
+    };
+    let (answer, code) = tokio::join!(in_flight, drained);
+
+    assert_eq!(answer?.status, 200);
+    assert_eq!(code?, Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_no_longer_ready_gets_no_more_requests() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let [one, two] = mesh.workloads("orders").await?;
+    let client = mesh.client("web").await?;
+    mesh.not_ready(one.sidecar.pod())?;
+    wait_until("it is no longer among the endpoints", SOON, async || {
+        let config = client.sidecar().config().await?;
+        ensure!(!config["inForce"]["services"].to_string().contains(one.sidecar.pod()));
+        Ok(())
+    })
+    .await?;
+    let before = one.upstream.requests();
+    for _ in 0..20 {
+        assert_eq!(client.get("http://orders/").await?.status, 200);
+    }
+    assert_eq!(one.upstream.requests(), before);
+    assert!(two.upstream.requests() >= 20);
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! Whole operators and sidecars over real sockets: one file for each subject.
+
+mod configuration;
+mod identity;
+mod life;
+mod routing;
+mod telemetry;

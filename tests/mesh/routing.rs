@@ -1,0 +1,185 @@
+//! What an ApiRoute does to a request.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use bytes::Bytes;
+use http::Method;
+use tests::mesh::{Mesh, SOON};
+use tests::wait_until;
+
+/// Services by name, each over the workloads of that name.
+pub(crate) fn services(names: &[&str]) -> String {
+    let service = |name: &&str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{ name: {name}, namespace: shop }}\n\
+             spec: {{ selector: {{ app: {name} }}, ports: [{{ name: http, port: 80, targetPort: 8080 }}] }}\n"
+        )
+    };
+    names.iter().map(service).collect::<Vec<_>>().join("---\n")
+}
+
+/// An ApiRoute for the Service `orders`, with these rules.
+pub(crate) fn route(rules: &str) -> String {
+    format!(
+        "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+         metadata: {{ name: orders, namespace: shop }}\n\
+         spec:\n  hosts: [orders]\n  rules:\n{rules}"
+    )
+}
+
+#[tokio::test]
+async fn a_call_by_service_name_arrives_with_no_route_at_all() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+
+    let body = Bytes::from_static(b"two books");
+    let answer = client
+        .send(Method::POST, "http://orders/cart?x=1", &[("x-kind", "test")], body.clone())
+        .await?;
+
+    assert_eq!((answer.status, answer.reason()), (200, ""), "{answer:?}");
+    let seen = &orders.upstream.seen()[0];
+    assert_eq!((&seen.method, seen.target.as_str()), (&Method::POST, "/cart?x=1"));
+    assert_eq!(seen.headers["host"], "orders");
+    assert_eq!(seen.headers["x-kind"], "test");
+    assert_eq!(seen.body, body);
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_name_of_a_service_means_it() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let _orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    for host in ["orders", "orders.shop", "orders.shop.svc", "orders.shop.svc.cluster.local", "ORDERS.Shop:80"] {
+        assert_eq!(client.get(&format!("http://{host}/")).await?.status, 200, "{host}");
+    }
+    let unknown = client.get("http://nobody/").await?;
+    assert_eq!((unknown.status, unknown.reason()), (404, "unknown_host"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn rules_select_by_path_method_and_header_and_nothing_else_passes() -> Result<()> {
+    let yaml = services(&["orders", "orders-v2"])
+        + &route(
+            "    - name: v2\n      matches:\n        - path: { type: Prefix, value: /v2 }\n        \
+             - headers: [{ name: Version, value: two }]\n          method: GET\n      \
+             backendRefs: [{ name: orders-v2, port: 80 }]\n    \
+             - name: v1\n      matches: [{ path: { type: Exact, value: /v1 } }]\n",
+        );
+    let mesh = Mesh::start(&yaml).await?;
+    let v1 = mesh.workload("orders").await?;
+    let v2 = mesh.workload("orders-v2").await?;
+    v1.upstream.says("one");
+    v2.upstream.says("two");
+    let client = mesh.client("web").await?;
+    mesh.programmed("orders").await?;
+
+    for (path, expected) in [("/v2", "two"), ("/v2/", "two"), ("/v2/x", "two"), ("/v1", "one")] {
+        assert_eq!(client.get(&format!("http://orders{path}")).await?.body, expected, "{path}");
+    }
+    let header = [("version", "two")];
+    assert_eq!(client.get_with("http://orders/any", &header).await?.body, "two");
+    for (method, path) in [(Method::POST, "/any"), (Method::GET, "/v2example"), (Method::GET, "/v1/x")] {
+        let headers: &[_] = if method == Method::POST { &header } else { &[] };
+        let url = format!("http://orders{path}");
+        let answer = client.send(method, &url, headers, Bytes::new()).await?;
+        assert_eq!((answer.status, answer.reason()), (404, "no_route"), "{url}");
+        assert_eq!(answer.headers["content-type"], "application/problem+json");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn weights_split_the_requests() -> Result<()> {
+    let yaml = services(&["orders", "orders-v1", "orders-v2"])
+        + &route(
+            "    - backendRefs:\n        - { name: orders-v1, port: 80, weight: 70 }\n        \
+             - { name: orders-v2, port: 80, weight: 30 }\n",
+        );
+    let mesh = Mesh::start(&yaml).await?;
+    let v1 = mesh.workload("orders-v1").await?;
+    let v2 = mesh.workload("orders-v2").await?;
+    let client = mesh.client("web").await?;
+    mesh.programmed("orders").await?;
+
+    const REQUESTS: usize = 1000;
+    for _ in 0..REQUESTS {
+        assert_eq!(client.get("http://orders/").await?.status, 200);
+    }
+
+    let (one, two) = (v1.upstream.requests(), v2.upstream.requests());
+    assert_eq!(one + two, REQUESTS);
+    // Six standard deviations of 1 000 draws at 30 % are 87: one failure in a billion runs.
+    assert!((213..=387).contains(&two), "{two} of {REQUESTS}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_that_outlasts_its_timeout_is_answered_504_in_time() -> Result<()> {
+    let yaml = services(&["orders"])
+        + &route("    - matches: [{ path: { type: Prefix, value: /slow } }]\n      timeouts: { request: 300ms }\n    - name: rest\n");
+    let mesh = Mesh::start(&yaml).await?;
+    let orders = mesh.workload("orders").await?;
+    orders.upstream.takes(Duration::from_secs(3));
+    let client = mesh.client("web").await?;
+    mesh.programmed("orders").await?;
+
+    let started = Instant::now();
+    let late = client.get("http://orders/slow").await?;
+    let took = started.elapsed();
+    assert_eq!((late.status, late.reason()), (504, "request_timeout"), "{late:?}");
+    assert!(took >= Duration::from_millis(300), "{took:?}");
+    assert!(took < Duration::from_secs(3), "the answer did not wait for the application: {took:?}");
+    // Another rule of the same route has no timeout.
+    assert_eq!(client.get("http://orders/").await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_service_without_endpoints_answers_503_with_retry_after() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let client = mesh.client("web").await?;
+    let answer = client.get("http://orders/").await?;
+    assert_eq!((answer.status, answer.reason()), (503, "no_endpoints"));
+    assert_eq!(answer.headers["retry-after"], "1");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_endpoint_outside_the_mesh_is_reached_in_plaintext() -> Result<()> {
+    let mesh = Mesh::start(&services(&["legacy"])).await?;
+    let legacy = mesh.outsider("legacy").await?;
+    let client = mesh.client("web").await?;
+    wait_until("legacy answers", SOON, async || {
+        let answer = client.get("http://legacy/").await?;
+        anyhow::ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(legacy.seen()[0].headers["host"], "legacy");
+    Ok(())
+}
+
+#[tokio::test]
+async fn hop_by_hop_and_reserved_headers_do_not_reach_the_application() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    let headers = [
+        ("connection", "x-private"),
+        ("x-private", "1"),
+        ("meshwright-reason", "made-up"),
+        ("x-kept", "1"),
+    ];
+    client.get_with("http://orders/", &headers).await?;
+    let seen = &orders.upstream.seen()[0].headers;
+    assert!(seen.contains_key("x-kept"));
+    for name in ["x-private", "meshwright-reason"] {
+        assert!(!seen.contains_key(name), "{name}");
+    }
+    Ok(())
+}

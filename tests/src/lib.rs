@@ -1,0 +1,9 @@
+//! The harness of the suites that run whole sidecars ([`mesh`]) and a whole cluster ([`cluster`]).
+
+pub mod client;
+pub mod cluster;
+pub mod mesh;
+pub mod upstream;
+mod wait;
+
+pub use wait::wait_until;

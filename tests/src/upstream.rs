@@ -1,0 +1,151 @@
+//! An application that answers as it is told and records what it sees.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::task::{AbortHandle, JoinSet};
+
+/// Ends when dropped.
+#[derive(Debug)]
+pub struct Upstream {
+    address: SocketAddr,
+    shared: Arc<Mutex<Shared>>,
+    accepting: Option<AbortHandle>,
+}
+
+/// A request as the application saw it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its method.
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    /// All of them.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+#[derive(Debug)]
+struct Shared {
+    seen: Vec<Seen>,
+    status: StatusCode,
+    body: Bytes,
+    delay: Duration,
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// Listens; answers 200 with the text of its own address until told otherwise.
+    pub async fn start(address: SocketAddr) -> Result<Self> {
+        let shared = Arc::new(Mutex::new(Shared {
+            seen: Vec::new(),
+            status: StatusCode::OK,
+            body: address.to_string().into(),
+            delay: Duration::ZERO,
+        }));
+        let mut upstream = Self { address, shared, accepting: None };
+        upstream.open().await?;
+        Ok(upstream)
+    }
+
+    /// Listens again after [`Upstream::close`].
+    pub async fn open(&mut self) -> Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        let shared = self.shared.clone();
+        let accepting = tokio::spawn(async move {
+            // Connections end with the task that accepted them.
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let shared = shared.clone();
+                connections.spawn(async move {
+                    let service = service_fn(move |request| answer(shared.clone(), request));
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        self.accepting = Some(accepting.abort_handle());
+        Ok(())
+    }
+
+    /// Stops listening and breaks every connection, as a crash would.
+    pub fn close(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+        }
+    }
+
+    /// Answers with this status from now on.
+    pub fn answers(&self, status: u16) {
+        self.shared().status = StatusCode::from_u16(status).unwrap_or_default();
+    }
+
+    /// Answers with this body from now on.
+    pub fn says(&self, body: impl Into<Bytes>) {
+        self.shared().body = body.into();
+    }
+
+    /// Waits this long before it answers, from now on.
+    pub fn takes(&self, delay: Duration) {
+        self.shared().delay = delay;
+    }
+
+    /// What it has seen.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.shared().seen.clone()
+    }
+
+    /// How many requests it has seen.
+    pub fn requests(&self) -> usize {
+        self.shared().seen.len()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+async fn answer(
+    shared: Arc<Mutex<Shared>>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let (status, answer, delay) = {
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.seen.push(Seen {
+            method: head.method,
+            target: head.uri.to_string(),
+            headers: head.headers,
+            body,
+        });
+        (shared.status, shared.body.clone(), shared.delay)
+    };
+    tokio::time::sleep(delay).await;
+    let mut response = Response::new(Full::new(answer));
+    *response.status_mut() = status;
+    Ok(response)
+}

@@ -1,0 +1,262 @@
+//! The rules of the house that can be checked by reading it: arrows between crates, licences, one
+//! TLS provider, sizes of files, the anatomy of policies, promises that have tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Which crate may use which: ARCHITECTURE.md, "Arrows". Anything else is a new arrow.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("crds", &[]),
+    ("wire", &[]),
+    ("compiler", &["crds", "wire"]),
+    ("operator", &["compiler", "crds", "wire"]),
+    ("sidecar", &["wire"]),
+    ("cli", &["compiler", "crds", "operator", "sidecar", "wire"]),
+    (
+        "tests",
+        &["cli", "compiler", "crds", "operator", "sidecar", "wire"],
+    ),
+    ("quickstart", &[]),
+];
+
+/// Crates that protect the architecture by staying out: (crate, what it must never depend on).
+const NEVER: &[(&str, &[&str])] = &[
+    ("wire", &["kube", "k8s-openapi", "rustls"]),
+    ("compiler", &["tokio-rustls", "notify"]),
+    ("sidecar", &["kube", "k8s-openapi", "serde_yaml"]),
+];
+
+/// Licences that Apache-2.0 software can be linked with without further duties.
+const LICENCES: &[&str] = &[
+    "Apache-2.0",
+    "MIT",
+    "MIT-0",
+    "ISC",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+    "Apache-2.0 WITH LLVM-exception",
+];
+
+/// Lines of a source file, tests at its end not counted.
+const MAX_LINES: usize = 500;
+
+/// Lines of the files that are the request path: they call, they do not compute.
+const MAX_PATH_LINES: usize = 150;
+
+fn root() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("tests is in the root").to_owned()
+}
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON")
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Our crates and what their manifests name (dev-dependencies are no arrows).
+fn members(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
+    let members: BTreeSet<&str> = list(metadata, "workspace_members")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    list(metadata, "packages")
+        .iter()
+        .filter(|package| package["id"].as_str().is_some_and(|id| members.contains(id)))
+        .map(|package| {
+            let normal = list(package, "dependencies").iter();
+            let names = normal
+                .filter(|dependency| dependency["kind"] != "dev")
+                .filter_map(|dependency| dependency["name"].as_str());
+            let name = package["name"].as_str().unwrap_or_default();
+            (name.to_owned(), names.map(str::to_owned).collect())
+        })
+        .collect()
+}
+
+/// Files of the checkout with an extension, without what is built or fetched.
+fn files(extension: &str) -> Vec<PathBuf> {
+    fn walk(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
+        let entries = std::fs::read_dir(folder).expect("a folder can be read");
+        for entry in entries.map(|entry| entry.expect("an entry can be read")) {
+            let path = entry.path();
+            let name = entry.file_name();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if name != "target" && name != ".git" {
+                    walk(&path, extension, found);
+                }
+            } else if path.extension().is_some_and(|found| found == extension) {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root(), extension, &mut found);
+    found
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn crates_use_each_other_only_along_the_arrows() {
+    let members = members(&metadata());
+    let ours: BTreeSet<&str> = members.keys().map(String::as_str).collect();
+    assert_eq!(ours, ARROWS.iter().map(|(name, _)| *name).collect());
+    for (name, allowed) in ARROWS {
+        let used: BTreeSet<&str> = members[*name]
+            .iter()
+            .map(String::as_str)
+            .filter(|used| ours.contains(used))
+            .collect();
+        let new: Vec<_> = used.iter().filter(|used| !allowed.contains(used)).collect();
+        assert!(new.is_empty(), "{name} must not use {new:?}");
+    }
+    for (name, banned) in NEVER {
+        for banned in *banned {
+            assert!(!members[*name].contains(*banned), "{name} must not use {banned}");
+        }
+    }
+}
+
+#[test]
+fn every_dependency_has_a_licence_that_ours_permits() {
+    let metadata = metadata();
+    for package in list(&metadata, "packages") {
+        let name = package["name"].as_str().unwrap_or_default();
+        let licence = package["license"].as_str().unwrap_or_default();
+        let licence = licence.replace(['(', ')'], "").replace('/', " OR ");
+        // Each part of an AND must be permitted; of an OR, one.
+        let permitted = licence.split(" AND ").all(|part| {
+            part.split(" OR ")
+                .any(|one| LICENCES.contains(&one.trim()))
+        });
+        assert!(permitted, "{name} is licensed as {licence:?}");
+    }
+}
+
+#[test]
+fn there_is_one_tls_provider_in_the_tree() {
+    let metadata = metadata();
+    let resolved = metadata["resolve"]["nodes"].as_array().expect("resolved");
+    let ring = |node: &&Value| node["id"].as_str().is_some_and(|id| id.contains("#ring@"));
+    // Present in the lock file for platforms and features that are off; built for none of ours.
+    let built_by: Vec<_> = list(&metadata["resolve"], "nodes")
+        .iter()
+        .filter(|node| {
+            list(node, "dependencies")
+                .iter()
+                .any(|id| id.as_str().is_some_and(|id| id.contains("#ring@")))
+        })
+        .map(|node| node["id"].clone())
+        .collect();
+    assert!(
+        resolved.iter().find(ring).is_none() || built_by.is_empty(),
+        "ring is built by {built_by:?}"
+    );
+}
+
+#[test]
+fn no_file_holds_more_than_a_newcomer_can_read() {
+    for path in files("rs") {
+        let text = read(&path);
+        let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let lines = code.lines().count();
+        let short = path.strip_prefix(root()).unwrap_or(&path).display();
+        assert!(lines <= MAX_LINES, "{short} has {lines} lines; split it by subject");
+    }
+    for name in ["inbound.rs", "outbound.rs", "forward.rs"] {
+        let lines = read(&root().join("sidecar/src/proxy").join(name)).lines().count();
+        assert!(lines <= MAX_PATH_LINES, "{name} has {lines} lines: it calls, it does not compute");
+    }
+}
+
+#[test]
+fn every_policy_is_in_the_table_and_has_the_anatomy() {
+    let folder = root().join("sidecar/src/policy");
+    let table = read(&folder.join("mod.rs"));
+    for entry in std::fs::read_dir(&folder).expect("policies") {
+        let path = entry.expect("a file").path();
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        if name == "mod" {
+            continue;
+        }
+        assert!(table.contains(&format!("| [`{name}`] |")), "{name} is not in the table");
+        let text = read(&path);
+        for part in ["//! ", "Phase: ", "// === request ===", "#[cfg(test)]"] {
+            assert!(text.contains(part), "{name}.rs lacks {part:?}");
+        }
+    }
+}
+
+#[test]
+fn yaml_is_read_in_one_place_and_unsafe_is_nowhere() {
+    let allowed = ["compiler/src/yaml", "crds/", "tests/", "compiler/tests"];
+    for path in files("rs") {
+        let short = path.strip_prefix(root()).unwrap_or(&path).to_owned();
+        let short = short.to_string_lossy().into_owned();
+        let text = read(&path);
+        if text.contains(concat!("serde_", "yaml::")) {
+            assert!(allowed.iter().any(|prefix| short.starts_with(prefix)), "{short} reads YAML");
+        }
+        let uses = text.lines().any(|line| {
+            let line = line.trim_start();
+            !line.starts_with("//") && line.contains(concat!("unsafe", " {"))
+        });
+        assert!(!uses, "{short} uses unsafe");
+    }
+}
+
+#[test]
+fn nothing_is_left_to_do_in_the_code() {
+    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X ")];
+    for extension in ["rs", "go", "yaml", "md", "proto"] {
+        for path in files(extension) {
+            let text = read(&path);
+            for mark in marks {
+                assert!(!text.contains(mark), "{} has a {mark}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let output = Command::new(root().join("tests/promised"))
+        .output()
+        .expect("tests/promised runs");
+    assert!(output.status.success());
+    let promised = String::from_utf8(output.stdout).expect("names");
+    let promised: Vec<&str> = promised.lines().collect();
+    assert!(!promised.is_empty(), "docs/promises.md names no test");
+    let sources: Vec<String> = files("rs").iter().map(|path| read(path)).collect();
+    for name in promised {
+        let declared = format!("fn {name}(");
+        assert!(
+            sources.iter().any(|text| text.contains(&declared)),
+            "docs/promises.md names {name}, which is no test"
+        );
+    }
+}

@@ -1,0 +1,21 @@
+//! What a sidecar must be able to do to enforce a resource.
+//!
+//! The compiler stamps each resource with the capabilities it needs and a sidecar announces its
+//! own, because protobuf drops unknown fields silently: without them an old sidecar would enforce
+//! half of a new resource and say nothing.
+
+/// Enforces `mesh.Route` as a caller.
+pub const ROUTE: &str = "route";
+/// Enforces `mesh.Guard` as a destination.
+pub const GUARD: &str = "guard";
+/// Balances over `mesh.Endpoints`.
+pub const ENDPOINTS: &str = "endpoints";
+/// Knows from `mesh.Workload` which guards it must hold before it serves.
+pub const WORKLOAD: &str = "workload";
+/// Takes trust roots from `mesh.Identity`.
+pub const IDENTITY: &str = "identity";
+/// Matches requests by header (`mesh.Match.headers`).
+pub const MATCH_HEADER: &str = "match.header";
+
+/// What the sidecar of this build can do.
+pub const ALL: &[&str] = &[ROUTE, GUARD, ENDPOINTS, WORKLOAD, IDENTITY, MATCH_HEADER];

@@ -1,0 +1,255 @@
+//! The sidecar's end of the stream on a network: [`Held`] over connections that come and go.
+
+use std::{convert::Infallible, fmt, future::Future, time::Duration};
+
+use rand::Rng;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, transport::Channel};
+
+use crate::{
+    delta::{Apply, Held, MAX_CHANGES, MAX_DELTA_BYTES},
+    discovery::{
+        Ack, Delta, FromSidecar, discovery_client::DiscoveryClient, from_sidecar::Message,
+    },
+    resource::MAX_BODY_BYTES,
+    server,
+};
+
+/// The upper end of the first wait before a reconnect; it doubles with every failure.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// The upper end of all later waits.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// The upper end of all later waits while no complete set was ever received: a pod that starts
+/// without an operator is to be ready within 5 s of the operator's return.
+pub const BACKOFF_MAX_INCOMPLETE: Duration = Duration::from_secs(2);
+
+/// How long a connection and the opening of the stream may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same while no complete set was ever received.
+pub const CONNECT_TIMEOUT_INCOMPLETE: Duration = Duration::from_secs(2);
+
+/// A stream that received something and lived this long was a healthy one: the next failure is
+/// the first again.
+pub const HEALTHY: Duration = Duration::from_secs(10);
+
+/// The largest message from the operator, in bytes: a delta of one resource larger than the usual
+/// bound, or a full one, and what protobuf adds.
+const MAX_MESSAGE_BYTES: usize = MAX_BODY_BYTES + 2 * MAX_DELTA_BYTES;
+
+/// How things stand with the operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Whether a stream is open.
+    pub connected: bool,
+    /// Whether a complete set is held, from this stream or from before: the sidecar may be ready.
+    pub complete: bool,
+    /// Why there is no stream, in a sentence for a person.
+    pub error: Option<String>,
+}
+
+/// Why a stream ended.
+#[derive(Debug)]
+struct Ended {
+    reason: String,
+    /// Whether a delta had been received.
+    received: bool,
+}
+
+/// What lasts from stream to stream.
+struct Sidecar<'a, A, P> {
+    held: Held,
+    apply: A,
+    persist: P,
+    state: &'a watch::Sender<State>,
+}
+
+/// Waits between attempts: exponential, with full jitter, so that sidecars that lost the same
+/// operator don't come back in step.
+struct Backoff {
+    failures: u32,
+}
+
+/// Keeps `held` the same as what the operator wants it to be, over one connection after another.
+/// Never returns; dropping it ends the stream.
+///
+/// First `apply` receives all that is held already, from a volume; then what changes. `persist`
+/// is called after every delta and before its Ack: what the operator believes to be held is never
+/// newer than what a killed sidecar starts from again. `connect` makes a new connection each time, with whatever leaf
+/// and address are current, and with HTTP/2 keep-alives, by which dead connections are found.
+/// Runs on any runtime; the future is `Send` if its parts are.
+pub async fn run<C, F, E, A, P>(
+    mut connect: C,
+    held: Held,
+    apply: A,
+    persist: P,
+    state: &watch::Sender<State>,
+) -> Infallible
+where
+    C: FnMut() -> F,
+    F: Future<Output = Result<Channel, E>>,
+    E: fmt::Display,
+    A: Apply,
+    P: FnMut(&Held),
+{
+    let mut sidecar = Sidecar {
+        held,
+        apply,
+        persist,
+        state,
+    };
+    sidecar.replay();
+    let mut backoff = Backoff { failures: 0 };
+    loop {
+        let started = Instant::now();
+        let ended = sidecar.attempt(&mut connect).await;
+        if ended.received && started.elapsed() >= HEALTHY {
+            backoff.failures = 0;
+        }
+        let wait = backoff.next(sidecar.held.is_complete());
+        tracing::info!(reason = ended.reason, ?wait, "no stream from the operator");
+        state.send_modify(|state| {
+            state.connected = false;
+            state.error = Some(ended.reason);
+        });
+        sleep(wait).await;
+    }
+}
+
+// === impl Sidecar ===
+
+impl<A: Apply, P: FnMut(&Held)> Sidecar<'_, A, P> {
+    fn replay(&mut self) {
+        for rejected in self.held.replay(&mut self.apply) {
+            tracing::warn!(id = %rejected.id, reason = rejected.reason, "can't be enforced any more");
+        }
+        let complete = self.held.is_complete();
+        self.state.send_modify(|state| state.complete = complete);
+    }
+
+    /// One connection, from its opening to its end.
+    async fn attempt<C, F, E>(&mut self, connect: &mut C) -> Ended
+    where
+        C: FnMut() -> F,
+        F: Future<Output = Result<Channel, E>>,
+        E: fmt::Display,
+    {
+        let limit = if self.held.is_complete() {
+            CONNECT_TIMEOUT
+        } else {
+            CONNECT_TIMEOUT_INCOMPLETE
+        };
+        let mut received = false;
+        let reason = match timeout(limit, self.open(connect)).await {
+            Err(_) => format!("no answer within {limit:?}"),
+            Ok(Err(reason)) => reason,
+            Ok(Ok((deltas, acks))) => {
+                self.state.send_modify(|state| {
+                    state.connected = true;
+                    state.error = None;
+                });
+                self.follow(deltas, acks, &mut received).await
+            }
+        };
+        Ended { reason, received }
+    }
+
+    async fn open<C, F, E>(
+        &mut self,
+        connect: &mut C,
+    ) -> Result<(Streaming<Delta>, mpsc::Sender<FromSidecar>), String>
+    where
+        C: FnMut() -> F,
+        F: Future<Output = Result<Channel, E>>,
+        E: fmt::Display,
+    {
+        let channel = connect()
+            .await
+            .map_err(|why| format!("can't connect: {why}"))?;
+        let mut operator = DiscoveryClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(server::MAX_MESSAGE_BYTES);
+        // One Ack at a time is due, so that this never fills.
+        let (acks, outgoing) = mpsc::channel(2);
+        let hello = Message::Hello(self.held.hello());
+        send(&acks, hello).await?;
+        let deltas = operator
+            .stream(ReceiverStream::new(outgoing))
+            .await
+            .map_err(|status| format!("refused: {status}"))?
+            .into_inner();
+        Ok((deltas, acks))
+    }
+
+    /// Takes deltas until the stream ends; answers why it ended.
+    async fn follow(
+        &mut self,
+        mut deltas: Streaming<Delta>,
+        acks: mpsc::Sender<FromSidecar>,
+        received: &mut bool,
+    ) -> String {
+        loop {
+            let delta = match deltas.message().await {
+                Ok(Some(delta)) => delta,
+                Ok(None) => return "the operator ended the stream".to_owned(),
+                Err(status) => return format!("the stream broke: {status}"),
+            };
+            let changes = delta.resources.len() + delta.removed.len();
+            if changes > MAX_CHANGES {
+                return format!("a delta of {changes} changes, the limit is {MAX_CHANGES}");
+            }
+            *received = true;
+            if let Some(ack) = self.receive(delta)
+                && let Err(reason) = send(&acks, Message::Ack(ack)).await
+            {
+                return reason;
+            }
+        }
+    }
+
+    fn receive(&mut self, delta: Delta) -> Option<Ack> {
+        let ack = self.held.receive(delta, &mut self.apply)?;
+        for rejected in &ack.rejected {
+            tracing::warn!(id = rejected.id, reason = rejected.reason, "rejected");
+        }
+        (self.persist)(&self.held);
+        let complete = self.held.is_complete();
+        self.state.send_if_modified(|state| {
+            let changed = state.complete != complete;
+            state.complete = complete;
+            changed
+        });
+        Some(ack)
+    }
+}
+
+async fn send(acks: &mpsc::Sender<FromSidecar>, message: Message) -> Result<(), String> {
+    acks.send(FromSidecar {
+        message: Some(message),
+    })
+    .await
+    .map_err(|_| "the operator no longer listens".to_owned())
+}
+
+// === impl Backoff ===
+
+impl Backoff {
+    /// How long to wait after one more failure.
+    fn next(&mut self, complete: bool) -> Duration {
+        let max = if complete {
+            BACKOFF_MAX
+        } else {
+            BACKOFF_MAX_INCOMPLETE
+        };
+        let factor = 2u32.saturating_pow(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        let ceiling = BACKOFF_MIN.saturating_mul(factor).min(max);
+        rand::rng().random_range(Duration::ZERO..=ceiling)
+    }
+}

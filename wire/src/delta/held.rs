@@ -1,0 +1,366 @@
+//! The sidecar's end: what it holds, over all streams and restarts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Apply, Change, MAX_CHANGES, MAX_HELD, MAX_HELD_BYTES, MAX_REMOVED, Rejected, presentable,
+};
+use crate::{
+    Generation, Resource, ResourceId, capability, discovery,
+    discovery::{Ack, Delta, Hello, Holding, Removed},
+    id::MAX_ID_BYTES,
+};
+
+/// What a sidecar holds. It outlives streams and, through [`to_bytes`](Held::to_bytes), restarts.
+#[derive(Clone, Debug)]
+pub struct Held {
+    version: String,
+    capabilities: BTreeSet<String>,
+    pub(super) resources: BTreeMap<ResourceId, Resource>,
+    /// The bytes of their bodies.
+    pub(super) bytes: usize,
+    /// When what is not held was last known: its removal is not to be undone by something older.
+    pub(super) removed: BTreeMap<ResourceId, Generation>,
+    /// Up to where everything has been told: nothing that doesn't cover it is taken.
+    pub(super) floor: Generation,
+    pub(super) complete: bool,
+    /// The nonce of the last delta taken on this stream; `None` before the first Hello.
+    nonce: Option<u64>,
+}
+
+/// The changes of a delta that may be made, and the reasons why the others may not.
+#[derive(Default)]
+struct Sorted {
+    accepted: BTreeMap<ResourceId, (Change, Generation)>,
+    rejected: Vec<discovery::Rejected>,
+}
+
+/// How much more may be held.
+struct Room {
+    bytes: i64,
+    resources: i64,
+}
+
+// === impl Held ===
+
+impl Default for Held {
+    fn default() -> Self {
+        Held::new(env!("CARGO_PKG_VERSION"), capability::ALL)
+    }
+}
+
+impl Held {
+    /// Holds nothing yet. `version` is announced for people to read; a resource that needs
+    /// anything but `capabilities` is rejected. [`Default`] is the sidecar of this build.
+    pub fn new(version: &str, capabilities: &[&str]) -> Held {
+        Held {
+            version: version.to_owned(),
+            capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
+            resources: BTreeMap::new(),
+            bytes: 0,
+            removed: BTreeMap::new(),
+            floor: Generation::ZERO,
+            complete: false,
+            nonce: None,
+        }
+    }
+
+    /// The same sidecar, holding nothing.
+    pub(super) fn emptied(&self) -> Held {
+        Held {
+            version: self.version.clone(),
+            capabilities: self.capabilities.clone(),
+            ..Held::new("", &[])
+        }
+    }
+
+    /// The resource that is held under `id`.
+    pub fn get(&self, id: &ResourceId) -> Option<&Resource> {
+        self.resources.get(id)
+    }
+
+    /// Everything that is held, in the order of ids.
+    pub fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.resources.values()
+    }
+
+    /// Whether a complete set has been received, on this stream or ever before.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Up to where this sidecar has been told everything.
+    pub fn seen(&self) -> Generation {
+        self.floor
+    }
+
+    /// How new what is known of `id` is, held or not: nothing that doesn't cover it is taken.
+    pub fn known(&self, id: &ResourceId) -> Generation {
+        let floor = self.floor.of(id.kind);
+        let own = match self.resources.get(id) {
+            Some(resource) => Some(&resource.generation),
+            None => self.removed.get(id),
+        };
+        own.map_or(floor, |own| floor.merge(own))
+    }
+
+    /// Begins a stream: the first message on it. Deltas of earlier streams are ignored from now on.
+    pub fn hello(&mut self) -> Hello {
+        let nonce = rand::random();
+        self.nonce = Some(nonce);
+        let resources = self.resources.values().map(|resource| Holding {
+            id: resource.id.to_string(),
+            generation: Some(resource.generation.into()),
+            hash: resource.hash.to_vec().into(),
+        });
+        let removed = self.removed.iter().map(|(id, generation)| Holding {
+            id: id.to_string(),
+            generation: Some((*generation).into()),
+            hash: Default::default(),
+        });
+        Hello {
+            version: self.version.clone(),
+            capabilities: self.capabilities.iter().cloned().collect(),
+            holding: resources.chain(removed).collect(),
+            seen: Some(self.floor.into()),
+            nonce,
+        }
+    }
+
+    /// Takes what a delta says, through `apply`, and answers. A delta that is not the next of this
+    /// stream, a duplicate or a leftover of an earlier stream, is ignored and has no answer.
+    pub fn receive(&mut self, mut delta: Delta, apply: &mut impl Apply) -> Option<Ack> {
+        let expected = self.nonce?.wrapping_add(1);
+        if delta.nonce != expected {
+            return None;
+        }
+        self.nonce = Some(expected);
+        let (complete, seen) = (delta.complete, delta.seen.take());
+        let mut sorted = self.sort(delta);
+        self.make(&mut sorted, apply);
+        self.complete |= complete;
+        if let Some(seen) = seen {
+            self.raise_floor((&seen).into());
+        }
+        Some(Ack {
+            nonce: expected,
+            rejected: sorted.rejected,
+        })
+    }
+
+    /// Hands everything that is held to `apply`: what was read from disk, to a sidecar that has
+    /// just started. What it rejects is no longer held, so that the operator offers it again.
+    pub fn replay(&mut self, apply: &mut impl Apply) -> Vec<Rejected> {
+        let mut rejected = Vec::new();
+        let mut changes = Vec::new();
+        for resource in self.resources.values() {
+            match self.missing(resource) {
+                Some(reason) => rejected.push(Rejected {
+                    id: resource.id.clone(),
+                    reason,
+                }),
+                None => changes.push(Change::Put(resource.clone())),
+            }
+        }
+        if !changes.is_empty() {
+            rejected.append(&mut apply.apply(changes));
+        }
+        for Rejected { id, .. } in &rejected {
+            if let Some(resource) = self.resources.remove(id) {
+                self.bytes -= resource.body.len();
+                self.remember_removed(id.clone(), resource.generation);
+            }
+        }
+        rejected
+    }
+
+    /// Tells changes that may be made from those that may not, and drops those that change nothing.
+    fn sort(&mut self, delta: Delta) -> Sorted {
+        let mut sorted = Sorted::default();
+        let mut room = Room {
+            bytes: (MAX_HELD_BYTES - self.bytes.min(MAX_HELD_BYTES)) as i64,
+            resources: (MAX_HELD - self.resources.len().min(MAX_HELD)) as i64,
+        };
+        let mut count = 0;
+        for removed in delta.removed {
+            count += 1;
+            match self.check_removal(&removed, count) {
+                Ok((id, generation)) => match self.resources.get(&id) {
+                    Some(_) => sorted.accept(Change::Remove(id), generation),
+                    None => self.remember_removed(id, generation),
+                },
+                Err(reason) => sorted.reject(&removed.id, &reason),
+            }
+        }
+        for message in delta.resources {
+            count += 1;
+            let text = message.id.clone();
+            match self.check_put(message, count) {
+                Ok(resource) => {
+                    let generation = resource.generation;
+                    let before = self.resources.get_mut(&resource.id);
+                    if let Some(before) = before
+                        && before.hash == resource.hash
+                    {
+                        // The same as ever, but now known to be the present again.
+                        before.generation = generation;
+                    } else if room.take(&resource, self.resources.get(&resource.id)) {
+                        sorted.accept(Change::Put(resource), generation);
+                    } else {
+                        sorted.reject(&text, "the sidecar holds as much as it may");
+                    }
+                }
+                Err(reason) => sorted.reject(&text, &reason),
+            }
+        }
+        sorted
+    }
+
+    /// Has the accepted changes made, and notes those that were.
+    fn make(&mut self, sorted: &mut Sorted, apply: &mut impl Apply) {
+        if sorted.accepted.is_empty() {
+            return;
+        }
+        let mut accepted = std::mem::take(&mut sorted.accepted);
+        let changes = accepted
+            .values()
+            .map(|(change, _)| change.clone())
+            .collect();
+        for Rejected { id, reason } in apply.apply(changes) {
+            if accepted.remove(&id).is_some() {
+                sorted.reject(&id.to_string(), &reason);
+            }
+        }
+        for (id, (change, generation)) in accepted {
+            let before = match change {
+                Change::Put(resource) => {
+                    self.bytes += resource.body.len();
+                    self.removed.remove(&id);
+                    self.resources.insert(id, resource)
+                }
+                Change::Remove(_) => {
+                    let before = self.resources.remove(&id);
+                    self.remember_removed(id, generation);
+                    before
+                }
+            };
+            self.bytes -= before.map_or(0, |before| before.body.len());
+        }
+    }
+
+    fn check_removal(
+        &self,
+        removed: &Removed,
+        count: usize,
+    ) -> Result<(ResourceId, Generation), String> {
+        let id: ResourceId = removed.id.parse().map_err(text)?;
+        let generation = Generation::from(removed.generation.clone()).of(id.kind);
+        self.check_place(&id, generation, count)?;
+        Ok((id, generation))
+    }
+
+    fn check_put(&self, message: discovery::Resource, count: usize) -> Result<Resource, String> {
+        let mut resource = Resource::try_from(message).map_err(text)?;
+        resource.generation = resource.generation.of(resource.id.kind);
+        self.check_place(&resource.id, resource.generation, count)?;
+        match self.missing(&resource) {
+            Some(reason) => Err(reason),
+            None => Ok(resource),
+        }
+    }
+
+    fn check_place(&self, id: &ResourceId, at: Generation, count: usize) -> Result<(), String> {
+        if count > MAX_CHANGES {
+            return Err(format!("the delta has more than {MAX_CHANGES} changes"));
+        }
+        let known = self.known(id);
+        if !at.covers(&known) {
+            return Err(format!(
+                "its generation {at} is older than {known}, which is known"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Why `resource` can't be enforced by this sidecar, if so.
+    fn missing(&self, resource: &Resource) -> Option<String> {
+        let needed = resource.capabilities.iter();
+        let lacking: Vec<&str> = needed
+            .filter(|name| !self.capabilities.contains(*name))
+            .map(String::as_str)
+            .collect();
+        (!lacking.is_empty()).then(|| {
+            format!(
+                "it needs {} and the sidecar, version {}, can't do that: it must be updated",
+                lacking.join(", "),
+                self.version
+            )
+        })
+    }
+
+    /// Takes note of a position up to which everything has been told. One that doesn't cover the
+    /// last is that of a replica that lags in some place, and says less.
+    fn raise_floor(&mut self, seen: Generation) {
+        if seen.covers(&self.floor) {
+            self.floor = seen;
+            self.removed
+                .retain(|id, generation| !seen.of(id.kind).covers(generation));
+        }
+    }
+
+    fn remember_removed(&mut self, id: ResourceId, generation: Generation) {
+        self.removed.insert(id, generation);
+        if self.removed.len() > MAX_REMOVED
+            && let Some((_, generation)) = self.removed.pop_first()
+        {
+            // Forgetting it could let it come back. A floor that is too high is safe: it only
+            // makes a replica that lags wait until it has caught up.
+            self.floor = self.floor.merge(&generation);
+        }
+    }
+}
+
+// === impl Sorted ===
+
+impl Sorted {
+    fn accept(&mut self, change: Change, generation: Generation) {
+        let id = change.id().clone();
+        if self
+            .accepted
+            .insert(id.clone(), (change, generation))
+            .is_some()
+        {
+            // Which of the two is meant is anyone's guess.
+            self.accepted.remove(&id);
+            self.reject(&id.to_string(), "the delta names it twice");
+        }
+    }
+
+    fn reject(&mut self, id: &str, reason: &str) {
+        self.rejected.push(discovery::Rejected {
+            id: id.chars().take(MAX_ID_BYTES).collect(),
+            reason: presentable(reason),
+        });
+    }
+}
+
+// === impl Room ===
+
+impl Room {
+    /// Takes room for `resource` in place of `before`, if there is any.
+    fn take(&mut self, resource: &Resource, before: Option<&Resource>) -> bool {
+        let bytes =
+            before.map_or(0, |before| before.body.len()) as i64 - resource.body.len() as i64;
+        let resources = if before.is_some() { 0 } else { -1 };
+        let fits = self.bytes + bytes >= 0 && self.resources + resources >= 0;
+        if fits {
+            self.bytes += bytes;
+            self.resources += resources;
+        }
+        fits
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

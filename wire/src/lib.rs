@@ -1,0 +1,30 @@
+//! What is sent from the operator to the sidecars, and how it travels.
+//!
+//! Read in this order: [`id`] and [`generation`] (what is named, how new it is), [`resource`] (what
+//! is sent), [`delta`] (the two ends of a stream as plain state machines), then [`server`] and
+//! [`client`] (the same two ends on a network).
+
+pub mod capability;
+pub mod client;
+pub mod delta;
+pub mod generation;
+pub mod id;
+pub mod resource;
+pub mod server;
+
+pub use generation::Generation;
+pub use id::{Kind, ResourceId};
+pub use resource::Resource;
+
+/// The resources: what a sidecar enforces. Generated from `proto/mesh.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod mesh {
+    tonic::include_proto!("meshwright.mesh.v1");
+}
+
+/// The delta stream, certificate signing, and what a sidecar keeps on its volume. Generated from
+/// `proto/discovery.proto` and `proto/saved.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod discovery {
+    tonic::include_proto!("meshwright.discovery.v1");
+}

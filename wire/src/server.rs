@@ -1,0 +1,249 @@
+//! The operator's end of the stream on a network: [`Sent`] with timeouts, woken by a [`Mailbox`].
+//!
+//! A thousand streams cost little: each is one task and one set of ids. Whoever compiles puts the
+//! changed ids into the mailboxes of the streams that they concern; a task that is waiting for an
+//! Ack is not even woken for them.
+
+use std::{
+    collections::BTreeSet,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt};
+use tokio::{
+    sync::{Notify, mpsc, mpsc::error::TrySendError},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use crate::{
+    ResourceId,
+    delta::{MAX_HELD, Outcome, Sent, View},
+    discovery::{Ack, Delta, FromSidecar, Hello, from_sidecar::Message},
+};
+
+/// How long a sidecar may take to say Hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a sidecar may take to acknowledge a delta. It applies one in milliseconds; one that
+/// is silent this long hangs, and is better off with a new connection.
+pub const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a sidecar whose resources don't change is told how new they are (see
+/// [`Sent::refresh`]): a message of some 60 bytes.
+pub const REFRESH: Duration = Duration::from_secs(30);
+
+/// The largest message that a server must accept from a sidecar, in bytes: the Hello of one that
+/// holds as much as it may, under the longest ids. Give it to
+/// `DiscoveryServer::max_decoding_message_size`.
+pub const MAX_MESSAGE_BYTES: usize = 48 * 1024 * 1024;
+
+/// The deltas of one stream, for the transport to send.
+pub type Deltas = ReceiverStream<Result<Delta, Status>>;
+
+/// Who a stream is with, as far as the rest of the operator is concerned. Dropped when the stream
+/// has ended, however it ended.
+pub trait Subscriber: Send + 'static {
+    /// The snapshot type; cheap to take, such as an `Arc` of the compiler's output and a key.
+    type View: View;
+
+    /// The newest snapshot of what this sidecar may receive. Publish a new one *before* putting
+    /// its changed ids into the mailbox.
+    fn view(&self) -> Self::View;
+
+    /// The sidecar has said Hello; what it holds, version and capabilities can be read from `sent`.
+    fn opened(&mut self, sent: &Sent);
+
+    /// What the sidecar has done with the last delta.
+    fn acked(&mut self, outcomes: Vec<(ResourceId, Outcome)>);
+}
+
+/// Where the changes for one stream wait. However slow the stream, it holds each id once.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    pending: Mutex<Pending>,
+    changed: Notify,
+    closing: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    ids: BTreeSet<ResourceId>,
+    /// More ids than are worth remembering: compare the whole view.
+    everything: bool,
+    advanced: bool,
+}
+
+// === impl Mailbox ===
+
+impl Mailbox {
+    /// An empty one, to be shared between the publisher and [`serve`].
+    pub fn new() -> Arc<Mailbox> {
+        Arc::default()
+    }
+
+    /// These have been added to the stream's view, changed, or have left it.
+    pub fn changed(&self, ids: impl IntoIterator<Item = ResourceId>) {
+        self.put(|pending| {
+            if !pending.everything {
+                pending.ids.extend(ids);
+                if pending.ids.len() > MAX_HELD {
+                    pending.everything = true;
+                    pending.ids.clear();
+                }
+            }
+        });
+    }
+
+    /// Anything may have changed, such as the audience that the stream belongs to.
+    pub fn everything_changed(&self) {
+        self.put(|pending| {
+            pending.everything = true;
+            pending.ids.clear();
+        });
+    }
+
+    /// This replica's position has advanced. Only streams that withhold something care: those of
+    /// sidecars that came from a replica that was ahead of this one.
+    pub fn advanced(&self) {
+        self.put(|pending| pending.advanced = true);
+    }
+
+    /// Ends the stream: this replica is going away, and the sidecar is to go to another.
+    pub fn close(&self) {
+        self.closing.notify_one();
+    }
+
+    fn put(&self, change: impl FnOnce(&mut Pending)) {
+        change(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_one();
+    }
+
+    fn take(&self) -> Pending {
+        std::mem::take(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+// === serve ===
+
+/// Serves one stream in a task of its own, until the sidecar leaves, breaks the protocol or a
+/// timeout, or the mailbox is closed.
+///
+/// Register the mailbox with the publisher before calling this, so that nothing published since is
+/// missed. Dead connections are found by the transport: give the server HTTP/2 keep-alives.
+pub fn serve<M, S>(messages: M, mailbox: Arc<Mailbox>, subscriber: S) -> Deltas
+where
+    M: Stream<Item = Result<FromSidecar, Status>> + Send + 'static,
+    S: Subscriber,
+{
+    // One delta is in flight at most, so that there is always room for it and for a last word.
+    let (deltas, receiver) = mpsc::channel(2);
+    tokio::spawn(async move {
+        if let Err(status) = converse(messages, &mailbox, subscriber, &deltas).await {
+            tracing::debug!(%status, "stream ended");
+            let _ = deltas.try_send(Err(status));
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn converse<M, S>(
+    messages: M,
+    mailbox: &Mailbox,
+    mut subscriber: S,
+    deltas: &mpsc::Sender<Result<Delta, Status>>,
+) -> Result<(), Status>
+where
+    M: Stream<Item = Result<FromSidecar, Status>>,
+    S: Subscriber,
+{
+    let mut messages = pin!(messages);
+    let hello = timeout(HELLO_TIMEOUT, messages.next())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no Hello in time"))?;
+    let Some(hello) = hello else { return Ok(()) };
+    let mut sent = open(hello?, &mut subscriber)?;
+    let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ack_by = Instant::now();
+    loop {
+        if let Some(delta) = next(&mut sent, mailbox, &subscriber) {
+            ack_by = Instant::now() + ACK_TIMEOUT;
+            match deltas.try_send(Ok(delta)) {
+                Ok(()) => {}
+                Err(TrySendError::Closed(_)) => return Ok(()),
+                Err(TrySendError::Full(_)) => {
+                    return Err(Status::internal("a second delta in flight"));
+                }
+            }
+        }
+        tokio::select! {
+            () = deltas.closed() => return Ok(()),
+            () = mailbox.closing.notified() => {
+                return Err(Status::unavailable("this replica of the operator is going away"));
+            }
+            message = messages.next() => match message {
+                None => return Ok(()),
+                Some(message) => {
+                    let outcomes = sent.on_ack(expect_ack(message?)?);
+                    if !outcomes.is_empty() {
+                        subscriber.acked(outcomes);
+                    }
+                }
+            },
+            () = sleep_until(ack_by), if sent.is_in_flight() => {
+                return Err(Status::deadline_exceeded("no Ack in time"));
+            }
+            () = mailbox.changed.notified(), if !sent.is_in_flight() => {}
+            _ = refresh.tick() => sent.refresh(),
+        }
+    }
+}
+
+fn open(hello: FromSidecar, subscriber: &mut impl Subscriber) -> Result<Sent, Status> {
+    let hello = expect_hello(hello)?;
+    let sent = Sent::new(hello, &subscriber.view())
+        .map_err(|why| Status::invalid_argument(why.to_string()))?;
+    subscriber.opened(&sent);
+    Ok(sent)
+}
+
+/// The next delta, with whatever has come into the mailbox meanwhile. What comes while one is in
+/// flight stays in the mailbox.
+fn next(sent: &mut Sent, mailbox: &Mailbox, subscriber: &impl Subscriber) -> Option<Delta> {
+    if sent.is_in_flight() {
+        return None;
+    }
+    // First the ids, then the view, which is thus at least as new.
+    let pending = mailbox.take();
+    let view = subscriber.view();
+    sent.changed(pending.ids);
+    if pending.everything {
+        sent.everything_changed(&view);
+    }
+    if pending.advanced {
+        sent.advanced();
+    }
+    sent.next(&view)
+}
+
+fn expect_hello(message: FromSidecar) -> Result<Hello, Status> {
+    match message.message {
+        Some(Message::Hello(hello)) => Ok(hello),
+        _ => Err(Status::invalid_argument(
+            "the first message must be a Hello",
+        )),
+    }
+}
+
+fn expect_ack(message: FromSidecar) -> Result<Ack, Status> {
+    match message.message {
+        Some(Message::Ack(ack)) => Ok(ack),
+        _ => Err(Status::invalid_argument(
+            "after the Hello only Acks may come",
+        )),
+    }
+}

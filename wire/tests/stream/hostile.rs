@@ -1,0 +1,246 @@
+//! Whatever comes from the network or the disk: no panic, and bounds hold.
+
+use proptest::prelude::*;
+use wire::{
+    delta::{Held, InvalidHello, MAX_HELD, MAX_HELD_BYTES, MAX_REASON_CHARS, MAX_REMOVED, Sent},
+    discovery::{Ack, Delta, Generation, Hello, Holding, Rejected, Removed, Resource},
+};
+
+use crate::snapshot::{Enforced, Snapshot, Stream, bytes, id};
+
+fn resource(held: &mut Held, id: &str, text: &str) -> Delta {
+    let body = bytes(text);
+    let hash = blake3::hash(&body).as_bytes()[..16].to_vec();
+    Delta {
+        nonce: held.hello().nonce.wrapping_add(1),
+        resources: vec![Resource {
+            id: id.to_owned(),
+            generation: Some(Generation { seen: vec![1; 5] }),
+            hash: hash.into(),
+            capabilities: Vec::new(),
+            body,
+        }],
+        ..Default::default()
+    }
+}
+
+fn reason(delta: Delta, held: &mut Held) -> String {
+    let mut enforced = Enforced::default();
+    let mut ack = held.receive(delta, &mut enforced).unwrap();
+    assert!(enforced.resources.is_empty());
+    ack.rejected.remove(0).reason
+}
+
+#[test]
+fn a_damaged_body_is_rejected() {
+    let mut held = Held::default();
+    let mut delta = resource(&mut held, "route/shop/orders", "v1");
+    delta.resources[0].body = bytes("v2");
+    assert!(reason(delta, &mut held).contains("hash"));
+}
+
+#[test]
+fn an_id_that_is_none_is_rejected_and_told_in_a_bounded_text() {
+    let mut held = Held::default();
+    let delta = resource(&mut held, &"x/".repeat(1_000_000), "v1");
+    let mut enforced = Enforced::default();
+    let ack = held.receive(delta, &mut enforced).unwrap();
+    assert!(ack.rejected[0].id.len() < 1000);
+}
+
+#[test]
+fn a_kind_of_a_newer_operator_is_rejected_and_the_rest_is_taken() {
+    let mut held = Held::default();
+    let mut delta = resource(&mut held, "teapot/shop/orders", "v1");
+    let known = resource(&mut held.clone(), "route/shop/orders", "v1");
+    delta.resources.extend(known.resources);
+    let mut enforced = Enforced::default();
+
+    let ack = held.receive(delta, &mut enforced).unwrap();
+
+    assert_eq!(ack.rejected.len(), 1);
+    assert_eq!(ack.rejected[0].id, "teapot/shop/orders");
+    assert!(enforced.resources.contains_key(&id("route/shop/orders")));
+}
+
+#[test]
+fn a_delta_that_names_an_id_twice_changes_it_not_at_all() {
+    let mut held = Held::default();
+    let mut delta = resource(&mut held, "route/shop/orders", "v1");
+    let other = resource(&mut held.clone(), "route/shop/orders", "v2");
+    delta.resources.extend(other.resources);
+    assert!(reason(delta, &mut held).contains("twice"));
+}
+
+#[test]
+fn what_is_sent_again_unchanged_is_not_applied_again_but_known_to_be_newer() {
+    let (mut held, mut enforced) = (Held::default(), Enforced::default());
+    let delta = resource(&mut held, "route/shop/orders", "v1");
+    held.receive(delta, &mut enforced).unwrap();
+    let mut delta = resource(&mut held, "route/shop/orders", "v1");
+    let seen = vec![2; 5];
+    delta.resources[0].generation = Some(Generation { seen });
+
+    let ack = held.receive(delta, &mut enforced).unwrap();
+
+    assert!(ack.rejected.is_empty());
+    assert_eq!(enforced.calls.len(), 1);
+    let known = held.known(&id("route/shop/orders"));
+    assert_eq!(known.at(wire::generation::Input::ApiRoute), 2);
+}
+
+#[test]
+fn a_sidecar_holds_no_more_than_it_may() {
+    let mut view = Snapshot::at(1);
+    let body = 1024 * 1024;
+    for n in 0..MAX_HELD_BYTES / body + 2 {
+        view.put_bytes(&format!("route/shop/r{n}"), body);
+    }
+    let (mut held, mut enforced) = (Held::default(), Enforced::default());
+
+    Stream::open(&mut held, &view).settle(&mut held, &view, &mut enforced);
+
+    let total: usize = held.resources().map(|resource| resource.body.len()).sum();
+    assert!(total <= MAX_HELD_BYTES && total > MAX_HELD_BYTES - 2 * body);
+    // Room that becomes free can be used.
+    view.resources.retain(|id, _| id.name.ends_with('1'));
+    view.advance(2);
+    view.put("route/shop/r2", "small");
+    Stream::open(&mut held, &view).settle(&mut held, &view, &mut enforced);
+    assert_eq!(enforced.resources, view.hashes());
+}
+
+#[test]
+fn a_hello_that_is_none_is_refused() {
+    let view = Snapshot::at(1);
+    let holding = |id: &str, hash: &'static [u8]| Hello {
+        holding: vec![Holding {
+            id: id.to_owned(),
+            generation: None,
+            hash: hash.into(),
+        }],
+        ..Default::default()
+    };
+    let why = |hello| Sent::new(hello, &view).err();
+    assert!(matches!(
+        why(holding("route", b"")),
+        Some(InvalidHello::Id(..))
+    ));
+    assert!(matches!(
+        why(holding("route/a/b", b"short")),
+        Some(InvalidHello::Hash(_))
+    ));
+    let many = Hello {
+        holding: vec![Holding::default(); MAX_HELD + MAX_REMOVED + 1],
+        ..Default::default()
+    };
+    assert!(matches!(why(many), Some(InvalidHello::TooMany(_))));
+    assert_eq!(why(holding("teapot/a/b", b"")), None, "of a newer sidecar");
+}
+
+#[test]
+fn a_reason_is_one_bounded_line() {
+    let view = Snapshot::at(1).with("route/shop/orders", "v1");
+    let mut sent = Sent::new(Hello::default(), &view).unwrap();
+    let delta = sent.next(&view).unwrap();
+
+    let outcomes = sent.on_ack(Ack {
+        nonce: delta.nonce,
+        rejected: vec![Rejected {
+            id: "route/shop/orders".to_owned(),
+            reason: "no\n".repeat(100_000),
+        }],
+    });
+
+    let wire::delta::Outcome::Rejected(reason) = &outcomes[0].1 else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(reason.chars().count(), MAX_REASON_CHARS);
+    assert!(!reason.contains('\n'));
+}
+
+/// Ids that are sometimes ids, generations of any length.
+fn any_id() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "(route|guard|teapot)/[ab]/[ab]",
+        "[a-z/.]{0,12}",
+        any::<String>()
+    ]
+}
+
+fn any_generation() -> impl Strategy<Value = Option<Generation>> {
+    prop::option::of(prop::collection::vec(any::<u64>(), 0..8).prop_map(|seen| Generation { seen }))
+}
+
+prop_compose! {
+    fn any_resource()(
+        id in any_id(),
+        generation in any_generation(),
+        body in prop::collection::vec(any::<u8>(), 0..8),
+        damaged in any::<bool>(),
+        capabilities in prop::collection::vec("route|moon", 0..3),
+    ) -> Resource {
+        let mut hash = blake3::hash(&body).as_bytes()[..16].to_vec();
+        if damaged { hash.pop(); }
+        Resource { id, generation, hash: hash.into(), capabilities, body: body.into() }
+    }
+}
+
+prop_compose! {
+    fn any_delta()(
+        resources in prop::collection::vec(any_resource(), 0..6),
+        removed in prop::collection::vec((any_id(), any_generation()), 0..4),
+        complete in any::<bool>(),
+        seen in any_generation(),
+    ) -> Delta {
+        let removed = removed.into_iter().map(|(id, generation)| Removed { id, generation });
+        Delta { nonce: 0, resources, removed: removed.collect(), complete, seen }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_sequence_of_deltas_confuses_a_sidecar(deltas in prop::collection::vec(any_delta(), 1..8)) {
+        let (mut held, mut enforced) = (Held::default(), Enforced::default());
+        for mut delta in deltas {
+            let before = held.clone();
+            delta.nonce = held.hello().nonce.wrapping_add(1);
+            held.receive(delta, &mut enforced).unwrap();
+            for resource in before.resources() {
+                prop_assert!(held.known(&resource.id).covers(&before.known(&resource.id)));
+            }
+            let holds: std::collections::BTreeMap<_, _> =
+                held.resources().map(|resource| (resource.id.clone(), resource.hash)).collect();
+            prop_assert_eq!(&holds, &enforced.resources);
+            let mut restored = Held::from_bytes(&held.to_bytes()).unwrap();
+            prop_assert_eq!(restored.hello().holding, held.hello().holding);
+        }
+    }
+
+    #[test]
+    fn no_bytes_from_the_disk_make_a_sidecar_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut file = b"MWHELD01".to_vec();
+        file.extend_from_slice(blake3::hash(&bytes).as_bytes());
+        file.extend_from_slice(&bytes);
+        let _ = Held::from_bytes(&file);
+        let _ = Held::from_bytes(&bytes);
+    }
+
+    #[test]
+    fn no_hello_and_no_ack_make_an_operator_panic(
+        ids in prop::collection::vec((any_id(), any_generation(), 0usize..18), 0..6),
+        rejected in prop::collection::vec(any_id(), 0..4),
+    ) {
+        let view = Snapshot::at(5).with("route/a/a", "v1").with("guard/a/b", "v1");
+        let holding = ids.into_iter().map(|(id, generation, hash)| Holding {
+            id, generation, hash: vec![7; hash].into(),
+        });
+        let hello = Hello { holding: holding.collect(), ..Default::default() };
+        if let Ok(mut sent) = Sent::new(hello, &view) {
+            while let Some(delta) = sent.next(&view) {
+                let rejected = rejected.iter().map(|id| Rejected { id: id.clone(), reason: String::new() });
+                sent.on_ack(Ack { nonce: delta.nonce, rejected: rejected.collect() });
+            }
+        }
+    }
+}

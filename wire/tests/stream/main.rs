@@ -1,0 +1,14 @@
+//! The stream between operator and sidecar: its two ends as state machines, and on a network.
+#![allow(clippy::unwrap_used)]
+
+mod backoff;
+mod convergence;
+mod hostile;
+mod lagging;
+mod network;
+mod operator;
+mod reconnect;
+mod sending;
+mod snapshot;
+mod timeouts;
+mod world;

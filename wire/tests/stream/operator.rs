@@ -1,0 +1,290 @@
+//! An operator and sidecars that talk over pipes in memory, through everything but the TCP.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use futures::StreamExt;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::DuplexStream,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Channel, Endpoint, Server},
+};
+use wire::{
+    ResourceId,
+    client::{self, State},
+    delta::{Apply, Change, Held, Outcome, Rejected, Sent},
+    discovery::{
+        FromSidecar,
+        discovery_server::{Discovery, DiscoveryServer},
+    },
+    resource::Hash,
+    server::{self, Deltas, Mailbox, Subscriber},
+};
+
+use crate::snapshot::{Enforced, Snapshot};
+
+/// One replica, with one view for all.
+#[derive(Clone)]
+pub(crate) struct Operator {
+    shared: Arc<Shared>,
+    connections: mpsc::UnboundedSender<DuplexStream>,
+}
+
+#[derive(Default)]
+struct Shared {
+    view: Mutex<Arc<Snapshot>>,
+    mailboxes: Mutex<Vec<Arc<Mailbox>>>,
+    /// The newest of each resource, over all streams.
+    outcomes: watch::Sender<BTreeMap<ResourceId, Outcome>>,
+    /// How many streams are open.
+    open: watch::Sender<usize>,
+    /// How many resources were held at the last Hello.
+    held_at_hello: AtomicUsize,
+}
+
+pub(crate) struct Connected {
+    shared: Arc<Shared>,
+    open: bool,
+}
+
+/// A sidecar whose client runs in a task.
+pub(crate) struct Running {
+    pub(crate) enforced: Arc<Mutex<Enforced>>,
+    state: watch::Receiver<State>,
+    /// What it has written last.
+    volume: Arc<Mutex<Vec<u8>>>,
+    /// Which of the replicas it will connect to next.
+    pub(crate) replica: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+struct SharedEnforced(Arc<Mutex<Enforced>>);
+
+/// The view type of the tests' subscribers.
+pub(crate) struct Shot(Arc<Snapshot>);
+
+// === impl Operator ===
+
+impl Operator {
+    pub(crate) fn start(view: Snapshot) -> Operator {
+        let (connections, incoming) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::default());
+        *shared.view.lock().unwrap() = Arc::new(view);
+        let operator = Operator {
+            shared,
+            connections,
+        };
+        let service = DiscoveryServer::new(operator.clone())
+            .max_decoding_message_size(server::MAX_MESSAGE_BYTES);
+        let incoming = UnboundedReceiverStream::new(incoming).map(Ok::<_, std::io::Error>);
+        tokio::spawn(
+            Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming),
+        );
+        operator
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        let connections = self.connections.clone();
+        let connector = tower::service_fn(move |_| {
+            let (ours, theirs) = tokio::io::duplex(64 * 1024);
+            let sent = connections.send(theirs);
+            async move {
+                sent.map_err(|_| std::io::Error::other("the operator is gone"))?;
+                Ok::<_, std::io::Error>(TokioIo::new(ours))
+            }
+        });
+        let endpoint = Endpoint::from_static("http://operator");
+        endpoint.connect_with_connector(connector).await
+    }
+
+    /// Changes the view and tells the streams what changed.
+    pub(crate) fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
+        let mut view = Snapshot::clone(&self.shared.view.lock().unwrap());
+        let before = view.hashes();
+        change(&mut view);
+        let after = view.hashes();
+        let ids = before.keys().chain(after.keys());
+        let changed: Vec<ResourceId> = ids
+            .filter(|id| before.get(id) != after.get(id))
+            .cloned()
+            .collect();
+        *self.shared.view.lock().unwrap() = Arc::new(view);
+        for mailbox in self.shared.mailboxes.lock().unwrap().iter() {
+            mailbox.changed(changed.iter().cloned());
+            mailbox.advanced();
+        }
+    }
+
+    /// Ends all streams, as when this replica goes away.
+    pub(crate) fn hang_up(&self) {
+        for mailbox in self.shared.mailboxes.lock().unwrap().drain(..) {
+            mailbox.close();
+        }
+    }
+
+    pub(crate) fn hashes(&self) -> BTreeMap<ResourceId, Hash> {
+        self.shared.view.lock().unwrap().hashes()
+    }
+
+    pub(crate) fn held_at_hello(&self) -> usize {
+        self.shared.held_at_hello.load(Ordering::SeqCst)
+    }
+
+    pub(crate) async fn outcome(&self, id: &str, wanted: impl Fn(&Outcome) -> bool) {
+        let id: ResourceId = id.parse().unwrap();
+        let mut outcomes = self.shared.outcomes.subscribe();
+        let there = |outcomes: &BTreeMap<_, _>| outcomes.get(&id).is_some_and(&wanted);
+        outcomes.wait_for(there).await.unwrap();
+    }
+
+    /// Waits until so many streams are open, or have been dropped.
+    pub(crate) async fn streams(&self, count: usize) {
+        let mut open = self.shared.open.subscribe();
+        open.wait_for(|open| *open == count).await.unwrap();
+    }
+
+    pub(crate) fn mailbox(&self) -> Arc<Mailbox> {
+        let mailbox = Mailbox::new();
+        self.shared.mailboxes.lock().unwrap().push(mailbox.clone());
+        mailbox
+    }
+
+    pub(crate) fn subscriber(&self) -> Connected {
+        Connected {
+            shared: self.shared.clone(),
+            open: false,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Discovery for Operator {
+    type StreamStream = Deltas;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<FromSidecar>>,
+    ) -> Result<Response<Deltas>, Status> {
+        let deltas = server::serve(request.into_inner(), self.mailbox(), self.subscriber());
+        Ok(Response::new(deltas))
+    }
+}
+
+// === impl Connected ===
+
+impl Subscriber for Connected {
+    type View = Shot;
+
+    fn view(&self) -> Shot {
+        Shot(self.shared.view.lock().unwrap().clone())
+    }
+
+    fn opened(&mut self, sent: &Sent) {
+        let held = sent.held().count();
+        self.shared.held_at_hello.store(held, Ordering::SeqCst);
+        self.open = true;
+        self.shared.open.send_modify(|open| *open += 1);
+    }
+
+    fn acked(&mut self, outcomes: Vec<(ResourceId, Outcome)>) {
+        self.shared.outcomes.send_modify(|all| all.extend(outcomes));
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        if self.open {
+            self.shared.open.send_modify(|open| *open -= 1);
+        }
+    }
+}
+
+impl wire::delta::View for Shot {
+    fn get(&self, id: &ResourceId) -> Option<wire::Resource> {
+        self.0.get(id)
+    }
+
+    fn ids(&self) -> Vec<ResourceId> {
+        self.0.ids()
+    }
+
+    fn seen(&self, kind: wire::Kind) -> wire::Generation {
+        wire::delta::View::seen(&*self.0, kind)
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    pub(crate) fn start(operator: &Operator) -> Running {
+        Running::with(operator, Held::default(), Enforced::default())
+    }
+
+    pub(crate) fn with(operator: &Operator, held: Held, enforced: Enforced) -> Running {
+        Running::among(vec![operator.clone()], held, enforced)
+    }
+
+    /// Connects to the first of `replicas`, until told otherwise.
+    pub(crate) fn among(replicas: Vec<Operator>, held: Held, enforced: Enforced) -> Running {
+        let enforced = Arc::new(Mutex::new(enforced));
+        let volume = Arc::new(Mutex::new(Vec::new()));
+        let (state, receiver) = watch::channel(State::default());
+        let replica = Arc::new(AtomicUsize::new(0));
+        let (apply, file, which) = (
+            SharedEnforced(enforced.clone()),
+            volume.clone(),
+            replica.clone(),
+        );
+        let task = tokio::spawn(async move {
+            let connect = || {
+                let operator = replicas[which.load(Ordering::SeqCst)].clone();
+                async move { operator.connect().await }
+            };
+            let persist = |held: &Held| *file.lock().unwrap() = held.to_bytes();
+            client::run(connect, held, apply, persist, &state).await;
+        });
+        Running {
+            enforced,
+            state: receiver,
+            volume,
+            replica,
+            task,
+        }
+    }
+
+    pub(crate) async fn state(&self, wanted: impl FnMut(&State) -> bool) -> State {
+        self.state.clone().wait_for(wanted).await.unwrap().clone()
+    }
+
+    pub(crate) fn enforces(&self) -> BTreeMap<ResourceId, Hash> {
+        self.enforced.lock().unwrap().resources.clone()
+    }
+
+    pub(crate) fn kill(&self) {
+        self.task.abort();
+    }
+
+    /// What it would start from again.
+    pub(crate) fn volume(&self) -> Held {
+        Held::from_bytes(&self.volume.lock().unwrap()).unwrap()
+    }
+}
+
+impl Apply for SharedEnforced {
+    fn apply(&mut self, changes: Vec<Change>) -> Vec<Rejected> {
+        self.0.lock().unwrap().apply(changes)
+    }
+}

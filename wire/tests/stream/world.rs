@@ -1,0 +1,239 @@
+//! A model world: inputs with histories, replicas at positions of their own, sidecars that move
+//! between them over streams that break.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use wire::{
+    Generation, Kind, Resource, ResourceId,
+    delta::{Apply, Change, Held, Rejected, Sent, View},
+    discovery::{Ack, Delta},
+    generation::Input,
+    mesh,
+    resource::Hash,
+};
+
+pub(crate) const SLOTS: usize = 2;
+pub(crate) const REPLICAS: usize = 3;
+pub(crate) const SIDECARS: usize = 2;
+
+/// Everything that was ever written, by input: a revision is the number of writes so far.
+#[derive(Default)]
+pub(crate) struct World {
+    log: [Vec<(usize, Option<u8>)>; Input::ALL.len()],
+}
+
+/// How one replica sees the world.
+pub(crate) struct Position<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) seen: Generation,
+}
+
+#[derive(Default)]
+pub(crate) struct Replica {
+    pub(crate) seen: Generation,
+    /// Changed, but the streams have not been told.
+    pub(crate) unannounced: BTreeSet<ResourceId>,
+}
+
+/// A sidecar, and its stream.
+pub(crate) struct Sidecar {
+    pub(crate) held: Held,
+    pub(crate) enforced: Picky,
+    pub(crate) stream: Option<Stream>,
+    /// Deltas that have been delivered, or were lost with their stream.
+    pub(crate) stale: Vec<Delta>,
+}
+
+pub(crate) struct Stream {
+    pub(crate) replica: usize,
+    pub(crate) sent: Sent,
+    /// Marked by the replica, not yet read by the stream's task.
+    pub(crate) mailbox: BTreeSet<ResourceId>,
+    pub(crate) advanced: bool,
+    pub(crate) to_sidecar: VecDeque<Delta>,
+    pub(crate) to_operator: VecDeque<Ack>,
+}
+
+/// Enforces everything, but in a bad mood not what has a body of even length.
+#[derive(Default)]
+pub(crate) struct Picky {
+    pub(crate) resources: BTreeMap<ResourceId, Hash>,
+    pub(crate) bad_mood: bool,
+    /// What has been rejected, ever.
+    pub(crate) rejected: BTreeSet<ResourceId>,
+}
+
+pub(crate) fn universe() -> impl Iterator<Item = ResourceId> {
+    Kind::ALL.into_iter().flat_map(|kind| {
+        (0..SLOTS).map(move |slot| ResourceId::new(kind, "shop", format!("slot{slot}")))
+    })
+}
+
+// === impl World ===
+
+impl World {
+    pub(crate) fn write(&mut self, input: Input, slot: usize, value: Option<u8>) {
+        self.log[input as usize].push((slot, value));
+    }
+
+    /// What the newest replica could have seen.
+    pub(crate) fn newest(&self) -> Generation {
+        Input::ALL
+            .into_iter()
+            .fold(Generation::ZERO, |seen, input| {
+                seen.with(input, self.log[input as usize].len() as u64)
+            })
+    }
+
+    /// The resource as compiled from the world as of `at`: a pure function of its kind's inputs.
+    /// Few values, so that a resource often comes back to what it was.
+    pub(crate) fn compile(&self, id: &ResourceId, at: Generation) -> Option<Resource> {
+        let slot: usize = id.name.trim_start_matches("slot").parse().unwrap();
+        let values: Vec<Option<u8>> = id
+            .kind
+            .inputs()
+            .iter()
+            .map(|input| {
+                let writes = &self.log[*input as usize][..at.at(*input) as usize];
+                let last = writes.iter().rev().find(|(to, _)| *to == slot);
+                last.and_then(|(_, value)| *value)
+            })
+            .collect();
+        // Without its first input the resource is not there.
+        values[0]?;
+        let message = mesh::Route {
+            namespace: id.kind.to_string(),
+            name: format!("{slot} {values:?}"),
+            ..Default::default()
+        };
+        Some(Resource::new(id.clone(), at.of(id.kind), &[], &message))
+    }
+}
+
+// === impl Position ===
+
+impl View for Position<'_> {
+    fn get(&self, id: &ResourceId) -> Option<Resource> {
+        self.world.compile(id, self.seen)
+    }
+
+    fn ids(&self) -> Vec<ResourceId> {
+        universe().filter(|id| self.get(id).is_some()).collect()
+    }
+
+    fn seen(&self, kind: Kind) -> Generation {
+        self.seen.of(kind)
+    }
+}
+
+// === impl Picky ===
+
+impl Apply for Picky {
+    fn apply(&mut self, changes: Vec<Change>) -> Vec<Rejected> {
+        let mut rejected = Vec::new();
+        for change in changes {
+            match change {
+                Change::Put(resource) if self.bad_mood && resource.body.len() % 2 == 0 => {
+                    self.rejected.insert(resource.id.clone());
+                    rejected.push(Rejected {
+                        id: resource.id,
+                        reason: "even".to_owned(),
+                    });
+                }
+                Change::Put(resource) => {
+                    self.resources.insert(resource.id, resource.hash);
+                }
+                Change::Remove(id) => {
+                    self.resources.remove(&id);
+                }
+            }
+        }
+        rejected
+    }
+}
+
+// === impl Sidecar ===
+
+impl Sidecar {
+    pub(crate) fn new() -> Sidecar {
+        Sidecar {
+            held: Held::default(),
+            enforced: Picky::default(),
+            stream: None,
+            stale: Vec::new(),
+        }
+    }
+
+    pub(crate) fn connect(&mut self, replica: usize, view: &Position<'_>) {
+        self.disconnect();
+        self.stream = Some(Stream {
+            replica,
+            sent: Sent::new(self.held.hello(), view).unwrap(),
+            mailbox: BTreeSet::new(),
+            advanced: false,
+            to_sidecar: VecDeque::new(),
+            to_operator: VecDeque::new(),
+        });
+    }
+
+    pub(crate) fn disconnect(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            self.stale.extend(stream.to_sidecar);
+        }
+    }
+
+    /// The operator's task: reads its mailbox and sends.
+    pub(crate) fn send(&mut self, view: &Position<'_>) -> bool {
+        let Some(stream) = &mut self.stream else {
+            return false;
+        };
+        stream.sent.changed(std::mem::take(&mut stream.mailbox));
+        if std::mem::take(&mut stream.advanced) {
+            stream.sent.advanced();
+        }
+        let delta = stream.sent.next(view);
+        let sent = delta.is_some();
+        stream.to_sidecar.extend(delta);
+        sent
+    }
+
+    pub(crate) fn deliver(&mut self) -> bool {
+        let Some(stream) = &mut self.stream else {
+            return false;
+        };
+        let Some(delta) = stream.to_sidecar.pop_front() else {
+            return false;
+        };
+        self.stale.push(delta.clone());
+        let ack = self.held.receive(delta, &mut self.enforced);
+        stream.to_operator.extend(ack);
+        true
+    }
+
+    pub(crate) fn deliver_stale(&mut self, which: usize) {
+        if self.stale.is_empty() {
+            return;
+        }
+        let delta = self.stale[which % self.stale.len()].clone();
+        let ack = self.held.receive(delta, &mut self.enforced);
+        if let Some(stream) = &mut self.stream {
+            stream.to_operator.extend(ack);
+        }
+    }
+
+    pub(crate) fn acknowledge(&mut self) -> bool {
+        let Some(stream) = &mut self.stream else {
+            return false;
+        };
+        let ack = stream.to_operator.pop_front();
+        ack.map(|ack| stream.sent.on_ack(ack)).is_some()
+    }
+
+    /// Killed, and started again with what was on its volume.
+    pub(crate) fn restart(&mut self) {
+        self.disconnect();
+        self.held = Held::from_bytes(&self.held.to_bytes()).unwrap();
+        self.enforced.resources.clear();
+        self.held.replay(&mut self.enforced);
+    }
+}
