@@ -6,8 +6,8 @@ help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Build everything, start the shop with its mesh on this machine, and tell what the resources do
-	cargo build --locked --bins -p operator -p sidecar -p cli -p quickstart
-	cargo run --locked -q -p quickstart --bin demo
+	cargo build --locked --workspace --bins
+	target/debug/demo
 
 test: ## Everything: unit, mesh and cluster; installs or builds what it needs
 	tests/run unit mesh cluster

@@ -83,7 +83,11 @@ fn members(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
         .collect();
     list(metadata, "packages")
         .iter()
-        .filter(|package| package["id"].as_str().is_some_and(|id| members.contains(id)))
+        .filter(|package| {
+            package["id"]
+                .as_str()
+                .is_some_and(|id| members.contains(id))
+        })
         .map(|package| {
             let normal = list(package, "dependencies").iter();
             let names = normal
@@ -136,7 +140,10 @@ fn crates_use_each_other_only_along_the_arrows() {
     }
     for (name, banned) in NEVER {
         for banned in *banned {
-            assert!(!members[*name].contains(*banned), "{name} must not use {banned}");
+            assert!(
+                !members[*name].contains(*banned),
+                "{name} must not use {banned}"
+            );
         }
     }
 }
@@ -149,10 +156,9 @@ fn every_dependency_has_a_licence_that_ours_permits() {
         let licence = package["license"].as_str().unwrap_or_default();
         let licence = licence.replace(['(', ')'], "").replace('/', " OR ");
         // Each part of an AND must be permitted; of an OR, one.
-        let permitted = licence.split(" AND ").all(|part| {
-            part.split(" OR ")
-                .any(|one| LICENCES.contains(&one.trim()))
-        });
+        let permitted = licence
+            .split(" AND ")
+            .all(|part| part.split(" OR ").any(|one| LICENCES.contains(&one.trim())));
         assert!(permitted, "{name} is licensed as {licence:?}");
     }
 }
@@ -182,14 +188,25 @@ fn there_is_one_tls_provider_in_the_tree() {
 fn no_file_holds_more_than_a_newcomer_can_read() {
     for path in files("rs") {
         let text = read(&path);
-        let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let code = text
+            .split("\n#[cfg(test)]\nmod ")
+            .next()
+            .unwrap_or_default();
         let lines = code.lines().count();
         let short = path.strip_prefix(root()).unwrap_or(&path).display();
-        assert!(lines <= MAX_LINES, "{short} has {lines} lines; split it by subject");
+        assert!(
+            lines <= MAX_LINES,
+            "{short} has {lines} lines; split it by subject"
+        );
     }
     for name in ["inbound.rs", "outbound.rs", "forward.rs"] {
-        let lines = read(&root().join("sidecar/src/proxy").join(name)).lines().count();
-        assert!(lines <= MAX_PATH_LINES, "{name} has {lines} lines: it calls, it does not compute");
+        let lines = read(&root().join("sidecar/src/proxy").join(name))
+            .lines()
+            .count();
+        assert!(
+            lines <= MAX_PATH_LINES,
+            "{name} has {lines} lines: it calls, it does not compute"
+        );
     }
 }
 
@@ -199,11 +216,17 @@ fn every_policy_is_in_the_table_and_has_the_anatomy() {
     let table = read(&folder.join("mod.rs"));
     for entry in std::fs::read_dir(&folder).expect("policies") {
         let path = entry.expect("a file").path();
-        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_stem()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         if name == "mod" {
             continue;
         }
-        assert!(table.contains(&format!("| [`{name}`] |")), "{name} is not in the table");
+        assert!(
+            table.contains(&format!("| [`{name}`] |")),
+            "{name} is not in the table"
+        );
         let text = read(&path);
         for part in ["//! ", "Phase: ", "// === request ===", "#[cfg(test)]"] {
             assert!(text.contains(part), "{name}.rs lacks {part:?}");
@@ -219,7 +242,10 @@ fn yaml_is_read_in_one_place_and_unsafe_is_nowhere() {
         let short = short.to_string_lossy().into_owned();
         let text = read(&path);
         if text.contains(concat!("serde_", "yaml::")) {
-            assert!(allowed.iter().any(|prefix| short.starts_with(prefix)), "{short} reads YAML");
+            assert!(
+                allowed.iter().any(|prefix| short.starts_with(prefix)),
+                "{short} reads YAML"
+            );
         }
         let uses = text.lines().any(|line| {
             let line = line.trim_start();
@@ -231,7 +257,11 @@ fn yaml_is_read_in_one_place_and_unsafe_is_nowhere() {
 
 #[test]
 fn nothing_is_left_to_do_in_the_code() {
-    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X ")];
+    let marks = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("XX", "X "),
+    ];
     for extension in ["rs", "go", "yaml", "md", "proto"] {
         for path in files(extension) {
             let text = read(&path);

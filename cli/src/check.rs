@@ -25,9 +25,17 @@ pub struct CheckArgs {
 pub fn run(args: &CheckArgs) -> anyhow::Result<i32> {
     let folder = args.folder.canonicalize()?;
     let reading = folder::read(&folder);
-    let mut sentences: Vec<_> = reading.problems.iter().map(|problem| shown(problem, &folder, &args.folder)).collect();
+    let mut sentences: Vec<_> = reading
+        .problems
+        .iter()
+        .map(|problem| shown(problem, &folder, &args.folder))
+        .collect();
     if let Err(problems) = Plan::new(reading.documents.clone(), &folder) {
-        sentences.extend(problems.iter().map(|problem| shown(problem, &folder, &args.folder)));
+        sentences.extend(
+            problems
+                .iter()
+                .map(|problem| shown(problem, &folder, &args.folder)),
+        );
     }
     // Of documents that are not all there, too much would be missing.
     if sentences.is_empty() {
@@ -37,8 +45,15 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<i32> {
         say(sentence);
     }
     if sentences.is_empty() {
-        let routes = reading.documents.iter().filter(|document| document.kind == "ApiRoute").count();
-        say(format_args!("{} documents, {routes} of them ApiRoutes: nothing is wrong", reading.documents.len()));
+        let routes = reading
+            .documents
+            .iter()
+            .filter(|document| document.kind == "ApiRoute")
+            .count();
+        say(format_args!(
+            "{} documents, {routes} of them ApiRoutes: nothing is wrong",
+            reading.documents.len()
+        ));
     }
     Ok(i32::from(!sentences.is_empty()))
 }
@@ -65,10 +80,19 @@ fn refused(documents: &[Document]) -> Vec<String> {
         let written = documents
             .iter()
             .find(|document| document.key == key && document.kind == verdict.object.kind.as_str());
-        for condition in verdict.conditions.iter().filter(|condition| !condition.status) {
-            let place = written.map_or_else(String::new, |document| format!("{}:{}: ", document.file, document.line));
+        for condition in verdict
+            .conditions
+            .iter()
+            .filter(|condition| !condition.status)
+        {
+            let place = written.map_or_else(String::new, |document| {
+                format!("{}:{}: ", document.file, document.line)
+            });
             let (object, message) = (&verdict.object, &condition.message);
-            sentences.push(format!("{place}{} {key}: {message} ({})", object.kind, condition.reason));
+            sentences.push(format!(
+                "{place}{} {key}: {message} ({})",
+                object.kind, condition.reason
+            ));
         }
     }
     sentences

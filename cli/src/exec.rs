@@ -3,7 +3,7 @@
 //! The mesh hands over the workload's namespaces and this process enters them itself, so that the
 //! command is its own child: same terminal, same job control, same exit code.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
@@ -34,60 +34,106 @@ pub struct ExecArgs {
 /// Runs the command; returns its exit code. Must be called while the process has one thread.
 pub fn run(args: &ExecArgs) -> anyhow::Result<i32> {
     let mesh = find(args.up.as_deref())?;
-    let (entrance, namespaces) = ask::<Entrance>(&mesh.control(), &Request::Enter(args.workload.clone()))?;
+    let (entrance, namespaces) =
+        ask::<Entrance>(&mesh.control(), &Request::Enter(args.workload.clone()))?;
     // In the order in which they must be entered: each gives the right to enter the next.
-    let kinds =
-        [CloneFlags::CLONE_NEWUSER, CloneFlags::CLONE_NEWPID, CloneFlags::CLONE_NEWNS, CloneFlags::CLONE_NEWNET];
+    let kinds = [
+        CloneFlags::CLONE_NEWUSER,
+        CloneFlags::CLONE_NEWPID,
+        CloneFlags::CLONE_NEWNS,
+        CloneFlags::CLONE_NEWNET,
+    ];
     let own = !namespaces.is_empty();
     for (namespace, kind) in namespaces.into_iter().zip(kinds) {
-        setns(namespace, kind).with_context(|| format!("entering the namespaces of {}", entrance.pod))?;
+        setns(namespace, kind)
+            .with_context(|| format!("entering the namespaces of {}", entrance.pod))?;
     }
     if own {
         // Entering a user namespace gives all capabilities in it.
-        if args.privileged { keep_all()? } else { restrict(Privileges::Application)? }
+        if args.privileged {
+            keep_all()?
+        } else {
+            restrict(Privileges::Application)?
+        }
     }
-    let Some((program, arguments)) = args.command.split_first() else { bail!("name the command to run after `--`") };
+    let Some((program, arguments)) = args.command.split_first() else {
+        bail!("name the command to run after `--`")
+    };
     // Ctrl-C is for the command, which has the same terminal. The standard library gives the
     // command an empty mask.
     let mut interrupts = SigSet::empty();
     interrupts.add(Signal::SIGINT);
     interrupts.add(Signal::SIGQUIT);
     interrupts.thread_block()?;
-    let search = entrance.env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.clone());
-    let mut command = Command::new(look_up(program, search.as_deref(), &entrance.cwd));
-    command.args(arguments).env_clear().envs(entrance.env).current_dir(&entrance.cwd);
+    let search = entrance
+        .env
+        .iter()
+        .find(|(name, _)| name == "PATH")
+        .map(|(_, path)| path.clone());
+    let found = look_up(program, search.as_deref(), &entrance.cwd).with_context(|| {
+        format!(
+            "there is no program `{program}` for {} to run",
+            entrance.pod
+        )
+    })?;
+    let mut command = Command::new(found);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(entrance.env)
+        .current_dir(&entrance.cwd);
     let status = match command.spawn() {
         Ok(mut child) => child.wait()?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("there is no program `{program}` for {} to run", entrance.pod)
+        Err(error) => {
+            return Err(error).with_context(|| format!("running `{program}` in {}", entrance.pod));
         }
-        Err(error) => return Err(error).with_context(|| format!("running `{program}` in {}", entrance.pod)),
     };
     use std::os::unix::process::ExitStatusExt as _;
-    Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
+    Ok(status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
 }
 
 /// The mesh called `name`, or the only one.
 pub fn find(name: Option<&str>) -> anyhow::Result<Layout> {
     let meshes = running()?;
-    let names = || meshes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-    let fits: Vec<_> = meshes.iter().filter(|(own, _)| name.is_none_or(|name| name == own)).collect();
+    let names = || {
+        meshes
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let fits: Vec<_> = meshes
+        .iter()
+        .filter(|(own, _)| name.is_none_or(|name| name == own))
+        .collect();
     match (fits.as_slice(), name) {
         ([(_, layout)], _) => Ok(layout.clone()),
-        ([], _) if meshes.is_empty() => bail!("no mesh is running; start one with `meshwright up DIR`"),
+        ([], _) if meshes.is_empty() => {
+            bail!("no mesh is running; start one with `meshwright up DIR`")
+        }
         ([], Some(name)) => bail!("no mesh named `{name}` is running; there are {}", names()),
-        _ => bail!("several meshes are running; choose one of {} with --up", names()),
+        _ => bail!(
+            "several meshes are running; choose one of {} with --up",
+            names()
+        ),
     }
 }
 
 /// As a shell would find it in the workload.
-fn look_up(program: &str, search: Option<&str>, cwd: &std::path::Path) -> PathBuf {
-    if program.contains('/') {
-        return cwd.join(program);
-    }
-    let folders = search.unwrap_or_default().split(':');
-    let found = folders.map(|folder| cwd.join(folder).join(program)).find(|path| path.is_file());
-    found.unwrap_or_else(|| PathBuf::from(program))
+fn look_up(program: &str, search: Option<&str>, cwd: &Path) -> Option<PathBuf> {
+    let mut candidates = if program.contains('/') {
+        vec![cwd.join(program)]
+    } else {
+        search
+            .unwrap_or_default()
+            .split(':')
+            .map(|folder| cwd.join(folder).join(program))
+            .collect()
+    };
+    candidates.retain(|path| path.is_file());
+    candidates.into_iter().next()
 }
 
 fn keep_all() -> anyhow::Result<()> {

@@ -9,7 +9,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,15 +21,29 @@ pub const MOST: usize = 8;
 const LONGEST: usize = 16 << 20;
 
 /// Sends one message with the descriptors that belong to it, at most [`MOST`].
-pub fn send(mut socket: &UnixStream, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub fn send(
+    mut socket: &UnixStream,
+    message: &impl Serialize,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let body = serde_json::to_vec(message)?;
-    let length = u32::try_from(body.len()).map_err(io::Error::other)?.to_le_bytes();
+    let length = u32::try_from(body.len())
+        .map_err(io::Error::other)?
+        .to_le_bytes();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut passed = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !passed.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "too many descriptors for one message",
+        ));
     }
-    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(&length)], &mut passed, SendFlags::NOSIGNAL)?;
+    let sent = rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(&length)],
+        &mut passed,
+        SendFlags::NOSIGNAL,
+    )?;
     socket.write_all(&length[sent..])?;
     socket.write_all(&body)
 }
@@ -58,7 +73,10 @@ pub fn receive<T: DeserializeOwned>(mut socket: &UnixStream) -> io::Result<(T, V
     socket.read_exact(&mut length[received..])?;
     let length = u32::from_le_bytes(length) as usize;
     if length > LONGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message of an unlikely length"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a message of an unlikely length",
+        ));
     }
     let mut body = vec![0; length];
     socket.read_exact(&mut body)?;
@@ -93,6 +111,9 @@ mod tests {
     fn the_end_of_the_stream_is_told_from_a_message() {
         let (here, there) = UnixStream::pair().unwrap();
         drop(here);
-        assert_eq!(receive::<String>(&there).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            receive::<String>(&there).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
     }
 }

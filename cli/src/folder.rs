@@ -33,7 +33,9 @@ pub fn read(folder: &Path) -> Reading {
     let mut reading = Reading::default();
     let mut files = Vec::new();
     if let Err(error) = list(folder, 0, &mut files) {
-        reading.problems.push(problem(folder, format!("can't be read: {error}")));
+        reading
+            .problems
+            .push(problem(folder, format!("can't be read: {error}")));
     }
     for path in files {
         let too_large = fs::metadata(&path).is_ok_and(|metadata| metadata.len() > MAX_FILE_BYTES);
@@ -65,7 +67,12 @@ pub fn stamp(folder: &Path) -> Stamp {
             .into_iter()
             .map(|path| {
                 let mark = fs::metadata(&path).map_or([0; 4], |metadata| {
-                    [metadata.size().cast_signed(), metadata.mtime(), metadata.mtime_nsec(), metadata.ino().cast_signed()]
+                    [
+                        metadata.size().cast_signed(),
+                        metadata.mtime(),
+                        metadata.mtime_nsec(),
+                        metadata.ino().cast_signed(),
+                    ]
                 });
                 (path, mark)
             })
@@ -85,7 +92,10 @@ fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> std::io::Resul
             if depth < MAX_DEPTH {
                 list(&path, depth + 1, files)?;
             }
-        } else if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml")
+        {
             files.push(path);
         }
     }
@@ -118,7 +128,12 @@ fn written_twice(documents: &[Document]) -> Vec<Problem> {
 }
 
 fn problem(path: &Path, message: String) -> Problem {
-    Problem { file: path.to_string_lossy().into(), line: 1, field: String::new(), message }
+    Problem {
+        file: path.to_string_lossy().into(),
+        line: 1,
+        field: String::new(),
+        message,
+    }
 }
 
 #[cfg(test)]
@@ -133,8 +148,10 @@ mod tests {
             fs::write(folder.path().join(name), "").unwrap();
         }
         let Stamp(files) = stamp(folder.path());
-        let names: Vec<_> =
-            files.iter().map(|(path, _)| path.strip_prefix(folder.path()).unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> = files
+            .iter()
+            .map(|(path, _)| path.strip_prefix(folder.path()).unwrap().to_str().unwrap())
+            .collect();
         assert_eq!(names, ["a.yaml", "more/b.yml"]);
     }
 

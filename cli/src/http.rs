@@ -13,8 +13,11 @@ const LONGEST: usize = 16 << 20;
 
 /// The status and the body that `address` answers to a GET of `path`.
 pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, Bytes)> {
-    let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("connecting to {address}"))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = http::Request::get(path)
         .header(http::header::HOST, address.to_string())
         .header(http::header::CONNECTION, "close")
@@ -22,7 +25,10 @@ pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, Bytes)
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), LONGEST).collect().await.map_err(anyhow::Error::from_boxed)?;
+        let body = Limited::new(response.into_body(), LONGEST)
+            .collect()
+            .await
+            .map_err(anyhow::Error::from_boxed)?;
         Ok((status, body.to_bytes()))
     };
     let (_, answer) = tokio::join!(connection, exchange);

@@ -26,19 +26,36 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<i32> {
         say(serde_json::to_string_pretty(&status)?);
         return Ok(0);
     }
-    say(format_args!("{} ({})\n", status.mesh, status.folder.display()));
+    say(format_args!(
+        "{} ({})\n",
+        status.mesh,
+        status.folder.display()
+    ));
     say(workloads(&status.pods, &status.published));
     match &status.verdicts {
         Value::Array(reports) if !reports.is_empty() => {
-            let text = |report: &Value, field: &str| report[field].as_str().unwrap_or_default().to_owned();
+            let text =
+                |report: &Value, field: &str| report[field].as_str().unwrap_or_default().to_owned();
             let rows: Vec<_> = reports
                 .iter()
                 .map(|report| {
-                    let name = format!("{} {}/{}", text(report, "kind"), text(report, "namespace"), text(report, "name"));
-                    vec![name, text(report, "target"), outcome(report, true).unwrap_or_default()]
+                    let name = format!(
+                        "{} {}/{}",
+                        text(report, "kind"),
+                        text(report, "namespace"),
+                        text(report, "name")
+                    );
+                    vec![
+                        name,
+                        text(report, "target"),
+                        outcome(report, true).unwrap_or_default(),
+                    ]
                 })
                 .collect();
-            say(format_args!("\n{}", table(&["OBJECT", "TARGET", "STATE"], &rows)));
+            say(format_args!(
+                "\n{}",
+                table(&["OBJECT", "TARGET", "STATE"], &rows)
+            ));
         }
         Value::Null => say("\nthe operator does not answer; workloads run on as they were"),
         _ => {}

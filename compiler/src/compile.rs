@@ -8,7 +8,7 @@ use wire::{Kind, Resource, ResourceId, capability, mesh};
 
 use crate::api_route::{Hosts, Reader, Refusal};
 use crate::attach::{Claim, Precedence};
-use crate::index::{Difference, Label, differences};
+use crate::index::{Difference, Label, differences, selector};
 use crate::inputs::{Inputs, ObjectKey, ObjectRef, Settings};
 use crate::output::{Audience, AudienceKey, Compiled, Output};
 use crate::verdict::{Condition, Verdict};
@@ -104,14 +104,8 @@ impl Compilation<'_> {
     fn services(&mut self) {
         let memo = &mut self.out.memo;
         for Difference { key, old, new } in differences(&mut memo.services, &self.inputs.services) {
-            let selector = new.as_ref().and_then(|service| {
-                let selector = service.spec.as_ref()?.selector.as_ref()?;
-                // Any one will do; the last is most often the name.
-                Label::each(&key.namespace, selector).next_back()
-            });
-            memo.links
-                .selector_label
-                .set(&key, selector.into_iter().collect());
+            let selector = new.as_ref().and_then(|service| selector(service));
+            memo.links.index_selector(&key, selector);
             let mentioned_by = memo.links.mentions.to(&key).into_iter().flatten();
             self.dirty.routes.extend(mentioned_by.cloned());
             if old.is_none() || new.is_none() {
@@ -146,7 +140,9 @@ impl Compilation<'_> {
             let selected_by = links.selected.to(&key).into_iter().flatten();
             self.dirty.guards.extend(selected_by.cloned());
             if let Some(pod) = new {
-                self.dirty.guards.extend(links.services_near(&key, &pod));
+                let services = &self.inputs.services;
+                let selected_by = links.services_selecting(&key, &pod, services);
+                self.dirty.guards.extend(selected_by.cloned());
             }
             let named_by = links.endpoints.to(&key).into_iter().flatten();
             self.dirty.endpoints.extend(named_by.cloned());
@@ -178,7 +174,7 @@ impl Compilation<'_> {
         };
         let service = self.inputs.services.get(key);
         let service = service.filter(|service| !endpoints::is_external_name(service));
-        let selector = service.and_then(|service| service.spec.as_ref()?.selector.as_ref());
+        let selector = service.and_then(|service| selector(service));
         let links = &mut self.out.memo.links;
         let selected = selector.map_or_else(BTreeSet::new, |selector| {
             links.pods_with(&key.namespace, selector, &self.inputs.pods)

@@ -142,16 +142,43 @@ impl Indexes {
             .collect()
     }
 
-    /// The Services that may select a pod: those that share a label with it.
-    pub(crate) fn services_near(&self, key: &ObjectKey, pod: &Pod) -> BTreeSet<ObjectKey> {
+    /// The Services that select a pod.
+    pub(crate) fn services_selecting<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        pod: &'a Pod,
+        services: &'a Objects<Service>,
+    ) -> impl Iterator<Item = &'a ObjectKey> {
         let labels = pod.metadata.labels.iter();
         labels
             .flat_map(|labels| Label::each(&key.namespace, labels))
             .filter_map(|label| self.selector_label.to(&label))
             .flatten()
-            .cloned()
-            .collect()
+            .filter(move |key| {
+                let selector = services.get(key).and_then(|service| selector(service));
+                selector.is_some_and(|selector| selects(selector, pod))
+            })
     }
+
+    /// Notes a Service's selector, by the label that the fewest others are noted by: many share
+    /// one that says what they are part of.
+    pub(crate) fn index_selector(
+        &mut self,
+        key: &ObjectKey,
+        selector: Option<&BTreeMap<String, String>>,
+    ) {
+        self.selector_label.set(key, BTreeSet::new());
+        let rarest = selector
+            .into_iter()
+            .flat_map(|selector| Label::each(&key.namespace, selector))
+            .min_by_key(|label| self.selector_label.to(label).map_or(0, BTreeSet::len));
+        self.selector_label.set(key, rarest.into_iter().collect());
+    }
+}
+
+/// A Service's selector.
+pub(crate) fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
+    service.spec.as_ref()?.selector.as_ref()
 }
 
 /// Whether the selector selects the pod; an empty one selects none.
@@ -170,7 +197,7 @@ impl Label {
     pub(crate) fn each<'a>(
         namespace: &'a str,
         labels: &'a BTreeMap<String, String>,
-    ) -> impl DoubleEndedIterator<Item = Label> + 'a {
+    ) -> impl Iterator<Item = Label> + 'a {
         labels.iter().map(|(key, value)| Label {
             namespace: namespace.to_owned(),
             key: key.clone(),

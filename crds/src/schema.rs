@@ -7,6 +7,10 @@ use serde_json::{Map, Value};
 
 use crate::ApiRoute;
 
+/// Where the definitions are committed, from this crate's folder: here, and in the Helm chart, which
+/// can read no file outside of its own.
+pub const FOLDERS: [&str; 2] = ["", "../charts/meshwright/files/crds"];
+
 /// Every kind's definition as the API server takes it, with the name of its file in `crds/`.
 pub fn definitions() -> Vec<(&'static str, Value)> {
     vec![("apiroutes.yaml", definition(ApiRoute::crd()))]

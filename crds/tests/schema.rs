@@ -10,16 +10,19 @@ use serde_json::Value;
 fn the_committed_definitions_are_those_that_the_types_generate() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (name, definition) in crds::schema::definitions() {
-        let path = folder.join(name);
         let generated = crds::schema::to_yaml(&definition).unwrap();
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(&path, &generated).unwrap();
+        for copy in crds::schema::FOLDERS {
+            let path = folder.join(copy).join(name);
+            if std::env::var_os("UPDATE").is_some() {
+                std::fs::write(&path, &generated).unwrap();
+            }
+            let committed = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(
+                committed == generated,
+                "{} is stale: run make crds",
+                path.display()
+            );
         }
-        let committed = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            committed == generated,
-            "{name} is stale: run UPDATE=1 cargo test -p crds"
-        );
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use wire::discovery::certificates_server::CertificatesServer;
 use wire::discovery::discovery_server::DiscoveryServer;
 
 use crate::args::Config;
@@ -31,6 +32,8 @@ use crate::status::{Observed, Statuses};
 use crate::telemetry::Metrics;
 use crate::tls::Acceptor;
 use crate::verdicts::Verdicts;
+use crate::webhook::Webhook;
+use crate::webhook::certificate::Serving;
 
 /// How long open requests and streams may take to end.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -109,35 +112,32 @@ pub async fn start(config: Config) -> Result<Running> {
         }
         Some(client) => {
             let observed = Observed::new(streams.clone());
+            let seen = observed.clone();
+            let on_status = Box::new(move |key: &_, status| seen.saw(key, status));
+            let source = Cluster::new(client, on_status);
+            workers.spawn(reconciler.run(source, ca.bundle(), readiness));
             let statuses = Statuses {
                 client: client.clone(),
                 verdicts: verdicts.clone(),
                 streams: streams.clone(),
-                observed: observed.clone(),
+                observed,
                 metrics: metrics.clone(),
             };
-            let on_status = Box::new(move |key: &_, status| observed.saw(key, status));
-            let source = Cluster::new(client, on_status);
-            workers.spawn(reconciler.run(source, ca.bundle(), readiness));
             workers.spawn(statuses.run());
+            inject(&mut workers, &config, client, &ca).await?;
         }
     }
 
     let mut servers = JoinSet::new();
-    let discovery = DiscoveryServer::new(Discovery::new(streams.clone(), ready.clone()))
-        .max_decoding_message_size(wire::server::MAX_MESSAGE_BYTES);
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .add_service(discovery)
-        .add_service(Certificates::server(ca.clone(), issuer));
-    let stopped = stop.clone().cancelled_owned();
-    servers.spawn(async move {
-        let served = server
-            .serve_with_incoming_shutdown(acceptor.incoming(grpc), stopped)
-            .await;
-        served.context("the gRPC server")
-    });
+    let discovery = Discovery::new(streams.clone(), ready.clone());
+    let certificates = Certificates::server(ca.clone(), issuer);
+    servers.spawn(serve_grpc(
+        acceptor,
+        grpc,
+        discovery,
+        certificates,
+        stop.clone(),
+    ));
     let answers = Http {
         verdicts: verdicts.clone(),
         streams: streams.clone(),
@@ -214,6 +214,45 @@ impl Drop for Running {
         self.stop.cancel();
         self.streams.close();
     }
+}
+
+/// Serves the injection webhook, and tells the API server how to know it.
+async fn inject(
+    workers: &mut JoinSet<()>,
+    config: &Config,
+    client: &Client,
+    ca: &Ca,
+) -> Result<()> {
+    let listener = bind(config.listen_webhook, "--listen-webhook").await?;
+    let (serving, tls) = Serving::new(client.clone(), &config.service, &config.namespace)?;
+    let webhook = Webhook {
+        sidecar: config.sidecar.clone(),
+        operator: config.advertised(),
+        trust_domain: config.trust_domain.clone(),
+        bundle: ca.bundle(),
+    };
+    workers.spawn(webhook.serve(listener, tls));
+    workers.spawn(serving.keep());
+    Ok(())
+}
+
+async fn serve_grpc(
+    acceptor: Acceptor,
+    listener: TcpListener,
+    discovery: Discovery,
+    certificates: CertificatesServer<Certificates>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let discovery =
+        DiscoveryServer::new(discovery).max_decoding_message_size(wire::server::MAX_MESSAGE_BYTES);
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .add_service(discovery)
+        .add_service(certificates)
+        .serve_with_incoming_shutdown(acceptor.incoming(listener), stop.cancelled_owned())
+        .await
+        .context("the gRPC server")
 }
 
 async fn ground(config: &Config) -> Result<Ground> {

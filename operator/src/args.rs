@@ -5,6 +5,11 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::inject::SidecarArgs;
+
+/// Where sidecars expect discovery and certificates: the Service's port.
+pub const GRPC_PORT: u16 = 15012;
+
 /// The operator's settings: flags, or the environment variables named beside them.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "meshwright-operator", version, about)]
@@ -23,7 +28,7 @@ pub struct Config {
     pub tokens: Option<PathBuf>,
 
     /// Discovery and certificates, for sidecars.
-    #[arg(long, value_name = "ADDR", default_value_t = any(15012), env = "MESHWRIGHT_LISTEN_GRPC")]
+    #[arg(long, value_name = "ADDR", default_value_t = any(GRPC_PORT), env = "MESHWRIGHT_LISTEN_GRPC")]
     pub listen_grpc: SocketAddr,
 
     /// Verdicts, readiness and metrics, for people and probes.
@@ -53,6 +58,18 @@ pub struct Config {
         env = "MESHWRIGHT_NAMESPACE"
     )]
     pub namespace: String,
+
+    /// The Service, in that namespace, by which sidecars and the API server reach the operator.
+    #[arg(
+        long,
+        default_value = "meshwright-operator",
+        env = "MESHWRIGHT_SERVICE"
+    )]
+    pub service: String,
+
+    /// What the injected sidecars are like (only in a cluster).
+    #[command(flatten)]
+    pub sidecar: SidecarArgs,
 }
 
 // === impl Config ===
@@ -61,6 +78,17 @@ impl Config {
     /// Whether objects come from folders and not from a cluster.
     pub fn is_local(&self) -> bool {
         !self.files.is_empty()
+    }
+
+    /// The gRPC address as a pod reaches it, host:port.
+    pub fn advertised(&self) -> String {
+        let Config {
+            service,
+            namespace,
+            cluster_domain,
+            ..
+        } = self;
+        format!("{service}.{namespace}.svc.{cluster_domain}:{GRPC_PORT}")
     }
 }
 

@@ -4,9 +4,11 @@
 //! its connection. What is asked for beside that has no weight: see [`crate::ca::csr`].
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use wire::discovery::certificates_server::{self, CertificatesServer};
 use wire::discovery::{SignRequest, SignResponse};
@@ -24,6 +26,9 @@ const MAX_MESSAGE_BYTES: usize = 32 * 1024;
 
 /// The longest token, in bytes. A service account's is 1 to 2 KiB.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// How long the issuer may take to say who is asking.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Signs for whoever the issuer knows.
 pub struct Certificates {
@@ -57,7 +62,7 @@ impl Certificates {
             )));
         }
         if !token.is_empty() {
-            return Ok((self.issuer.identify(token).await.map_err(status)?, "token"));
+            return Ok((in_time(self.issuer.identify(token)).await?, "token"));
         }
         let Some(leaf) = peer.and_then(|peer| peer.identity.as_ref()) else {
             return Err(Status::unauthenticated(
@@ -71,7 +76,7 @@ impl Certificates {
             ));
         }
         let workload = leaf.workload();
-        self.issuer.still_runs(&workload).await.map_err(status)?;
+        in_time(self.issuer.still_runs(&workload)).await?;
         Ok((workload, "certificate"))
     }
 }
@@ -130,6 +135,16 @@ impl std::fmt::Debug for Certificates {
             .field("ca", &self.ca)
             .finish_non_exhaustive()
     }
+}
+
+/// What the issuer says, unless it takes too long.
+async fn in_time<T>(asked: BoxFuture<'_, Result<T, Refusal>>) -> Result<T, Status> {
+    let Ok(said) = timeout(PATIENCE, asked).await else {
+        return Err(Status::unavailable(format!(
+            "it couldn't be said within {PATIENCE:?} who is asking; ask again"
+        )));
+    };
+    said.map_err(status)
 }
 
 fn status(refusal: Refusal) -> Status {

@@ -213,7 +213,7 @@ fn check_container(container: &Container) -> Result<(), Refusal> {
             port,
         });
     }
-    for (what, how) in kubelets_calls(container) {
+    if let Some((what, how)) = kubelets_calls(container).next() {
         return Err(Refusal::Kubelet {
             container: name(),
             what,

@@ -96,7 +96,7 @@ fn log_verdicts(output: &Output) {
     for object in &output.changed_verdicts {
         match output.verdicts.get(object) {
             Some(verdict) if in_order(verdict) => {
-                tracing::info!(target = verdict.target, "{object} is accepted");
+                tracing::info!(services = verdict.target, "{object} is accepted");
             }
             Some(verdict) => {
                 for condition in verdict.conditions.iter().filter(|c| !c.status) {

@@ -72,7 +72,11 @@ pub fn held_lines(held: &Held) -> Vec<HeldLine> {
     let line = |resource: &wire::Resource| HeldLine {
         id: resource.id.to_string(),
         generation: resource.generation.to_string(),
-        hash: resource.hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+        hash: resource
+            .hash
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
     };
     held.resources().map(line).collect()
 }
@@ -105,10 +109,17 @@ pub fn start(
 
 type Answer = Response<Full<Bytes>>;
 
-async fn serve(listener: tokio::net::TcpListener, answer: impl Fn(&str) -> Answer + Clone + 'static) {
+async fn serve(
+    listener: tokio::net::TcpListener,
+    answer: impl Fn(&str) -> Answer + Clone + 'static,
+) {
     let slots = Rc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(()) = slots.acquire().await.map(tokio::sync::SemaphorePermit::forget) else {
+        let Ok(()) = slots
+            .acquire()
+            .await
+            .map(tokio::sync::SemaphorePermit::forget)
+        else {
             return;
         };
         let stream = accept(&listener).await;
@@ -117,7 +128,10 @@ async fn serve(listener: tokio::net::TcpListener, answer: impl Fn(&str) -> Answe
             let service = service_fn(move |request: Request<Incoming>| {
                 let response = match *request.method() {
                     Method::GET | Method::HEAD => answer(request.uri().path()),
-                    _ => text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n"),
+                    _ => text(
+                        StatusCode::METHOD_NOT_ALLOWED,
+                        "only GET is answered here\n",
+                    ),
                 };
                 async move { Ok::<_, Infallible>(response) }
             });
@@ -231,9 +245,11 @@ fn in_force(state: &State) -> Value {
     });
     let served = state.built.guards.values().flat_map(|guard| {
         let ports = guard.ports.iter();
-        ports.map(|(port, protocol)| json!({
-            "service": &*guard.service, "port": port, "protocol": format!("{protocol:?}"),
-        }))
+        ports.map(|(port, protocol)| {
+            json!({
+                "service": &*guard.service, "port": port, "protocol": format!("{protocol:?}"),
+            })
+        })
     });
     json!({
         "workload": state.built.workload.as_ref().map(|own| &*own.pod),

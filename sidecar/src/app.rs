@@ -90,10 +90,8 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         newer_roots,
     };
     let certs = tokio::task::spawn_local(certs.run());
-    let expiry = tokio::task::spawn_local(report_expiry(
-        metrics.clone(),
-        credentials_changes.clone(),
-    ));
+    let expiry =
+        tokio::task::spawn_local(report_expiry(metrics.clone(), credentials_changes.clone()));
 
     let applier = Applier::new(state, roots, metrics.clone());
     let (held_lines, held) = watch::channel(Arc::default());
@@ -127,7 +125,12 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         held,
         metrics,
     };
-    let servers = admin::start(admin, args.listen_admin, args.listen_metrics, args.listen_ready)?;
+    let servers = admin::start(
+        admin,
+        args.listen_admin,
+        args.listen_metrics,
+        args.listen_ready,
+    )?;
     tracing::info!(
         workers = args.workers(),
         outbound = %args.listen_outbound,
@@ -136,8 +139,14 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
 
     stop.await;
     tracing::info!(connections = draining.under_way(), "draining");
-    if tokio::time::timeout(args.drain_timeout, draining.begin()).await.is_err() {
-        tracing::warn!(connections = draining.under_way(), "not all connections ended in time");
+    if tokio::time::timeout(args.drain_timeout, draining.begin())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            connections = draining.under_way(),
+            "not all connections ended in time"
+        );
     }
     for task in [certs, expiry, configuration].into_iter().chain(servers) {
         task.abort();
@@ -180,7 +189,9 @@ async fn connect(
     mut credentials: watch::Receiver<Option<Arc<Credentials>>>,
 ) -> Result<tonic::transport::Channel, tonic::transport::Error> {
     let ready = |credentials: &Option<Arc<Credentials>>| {
-        credentials.as_ref().is_some_and(|credentials| credentials.in_force())
+        credentials
+            .as_ref()
+            .is_some_and(|credentials| credentials.in_force())
     };
     let tls = match credentials.wait_for(ready).await {
         Ok(credentials) => credentials.as_ref().map(|c| c.tls.client_grpc.clone()),
@@ -223,7 +234,10 @@ async fn report_expiry(
 /// Returns on SIGTERM or SIGINT.
 async fn ended() {
     use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+    match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) {
         (Ok(mut terminate), Ok(mut interrupt)) => {
             tokio::select! {
                 _ = terminate.recv() => {}

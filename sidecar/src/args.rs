@@ -31,13 +31,25 @@ pub enum Command {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The operator's gRPC address, host:port.
-    #[arg(long, env = "MESHWRIGHT_OPERATOR", default_value = "meshwright-operator.meshwright-system.svc:15012")]
+    #[arg(
+        long,
+        env = "MESHWRIGHT_OPERATOR",
+        default_value = "meshwright-operator.meshwright-system.svc:15012"
+    )]
     pub operator: String,
     /// The workload's token, exchanged once for a certificate.
-    #[arg(long, env = "MESHWRIGHT_TOKEN_FILE", default_value = "/var/run/secrets/meshwright/token")]
+    #[arg(
+        long,
+        env = "MESHWRIGHT_TOKEN_FILE",
+        default_value = "/var/run/secrets/meshwright/token"
+    )]
     pub token_file: PathBuf,
     /// PEM roots to trust before the operator has said more.
-    #[arg(long, env = "MESHWRIGHT_BUNDLE_FILE", default_value = "/var/run/meshwright/bundle/roots.pem")]
+    #[arg(
+        long,
+        env = "MESHWRIGHT_BUNDLE_FILE",
+        default_value = "/var/run/meshwright/bundle/roots.pem"
+    )]
     pub bundle_file: PathBuf,
     /// The same roots as a value instead of a file.
     #[arg(long, env = "MESHWRIGHT_BUNDLE", hide_env_values = true)]
@@ -46,7 +58,11 @@ pub struct Args {
     #[arg(long, env = "MESHWRIGHT_TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: String,
     /// A folder in memory for key, certificate and the last good configuration.
-    #[arg(long, env = "MESHWRIGHT_STATE", default_value = "/var/run/meshwright/state/sidecar")]
+    #[arg(
+        long,
+        env = "MESHWRIGHT_STATE",
+        default_value = "/var/run/meshwright/state/sidecar"
+    )]
     pub state: PathBuf,
     /// Threads that carry requests; by default one for each core the process may use, at most 4.
     #[arg(long, env = "MESHWRIGHT_WORKERS")]

@@ -1,3 +1,10 @@
-//! What only a whole Kubernetes can show: admission, RBAC, tokens, Services, DNS, and pods that come and go.
+//! A real Kubernetes: what only the API server, the kubelet and real pods can show.
 
+mod certificates;
+mod configuration;
+mod injection;
+mod installation;
+mod life;
+mod shop;
 mod spine;
+mod traffic;

@@ -42,9 +42,18 @@ async fn half_written_yaml_changes_nothing_and_says_where_it_is_wrong() -> Resul
     mesh.programmed("orders").await?;
 
     for (broken, says) in [
-        ("apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: { name: ord", "edit.yaml"),
-        (&route("    - backendRef: [{ name: orders-v2, port: 80 }]\n"), "backendRefs"),
-        (&route("    - backendRefs: [{ name: orders-v2, port: eighty }]\n"), "port"),
+        (
+            "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: { name: ord",
+            "edit.yaml",
+        ),
+        (
+            &route("    - backendRef: [{ name: orders-v2, port: 80 }]\n"),
+            "backendRefs",
+        ),
+        (
+            &route("    - backendRefs: [{ name: orders-v2, port: eighty }]\n"),
+            "port",
+        ),
     ] {
         mesh.write("edit.yaml", broken)?;
         let problem = wait_until("the problem is told", SOON, async || {
@@ -57,7 +66,11 @@ async fn half_written_yaml_changes_nothing_and_says_where_it_is_wrong() -> Resul
         assert!(problem.contains("\"line\""), "{problem}");
         let before = v2.upstream.requests();
         assert_eq!(client.get("http://orders/").await?.status, 200);
-        assert_eq!(v2.upstream.requests(), before + 1, "the last good route stays in force");
+        assert_eq!(
+            v2.upstream.requests(),
+            before + 1,
+            "the last good route stays in force"
+        );
     }
     Ok(())
 }
@@ -72,22 +85,42 @@ async fn what_cannot_be_enforced_says_why_and_affects_nobody_else() -> Result<()
     mesh.programmed("orders").await?;
 
     let other = good.replace("name: orders, ", "name: zz-late, ");
-    let lost = good.replace("name: orders, ", "name: lost, ").replace("[orders]", "[ordrs]");
+    let lost = good
+        .replace("name: orders, ", "name: lost, ")
+        .replace("[orders]", "[ordrs]");
     mesh.write("zz.yaml", &(other + &lost))?;
 
     let condition = async |name: &str| -> Result<serde_json::Value> {
         let verdict = mesh.verdict(name).await?;
-        let conditions = verdict["conditions"].as_array().cloned().unwrap_or_default();
-        let accepted = conditions.into_iter().find(|condition| condition["type"] == "Accepted");
+        let conditions = verdict["conditions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let accepted = conditions
+            .into_iter()
+            .find(|condition| condition["type"] == "Accepted");
         accepted.ok_or_else(|| anyhow::anyhow!("{verdict}"))
     };
-    let conflicted = wait_until("zz-late has a verdict", SOON, async || condition("zz-late").await).await?;
+    let conflicted = wait_until("zz-late has a verdict", SOON, async || {
+        condition("zz-late").await
+    })
+    .await?;
     assert_eq!(conflicted["status"], "False");
     assert_eq!(conflicted["reason"], "Conflicted");
-    assert!(conflicted["message"].as_str().is_some_and(|m| m.contains("shop/orders")), "{conflicted}");
+    assert!(
+        conflicted["message"]
+            .as_str()
+            .is_some_and(|m| m.contains("shop/orders")),
+        "{conflicted}"
+    );
     let lost = condition("lost").await?;
     assert_eq!(lost["status"], "False");
-    assert!(lost["message"].as_str().is_some_and(|m| m.contains("orders")), "names the nearest: {lost}");
+    assert!(
+        lost["message"]
+            .as_str()
+            .is_some_and(|m| m.contains("orders")),
+        "names the nearest: {lost}"
+    );
     assert_eq!(condition("orders").await?["status"], "True");
     assert_eq!(client.get("http://orders/").await?.status, 200);
     Ok(())
@@ -104,11 +137,22 @@ async fn programmed_counts_the_sidecars_that_hold_the_current_version() -> Resul
     assert_eq!(all, 3);
 
     client.sidecar().signal(Signal::SIGSTOP)?;
-    mesh.write("routes.yaml", &(services(&["orders", "orders-v2"]) + &route("    - name: plain\n")))?;
+    mesh.write(
+        "routes.yaml",
+        &(services(&["orders", "orders-v2"]) + &route("    - name: plain\n")),
+    )?;
     wait_until("two of three hold the edit", SOON, async || {
         let verdict = mesh.verdict("orders").await?;
-        ensure!(verdict["programmed"]["n"] == 2 && verdict["programmed"]["m"] == 3, "{verdict}");
-        ensure!(verdict["waiting"].to_string().contains(client.sidecar().pod()), "{verdict}");
+        ensure!(
+            verdict["programmed"]["n"] == 2 && verdict["programmed"]["m"] == 3,
+            "{verdict}"
+        );
+        ensure!(
+            verdict["waiting"]
+                .to_string()
+                .contains(client.sidecar().pod()),
+            "{verdict}"
+        );
         Ok(())
     })
     .await?;

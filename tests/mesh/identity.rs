@@ -18,7 +18,11 @@ async fn plaintext_into_a_meshed_workload_is_refused_with_a_reason() -> Result<(
     let orders = mesh.workload("orders").await?;
     let url = format!("http://{}:{APPLICATION_PORT}/", orders.sidecar.address());
     let refused = Client::direct().get(&url).await?;
-    assert_eq!((refused.status, refused.reason()), (403, "plaintext_refused"), "{refused:?}");
+    assert_eq!(
+        (refused.status, refused.reason()),
+        (403, "plaintext_refused"),
+        "{refused:?}"
+    );
     assert_eq!(orders.upstream.requests(), 0);
     Ok(())
 }
@@ -52,13 +56,18 @@ async fn a_tls_client_without_a_certificate_of_the_mesh_gets_nowhere() -> Result
     let address = SocketAddr::new(orders.sidecar.address().into(), APPLICATION_PORT);
     let tcp = TcpStream::connect(address).await?;
     let name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
-    let connected = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
+    let connected = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await;
     // In TLS 1.3 the client learns of the refusal with its first read.
     if let Ok(mut stream) = connected {
         let _ = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         let mut answer = [0; 1];
         let refused = stream.read(&mut answer).await.expect_err("an alert");
-        assert!(refused.to_string().contains("CertificateRequired"), "{refused}");
+        assert!(
+            refused.to_string().contains("CertificateRequired"),
+            "{refused}"
+        );
     }
     assert_eq!(orders.upstream.requests(), 0);
     Ok(())
@@ -70,13 +79,20 @@ async fn the_destination_knows_the_caller_by_its_certificate() -> Result<()> {
     let orders = mesh.workload("orders").await?;
     let client = mesh.client("web").await?;
     assert_eq!(client.get("http://orders/").await?.status, 200);
-    let log = tests::wait_until("the access log has the call", tests::mesh::SOON, async || {
-        let log = orders.sidecar.log()?;
-        anyhow::ensure!(log.contains(r#""direction":"inbound""#), "{log}");
-        Ok(log)
-    })
+    let log = tests::wait_until(
+        "the access log has the call",
+        tests::mesh::SOON,
+        async || {
+            let log = orders.sidecar.log()?;
+            anyhow::ensure!(log.contains(r#""direction":"inbound""#), "{log}");
+            Ok(log)
+        },
+    )
     .await?;
-    assert!(log.contains(r#""source":"spiffe://cluster.local/ns/shop/sa/web""#), "{log}");
+    assert!(
+        log.contains(r#""source":"spiffe://cluster.local/ns/shop/sa/web""#),
+        "{log}"
+    );
     Ok(())
 }
 
@@ -105,11 +121,19 @@ async fn key_certificate_and_configuration_are_for_their_owner_alone() -> Result
     let mesh = Mesh::start(&services(&["orders"])).await?;
     let orders = mesh.workload("orders").await?;
     let folder = orders.sidecar.state();
-    assert_eq!(std::fs::metadata(&folder)?.permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        std::fs::metadata(&folder)?.permissions().mode() & 0o777,
+        0o700
+    );
     let mut names = Vec::new();
     for file in std::fs::read_dir(&folder)? {
         let file = file?;
-        assert_eq!(file.metadata()?.permissions().mode() & 0o777, 0o600, "{:?}", file.path());
+        assert_eq!(
+            file.metadata()?.permissions().mode() & 0o777,
+            0o600,
+            "{:?}",
+            file.path()
+        );
         names.push(file.file_name().to_string_lossy().into_owned());
     }
     names.sort();
@@ -120,7 +144,9 @@ async fn key_certificate_and_configuration_are_for_their_owner_alone() -> Result
 #[tokio::test]
 async fn an_unknown_token_gets_no_certificate_and_the_log_does_not_repeat_it() -> Result<()> {
     let mesh = Mesh::start(&services(&["orders"])).await?;
-    let stranger = mesh.with_token("web", "0123456789abcdef-not-issued").await?;
+    let stranger = mesh
+        .with_token("web", "0123456789abcdef-not-issued")
+        .await?;
     let log = tests::wait_until("the refusal is logged", tests::mesh::SOON, async || {
         let log = stranger.log()?;
         anyhow::ensure!(log.contains("no certificate"), "{log}");

@@ -27,12 +27,19 @@ async fn a_sidecar_killed_while_the_operator_is_away_comes_back_and_serves() -> 
 
     assert_eq!(client.get("http://orders/").await?.status, 200);
     assert_eq!(v2.upstream.requests(), 2);
-    assert_eq!(client.sidecar().config().await?["operator"]["connected"], false);
+    assert_eq!(
+        client.sidecar().config().await?["operator"]["connected"],
+        false
+    );
 
     mesh.start_operator().await?;
     wait_until("the stream is back", SOON, async || {
         let config = client.sidecar().config().await?;
-        ensure!(config["operator"]["connected"] == true, "{}", config["operator"]);
+        ensure!(
+            config["operator"]["connected"] == true,
+            "{}",
+            config["operator"]
+        );
         Ok(())
     })
     .await
@@ -45,7 +52,10 @@ async fn a_sidecar_that_starts_before_the_operator_waits_unready() -> Result<()>
     let waiting = mesh.unready("web").await?;
     wait_until("it says what it waits for", SOON, async || {
         let config = waiting.config().await?;
-        ensure!(config["notReadyBecause"] == "no certificate in force yet", "{config}");
+        ensure!(
+            config["notReadyBecause"] == "no certificate in force yet",
+            "{config}"
+        );
         Ok(())
     })
     .await?;
@@ -97,7 +107,10 @@ async fn an_application_that_does_not_listen_is_503_with_a_reason_and_comes_back
     orders.upstream.close();
     wait_until("the refusal has its reason", SOON, async || {
         let down = client.get("http://orders/").await?;
-        ensure!((down.status, down.reason()) == (503, "application_unreachable"), "{down:?}");
+        ensure!(
+            (down.status, down.reason()) == (503, "application_unreachable"),
+            "{down:?}"
+        );
         Ok(())
     })
     .await?;
@@ -139,7 +152,11 @@ async fn an_endpoint_that_is_no_longer_ready_gets_no_more_requests() -> Result<(
     mesh.not_ready(one.sidecar.pod())?;
     wait_until("it is no longer among the endpoints", SOON, async || {
         let config = client.sidecar().config().await?;
-        ensure!(!config["inForce"]["services"].to_string().contains(one.sidecar.pod()));
+        ensure!(
+            !config["inForce"]["services"]
+                .to_string()
+                .contains(one.sidecar.pod())
+        );
         Ok(())
     })
     .await?;

@@ -36,12 +36,20 @@ async fn a_call_by_service_name_arrives_with_no_route_at_all() -> Result<()> {
 
     let body = Bytes::from_static(b"two books");
     let answer = client
-        .send(Method::POST, "http://orders/cart?x=1", &[("x-kind", "test")], body.clone())
+        .send(
+            Method::POST,
+            "http://orders/cart?x=1",
+            &[("x-kind", "test")],
+            body.clone(),
+        )
         .await?;
 
     assert_eq!((answer.status, answer.reason()), (200, ""), "{answer:?}");
     let seen = &orders.upstream.seen()[0];
-    assert_eq!((&seen.method, seen.target.as_str()), (&Method::POST, "/cart?x=1"));
+    assert_eq!(
+        (&seen.method, seen.target.as_str()),
+        (&Method::POST, "/cart?x=1")
+    );
     assert_eq!(seen.headers["host"], "orders");
     assert_eq!(seen.headers["x-kind"], "test");
     assert_eq!(seen.body, body);
@@ -53,8 +61,18 @@ async fn every_name_of_a_service_means_it() -> Result<()> {
     let mesh = Mesh::start(&services(&["orders"])).await?;
     let _orders = mesh.workload("orders").await?;
     let client = mesh.client("web").await?;
-    for host in ["orders", "orders.shop", "orders.shop.svc", "orders.shop.svc.cluster.local", "ORDERS.Shop:80"] {
-        assert_eq!(client.get(&format!("http://{host}/")).await?.status, 200, "{host}");
+    for host in [
+        "orders",
+        "orders.shop",
+        "orders.shop.svc",
+        "orders.shop.svc.cluster.local",
+        "ORDERS.Shop:80",
+    ] {
+        assert_eq!(
+            client.get(&format!("http://{host}/")).await?.status,
+            200,
+            "{host}"
+        );
     }
     let unknown = client.get("http://nobody/").await?;
     assert_eq!((unknown.status, unknown.reason()), (404, "unknown_host"));
@@ -78,12 +96,28 @@ async fn rules_select_by_path_method_and_header_and_nothing_else_passes() -> Res
     let client = mesh.client("web").await?;
     mesh.programmed("orders").await?;
 
-    for (path, expected) in [("/v2", "two"), ("/v2/", "two"), ("/v2/x", "two"), ("/v1", "one")] {
-        assert_eq!(client.get(&format!("http://orders{path}")).await?.body, expected, "{path}");
+    for (path, expected) in [
+        ("/v2", "two"),
+        ("/v2/", "two"),
+        ("/v2/x", "two"),
+        ("/v1", "one"),
+    ] {
+        assert_eq!(
+            client.get(&format!("http://orders{path}")).await?.body,
+            expected,
+            "{path}"
+        );
     }
     let header = [("version", "two")];
-    assert_eq!(client.get_with("http://orders/any", &header).await?.body, "two");
-    for (method, path) in [(Method::POST, "/any"), (Method::GET, "/v2example"), (Method::GET, "/v1/x")] {
+    assert_eq!(
+        client.get_with("http://orders/any", &header).await?.body,
+        "two"
+    );
+    for (method, path) in [
+        (Method::POST, "/any"),
+        (Method::GET, "/v2example"),
+        (Method::GET, "/v1/x"),
+    ] {
         let headers: &[_] = if method == Method::POST { &header } else { &[] };
         let url = format!("http://orders{path}");
         let answer = client.send(method, &url, headers, Bytes::new()).await?;
@@ -121,7 +155,9 @@ async fn weights_split_the_requests() -> Result<()> {
 #[tokio::test]
 async fn a_request_that_outlasts_its_timeout_is_answered_504_in_time() -> Result<()> {
     let yaml = services(&["orders"])
-        + &route("    - matches: [{ path: { type: Prefix, value: /slow } }]\n      timeouts: { request: 300ms }\n    - name: rest\n");
+        + &route(
+            "    - matches: [{ path: { type: Prefix, value: /slow } }]\n      timeouts: { request: 300ms }\n    - name: rest\n",
+        );
     let mesh = Mesh::start(&yaml).await?;
     let orders = mesh.workload("orders").await?;
     orders.upstream.takes(Duration::from_secs(3));
@@ -131,9 +167,16 @@ async fn a_request_that_outlasts_its_timeout_is_answered_504_in_time() -> Result
     let started = Instant::now();
     let late = client.get("http://orders/slow").await?;
     let took = started.elapsed();
-    assert_eq!((late.status, late.reason()), (504, "request_timeout"), "{late:?}");
+    assert_eq!(
+        (late.status, late.reason()),
+        (504, "request_timeout"),
+        "{late:?}"
+    );
     assert!(took >= Duration::from_millis(300), "{took:?}");
-    assert!(took < Duration::from_secs(3), "the answer did not wait for the application: {took:?}");
+    assert!(
+        took < Duration::from_secs(3),
+        "the answer did not wait for the application: {took:?}"
+    );
     // Another rule of the same route has no timeout.
     assert_eq!(client.get("http://orders/").await?.status, 200);
     Ok(())

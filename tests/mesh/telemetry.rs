@@ -13,13 +13,20 @@ async fn the_access_log_has_one_line_for_each_request_and_no_secret() -> Result<
     let _orders = mesh.workload("orders").await?;
     let client = mesh.client("web").await?;
     mesh.programmed("orders").await?;
-    let headers = [("authorization", "Bearer s3cr3t-token"), ("cookie", "s3cr3t-cookie")];
-    client.get_with("http://orders/a/b?password=s3cr3t-query", &headers).await?;
+    let headers = [
+        ("authorization", "Bearer s3cr3t-token"),
+        ("cookie", "s3cr3t-cookie"),
+    ];
+    client
+        .get_with("http://orders/a/b?password=s3cr3t-query", &headers)
+        .await?;
 
     let line = wait_until("the line is there", SOON, async || {
         let log = client.sidecar().log()?;
         assert!(!log.contains("s3cr3t"), "{log}");
-        let line = log.lines().find(|line| line.contains(r#""direction":"outbound""#));
+        let line = log
+            .lines()
+            .find(|line| line.contains(r#""direction":"outbound""#));
         let line = line.ok_or_else(|| anyhow::anyhow!("{log}"))?;
         Ok(serde_json::from_str::<serde_json::Value>(line)?)
     })
@@ -54,13 +61,22 @@ async fn metrics_count_requests_by_route_status_and_reason() -> Result<()> {
     let refused = r#"meshwright_requests_total{direction="outbound",service="shop/orders",route="shop/orders",rule="",code="404",reason="no_route"}"#;
     wait_until("both are counted", SOON, async || {
         let sidecar = client.sidecar();
-        let counts = (sidecar.metric(served).await?, sidecar.metric(refused).await?);
+        let counts = (
+            sidecar.metric(served).await?,
+            sidecar.metric(refused).await?,
+        );
         ensure!(counts == (Some(3.0), Some(1.0)), "{counts:?}");
         Ok(())
     })
     .await?;
     let mtls = r#"meshwright_connections_total{direction="outbound",kind="http"}"#;
-    assert!(client.sidecar().metric(mtls).await?.is_some_and(|count| count >= 4.0));
+    assert!(
+        client
+            .sidecar()
+            .metric(mtls)
+            .await?
+            .is_some_and(|count| count >= 4.0)
+    );
     Ok(())
 }
 
@@ -70,7 +86,10 @@ async fn config_shows_what_is_in_force_and_no_key() -> Result<()> {
     let orders = mesh.workload("orders").await?;
     let config = orders.sidecar.config().await?;
     assert_eq!(config["ready"], true);
-    assert_eq!(config["certificate"]["identity"], "spiffe://cluster.local/ns/shop/sa/orders");
+    assert_eq!(
+        config["certificate"]["identity"],
+        "spiffe://cluster.local/ns/shop/sa/orders"
+    );
     assert_eq!(config["inForce"]["complete"], true);
     assert_eq!(config["inForce"]["serves"][0]["port"], 8080);
     assert!(!config.to_string().contains("PRIVATE"));

@@ -42,7 +42,9 @@ impl Client {
 
     /// Sends everything to the sidecar, as `HTTP_PROXY` makes clients do.
     pub fn through(sidecar: Sidecar) -> Self {
-        Self { sidecar: Some(sidecar) }
+        Self {
+            sidecar: Some(sidecar),
+        }
     }
 
     /// The sidecar beside it.
@@ -87,17 +89,26 @@ impl Client {
         let uri: Uri = url.parse()?;
         let authority = uri.authority().context("an absolute URL")?.clone();
         let (to, target) = match &self.sidecar {
-            Some(sidecar) => (SocketAddr::new(sidecar.address().into(), 15001), uri.to_string()),
+            Some(sidecar) => (
+                SocketAddr::new(sidecar.address().into(), 15001),
+                uri.to_string(),
+            ),
             None => {
                 let port = authority.port_u16().unwrap_or(80);
-                let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+                let path = uri
+                    .path_and_query()
+                    .map_or("/", |path| path.as_str())
+                    .to_owned();
                 (SocketAddr::new(authority.host().parse()?, port), path)
             }
         };
         let stream = TcpStream::connect(to).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(target).header("host", authority.as_str());
+        let mut request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header("host", authority.as_str());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -118,6 +129,9 @@ impl Client {
 impl Answer {
     /// The reason of a refusal by the mesh; empty when the application answered.
     pub fn reason(&self) -> &str {
-        self.headers.get("meshwright-reason").and_then(|reason| reason.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get("meshwright-reason")
+            .and_then(|reason| reason.to_str().ok())
+            .unwrap_or_default()
     }
 }

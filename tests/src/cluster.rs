@@ -21,11 +21,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Output, Stdio};
 use std::time::Duration;
 
+pub use crate::wait::wait_until;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-pub use crate::wait::wait_until;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::OnceCell;

@@ -73,7 +73,10 @@ pub struct Workload {
 /// The folder of the built binaries: beside the folder of the running test.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
-    let folder = test.parent().and_then(Path::parent).context("no build folder")?;
+    let folder = test
+        .parent()
+        .and_then(Path::parent)
+        .context("no build folder")?;
     let path = folder.join(name);
     if !path.exists() {
         bail!("{} is not built: cargo build --bins", path.display());
@@ -101,7 +104,9 @@ impl Mesh {
             .wrapping_mul(61)
             .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
         let subnet = [(place / 256 % 126 + 1) as u8, (place % 256) as u8];
-        let folder = tempfile::Builder::new().prefix("meshwright-test-").tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix("meshwright-test-")
+            .tempdir()?;
         for name in ["files", "runtime", "state"] {
             std::fs::create_dir(folder.path().join(name))?;
         }
@@ -171,12 +176,16 @@ impl Mesh {
 
     /// Removes a file of the folder that the operator reads.
     pub fn remove(&self, name: &str) -> Result<()> {
-        Ok(std::fs::remove_file(self.folder.path().join("files").join(name))?)
+        Ok(std::fs::remove_file(
+            self.folder.path().join("files").join(name),
+        )?)
     }
 
     /// The operator's verdict on an ApiRoute, as `GET /verdicts` gives it.
     pub async fn verdict(&self, name: &str) -> Result<Value> {
-        let answer = Client::direct().get(&format!("http://{}/verdicts", self.http)).await?;
+        let answer = Client::direct()
+            .get(&format!("http://{}/verdicts", self.http))
+            .await?;
         let verdicts: Vec<Value> = serde_json::from_str(&answer.body)?;
         let found = verdicts.into_iter().find(|verdict| verdict["name"] == name);
         found.with_context(|| format!("no verdict on {name}: {}", answer.body))
@@ -184,7 +193,9 @@ impl Mesh {
 
     /// Files that the operator cannot read, as `GET /problems` gives them.
     pub async fn problems(&self) -> Result<Vec<Value>> {
-        let answer = Client::direct().get(&format!("http://{}/problems", self.http)).await?;
+        let answer = Client::direct()
+            .get(&format!("http://{}/problems", self.http))
+            .await?;
         Ok(serde_json::from_str(&answer.body)?)
     }
 
@@ -193,7 +204,8 @@ impl Mesh {
         wait_until(&format!("{name} is programmed"), SOON, async || {
             let verdict = self.verdict(name).await?;
             let programmed = &verdict["programmed"];
-            if programmed["m"].as_u64().is_some_and(|m| m > 0) && programmed["n"] == programmed["m"] {
+            if programmed["m"].as_u64().is_some_and(|m| m > 0) && programmed["n"] == programmed["m"]
+            {
                 return Ok(());
             }
             bail!("{verdict}")
@@ -204,7 +216,8 @@ impl Mesh {
     /// An application behind the Service whose selector is `app: <app>`, with its sidecar, ready.
     pub async fn workload(&self, app: &str) -> Result<Workload> {
         let (address, application) = self.addresses();
-        let upstream = Upstream::start(SocketAddr::new(application.into(), APPLICATION_PORT)).await?;
+        let upstream =
+            Upstream::start(SocketAddr::new(application.into(), APPLICATION_PORT)).await?;
         let inbound = format!("--listen-inbound={address}:{APPLICATION_PORT}");
         let to = format!("--application-address={application}");
         let sidecar = self.sidecar(app, address, &[inbound, to]).await?;
@@ -279,7 +292,10 @@ impl Mesh {
         let host = self.next.fetch_add(1, Ordering::Relaxed) as u8;
         assert!(host < 100, "a test mesh has room for 98 workloads");
         let [a, b] = self.subnet;
-        (Ipv4Addr::new(127, a, b, host), Ipv4Addr::new(127, a, b, host + 100))
+        (
+            Ipv4Addr::new(127, a, b, host),
+            Ipv4Addr::new(127, a, b, host + 100),
+        )
     }
 
     async fn sidecar(&self, app: &str, address: Ipv4Addr, more: &[String]) -> Result<Sidecar> {
@@ -306,7 +322,12 @@ impl Mesh {
             "--workers=1".to_owned(),
             "--drain-timeout=5s".to_owned(),
         ];
-        for (name, port) in [("outbound", 15001), ("admin", 15000), ("metrics", 15020), ("ready", 15021)] {
+        for (name, port) in [
+            ("outbound", 15001),
+            ("admin", 15000),
+            ("metrics", 15020),
+            ("ready", 15021),
+        ] {
             arguments.push(format!("--listen-{name}={address}:{port}"));
         }
         match more {
@@ -314,8 +335,16 @@ impl Mesh {
             [] => arguments.push(format!("--listen-inbound={address}:15006")),
             more => arguments.extend_from_slice(more),
         }
-        let command = SidecarCommand { arguments, log: path(&format!("{pod}.log")) };
-        let sidecar = Sidecar { process: Mutex::default(), command, address, pod: pod.to_owned() };
+        let command = SidecarCommand {
+            arguments,
+            log: path(&format!("{pod}.log")),
+        };
+        let sidecar = Sidecar {
+            process: Mutex::default(),
+            command,
+            address,
+            pod: pod.to_owned(),
+        };
         sidecar.start()?;
         Ok(sidecar)
     }
@@ -353,7 +382,8 @@ impl Mesh {
             },
         });
         if meshed {
-            document["spec"]["initContainers"] = json!([{ "name": "meshwright-sidecar", "image": "sidecar" }]);
+            document["spec"]["initContainers"] =
+                json!([{ "name": "meshwright-sidecar", "image": "sidecar" }]);
         }
         lock(&self.pods).insert(pod.to_owned(), document);
         self.write_pods()
@@ -378,7 +408,10 @@ impl Mesh {
 impl Sidecar {
     /// Starts the process, or starts it again after [`Sidecar::kill`].
     pub fn start(&self) -> Result<()> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.command.log)?;
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.command.log)?;
         let child = Command::new(binary("meshwright-sidecar")?)
             .args(&self.command.arguments)
             .stdin(Stdio::null())
@@ -412,7 +445,10 @@ impl Sidecar {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let process = lock(&self.process);
-        let id = process.as_ref().and_then(Child::id).context("it does not run")?;
+        let id = process
+            .as_ref()
+            .and_then(Child::id)
+            .context("it does not run")?;
         Ok(kill(Pid::from_raw(id.try_into()?), signal)?)
     }
 
@@ -420,7 +456,10 @@ impl Sidecar {
     pub async fn ready(&self) -> Result<()> {
         let url = format!("http://{}:15021/ready", self.address);
         wait_until(&format!("{} is ready", self.pod), SOON, async || {
-            let answer = Client::direct().get(&url).await.with_context(|| tail(&self.command.log))?;
+            let answer = Client::direct()
+                .get(&url)
+                .await
+                .with_context(|| tail(&self.command.log))?;
             if answer.status != 200 {
                 bail!("{}\n{}", answer.body.trim(), tail(&self.command.log));
             }
@@ -451,13 +490,17 @@ impl Sidecar {
 
     /// `GET /config`.
     pub async fn config(&self) -> Result<Value> {
-        let answer = Client::direct().get(&format!("http://{}:15000/config", self.address)).await?;
+        let answer = Client::direct()
+            .get(&format!("http://{}:15000/config", self.address))
+            .await?;
         Ok(serde_json::from_str(&answer.body)?)
     }
 
     /// The value of the first series of its metrics whose line begins with `series`.
     pub async fn metric(&self, series: &str) -> Result<Option<f64>> {
-        let answer = Client::direct().get(&format!("http://{}:15020/metrics", self.address)).await?;
+        let answer = Client::direct()
+            .get(&format!("http://{}:15020/metrics", self.address))
+            .await?;
         let line = answer.body.lines().find(|line| line.starts_with(series));
         Ok(line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()))
     }
@@ -475,5 +518,7 @@ fn tail(path: &Path) -> String {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -56,7 +56,11 @@ impl Upstream {
             body: address.to_string().into(),
             delay: Duration::ZERO,
         }));
-        let mut upstream = Self { address, shared, accepting: None };
+        let mut upstream = Self {
+            address,
+            shared,
+            accepting: None,
+        };
         upstream.open().await?;
         Ok(upstream)
     }
@@ -72,7 +76,9 @@ impl Upstream {
                 let shared = shared.clone();
                 connections.spawn(async move {
                     let service = service_fn(move |request| answer(shared.clone(), request));
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let _ = http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 });
             }
         });
@@ -133,7 +139,11 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = body
+        .collect()
+        .await
+        .map(|body| body.to_bytes())
+        .unwrap_or_default();
     let (status, answer, delay) = {
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.seen.push(Seen {

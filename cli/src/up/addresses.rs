@@ -33,7 +33,9 @@ impl Addresses {
             return *place;
         }
         let taken: BTreeSet<_> = self.pods.values().copied().collect();
-        let place = (2..).find(|place| !taken.contains(place)).expect("there are fewer pods than numbers");
+        let place = (2..)
+            .find(|place| !taken.contains(place))
+            .expect("there are fewer pods than numbers");
         self.pods.insert(name.to_owned(), place);
         place
     }
@@ -74,7 +76,10 @@ mod tests {
     #[test]
     fn a_pod_keeps_its_place_and_a_gone_ones_place_is_used_again() {
         let mut addresses = Addresses::default();
-        assert_eq!([addresses.pod("a"), addresses.pod("b"), addresses.pod("a")], [2, 3, 2]);
+        assert_eq!(
+            [addresses.pod("a"), addresses.pod("b"), addresses.pod("a")],
+            [2, 3, 2]
+        );
         addresses.release("a");
         assert_eq!([addresses.pod("c"), addresses.pod("b")], [2, 3]);
     }
@@ -83,9 +88,13 @@ mod tests {
     fn a_service_keeps_its_address_and_a_headless_one_has_none() {
         let mut addresses = Addresses::default();
         let service = |cluster_ip: Option<&str>| -> Service {
-            serde_json::from_value(serde_json::json!({ "spec": { "clusterIP": cluster_ip } })).unwrap()
+            serde_json::from_value(serde_json::json!({ "spec": { "clusterIP": cluster_ip } }))
+                .unwrap()
         };
-        let (one, other) = (ObjectKey::new("shop", "one"), ObjectKey::new("shop", "other"));
+        let (one, other) = (
+            ObjectKey::new("shop", "one"),
+            ObjectKey::new("shop", "other"),
+        );
         let first = addresses.service(&one, &service(None));
         assert_ne!(addresses.service(&other, &service(None)), first);
         assert_eq!(addresses.service(&one, &service(None)), first);

@@ -44,7 +44,11 @@ fn enter(mesh: &Mesh, workload: &str) -> anyhow::Result<(Answer, Vec<OwnedFd>)> 
     if let Some(namespaces) = &pod.place.namespaces {
         for of_all in ["user", "pid"] {
             let path = format!("/proc/self/ns/{of_all}");
-            descriptors.push(File::open(&path).with_context(|| format!("opening {path}"))?.into());
+            descriptors.push(
+                File::open(&path)
+                    .with_context(|| format!("opening {path}"))?
+                    .into(),
+            );
         }
         descriptors.push(namespaces.mounts.as_fd().try_clone_to_owned()?);
         descriptors.push(namespaces.network.as_fd().try_clone_to_owned()?);
@@ -63,20 +67,35 @@ fn find<'a>(mesh: &'a Mesh, asked: &str) -> anyhow::Result<&'a Running> {
         Some((namespace, name)) => (Some(namespace), name),
         None => (None, name),
     };
-    let fits = |key: &ObjectKey| key.name == name && namespace.is_none_or(|namespace| key.namespace == namespace);
+    let fits = |key: &ObjectKey| {
+        key.name == name && namespace.is_none_or(|namespace| key.namespace == namespace)
+    };
     let mut found: Vec<_> = mesh.pods.iter().filter(|(key, _)| fits(key)).collect();
     for key in mesh.plan.workloads.keys().filter(|key| fits(key)) {
         // Any of its replicas; the first unless it is on its way out.
-        let replica = mesh.plan.replicas().filter(|(_, of)| mesh.plan.workloads[key].template == **of);
+        let replica = mesh
+            .plan
+            .replicas()
+            .filter(|(_, of)| mesh.plan.workloads[key].template == **of);
         found.extend(
-            replica.filter_map(|(pod, _)| mesh.pods.get_key_value(&pod)).find(|(pod, _)| pod.namespace == key.namespace),
+            replica
+                .filter_map(|(pod, _)| mesh.pods.get_key_value(&pod))
+                .find(|(pod, _)| pod.namespace == key.namespace),
         );
     }
     match found.as_slice() {
         [(_, pod)] => Ok(pod),
         [] => {
-            let known: Vec<_> = mesh.plan.workloads.keys().map(ToString::to_string).collect();
-            bail!("no workload is named `{asked}`; there are {}", known.join(", "))
+            let known: Vec<_> = mesh
+                .plan
+                .workloads
+                .keys()
+                .map(ToString::to_string)
+                .collect();
+            bail!(
+                "no workload is named `{asked}`; there are {}",
+                known.join(", ")
+            )
         }
         several => {
             let known: Vec<_> = several.iter().map(|(key, _)| format!("`{key}`")).collect();

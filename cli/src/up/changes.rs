@@ -51,7 +51,11 @@ pub(super) fn between(old: &Plan, new: &Plan) -> Changes {
         if !lines.is_empty() && kind == "ApiRoute" && new.documents.contains_key(id) {
             changes.routes.insert(key.clone());
         }
-        changes.lines.extend(lines.into_iter().map(|line| format!("{kind} {key}: {line}")));
+        changes.lines.extend(
+            lines
+                .into_iter()
+                .map(|line| format!("{kind} {key}: {line}")),
+        );
     }
     changes
 }
@@ -61,7 +65,11 @@ fn described(before: &Document, after: &Document) -> Vec<String> {
         return Vec::new();
     }
     let lines = compiler::describe_change(&before.value, &after.value);
-    if lines.is_empty() { vec!["changed".to_owned()] } else { lines }
+    if lines.is_empty() {
+        vec!["changed".to_owned()]
+    } else {
+        lines
+    }
 }
 
 /// Tells, once the sidecars have answered, whether they enforce `routes`.
@@ -76,18 +84,25 @@ pub(super) fn follow(operator: Ipv4Addr, mut routes: BTreeSet<ObjectKey>) {
         while !routes.is_empty() {
             let late = Instant::now() >= until;
             if let Ok(Value::Array(reports)) = verdicts(operator).await {
-                let reports: BTreeMap<_, _> = reports.iter().filter_map(|report| Some((key(report)?, report))).collect();
-                routes.retain(|route| match reports.get(route).and_then(|report| outcome(report, late)) {
-                    Some(outcome) => {
-                        say(format_args!("  ApiRoute {route}: {outcome}"));
-                        false
+                let reports: BTreeMap<_, _> = reports
+                    .iter()
+                    .filter_map(|report| Some((key(report)?, report)))
+                    .collect();
+                routes.retain(|route| {
+                    match reports.get(route).and_then(|report| outcome(report, late)) {
+                        Some(outcome) => {
+                            say(format_args!("  ApiRoute {route}: {outcome}"));
+                            false
+                        }
+                        None => true,
                     }
-                    None => true,
                 });
             }
             if late {
                 for route in &routes {
-                    say(format_args!("  ApiRoute {route}: the operator has said nothing of it yet"));
+                    say(format_args!(
+                        "  ApiRoute {route}: the operator has said nothing of it yet"
+                    ));
                 }
                 return;
             }
@@ -100,30 +115,61 @@ fn key(report: &Value) -> Option<ObjectKey> {
     if report["kind"] != "ApiRoute" {
         return None;
     }
-    Some(ObjectKey::new(report["namespace"].as_str()?, report["name"].as_str()?))
+    Some(ObjectKey::new(
+        report["namespace"].as_str()?,
+        report["name"].as_str()?,
+    ))
 }
 
 /// What became of an object, in words. `None`: that isn't known yet, and it isn't `late`.
 pub(crate) fn outcome(report: &Value, late: bool) -> Option<String> {
     let conditions = report["conditions"].as_array()?;
     for wanted in ["Accepted", "ResolvedRefs"] {
-        let refused = conditions.iter().find(|condition| condition["type"] == wanted && condition["status"] == "False");
+        let refused = conditions
+            .iter()
+            .find(|condition| condition["type"] == wanted && condition["status"] == "False");
         if let Some(condition) = refused {
             let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
-            return Some(format!("not enforced: {} ({})", text("message"), text("reason")));
+            return Some(format!(
+                "not enforced: {} ({})",
+                text("message"),
+                text("reason")
+            ));
         }
     }
-    let (n, m) = (report["programmed"]["n"].as_u64()?, report["programmed"]["m"].as_u64()?);
+    let (n, m) = (
+        report["programmed"]["n"].as_u64()?,
+        report["programmed"]["m"].as_u64()?,
+    );
     if n == m && m > 0 {
         return Some(format!("enforced by {n}/{m} sidecars"));
     }
-    let programmed = conditions.iter().find(|condition| condition["type"] == "Programmed");
-    let message = programmed.and_then(|condition| condition["message"].as_str()).unwrap_or_default();
-    let refused = programmed.is_some_and(|condition| condition["status"] == "False" && condition["reason"] != "Pending");
-    let waiting: Vec<_> = report["waiting"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let waiting = if waiting.is_empty() { String::new() } else { format!("; waiting for {}", waiting.join(", ")) };
+    let programmed = conditions
+        .iter()
+        .find(|condition| condition["type"] == "Programmed");
+    let message = programmed
+        .and_then(|condition| condition["message"].as_str())
+        .unwrap_or_default();
+    let refused = programmed.is_some_and(|condition| {
+        condition["status"] == "False" && condition["reason"] != "Pending"
+    });
+    let waiting: Vec<_> = report["waiting"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let waiting = if waiting.is_empty() {
+        String::new()
+    } else {
+        format!("; waiting for {}", waiting.join(", "))
+    };
     (late || (refused && waiting.is_empty())).then(|| {
-        let message = if message.is_empty() { String::new() } else { format!(": {message}") };
+        let message = if message.is_empty() {
+            String::new()
+        } else {
+            format!(": {message}")
+        };
         format!("enforced by {n}/{m} sidecars{message}{waiting}")
     })
 }

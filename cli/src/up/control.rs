@@ -92,17 +92,30 @@ fn converse(stream: &UnixStream, asked: &mpsc::UnboundedSender<Asked>) -> io::Re
     let (request, _) = fds::receive(stream)?;
     let (sender, answer) = oneshot::channel();
     let ending = || (Err("the mesh is ending".to_owned()), Vec::new());
-    let (answer, descriptors) = match asked.send(Asked { request, answer: sender }) {
+    let (answer, descriptors) = match asked.send(Asked {
+        request,
+        answer: sender,
+    }) {
         Ok(()) => answer.blocking_recv().unwrap_or_else(|_| ending()),
         Err(_) => ending(),
     };
-    fds::send(stream, &answer, &descriptors.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>())
+    fds::send(
+        stream,
+        &answer,
+        &descriptors.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>(),
+    )
 }
 
 /// Asks the mesh that listens at `path`. Blocks.
-pub fn ask<T: serde::de::DeserializeOwned>(path: &Path, request: &Request) -> anyhow::Result<(T, Vec<OwnedFd>)> {
+pub fn ask<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    request: &Request,
+) -> anyhow::Result<(T, Vec<OwnedFd>)> {
     let stream = UnixStream::connect(path)?;
     fds::send(&stream, request, &[])?;
     let (answer, descriptors) = fds::receive::<Answer>(&stream)?;
-    Ok((serde_json::from_value(answer.map_err(anyhow::Error::msg)?)?, descriptors))
+    Ok((
+        serde_json::from_value(answer.map_err(anyhow::Error::msg)?)?,
+        descriptors,
+    ))
 }

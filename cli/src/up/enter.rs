@@ -20,8 +20,12 @@ use serde::{Deserialize, Serialize};
 use crate::fds;
 
 /// What an application in a pod lacks as well: without these it can't lift its redirect.
-const NOT_FOR_APPLICATIONS: [CapabilitySet; 4] =
-    [CapabilitySet::NET_ADMIN, CapabilitySet::SYS_ADMIN, CapabilitySet::SYS_PTRACE, CapabilitySet::SYS_MODULE];
+const NOT_FOR_APPLICATIONS: [CapabilitySet; 4] = [
+    CapabilitySet::NET_ADMIN,
+    CapabilitySet::SYS_ADMIN,
+    CapabilitySet::SYS_PTRACE,
+    CapabilitySet::SYS_MODULE,
+];
 
 /// A program to become.
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,7 +76,8 @@ fn arranged() -> anyhow::Result<Command> {
     let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let (launch, descriptors) = fds::receive::<Launch>(&socket).context("reading what to run")?;
     let mut descriptors = descriptors.into_iter();
-    let mut next = || -> anyhow::Result<OwnedFd> { descriptors.next().context("a descriptor is missing") };
+    let mut next =
+        || -> anyhow::Result<OwnedFd> { descriptors.next().context("a descriptor is missing") };
     let (output, errors) = (next()?, next()?);
     // From here on what goes wrong is told where the program's own errors would be.
     rustix::stdio::dup2_stderr(&errors)?;
@@ -96,8 +101,12 @@ fn arranged() -> anyhow::Result<Command> {
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(errors);
-    std::env::set_current_dir(&launch.cwd)
-        .with_context(|| format!("the working directory {} can't be entered", launch.cwd.display()))?;
+    std::env::set_current_dir(&launch.cwd).with_context(|| {
+        format!(
+            "the working directory {} can't be entered",
+            launch.cwd.display()
+        )
+    })?;
     Ok(command)
 }
 
@@ -108,7 +117,8 @@ pub fn restrict(privileges: Privileges) -> anyhow::Result<()> {
     match privileges {
         Privileges::Application => {
             for capability in NOT_FOR_APPLICATIONS {
-                rustix::thread::remove_capability_from_bounding_set(capability).context("dropping capabilities")?;
+                rustix::thread::remove_capability_from_bounding_set(capability)
+                    .context("dropping capabilities")?;
             }
             // The bounding set limits what exec gives; what was inherited would stay.
             let mut sets = rustix::thread::capabilities(None)?;

@@ -88,12 +88,23 @@ impl Ground {
             Self::Namespaces { bridge } => {
                 let address = Ipv4Addr::from_bits(BRIDGE.to_bits() - 1 + nth);
                 let link = format!("w{nth}");
-                let furniture = Furniture { address, prefix: PREFIX, gateway: BRIDGE, files };
+                let furniture = Furniture {
+                    address,
+                    prefix: PREFIX,
+                    gateway: BRIDGE,
+                    files,
+                };
                 let namespaces = place::make(&link, bridge, &furniture)?;
-                Ok(Place { address, application: None, namespaces: Some(namespaces), link })
+                Ok(Place {
+                    address,
+                    application: None,
+                    namespaces: Some(namespaces),
+                    link,
+                })
             }
             Self::Loopback { mesh } => {
-                let nth = u8::try_from(nth).context("more than 254 workloads need network namespaces")?;
+                let nth =
+                    u8::try_from(nth).context("more than 254 workloads need network namespaces")?;
                 Ok(Place {
                     address: Ipv4Addr::new(127, 77, mesh, nth),
                     application: Some(Ipv4Addr::new(127, 78, mesh, nth)),

@@ -35,6 +35,8 @@ use crate::{fds, folder};
 
 /// Longer than a connection that will succeed takes.
 const CONNECT: Duration = Duration::from_secs(5);
+/// The wait after a connection that could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// A request to the way out is one short line.
 const LONGEST_REQUEST: u64 = 128;
 
@@ -65,10 +67,18 @@ pub fn run(args: &UpArgs) -> anyhow::Result<i32> {
     if plan(&folder, &args.folder).is_none() {
         return Ok(1);
     }
-    let own_name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let state = State::create(args.name.as_deref().unwrap_or(&own_name), args.name.is_some())?;
+    let own_name = folder
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let state = State::create(
+        args.name.as_deref().unwrap_or(&own_name),
+        args.name.is_some(),
+    )?;
     say(format_args!("{} ({})", state.name, args.folder.display()));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let code = runtime.block_on(async {
         if !args.no_namespaces {
             match in_namespaces(&state, args, &folder).await? {
@@ -88,18 +98,34 @@ pub fn supervise(arguments: &[String]) -> anyhow::Result<i32> {
     inside::supervise_dies_with_init()?;
     let line = inside::line()?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
-    let inside: Inside = serde_json::from_str(arguments.first().context("the mesh was told nothing")?)?;
+    let inside: Inside =
+        serde_json::from_str(arguments.first().context("the mesh was told nothing")?)?;
     let publish = inside
         .publish
         .iter()
         .map(|(what, on)| format!("{what}={on}").parse().map_err(anyhow::Error::msg))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let done = runtime.block_on(async {
-        let Some(plan) = plan(&inside.folder, &inside.shown_folder) else { return Ok(1) };
-        let around = Surroundings::new(Ground::namespaces()?, Layout { root: inside.state }, inside.folder)?;
-        let settings = Settings { name: inside.name, shown_folder: inside.shown_folder, around, publish };
-        mesh::run(settings, plan, HostLink::remote(line)).await.map(|()| 0)
+        let Some(plan) = plan(&inside.folder, &inside.shown_folder) else {
+            return Ok(1);
+        };
+        let around = Surroundings::new(
+            Ground::namespaces()?,
+            Layout { root: inside.state },
+            inside.folder,
+        )?;
+        let settings = Settings {
+            name: inside.name,
+            shown_folder: inside.shown_folder,
+            around,
+            publish,
+        };
+        mesh::run(settings, plan, HostLink::remote(line))
+            .await
+            .map(|()| 0)
     });
     runtime.shutdown_background();
     done
@@ -126,7 +152,10 @@ fn plan(folder: &Path, shown_folder: &Path) -> Option<Plan> {
 }
 
 async fn in_namespaces(state: &State, args: &UpArgs, folder: &Path) -> anyhow::Result<Ended> {
-    let (mut interrupts, mut terminations) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupts, mut terminations) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     let inside = Inside {
         name: state.name.clone(),
         state: state.layout.root.clone(),
@@ -173,14 +202,25 @@ async fn in_namespaces(state: &State, args: &UpArgs, folder: &Path) -> anyhow::R
 }
 
 async fn on_loopback(state: &State, args: &UpArgs, folder: &Path) -> anyhow::Result<i32> {
-    say("  note: without network namespaces, calls are only carried by sidecars when applications use");
-    say("        $http_proxy and listen on $HOST; whoever calls an application at its own address gets");
-    say("        around its sidecar, so mutual TLS and access rules are not enforced against other local users");
-    let Some(plan) = plan(folder, &args.folder) else { return Ok(1) };
+    say(
+        "  note: without network namespaces, calls are only carried by sidecars when applications use",
+    );
+    say(
+        "        $http_proxy and listen on $HOST; whoever calls an application at its own address gets",
+    );
+    say(
+        "        around its sidecar, so mutual TLS and access rules are not enforced against other local users",
+    );
+    let Some(plan) = plan(folder, &args.folder) else {
+        return Ok(1);
+    };
     let (ground, _claim) = Ground::loopback()?;
     let around = Surroundings::new(ground, state.layout.clone(), folder.to_owned())?;
     let (stopping, stop) = watch::channel(false);
-    let (mut interrupts, mut terminations) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupts, mut terminations) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     let settings = Settings {
         name: state.name.clone(),
         shown_folder: args.folder.clone(),
@@ -207,9 +247,9 @@ fn serve_way_out(path: &Path) -> anyhow::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     tokio::spawn(async move {
         loop {
-            // Out of descriptors, say: the next one may work.
+            // Out of descriptors, say: a later one may work.
             let Ok((stream, _)) = listener.accept().await else {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(ACCEPT_AGAIN).await;
                 continue;
             };
             tokio::spawn(async move {
@@ -224,12 +264,17 @@ fn serve_way_out(path: &Path) -> anyhow::Result<()> {
 async fn let_out(stream: tokio::net::UnixStream) -> anyhow::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut request = String::new();
-    (&mut stream).take(LONGEST_REQUEST).read_line(&mut request).await?;
+    (&mut stream)
+        .take(LONGEST_REQUEST)
+        .read_line(&mut request)
+        .await?;
     let mut stream = stream.into_inner();
     match open(&request).await {
         Ok(socket) => {
             let socket = socket.into_std()?;
-            stream.async_io(Interest::WRITABLE, || pass(&stream, &socket)).await?;
+            stream
+                .async_io(Interest::WRITABLE, || pass(&stream, &socket))
+                .await?;
         }
         Err(error) => stream.write_all(format!("-{error:#}").as_bytes()).await?,
     }
@@ -237,17 +282,25 @@ async fn let_out(stream: tokio::net::UnixStream) -> anyhow::Result<()> {
 }
 
 async fn open(request: &str) -> anyhow::Result<TcpStream> {
-    let Some(address) = request.trim_end().strip_prefix("tcp ") else { bail!("asked for something else than tcp") };
+    let Some(address) = request.trim_end().strip_prefix("tcp ") else {
+        bail!("asked for something else than tcp")
+    };
     let asked: SocketAddr = address.parse().context("that is no address")?;
     // Inside, the host's loopback has an address of its own, for theirs is each workload's own.
     let (to, name) = if asked.ip() == IpAddr::V4(HOST) {
-        (SocketAddr::from((Ipv4Addr::LOCALHOST, asked.port())), format!("{HOST_NAME}:{} (127.0.0.1 on the host)", asked.port()))
+        (
+            SocketAddr::from((Ipv4Addr::LOCALHOST, asked.port())),
+            format!("{HOST_NAME}:{} (127.0.0.1 on the host)", asked.port()),
+        )
     } else {
         (asked, format!("{asked} from the host's network"))
     };
     match timeout(CONNECT, TcpStream::connect(to)).await {
         Ok(connected) => connected.with_context(|| format!("connecting to {name}")),
-        Err(_) => bail!("connecting to {name} took longer than {} s", CONNECT.as_secs()),
+        Err(_) => bail!(
+            "connecting to {name} took longer than {} s",
+            CONNECT.as_secs()
+        ),
     }
 }
 
@@ -258,6 +311,11 @@ fn pass(stream: &tokio::net::UnixStream, socket: &std::net::TcpStream) -> io::Re
     if !passed.push(SendAncillaryMessage::ScmRights(&sockets)) {
         return Err(io::Error::other("there is room for one descriptor"));
     }
-    rustix::net::sendmsg(stream, &[io::IoSlice::new(b"+")], &mut passed, SendFlags::NOSIGNAL)?;
+    rustix::net::sendmsg(
+        stream,
+        &[io::IoSlice::new(b"+")],
+        &mut passed,
+        SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }

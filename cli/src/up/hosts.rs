@@ -13,14 +13,28 @@ use compiler::ObjectKey;
 use super::addresses::{HOST, HOST_NAME};
 
 /// The file for workloads of `namespace`; only they know their Services by the short name.
-pub(super) fn render(namespace: &str, services: &BTreeMap<ObjectKey, Vec<Ipv4Addr>>, cluster_domain: &str) -> String {
+pub(super) fn render(
+    namespace: &str,
+    services: &BTreeMap<ObjectKey, Vec<Ipv4Addr>>,
+    cluster_domain: &str,
+) -> String {
     let mut text = format!("127.0.0.1 localhost\n::1 localhost\n{HOST} {HOST_NAME}\n");
     for (key, addresses) in services {
-        let ObjectKey { namespace: of, name } = key;
+        let ObjectKey {
+            namespace: of,
+            name,
+        } = key;
         for address in addresses {
-            let short = if of == namespace { format!(" {name}") } else { String::new() };
+            let short = if of == namespace {
+                format!(" {name}")
+            } else {
+                String::new()
+            };
             // Writing to a string can't fail.
-            let _ = writeln!(text, "{address}{short} {name}.{of} {name}.{of}.svc {name}.{of}.svc.{cluster_domain}");
+            let _ = writeln!(
+                text,
+                "{address}{short} {name}.{of} {name}.{of}.svc {name}.{of}.svc.{cluster_domain}"
+            );
         }
     }
     text
@@ -33,7 +47,13 @@ pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
     if unchanged {
         return Ok(());
     }
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?.write_all(text.as_bytes())
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(path)?
+        .write_all(text.as_bytes())
 }
 
 #[cfg(test)]
@@ -42,10 +62,18 @@ mod tests {
 
     #[test]
     fn only_a_services_own_namespace_knows_it_by_the_short_name() {
-        let services = BTreeMap::from([(ObjectKey::new("shop", "orders"), vec![Ipv4Addr::new(10, 96, 0, 10)])]);
+        let services = BTreeMap::from([(
+            ObjectKey::new("shop", "orders"),
+            vec![Ipv4Addr::new(10, 96, 0, 10)],
+        )]);
         let own = render("shop", &services, "cluster.local");
-        assert!(own.contains("10.96.0.10 orders orders.shop orders.shop.svc orders.shop.svc.cluster.local\n"));
+        assert!(own.contains(
+            "10.96.0.10 orders orders.shop orders.shop.svc orders.shop.svc.cluster.local\n"
+        ));
         let other = render("billing", &services, "cluster.local");
-        assert!(other.contains("10.96.0.10 orders.shop orders.shop.svc orders.shop.svc.cluster.local\n"));
+        assert!(
+            other
+                .contains("10.96.0.10 orders.shop orders.shop.svc orders.shop.svc.cluster.local\n")
+        );
     }
 }

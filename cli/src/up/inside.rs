@@ -24,7 +24,9 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::{Pid, getegid, geteuid};
-use rustix::thread::{CapabilitySet, capabilities, configure_capability_in_ambient_set, set_capabilities};
+use rustix::thread::{
+    CapabilitySet, capabilities, configure_capability_in_ambient_set, set_capabilities,
+};
 
 use super::link::ToHost;
 use super::place::write;
@@ -53,7 +55,13 @@ pub fn init(arguments: &[String]) -> anyhow::Result<i32> {
     set_pdeathsig(Signal::SIGKILL)?;
     // Where the host hides parts of /proc (in most containers) a new one is refused; the host's
     // serves as well, though it shows the host's processes.
-    let _ = mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>);
+    let _ = mount(
+        Some("proc"),
+        "/proc",
+        Some("proc"),
+        MsFlags::empty(),
+        None::<&str>,
+    );
     let supervisor = next("__supervise", arguments, &line)?;
     drop(line);
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
@@ -76,21 +84,37 @@ pub(super) fn line() -> io::Result<UnixStream> {
 }
 
 fn next(step: &str, arguments: &[String], line: &UnixStream) -> io::Result<Child> {
-    Command::new(own_executable()).arg(step).args(arguments).stdin(OwnedFd::from(line.try_clone()?)).spawn()
+    Command::new(own_executable())
+        .arg(step)
+        .args(arguments)
+        .stdin(OwnedFd::from(line.try_clone()?))
+        .spawn()
 }
 
 fn separate() -> io::Result<()> {
     let (user, group) = (geteuid(), getegid());
     unshare(
-        CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET,
+        CloneFlags::CLONE_NEWUSER
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWNET,
     )?;
     // One user, the same inside as outside: programs that refuse to run as root don't have to.
     write(Path::new("/proc/self/setgroups"), "deny")?;
     write(Path::new("/proc/self/uid_map"), &format!("{user} {user} 1"))?;
-    write(Path::new("/proc/self/gid_map"), &format!("{group} {group} 1"))?;
+    write(
+        Path::new("/proc/self/gid_map"),
+        &format!("{group} {group} 1"),
+    )?;
     // After the user namespace: entering one forgets it.
     set_pdeathsig(Signal::SIGKILL)?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )?;
     keep_capabilities()
 }
 
@@ -101,7 +125,10 @@ pub(crate) fn keep_capabilities() -> io::Result<()> {
     sets.inheritable = sets.permitted;
     let kept = sets.permitted;
     set_capabilities(None, sets)?;
-    for capability in kept.iter().filter(|capability| CapabilitySet::all().contains(*capability)) {
+    for capability in kept
+        .iter()
+        .filter(|capability| CapabilitySet::all().contains(*capability))
+    {
         // The kernel may know fewer or more than this program; those that matter are asked for
         // again where they are used.
         let _ = configure_capability_in_ambient_set(capability, true);
@@ -110,14 +137,18 @@ pub(crate) fn keep_capabilities() -> io::Result<()> {
 }
 
 fn explain(error: &io::Error) -> String {
-    let apparmor = std::fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
+    let apparmor =
+        std::fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
     let clone = std::fs::read_to_string("/proc/sys/kernel/unprivileged_userns_clone");
     let limit = std::fs::read_to_string("/proc/sys/user/max_user_namespaces");
-    let is = |setting: &io::Result<String>, value: &str| setting.as_ref().is_ok_and(|now| now.trim() == value);
+    let is = |setting: &io::Result<String>, value: &str| {
+        setting.as_ref().is_ok_and(|now| now.trim() == value)
+    };
     if is(&apparmor, "1") {
         "AppArmor restricts user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns is 1)".to_owned()
     } else if is(&clone, "0") {
-        "user namespaces are for root only (sysctl kernel.unprivileged_userns_clone is 0)".to_owned()
+        "user namespaces are for root only (sysctl kernel.unprivileged_userns_clone is 0)"
+            .to_owned()
     } else if is(&limit, "0") {
         "user namespaces are switched off (sysctl user.max_user_namespaces is 0)".to_owned()
     } else {

@@ -35,6 +35,8 @@ pub(super) struct Kept<'a> {
     since: Instant,
     /// When to start it (again).
     due: Option<Instant>,
+    /// How long its log was when it was last started.
+    pub(super) log_before: u64,
     /// How often it ended lately.
     pub(super) failures: u32,
 }
@@ -51,7 +53,16 @@ pub(super) enum Happened {
 impl<'a> Kept<'a> {
     /// Not started before [`Kept::begin`].
     pub(super) fn new(command: &'a Command, namespaces: Option<&'a Namespaces>) -> Self {
-        Self { command, namespaces, child: None, log: None, since: Instant::now(), due: None, failures: 0 }
+        Self {
+            command,
+            namespaces,
+            child: None,
+            log: None,
+            since: Instant::now(),
+            due: None,
+            failures: 0,
+            log_before: 0,
+        }
     }
 
     /// Starts it, unless it was before.
@@ -61,11 +72,19 @@ impl<'a> Kept<'a> {
         }
     }
 
+    /// The last lines that it wrote in this life.
+    pub(super) fn last_lines(&self, count: usize) -> Vec<String> {
+        process::last_lines(&self.command.log, self.log_before, count)
+    }
+
     /// Waits for the next thing to happen to it. Cancel safe.
     pub(super) async fn next(&mut self) -> Happened {
         if let Some(child) = &mut self.child {
+            let group = process::group(child);
             let status = child.wait().await;
             self.child = None;
+            // What it started and left behind would be in its successor's way.
+            process::kill(group);
             return self.ended(&how(status));
         }
         match self.due {
@@ -88,6 +107,7 @@ impl<'a> Kept<'a> {
             Some(log) => log,
             None => process::log(&self.command.log)?,
         };
+        self.log_before = log.metadata().map_or(0, |metadata| metadata.len());
         let child = process::start(&self.command.launch, &log, self.namespaces);
         self.log = Some(log);
         child
@@ -97,7 +117,10 @@ impl<'a> Kept<'a> {
         if self.since.elapsed() > STABLE {
             self.failures = 0;
         }
-        let pause = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
+        let pause = BACKOFF
+            .0
+            .saturating_mul(1 << self.failures.min(10))
+            .min(BACKOFF.1);
         self.failures += 1;
         self.due = Some(Instant::now() + pause);
         Happened::Ended(how.to_owned(), pause)

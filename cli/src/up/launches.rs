@@ -15,8 +15,16 @@ use super::runtime::Identity;
 use super::state::Layout;
 
 /// Variables that would lead an application around its sidecar.
-const PROXY_VARIABLES: [&str; 8] =
-    ["http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+const PROXY_VARIABLES: [&str; 8] = [
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+];
 /// What workloads on one machine share a CPU with: one thread each is enough.
 const SIDECAR_WORKERS: &str = "1";
 
@@ -73,19 +81,34 @@ impl Surroundings {
         ];
         Command {
             what: "the operator".to_owned(),
-            launch: self.launch(argv.to_vec(), own_env(), "/".into(), Privileges::Application, false),
+            launch: self.launch(
+                argv.to_vec(),
+                own_env(),
+                "/".into(),
+                Privileges::Application,
+                false,
+            ),
             log: self.layout.log("operator"),
         }
     }
 
     /// `ports` are those of the application; `folder` is the pod's own.
-    pub(super) fn sidecar(&self, identity: &Identity, place: &Place, ports: &[u16], folder: &Path) -> Command {
+    pub(super) fn sidecar(
+        &self,
+        identity: &Identity,
+        place: &Place,
+        ports: &[u16],
+        folder: &Path,
+    ) -> Command {
         let Place { address, .. } = place;
         let mut argv = vec![path(&self.sidecar)];
         let mut set = |flag: &str, value: String| argv.extend([flag.to_owned(), value]);
         set("--operator", format!("{}:15012", self.ground.operator()));
         set("--token-file", path(&folder.join("token")));
-        set("--bundle-file", path(&self.layout.operator().join("roots.pem")));
+        set(
+            "--bundle-file",
+            path(&self.layout.operator().join("roots.pem")),
+        );
         set("--trust-domain", self.trust_domain.clone());
         set("--state", path(&folder.join("sidecar")));
         set("--workers", SIDECAR_WORKERS.to_owned());
@@ -99,7 +122,11 @@ impl Surroundings {
                 set("--application-address", application.to_string());
                 set("--listen-outbound", format!("{address}:15001"));
                 // Where nothing else listens it still needs one to listen on.
-                for port in if ports.is_empty() { &[15006][..] } else { ports } {
+                for port in if ports.is_empty() {
+                    &[15006][..]
+                } else {
+                    ports
+                } {
                     set("--listen-inbound", format!("{address}:{port}"));
                 }
                 set("--listen-admin", format!("{address}:15000"));
@@ -110,19 +137,45 @@ impl Surroundings {
         let name = format!("{}.{}", identity.namespace, identity.pod);
         Command {
             what: "the sidecar".to_owned(),
-            launch: self.launch(argv, own_env(), "/".into(), Privileges::Sidecar, place.namespaces.is_some()),
+            launch: self.launch(
+                argv,
+                own_env(),
+                "/".into(),
+                Privileges::Sidecar,
+                place.namespaces.is_some(),
+            ),
             log: self.layout.log(&format!("{name}.sidecar")),
         }
     }
 
-    pub(super) fn application(&self, identity: &Identity, place: &Place, template: &Template) -> Command {
+    pub(super) fn application(
+        &self,
+        identity: &Identity,
+        place: &Place,
+        template: &Template,
+    ) -> Command {
         let env = application_env(identity, place, &template.env);
-        let lookup: BTreeMap<_, _> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let argv = template.argv.iter().map(|argument| expand(argument, &lookup)).collect();
+        let lookup: BTreeMap<_, _> = env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let argv = template
+            .argv
+            .iter()
+            .map(|argument| expand(argument, &lookup))
+            .collect();
         Command {
             what: format!("container {}", template.container),
-            launch: self.launch(argv, env, template.cwd.clone(), Privileges::Application, place.namespaces.is_some()),
-            log: self.layout.log(&format!("{}.{}", identity.namespace, identity.pod)),
+            launch: self.launch(
+                argv,
+                env,
+                template.cwd.clone(),
+                Privileges::Application,
+                place.namespaces.is_some(),
+            ),
+            log: self
+                .layout
+                .log(&format!("{}.{}", identity.namespace, identity.pod)),
         }
     }
 
@@ -148,16 +201,24 @@ impl Surroundings {
 
 /// The environment of the mesh's own programs.
 fn own_env() -> Vec<(String, String)> {
-    let kept = |name: &String| ["PATH", "HOME", "TMPDIR", "MESHWRIGHT_LOG", "RUST_BACKTRACE"].contains(&name.as_str());
+    let kept = |name: &String| {
+        ["PATH", "HOME", "TMPDIR", "MESHWRIGHT_LOG", "RUST_BACKTRACE"].contains(&name.as_str())
+    };
     std::env::vars().filter(|(name, _)| kept(name)).collect()
 }
 
 /// The environment of an application: that of `meshwright up`, for it is a program of this machine
 /// that may need to know its way around, changed as the Deployment says.
-pub(super) fn application_env(identity: &Identity, place: &Place, variables: &[(String, Value)]) -> Vec<(String, String)> {
-    let inherited = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let mut env: BTreeMap<_, _> =
-        inherited.filter(|(name, _)| !PROXY_VARIABLES.contains(&name.as_str())).collect();
+pub(super) fn application_env(
+    identity: &Identity,
+    place: &Place,
+    variables: &[(String, Value)],
+) -> Vec<(String, String)> {
+    let inherited = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let mut env: BTreeMap<_, _> = inherited
+        .filter(|(name, _)| !PROXY_VARIABLES.contains(&name.as_str()))
+        .collect();
     env.insert("PATH".to_owned(), search_path());
     env.insert("HOSTNAME".to_owned(), identity.pod.clone());
     if let Some(application) = place.application {
@@ -173,7 +234,10 @@ pub(super) fn application_env(identity: &Identity, place: &Place, variables: &[(
     for (name, value) in variables {
         let value = match value {
             Value::Text(text) => {
-                let lookup = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                let lookup = env
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_str()))
+                    .collect();
                 expand(text, &lookup)
             }
             Value::Field(field) => of_pod(*field, identity, place.address),
@@ -196,7 +260,8 @@ fn of_pod(field: Field, identity: &Identity, address: Ipv4Addr) -> String {
 
 /// `PATH`, and last the folder that this program is in: examples bring programs of their own.
 fn search_path() -> String {
-    let mut path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"));
+    let mut path =
+        std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"));
     if let Ok(own) = std::env::current_exe()
         && let Some(folder) = own.parent()
     {
@@ -218,7 +283,9 @@ fn expand(text: &str, variables: &BTreeMap<&str, &str>) -> String {
             rest = after;
             continue;
         }
-        let name = rest.strip_prefix("$(").and_then(|inner| inner.split_once(')'));
+        let name = rest
+            .strip_prefix("$(")
+            .and_then(|inner| inner.split_once(')'));
         match name.and_then(|(name, after)| Some((variables.get(name)?, after))) {
             Some((value, after)) => {
                 expanded.push_str(value);

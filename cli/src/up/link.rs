@@ -1,14 +1,15 @@
 //! The line between the mesh and the process that stayed in the host's network.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
+use super::dns::first_nameserver;
 use crate::fds;
 
 /// What the mesh says to the host's side.
@@ -18,13 +19,16 @@ pub(super) enum ToHost {
     Blocked(String),
     /// Asks for a listener in the host's network.
     Bind(SocketAddr),
+    /// Asks for a socket that is connected to the host's name server.
+    Resolver,
 }
 
 /// What the host's side says to the mesh.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromHost {
-    /// The answer to [`ToHost::Bind`]: where it listens, with the listener, or why it doesn't.
-    Bound(Result<SocketAddr, BindError>),
+    /// The answer to [`ToHost::Bind`] and [`ToHost::Resolver`]: accompanied by the socket, or why
+    /// there is none.
+    Bound(Result<(), BindError>),
     /// End in good order.
     Stop,
 }
@@ -50,7 +54,7 @@ pub(super) struct HostLink {
 
 struct Remote {
     socket: Arc<UnixStream>,
-    bound: mpsc::UnboundedReceiver<Result<TcpListener, BindError>>,
+    bound: mpsc::UnboundedReceiver<Result<OwnedFd, BindError>>,
 }
 
 // === impl HostLink ===
@@ -73,15 +77,17 @@ impl HostLink {
                         let _ = answers.send(Err(error));
                     }
                     FromHost::Bound(Ok(_)) => {
-                        let listener = descriptors.into_iter().next().map(TcpListener::from);
-                        let missing = || BindError::Other("no listener came along".to_owned());
-                        let _ = answers.send(listener.ok_or_else(missing));
+                        let missing = || BindError::Other("no socket came along".to_owned());
+                        let _ = answers.send(descriptors.into_iter().next().ok_or_else(missing));
                     }
                 }
             }
             stopping.send_replace(true);
         });
-        Self { remote: Some(Remote { socket, bound }), stop }
+        Self {
+            remote: Some(Remote { socket, bound }),
+            stop,
+        }
     }
 
     /// To the host's network itself.
@@ -91,10 +97,31 @@ impl HostLink {
 
     /// A listener in the host's network: what it accepts is there as well, wherever it is used.
     pub(super) async fn bind(&mut self, address: SocketAddr) -> Result<TcpListener, BindError> {
+        match &mut self.remote {
+            Some(remote) => remote
+                .ask(&ToHost::Bind(address))
+                .await
+                .map(TcpListener::from),
+            None => bind(address),
+        }
+    }
+
+    /// A socket in the host's network, connected to the host's name server.
+    pub(super) async fn resolver(&mut self) -> Result<UdpSocket, BindError> {
+        match &mut self.remote {
+            Some(remote) => remote.ask(&ToHost::Resolver).await.map(UdpSocket::from),
+            None => resolver(),
+        }
+    }
+}
+
+// === impl Remote ===
+
+impl Remote {
+    async fn ask(&mut self, question: &ToHost) -> Result<OwnedFd, BindError> {
         let gone = || BindError::Other("the host's side is gone".to_owned());
-        let Some(remote) = &mut self.remote else { return bind(address) };
-        fds::send(&remote.socket, &ToHost::Bind(address), &[]).map_err(|_| gone())?;
-        remote.bound.recv().await.ok_or_else(gone)?
+        fds::send(&self.socket, question, &[]).map_err(|_| gone())?;
+        self.bound.recv().await.ok_or_else(gone)?
     }
 }
 
@@ -102,18 +129,33 @@ impl HostLink {
 /// could not be, if it couldn't.
 pub(super) fn serve(socket: &UnixStream) -> Option<String> {
     while let Ok((message, _)) = fds::receive(socket) {
-        match message {
+        let made = match message {
             ToHost::Blocked(reason) => return Some(reason),
-            ToHost::Bind(address) => {
-                let bound = bind(address);
-                let told = bound.as_ref().map(|listener| listener.local_addr().unwrap_or(address)).map_err(Clone::clone);
-                let listener = bound.as_ref().ok().map(|listener| listener.as_fd());
-                // The mesh that asked may be gone by now.
-                let _ = fds::send(socket, &FromHost::Bound(told), &Vec::from_iter(listener));
-            }
-        }
+            ToHost::Bind(address) => bind(address).map(OwnedFd::from),
+            ToHost::Resolver => resolver().map(OwnedFd::from),
+        };
+        let told = made.as_ref().map(|_| ()).map_err(Clone::clone);
+        let descriptor = made.as_ref().ok().map(|socket| socket.as_fd());
+        // The mesh that asked may be gone by now.
+        let _ = fds::send(socket, &FromHost::Bound(told), &Vec::from_iter(descriptor));
     }
     None
+}
+
+fn resolver() -> Result<UdpSocket, BindError> {
+    let configuration = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let missing = || BindError::Other("this machine has no name server".to_owned());
+    let server = first_nameserver(&configuration).ok_or_else(missing)?;
+    let any: IpAddr = if server.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let connected = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect(server)?;
+        Ok(socket)
+    });
+    connected.map_err(|error| BindError::Other(error.to_string()))
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {

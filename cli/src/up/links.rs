@@ -28,7 +28,9 @@ pub(super) struct Links {
 
 impl Links {
     pub(super) fn here() -> Self {
-        Self { socket: NetlinkSocket::new() }
+        Self {
+            socket: NetlinkSocket::new(),
+        }
     }
 
     pub(super) fn loopback_up(&mut self) -> io::Result<()> {
@@ -37,7 +39,10 @@ impl Links {
 
     /// Creates a bridge that is up and has an address; returns its index.
     pub(super) fn bridge(&mut self, name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<u32> {
-        let mut request = rt_link::Request::new().set_create().set_excl().op_newlink_do(&up(0));
+        let mut request = rt_link::Request::new()
+            .set_create()
+            .set_excl()
+            .op_newlink_do(&up(0));
         request
             .encode()
             .push_ifname_bytes(name.as_bytes())
@@ -51,7 +56,12 @@ impl Links {
     }
 
     /// Creates a pair of interfaces: `name` here, up and in the bridge; `eth0` in `namespace`.
-    pub(super) fn pair(&mut self, name: &str, bridge: u32, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    pub(super) fn pair(
+        &mut self,
+        name: &str,
+        bridge: u32,
+        namespace: BorrowedFd<'_>,
+    ) -> io::Result<()> {
         /// `IFLA_INFO_DATA`, `VETH_INFO_PEER`, `IFLA_IFNAME`, `IFLA_NET_NS_FD`: the kernel's
         /// specification of links, and so the generated bindings, lack what is special to pairs.
         const INFO_DATA: u16 = 2;
@@ -61,9 +71,16 @@ impl Links {
         /// An `ifinfomsg` that asks for nothing.
         const BLANK_HEADER: [u8; 16] = [0; 16];
 
-        let mut request = rt_link::Request::new().set_create().set_excl().op_newlink_do(&up(0));
-        let mut info =
-            request.encode().push_ifname_bytes(name.as_bytes()).push_master(bridge).nested_linkinfo().push_kind_bytes(b"veth");
+        let mut request = rt_link::Request::new()
+            .set_create()
+            .set_excl()
+            .op_newlink_do(&up(0));
+        let mut info = request
+            .encode()
+            .push_ifname_bytes(name.as_bytes())
+            .push_master(bridge)
+            .nested_linkinfo()
+            .push_kind_bytes(b"veth");
         let buffer = info.as_vec_mut();
         let data = utils::push_nested_header(buffer, INFO_DATA);
         let peer = utils::push_nested_header(buffer, PEER);
@@ -91,7 +108,12 @@ impl Links {
     }
 
     /// Gives `eth0` an address and makes it the way to everywhere.
-    pub(super) fn uplink(&mut self, address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> io::Result<()> {
+    pub(super) fn uplink(
+        &mut self,
+        address: Ipv4Addr,
+        prefix: u8,
+        gateway: Ipv4Addr,
+    ) -> io::Result<()> {
         let index = index_of("eth0")?;
         self.address(index, address, prefix)?;
         self.up(index)?;
@@ -100,8 +122,13 @@ impl Links {
         header.rtm_table = MAIN_TABLE;
         header.rtm_protocol = STATIC;
         header.rtm_type = UNICAST;
-        let mut request = rt_route::Request::new().set_create().op_newroute_do(&header);
-        request.encode().push_oif(index).push_gateway(IpAddr::V4(gateway));
+        let mut request = rt_route::Request::new()
+            .set_create()
+            .op_newroute_do(&header);
+        request
+            .encode()
+            .push_oif(index)
+            .push_gateway(IpAddr::V4(gateway));
         self.socket.request(&request)?.recv_ack()?;
         Ok(())
     }
@@ -118,7 +145,10 @@ impl Links {
         header.ifa_prefixlen = prefix;
         header.ifa_index = index;
         let mut request = rt_addr::Request::new().set_create().op_newaddr_do(&header);
-        request.encode().push_local(IpAddr::V4(address)).push_address(IpAddr::V4(address));
+        request
+            .encode()
+            .push_local(IpAddr::V4(address))
+            .push_address(IpAddr::V4(address));
         self.socket.request(&request)?.recv_ack()?;
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::addresses::Addresses;
 use super::control::{Asked, Entrance, Row};
-use super::ground::Place;
+use super::ground::{Ground, Place};
 use super::hosts;
 use super::launches::{Surroundings, application_env};
 use super::link::HostLink;
@@ -25,7 +25,7 @@ use super::publish::{self, Destination, Publish, Published, Target};
 use super::runtime::{self, Identity, Issued};
 use super::state::{private_folder, replace};
 use super::table::say;
-use super::{answers, changes, table};
+use super::{answers, changes, dns, table};
 use crate::folder::{self, Stamp};
 
 /// How often the folder is looked at.
@@ -48,6 +48,7 @@ pub(super) struct Mesh {
     asked_to_publish: Vec<Publish>,
     host: HostLink,
     addresses: Addresses,
+    names: dns::Names,
     news: mpsc::UnboundedSender<News>,
     /// Whether the table was shown.
     started: bool,
@@ -80,7 +81,8 @@ pub(super) async fn run(settings: Settings, plan: Plan, host: HostLink) -> anyho
     let begun = Instant::now();
     let (news, mut heard) = mpsc::unbounded_channel();
     let (asked, mut questions) = mpsc::unbounded_channel();
-    super::control::listen(&settings.around.layout.control(), asked).context("opening the control socket")?;
+    super::control::listen(&settings.around.layout.control(), asked)
+        .context("opening the control socket")?;
     let mut stop = host.stop.clone();
     let mut mesh = Mesh {
         name: settings.name,
@@ -92,6 +94,7 @@ pub(super) async fn run(settings: Settings, plan: Plan, host: HostLink) -> anyho
         asked_to_publish: settings.publish,
         host,
         addresses: Addresses::default(),
+        names: dns::Names::default(),
         news,
         started: false,
         stopping: false,
@@ -99,8 +102,19 @@ pub(super) async fn run(settings: Settings, plan: Plan, host: HostLink) -> anyho
     for note in &mesh.plan.notes {
         say(format_args!("  note: {note}"));
     }
+    if let Ground::Namespaces { .. } = mesh.around.ground {
+        // Without one, only names of the mesh itself are known.
+        let resolver = mesh.host.resolver().await.ok();
+        dns::serve(
+            mesh.names.clone(),
+            mesh.around.cluster_domain.clone(),
+            resolver,
+        )
+        .await
+        .context("starting the mesh's name server")?;
+    }
     // Before anything is started: a port that is taken ends all.
-    mesh.publish().await?;
+    mesh.take_ports().await?;
     mesh.write_tokens()?;
     mesh.write_runtime()?;
     let operator = operator::start(&mesh.around, mesh.news.clone());
@@ -109,9 +123,15 @@ pub(super) async fn run(settings: Settings, plan: Plan, host: HostLink) -> anyho
         () = stopped(&mut stop) => Ok(false),
     };
     if started? {
-        say(format_args!("  {:24} ready after {:.1} s", "operator", begun.elapsed().as_secs_f32()));
+        say(format_args!(
+            "  {:24} ready after {:.1} s",
+            "operator",
+            begun.elapsed().as_secs_f32()
+        ));
+        mesh.open_ports()?;
         mesh.reconcile()?;
-        mesh.attend(begun, &mut heard, &mut questions, &mut stop).await?;
+        mesh.attend(begun, &mut heard, &mut questions, &mut stop)
+            .await?;
     }
     mesh.drain(&mut heard).await;
     operator.end().await;
@@ -172,14 +192,20 @@ impl Mesh {
                 }
             }
             News::Phase(key, phase) => {
-                let Some(pod) = self.pods.get_mut(&key) else { return Ok(()) };
+                let Some(pod) = self.pods.get_mut(&key) else {
+                    return Ok(());
+                };
                 let (before, now) = (pod.phase == Phase::Ready, phase == Phase::Ready);
                 pod.phase = phase;
                 if before != now {
                     self.write_runtime()?;
                     if now {
                         let after = begun.elapsed().as_secs_f32();
-                        let when = if self.started { String::new() } else { format!(" after {after:.1} s") };
+                        let when = if self.started {
+                            String::new()
+                        } else {
+                            format!(" after {after:.1} s")
+                        };
                         say(format_args!("  {:24} ready{when}", key.to_string()));
                     }
                 }
@@ -210,7 +236,12 @@ impl Mesh {
             address: pod.place.address.to_string(),
             identity: pod.identity.spiffe(&self.around.trust_domain),
             ports: pod.template.as_ref().map_or_else(String::new, |template| {
-                template.ports.iter().map(|port| port.number.to_string()).collect::<Vec<_>>().join(",")
+                template
+                    .ports
+                    .iter()
+                    .map(|port| port.number.to_string())
+                    .collect::<Vec<_>>()
+                    .join(",")
             }),
             state: pod.phase.to_string(),
         };
@@ -220,15 +251,21 @@ impl Mesh {
     pub(super) fn published_at(&self) -> BTreeMap<String, String> {
         let line = |(target, published): (&Target, &Published)| {
             let Target { service, port } = target;
-            (format!("{service}:{port}"), format!("http://{}", published.at))
+            (
+                format!("{service}:{port}"),
+                format!("http://{}", published.at),
+            )
         };
         self.published.iter().map(line).collect()
     }
 
     /// Starts the pods that should be there and aren't, and ends those that shouldn't.
     fn reconcile(&mut self) -> anyhow::Result<()> {
-        let wanted: BTreeMap<ObjectKey, Template> =
-            self.plan.replicas().map(|(key, template)| (key, template.clone())).collect();
+        let wanted: BTreeMap<ObjectKey, Template> = self
+            .plan
+            .replicas()
+            .map(|(key, template)| (key, template.clone()))
+            .collect();
         for (key, pod) in &self.pods {
             let keep = match &pod.template {
                 Some(template) => wanted.get(key) == Some(template),
@@ -254,27 +291,55 @@ impl Mesh {
     }
 
     fn start(&mut self, key: &ObjectKey, template: Option<Template>) -> anyhow::Result<()> {
-        let service_account = template.as_ref().map_or(INGRESS, |template| &template.service_account);
+        let service_account = template
+            .as_ref()
+            .map_or(INGRESS, |template| &template.service_account);
         let identity = Identity::new(&key.namespace, &key.name, service_account);
-        let hosts = self.around.layout.hosts(&key.namespace);
         self.write_hosts(&key.namespace)?;
+        let resolv_conf = self.around.layout.resolv_conf(&key.namespace);
+        hosts::write(
+            &resolv_conf,
+            &dns::resolv_conf(&key.namespace, &self.around.cluster_domain),
+        )?;
         let nth = self.addresses.pod(&key.to_string());
         let place = self
             .around
             .ground
-            .make(nth, vec![(hosts, PathBuf::from("/etc/hosts"))])
+            .make(
+                nth,
+                vec![
+                    (
+                        self.around.layout.hosts(&key.namespace),
+                        "/etc/hosts".into(),
+                    ),
+                    (resolv_conf, "/etc/resolv.conf".into()),
+                ],
+            )
             .with_context(|| format!("making a place for {key}"))?;
         let place = Arc::new(place);
 
-        let folder = self.around.layout.pod(&format!("{}.{}", key.namespace, key.name));
-        private_folder(&folder)?;
+        let folder = self
+            .around
+            .layout
+            .pod(&format!("{}.{}", key.namespace, key.name));
+        // A new life: nothing of the last one's identity is there.
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => private_folder(&folder)?,
+        }
         private_folder(&folder.join("sidecar"))?;
         let (token, issued) = identity.token();
         replace(&folder.join("token"), token.as_bytes())?;
 
-        let ports: Vec<_> = template.iter().flat_map(|template| &template.ports).map(|port| port.number).collect();
+        let ports: Vec<_> = template
+            .iter()
+            .flat_map(|template| &template.ports)
+            .map(|port| port.number)
+            .collect();
         let sidecar = self.around.sidecar(&identity, &place, &ports, &folder);
-        let application = template.as_ref().map(|template| self.around.application(&identity, &place, template));
+        let application = template
+            .as_ref()
+            .map(|template| self.around.application(&identity, &place, template));
         let entrance = match &application {
             Some(application) => Entrance {
                 pod: key.to_string(),
@@ -287,36 +352,77 @@ impl Mesh {
                 cwd: self.around.folder.clone(),
             },
         };
-        let grace = template.as_ref().map_or(Duration::ZERO, |template| template.grace);
-        let pod = Pod { identity: identity.clone(), place: place.clone(), sidecar, application, ports, grace };
+        let grace = template
+            .as_ref()
+            .map_or(Duration::ZERO, |template| template.grace);
+        let pod = Pod {
+            identity: identity.clone(),
+            place: place.clone(),
+            sidecar,
+            application,
+            ports,
+            grace,
+        };
         let (stop, stopping) = watch::channel(false);
         let life = tokio::spawn(pod.live(self.news.clone(), stopping));
         let phase = Phase::Starting("its sidecar".to_owned());
-        let running = Running { identity, template, place, phase, entrance, issued, stop, life };
+        let running = Running {
+            identity,
+            template,
+            place,
+            phase,
+            entrance,
+            issued,
+            stop,
+            life,
+        };
         self.pods.insert(key.clone(), running);
         Ok(())
     }
 
-    /// Publishes what should be and isn't, and ends what shouldn't.
-    async fn publish(&mut self) -> anyhow::Result<()> {
+    /// Takes the ports to publish on that aren't taken yet, and gives back those that need not be.
+    async fn take_ports(&mut self) -> anyhow::Result<()> {
         let wanted = publish::wanted(&self.plan.services, &self.asked_to_publish)?;
         self.published.retain(|target, published| {
-            wanted.get(target).is_some_and(|on| *on == 0 || *on == published.at.port())
+            wanted
+                .get(target)
+                .is_some_and(|on| *on == 0 || *on == published.at.port())
         });
         for (target, on) in wanted {
-            if self.published.contains_key(&target) {
-                continue;
+            if !self.published.contains_key(&target) {
+                let published = publish::take(&mut self.host, &target, on).await?;
+                self.published.insert(target, published);
             }
-            let Some(service) = self.plan.services.get(&target.service) else { continue };
+        }
+        Ok(())
+    }
+
+    /// Lets connections in at the ports that were taken.
+    fn open_ports(&mut self) -> anyhow::Result<()> {
+        if self.published.is_empty() {
+            return Ok(());
+        }
+        let ingress = self.ingress()?;
+        for (target, published) in &mut self.published {
+            let Some(service) = self.plan.services.get(&target.service) else {
+                continue;
+            };
             let Some(address) = self.addresses.service(&target.service, service) else {
-                bail!("Service {} can't be published: it has no address of its own", target.service);
+                bail!(
+                    "Service {} can't be published: it has no address of its own",
+                    target.service
+                );
             };
             let ObjectKey { namespace, name } = &target.service;
             let host = format!("{name}.{namespace}.svc.{}", self.around.cluster_domain);
-            let destination = Destination { address, port: target.port, host };
-            let ingress = self.ingress()?;
-            let published = publish::publish(&mut self.host, &target, on, ingress, destination).await?;
-            self.published.insert(target, published);
+            published.open(
+                ingress.clone(),
+                Destination {
+                    address,
+                    port: target.port,
+                    host,
+                },
+            )?;
         }
         Ok(())
     }
@@ -333,7 +439,8 @@ impl Mesh {
 
     fn write_tokens(&self) -> anyhow::Result<()> {
         let issued = self.pods.values().map(|pod| &pod.issued);
-        runtime::write_tokens(&self.around.layout.tokens(), issued).context("writing the table of tokens")
+        runtime::write_tokens(&self.around.layout.tokens(), issued)
+            .context("writing the table of tokens")
     }
 
     /// Tells the operator what runs, and the workloads where it is.
@@ -344,19 +451,30 @@ impl Mesh {
             .values()
             .map(|pod| {
                 let ready = pod.phase == Phase::Ready;
-                runtime::pod(&pod.identity, pod.template.as_ref(), pod.place.address, ready)
+                runtime::pod(
+                    &pod.identity,
+                    pod.template.as_ref(),
+                    pod.place.address,
+                    ready,
+                )
             })
             .collect();
         runtime::write_documents(&folder.join("pods.yaml"), &pods).context("writing the Pods")?;
         let mut services = Vec::new();
         for (key, service) in &self.plan.services {
-            let written = self.plan.documents.get(&("Service".to_owned(), key.clone()));
-            if let (Some(address), Some(written)) = (self.addresses.service(key, service), written) {
+            let written = self
+                .plan
+                .documents
+                .get(&("Service".to_owned(), key.clone()));
+            if let (Some(address), Some(written)) = (self.addresses.service(key, service), written)
+            {
                 services.push(runtime::service(&written.value, address));
             }
         }
-        runtime::write_documents(&folder.join("services.yaml"), &services).context("writing the Services")?;
-        let namespaces: std::collections::BTreeSet<_> = self.pods.keys().map(|key| key.namespace.clone()).collect();
+        runtime::write_documents(&folder.join("services.yaml"), &services)
+            .context("writing the Services")?;
+        let namespaces: std::collections::BTreeSet<_> =
+            self.pods.keys().map(|key| key.namespace.clone()).collect();
         for namespace in namespaces {
             self.write_hosts(&namespace)?;
         }
@@ -372,18 +490,36 @@ impl Mesh {
             };
             services.insert(key.clone(), addresses);
         }
-        let text = hosts::render(namespace, &services, &self.around.cluster_domain);
+        let domain = &self.around.cluster_domain;
+        *self.names.write().unwrap_or_else(PoisonError::into_inner) = services
+            .iter()
+            .map(|(key, addresses)| {
+                (
+                    format!("{}.{}.svc.{domain}", key.name, key.namespace),
+                    addresses.clone(),
+                )
+            })
+            .collect();
+        let text = hosts::render(namespace, &services, domain);
         hosts::write(&self.around.layout.hosts(namespace), &text).context("writing a hosts file")
     }
 
     /// The addresses of the ready pods that a headless Service selects.
     fn behind(&self, service: &k8s_openapi::api::core::v1::Service) -> Vec<std::net::Ipv4Addr> {
-        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-        let Some(selector) = selector.filter(|selector| !selector.is_empty()) else { return Vec::new() };
+        let selector = service
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.selector.as_ref());
+        let Some(selector) = selector.filter(|selector| !selector.is_empty()) else {
+            return Vec::new();
+        };
         let namespace = service.metadata.namespace.as_deref().unwrap_or("default");
         let selected = |(key, pod): (&ObjectKey, &Running)| {
             let labels = &pod.template.as_ref()?.labels;
-            let fits = key.namespace == namespace && selector.iter().all(|(name, value)| labels.get(name) == Some(value));
+            let fits = key.namespace == namespace
+                && selector
+                    .iter()
+                    .all(|(name, value)| labels.get(name) == Some(value));
             (fits && pod.phase == Phase::Ready).then_some(pod.place.address)
         };
         self.pods.iter().filter_map(selected).collect()
@@ -406,7 +542,11 @@ impl Mesh {
             Ok(plan) => plan,
             Err(problems) => {
                 for problem in problems {
-                    say(super::shown(&problem, &self.around.folder, &self.shown_folder));
+                    say(super::shown(
+                        &problem,
+                        &self.around.folder,
+                        &self.shown_folder,
+                    ));
                 }
                 say("  nothing was changed: what ran before runs on until this is right");
                 return Ok(());
@@ -420,7 +560,9 @@ impl Mesh {
             say(format_args!("  {line}"));
         }
         self.plan = plan;
-        if let Err(error) = self.publish().await {
+        let published = self.take_ports().await;
+        // What is published is no reason to end what runs.
+        if let Err(error) = published.and_then(|()| self.open_ports()) {
             say(format_args!("  {error:#}"));
         }
         self.reconcile()?;
@@ -433,11 +575,18 @@ impl Mesh {
         self.stopping = true;
         self.published.clear();
         let count = self.pods.len();
-        say(format_args!("\nstopping {count} workloads; Ctrl-C again ends them at once"));
+        say(format_args!(
+            "\nstopping {count} workloads; Ctrl-C again ends them at once"
+        ));
         for pod in self.pods.values() {
             pod.stop.send_replace(true);
         }
-        let longest = self.pods.values().filter_map(|pod| Some(pod.template.as_ref()?.grace)).max().unwrap_or_default();
+        let longest = self
+            .pods
+            .values()
+            .filter_map(|pod| Some(pod.template.as_ref()?.grace))
+            .max()
+            .unwrap_or_default();
         let all = async {
             for (_, pod) in std::mem::take(&mut self.pods) {
                 // A life that panicked is over as well.
@@ -460,7 +609,11 @@ impl Mesh {
 
 /// Verdicts as the operator tells them.
 pub(super) async fn verdicts(operator: std::net::SocketAddr) -> anyhow::Result<Value> {
-    let (status, body) = timeout(Duration::from_secs(2), crate::http::get(operator, "/verdicts")).await??;
+    let (status, body) = timeout(
+        Duration::from_secs(2),
+        crate::http::get(operator, "/verdicts"),
+    )
+    .await??;
     anyhow::ensure!(status == 200, "the operator answered {status}");
     Ok(serde_json::from_slice(&body)?)
 }

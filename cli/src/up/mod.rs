@@ -20,6 +20,7 @@ mod addresses;
 mod answers;
 pub(crate) mod changes;
 pub mod control;
+mod dns;
 pub mod enter;
 mod ground;
 pub mod host;
@@ -80,5 +81,9 @@ pub(crate) fn shown(problem: &Problem, folder: &Path, shown_folder: &Path) -> St
 
 fn shown_prefix(folder: &Path) -> String {
     let shown = folder.display().to_string();
-    if shown == "." { String::new() } else { format!("{}/", shown.trim_end_matches('/')) }
+    if shown == "." {
+        String::new()
+    } else {
+        format!("{}/", shown.trim_end_matches('/'))
+    }
 }

@@ -43,7 +43,7 @@ pub(super) fn start(around: &Surroundings, news: mpsc::UnboundedSender<News>) ->
                         "the operator ended ({how}); starting it again in {} s. Workloads run on as they were",
                         pause.as_secs()
                     );
-                    let _ = news.send(News::Said(sentence, process::last_lines(&command.log, LAST_LINES)));
+                    let _ = news.send(News::Said(sentence, kept.last_lines(LAST_LINES)));
                 },
             }
         }
@@ -68,8 +68,11 @@ impl Operator {
             }
             sleep(ASK_EVERY).await;
         }
-        let lines = process::last_lines(&self.log, LAST_LINES).join("\n  | ");
-        bail!("the operator was not ready within {} s; its last lines:\n  | {lines}", START.as_secs())
+        let lines = process::last_lines(&self.log, 0, LAST_LINES).join("\n  | ");
+        bail!(
+            "the operator was not ready within {} s; its last lines:\n  | {lines}",
+            START.as_secs()
+        )
     }
 
     /// Ends it in good order.

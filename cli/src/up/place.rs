@@ -56,8 +56,8 @@ pub(super) fn make(link: &str, bridge: u32, furniture: &Furniture) -> anyhow::Re
     let made = (|| {
         let (answer, descriptors) = fds::receive::<Result<(), String>>(&here)?;
         answer.map_err(anyhow::Error::msg)?;
-        let [network, mounts] =
-            <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| anyhow::anyhow!("two namespaces were expected"))?;
+        let [network, mounts] = <[OwnedFd; 2]>::try_from(descriptors)
+            .map_err(|_| anyhow::anyhow!("two namespaces were expected"))?;
         let mut links = Links::here();
         links
             .pair(link, bridge, network.as_fd())
@@ -79,8 +79,15 @@ pub fn run() -> anyhow::Result<()> {
         .map_err(|error| format!("new namespaces were refused: {error}"));
     match made {
         Ok(()) => {
-            let (network, mounts) = (File::open("/proc/self/ns/net")?, File::open("/proc/self/ns/mnt")?);
-            fds::send(&socket, &Ok::<_, String>(()), &[network.as_fd(), mounts.as_fd()])?;
+            let (network, mounts) = (
+                File::open("/proc/self/ns/net")?,
+                File::open("/proc/self/ns/mnt")?,
+            );
+            fds::send(
+                &socket,
+                &Ok::<_, String>(()),
+                &[network.as_fd(), mounts.as_fd()],
+            )?;
         }
         Err(error) => return Ok(fds::send(&socket, &Err::<(), _>(error), &[])?),
     }
@@ -94,10 +101,15 @@ fn furnish(furniture: &Furniture) -> anyhow::Result<()> {
     links.loopback_up().context("bringing up loopback")?;
     // Before the namespace can be reached.
     capture::redirect(&Rules::new(Escape::Mark(SIDECAR_MARK)))?;
-    links.uplink(furniture.address, furniture.prefix, furniture.gateway).context("setting the workload's address")?;
+    links
+        .uplink(furniture.address, furniture.prefix, furniture.gateway)
+        .context("setting the workload's address")?;
     // As in a pod, an application without privileges may listen on port 80. A sandbox that
     // forbids this is no reason to stop: then that one application says so.
-    let _ = write(Path::new("/proc/sys/net/ipv4/ip_unprivileged_port_start"), "0");
+    let _ = write(
+        Path::new("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
+        "0",
+    );
     for (from, to) in &furniture.files {
         mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .with_context(|| format!("showing a file of its own as {}", to.display()))?;
@@ -107,5 +119,8 @@ fn furnish(furniture: &Furniture) -> anyhow::Result<()> {
 
 /// Writes to a file of the kernel's: in one call, without creating it.
 pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
-    File::options().write(true).open(path)?.write_all(text.as_bytes())
+    File::options()
+        .write(true)
+        .open(path)?
+        .write_all(text.as_bytes())
 }

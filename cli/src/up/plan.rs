@@ -89,27 +89,46 @@ impl Plan {
         for document in documents {
             match &document.object {
                 Object::Deployment(deployment) => {
-                    let mut complaints = Complaints { document: &document, problems: Vec::new() };
-                    if let Some(workload) = plan.workload(&document.key, deployment, folder, &mut complaints) {
-                        plan.workloads.insert(document.key.clone(), Arc::new(workload));
+                    let mut complaints = Complaints {
+                        document: &document,
+                        problems: Vec::new(),
+                    };
+                    if let Some(workload) =
+                        plan.workload(&document.key, deployment, folder, &mut complaints)
+                    {
+                        plan.workloads
+                            .insert(document.key.clone(), Arc::new(workload));
                     }
                     problems.extend(complaints.problems);
                 }
                 Object::Service(service) => {
                     plan.services.insert(document.key.clone(), service.clone());
                 }
-                Object::ApiRoute(_) | Object::EndpointSlice(_) | Object::Pod(_) | Object::Ignored => {}
+                Object::ApiRoute(_)
+                | Object::EndpointSlice(_)
+                | Object::Pod(_)
+                | Object::Ignored => {}
             }
-            plan.documents.insert((document.kind.clone(), document.key.clone()), document);
+            plan.documents
+                .insert((document.kind.clone(), document.key.clone()), document);
         }
-        if problems.is_empty() { Ok(plan) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(plan)
+        } else {
+            Err(problems)
+        }
     }
 
     /// Every pod that is to be, by name, and what it is like.
     pub(super) fn replicas(&self) -> impl Iterator<Item = (ObjectKey, &Template)> {
         self.workloads.values().flat_map(|workload| {
             let ObjectKey { namespace, name } = &workload.key;
-            (0..workload.replicas).map(move |nth| (ObjectKey::new(namespace, format!("{name}-{nth}")), &workload.template))
+            (0..workload.replicas).map(move |nth| {
+                (
+                    ObjectKey::new(namespace, format!("{name}-{nth}")),
+                    &workload.template,
+                )
+            })
         })
     }
 
@@ -121,12 +140,18 @@ impl Plan {
         complaints: &mut Complaints<'_>,
     ) -> Option<Workload> {
         let Some(spec) = &deployment.spec else {
-            complaints.add("spec", "is missing: a Deployment needs a selector and a template");
+            complaints.add(
+                "spec",
+                "is missing: a Deployment needs a selector and a template",
+            );
             return None;
         };
         let replicas = spec.replicas.unwrap_or(1);
         if !(0..=MOST_REPLICAS).contains(&replicas) {
-            complaints.add("spec.replicas", format!("must be between 0 and {MOST_REPLICAS} on one machine"));
+            complaints.add(
+                "spec.replicas",
+                format!("must be between 0 and {MOST_REPLICAS} on one machine"),
+            );
         }
         let metadata = spec.template.metadata.clone().unwrap_or_default();
         let labels = metadata.labels.unwrap_or_default();
@@ -139,17 +164,26 @@ impl Plan {
             }
         }
         let Some(pod) = &spec.template.spec else {
-            complaints.add("spec.template.spec", "is missing: it lists the container to run");
+            complaints.add(
+                "spec.template.spec",
+                "is missing: it lists the container to run",
+            );
             return None;
         };
         let container = match pod.containers.as_slice() {
             [container] => container,
             [] => {
-                complaints.add("spec.template.spec.containers", "is empty: name the container to run");
+                complaints.add(
+                    "spec.template.spec.containers",
+                    "is empty: name the container to run",
+                );
                 return None;
             }
             several => {
-                let others: Vec<_> = several[1..].iter().map(|other| format!("`{}`", other.name)).collect();
+                let others: Vec<_> = several[1..]
+                    .iter()
+                    .map(|other| format!("`{}`", other.name))
+                    .collect();
                 complaints.add(
                     "spec.template.spec.containers",
                     format!(
@@ -163,18 +197,29 @@ impl Plan {
         };
         self.note_what_is_ignored(key, pod, container);
         let argv = argv(container, complaints)?;
-        let env = container.env.iter().flatten().filter_map(|variable| env(variable, complaints)).collect();
+        let env = container
+            .env
+            .iter()
+            .flatten()
+            .filter_map(|variable| env(variable, complaints))
+            .collect();
         let cwd = folder.join(container.working_dir.as_deref().unwrap_or_default());
         if !cwd.is_dir() {
             complaints.add(
                 "spec.template.spec.containers[0].workingDir",
-                format!("names {}, which is no folder on this machine", cwd.display()),
+                format!(
+                    "names {}, which is no folder on this machine",
+                    cwd.display()
+                ),
             );
         }
         let template = Template {
             labels,
             annotations: metadata.annotations.unwrap_or_default(),
-            service_account: pod.service_account_name.clone().unwrap_or_else(|| "default".to_owned()),
+            service_account: pod
+                .service_account_name
+                .clone()
+                .unwrap_or_else(|| "default".to_owned()),
             container: container.name.clone(),
             argv,
             env,
@@ -185,22 +230,39 @@ impl Plan {
                 .and_then(|seconds| u64::try_from(seconds).ok())
                 .map_or(GRACE, Duration::from_secs),
         };
-        Some(Workload { key: key.clone(), replicas: usize::try_from(replicas).unwrap_or_default(), template })
+        Some(Workload {
+            key: key.clone(),
+            replicas: usize::try_from(replicas).unwrap_or_default(),
+            template,
+        })
     }
 
     fn note_what_is_ignored(&mut self, key: &ObjectKey, pod: &PodSpec, container: &Container) {
         let mut ignored = Vec::new();
-        if container.volume_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty()) {
+        if container
+            .volume_mounts
+            .as_ref()
+            .is_some_and(|mounts| !mounts.is_empty())
+        {
             ignored.push("volumes");
         }
-        if pod.init_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
+        if pod
+            .init_containers
+            .as_ref()
+            .is_some_and(|containers| !containers.is_empty())
+        {
             ignored.push("init containers");
         }
         if container.liveness_probe.is_some() || container.readiness_probe.is_some() {
             ignored.push("probes (ready means: it accepts connections on its ports)");
         }
         if !ignored.is_empty() {
-            self.notes.push(format!("Deployment {}/{}: {} are ignored here", key.namespace, key.name, ignored.join(", ")));
+            self.notes.push(format!(
+                "Deployment {}/{}: {} are ignored here",
+                key.namespace,
+                key.name,
+                ignored.join(", ")
+            ));
         }
     }
 }
@@ -223,9 +285,15 @@ fn argv(container: &Container, complaints: &mut Complaints<'_>) -> Option<Vec<St
 
 fn env(variable: &EnvVar, complaints: &mut Complaints<'_>) -> Option<(String, Value)> {
     let Some(source) = &variable.value_from else {
-        return Some((variable.name.clone(), Value::Text(variable.value.clone().unwrap_or_default())));
+        return Some((
+            variable.name.clone(),
+            Value::Text(variable.value.clone().unwrap_or_default()),
+        ));
     };
-    let path = source.field_ref.as_ref().map(|field| field.field_path.as_str());
+    let path = source
+        .field_ref
+        .as_ref()
+        .map(|field| field.field_path.as_str());
     let field = match path {
         Some("metadata.name") => Field::Name,
         Some("metadata.namespace") => Field::Namespace,
@@ -256,10 +324,16 @@ fn ports(container: &Container, complaints: &mut Complaints<'_>) -> Vec<Port> {
                 "spec.template.spec.containers[0].ports",
                 format!("declares {number}; the ports from 15000 to 15099 are the sidecar's"),
             ),
-            Ok(number) if number > 0 => ports.push(Port { name: port.name.clone(), number }),
+            Ok(number) if number > 0 => ports.push(Port {
+                name: port.name.clone(),
+                number,
+            }),
             _ => complaints.add(
                 "spec.template.spec.containers[0].ports",
-                format!("declares {}, which is no port: ports are 1 to 65535", port.container_port),
+                format!(
+                    "declares {}, which is no port: ports are 1 to 65535",
+                    port.container_port
+                ),
             ),
         }
     }

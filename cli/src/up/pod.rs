@@ -77,7 +77,11 @@ impl std::fmt::Display for Phase {
 
 impl Pod {
     /// Lives until `stop` says so. Sends [`Phase::Gone`] last.
-    pub(super) async fn live(self, news: mpsc::UnboundedSender<News>, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn live(
+        self,
+        news: mpsc::UnboundedSender<News>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let key = ObjectKey::new(&self.identity.namespace, &self.identity.pod);
         let mut told = Phase::Starting(String::new());
         let mut tell = |phase: Phase| {
@@ -91,7 +95,10 @@ impl Pod {
         let namespaces = self.place.namespaces.as_ref();
         let mut sidecar = Kept::new(&self.sidecar, namespaces);
         sidecar.begin();
-        let mut application = self.application.as_ref().map(|command| Kept::new(command, namespaces));
+        let mut application = self
+            .application
+            .as_ref()
+            .map(|command| Kept::new(command, namespaces));
         let mut probe_at = Instant::now();
         loop {
             tokio::select! {
@@ -148,25 +155,42 @@ impl Pod {
                 return None;
             }
             for port in &self.ports {
-                let accepted = timeout(PROBE_TIMEOUT, self.place.connect_to_application(*port)).await;
+                let accepted =
+                    timeout(PROBE_TIMEOUT, self.place.connect_to_application(*port)).await;
                 if !matches!(accepted, Ok(Ok(_))) {
                     // One that keeps ending is not "starting" between its ends.
-                    return (application.failures == 0).then(|| Phase::Starting(format!("port {port}")));
+                    return (application.failures == 0)
+                        .then(|| Phase::Starting(format!("port {port}")));
                 }
             }
         }
         Some(Phase::Ready)
     }
 
-    fn consequence(&self, program: &Kept<'_>, happened: Happened, news: &mpsc::UnboundedSender<News>) -> Option<Phase> {
+    fn consequence(
+        &self,
+        program: &Kept<'_>,
+        happened: Happened,
+        news: &mpsc::UnboundedSender<News>,
+    ) -> Option<Phase> {
         match happened {
             Happened::Started => None,
             Happened::Ended(how, pause) => {
                 let again = format!("starting it again in {} s", pause.as_secs());
-                let sentence = format!("{} of {} ended ({how}); {again}", program.command.what, self.identity.pod);
-                let _ = news.send(News::Said(sentence, process::last_lines(&program.command.log, LAST_LINES)));
-                let word = if program.failures > 1 { "CrashLoopBackOff" } else { "Error" };
-                Some(Phase::Failing(format!("{word}: {} ended ({how})", program.command.what)))
+                let sentence = format!(
+                    "{} of {} ended ({how}); {again}",
+                    program.command.what, self.identity.pod
+                );
+                let _ = news.send(News::Said(sentence, program.last_lines(LAST_LINES)));
+                let word = if program.failures > 1 {
+                    "CrashLoopBackOff"
+                } else {
+                    "Error"
+                };
+                Some(Phase::Failing(format!(
+                    "{word}: {} ended ({how})",
+                    program.command.what
+                )))
             }
         }
     }

@@ -6,16 +6,25 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use compiler::ObjectKey;
+use http::Request;
+use http::header::HOST;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Service;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::ground::Place;
 use super::link::{BindError, HostLink};
+
+/// The wait after a connection that could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// A request to publish: `[NAMESPACE/]SERVICE[:SERVICE-PORT]=PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +45,12 @@ pub(super) struct Target {
     pub(super) port: u16,
 }
 
-/// A port that is published.
+/// A port that is published. Connections wait until it is opened.
 #[derive(Debug)]
 pub(super) struct Published {
     pub(super) at: SocketAddr,
-    accepting: JoinHandle<()>,
+    listener: Option<std::net::TcpListener>,
+    accepting: Option<JoinHandle<()>>,
 }
 
 /// How a published connection reaches a Service from inside the ingress.
@@ -57,8 +67,13 @@ pub(super) struct Destination {
 impl Publish {
     /// What to publish and on which port, for [`str::parse`] on the other side.
     pub(super) fn to_parts(&self) -> (String, u16) {
-        let namespace = self.namespace.as_ref().map_or_else(String::new, |namespace| format!("{namespace}/"));
-        let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
+        let namespace = self
+            .namespace
+            .as_ref()
+            .map_or_else(String::new, |namespace| format!("{namespace}/"));
+        let port = self
+            .port
+            .map_or_else(String::new, |port| format!(":{port}"));
         (format!("{namespace}{}{port}", self.service), self.on)
     }
 }
@@ -80,7 +95,12 @@ impl std::str::FromStr for Publish {
         if service.is_empty() {
             return Err(wrong());
         }
-        Ok(Self { namespace, service: service.to_owned(), port, on: on.parse().map_err(|_| wrong())? })
+        Ok(Self {
+            namespace,
+            service: service.to_owned(),
+            port,
+            on: on.parse().map_err(|_| wrong())?,
+        })
     }
 }
 
@@ -95,9 +115,20 @@ pub(super) fn wanted(
         let Some(spec) = &service.spec else { continue };
         if matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer")) {
             for port in spec.ports.iter().flatten() {
-                let Ok(number) = u16::try_from(port.port) else { continue };
-                let on = port.node_port.and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
-                wanted.insert(Target { service: key.clone(), port: number }, on);
+                let Ok(number) = u16::try_from(port.port) else {
+                    continue;
+                };
+                let on = port
+                    .node_port
+                    .and_then(|port| u16::try_from(port).ok())
+                    .unwrap_or(0);
+                wanted.insert(
+                    Target {
+                        service: key.clone(),
+                        port: number,
+                    },
+                    on,
+                );
             }
         }
     }
@@ -105,14 +136,25 @@ pub(super) fn wanted(
         let fits: Vec<_> = services
             .iter()
             .filter(|(key, _)| {
-                key.name == publish.service && publish.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
+                key.name == publish.service
+                    && publish
+                        .namespace
+                        .as_ref()
+                        .is_none_or(|namespace| *namespace == key.namespace)
             })
             .collect();
         let [(key, service)] = fits.as_slice() else {
-            let known: Vec<_> = services.keys().map(|key| format!("{}/{}", key.namespace, key.name)).collect();
+            let known: Vec<_> = services
+                .keys()
+                .map(|key| format!("{}/{}", key.namespace, key.name))
+                .collect();
             bail!(
                 "--publish: {} Service is named `{}`; there are {}",
-                if fits.is_empty() { "no" } else { "more than one" },
+                if fits.is_empty() {
+                    "no"
+                } else {
+                    "more than one"
+                },
                 publish.service,
                 known.join(", ")
             );
@@ -121,90 +163,123 @@ pub(super) fn wanted(
             let port = service.spec.as_ref()?.ports.as_ref()?.first()?.port;
             u16::try_from(port).ok()
         };
-        let port = publish.port.or_else(first).with_context(|| format!("--publish: Service `{}` has no port", publish.service))?;
-        wanted.insert(Target { service: (*key).clone(), port }, publish.on);
+        let port = publish
+            .port
+            .or_else(first)
+            .with_context(|| format!("--publish: Service `{}` has no port", publish.service))?;
+        wanted.insert(
+            Target {
+                service: (*key).clone(),
+                port,
+            },
+            publish.on,
+        );
     }
     Ok(wanted)
 }
 
-/// Publishes one port from now on, until it is dropped.
-pub(super) async fn publish(
+/// Takes a port of this machine for a Service.
+pub(super) async fn take(
     host: &mut HostLink,
     target: &Target,
     on: u16,
-    ingress: Arc<Place>,
-    destination: Destination,
 ) -> anyhow::Result<Published> {
     // Not on other addresses: what is tried out is nobody else's business.
     let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, on));
     let Target { service, port } = target;
     let listener = host.bind(wanted).await.map_err(|error| match error {
         BindError::Taken => anyhow::anyhow!(
-            "Service {}/{} wants to be at {wanted}, but that is taken (by another `meshwright up`, perhaps); \
-             choose another port with `--publish {}/{}:{port}={}`",
-            service.namespace,
-            service.name,
-            service.namespace,
-            service.name,
+            "Service {service} wants to be at {wanted}, but that is taken (by another `meshwright up`, perhaps); \
+             choose another port with `--publish {service}:{port}={}`",
             on.checked_add(1).unwrap_or(8080),
         ),
-        BindError::Other(why) => anyhow::anyhow!("Service {}/{} can't be at {wanted}: {why}", service.namespace, service.name),
+        BindError::Other(why) => anyhow::anyhow!("Service {service} can't be at {wanted}: {why}"),
     })?;
-    let listener = TcpListener::from_std(listener)?;
     let at = listener.local_addr()?;
-    let accepting = tokio::spawn(async move {
-        loop {
-            // Out of descriptors, say: the next one may work.
-            let Ok((stream, _)) = listener.accept().await else {
-                tokio::task::yield_now().await;
-                continue;
-            };
-            let (ingress, destination) = (ingress.clone(), destination.clone());
-            tokio::spawn(async move {
-                // A caller is told by its connection's end.
-                let _ = relay(stream, &ingress, &destination).await;
-            });
-        }
-    });
-    Ok(Published { at, accepting })
+    Ok(Published {
+        at,
+        listener: Some(listener),
+        accepting: None,
+    })
 }
 
-async fn relay(mut stream: TcpStream, ingress: &Place, to: &Destination) -> std::io::Result<()> {
+async fn relay(mut stream: TcpStream, ingress: &Place, to: Destination) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
-    let mut inside = if ingress.namespaces.is_some() {
-        ingress.connect_as_application((to.address, to.port).into()).await?
-    } else {
-        through_proxy(ingress, to).await?
-    };
+    if ingress.namespaces.is_none() {
+        return through_proxy(stream, ingress, to).await;
+    }
+    let mut inside = ingress
+        .connect_as_application((to.address, to.port).into())
+        .await?;
     inside.set_nodelay(true)?;
     copy_bidirectional(&mut stream, &mut inside).await?;
     Ok(())
 }
 
-/// A connection through the ingress's sidecar as an explicit proxy.
-async fn through_proxy(ingress: &Place, to: &Destination) -> std::io::Result<TcpStream> {
-    /// The head of a proxy's answer is short.
-    const LONGEST_HEAD: usize = 4096;
-    let mut stream = TcpStream::connect((ingress.address, 15001)).await?;
-    let Destination { host, port, .. } = to;
-    stream.write_all(format!("CONNECT {host}:{port} HTTP/1.1\r\nhost: {host}:{port}\r\n\r\n").as_bytes()).await?;
-    let mut head = Vec::new();
-    // One byte at a time: what follows the head is the caller's.
-    while !head.ends_with(b"\r\n\r\n") && head.len() < LONGEST_HEAD {
-        head.push(stream.read_u8().await?);
-    }
-    if head.starts_with(b"HTTP/1.1 2") {
-        Ok(stream)
-    } else {
-        Err(std::io::Error::other("the ingress's sidecar refused the connection"))
-    }
+/// Carries a connection's requests to the ingress's sidecar as an explicit proxy, which only learns
+/// from a request which Service is meant.
+async fn through_proxy(stream: TcpStream, ingress: &Place, to: Destination) -> anyhow::Result<()> {
+    let inside = TcpStream::connect((ingress.address, 15001)).await?;
+    inside.set_nodelay(true)?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(inside)).await?;
+    let authority = format!("{}:{}", to.host, to.port);
+    // One connection, one request at a time: nobody waits for this lock.
+    let sender = Arc::new(tokio::sync::Mutex::new(sender));
+    let carry = service_fn(move |mut request: Request<Incoming>| {
+        let (sender, authority) = (sender.clone(), authority.clone());
+        async move {
+            let path = request
+                .uri()
+                .path_and_query()
+                .map_or("/", |path| path.as_str());
+            *request.uri_mut() = format!("http://{authority}{path}").parse()?;
+            request.headers_mut().insert(HOST, authority.parse()?);
+            anyhow::Ok(sender.lock().await.send_request(request).await?)
+        }
+    });
+    let serve =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), carry);
+    let (served, carried) = tokio::join!(serve, connection);
+    served?;
+    Ok(carried?)
 }
 
 // === impl Published ===
 
+impl Published {
+    /// Lets connections in from now on, until it is dropped.
+    pub(super) fn open(
+        &mut self,
+        ingress: Arc<Place>,
+        destination: Destination,
+    ) -> std::io::Result<()> {
+        let Some(listener) = self.listener.take() else {
+            return Ok(());
+        };
+        let listener = TcpListener::from_std(listener)?;
+        self.accepting = Some(tokio::spawn(async move {
+            loop {
+                // Out of descriptors, say: a later one may work.
+                let Ok((stream, _)) = listener.accept().await else {
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                    continue;
+                };
+                let (ingress, destination) = (ingress.clone(), destination.clone());
+                tokio::spawn(async move {
+                    // A caller is told by its connection's end.
+                    let _ = relay(stream, &ingress, destination).await;
+                });
+            }
+        }));
+        Ok(())
+    }
+}
+
 impl Drop for Published {
     fn drop(&mut self) {
-        self.accepting.abort();
+        if let Some(accepting) = &self.accepting {
+            accepting.abort();
+        }
     }
 }
 
@@ -221,29 +296,46 @@ mod tests {
                     "spec": { "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] }
                 })),
             ),
-            (ObjectKey::new("shop", "orders"), service(serde_json::json!({ "spec": { "ports": [{ "port": 8080 }] } }))),
+            (
+                ObjectKey::new("shop", "orders"),
+                service(serde_json::json!({ "spec": { "ports": [{ "port": 8080 }] } })),
+            ),
         ])
     }
 
     fn target(service: &str, port: u16) -> Target {
-        Target { service: ObjectKey::new("shop", service), port }
+        Target {
+            service: ObjectKey::new("shop", service),
+            port,
+        }
     }
 
     #[test]
     fn a_node_port_is_published_and_a_cluster_ip_is_not() {
-        assert_eq!(wanted(&services(), &[]).unwrap(), BTreeMap::from([(target("web", 80), 30080)]));
+        assert_eq!(
+            wanted(&services(), &[]).unwrap(),
+            BTreeMap::from([(target("web", 80), 30080)])
+        );
     }
 
     #[test]
     fn what_is_asked_for_on_the_command_line_wins() {
-        let asked = ["web=8080".parse().unwrap(), "shop/orders=0".parse().unwrap()];
+        let asked = [
+            "web=8080".parse().unwrap(),
+            "shop/orders=0".parse().unwrap(),
+        ];
         let wanted = wanted(&services(), &asked).unwrap();
-        assert_eq!(wanted, BTreeMap::from([(target("web", 80), 8080), (target("orders", 8080), 0)]));
+        assert_eq!(
+            wanted,
+            BTreeMap::from([(target("web", 80), 8080), (target("orders", 8080), 0)])
+        );
     }
 
     #[test]
     fn a_service_that_is_not_there_is_answered_with_those_that_are() {
-        let error = wanted(&services(), &["billing=1".parse().unwrap()]).unwrap_err().to_string();
+        let error = wanted(&services(), &["billing=1".parse().unwrap()])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("shop/orders, shop/web"), "{error}");
     }
 }

@@ -48,14 +48,19 @@ impl Identity {
     }
 
     pub(super) fn spiffe(&self, trust_domain: &str) -> String {
-        format!("spiffe://{trust_domain}/ns/{}/sa/{}", self.namespace, self.service_account)
+        format!(
+            "spiffe://{trust_domain}/ns/{}/sa/{}",
+            self.namespace, self.service_account
+        )
     }
 
     /// Issues a token for it: the secret, and what the operator is told of it.
     pub(super) fn token(&self) -> (String, Issued) {
         let secret: [u8; 32] = rand::rng().random();
         let token = hex(&secret);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         let issued = Issued {
             sha256: hex(digest(&SHA256, token.as_bytes()).as_ref()),
             identity: self.clone(),
@@ -66,7 +71,10 @@ impl Identity {
 }
 
 /// Writes the table that the operator looks tokens up in.
-pub(super) fn write_tokens<'a>(path: &Path, tokens: impl Iterator<Item = &'a Issued>) -> io::Result<()> {
+pub(super) fn write_tokens<'a>(
+    path: &Path,
+    tokens: impl Iterator<Item = &'a Issued>,
+) -> io::Result<()> {
     let tokens: Vec<_> = tokens
         .map(|issued| {
             json!({
@@ -79,7 +87,10 @@ pub(super) fn write_tokens<'a>(path: &Path, tokens: impl Iterator<Item = &'a Iss
             })
         })
         .collect();
-    replace(path, &serde_json::to_vec_pretty(&json!({ "tokens": tokens }))?)
+    replace(
+        path,
+        &serde_json::to_vec_pretty(&json!({ "tokens": tokens }))?,
+    )
 }
 
 /// Writes documents to a file that the operator reads; JSON is YAML.
@@ -98,9 +109,18 @@ pub(super) fn write_documents(path: &Path, documents: &[Value]) -> io::Result<()
 }
 
 /// The document of a Pod, as a cluster would show it.
-pub(super) fn pod(identity: &Identity, template: Option<&Template>, address: Ipv4Addr, ready: bool) -> Value {
+pub(super) fn pod(
+    identity: &Identity,
+    template: Option<&Template>,
+    address: Ipv4Addr,
+    ready: bool,
+) -> Value {
     let status = if ready { "True" } else { "False" };
-    let ports: Vec<_> = template.map_or(&[][..], |template| &template.ports).iter().map(port).collect();
+    let ports: Vec<_> = template
+        .map_or(&[][..], |template| &template.ports)
+        .iter()
+        .map(port)
+        .collect();
     let container = template.map_or("ingress", |template| template.container.as_str());
     json!({
         "apiVersion": "v1",
@@ -149,7 +169,14 @@ fn uuid() -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = hex(&bytes);
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+    [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ]
+    .join("-")
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -170,10 +197,16 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(!text.contains(&token));
         let table: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(table["tokens"][0]["sha256"], hex(digest(&SHA256, token.as_bytes()).as_ref()));
+        assert_eq!(
+            table["tokens"][0]["sha256"],
+            hex(digest(&SHA256, token.as_bytes()).as_ref())
+        );
         assert_eq!(table["tokens"][0]["pod"], "orders-0");
         use std::os::unix::fs::PermissionsExt as _;
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 
     #[test]

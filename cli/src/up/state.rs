@@ -71,7 +71,14 @@ impl Layout {
 
     /// The hosts file of the workloads of one namespace.
     pub fn hosts(&self, namespace: &str) -> PathBuf {
-        self.root.join("hosts").join(namespace)
+        self.root.join("names").join(format!("{namespace}.hosts"))
+    }
+
+    /// Which name server they ask, and how.
+    pub fn resolv_conf(&self, namespace: &str) -> PathBuf {
+        self.root
+            .join("names")
+            .join(format!("{namespace}.resolv.conf"))
     }
 }
 
@@ -83,20 +90,30 @@ impl State {
     pub fn create(name: &str, asked_for: bool) -> anyhow::Result<Self> {
         let base = base()?;
         private_folder(&base)?;
+        sweep(&base)?;
         let name = tidy(name);
         for nth in 1..=MOST_NAMESAKES {
-            let name = if nth == 1 { name.clone() } else { format!("{name}-{nth}") };
+            let name = if nth == 1 {
+                name.clone()
+            } else {
+                format!("{name}-{nth}")
+            };
             let root = base.join(&name);
             if let Some(lock) = lock(&root)? {
-                clear(&root)?;
                 let layout = Layout { root };
-                for folder in ["runtime", "operator", "logs", "pods", "hosts"] {
+                for folder in ["runtime", "operator", "logs", "pods", "names"] {
                     private_folder(&layout.root.join(folder))?;
                 }
-                return Ok(Self { name, layout, _lock: lock });
+                return Ok(Self {
+                    name,
+                    layout,
+                    _lock: lock,
+                });
             }
             if asked_for {
-                bail!("a mesh named `{name}` is running already; stop it, or choose another --name");
+                bail!(
+                    "a mesh named `{name}` is running already; stop it, or choose another --name"
+                );
             }
         }
         bail!("{MOST_NAMESAKES} meshes named `{name}` are running already; stop some of them")
@@ -120,9 +137,16 @@ pub fn running() -> anyhow::Result<Vec<(String, Layout)>> {
     };
     let mut meshes = Vec::new();
     for entry in entries {
-        let layout = Layout { root: entry?.path() };
+        let layout = Layout {
+            root: entry?.path(),
+        };
         if std::os::unix::net::UnixStream::connect(layout.control()).is_ok() {
-            let name = layout.root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = layout
+                .root
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             meshes.push((name, layout));
         }
     }
@@ -135,7 +159,12 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // Hidden: whoever watches the folder leaves it alone.
     let temporary = path.with_file_name(format!(".{name}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(content)?;
     fs::rename(temporary, path)
 }
@@ -149,7 +178,10 @@ pub fn private_folder(path: &Path) -> anyhow::Result<()> {
         Err(error) => return Err(error).with_context(|| format!("creating {}", path.display())),
     }
     let metadata = fs::symlink_metadata(path)?;
-    if !metadata.is_dir() || metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+    if !metadata.is_dir()
+        || metadata.uid() != nix::unistd::geteuid().as_raw()
+        || metadata.mode() & 0o077 != 0
+    {
         bail!(
             "{} is not a folder that only you may enter; remove it, or set XDG_RUNTIME_DIR to a folder of yours",
             path.display()
@@ -162,7 +194,10 @@ fn base() -> anyhow::Result<PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty());
     let parent = runtime.map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
     if !parent.is_dir() {
-        bail!("XDG_RUNTIME_DIR names {}, which is no folder", parent.display());
+        bail!(
+            "XDG_RUNTIME_DIR names {}, which is no folder",
+            parent.display()
+        );
     }
     Ok(parent.join(format!("meshwright-{}", nix::unistd::geteuid())))
 }
@@ -171,26 +206,38 @@ fn base() -> anyhow::Result<PathBuf> {
 fn lock(root: &Path) -> anyhow::Result<Option<Flock<File>>> {
     loop {
         private_folder(root)?;
-        let Ok(folder) = File::open(root) else { continue };
+        let Ok(folder) = File::open(root) else {
+            continue;
+        };
         match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => {
                 // Whoever held it before may have removed it between the two calls.
-                let same = fs::metadata(root).is_ok_and(|now| lock.metadata().is_ok_and(|then| then.ino() == now.ino()));
+                let same = fs::metadata(root)
+                    .is_ok_and(|now| lock.metadata().is_ok_and(|then| then.ino() == now.ino()));
                 if same {
                     return Ok(Some(lock));
                 }
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
-            Err((_, error)) => return Err(error).with_context(|| format!("locking {}", root.display())),
+            Err((_, error)) => {
+                return Err(error).with_context(|| format!("locking {}", root.display()));
+            }
         }
     }
 }
 
-/// Removes what a killed mesh left.
-fn clear(root: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+/// Removes what killed meshes left.
+fn sweep(base: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(base)? {
+        let root = entry?.path();
+        // Of those that run, the lock is held; one that is just being created looks again whether
+        // what it locked is still there.
+        if root.is_dir()
+            && let Some(_lock) = lock(&root)?
+        {
+            fs::remove_dir_all(&root)
+                .with_context(|| format!("removing what a killed mesh left: {}", root.display()))?;
+        }
     }
     Ok(())
 }
@@ -199,11 +246,21 @@ fn clear(root: &Path) -> io::Result<()> {
 fn tidy(name: &str) -> String {
     let tidy: String = name
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c.to_ascii_lowercase() } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '-' {
+                c.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        })
         .take(LONGEST_NAME)
         .collect();
     let tidy = tidy.trim_matches('-');
-    if tidy.is_empty() { "mesh".to_owned() } else { tidy.to_owned() }
+    if tidy.is_empty() {
+        "mesh".to_owned()
+    } else {
+        tidy.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -222,11 +279,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_mesh_left_is_removed_and_what_runs_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("base");
+        private_folder(&base).unwrap();
+        let (runs, killed) = (base.join("runs"), base.join("killed"));
+        let _lock = lock(&runs).unwrap();
+        drop(lock(&killed).unwrap());
+        fs::write(killed.join("tokens.json"), "{}").unwrap();
+
+        sweep(&base).unwrap();
+
+        assert!(runs.exists() && !killed.exists());
+    }
+
+    #[test]
     fn a_folder_that_others_may_enter_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let open = folder.path().join("open");
         DirBuilder::new().mode(0o755).create(&open).unwrap();
-        assert!(private_folder(&open).unwrap_err().to_string().contains("XDG_RUNTIME_DIR"));
+        assert!(
+            private_folder(&open)
+                .unwrap_err()
+                .to_string()
+                .contains("XDG_RUNTIME_DIR")
+        );
     }
 
     #[test]

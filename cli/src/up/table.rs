@@ -21,11 +21,17 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         }
     }
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<_> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let padded: Vec<_> = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         padded.join("  ").trim_end().to_owned()
     };
     let mut lines = vec![line(&mut header.iter().copied())];
-    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines.extend(
+        rows.iter()
+            .map(|row| line(&mut row.iter().map(String::as_str))),
+    );
     lines.join("\n")
 }
 
@@ -34,12 +40,27 @@ pub(crate) fn workloads(rows: &[Row], published: &BTreeMap<String, String>) -> S
     let cells: Vec<_> = rows
         .iter()
         .map(|row| {
-            [&row.workload, &row.address, &row.identity, &row.ports, &row.state].into_iter().cloned().collect()
+            [
+                &row.workload,
+                &row.address,
+                &row.identity,
+                &row.ports,
+                &row.state,
+            ]
+            .into_iter()
+            .cloned()
+            .collect()
         })
         .collect();
-    let mut text = table(&["WORKLOAD", "ADDRESS", "IDENTITY", "PORTS", "STATE"], &cells);
+    let mut text = table(
+        &["WORKLOAD", "ADDRESS", "IDENTITY", "PORTS", "STATE"],
+        &cells,
+    );
     if !published.is_empty() {
-        let rows: Vec<_> = published.iter().map(|(what, at)| vec![what.clone(), at.clone()]).collect();
+        let rows: Vec<_> = published
+            .iter()
+            .map(|(what, at)| vec![what.clone(), at.clone()])
+            .collect();
         text.push_str("\n\n");
         text.push_str(&table(&["PUBLISHED", "AT"], &rows));
     }
@@ -52,7 +73,13 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [vec!["web".to_owned(), "ready".to_owned()], vec!["inventory".to_owned(), "…".to_owned()]];
-        assert_eq!(table(&["NAME", "STATE"], &rows), "NAME       STATE\nweb        ready\ninventory  …");
+        let rows = [
+            vec!["web".to_owned(), "ready".to_owned()],
+            vec!["inventory".to_owned(), "…".to_owned()],
+        ];
+        assert_eq!(
+            table(&["NAME", "STATE"], &rows),
+            "NAME       STATE\nweb        ready\ninventory  …"
+        );
     }
 }

@@ -1,11 +1,14 @@
-//! Writes the generated schemas into `crds/`.
+//! Writes the generated schemas into `crds/` and the chart.
 
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (name, definition) in crds::schema::definitions() {
-        std::fs::write(folder.join(name), crds::schema::to_yaml(&definition)?)?;
+        let yaml = crds::schema::to_yaml(&definition)?;
+        for copy in crds::schema::FOLDERS {
+            std::fs::write(folder.join(copy).join(name), &yaml)?;
+        }
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ impl Issuer for Fake {
             match token {
                 "good" => Ok(self.workload.clone()),
                 "unbound" => Err(Refusal::Denied("not bound to a pod".into())),
+                "slow" => std::future::pending().await,
                 "busy" => Err(Refusal::Unavailable("later".into())),
                 _ => Err(Refusal::Unknown("no such token".into())),
             }
@@ -214,4 +215,13 @@ async fn more_than_can_be_served_are_told_to_come_back() {
     let (code, why) = world.refused(csr(), "good", None).await;
     assert_eq!(code, Code::ResourceExhausted);
     assert!(why.contains("ask again"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_identified_in_time_is_told_to_come_back() {
+    let world = world(workload(), false).await;
+    assert_eq!(
+        world.refused(csr(), "slow", None).await.0,
+        Code::Unavailable
+    );
 }

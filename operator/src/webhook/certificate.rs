@@ -267,7 +267,7 @@ mod tests {
         let now = SystemTime::now();
         let (first, second) = (own(now), own(now));
         let one = merged(b"", &[&first.certificate], now).unwrap();
-        assert_eq!(read(&one), [first.certificate.clone()]);
+        assert_eq!(read(&one), std::slice::from_ref(&first.certificate));
         let both = merged(&one, &[&second.certificate], now).unwrap();
         assert_eq!(
             read(&both),

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use operator::app::Running;
+use operator::ca::RequestedKey;
+use operator::issuer::Workload;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
@@ -69,6 +71,19 @@ impl Identity {
             .map(|der| CertificateDer::from(der.to_vec()))
             .collect();
         Ok(Identity { key, chain })
+    }
+
+    /// A leaf without asking, for who lives in the operator's process.
+    #[allow(dead_code)] // of the benchmark
+    pub(crate) fn issue(operator: &Running, namespace: &str, pod: &str, uid: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let csr = CertificateParams::default()
+            .serialize_request(&key)
+            .unwrap();
+        let requested = RequestedKey::from_csr(csr.der()).unwrap();
+        let workload = Workload::new(namespace, "default", pod, uid).unwrap();
+        let chain = operator.ca.issue(&requested, &workload).unwrap().chain;
+        Identity { key, chain }
     }
 }
 

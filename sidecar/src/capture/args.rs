@@ -6,7 +6,12 @@ use super::{Error, Escape, Rules};
 #[derive(Clone, Debug, clap::Args)]
 pub struct RedirectArgs {
     /// User id of the sidecar: its own connections are not redirected.
-    #[arg(long, value_name = "ID", default_value_t = 1337, conflicts_with = "mark")]
+    #[arg(
+        long,
+        value_name = "ID",
+        default_value_t = 1337,
+        conflicts_with = "mark"
+    )]
     uid: u32,
     /// Packet mark of the sidecar, instead of its user id.
     #[arg(long, value_name = "MARK")]
@@ -30,14 +35,25 @@ pub struct RedirectArgs {
 impl RedirectArgs {
     /// Does what the arguments say, in the current network namespace.
     pub fn run(&self) -> Result<(), Error> {
-        if self.remove { super::remove() } else { super::redirect(&self.rules()) }
+        if self.remove {
+            super::remove()
+        } else {
+            super::redirect(&self.rules())
+        }
     }
 
     fn rules(&self) -> Rules {
         let escape = self.mark.map_or(Escape::Uid(self.uid), Escape::Mark);
         // A peer's sidecar connects to the inbound port itself only by mistake, but then it is
         // already where it should be.
-        let untouched = std::iter::once(self.inbound_port).chain(self.untouched_ports.iter().copied()).collect();
-        Rules { escape, outbound: self.outbound_port, inbound: self.inbound_port, untouched }
+        let untouched = std::iter::once(self.inbound_port)
+            .chain(self.untouched_ports.iter().copied())
+            .collect();
+        Rules {
+            escape,
+            outbound: self.outbound_port,
+            inbound: self.inbound_port,
+            untouched,
+        }
     }
 }

@@ -97,11 +97,17 @@ pub enum Error {
 /// are refused rather than let past the sidecar.
 pub fn redirect(rules: &Rules) -> Result<(), Error> {
     let mut batch = Batch::replace(TABLE);
-    batch.chain(Chain { name: "outbound", hook: Hook::Output });
+    batch.chain(Chain {
+        name: "outbound",
+        hook: Hook::Output,
+    });
     for (matches, verdict) in outbound(rules) {
         batch.rule("outbound", &matches, verdict);
     }
-    batch.chain(Chain { name: "inbound", hook: Hook::Prerouting });
+    batch.chain(Chain {
+        name: "inbound",
+        hook: Hook::Prerouting,
+    });
     for (matches, verdict) in inbound(rules) {
         batch.rule("inbound", &matches, verdict);
     }
@@ -121,10 +127,21 @@ fn outbound(rules: &Rules) -> Vec<(Vec<Match>, Verdict)> {
     };
     vec![
         // The sidecar hands a request to its application.
-        (vec![sidecar, Match::Source(APPLICATION_SOURCE)], Verdict::Return),
+        (
+            vec![sidecar, Match::Source(APPLICATION_SOURCE)],
+            Verdict::Return,
+        ),
         // The sidecar calls its own workload (a Service chose this very pod): through its own
         // inbound side, so that a workload's calls to itself obey the same rules as others'.
-        (vec![sidecar, Match::LeavesByLoopback, Match::ToLoopback(false), Match::Tcp], Verdict::Redirect(rules.inbound)),
+        (
+            vec![
+                sidecar,
+                Match::LeavesByLoopback,
+                Match::ToLoopback(false),
+                Match::Tcp,
+            ],
+            Verdict::Redirect(rules.inbound),
+        ),
         // The sidecar calls another.
         (vec![sidecar], Verdict::Return),
         // What an application says to itself over loopback is its own business.
@@ -136,8 +153,11 @@ fn outbound(rules: &Rules) -> Vec<(Vec<Match>, Verdict)> {
 
 /// What happens to a connection that arrives from outside the namespace.
 fn inbound(rules: &Rules) -> Vec<(Vec<Match>, Verdict)> {
-    let mut lines: Vec<_> =
-        rules.untouched.iter().map(|port| (vec![Match::Tcp, Match::ToPort(*port)], Verdict::Return)).collect();
+    let mut lines: Vec<_> = rules
+        .untouched
+        .iter()
+        .map(|port| (vec![Match::Tcp, Match::ToPort(*port)], Verdict::Return))
+        .collect();
     lines.push((vec![Match::Tcp], Verdict::Redirect(rules.inbound)));
     lines
 }
@@ -147,6 +167,11 @@ fn inbound(rules: &Rules) -> Vec<(Vec<Match>, Verdict)> {
 impl Rules {
     /// The mesh's usual ports: outbound 15001, inbound 15006, metrics 15020 and probes 15021.
     pub fn new(escape: Escape) -> Self {
-        Self { escape, outbound: 15001, inbound: 15006, untouched: vec![15006, 15020, 15021] }
+        Self {
+            escape,
+            outbound: 15001,
+            inbound: 15006,
+            untouched: vec![15006, 15020, 15021],
+        }
     }
 }

@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use netlink_bindings::nftables::{
-    self, Chained, CmpOps, MetaKeys, Nfgenmsg, PayloadBase, PushExprListAttrs, PushRuleAttrs, Registers, VerdictCode,
+    self, Chained, CmpOps, MetaKeys, Nfgenmsg, PayloadBase, PushExprListAttrs, PushRuleAttrs,
+    Registers, VerdictCode,
 };
 use netlink_bindings::traits::Pusher;
 use netlink_bindings::utils;
@@ -81,11 +82,20 @@ impl Batch {
     pub(super) fn remove(table: &'static str) -> Self {
         let mut socket = NetlinkSocket::new();
         let messages = Chained::new(socket.reserve_seq(MOST_MESSAGES));
-        let mut batch = Self { socket, messages, table };
+        let mut batch = Self {
+            socket,
+            messages,
+            table,
+        };
         batch.messages.request().op_batch_begin_do(&subsystem());
         // Deleting what doesn't exist would fail the batch, creating what exists doesn't.
         batch.create();
-        batch.messages.request().op_deltable_do(&inet()).encode().push_name_bytes(table.as_bytes());
+        batch
+            .messages
+            .request()
+            .op_deltable_do(&inet())
+            .encode()
+            .push_name_bytes(table.as_bytes());
         batch
     }
 
@@ -97,7 +107,12 @@ impl Batch {
     }
 
     fn create(&mut self) {
-        self.messages.request().set_create().op_newtable_do(&inet()).encode().push_name_bytes(self.table.as_bytes());
+        self.messages
+            .request()
+            .set_create()
+            .op_newtable_do(&inet())
+            .encode()
+            .push_name_bytes(self.table.as_bytes());
     }
 
     pub(super) fn chain(&mut self, chain: Chain) {
@@ -136,7 +151,11 @@ impl Batch {
     pub(super) fn commit(mut self) -> Result<(), Error> {
         self.messages.request().op_batch_end_do(&subsystem());
         let messages = self.messages.finalize();
-        self.socket.request_chained(&messages).map_err(ReplyError::from).and_then(|mut replies| replies.recv_all()).map_err(explain)
+        self.socket
+            .request_chained(&messages)
+            .map_err(ReplyError::from)
+            .and_then(|mut replies| replies.recv_all())
+            .map_err(explain)
     }
 }
 
@@ -159,7 +178,10 @@ fn explain(error: ReplyError) -> Error {
         Some(Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT) => Error::Kernel("nftables"),
         Some(Errno::EOPNOTSUPP) => Error::Kernel("nftables for the family inet"),
         Some(Errno::ENOENT) => Error::Kernel("NAT or redirect in nftables"),
-        _ => Error::Refused { step: "installing the table `meshwright`", source },
+        _ => Error::Refused {
+            step: "installing the table `meshwright`",
+            source,
+        },
     }
 }
 
@@ -173,7 +195,13 @@ impl Match {
             Self::Mark(mark) => meta(to, MetaKeys::Mark, CmpOps::Eq, &mark.to_ne_bytes()),
             Self::Source(address) => {
                 let to = meta(to, MetaKeys::Nfproto, CmpOps::Eq, &[FAMILY_IPV4]);
-                payload(to, PayloadBase::NetworkHeader, 12, CmpOps::Eq, &address.octets())
+                payload(
+                    to,
+                    PayloadBase::NetworkHeader,
+                    12,
+                    CmpOps::Eq,
+                    &address.octets(),
+                )
             }
             Self::LeavesByLoopback => {
                 let mut name = [0; INTERFACE_NAME_BYTES];
@@ -188,10 +216,22 @@ impl Match {
             }
             Self::ToLoopback6 => {
                 let to = meta(to, MetaKeys::Nfproto, CmpOps::Eq, &[FAMILY_IPV6]);
-                payload(to, PayloadBase::NetworkHeader, 24, CmpOps::Eq, &std::net::Ipv6Addr::LOCALHOST.octets())
+                payload(
+                    to,
+                    PayloadBase::NetworkHeader,
+                    24,
+                    CmpOps::Eq,
+                    &std::net::Ipv6Addr::LOCALHOST.octets(),
+                )
             }
             Self::Tcp => meta(to, MetaKeys::L4Proto, CmpOps::Eq, &[PROTOCOL_TCP]),
-            Self::ToPort(port) => payload(to, PayloadBase::TransportHeader, 2, CmpOps::Eq, &port.to_be_bytes()),
+            Self::ToPort(port) => payload(
+                to,
+                PayloadBase::TransportHeader,
+                2,
+                CmpOps::Eq,
+                &port.to_be_bytes(),
+            ),
         }
     }
 }
@@ -207,7 +247,13 @@ fn meta<'a>(to: Expressions<'a>, key: MetaKeys, compare: CmpOps, value: &[u8]) -
     cmp(loaded, compare, value)
 }
 
-fn payload<'a>(to: Expressions<'a>, base: PayloadBase, offset: u32, compare: CmpOps, value: &[u8]) -> Expressions<'a> {
+fn payload<'a>(
+    to: Expressions<'a>,
+    base: PayloadBase,
+    offset: u32,
+    compare: CmpOps,
+    value: &[u8],
+) -> Expressions<'a> {
     let loaded = to
         .nested_elem()
         .nested_data_payload()

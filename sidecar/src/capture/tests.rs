@@ -33,8 +33,15 @@ fn in_a_namespace(name: &str) {
         .arg(format!("capture::tests::namespaced::{name}"))
         .output()
         .unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -75,12 +82,28 @@ fn a_second_run_replaces_the_first_and_removal_leaves_nothing() {
 #[test]
 fn without_permission_the_error_names_the_capability() {
     let output = std::process::Command::new("unshare")
-        .args(["--user", "--net", "setpriv", "--bounding-set=-net_admin", "--inh-caps=-all", "--"])
+        .args([
+            "--user",
+            "--net",
+            "setpriv",
+            "--bounding-set=-net_admin",
+            "--inh-caps=-all",
+            "--",
+        ])
         .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--nocapture", "capture::tests::namespaced::forbidden"])
+        .args([
+            "--ignored",
+            "--exact",
+            "--nocapture",
+            "capture::tests::namespaced::forbidden",
+        ])
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
 }
 
 mod namespaced {
@@ -105,7 +128,9 @@ mod namespaced {
         redirect(&Rules::new(Escape::Mark(MARK))).unwrap();
 
         let marked = marked();
-        let refusal = marked.connect_timeout(&SERVICE.into(), Duration::from_secs(20)).unwrap_err();
+        let refusal = marked
+            .connect_timeout(&SERVICE.into(), Duration::from_secs(20))
+            .unwrap_err();
 
         // It went out to the network, where nobody has the address.
         assert_eq!(refusal.kind(), io::ErrorKind::HostUnreachable);
@@ -117,7 +142,10 @@ mod namespaced {
     fn escape_by_uid() {
         let [outbound, _inbound] = pod();
         redirect(&Rules::new(Escape::Uid(OWN_UID))).unwrap();
-        assert_eq!(TcpStream::connect(SERVICE).unwrap_err().kind(), io::ErrorKind::HostUnreachable);
+        assert_eq!(
+            TcpStream::connect(SERVICE).unwrap_err().kind(),
+            io::ErrorKind::HostUnreachable
+        );
         assert_nobody_called(&outbound);
 
         redirect(&Rules::new(Escape::Uid(NOT_OWN_UID))).unwrap();
@@ -154,7 +182,9 @@ mod namespaced {
         redirect(&Rules::new(Escape::Mark(MARK))).unwrap();
 
         let sidecar = marked();
-        sidecar.bind(&SocketAddr::from((APPLICATION_SOURCE, 0)).into()).unwrap();
+        sidecar
+            .bind(&SocketAddr::from((APPLICATION_SOURCE, 0)).into())
+            .unwrap();
         sidecar.connect(&own.into()).unwrap();
 
         let (accepted, from) = application.accept().unwrap();
@@ -182,7 +212,11 @@ mod namespaced {
     fn twice() {
         let [outbound, _inbound] = pod();
         let elsewhere = TcpListener::bind("0.0.0.0:25001").unwrap();
-        redirect(&Rules { outbound: 25001, ..Rules::new(Escape::Mark(MARK)) }).unwrap();
+        redirect(&Rules {
+            outbound: 25001,
+            ..Rules::new(Escape::Mark(MARK))
+        })
+        .unwrap();
         let _before = TcpStream::connect(SERVICE).unwrap();
         elsewhere.accept().unwrap();
 
@@ -193,7 +227,10 @@ mod namespaced {
 
         remove().unwrap();
         remove().unwrap();
-        assert_eq!(TcpStream::connect(SERVICE).unwrap_err().kind(), io::ErrorKind::HostUnreachable);
+        assert_eq!(
+            TcpStream::connect(SERVICE).unwrap_err().kind(),
+            io::ErrorKind::HostUnreachable
+        );
         assert_nobody_called(&outbound);
     }
 
@@ -222,12 +259,14 @@ async fn the_way_out_hands_over_a_connected_socket_or_a_sentence() {
             stream.read_line(&mut asked).await.unwrap();
             if asked == format!("tcp {there}\n") {
                 let socket = TcpStream::connect(there).unwrap();
-                let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut space =
+                    [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
                 let mut passed = SendAncillaryBuffer::new(&mut space);
                 let sockets = [std::os::fd::AsFd::as_fd(&socket)];
                 assert!(passed.push(SendAncillaryMessage::ScmRights(&sockets)));
                 let plus = [io::IoSlice::new(b"+")];
-                rustix::net::sendmsg(stream.get_ref(), &plus, &mut passed, SendFlags::empty()).unwrap();
+                rustix::net::sendmsg(stream.get_ref(), &plus, &mut passed, SendFlags::empty())
+                    .unwrap();
             } else {
                 stream.write_all(b"-nobody listens there").await.unwrap();
             }
@@ -238,7 +277,9 @@ async fn the_way_out_hands_over_a_connected_socket_or_a_sentence() {
     let (_accepted, from) = broker.accept().unwrap();
     assert_eq!(connected.local_addr().unwrap(), from);
 
-    let refused = way_out::connect(&path, address([127, 0, 0, 1], 1)).await.unwrap_err();
+    let refused = way_out::connect(&path, address([127, 0, 0, 1], 1))
+        .await
+        .unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     assert_eq!(refused.to_string(), "nobody listens there");
 }
@@ -256,7 +297,12 @@ fn pod() -> [TcpListener; 2] {
     device.ifi_flags = UP;
     device.ifi_change = UP;
     let mut create = rt_link::Request::new().set_create().op_newlink_do(&device);
-    create.encode().push_ifname(c"eth0").nested_linkinfo().push_kind(c"bridge").end_nested();
+    create
+        .encode()
+        .push_ifname(c"eth0")
+        .nested_linkinfo()
+        .push_kind(c"bridge")
+        .end_nested();
     socket.request(&create).unwrap().recv_ack().unwrap();
 
     device.ifi_index = LOOPBACK;
@@ -269,14 +315,19 @@ fn pod() -> [TcpListener; 2] {
     header.ifa_prefixlen = 16;
     header.ifa_index = index;
     let mut address = rt_addr::Request::new().set_create().op_newaddr_do(&header);
-    address.encode().push_local(POD.into()).push_address(POD.into());
+    address
+        .encode()
+        .push_local(POD.into())
+        .push_address(POD.into());
     socket.request(&address).unwrap().recv_ack().unwrap();
 
     let mut header = rt_route::Rtmsg::new();
     header.rtm_family = IPV4;
     header.rtm_table = 254;
     header.rtm_type = 1;
-    let mut route = rt_route::Request::new().set_create().op_newroute_do(&header);
+    let mut route = rt_route::Request::new()
+        .set_create()
+        .op_newroute_do(&header);
     route.encode().push_oif(index);
     socket.request(&route).unwrap().recv_ack().unwrap();
 
@@ -291,15 +342,25 @@ fn marked() -> Socket {
 }
 
 fn original_destination(accepted: &TcpStream) -> SocketAddr {
-    SockRef::from(accepted).original_dst_v4().unwrap().as_socket().unwrap()
+    SockRef::from(accepted)
+        .original_dst_v4()
+        .unwrap()
+        .as_socket()
+        .unwrap()
 }
 
 fn assert_nobody_called(listener: &TcpListener) {
     listener.set_nonblocking(true).unwrap();
-    assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(
+        listener.accept().unwrap_err().kind(),
+        io::ErrorKind::WouldBlock
+    );
     listener.set_nonblocking(false).unwrap();
 }
 
 const fn address(ip: [u8; 4], port: u16) -> SocketAddr {
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3])), port)
+    SocketAddr::new(
+        std::net::IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3])),
+        port,
+    )
 }

@@ -26,11 +26,17 @@ const LONGEST_REFUSAL: u64 = 1024;
 /// `path` is the Unix socket of the process that answers; `to` is where the connection goes, as
 /// seen by the host. An error of kind [`io::ErrorKind::ConnectionRefused`] says what the host said.
 pub async fn connect(path: &Path, to: SocketAddr) -> io::Result<TcpStream> {
-    let mut stream = UnixStream::connect(path)
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("the way out {} does not answer: {error}", path.display())))?;
+    let mut stream = UnixStream::connect(path).await.map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("the way out {} does not answer: {error}", path.display()),
+        )
+    })?;
     stream.write_all(format!("tcp {to}\n").as_bytes()).await?;
-    match stream.async_io(Interest::READABLE, || receive(&stream)).await? {
+    match stream
+        .async_io(Interest::READABLE, || receive(&stream))
+        .await?
+    {
         (Some(b'+'), Some(socket)) => {
             let socket = std::net::TcpStream::from(socket);
             socket.set_nonblocking(true)?;
@@ -38,11 +44,20 @@ pub async fn connect(path: &Path, to: SocketAddr) -> io::Result<TcpStream> {
         }
         (Some(b'-'), _) => {
             let mut why = String::new();
-            stream.take(LONGEST_REFUSAL).read_to_string(&mut why).await?;
+            stream
+                .take(LONGEST_REFUSAL)
+                .read_to_string(&mut why)
+                .await?;
             Err(io::Error::new(io::ErrorKind::ConnectionRefused, why))
         }
-        (Some(_), _) => Err(io::Error::new(io::ErrorKind::InvalidData, "the way out answered in another language")),
-        (None, _) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the way out closed without an answer")),
+        (Some(_), _) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the way out answered in another language",
+        )),
+        (None, _) => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the way out closed without an answer",
+        )),
     }
 }
 

@@ -187,7 +187,10 @@ impl Route {
 impl Match {
     fn check(&self, head: &Parts) -> bool {
         self.path.check(head.uri.path())
-            && self.method.as_ref().is_none_or(|method| *method == head.method)
+            && self
+                .method
+                .as_ref()
+                .is_none_or(|method| *method == head.method)
             && self
                 .headers
                 .iter()
@@ -264,14 +267,20 @@ mod tests {
 
     fn found(route: &Route, request: http::request::Builder) -> Option<String> {
         let (head, ()) = request.body(()).unwrap().into_parts();
-        route.find(&head).map(|place| route.rules()[place].name.to_string())
+        route
+            .find(&head)
+            .map(|place| route.rules()[place].name.to_string())
     }
 
     #[test]
     fn a_prefix_matches_whole_segments_only() {
         let route = route(vec![rule("v2", vec![on(Sent::Prefix("/v2/".into()))])]);
         for path in ["/v2", "/v2/", "/v2/example"] {
-            assert_eq!(found(&route, Request::get(path)).as_deref(), Some("v2"), "{path}");
+            assert_eq!(
+                found(&route, Request::get(path)).as_deref(),
+                Some("v2"),
+                "{path}"
+            );
         }
         for path in ["/", "/v2example", "/foo/v2/example"] {
             assert_eq!(found(&route, Request::get(path)), None, "{path}");
@@ -304,7 +313,10 @@ mod tests {
         assert_eq!(found(&route, get("/a/b/c")).as_deref(), Some("longer"));
         let two = |request: http::request::Builder| request.header("version", "two");
         assert_eq!(found(&route, two(get("/a/x"))).as_deref(), Some("header"));
-        assert_eq!(found(&route, two(Request::post("/a"))).as_deref(), Some("method"));
+        assert_eq!(
+            found(&route, two(Request::post("/a"))).as_deref(),
+            Some("method")
+        );
     }
 
     #[test]

@@ -116,7 +116,11 @@ impl Service {
             .collect::<Result<_, String>>()?;
         Ok(Self {
             key: ServiceKey::new(&sent.namespace, &sent.service),
-            hosts: sent.hosts.into_iter().map(|h| h.to_ascii_lowercase()).collect(),
+            hosts: sent
+                .hosts
+                .into_iter()
+                .map(|h| h.to_ascii_lowercase())
+                .collect(),
             addresses,
             ports,
         })
@@ -165,7 +169,10 @@ impl Endpoint {
     fn build(sent: mesh::Endpoint) -> Result<Self, String> {
         let identity = match sent.identity.as_str() {
             "" => None,
-            text => Some(text.parse::<SpiffeId>().map_err(|error| error.to_string())?),
+            text => Some(
+                text.parse::<SpiffeId>()
+                    .map_err(|error| error.to_string())?,
+            ),
         };
         Ok(Self {
             address: SocketAddr::new(parse_ip(&sent.address)?, parse_port(sent.port)?),

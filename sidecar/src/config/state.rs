@@ -282,8 +282,14 @@ mod tests {
         }
         built.workload = Some(workload("other", &[]));
         let state = State::link(built);
-        assert_eq!(state.named("orders").unwrap().key.to_string(), "other/orders");
-        assert_eq!(state.named("Orders.Shop").unwrap().key.to_string(), "shop/orders");
+        assert_eq!(
+            state.named("orders").unwrap().key.to_string(),
+            "other/orders"
+        );
+        assert_eq!(
+            state.named("Orders.Shop").unwrap().key.to_string(),
+            "shop/orders"
+        );
         let called = state.called("10.0.0.1:80".parse().unwrap()).unwrap();
         assert_eq!(called.service.key.to_string(), "shop/orders");
         assert!(state.called("10.0.0.1:81".parse().unwrap()).is_none());

@@ -88,11 +88,7 @@ impl Credentials {
     ///
     /// # Errors
     /// When the leaf proves no identity of the trust domain, or key and leaf do not fit.
-    pub fn new(
-        own: KeyAndChain,
-        roots: Vec<Vec<u8>>,
-        trust_domain: &str,
-    ) -> Result<Self, Error> {
+    pub fn new(own: KeyAndChain, roots: Vec<Vec<u8>>, trust_domain: &str) -> Result<Self, Error> {
         let unusable = |error: &dyn std::fmt::Display| Error::Unusable(error.to_string());
         let leaf = own
             .chain
@@ -182,7 +178,9 @@ impl Certs {
                 tracing::info!(roots = roots.len(), "trust bundle replaced");
                 self.publish.send_replace(Some(Arc::new(credentials)));
             }
-            Err(error) => tracing::error!(%error, "the new trust bundle cannot be used; keeping the old one"),
+            Err(error) => {
+                tracing::error!(%error, "the new trust bundle cannot be used; keeping the old one")
+            }
         }
     }
 
@@ -278,7 +276,10 @@ fn validity(leaf: &[u8]) -> Option<(SystemTime, SystemTime)> {
         let seconds = u64::try_from(time.timestamp()).ok()?;
         Some(UNIX_EPOCH + Duration::from_secs(seconds))
     };
-    Some((at(leaf.validity().not_before)?, at(leaf.validity().not_after)?))
+    Some((
+        at(leaf.validity().not_before)?,
+        at(leaf.validity().not_after)?,
+    ))
 }
 
 /// Whether `leaf` is the operator's.

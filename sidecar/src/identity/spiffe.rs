@@ -20,7 +20,9 @@ pub struct SpiffeId {
 
 /// Why a text is no identity of this mesh.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no workload identity: expected spiffe://<trust domain>/ns/<namespace>/sa/<service account>")]
+#[error(
+    "`{0}` is no workload identity: expected spiffe://<trust domain>/ns/<namespace>/sa/<service account>"
+)]
 pub struct NotAnIdentity(String);
 
 // === impl SpiffeId ===

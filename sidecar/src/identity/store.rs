@@ -128,9 +128,7 @@ fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
 
 /// Certificates as PEM (RFC 7468).
 fn pem(certificates: &[Vec<u8>]) -> Vec<u8> {
-    let blocks = certificates
-        .iter()
-        .map(|der| pem_block("CERTIFICATE", der));
+    let blocks = certificates.iter().map(|der| pem_block("CERTIFICATE", der));
     blocks.collect::<String>().into_bytes()
 }
 
@@ -192,7 +190,10 @@ mod tests {
         assert_eq!(store.key_and_chain().unwrap().chain[0].as_ref(), &leaf[..]);
         assert_eq!(store.roots().unwrap(), vec![leaf]);
         assert_eq!(store.config().unwrap(), b"held");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         for name in [KEY, CHAIN, ROOTS, CONFIG] {
             let mode = fs::metadata(path.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");

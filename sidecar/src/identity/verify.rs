@@ -50,8 +50,7 @@ pub enum NoIdentity {
 /// # Errors
 /// See [`NoIdentity`].
 pub fn identity_of(leaf: &[u8], trust_domain: &str) -> Result<SpiffeId, NoIdentity> {
-    let (_, certificate) =
-        X509Certificate::from_der(leaf).map_err(|_| NoIdentity::Unreadable)?;
+    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| NoIdentity::Unreadable)?;
     let names = certificate
         .subject_alternative_name()
         .map_err(|_| NoIdentity::Unreadable)?;
@@ -111,7 +110,9 @@ impl ServerCertVerifier for ChainVerifier {
         _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         // Never reached: only TLS 1.3 is offered.
-        Err(Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic))
+        Err(Error::PeerIncompatible(
+            PeerIncompatible::Tls13RequiredForQuic,
+        ))
     }
 
     fn verify_tls13_signature(
@@ -157,7 +158,10 @@ mod tests {
 
     #[test]
     fn the_one_uri_name_of_a_leaf_is_its_identity() {
-        let id = identity_of(&leaf(&["spiffe://cluster.local/ns/a/sa/b"]), "cluster.local");
+        let id = identity_of(
+            &leaf(&["spiffe://cluster.local/ns/a/sa/b"]),
+            "cluster.local",
+        );
         assert_eq!(id.unwrap().as_str(), "spiffe://cluster.local/ns/a/sa/b");
     }
 

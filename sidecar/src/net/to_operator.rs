@@ -38,7 +38,10 @@ impl Operator {
     ///
     /// # Errors
     /// When the operator cannot be reached, or is not the operator.
-    pub async fn connect(&self, tls: Arc<ClientConfig>) -> Result<Channel, tonic::transport::Error> {
+    pub async fn connect(
+        &self,
+        tls: Arc<ClientConfig>,
+    ) -> Result<Channel, tonic::transport::Error> {
         let this = self.clone();
         // The URI is a formality of gRPC; who answers is decided by its certificate.
         Endpoint::from_static("http://meshwright-operator")

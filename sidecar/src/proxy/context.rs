@@ -12,9 +12,7 @@ use tokio::time::Instant;
 use super::error::{Error, Reason};
 use crate::identity::SpiffeId;
 use crate::telemetry::access_log::{AccessLog, Line, Timestamp};
-use crate::telemetry::metrics::{
-    Direction, ReasonLabel, RequestLabels, RequestMetrics, Shared,
-};
+use crate::telemetry::metrics::{Direction, ReasonLabel, RequestLabels, RequestMetrics, Shared};
 
 /// Facts about one request. Each field is written in one place; none is configuration.
 #[derive(Debug)]

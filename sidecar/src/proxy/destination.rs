@@ -53,11 +53,17 @@ pub struct Routed {
     pub balancer: Rc<LoadBalancer<Upstream>>,
 }
 
+/// A port of a Service.
+type PortKey = (ServiceKey, u16);
+
+/// The port that a balancer was made for, and the balancer.
+type Balanced = (Arc<Port>, Rc<LoadBalancer<Upstream>>);
+
 /// A worker's destinations, for one state after another.
 pub struct Destinations {
     state: RefCell<Arc<State>>,
-    linked: RefCell<HashMap<(ServiceKey, u16), Rc<Destination>>>,
-    balancers: RefCell<HashMap<(ServiceKey, u16), (Arc<Port>, Rc<LoadBalancer<Upstream>>)>>,
+    linked: RefCell<HashMap<PortKey, Rc<Destination>>>,
+    balancers: RefCell<HashMap<PortKey, Balanced>>,
     upstreams: RefCell<HashMap<Endpoint, Weak<Upstream>>>,
     dial: Dial,
 }
@@ -87,11 +93,15 @@ impl Destinations {
         self.linked.borrow_mut().clear();
         let used: Vec<_> = {
             let balancers = self.balancers.borrow();
-            let ports = balancers.iter().map(|(key, (port, _))| (key.clone(), port.clone()));
+            let ports = balancers
+                .iter()
+                .map(|(key, (port, _))| (key.clone(), port.clone()));
             ports.collect()
         };
         for (key, known) in used {
-            let now = state.service(&key.0).and_then(|service| service.port(key.1));
+            let now = state
+                .service(&key.0)
+                .and_then(|service| service.port(key.1));
             match now {
                 // An endpoint that is in both finds its upstream again, connections and all.
                 Some(now) if !Arc::ptr_eq(now, &known) => drop(self.balancer(&key.0, now)),
@@ -156,7 +166,10 @@ impl Destinations {
         {
             return balancer.clone();
         }
-        let endpoints = port.endpoints.iter().map(|endpoint| self.upstream(endpoint));
+        let endpoints = port
+            .endpoints
+            .iter()
+            .map(|endpoint| self.upstream(endpoint));
         let balancer = Rc::new(LoadBalancer::new(endpoints.collect()));
         balancers.insert(key, (port.clone(), balancer.clone()));
         balancer

@@ -97,9 +97,7 @@ pub async fn to_application(
                 return Ok(response.map(|body| ResponseBody::upstream(body, lease, deadline)));
             }
             // Only a kept connection that was closed meanwhile: the next one is fresh.
-            Err((error, Some(again)))
-                if !error.reason.unsent() && cx.attempts < MAX_ATTEMPTS =>
-            {
+            Err((error, Some(again))) if !error.reason.unsent() && cx.attempts < MAX_ATTEMPTS => {
                 request = again;
             }
             Err((error, _)) => return Err(error),

@@ -59,8 +59,13 @@ async fn outbound(
         error
     })?;
     cx.service = Some(routed.service);
-    let timeout = routed.route.as_ref().and_then(|(_, rule)| rule.request_timeout);
-    cx.route = routed.route.map(|(object, rule)| (object, rule.name.clone()));
+    let timeout = routed
+        .route
+        .as_ref()
+        .and_then(|(_, rule)| rule.request_timeout);
+    cx.route = routed
+        .route
+        .map(|(object, rule)| (object, rule.name.clone()));
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
     let deadline = Deadline::start(timeout, cx.started);

@@ -14,6 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::body::ResponseBody;
 use super::context::Account;
+use super::destination::Destination;
 use super::error::{Error, Reason};
 use super::inbound::{self, FromPeer};
 use super::outbound::{self, Captured};
@@ -21,9 +22,9 @@ use super::{Proxy, headers, limits};
 use crate::config::service::Protocol;
 use crate::identity::verify::identity_of;
 use crate::net::detect::{FirstBytes, first_bytes};
+use crate::net::opaque;
 use crate::net::original_dst::original_dst;
 use crate::net::tls::{ALPN_H2, ALPN_TCP, HANDSHAKE_TIMEOUT};
-use crate::net::opaque;
 use crate::telemetry::metrics::{ConnectionKind, Direction, DirectionLabels};
 
 /// Carries one connection of the application, from accept to close.
@@ -33,17 +34,14 @@ pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
         return;
     };
     let ended = if called == local {
-        outbound_http(&px, stream, Captured::Explicitly).await
+        outbound_http(&px, stream, Captured::Explicitly, false).await
     } else {
         let state = px.destinations.state();
         match state.called(called) {
-            Some(found) if found.port.protocol == Protocol::Http => {
-                outbound_http(&px, stream, Captured::To(called)).await
-            }
             Some(found) => {
                 let destination = px.destinations.find(&found.service, &found.port);
                 drop(state);
-                outbound_tcp(&px, stream, &destination).await
+                outbound_to_service(&px, stream, called, &destination).await
             }
             // A Service without this port: nobody listens there, as nobody would without a mesh.
             None if state.is_virtual(called.ip()) => Ok(()),
@@ -58,15 +56,36 @@ pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
     }
 }
 
+/// A port that is not declared opaque is HTTP if its first bytes are: an application's own TLS, or
+/// a client that waits for the server to speak, is carried as it is.
+async fn outbound_to_service(
+    px: &Rc<Proxy>,
+    stream: TcpStream,
+    called: SocketAddr,
+    destination: &Destination,
+) -> Result<(), Error> {
+    if destination.protocol == Protocol::Tcp {
+        return outbound_tcp(px, stream, destination).await;
+    }
+    match first_bytes(&stream).await {
+        Ok(FirstBytes::Http1) => outbound_http(px, stream, Captured::To(called), false).await,
+        Ok(FirstBytes::Http2) => outbound_http(px, stream, Captured::To(called), true).await,
+        Ok(FirstBytes::Closed) => Ok(()),
+        Ok(FirstBytes::Tls | FirstBytes::Other) | Err(_) => {
+            outbound_tcp(px, stream, destination).await
+        }
+    }
+}
+
 async fn outbound_http(
     px: &Rc<Proxy>,
     stream: TcpStream,
     captured: Captured,
+    h2: bool,
 ) -> Result<(), Error> {
     px.metrics
         .all()
         .connection(Direction::outbound, ConnectionKind::http);
-    let h2 = matches!(first_bytes(&stream).await, Ok(FirstBytes::Http2));
     let service = {
         let px = px.clone();
         service_fn(move |request| outbound::serve(px.clone(), captured, request))
@@ -77,7 +96,7 @@ async fn outbound_http(
 async fn outbound_tcp(
     px: &Rc<Proxy>,
     mut stream: TcpStream,
-    destination: &super::destination::Destination,
+    destination: &Destination,
 ) -> Result<(), Error> {
     px.metrics
         .all()
@@ -271,7 +290,11 @@ struct Open {
 impl Open {
     fn new(px: &Rc<Proxy>, direction: Direction) -> Self {
         let labels = DirectionLabels { direction };
-        px.metrics.all().connections_open.get_or_create(&labels).inc();
+        px.metrics
+            .all()
+            .connections_open
+            .get_or_create(&labels)
+            .inc();
         Self {
             px: px.clone(),
             direction,

@@ -167,10 +167,10 @@ impl Upstream {
     // --- HTTP/1.1 ---
 
     async fn h1_connection(self: &Rc<Self>) -> Result<Connection, Error> {
-        while let Some(sender) = self.idle() {
-            return Ok(self.leased_h1(sender));
+        match self.idle() {
+            Some(sender) => Ok(self.leased_h1(sender)),
+            None => self.new_h1_connection().await,
         }
-        self.new_h1_connection().await
     }
 
     /// The most recently used idle connection that is still good: the others age and are closed.
@@ -195,9 +195,7 @@ impl Upstream {
                 let address = endpoint.address;
                 (address, self.dial.connector.to_peer(address).await)
             }
-            To::Application(called) => {
-                (*called, self.dial.connector.to_application(*called).await)
-            }
+            To::Application(called) => (*called, self.dial.connector.to_application(*called).await),
         };
         let tcp = tcp.map_err(|error| {
             let mut failed = Error::connect(address, &error);
@@ -335,7 +333,10 @@ impl Upstream {
         credentials: &Credentials,
     ) -> Result<TlsStream<TcpStream>, Error> {
         let Some((endpoint, expected)) = self.identity() else {
-            return Err(Error::new(Reason::PeerNotVerified, "no identity is expected"));
+            return Err(Error::new(
+                Reason::PeerNotVerified,
+                "no identity is expected",
+            ));
         };
         let address = endpoint.address;
         let tcp = self
@@ -352,12 +353,18 @@ impl Upstream {
             .map_err(|error| not_verified_or_failed(address, &error))?;
         let not_verified =
             |why: String| Error::new(Reason::PeerNotVerified, format!("{address}: {why}"));
-        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let leaf = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first);
         let leaf = leaf.ok_or_else(|| not_verified("no certificate".into()))?;
         let proved = identity_of(leaf, credentials.id.trust_domain())
             .map_err(|error| not_verified(error.to_string()))?;
         if proved != *expected {
-            return Err(not_verified(format!("expected {expected}, it proved {proved}")));
+            return Err(not_verified(format!(
+                "expected {expected}, it proved {proved}"
+            )));
         }
         Ok(stream)
     }

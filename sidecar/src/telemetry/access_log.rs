@@ -153,7 +153,11 @@ fn write_all(queue: &Receiver<Vec<u8>>, mut writer: impl Write) {
                 Err(_) => break,
             }
         }
-        if writer.write_all(&batch).and_then(|()| writer.flush()).is_err() {
+        if writer
+            .write_all(&batch)
+            .and_then(|()| writer.flush())
+            .is_err()
+        {
             return;
         }
     }

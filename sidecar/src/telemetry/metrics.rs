@@ -328,6 +328,9 @@ mod tests {
             ),
             "{text}"
         );
-        assert!(text.contains("meshwright_request_duration_seconds_bucket"), "{text}");
+        assert!(
+            text.contains("meshwright_request_duration_seconds_bucket"),
+            "{text}"
+        );
     }
 }

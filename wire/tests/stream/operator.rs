@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use futures::StreamExt;
@@ -73,6 +74,13 @@ struct SharedEnforced(Arc<Mutex<Enforced>>);
 
 /// The view type of the tests' subscribers.
 pub(crate) struct Shot(Arc<Snapshot>);
+
+/// A condition that never comes fails the test instead of hanging it.
+async fn patiently<F: Future>(condition: F) -> F::Output {
+    let limit = Duration::from_secs(60);
+    let reached = tokio::time::timeout(limit, condition).await;
+    reached.expect("never came true")
+}
 
 // === impl Operator ===
 
@@ -147,13 +155,15 @@ impl Operator {
         let id: ResourceId = id.parse().unwrap();
         let mut outcomes = self.shared.outcomes.subscribe();
         let there = |outcomes: &BTreeMap<_, _>| outcomes.get(&id).is_some_and(&wanted);
-        outcomes.wait_for(there).await.unwrap();
+        patiently(outcomes.wait_for(there)).await.unwrap();
     }
 
     /// Waits until so many streams are open, or have been dropped.
     pub(crate) async fn streams(&self, count: usize) {
         let mut open = self.shared.open.subscribe();
-        open.wait_for(|open| *open == count).await.unwrap();
+        patiently(open.wait_for(|open| *open == count))
+            .await
+            .unwrap();
     }
 
     pub(crate) fn mailbox(&self) -> Arc<Mailbox> {
@@ -266,7 +276,9 @@ impl Running {
     }
 
     pub(crate) async fn state(&self, wanted: impl FnMut(&State) -> bool) -> State {
-        self.state.clone().wait_for(wanted).await.unwrap().clone()
+        let mut state = self.state.clone();
+        let state = patiently(state.wait_for(wanted)).await.unwrap();
+        state.clone()
     }
 
     pub(crate) fn enforces(&self) -> BTreeMap<ResourceId, Hash> {

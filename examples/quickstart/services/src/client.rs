@@ -61,12 +61,21 @@ async fn exchange(method: Method, url: &str, headers: HeaderMap) -> anyhow::Resu
     *request.method_mut() = method;
     *request.uri_mut() = path.parse()?;
     *request.headers_mut() = headers;
-    request.headers_mut().insert(HOST, authority.as_str().parse()?);
+    request
+        .headers_mut()
+        .insert(HOST, authority.as_str().parse()?);
     // Moved in, and so dropped after the answer: that ends the connection.
     let answered = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await.map_err(anyhow::Error::from_boxed)?;
-        anyhow::Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+        let body = Limited::new(body, MAX_BODY)
+            .collect()
+            .await
+            .map_err(anyhow::Error::from_boxed)?;
+        anyhow::Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body: body.to_bytes(),
+        })
     };
     match tokio::join!(answered, connection) {
         (Ok(answer), _) => Ok(answer),
@@ -86,6 +95,9 @@ impl Answer {
 
     /// A header as text; empty when there is none.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 }

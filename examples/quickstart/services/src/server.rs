@@ -35,7 +35,10 @@ pub type Reply = Response<Full<Bytes>>;
 ///
 /// # Errors
 /// When the address can't be listened on.
-pub async fn serve<F>(name: &str, answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static) -> anyhow::Result<()>
+pub async fn serve<F>(
+    name: &str,
+    answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+) -> anyhow::Result<()>
 where
     F: Future<Output = Reply> + Send + 'static,
 {
@@ -47,8 +50,10 @@ where
         .with_context(|| format!("{name} can't listen on {address}"))?;
     eprintln!("{name} listens on {address}");
 
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let (ending, ended) = watch::channel(false);
     let answer = Arc::new(answer);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -112,6 +117,8 @@ async fn connection<F>(
 pub fn json(status: StatusCode, value: &Value) -> Reply {
     let mut reply = Response::new(Full::new(Bytes::from(format!("{value}\n"))));
     *reply.status_mut() = status;
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::Write as _;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -14,7 +15,17 @@ usage: shop web | orders | customers        runs a service (HOST, PORT; orders: 
        shop call METHOD URL [NAME:VALUE]... asks, and shows status, headers and body";
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shop: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
@@ -34,11 +45,18 @@ async fn main() -> anyhow::Result<()> {
 
 /// Shows an answer as `curl -i` does.
 async fn call(method: &str, url: &str, headers: &[&str]) -> anyhow::Result<()> {
-    let method: Method = method.parse().with_context(|| format!("{method} is no method"))?;
+    let method: Method = method
+        .parse()
+        .with_context(|| format!("{method} is no method"))?;
     let mut map = HeaderMap::new();
     for header in headers {
-        let (name, value) = header.split_once(':').with_context(|| format!("{header} has no colon"))?;
-        map.append(name.trim().parse::<HeaderName>()?, value.trim().parse::<HeaderValue>()?);
+        let (name, value) = header
+            .split_once(':')
+            .with_context(|| format!("{header} has no colon"))?;
+        map.append(
+            name.trim().parse::<HeaderName>()?,
+            value.trim().parse::<HeaderValue>()?,
+        );
     }
     let answer = client::call(method, url, map).await?;
     let mut text = format!("HTTP/1.1 {}\n", answer.status).into_bytes();

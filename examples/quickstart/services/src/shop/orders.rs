@@ -31,33 +31,64 @@ struct Order {
 }
 
 const ORDERS: [Order; 3] = [
-    Order { id: 1001, customer: 1, item: "teapot", quantity: 1, cents: 2900 },
-    Order { id: 1002, customer: 1, item: "lamp", quantity: 2, cents: 9000 },
-    Order { id: 1003, customer: 2, item: "kettle", quantity: 1, cents: 4500 },
+    Order {
+        id: 1001,
+        customer: 1,
+        item: "teapot",
+        quantity: 1,
+        cents: 2900,
+    },
+    Order {
+        id: 1002,
+        customer: 1,
+        item: "lamp",
+        quantity: 2,
+        cents: 9000,
+    },
+    Order {
+        id: 1003,
+        customer: 2,
+        item: "kettle",
+        quantity: 1,
+        cents: 4500,
+    },
 ];
 
 /// Answers one request.
 pub async fn answer(version: Version, request: Request<Incoming>) -> Reply {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/orders") => server::json(StatusCode::OK, &list(version, customer(&request))),
+        (&Method::GET, "/orders") => {
+            server::json(StatusCode::OK, &list(version, customer(&request)))
+        }
         (&Method::GET, "/orders/slow") => {
             tokio::time::sleep(SLOW).await;
             server::json(StatusCode::OK, &list(version, None))
         }
-        (&Method::GET, _) => server::json(StatusCode::NOT_FOUND, &json!({"error": "there are only /orders"})),
-        _ => server::json(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": "orders are only read"})),
+        (&Method::GET, _) => server::json(
+            StatusCode::NOT_FOUND,
+            &json!({"error": "there are only /orders"}),
+        ),
+        _ => server::json(
+            StatusCode::METHOD_NOT_ALLOWED,
+            &json!({"error": "orders are only read"}),
+        ),
     }
 }
 
 /// The customer that the query asks about.
 fn customer(request: &Request<Incoming>) -> Option<u32> {
     let mut parameters = request.uri().query()?.split('&');
-    parameters.find_map(|one| one.strip_prefix("customer="))?.parse().ok()
+    parameters
+        .find_map(|one| one.strip_prefix("customer="))?
+        .parse()
+        .ok()
 }
 
 /// Orders of one customer, or all.
 fn list(version: Version, customer: Option<u32>) -> Value {
-    let orders = ORDERS.iter().filter(|order| customer.is_none_or(|id| id == order.customer));
+    let orders = ORDERS
+        .iter()
+        .filter(|order| customer.is_none_or(|id| id == order.customer));
     let orders = orders.map(|order| {
         let mut value = json!({"id": order.id, "item": order.item, "quantity": order.quantity});
         if version == Version::V2 {
@@ -81,7 +112,9 @@ impl Version {
 
     /// The version of this name.
     pub fn of(name: &str) -> Option<Self> {
-        [Version::V1, Version::V2].into_iter().find(|version| version.name() == name)
+        [Version::V1, Version::V2]
+            .into_iter()
+            .find(|version| version.name() == name)
     }
 }
 

@@ -30,19 +30,27 @@ pub async fn answer(request: Request<Incoming>) -> Reply {
     let (head, _) = request.into_parts();
     match (&head.method, head.uri.path()) {
         (&Method::GET, "/") => {
-            let customer = head.uri.query().and_then(|query| query.strip_prefix("customer="));
+            let customer = head
+                .uri
+                .query()
+                .and_then(|query| query.strip_prefix("customer="));
             match page(customer.unwrap_or("1"), &head.headers).await {
                 Ok(page) => server::json(StatusCode::OK, &page),
                 Err(broken) => broken.reply(),
             }
         }
-        (&Method::GET, "/slow") => passed_on("orders", Method::GET, "http://orders/orders/slow").await,
+        (&Method::GET, "/slow") => {
+            passed_on("orders", Method::GET, "http://orders/orders/slow").await
+        }
         (&Method::POST, path) if path.starts_with("/buy/") => {
             let item = &path["/buy/".len()..];
             let url = format!("http://inventory/items/{item}/reserve");
             passed_on("inventory", Method::POST, &url).await
         }
-        _ => server::json(StatusCode::NOT_FOUND, &json!({"error": "try /, /?customer=2 or /slow"})),
+        _ => server::json(
+            StatusCode::NOT_FOUND,
+            &json!({"error": "try /, /?customer=2 or /slow"}),
+        ),
     }
 }
 
@@ -80,10 +88,15 @@ async fn part(service: &'static str, url: &str, headers: &HeaderMap) -> Result<V
         own.insert(CANARY, canary.clone());
     }
     let broken = |what: String| Broken { service, what };
-    let answer =
-        client::call(Method::GET, url, own).await.map_err(|error| broken(format!("{error:#}")))?;
+    let answer = client::call(Method::GET, url, own)
+        .await
+        .map_err(|error| broken(format!("{error:#}")))?;
     if answer.status != StatusCode::OK {
-        return Err(broken(format!("{}: {}", answer.status, answer.text().trim())));
+        return Err(broken(format!(
+            "{}: {}",
+            answer.status,
+            answer.text().trim()
+        )));
     }
     serde_json::from_slice(&answer.body).map_err(|error| broken(error.to_string()))
 }
@@ -91,7 +104,11 @@ async fn part(service: &'static str, url: &str, headers: &HeaderMap) -> Result<V
 /// Another service's answer, as it is.
 async fn passed_on(service: &'static str, method: Method, url: &str) -> Reply {
     match client::call(method, url, HeaderMap::new()).await {
-        Ok(Answer { status, headers, body }) => {
+        Ok(Answer {
+            status,
+            headers,
+            body,
+        }) => {
             let mut reply = Response::new(Full::<Bytes>::new(body));
             *reply.status_mut() = status;
             if let Some(kind) = headers.get(CONTENT_TYPE) {
@@ -99,7 +116,11 @@ async fn passed_on(service: &'static str, method: Method, url: &str) -> Reply {
             }
             reply
         }
-        Err(error) => Broken { service, what: format!("{error:#}") }.reply(),
+        Err(error) => Broken {
+            service,
+            what: format!("{error:#}"),
+        }
+        .reply(),
     }
 }
 

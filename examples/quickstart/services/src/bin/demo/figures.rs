@@ -36,16 +36,28 @@ pub(crate) struct Endpoint {
 impl Figures {
     /// Reads the Prometheus text format, as far as sidecars use it.
     pub(crate) fn parse(text: &str) -> Self {
-        Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect())
+        Self(
+            text.lines()
+                .filter(|line| !line.starts_with('#'))
+                .filter_map(sample)
+                .collect(),
+        )
     }
 
     /// The sum of a counter's series that have all these labels.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let has = |sample: &Sample| {
-            let held = |(name, value): &(&str, &str)| sample.labels.get(*name).is_some_and(|own| own == value);
+            let held = |(name, value): &(&str, &str)| {
+                sample.labels.get(*name).is_some_and(|own| own == value)
+            };
             sample.name == name && labels.iter().all(held)
         };
-        let sum: f64 = self.0.iter().filter(|sample| has(sample)).map(|sample| sample.value).sum();
+        let sum: f64 = self
+            .0
+            .iter()
+            .filter(|sample| has(sample))
+            .map(|sample| sample.value)
+            .sum();
         // Counters are whole, and small enough here to be exact.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let sum = sum as u64;
@@ -67,14 +79,20 @@ fn sample(line: &str) -> Option<Sample> {
         parsed.insert(label.trim_start_matches(',').to_owned(), value.to_owned());
         rest = after;
     }
-    Some(Sample { name: name.to_owned(), labels: parsed, value: value.parse().ok()? })
+    Some(Sample {
+        name: name.to_owned(),
+        labels: parsed,
+        value: value.parse().ok()?,
+    })
 }
 
 // === impl Config ===
 
 impl Config {
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
-        serde_json::from_str(text).map(Self).context("a sidecar's /config is no JSON")
+        serde_json::from_str(text)
+            .map(Self)
+            .context("a sidecar's /config is no JSON")
     }
 
     /// Who the sidecar is, as its certificate says.
@@ -91,7 +109,10 @@ impl Config {
 
     /// The endpoints of a Service, such as `shop/orders`, in the order of pods.
     pub(crate) fn endpoints(&self, service: &str) -> Vec<Endpoint> {
-        let services = self.0["inForce"]["services"].as_array().into_iter().flatten();
+        let services = self.0["inForce"]["services"]
+            .as_array()
+            .into_iter()
+            .flatten();
         let ports = services
             .filter(|one| one["service"] == service)
             .flat_map(|service| service["ports"].as_array().into_iter().flatten());
@@ -151,7 +172,13 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.identity(), "spiffe://x/ns/shop/sa/web");
-        assert_eq!((config.hash("route/shop/orders"), config.hash("route/shop/web")), ("ab".into(), String::new()));
+        assert_eq!(
+            (
+                config.hash("route/shop/orders"),
+                config.hash("route/shop/web")
+            ),
+            ("ab".into(), String::new())
+        );
         let endpoints = config.endpoints("shop/orders");
         assert_eq!(endpoints[0].name(), "a");
         assert_eq!(endpoints[1].identity, "spiffe://x/ns/shop/sa/orders");

@@ -21,6 +21,8 @@ pub(crate) struct Tally {
     pub(crate) pages: BTreeMap<String, u64>,
     /// What was answered instead of a page, and how often.
     pub(crate) failures: BTreeMap<String, u64>,
+    /// When the last one of those was sent.
+    pub(crate) last_failure: Option<Instant>,
 }
 
 /// Requests that go on until they are told to stop.
@@ -40,8 +42,12 @@ pub(crate) async fn send(url: &str, count: u64, headers: &[(&'static str, &'stat
         callers.spawn(async move {
             let mut tally = Tally::default();
             let one_less = |left: u64| left.checked_sub(1);
-            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
-                tally.add(client::call(Method::GET, &url, headers.clone()).await);
+            while left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+                .is_ok()
+            {
+                let sent = Instant::now();
+                tally.add(sent, client::call(Method::GET, &url, headers.clone()).await);
             }
             tally
         });
@@ -51,7 +57,10 @@ pub(crate) async fn send(url: &str, count: u64, headers: &[(&'static str, &'stat
 
 fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
     let header = |(name, value): &(&'static str, &'static str)| {
-        (HeaderName::from_static(name), HeaderValue::from_static(value))
+        (
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        )
     };
     headers.iter().map(header).collect()
 }
@@ -61,7 +70,11 @@ fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
 impl Load {
     /// Requests the page again and again, a few requests at a time, at most for `longest`.
     pub(crate) fn start(url: &str, longest: Duration) -> Self {
-        let load = Self { callers: JoinSet::new(), stop: Arc::default(), answered: Arc::default() };
+        let load = Self {
+            callers: JoinSet::new(),
+            stop: Arc::default(),
+            answered: Arc::default(),
+        };
         let end = Instant::now() + longest;
         let mut callers = JoinSet::new();
         for _ in 0..CALLERS {
@@ -69,7 +82,8 @@ impl Load {
             callers.spawn(async move {
                 let mut tally = Tally::default();
                 while !stop.load(Ordering::Relaxed) && Instant::now() < end {
-                    tally.add(client::get(&url).await);
+                    let sent = Instant::now();
+                    tally.add(sent, client::get(&url).await);
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
                 tally
@@ -93,22 +107,29 @@ impl Load {
 // === impl Tally ===
 
 impl Tally {
-    fn add(&mut self, answer: anyhow::Result<Answer>) {
-        let (kind, what) = match answer {
+    fn add(&mut self, sent: Instant, answer: anyhow::Result<Answer>) {
+        let what = match answer {
             Ok(answer) if answer.status == StatusCode::OK => {
                 let page: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-                (&mut self.pages, page["ordersVersion"].as_str().unwrap_or_default().to_owned())
+                let version = page["ordersVersion"].as_str().unwrap_or_default();
+                *self.pages.entry(version.to_owned()).or_default() += 1;
+                return;
             }
-            Ok(answer) => (&mut self.failures, format!("{}: {}", answer.status, answer.text().trim())),
-            Err(error) => (&mut self.failures, format!("{error:#}")),
+            Ok(answer) => format!("{}: {}", answer.status, answer.text().trim()),
+            Err(error) => format!("{error:#}"),
         };
-        *kind.entry(what).or_default() += 1;
+        *self.failures.entry(what).or_default() += 1;
+        self.last_failure = self.last_failure.max(Some(sent));
     }
 
     fn sum(tallies: Vec<Tally>) -> Self {
         let mut all = Tally::default();
         for tally in tallies {
-            for (into, from) in [(&mut all.pages, tally.pages), (&mut all.failures, tally.failures)] {
+            all.last_failure = all.last_failure.max(tally.last_failure);
+            for (into, from) in [
+                (&mut all.pages, tally.pages),
+                (&mut all.failures, tally.failures),
+            ] {
                 for (what, n) in from {
                     *into.entry(what).or_default() += n;
                 }
@@ -134,7 +155,10 @@ impl Tally {
 
     /// What was answered instead of a page, one line for each kind.
     pub(crate) fn complaints(&self) -> String {
-        let lines = self.failures.iter().map(|(what, n)| format!("\n  {n} times: {what}"));
+        let lines = self
+            .failures
+            .iter()
+            .map(|(what, n)| format!("\n  {n} times: {what}"));
         lines.collect()
     }
 }
@@ -146,13 +170,20 @@ mod tests {
     #[test]
     fn what_is_no_page_is_a_failure_with_its_text() {
         let answer = |status, body: &'static str| {
-            Ok(Answer { status, headers: HeaderMap::new(), body: body.into() })
+            Ok(Answer {
+                status,
+                headers: HeaderMap::new(),
+                body: body.into(),
+            })
         };
         let mut tally = Tally::default();
-        tally.add(answer(StatusCode::OK, r#"{"ordersVersion": "v2"}"#));
-        tally.add(answer(StatusCode::BAD_GATEWAY, "broken\n"));
+        let now = Instant::now();
+        tally.add(now, answer(StatusCode::OK, r#"{"ordersVersion": "v2"}"#));
+        assert_eq!(tally.last_failure, None);
+        tally.add(now, answer(StatusCode::BAD_GATEWAY, "broken\n"));
         let all = Tally::sum(vec![tally.clone(), tally]);
         assert_eq!((all.of("v2"), all.answered(), all.failed()), (2, 2, 2));
+        assert_eq!(all.last_failure, Some(now));
         assert_eq!(all.complaints(), "\n  2 times: 502 Bad Gateway: broken");
     }
 }

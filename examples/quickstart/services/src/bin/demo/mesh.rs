@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::folder::Folder;
-use crate::say;
+use crate::{print, say};
 
 /// The port of `web.yaml`.
 const NODE_PORT: u16 = 30080;
@@ -56,7 +56,9 @@ impl Mesh {
         let mut command = Command::new(&program);
         command.arg("up").arg(&folder.path).args(["--name", &name]);
         if TcpListener::bind((Ipv4Addr::LOCALHOST, NODE_PORT)).is_err() {
-            say(&format!("(port {NODE_PORT} is taken on this machine; the shop gets another one)"));
+            say(&format!(
+                "(port {NODE_PORT} is taken on this machine; the shop gets another one)"
+            ));
             command.args(["--publish", "shop/web=0"]);
         }
         let mut child = command
@@ -71,7 +73,12 @@ impl Mesh {
         let (tell, said) = watch::channel(Vec::new());
         listen(child.stdout.take(), tell.clone());
         listen(child.stderr.take(), tell);
-        Ok(Self { child, program, name, said })
+        Ok(Self {
+            child,
+            program,
+            name,
+            said,
+        })
     }
 
     /// The name by which others ask it.
@@ -92,7 +99,11 @@ impl Mesh {
     /// What was said since.
     pub(crate) fn said(&self, since: Mark) -> Vec<String> {
         let said = self.said.borrow();
-        said.iter().skip(since.0).filter(|line| !line.trim().is_empty()).cloned().collect()
+        said.iter()
+            .skip(since.0)
+            .filter(|line| !line.trim().is_empty())
+            .cloned()
+            .collect()
     }
 
     /// Waits until a line was said that is as wanted, and returns it.
@@ -103,16 +114,29 @@ impl Mesh {
         longest: Duration,
         wanted: impl Fn(&str) -> bool,
     ) -> anyhow::Result<String> {
-        let find = |lines: &Vec<String>| lines.iter().skip(since.0).find(|line| wanted(line)).cloned();
+        let find = |lines: &Vec<String>| {
+            lines
+                .iter()
+                .skip(since.0)
+                .find(|line| wanted(line))
+                .cloned()
+        };
         let mut said = self.said.clone();
         let heard = timeout(longest, said.wait_for(|lines| find(lines).is_some())).await;
         // The rest of a sentence that was begun belongs to the quotation.
         let all = || self.said(since).join("\n  ");
         match heard {
             Ok(Ok(lines)) => find(&lines).context("a line that was said is gone"),
-            Ok(Err(_)) => bail!("`meshwright up` ended instead of saying {what}; it said:\n  {}", all()),
+            Ok(Err(_)) => bail!(
+                "`meshwright up` ended instead of saying {what}; it said:\n  {}",
+                all()
+            ),
             Err(_) => {
-                bail!("`meshwright up` did not say {what} within {} s; it said:\n  {}", longest.as_secs(), all())
+                bail!(
+                    "`meshwright up` did not say {what} within {} s; it said:\n  {}",
+                    longest.as_secs(),
+                    all()
+                )
             }
         }
     }
@@ -121,10 +145,16 @@ impl Mesh {
     pub(crate) async fn repeat_what_it_says(&mut self) {
         let mut told = self.mark().0;
         while self.said.changed().await.is_ok() {
-            let lines: Vec<_> = self.said.borrow_and_update().iter().skip(told).cloned().collect();
+            let lines: Vec<_> = self
+                .said
+                .borrow_and_update()
+                .iter()
+                .skip(told)
+                .cloned()
+                .collect();
             told += lines.len();
             for line in lines {
-                println!("{line}");
+                print(&line);
             }
         }
     }
@@ -134,22 +164,36 @@ impl Mesh {
         let (command, rest) = arguments.split_first().context("no command")?;
         let ran = Command::new(&self.program)
             .arg(command)
-            .args(["--mesh", &self.name])
+            .args(["--up", &self.name])
             .args(rest)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
         let what = arguments.join(" ");
-        let output = timeout(COMMAND, ran)
-            .await
-            .with_context(|| format!("`meshwright {what}` did not end within {} s", COMMAND.as_secs()))??;
+        let output = timeout(COMMAND, ran).await.with_context(|| {
+            format!(
+                "`meshwright {what}` did not end within {} s",
+                COMMAND.as_secs()
+            )
+        })??;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Printed { status: output.status, output: text(&output.stdout), errors: text(&output.stderr) })
+        Ok(Printed {
+            status: output.status,
+            output: text(&output.stdout),
+            errors: text(&output.stderr),
+        })
     }
 
     /// What `shop call` inside a workload is answered, as `curl -i` would show it.
-    pub(crate) async fn call_from(&self, workload: &str, method: &str, url: &str) -> anyhow::Result<String> {
-        let printed = self.meshwright(&["exec", workload, "--", "shop", "call", method, url]).await?;
+    pub(crate) async fn call_from(
+        &self,
+        workload: &str,
+        method: &str,
+        url: &str,
+    ) -> anyhow::Result<String> {
+        let printed = self
+            .meshwright(&["exec", workload, "--", "shop", "call", method, url])
+            .await?;
         ensure!(
             printed.status.success(),
             "`meshwright exec {workload} -- shop call {method} {url}` ended with {}:\n  {}",
@@ -161,9 +205,14 @@ impl Mesh {
 
     /// The body that a sidecar answers on its own pages, seen from inside its workload.
     pub(crate) async fn ask_sidecar(&self, workload: &str, path: &str) -> anyhow::Result<String> {
-        let answer = self.call_from(workload, "GET", &format!("http://127.0.0.1:15000{path}")).await?;
+        let answer = self
+            .call_from(workload, "GET", &format!("http://127.0.0.1:15000{path}"))
+            .await?;
         let (head, body) = answer.split_once("\n\n").unwrap_or((&answer, ""));
-        ensure!(head.starts_with("HTTP/1.1 200"), "the sidecar of {workload} answered {path} with {head}");
+        ensure!(
+            head.starts_with("HTTP/1.1 200"),
+            "the sidecar of {workload} answered {path} with {head}"
+        );
         Ok(body.to_owned())
     }
 
@@ -177,7 +226,10 @@ impl Mesh {
             Ok(status) => Ok(status?),
             Err(_) => {
                 self.child.kill().await?;
-                bail!("`meshwright up` did not end within {} s of SIGINT and was killed", END.as_secs())
+                bail!(
+                    "`meshwright up` did not end within {} s of SIGINT and was killed",
+                    END.as_secs()
+                )
             }
         }
     }

@@ -34,17 +34,24 @@ pub(crate) fn family(root: i32) -> BTreeSet<Process> {
 
 /// Those of `processes` that still run.
 pub(crate) fn still_running(processes: &BTreeSet<Process>) -> BTreeSet<Process> {
-    all().map(|(process, _)| process).filter(|process| processes.contains(process)).collect()
+    all()
+        .map(|(process, _)| process)
+        .filter(|process| processes.contains(process))
+        .collect()
 }
 
 /// Of a family, the process that runs `program` with `variable` (`NAME=value`) in its environment.
 pub(crate) fn with(family: &BTreeSet<Process>, program: &str, variable: &str) -> Option<Process> {
     let has = |process: &&Process| {
-        let read = |file: &str| fs::read(format!("/proc/{}/{file}", process.id)).unwrap_or_default();
+        let read =
+            |file: &str| fs::read(format!("/proc/{}/{file}", process.id)).unwrap_or_default();
         let command = read("cmdline");
         let name = command.split(|byte| *byte == 0).next().unwrap_or_default();
         let named = name.rsplit(|byte| *byte == b'/').next() == Some(program.as_bytes());
-        named && read("environ").split(|byte| *byte == 0).any(|one| one == variable.as_bytes())
+        named
+            && read("environ")
+                .split(|byte| *byte == 0)
+                .any(|one| one == variable.as_bytes())
     };
     family.iter().find(has).copied()
 }
@@ -86,6 +93,10 @@ mod tests {
         let id = i32::try_from(std::process::id()).unwrap();
         let family = family(id);
         assert!(family.iter().any(|process| process.id == id));
-        assert!(still_running(&family).iter().any(|process| process.id == id));
+        assert!(
+            still_running(&family)
+                .iter()
+                .any(|process| process.id == id)
+        );
     }
 }

@@ -25,7 +25,9 @@ pub(crate) struct Shop {
 impl Shop {
     /// The counters of a workload's sidecar.
     pub(crate) async fn figures(&self, workload: &str) -> anyhow::Result<Figures> {
-        Ok(Figures::parse(&self.mesh.ask_sidecar(workload, "/metrics").await?))
+        Ok(Figures::parse(
+            &self.mesh.ask_sidecar(workload, "/metrics").await?,
+        ))
     }
 
     /// What is in force in a workload's sidecar.
@@ -49,7 +51,10 @@ impl Shop {
                 // A workload that is being started can't be asked yet.
                 Err(error) if Instant::now() >= until => return Err(error),
                 Ok(_) if Instant::now() >= until => {
-                    bail!("after {} s the sidecar of {workload} still doesn't know {what}", longest.as_secs())
+                    bail!(
+                        "after {} s the sidecar of {workload} still doesn't know {what}",
+                        longest.as_secs()
+                    )
                 }
                 _ => sleep(LOOK).await,
             }
@@ -79,25 +84,41 @@ impl Shop {
     pub(crate) async fn status(&self) -> anyhow::Result<Vec<String>> {
         let printed = self.mesh.meshwright(&["status"]).await?;
         if !printed.status.success() {
-            bail!("`meshwright status` ended with {}: {}", printed.status, printed.errors.trim());
+            bail!(
+                "`meshwright status` ended with {}: {}",
+                printed.status,
+                printed.errors.trim()
+            );
         }
         Ok(printed.output.lines().map(str::to_owned).collect())
     }
 
     /// The line of `meshwright status` about an ApiRoute, once it says that all sidecars enforce it.
-    pub(crate) async fn enforced_everywhere(&self, route: &str, longest: Duration) -> anyhow::Result<String> {
+    pub(crate) async fn enforced_everywhere(
+        &self,
+        route: &str,
+        longest: Duration,
+    ) -> anyhow::Result<String> {
         let until = Instant::now() + longest;
         loop {
             let status = self.status().await?;
-            let line = status.iter().find(|line| line.contains("ApiRoute") && line.contains(route));
+            let line = status
+                .iter()
+                .find(|line| line.contains("ApiRoute") && line.contains(route));
             let programmed = line.and_then(|line| line.split_whitespace().find_map(all_of_them));
             match (line, programmed) {
                 (Some(line), Some(true)) => return Ok(line.trim().to_owned()),
                 _ if Instant::now() < until => sleep(LOOK).await,
                 (line, _) => {
-                    return line.cloned().with_context(|| {
-                        format!("`meshwright status` doesn't mention {route}:\n  {}", status.join("\n  "))
-                    }).and_then(|line| bail!("{route} is not enforced by all sidecars: {line}"));
+                    return line
+                        .cloned()
+                        .with_context(|| {
+                            format!(
+                                "`meshwright status` doesn't mention {route}:\n  {}",
+                                status.join("\n  ")
+                            )
+                        })
+                        .and_then(|line| bail!("{route} is not enforced by all sidecars: {line}"));
                 }
             }
         }

@@ -20,10 +20,10 @@ const START: Duration = Duration::from_secs(60);
 /// How long what was asked to end may take to vanish from /proc once its parent has ended.
 const VANISH: Duration = Duration::from_secs(3);
 
-/// Tells everything but the end.
-pub(crate) async fn tell(shop: &mut Shop) -> anyhow::Result<()> {
-    let url = beginning(shop).await?;
-    let url = url.as_str();
+/// Tells everything but the end. Returns where the shop is.
+pub(crate) async fn tell(shop: &mut Shop) -> anyhow::Result<String> {
+    let address = beginning(shop).await?;
+    let url = address.as_str();
     requests::canary(shop, url).await?;
     requests::identities(shop).await?;
     requests::plaintext(shop).await?;
@@ -32,7 +32,8 @@ pub(crate) async fn tell(shop: &mut Shop) -> anyhow::Result<()> {
     requests::methods(shop).await?;
     troubles::kill(shop, url).await?;
     edits::weights(shop, url).await?;
-    edits::broken(shop, url).await
+    edits::broken(shop, url).await?;
+    Ok(address)
 }
 
 /// Waits until the shop is open. Returns where.
@@ -41,16 +42,39 @@ async fn beginning(shop: &mut Shop) -> anyhow::Result<String> {
     say(&format!("$ meshwright up {}", shop.folder.path.display()));
     let begun = Instant::now();
     let from = shop.mesh.mark();
-    let line = shop.mesh.says(from, "where the shop is", START, |line| published(line).is_some()).await?;
+    let line = shop
+        .mesh
+        .says(from, "where the shop is", START, |line| {
+            published(line).is_some()
+        })
+        .await?;
     let url = published(&line).context("the shop is nowhere")?;
-    quote(&shop.mesh.said(from));
+    let words = shop.mesh.said(from);
+    quote(&words);
+    // Calls of clients that know of no proxy can only be captured in namespaces.
+    ensure!(
+        !words
+            .iter()
+            .any(|line| line.contains("without network namespaces")),
+        "this machine doesn't let ordinary users have network namespaces (see what `meshwright up` says above), and \
+         without them the calls of ordinary clients don't pass through the mesh: the story can't be told here"
+    );
     // All replicas: what is ready may still be on its way to the callers.
-    shop.config_when("web", "two replicas of orders-v1 and one of orders-v2", START, |config| {
-        config.endpoints("shop/orders-v1").len() == 2 && config.endpoints("shop/orders-v2").len() == 1
-    })
+    shop.config_when(
+        "web",
+        "two replicas of orders-v1 and one of orders-v2",
+        START,
+        |config| {
+            config.endpoints("shop/orders-v1").len() == 2
+                && config.endpoints("shop/orders-v2").len() == 1
+        },
+    )
     .await?;
     let status = shop.enforced_everywhere("orders", START).await?;
-    say(&format!("Open after {:.1} s. Of the route to `orders` `meshwright status` says:", begun.elapsed().as_secs_f32()));
+    say(&format!(
+        "Open after {:.1} s. Of the route to `orders` `meshwright status` says:",
+        begun.elapsed().as_secs_f32()
+    ));
     quote(&[status]);
     Ok(url)
 }
@@ -66,17 +90,17 @@ fn published(line: &str) -> Option<String> {
 }
 
 /// What to try, for those who sit in front of it.
-pub(crate) fn invite(shop: &Shop) {
+pub(crate) fn invite(shop: &Shop, url: &str) {
     let routes = shop.folder.routes();
     let mesh = shop.mesh.name();
     chapter("Your turn");
     say(&format!(
         "The shop stays open until you press Ctrl-C. In another terminal:\n\
          \n  edit {}\
-         \n  curl http://127.0.0.1:30080/\
-         \n  curl -H 'x-canary: always' http://127.0.0.1:30080/\
-         \n  {}/meshwright status --mesh {mesh}\
-         \n  {}/meshwright exec --mesh {mesh} web -- shop call GET http://orders/orders\n\
+         \n  curl {url}/\
+         \n  curl -H 'x-canary: always' {url}/\
+         \n  {}/meshwright status --up {mesh}\
+         \n  {}/meshwright exec --up {mesh} web -- shop call GET http://orders/orders\n\
          \nWhat `meshwright up` says from now on:",
         routes.display(),
         shop.folder.programs.display(),
@@ -90,13 +114,20 @@ pub(crate) async fn end(mut shop: Shop) -> anyhow::Result<()> {
     let id = shop.mesh.id().context("`meshwright up` ended by itself")?;
     let processes = family(id);
     let state = state_folder(shop.mesh.name());
-    ensure!(state.is_dir(), "the running mesh keeps its state in {}, which isn't there", state.display());
+    ensure!(
+        state.is_dir(),
+        "the running mesh keeps its state in {}, which isn't there",
+        state.display()
+    );
     let from: Mark = shop.mesh.mark();
     let begun = Instant::now();
     let status = shop.mesh.stop().await?;
     let took = begun.elapsed().as_secs_f32();
     quote(&shop.mesh.said(from));
-    ensure!(status.success(), "`meshwright up` ended with {status} after SIGINT, where 0 was expected");
+    ensure!(
+        status.success(),
+        "`meshwright up` ended with {status} after SIGINT, where 0 was expected"
+    );
     let until = Instant::now() + VANISH;
     let left = loop {
         let left = still_running(&processes);
@@ -105,8 +136,16 @@ pub(crate) async fn end(mut shop: Shop) -> anyhow::Result<()> {
         }
         sleep(Duration::from_millis(10)).await;
     };
-    ensure!(left.is_empty(), "{} processes still run after `meshwright up` has ended: {left:?}", left.len());
-    ensure!(!state.exists(), "`meshwright up` has left {} behind", state.display());
+    ensure!(
+        left.is_empty(),
+        "{} processes still run after `meshwright up` has ended: {left:?}",
+        left.len()
+    );
+    ensure!(
+        !state.exists(),
+        "`meshwright up` has left {} behind",
+        state.display()
+    );
     say(&format!(
         "After SIGINT `meshwright up` ended with exit code 0 in {took:.1} s. Of its {} processes none is left, nor is \
          its state ({}).",
@@ -120,5 +159,10 @@ pub(crate) async fn end(mut shop: Shop) -> anyhow::Result<()> {
 fn state_folder(mesh: &str) -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty());
     let parent = runtime.map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
-    parent.join(format!("meshwright-{}", rustix::process::geteuid().as_raw())).join(mesh)
+    parent
+        .join(format!(
+            "meshwright-{}",
+            rustix::process::geteuid().as_raw()
+        ))
+        .join(mesh)
 }

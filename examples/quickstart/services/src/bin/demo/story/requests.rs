@@ -21,7 +21,13 @@ const TENTH: std::ops::RangeInclusive<u64> = 1..=41;
 
 /// Requests that web's sidecar has sent to a version of `orders`.
 pub(super) fn sent(figures: &Figures, version: &str) -> u64 {
-    figures.sum(REQUESTS, &[("direction", "outbound"), ("service", &format!("shop/orders-{version}"))])
+    figures.sum(
+        REQUESTS,
+        &[
+            ("direction", "outbound"),
+            ("service", &format!("shop/orders-{version}")),
+        ],
+    )
 }
 
 /// Sends requests for the page; all must succeed. Tells how web's sidecar has divided them.
@@ -30,8 +36,11 @@ pub(super) async fn divided(shop: &Shop, url: &str) -> anyhow::Result<(u64, u64)
     let tally = load::send(&format!("{url}/"), PAGES, &[]).await;
     all_answered(&tally, PAGES)?;
     let since = |figures: &Figures, version: &str| sent(figures, version) - sent(&before, version);
-    let after =
-        shop.figures_when("web", |after| since(after, "v1") + since(after, "v2") == PAGES).await?;
+    let after = shop
+        .figures_when("web", |after| {
+            since(after, "v1") + since(after, "v2") == PAGES
+        })
+        .await?;
     let (v1, v2) = (since(&after, "v1"), since(&after, "v2"));
     ensure!(
         (v1, v2) == (tally.of("v1"), tally.of("v2")),
@@ -62,7 +71,10 @@ pub(super) async fn canary(shop: &Shop, url: &str) -> anyhow::Result<()> {
         "{PAGES} pages from {url}/, all answered 200. web asked http://orders for each; by the counters of its sidecar \
          {v1} of those requests went to v1 and {v2} to v2. The pages say the same."
     ));
-    ensure!(TENTH.contains(&v2), "v2 got {v2} of {PAGES} requests, where about a tenth was expected");
+    ensure!(
+        TENTH.contains(&v2),
+        "v2 got {v2} of {PAGES} requests, where about a tenth was expected"
+    );
     Ok(())
 }
 
@@ -78,7 +90,8 @@ pub(super) async fn identities(shop: &Shop) -> anyhow::Result<()> {
     for endpoint in &endpoints {
         let figures = shop.figures(endpoint.name()).await?;
         let own = shop.config(endpoint.name()).await?.identity();
-        let over = |kind: &str| figures.sum(CONNECTIONS, &[("direction", "inbound"), ("kind", kind)]);
+        let over =
+            |kind: &str| figures.sum(CONNECTIONS, &[("direction", "inbound"), ("kind", kind)]);
         let came = figures.sum(REQUESTS, &[("direction", "inbound")]);
         let all = figures.sum(CONNECTIONS, &[("direction", "inbound")]);
         ensure!(
@@ -87,20 +100,36 @@ pub(super) async fn identities(shop: &Shop) -> anyhow::Result<()> {
             endpoint.pod,
             over("mtls_http")
         );
-        ensure!(came == 0 || all > 0, "{} answered {came} requests without a connection", endpoint.pod);
+        ensure!(
+            came == 0 || all > 0,
+            "{} answered {came} requests without a connection",
+            endpoint.pod
+        );
         ensure!(
             !own.is_empty() && own == endpoint.identity,
             "web expects {} to be {}, but it is {own}",
             endpoint.pod,
             endpoint.identity
         );
-        lines.push(format!("   {:14} {came:3} requests over {all} connections", endpoint.name()));
+        lines.push(format!(
+            "   {:14} {came:3} requests over {all} connections",
+            endpoint.name()
+        ));
         requests += came;
         connections += all;
     }
-    ensure!(requests >= PAGES, "the replicas of `orders` counted only {requests} requests");
-    let identity = endpoints.first().map(|endpoint| endpoint.identity.as_str()).unwrap_or_default();
-    ensure!(caller.ends_with("/ns/shop/sa/web"), "web's certificate names {caller:?}");
+    ensure!(
+        requests >= PAGES,
+        "the replicas of `orders` counted only {requests} requests"
+    );
+    let identity = endpoints
+        .first()
+        .map(|endpoint| endpoint.identity.as_str())
+        .unwrap_or_default();
+    ensure!(
+        caller.ends_with("/ns/shop/sa/web"),
+        "web's certificate names {caller:?}"
+    );
     say(&format!(
         "The sidecars of `orders` counted {requests} requests over {connections} connections (of the kind mtls_http; \
          of any other kind 0):\n{}\nThe caller proves to be   {caller}\nthe called must prove to be {identity}",
@@ -124,8 +153,17 @@ pub(super) async fn plaintext(shop: &Shop) -> anyhow::Result<()> {
         "plaintext from web to {} should be refused, but was answered:\n{answer}",
         endpoint.address
     );
-    let after = refused(&shop.figures_when(endpoint.name(), |after| refused(after) == before + 1).await?);
-    ensure!(after == before + 1, "the sidecar of {} counted {} refusals, not one", endpoint.pod, after - before);
+    let after = refused(
+        &shop
+            .figures_when(endpoint.name(), |after| refused(after) == before + 1)
+            .await?,
+    );
+    ensure!(
+        after == before + 1,
+        "the sidecar of {} counted {} refusals, not one",
+        endpoint.pod,
+        after - before
+    );
     say(&format!(
         "From inside web, `GET {url}` is no call to a Service but to a pod, so it leaves as it is, in plaintext. The \
          sidecar of {} answers: {status}, reason plaintext_refused, and has counted it.",
@@ -142,22 +180,40 @@ pub(super) async fn header(shop: &Shop, url: &str) -> anyhow::Result<()> {
     let tally = load::send(&format!("{url}/"), TRIES, &[("x-canary", "always")]).await;
     all_answered(&tally, TRIES)?;
     let by_rule = |figures: &Figures| {
-        figures.sum(REQUESTS, &[("route", "shop/orders"), ("rule", "testers"), ("service", "shop/orders-v2")])
+        figures.sum(
+            REQUESTS,
+            &[
+                ("route", "shop/orders"),
+                ("rule", "testers"),
+                ("service", "shop/orders-v2"),
+            ],
+        )
     };
-    let after = shop.figures_when("web", |after| by_rule(after) - by_rule(&before) == TRIES).await?;
-    let (rule, v1) = (by_rule(&after) - by_rule(&before), sent(&after, "v1") - sent(&before, "v1"));
+    let after = shop
+        .figures_when("web", |after| by_rule(after) - by_rule(&before) == TRIES)
+        .await?;
+    let (rule, v1) = (
+        by_rule(&after) - by_rule(&before),
+        sent(&after, "v1") - sent(&before, "v1"),
+    );
     ensure!(
         rule == TRIES && v1 == 0 && tally.of("v2") == TRIES,
         "of {TRIES} requests with the header {rule} went to v2 by the rule `testers`, and {v1} to v1"
     );
-    say(&format!("{TRIES} pages with the header: {rule} requests to v2 by the rule `testers`, {v1} to v1."));
+    say(&format!(
+        "{TRIES} pages with the header: {rule} requests to v2 by the rule `testers`, {v1} to v1."
+    ));
     Ok(())
 }
 
 /// Who is too slow is not waited for.
 pub(super) async fn timeout(shop: &Shop, url: &str) -> anyhow::Result<()> {
     chapter("A time limit: what takes 2 s is given 300 ms");
-    let labels = [("rule", "slow"), ("code", "504"), ("reason", "request_timeout")];
+    let labels = [
+        ("rule", "slow"),
+        ("code", "504"),
+        ("reason", "request_timeout"),
+    ];
     let before = shop.figures("web").await?.sum(REQUESTS, &labels);
     let begun = Instant::now();
     let answer = client::get(&format!("{url}/slow")).await?;
@@ -170,10 +226,19 @@ pub(super) async fn timeout(shop: &Shop, url: &str) -> anyhow::Result<()> {
         answer.text()
     );
     let range = Duration::from_millis(300)..Duration::from_millis(1500);
-    ensure!(range.contains(&took), "{url}/slow was answered after {} ms instead of 300", took.as_millis());
-    let counted = shop.figures_when("web", |after| after.sum(REQUESTS, &labels) == before + 1).await?;
+    ensure!(
+        range.contains(&took),
+        "{url}/slow was answered after {} ms instead of 300",
+        took.as_millis()
+    );
+    let counted = shop
+        .figures_when("web", |after| after.sum(REQUESTS, &labels) == before + 1)
+        .await?;
     let counted = counted.sum(REQUESTS, &labels) - before;
-    ensure!(counted == 1, "web's sidecar counted {counted} timeouts, not one");
+    ensure!(
+        counted == 1,
+        "web's sidecar counted {counted} timeouts, not one"
+    );
     say(&format!(
         "{url}/slow: {} after {} ms, {} (reason request_timeout, counted by web's sidecar under the rule `slow`)",
         answer.status,
@@ -195,7 +260,10 @@ pub(super) async fn methods(shop: &Shop) -> anyhow::Result<()> {
     );
     let looked = shop.mesh.call_from("web", "GET", item).await?;
     let found = looked.lines().last().unwrap_or_default();
-    ensure!(looked.starts_with("HTTP/1.1 200") && found.contains("inStock"), "GET {item} was answered:\n{looked}");
+    ensure!(
+        looked.starts_with("HTTP/1.1 200") && found.contains("inStock"),
+        "GET {item} was answered:\n{looked}"
+    );
     say(&format!(
         "`inventory`, written in Go, would delete what it is asked to delete. From inside web: DELETE {item} is answered \
          {status}, reason no_route; GET finds the teapot where it was: {found}"
