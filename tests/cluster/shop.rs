@@ -1,0 +1,155 @@
+//! The applications of the cluster tests: ordinary Deployments and Services.
+
+use anyhow::{Context as _, Result, ensure};
+use tests::cluster::{Cluster, wait_until};
+
+use crate::installation::{PODS, meshed_namespace};
+
+/// A namespace with `web`, which calls, and Services that are called.
+pub(crate) struct Shop {
+    pub(crate) cluster: &'static Cluster,
+    pub(crate) namespace: String,
+}
+
+/// A Deployment, a ServiceAccount and a Service of one name, port 80.
+fn application(name: &str, namespace: &str, image: &str, replicas: u32) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{ name: {name}, namespace: {namespace} }}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{ name: {name}, namespace: {namespace} }}
+spec:
+  replicas: {replicas}
+  selector: {{ matchLabels: {{ app: {name} }} }}
+  template:
+    metadata: {{ labels: {{ app: {name} }} }}
+    spec:
+      serviceAccountName: {name}
+      terminationGracePeriodSeconds: 5
+      containers:
+        - name: {name}
+          image: {image}
+          imagePullPolicy: Never
+          args: [serve, ":8080"]
+          ports: [{{ name: http, containerPort: 8080 }}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{ name: {name}, namespace: {namespace} }}
+spec:
+  selector: {{ app: {name} }}
+  ports: [{{ name: http, port: 80, targetPort: http }}]
+---
+"#
+    )
+}
+
+impl Shop {
+    /// Opens one in a meshed namespace of its own: `web` and the named Services, all ready.
+    pub(crate) async fn open(cluster: &'static Cluster, services: &[(&str, u32)]) -> Result<Self> {
+        let namespace = meshed_namespace(cluster, "shop").await?;
+        let image = cluster.web_image().await?;
+        let all = [("web", 1)].into_iter().chain(services.iter().copied());
+        let yaml: String = all
+            .clone()
+            .map(|(name, replicas)| application(name, &namespace, image, replicas))
+            .collect();
+        cluster.apply(&yaml).await?;
+        for (name, _) in all {
+            cluster
+                .ready(&namespace, &format!("deployment/{name}"), PODS)
+                .await?;
+        }
+        Ok(Self { cluster, namespace })
+    }
+
+    /// Status and body of one GET from `web`.
+    pub(crate) async fn get(&self, url: &str) -> Result<(u16, String)> {
+        let answer = self
+            .cluster
+            .exec(
+                &self.namespace,
+                "deployment/web",
+                "web",
+                &["/web", "get", url],
+            )
+            .await?;
+        let (status, body) = answer.split_once('\n').context("a status line")?;
+        Ok((status.trim().parse()?, body.trim().to_owned()))
+    }
+
+    /// An ApiRoute for the Service `orders` that sends everything to `backend`.
+    pub(crate) fn route(&self, backend: &str) -> String {
+        format!(
+            r#"
+apiVersion: meshwright.dev/v1alpha1
+kind: ApiRoute
+metadata: {{ name: orders, namespace: {} }}
+spec:
+  hosts: [orders]
+  rules:
+    - name: all
+      backendRefs: [{{ name: {backend}, port: 80 }}]
+"#,
+            self.namespace
+        )
+    }
+
+    /// The pod that answers `url`, by its own word.
+    pub(crate) async fn answered_by(&self, url: &str) -> Result<String> {
+        let (status, body) = self.get(url).await?;
+        ensure!(status == 200, "{url}: {status} {body}");
+        Ok(body.split(' ').next().unwrap_or_default().to_owned())
+    }
+
+    /// Waits until an ApiRoute is programmed in all sidecars, and returns the count as `n/m`.
+    pub(crate) async fn programmed(&self, name: &str) -> Result<String> {
+        wait_until(&format!("{name} is programmed"), PODS, async || {
+            let object = self.object(name).await?;
+            let count = object["status"]["programmed"].as_str().unwrap_or_default();
+            let (n, m) = count.split_once('/').unwrap_or_default();
+            ensure!(n == m && !n.is_empty() && n != "0", "{}", object["status"]);
+            let current = condition(&object, "Programmed");
+            ensure!(
+                current["observedGeneration"] == object["metadata"]["generation"],
+                "{current}"
+            );
+            Ok(count.to_owned())
+        })
+        .await
+    }
+
+    /// An ApiRoute as the API server has it.
+    pub(crate) async fn object(&self, name: &str) -> Result<serde_json::Value> {
+        self.cluster
+            .json(&["get", "apiroute", name, "-n", &self.namespace])
+            .await
+    }
+
+    /// The name of the only pod of a Deployment.
+    pub(crate) async fn pod(&self, app: &str) -> Result<String> {
+        let selector = format!("app={app}");
+        let pods = self
+            .cluster
+            .json(&["get", "pods", "-n", &self.namespace, "-l", &selector])
+            .await?;
+        let name = pods["items"][0]["metadata"]["name"].as_str();
+        Ok(name.with_context(|| format!("no pod of {app}"))?.to_owned())
+    }
+}
+
+/// A condition of an object's status; null when it is not there.
+pub(crate) fn condition(object: &serde_json::Value, kind: &str) -> serde_json::Value {
+    let conditions = object["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let found = conditions
+        .into_iter()
+        .find(|condition| condition["type"] == kind);
+    found.unwrap_or_default()
+}
