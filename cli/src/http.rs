@@ -16,10 +16,15 @@ pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, Bytes)
     let stream = TcpStream::connect(address)
         .await
         .with_context(|| format!("connecting to {address}"))?;
+    ask(stream, &address.to_string(), path).await
+}
+
+/// The status and the body that `host`, at the other end of `stream`, answers to a GET of `path`.
+pub async fn ask(stream: TcpStream, host: &str, path: &str) -> anyhow::Result<(u16, Bytes)> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = http::Request::get(path)
-        .header(http::header::HOST, address.to_string())
+        .header(http::header::HOST, host)
         .header(http::header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;
     let exchange = async {

@@ -14,8 +14,9 @@ pub const GRPC_PORT: u16 = 15012;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "meshwright-operator", version, about)]
 pub struct Config {
-    /// Read objects from this folder instead of a cluster (repeatable; the first folder that
-    /// names an object wins, a later one completes its Services' cluster addresses).
+    /// Read objects from the YAML files below this folder instead of a cluster. Repeatable: the
+    /// first folder that names an object wins, a later one completes its Services' cluster
+    /// addresses. An object without a namespace is in `default`.
     #[arg(long = "files", value_name = "DIR")]
     pub files: Vec<PathBuf>,
 

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use wire::discovery::certificates_server::{self, CertificatesServer};
 use wire::discovery::{SignRequest, SignResponse};
 
-use crate::ca::{self, Ca, OPERATOR, RequestedKey};
+use crate::ca::{self, Ca, OPERATOR, PeerLeaf, RequestedKey};
 use crate::issuer::{Issuer, Refusal, Workload};
 use crate::tls::Peer;
 
@@ -61,23 +61,22 @@ impl Certificates {
                 "the token is longer than {MAX_TOKEN_BYTES} bytes"
             )));
         }
-        if !token.is_empty() {
-            return Ok((in_time(self.issuer.identify(token)).await?, "token"));
-        }
-        let Some(leaf) = peer.and_then(|peer| peer.identity.as_ref()) else {
-            return Err(Status::unauthenticated(
-                "neither a token nor a certificate of this mesh was presented; one of them must say who is asking",
+        let Some(peer) = peer else {
+            return Err(Status::internal(
+                "the connection does not say where it comes from",
             ));
         };
-        // The handshake has checked it, but the connection may be older than that.
-        if leaf.expires <= SystemTime::now() {
-            return Err(Status::unauthenticated(
-                "the certificate of this connection has expired; ask again with the workload's token",
-            ));
-        }
-        let workload = leaf.workload();
-        in_time(self.issuer.still_runs(&workload)).await?;
-        Ok((workload, "certificate"))
+        let (workload, proven_by) = match &peer.identity {
+            _ if !token.is_empty() => (in_time(self.issuer.identify(token)).await?, "token"),
+            Some(leaf) => (renewing(leaf)?, "certificate"),
+            None => {
+                return Err(Status::unauthenticated(
+                    "neither a token nor a certificate of this mesh was presented; one of them must say who is asking",
+                ));
+            }
+        };
+        in_time(self.issuer.still_runs(&workload, peer.address.ip())).await?;
+        Ok((workload, proven_by))
     }
 }
 
@@ -135,6 +134,17 @@ impl std::fmt::Debug for Certificates {
             .field("ca", &self.ca)
             .finish_non_exhaustive()
     }
+}
+
+/// Whose leaf it is.
+fn renewing(leaf: &PeerLeaf) -> Result<Workload, Status> {
+    // The handshake has checked it, but the connection may be older than that.
+    if leaf.expires <= SystemTime::now() {
+        return Err(Status::unauthenticated(
+            "the certificate of this connection has expired; ask again with the workload's token",
+        ));
+    }
+    Ok(leaf.workload())
 }
 
 /// What the issuer says, unless it takes too long.

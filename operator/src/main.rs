@@ -27,11 +27,13 @@ fn run(config: Config) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut running = app::start(config).await?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = running.ended() => {}
-        }
-        running.shutdown().await
+        let failed = tokio::select! {
+            _ = terminate.recv() => false,
+            _ = interrupt.recv() => false,
+            () = running.ended() => true,
+        };
+        running.shutdown().await?;
+        anyhow::ensure!(!failed, "a part of the operator has ended, see above");
+        Ok(())
     })
 }

@@ -9,9 +9,11 @@ mod snapshot;
 mod streams;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use compiler::ObjectKey;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 use wire::ResourceId;
 use wire::delta::{Outcome, Sent};
@@ -24,6 +26,9 @@ pub use snapshot::{Snapshot, StreamView};
 pub use streams::{MAX_STREAMS, Programmed, Streams, Subscriber};
 
 use crate::tls::Peer;
+
+/// How long a stream waits for the first compilation.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The service that sidecars receive their resources from.
 #[derive(Clone, Debug)]
@@ -57,7 +62,12 @@ impl discovery_server::Discovery for Discovery {
         request: Request<Streaming<FromSidecar>>,
     ) -> Result<Response<Deltas>, Status> {
         let subscriber = subscriber(request.extensions().get::<Peer>())?;
-        if !*self.ready.borrow() {
+        // The first compilation is a matter of moments; a refusal would cost both another handshake.
+        let mut ready = self.ready.clone();
+        if !matches!(
+            timeout(PATIENCE, ready.wait_for(|ready| *ready)).await,
+            Ok(Ok(_))
+        ) {
             return Err(Status::unavailable("this replica is starting; try again"));
         }
         let mailbox = Mailbox::new();

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use compiler::{ObjectKey, ObjectKind, ObjectRef};
+use crds::status::ConditionType;
 use crds::{ApiRoute, ApiRouteStatus};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -29,6 +30,9 @@ const SPACING: Duration = Duration::from_millis(500);
 const FIRST: Duration = Duration::from_millis(200);
 /// Writes at once.
 const PARALLEL: usize = 8;
+/// After the start, until the sidecars have come back: they try every ten seconds at least. Until
+/// then the counts that the operator's predecessor wrote are nearer to the truth.
+const RETURN: Duration = Duration::from_secs(12);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The statuses that the cluster has. Cheap to share.
@@ -61,13 +65,19 @@ struct Schedule {
     failures: BTreeMap<ObjectRef, u32>,
     /// When an object was last written, as long as that still matters.
     last: BTreeMap<ObjectRef, Instant>,
+    /// Objects whose status is of this process and not of one before it.
+    written: BTreeSet<ObjectRef>,
 }
 
 /// How a write ended.
 enum Written {
     Done,
-    /// There was nothing to change, or no object to change.
+    /// What there is may stand until then.
+    Early(Instant),
+    /// There was nothing to change.
     Nothing,
+    /// There is no such object any more.
+    Gone,
     Failed,
 }
 
@@ -111,6 +121,7 @@ impl Statuses {
     /// Writes for ever.
     pub async fn run(self) {
         let this = Arc::new(self);
+        let settled = Instant::now() + RETURN;
         let mut schedule = Schedule::default();
         let mut writes = JoinSet::new();
         loop {
@@ -125,8 +136,10 @@ impl Statuses {
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     if let Some(object) = schedule.start(Instant::now()) {
                         let this = this.clone();
+                        let inherited = !schedule.written.contains(&object);
+                        let until = Some(settled).filter(|at| inherited && Instant::now() < *at);
                         writes.spawn(async move {
-                            let written = this.write(&object).await;
+                            let written = this.write(&object, until).await;
                             (object, written)
                         });
                     }
@@ -135,16 +148,22 @@ impl Statuses {
         }
     }
 
-    async fn write(&self, object: &ObjectRef) -> Written {
+    /// `until`: before that time a status which a predecessor wrote may stand if only counts differ.
+    async fn write(&self, object: &ObjectRef, until: Option<Instant>) -> Written {
         let ObjectKind::ApiRoute = object.kind;
         let key = object.key();
         let Some(report) = self.verdicts.report_of(object) else {
-            return Written::Nothing;
+            return Written::Gone;
         };
         let observed = self.observed.get(&key);
         let Some(status) = status(&report, observed.as_ref(), Timestamp::now()) else {
             return Written::Nothing;
         };
+        if let Some(until) = until
+            && observed.is_some_and(|observed| only_counts_differ(&status, &observed))
+        {
+            return Written::Early(until);
+        }
         let api: Api<ApiRoute> = Api::namespaced(self.client.clone(), &object.namespace);
         let patch = serde_json::json!({
             "apiVersion": crds::API_VERSION,
@@ -163,7 +182,7 @@ impl Statuses {
                 self.observed.saw(&key, Some(status));
                 Written::Done
             }
-            Err(kube::Error::Api(error)) if error.code == 404 => Written::Nothing,
+            Err(kube::Error::Api(error)) if error.code == 404 => Written::Gone,
             Err(error) => {
                 self.metrics.status_failures.inc();
                 tracing::warn!(%object, %error, "the status can't be written; trying again");
@@ -183,7 +202,11 @@ impl Schedule {
                 Some(again) => *again = true,
                 None => {
                     let spaced = self.last.get(&object).map_or(now, |last| *last + SPACING);
-                    self.due.entry(object).or_insert(spaced.max(now + FIRST));
+                    let at = spaced.max(now + FIRST);
+                    let failing = self.failures.contains_key(&object);
+                    let due = self.due.entry(object).or_insert(at);
+                    // What was early may no longer be: only its counts differed.
+                    *due = if failing { *due } else { at.min(*due) };
                 }
             }
         }
@@ -210,8 +233,16 @@ impl Schedule {
                 let pause = SPACING.saturating_mul(1 << (*failures).min(10));
                 self.due.insert(object, now + pause.min(LONGEST_PAUSE));
             }
-            Written::Done | Written::Nothing => {
+            Written::Early(until) => {
+                self.due.insert(object, *until);
+            }
+            Written::Done | Written::Nothing | Written::Gone => {
                 self.failures.remove(&object);
+                match written {
+                    Written::Done => self.written.insert(object.clone()),
+                    Written::Gone => self.written.remove(&object),
+                    _ => false,
+                };
                 if again {
                     self.due.insert(object.clone(), now + SPACING);
                 }
@@ -256,6 +287,14 @@ fn status(
         observed == status
     });
     (!same).then_some(status)
+}
+
+/// Whether the two say the same of the same generation, but for the sidecars' answers.
+fn only_counts_differ(new: &ApiRouteStatus, observed: &ApiRouteStatus) -> bool {
+    let programmed = ConditionType::Programmed.as_str();
+    let mut new = new.conditions.iter().filter(|c| c.type_ != programmed);
+    let known = |type_: &str| observed.conditions.iter().find(|c| c.type_ == type_);
+    known(programmed).is_some() && new.all(|c| known(&c.type_) == Some(c))
 }
 
 #[cfg(test)]
@@ -318,6 +357,22 @@ mod tests {
         assert_eq!(after.conditions[0].observed_generation, Some(2));
     }
 
+    #[test]
+    fn counts_that_a_predecessor_wrote_are_told_from_what_is_wrong() {
+        let before = status(&report("True", 3), None, at(100)).unwrap();
+        let fewer = status(&report("Unknown", 0), Some(&before), at(200)).unwrap();
+        assert!(only_counts_differ(&fewer, &before));
+        let mut edited = report("Unknown", 0);
+        edited.generation = 3;
+        let edited = status(&edited, Some(&before), at(200)).unwrap();
+        assert!(!only_counts_differ(&edited, &before));
+        let mut refused = report("Unknown", 0);
+        refused.conditions[0].status = "False".to_owned();
+        let refused = status(&refused, Some(&before), at(200)).unwrap();
+        assert!(!only_counts_differ(&refused, &before));
+        assert!(!only_counts_differ(&fewer, &ApiRouteStatus::default()));
+    }
+
     #[tokio::test]
     async fn many_changes_of_an_object_are_one_write() {
         let mut schedule = Schedule::default();
@@ -348,6 +403,18 @@ mod tests {
         assert_eq!(schedule.next(), None, "one write at a time");
         schedule.done(object("orders"), &Written::Done, now + FIRST);
         assert_eq!(schedule.next(), Some(now + FIRST + SPACING));
+    }
+
+    #[tokio::test]
+    async fn what_was_too_early_is_looked_at_again_when_it_changes() {
+        let mut schedule = Schedule::default();
+        let now = Instant::now();
+        schedule.touch([object("orders")].into(), now);
+        schedule.start(now + FIRST).unwrap();
+        schedule.done(object("orders"), &Written::Early(now + RETURN), now + FIRST);
+        assert_eq!(schedule.next(), Some(now + RETURN));
+        schedule.touch([object("orders")].into(), now + SPACING);
+        assert_eq!(schedule.next(), Some(now + SPACING + FIRST));
     }
 
     #[tokio::test]

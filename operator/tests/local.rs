@@ -176,6 +176,9 @@ async fn an_unknown_token_is_given_nothing_and_without_a_leaf_there_is_no_stream
     let world = World::start().await;
     let refused = Identity::ask(&world.operator, "x").await.err().unwrap();
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    let refused = sidecar::anonymous(&world.operator).await;
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    assert!(world.operator.streams.is_empty());
 }
 
 #[tokio::test]

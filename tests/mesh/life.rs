@@ -98,6 +98,32 @@ async fn a_replica_that_dies_costs_no_request() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_application_that_dies_beside_its_sidecar_costs_no_request_without_a_body() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let [mut one, two] = mesh.workloads("orders").await?;
+    let client = mesh.client("web").await?;
+    wait_until("both replicas are called", SOON, async || {
+        ensure!(client.get("http://orders/").await?.status == 200);
+        ensure!(one.upstream.requests() > 0 && two.upstream.requests() > 0);
+        Ok(())
+    })
+    .await?;
+
+    // Its sidecar is well, and says that nothing reached the application.
+    one.upstream.close();
+    wait_until("its sidecar notices", SOON, async || {
+        ensure!(client.get("http://orders/").await?.status == 200);
+        Ok(())
+    })
+    .await?;
+    for _ in 0..50 {
+        let answer = client.get("http://orders/").await?;
+        assert_eq!((answer.status, answer.reason()), (200, ""));
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_application_that_does_not_listen_is_503_with_a_reason_and_comes_back() -> Result<()> {
     let mesh = Mesh::start(&services(&["orders"])).await?;
     let mut orders = mesh.workload("orders").await?;

@@ -226,3 +226,24 @@ async fn hop_by_hop_and_reserved_headers_do_not_reach_the_application() -> Resul
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn an_application_cannot_speak_for_the_mesh() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders", "legacy"])).await?;
+    let inside = mesh.workload("orders").await?;
+    let outside = mesh.outsider("legacy").await?;
+    let client = mesh.client("web").await?;
+    for upstream in [&inside.upstream, &outside] {
+        upstream.adds("meshwright-reason", "no_route");
+    }
+    for url in ["http://orders/", "http://legacy/"] {
+        wait_until("it answers", SOON, async || {
+            let answer = client.get(url).await?;
+            anyhow::ensure!(answer.status == 200, "{answer:?}");
+            assert_eq!(answer.reason(), "", "{url}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}

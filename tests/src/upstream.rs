@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -43,6 +43,7 @@ struct Shared {
     status: StatusCode,
     body: Bytes,
     delay: Duration,
+    header: Option<(HeaderName, HeaderValue)>,
 }
 
 // === impl Upstream ===
@@ -55,6 +56,7 @@ impl Upstream {
             status: StatusCode::OK,
             body: address.to_string().into(),
             delay: Duration::ZERO,
+            header: None,
         }));
         let mut upstream = Self {
             address,
@@ -103,6 +105,12 @@ impl Upstream {
         self.shared().body = body.into();
     }
 
+    /// Sends this header with every answer from now on.
+    pub fn adds(&self, name: &'static str, value: &'static str) {
+        let name = HeaderName::from_static(name);
+        self.shared().header = Some((name, HeaderValue::from_static(value)));
+    }
+
     /// Waits this long before it answers, from now on.
     pub fn takes(&self, delay: Duration) {
         self.shared().delay = delay;
@@ -144,7 +152,7 @@ async fn answer(
         .await
         .map(|body| body.to_bytes())
         .unwrap_or_default();
-    let (status, answer, delay) = {
+    let (status, answer, delay, header) = {
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.seen.push(Seen {
             method: head.method,
@@ -152,10 +160,14 @@ async fn answer(
             headers: head.headers,
             body,
         });
-        (shared.status, shared.body.clone(), shared.delay)
+        let header = shared.header.clone();
+        (shared.status, shared.body.clone(), shared.delay, header)
     };
     tokio::time::sleep(delay).await;
     let mut response = Response::new(Full::new(answer));
     *response.status_mut() = status;
+    if let Some((name, value)) = header {
+        response.headers_mut().insert(name, value);
+    }
     Ok(response)
 }

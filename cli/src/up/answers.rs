@@ -7,7 +7,8 @@ use anyhow::{Context as _, bail};
 use compiler::ObjectKey;
 
 use super::control::{Answer, Asked, Request, Status};
-use super::mesh::{Mesh, Running, verdicts};
+use super::fleet::Running;
+use super::mesh::{Mesh, verdicts};
 
 /// Answers now, or as soon as the operator has answered.
 pub(super) fn answer(mesh: &Mesh, asked: Asked) {
@@ -71,16 +72,12 @@ fn find<'a>(mesh: &'a Mesh, asked: &str) -> anyhow::Result<&'a Running> {
         key.name == name && namespace.is_none_or(|namespace| key.namespace == namespace)
     };
     let mut found: Vec<_> = mesh.pods.iter().filter(|(key, _)| fits(key)).collect();
-    for key in mesh.plan.workloads.keys().filter(|key| fits(key)) {
-        // Any of its replicas; the first unless it is on its way out.
-        let replica = mesh
-            .plan
-            .replicas()
-            .filter(|(_, of)| mesh.plan.workloads[key].template == **of);
+    for workload in mesh.plan.workloads.keys().filter(|key| fits(key)) {
+        // Any of its replicas.
         found.extend(
-            replica
-                .filter_map(|(pod, _)| mesh.pods.get_key_value(&pod))
-                .find(|(pod, _)| pod.namespace == key.namespace),
+            mesh.pods
+                .iter()
+                .find(|(_, pod)| pod.workload.as_ref() == Some(workload)),
         );
     }
     match found.as_slice() {

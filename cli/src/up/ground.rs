@@ -133,6 +133,18 @@ impl Place {
         }
     }
 
+    /// Connects to where the sidecar answers people, which is never reachable from elsewhere.
+    pub(super) async fn connect_to_admin(&self) -> io::Result<TcpStream> {
+        match &self.namespaces {
+            Some(namespaces) => {
+                socket_in(&namespaces.network)?
+                    .connect(([127, 0, 0, 1], 15000).into())
+                    .await
+            }
+            None => TcpStream::connect((self.address, 15000)).await,
+        }
+    }
+
     /// Connects to an address as a program of this workload would, through its sidecar.
     pub(super) async fn connect_as_application(&self, to: SocketAddr) -> io::Result<TcpStream> {
         match &self.namespaces {

@@ -2,28 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use compiler::ObjectKey;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::addresses::Addresses;
-use super::control::{Asked, Entrance, Row};
-use super::ground::{Ground, Place};
-use super::hosts;
-use super::launches::{Surroundings, application_env};
+use super::control::Asked;
+use super::fleet::Running;
+use super::ground::Ground;
+use super::launches::Surroundings;
 use super::link::HostLink;
 use super::operator;
-use super::plan::{Plan, Template};
-use super::pod::{News, Phase, Pod, stopped};
-use super::publish::{self, Destination, Publish, Published, Target};
-use super::runtime::{self, Identity, Issued};
-use super::state::{private_folder, replace};
+use super::plan::Plan;
+use super::pod::{Ending, News, Phase, stopped};
+use super::publish::{Publish, Published, Target};
 use super::table::say;
 use super::{answers, changes, dns, table};
 use crate::folder::{self, Stamp};
@@ -32,9 +28,6 @@ use crate::folder::{self, Stamp};
 const LOOK: Duration = Duration::from_millis(250);
 /// When the table is shown though not everything is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Where the ingress and the operator are.
-const SYSTEM: &str = "meshwright-system";
-const INGRESS: &str = "meshwright-ingress";
 
 /// A mesh and all that belongs to it.
 pub(super) struct Mesh {
@@ -45,27 +38,15 @@ pub(super) struct Mesh {
     pub(super) plan: Plan,
     pub(super) pods: BTreeMap<ObjectKey, Running>,
     pub(super) published: BTreeMap<Target, Published>,
-    asked_to_publish: Vec<Publish>,
-    host: HostLink,
-    addresses: Addresses,
-    names: dns::Names,
-    news: mpsc::UnboundedSender<News>,
-    /// Whether the table was shown.
+    pub(super) asked_to_publish: Vec<Publish>,
+    pub(super) host: HostLink,
+    pub(super) addresses: Addresses,
+    pub(super) names: dns::Names,
+    pub(super) news: mpsc::UnboundedSender<News>,
+    /// Whether everything was ready once, and whether the table was shown then.
+    settling: bool,
     started: bool,
     stopping: bool,
-}
-
-/// A pod in one of its lives.
-pub(super) struct Running {
-    pub(super) identity: Identity,
-    /// The ingress has none.
-    pub(super) template: Option<Template>,
-    pub(super) place: Arc<Place>,
-    pub(super) phase: Phase,
-    pub(super) entrance: Entrance,
-    issued: Issued,
-    stop: watch::Sender<bool>,
-    life: JoinHandle<()>,
 }
 
 /// What to run, and how.
@@ -96,6 +77,7 @@ pub(super) async fn run(settings: Settings, plan: Plan, host: HostLink) -> anyho
         addresses: Addresses::default(),
         names: dns::Names::default(),
         news,
+        settling: false,
         started: false,
         stopping: false,
     };
@@ -178,6 +160,11 @@ impl Mesh {
                     say(format_args!("    | {line}"));
                 }
             }
+            News::Settled => {
+                if !self.started {
+                    self.show_table();
+                }
+            }
             News::Phase(key, Phase::Gone) => {
                 if let Some(gone) = self.pods.remove(&key) {
                     // Its place is made anew: nothing of the old life is there.
@@ -198,7 +185,8 @@ impl Mesh {
                 let (before, now) = (pod.phase == Phase::Ready, phase == Phase::Ready);
                 pod.phase = phase;
                 if before != now {
-                    self.write_runtime()?;
+                    // Who waited for it may be replaced now.
+                    self.reconcile()?;
                     if now {
                         let after = begun.elapsed().as_secs_f32();
                         let when = if self.started {
@@ -215,9 +203,16 @@ impl Mesh {
     }
 
     fn show_table_when_ready(&mut self) {
-        if !self.started && self.pods.values().all(|pod| pod.phase == Phase::Ready) {
-            self.show_table();
+        let ready = self.pods.values().all(|pod| pod.phase == Phase::Ready);
+        if self.settling || !ready {
+            return;
         }
+        self.settling = true;
+        let (expected, news) = (self.expected(), self.news.clone());
+        tokio::spawn(async move {
+            expected.settle().await;
+            let _ = news.send(News::Settled);
+        });
     }
 
     fn show_table(&mut self) {
@@ -228,301 +223,6 @@ impl Mesh {
             "Edit {} and save: changes take effect at once. `meshwright exec WORKLOAD -- CMD` runs a command inside a workload. Ctrl-C ends all.",
             self.shown_folder.display()
         ));
-    }
-
-    pub(super) fn rows(&self) -> Vec<Row> {
-        let row = |(key, pod): (&ObjectKey, &Running)| Row {
-            workload: key.to_string(),
-            address: pod.place.address.to_string(),
-            identity: pod.identity.spiffe(&self.around.trust_domain),
-            ports: pod.template.as_ref().map_or_else(String::new, |template| {
-                template
-                    .ports
-                    .iter()
-                    .map(|port| port.number.to_string())
-                    .collect::<Vec<_>>()
-                    .join(",")
-            }),
-            state: pod.phase.to_string(),
-        };
-        self.pods.iter().map(row).collect()
-    }
-
-    pub(super) fn published_at(&self) -> BTreeMap<String, String> {
-        let line = |(target, published): (&Target, &Published)| {
-            let Target { service, port } = target;
-            (
-                format!("{service}:{port}"),
-                format!("http://{}", published.at),
-            )
-        };
-        self.published.iter().map(line).collect()
-    }
-
-    /// Starts the pods that should be there and aren't, and ends those that shouldn't.
-    fn reconcile(&mut self) -> anyhow::Result<()> {
-        let wanted: BTreeMap<ObjectKey, Template> = self
-            .plan
-            .replicas()
-            .map(|(key, template)| (key, template.clone()))
-            .collect();
-        for (key, pod) in &self.pods {
-            let keep = match &pod.template {
-                Some(template) => wanted.get(key) == Some(template),
-                None => true,
-            };
-            if !keep {
-                pod.stop.send_replace(true);
-            }
-        }
-        let mut missing = Vec::new();
-        for (key, template) in wanted {
-            if !self.pods.contains_key(&key) {
-                missing.push((key, template));
-            }
-        }
-        if !missing.is_empty() {
-            for (key, template) in missing {
-                self.start(&key, Some(template))?;
-            }
-            self.write_tokens()?;
-        }
-        self.write_runtime()
-    }
-
-    fn start(&mut self, key: &ObjectKey, template: Option<Template>) -> anyhow::Result<()> {
-        let service_account = template
-            .as_ref()
-            .map_or(INGRESS, |template| &template.service_account);
-        let identity = Identity::new(&key.namespace, &key.name, service_account);
-        self.write_hosts(&key.namespace)?;
-        let resolv_conf = self.around.layout.resolv_conf(&key.namespace);
-        hosts::write(
-            &resolv_conf,
-            &dns::resolv_conf(&key.namespace, &self.around.cluster_domain),
-        )?;
-        let nth = self.addresses.pod(&key.to_string());
-        let place = self
-            .around
-            .ground
-            .make(
-                nth,
-                vec![
-                    (
-                        self.around.layout.hosts(&key.namespace),
-                        "/etc/hosts".into(),
-                    ),
-                    (resolv_conf, "/etc/resolv.conf".into()),
-                ],
-            )
-            .with_context(|| format!("making a place for {key}"))?;
-        let place = Arc::new(place);
-
-        let folder = self
-            .around
-            .layout
-            .pod(&format!("{}.{}", key.namespace, key.name));
-        // A new life: nothing of the last one's identity is there.
-        match std::fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => private_folder(&folder)?,
-        }
-        private_folder(&folder.join("sidecar"))?;
-        let (token, issued) = identity.token();
-        replace(&folder.join("token"), token.as_bytes())?;
-
-        let ports: Vec<_> = template
-            .iter()
-            .flat_map(|template| &template.ports)
-            .map(|port| port.number)
-            .collect();
-        let sidecar = self.around.sidecar(&identity, &place, &ports, &folder);
-        let application = template
-            .as_ref()
-            .map(|template| self.around.application(&identity, &place, template));
-        let entrance = match &application {
-            Some(application) => Entrance {
-                pod: key.to_string(),
-                env: application.launch.env.clone(),
-                cwd: application.launch.cwd.clone(),
-            },
-            None => Entrance {
-                pod: key.to_string(),
-                env: application_env(&identity, &place, &[]),
-                cwd: self.around.folder.clone(),
-            },
-        };
-        let grace = template
-            .as_ref()
-            .map_or(Duration::ZERO, |template| template.grace);
-        let pod = Pod {
-            identity: identity.clone(),
-            place: place.clone(),
-            sidecar,
-            application,
-            ports,
-            grace,
-        };
-        let (stop, stopping) = watch::channel(false);
-        let life = tokio::spawn(pod.live(self.news.clone(), stopping));
-        let phase = Phase::Starting("its sidecar".to_owned());
-        let running = Running {
-            identity,
-            template,
-            place,
-            phase,
-            entrance,
-            issued,
-            stop,
-            life,
-        };
-        self.pods.insert(key.clone(), running);
-        Ok(())
-    }
-
-    /// Takes the ports to publish on that aren't taken yet, and gives back those that need not be.
-    async fn take_ports(&mut self) -> anyhow::Result<()> {
-        let wanted = publish::wanted(&self.plan.services, &self.asked_to_publish)?;
-        self.published.retain(|target, published| {
-            wanted
-                .get(target)
-                .is_some_and(|on| *on == 0 || *on == published.at.port())
-        });
-        for (target, on) in wanted {
-            if !self.published.contains_key(&target) {
-                let published = publish::take(&mut self.host, &target, on).await?;
-                self.published.insert(target, published);
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets connections in at the ports that were taken.
-    fn open_ports(&mut self) -> anyhow::Result<()> {
-        if self.published.is_empty() {
-            return Ok(());
-        }
-        let ingress = self.ingress()?;
-        for (target, published) in &mut self.published {
-            let Some(service) = self.plan.services.get(&target.service) else {
-                continue;
-            };
-            let Some(address) = self.addresses.service(&target.service, service) else {
-                bail!(
-                    "Service {} can't be published: it has no address of its own",
-                    target.service
-                );
-            };
-            let ObjectKey { namespace, name } = &target.service;
-            let host = format!("{name}.{namespace}.svc.{}", self.around.cluster_domain);
-            published.open(
-                ingress.clone(),
-                Destination {
-                    address,
-                    port: target.port,
-                    host,
-                },
-            )?;
-        }
-        Ok(())
-    }
-
-    /// The place of the ingress, which is started with the first port that is published.
-    fn ingress(&mut self) -> anyhow::Result<Arc<Place>> {
-        let key = ObjectKey::new(SYSTEM, format!("{INGRESS}-0"));
-        if !self.pods.contains_key(&key) {
-            self.start(&key, None)?;
-            self.write_tokens()?;
-        }
-        Ok(self.pods[&key].place.clone())
-    }
-
-    fn write_tokens(&self) -> anyhow::Result<()> {
-        let issued = self.pods.values().map(|pod| &pod.issued);
-        runtime::write_tokens(&self.around.layout.tokens(), issued)
-            .context("writing the table of tokens")
-    }
-
-    /// Tells the operator what runs, and the workloads where it is.
-    fn write_runtime(&mut self) -> anyhow::Result<()> {
-        let folder = self.around.layout.runtime();
-        let pods: Vec<_> = self
-            .pods
-            .values()
-            .map(|pod| {
-                let ready = pod.phase == Phase::Ready;
-                runtime::pod(
-                    &pod.identity,
-                    pod.template.as_ref(),
-                    pod.place.address,
-                    ready,
-                )
-            })
-            .collect();
-        runtime::write_documents(&folder.join("pods.yaml"), &pods).context("writing the Pods")?;
-        let mut services = Vec::new();
-        for (key, service) in &self.plan.services {
-            let written = self
-                .plan
-                .documents
-                .get(&("Service".to_owned(), key.clone()));
-            if let (Some(address), Some(written)) = (self.addresses.service(key, service), written)
-            {
-                services.push(runtime::service(&written.value, address));
-            }
-        }
-        runtime::write_documents(&folder.join("services.yaml"), &services)
-            .context("writing the Services")?;
-        let namespaces: std::collections::BTreeSet<_> =
-            self.pods.keys().map(|key| key.namespace.clone()).collect();
-        for namespace in namespaces {
-            self.write_hosts(&namespace)?;
-        }
-        Ok(())
-    }
-
-    fn write_hosts(&mut self, namespace: &str) -> anyhow::Result<()> {
-        let mut services = BTreeMap::new();
-        for (key, service) in &self.plan.services {
-            let addresses = match self.addresses.service(key, service) {
-                Some(address) => vec![address],
-                None => self.behind(service),
-            };
-            services.insert(key.clone(), addresses);
-        }
-        let domain = &self.around.cluster_domain;
-        *self.names.write().unwrap_or_else(PoisonError::into_inner) = services
-            .iter()
-            .map(|(key, addresses)| {
-                (
-                    format!("{}.{}.svc.{domain}", key.name, key.namespace),
-                    addresses.clone(),
-                )
-            })
-            .collect();
-        let text = hosts::render(namespace, &services, domain);
-        hosts::write(&self.around.layout.hosts(namespace), &text).context("writing a hosts file")
-    }
-
-    /// The addresses of the ready pods that a headless Service selects.
-    fn behind(&self, service: &k8s_openapi::api::core::v1::Service) -> Vec<std::net::Ipv4Addr> {
-        let selector = service
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.selector.as_ref());
-        let Some(selector) = selector.filter(|selector| !selector.is_empty()) else {
-            return Vec::new();
-        };
-        let namespace = service.metadata.namespace.as_deref().unwrap_or("default");
-        let selected = |(key, pod): (&ObjectKey, &Running)| {
-            let labels = &pod.template.as_ref()?.labels;
-            let fits = key.namespace == namespace
-                && selector
-                    .iter()
-                    .all(|(name, value)| labels.get(name) == Some(value));
-            (fits && pod.phase == Phase::Ready).then_some(pod.place.address)
-        };
-        self.pods.iter().filter_map(selected).collect()
     }
 
     /// Looks at the folder, and does what it says now if it is whole.
@@ -579,7 +279,7 @@ impl Mesh {
             "\nstopping {count} workloads; Ctrl-C again ends them at once"
         ));
         for pod in self.pods.values() {
-            pod.stop.send_replace(true);
+            pod.ending.send_replace(Ending::AtOnce);
         }
         let longest = self
             .pods

@@ -22,6 +22,7 @@ pub(crate) mod changes;
 pub mod control;
 mod dns;
 pub mod enter;
+mod fleet;
 mod ground;
 pub mod host;
 mod hosts;
@@ -38,8 +39,10 @@ mod pod;
 mod process;
 mod publish;
 mod runtime;
+mod settled;
 pub mod state;
 pub(crate) mod table;
+mod written;
 
 use std::path::{Path, PathBuf};
 

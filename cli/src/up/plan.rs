@@ -121,15 +121,18 @@ impl Plan {
 
     /// Every pod that is to be, by name, and what it is like.
     pub(super) fn replicas(&self) -> impl Iterator<Item = (ObjectKey, &Template)> {
-        self.workloads.values().flat_map(|workload| {
-            let ObjectKey { namespace, name } = &workload.key;
-            (0..workload.replicas).map(move |nth| {
-                (
-                    ObjectKey::new(namespace, format!("{name}-{nth}")),
-                    &workload.template,
-                )
-            })
-        })
+        self.workloads
+            .values()
+            .flat_map(|workload| workload.pods().map(|pod| (pod, &workload.template)))
+    }
+
+    /// The Deployment that a pod is of.
+    pub(super) fn workload_of(&self, pod: &ObjectKey) -> Option<ObjectKey> {
+        let of = self
+            .workloads
+            .values()
+            .find(|workload| workload.pods().any(|own| own == *pod));
+        of.map(|workload| workload.key.clone())
     }
 
     fn workload(
@@ -264,6 +267,16 @@ impl Plan {
                 ignored.join(", ")
             ));
         }
+    }
+}
+
+// === impl Workload ===
+
+impl Workload {
+    /// The names of its replicas, as of a StatefulSet: the same in each life.
+    pub(super) fn pods(&self) -> impl Iterator<Item = ObjectKey> {
+        let ObjectKey { namespace, name } = &self.key;
+        (0..self.replicas).map(move |nth| ObjectKey::new(namespace, format!("{name}-{nth}")))
     }
 }
 

@@ -18,6 +18,8 @@ use crate::http;
 const PROBE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// A pod answers at once or isn't ready.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// In this time the others' sidecars hear that a pod leaves, and call it no more.
+const LEAVE: Duration = Duration::from_millis(500);
 /// How many lines of its log tell why a program ended.
 const LAST_LINES: usize = 10;
 /// What a sidecar is given to end: longer than it lets its connections drain.
@@ -38,10 +40,21 @@ pub(super) enum Phase {
     Gone,
 }
 
+/// Whether a pod is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Not,
+    /// Once others have heard that it leaves.
+    Gently,
+    AtOnce,
+}
+
 /// What a pod tells the mesh.
 #[derive(Debug)]
 pub(super) enum News {
     Phase(ObjectKey, Phase),
+    /// All know where all are.
+    Settled,
     /// A sentence for whoever watches, and lines that belong to it.
     Said(String, Vec<String>),
 }
@@ -57,6 +70,27 @@ pub(super) struct Pod {
     /// What its application must listen on to be ready.
     pub(super) ports: Vec<u16>,
     pub(super) grace: Duration,
+}
+
+/// Tells the mesh what it doesn't know yet.
+struct Teller {
+    key: ObjectKey,
+    news: mpsc::UnboundedSender<News>,
+    told: Option<Phase>,
+    was_ready: bool,
+}
+
+// === impl Teller ===
+
+impl Teller {
+    fn tell(&mut self, phase: Phase) {
+        self.was_ready |= phase == Phase::Ready;
+        if self.told.as_ref() != Some(&phase) {
+            self.told = Some(phase.clone());
+            // The mesh outlives its pods, except when all ends at once.
+            let _ = self.news.send(News::Phase(self.key.clone(), phase));
+        }
+    }
 }
 
 // === impl Phase ===
@@ -76,22 +110,19 @@ impl std::fmt::Display for Phase {
 // === impl Pod ===
 
 impl Pod {
-    /// Lives until `stop` says so. Sends [`Phase::Gone`] last.
+    /// Lives until `ending` says so. Sends [`Phase::Gone`] last.
     pub(super) async fn live(
         self,
         news: mpsc::UnboundedSender<News>,
-        mut stop: watch::Receiver<bool>,
+        mut ending: watch::Receiver<Ending>,
     ) {
-        let key = ObjectKey::new(&self.identity.namespace, &self.identity.pod);
-        let mut told = Phase::Starting(String::new());
-        let mut tell = |phase: Phase| {
-            if phase != told {
-                told = phase.clone();
-                // The mesh outlives its pods, except when all ends at once.
-                let _ = news.send(News::Phase(key.clone(), phase));
-            }
+        let mut teller = Teller {
+            key: ObjectKey::new(&self.identity.namespace, &self.identity.pod),
+            news: news.clone(),
+            told: None,
+            was_ready: false,
         };
-        tell(Phase::Starting("its sidecar".to_owned()));
+        teller.tell(Phase::Starting("its sidecar".to_owned()));
         let namespaces = self.place.namespaces.as_ref();
         let mut sidecar = Kept::new(&self.sidecar, namespaces);
         sidecar.begin();
@@ -102,10 +133,10 @@ impl Pod {
         let mut probe_at = Instant::now();
         loop {
             tokio::select! {
-                () = stopped(&mut stop) => break,
+                () = asked(&mut ending) => break,
                 happened = sidecar.next() => {
                     if let Some(phase) = self.consequence(&sidecar, happened, &news) {
-                        tell(phase);
+                        teller.tell(phase);
                     }
                     probe_at = Instant::now();
                 }
@@ -113,7 +144,7 @@ impl Pod {
                     if let Some(application) = &application
                         && let Some(phase) = self.consequence(application, happened, &news)
                     {
-                        tell(phase);
+                        teller.tell(phase);
                     }
                     probe_at = Instant::now();
                 }
@@ -121,13 +152,18 @@ impl Pod {
                     let phase = self.probe(&sidecar, application.as_mut()).await;
                     let pause = if phase == Some(Phase::Ready) { PROBE.1 } else { PROBE.0 };
                     if let Some(phase) = phase {
-                        tell(phase);
+                        teller.tell(phase);
                     }
                     probe_at = Instant::now() + pause;
                 }
             }
         }
-        tell(Phase::Stopping);
+        teller.tell(Phase::Stopping);
+        // Nobody calls a pod that was never ready; one that all leave has nobody to call it.
+        let at_once = async { drop(ending.wait_for(|ending| *ending == Ending::AtOnce).await) };
+        if teller.was_ready {
+            let _ = timeout(LEAVE, at_once).await;
+        }
         // The sidecar last: an application that drains still calls others.
         if let Some(child) = application.and_then(|application| application.child) {
             process::end(child, self.grace).await;
@@ -135,15 +171,13 @@ impl Pod {
         if let Some(child) = sidecar.child {
             process::end(child, SIDECAR_GRACE).await;
         }
-        tell(Phase::Gone);
+        teller.tell(Phase::Gone);
     }
 
     /// How the pod is; an application is started once the sidecar is ready for it. `None`: what was
     /// said of a failure still holds.
     async fn probe(&self, sidecar: &Kept<'_>, application: Option<&mut Kept<'_>>) -> Option<Phase> {
-        if sidecar.child.is_none() {
-            return None;
-        }
+        sidecar.child.as_ref()?;
         let ready = SocketAddr::from((self.place.address, 15021));
         let answer = timeout(PROBE_TIMEOUT, http::get(ready, "/ready")).await;
         if !matches!(answer, Ok(Ok((200, _)))) {
@@ -199,6 +233,11 @@ impl Pod {
 /// Waits until `stop` says so, or nobody is left to say it.
 pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Waits until it is to end.
+async fn asked(ending: &mut watch::Receiver<Ending>) {
+    let _ = ending.wait_for(|ending| *ending != Ending::Not).await;
 }
 
 async fn next(program: Option<&mut Kept<'_>>) -> Happened {

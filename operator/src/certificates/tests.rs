@@ -4,6 +4,7 @@ use crate::ca::{LEAF_LIFE, PeerLeaf};
 use certificates_server::Certificates as _;
 use futures::future::BoxFuture;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, SanType};
+use std::net::IpAddr;
 use std::time::Duration;
 use tonic::Code;
 
@@ -26,9 +27,14 @@ impl Issuer for Fake {
         })
     }
 
-    fn still_runs<'a>(&'a self, workload: &'a Workload) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn still_runs<'a>(
+        &'a self,
+        workload: &'a Workload,
+        from: IpAddr,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
             assert_eq!(*workload, self.workload);
+            assert!(from.is_loopback(), "the connection's own address");
             match self.gone {
                 true => Err(Refusal::Denied("gone".into())),
                 false => Ok(()),

@@ -4,6 +4,8 @@
 pub mod review;
 pub mod table;
 
+use std::net::IpAddr;
+
 use futures::future::BoxFuture;
 
 /// The longest name that Kubernetes gives to anything, in bytes.
@@ -27,9 +29,13 @@ pub trait Issuer: Send + Sync + 'static {
     /// Whose token this is.
     fn identify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Workload, Refusal>>;
 
-    /// Whether a pod that proves itself by its leaf is still there: a leaf that was stolen is
-    /// renewed for no longer than its pod lives.
-    fn still_runs<'a>(&'a self, workload: &'a Workload) -> BoxFuture<'a, Result<(), Refusal>>;
+    /// Whether the pod is there and it is the pod that asks, from an address of its own: a token or
+    /// a leaf that was stolen is of no use elsewhere, and of none once its pod has ended.
+    fn still_runs<'a>(
+        &'a self,
+        workload: &'a Workload,
+        from: IpAddr,
+    ) -> BoxFuture<'a, Result<(), Refusal>>;
 }
 
 /// Why nobody is identified. The messages are for the person on call and hold no part of a token.

@@ -1,6 +1,7 @@
 //! In a cluster: service-account tokens, which the API server reviews.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
@@ -53,13 +54,13 @@ impl Reviewer {
         whose(&review.status.unwrap_or_default())
     }
 
-    async fn pod(&self, workload: &Workload) -> Result<(), Refusal> {
+    async fn pod(&self, workload: &Workload, from: IpAddr) -> Result<(), Refusal> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &workload.namespace);
         let pod = api.get_opt(&workload.pod).await.map_err(|error| {
             tracing::warn!(%error, pod = %workload, "the API server doesn't say whether a pod is there");
             Refusal::Unavailable("the API server couldn't be asked for the pod; the operator's log says why".into())
         })?;
-        same_pod(pod.as_ref(), workload)
+        same_pod(pod.as_ref(), workload, from)
     }
 }
 
@@ -68,8 +69,12 @@ impl Issuer for Reviewer {
         Box::pin(self.review(token))
     }
 
-    fn still_runs<'a>(&'a self, workload: &'a Workload) -> BoxFuture<'a, Result<(), Refusal>> {
-        Box::pin(self.pod(workload))
+    fn still_runs<'a>(
+        &'a self,
+        workload: &'a Workload,
+        from: IpAddr,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(self.pod(workload, from))
     }
 }
 
@@ -135,15 +140,16 @@ fn one<'a>(extra: &'a BTreeMap<String, Vec<String>>, key: &str) -> Option<&'a st
     }
 }
 
-/// Whether the pod of that name is still the one that the leaf was issued to.
-fn same_pod(pod: Option<&Pod>, workload: &Workload) -> Result<(), Refusal> {
+/// Whether the pod of that name is still the one that the token or leaf was issued to, and asks
+/// itself.
+fn same_pod(pod: Option<&Pod>, workload: &Workload, from: IpAddr) -> Result<(), Refusal> {
     let denied = |why: &str| {
         Err(Refusal::Denied(format!(
-            "the pod {workload} {why}: its certificate isn't renewed"
+            "the pod {workload} {why}: no certificate is issued"
         )))
     };
     let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(&workload.uid)) else {
-        return denied("that the certificate was issued to is gone");
+        return denied("that this was issued to is gone");
     };
     let account = pod
         .spec
@@ -159,7 +165,31 @@ fn same_pod(pod: Option<&Pod>, workload: &Workload) -> Result<(), Refusal> {
     if matches!(phase, Some("Succeeded" | "Failed")) {
         return denied("has ended");
     }
-    Ok(())
+    asks_itself(pod, workload, from)
+}
+
+/// Pods reach a Service with their own addresses, so that who asks from elsewhere is not the pod.
+fn asks_itself(pod: &Pod, workload: &Workload, from: IpAddr) -> Result<(), Refusal> {
+    let status = pod.status.as_ref();
+    let addresses = status.and_then(|status| status.pod_ips.as_deref());
+    let addresses: Vec<IpAddr> = addresses
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|address| address.ip.parse().ok())
+        .collect();
+    if addresses.contains(&from.to_canonical()) {
+        return Ok(());
+    }
+    if addresses.is_empty() {
+        // The kubelet reports them shortly after the pod's first container has started.
+        return Err(Refusal::Unavailable(format!(
+            "the pod {workload} has no address yet; ask again"
+        )));
+    }
+    tracing::warn!(pod = %workload, %from, ?addresses, "somebody else asks in a pod's name");
+    Err(Refusal::Denied(format!(
+        "this is the pod {workload}'s, which does not ask from {from}: no certificate is issued"
+    )))
 }
 
 #[cfg(test)]
@@ -268,21 +298,44 @@ mod tests {
             let mut pod = json!({
                 "metadata": { "name": "orders-1", "uid": "6c1f" },
                 "spec": { "serviceAccountName": "orders", "containers": [] },
-                "status": { "phase": "Running" },
+                "status": { "phase": "Running", "podIPs": [{ "ip": "10.1.2.3" }] },
             });
             change(&mut pod);
             serde_json::from_value(pod).unwrap()
         };
-        assert_eq!(same_pod(Some(&pod(|_| ())), &workload()), Ok(()));
-        assert!(same_pod(None, &workload()).is_err());
+        let own = IpAddr::from([10, 1, 2, 3]);
+        assert_eq!(same_pod(Some(&pod(|_| ())), &workload(), own), Ok(()));
+        assert!(same_pod(None, &workload(), own).is_err());
         let changes: [fn(&mut Value); 3] = [
             |pod| pod["metadata"]["uid"] = json!("another"),
             |pod| pod["spec"]["serviceAccountName"] = json!("another"),
             |pod| pod["status"]["phase"] = json!("Failed"),
         ];
         for change in changes {
-            let refused = same_pod(Some(&pod(change)), &workload());
+            let refused = same_pod(Some(&pod(change)), &workload(), own);
             assert!(matches!(refused, Err(Refusal::Denied(_))), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn a_token_is_of_no_use_at_another_address_than_its_pods() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "orders-1", "uid": "6c1f" },
+            "spec": { "serviceAccountName": "orders", "containers": [] },
+            "status": { "phase": "Running", "podIPs": [{ "ip": "10.1.2.3" }, { "ip": "fd00::1" }] },
+        }))
+        .unwrap();
+        let from = |address: &str| same_pod(Some(&pod), &workload(), address.parse().unwrap());
+        for own in ["10.1.2.3", "fd00::1", "::ffff:10.1.2.3"] {
+            assert_eq!(from(own), Ok(()), "{own}");
+        }
+        assert!(matches!(from("10.1.2.4"), Err(Refusal::Denied(_))));
+
+        let new = Pod {
+            status: None,
+            ..pod
+        };
+        let early = same_pod(Some(&new), &workload(), IpAddr::from([10, 1, 2, 3]));
+        assert!(matches!(early, Err(Refusal::Unavailable(_))), "{early:?}");
     }
 }

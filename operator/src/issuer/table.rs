@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -126,7 +127,12 @@ impl Issuer for Table {
         Box::pin(self.find(token))
     }
 
-    fn still_runs<'a>(&'a self, workload: &'a Workload) -> BoxFuture<'a, Result<(), Refusal>> {
+    /// Addresses say nothing here: without namespaces every workload calls from a loopback address.
+    fn still_runs<'a>(
+        &'a self,
+        workload: &'a Workload,
+        _from: IpAddr,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(self.knows(workload))
     }
 }
@@ -168,6 +174,9 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::net::Ipv4Addr;
+
+    const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     const LATER: u64 = 4_000_000_000;
 
@@ -222,7 +231,7 @@ mod tests {
             Err(Refusal::Unknown(_))
         ));
         assert!(matches!(
-            table.still_runs(&first).await,
+            table.still_runs(&first, ANYWHERE).await,
             Err(Refusal::Denied(_))
         ));
     }
@@ -231,12 +240,12 @@ mod tests {
     async fn a_workload_in_the_table_is_renewed_though_its_token_has_expired() {
         let (_folder, table) = table(&[line("old", "orders-1", 1)]);
         let workload = Workload::new("shop", "orders", "orders-1", "u-1").unwrap();
-        assert_eq!(table.still_runs(&workload).await, Ok(()));
+        assert_eq!(table.still_runs(&workload, ANYWHERE).await, Ok(()));
         let predecessor = Workload {
             uid: "u-0".into(),
             ..workload
         };
-        assert!(table.still_runs(&predecessor).await.is_err());
+        assert!(table.still_runs(&predecessor, ANYWHERE).await.is_err());
     }
 
     #[tokio::test]

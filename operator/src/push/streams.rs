@@ -8,6 +8,7 @@ use compiler::{Audience, AudienceKey, Inputs, ObjectKey, ObjectRef, Output};
 use tokio::sync::Notify;
 use wire::ResourceId;
 use wire::delta::{Outcome, Sent, View};
+use wire::generation::Input;
 use wire::server::Mailbox;
 
 use super::ledger::{Lag, Ledger, StreamId, Subscribers};
@@ -65,8 +66,9 @@ pub(super) enum Refused {
 struct Inner {
     snapshot: Arc<Snapshot>,
     streams: HashMap<StreamId, Stream>,
-    /// The newest stream of each pod.
-    pods: HashMap<ObjectKey, StreamId>,
+    /// The newest stream of each pod, by its key and UID: who has the certificate of a pod that is
+    /// no more must not end the stream of the one that has its name now.
+    pods: HashMap<(ObjectKey, String), StreamId>,
     subscribers: Subscribers,
     ledger: Ledger,
     last: StreamId,
@@ -137,7 +139,8 @@ impl Streams {
         if inner.closed {
             return Err(Refused::Closed);
         }
-        if let Some(older) = inner.pods.get(&subscriber.pod).copied() {
+        let pod = (subscriber.pod.clone(), subscriber.uid.clone());
+        if let Some(older) = inner.pods.get(&pod).copied() {
             inner.end(older);
         }
         if inner.streams.len() >= MAX_STREAMS {
@@ -154,7 +157,7 @@ impl Streams {
             keys: keys.clone(),
         };
         inner.ledger.joined(id, view.ids().iter());
-        inner.pods.insert(subscriber.pod.clone(), id);
+        inner.pods.insert(pod, id);
         inner.streams.insert(
             id,
             Stream {
@@ -318,6 +321,10 @@ impl Inner {
         after: &Snapshot,
     ) -> Vec<(StreamId, AudienceKey)> {
         let mut all_gained = Vec::new();
+        // Most publications are of something else, and there may be many streams.
+        if before.seen().at(Input::Pod) == after.seen().at(Input::Pod) {
+            return all_gained;
+        }
         for (id, stream) in self.streams.iter_mut().filter(|(_, stream)| !stream.ended) {
             let keys = keys(&stream.subscriber, after);
             for lost in stream.keys.difference(&keys) {
@@ -347,8 +354,9 @@ impl Inner {
             self.subscribers.remove(key, id);
             self.ledger.left(id, self.snapshot.ids(key));
         }
-        if self.pods.get(&stream.subscriber.pod) == Some(&id) {
-            self.pods.remove(&stream.subscriber.pod);
+        let pod = (stream.subscriber.pod.clone(), stream.subscriber.uid.clone());
+        if self.pods.get(&pod) == Some(&id) {
+            self.pods.remove(&pod);
         }
     }
 }

@@ -1,11 +1,10 @@
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use compiler::{Inputs, ObjectRef, Output, compile};
 use futures::StreamExt;
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::Kind;
 use wire::delta::{Apply, Change, Held, Rejected};
@@ -371,6 +370,25 @@ async fn a_certificate_that_outlived_its_pod_does_not_open_the_next_one_of_its_n
         assert!(!sidecar.holds(&id(Kind::Workload, "orders-1")));
         assert!(!sidecar.holds(&id(Kind::Guard, "orders")));
     }
+}
+
+#[tokio::test]
+async fn a_certificate_that_outlived_its_pod_does_not_end_the_next_ones_stream() {
+    let mut mesh = Mesh::new(&["orders-1"]);
+    let mut present = mesh.connect("orders-1").await;
+    present.step().await;
+    let older = Subscriber {
+        pod: key("orders-1"),
+        uid: "an-older-pod".to_owned(),
+        service_account: "default".to_owned(),
+        expires: later(),
+    };
+    let mut stranger = mesh.connect_as(older).await;
+    stranger.step().await;
+    mesh.route("/v2");
+    present.step().await;
+    stranger.step().await;
+    mesh.until(2, 2).await;
 }
 
 #[tokio::test]

@@ -16,10 +16,11 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use wire::generation::Input;
 
-use super::scan::{Found, MAX_FILE_BYTES, scan};
+use super::scan::{Found, MAX_FILE_BYTES, Stamp, scan};
 use super::{Origin, Problem, derive};
 
-/// A file that lost documents may be one that is being written; it is believed at this age.
+/// A file that was written to and lost documents may still be being written; it is believed at this
+/// age. One that took the other's place is believed at once.
 const BELIEVED_AFTER_MICROS: i128 = 1_000_000;
 
 /// What some folders hold. `Reading::default()` is before the first reading.
@@ -49,6 +50,8 @@ type Place = (usize, PathBuf);
 struct Known {
     /// Of the text last read, good or not; none when it couldn't be read.
     hash: Option<blake3::Hash>,
+    /// Of the file that the text was read from.
+    stamp: Option<Stamp>,
     /// Of the last good text.
     documents: Vec<Document>,
     problems: Vec<Problem>,
@@ -147,21 +150,29 @@ impl Known {
                 }];
                 return Some(Known {
                     hash: None,
+                    stamp: Some(file.stamp),
                     documents: self.documents.clone(),
                     problems,
                 });
             }
         };
         let hash = blake3::hash(text.as_bytes());
+        let in_place = self.stamp.is_some_and(|stamp| stamp.same_file(&file.stamp));
         if self.hash == Some(hash) {
-            return None;
+            let replaced = || Known {
+                hash: Some(hash),
+                stamp: Some(file.stamp),
+                documents: self.documents.clone(),
+                problems: self.problems.clone(),
+            };
+            return (!in_place).then(replaced);
         }
         let parsed = yaml::parse(&file.path.to_string_lossy(), &text);
         let good = parsed.problems.is_empty();
         // An editor that truncates and then writes leaves, for a moment, a file that is valid and
         // empty, or that ends after some document.
         let young = (0..BELIEVED_AFTER_MICROS).contains(&(now - file.stamp.modified));
-        if good && young && parsed.documents.len() < self.documents.len() {
+        if good && young && in_place && parsed.documents.len() < self.documents.len() {
             *unsettled = true;
             return None;
         }
@@ -176,6 +187,7 @@ impl Known {
         let problems = parsed.problems.into_iter().map(Problem::from).collect();
         Some(Known {
             hash: Some(hash),
+            stamp: Some(file.stamp),
             documents,
             problems,
         })

@@ -74,6 +74,11 @@ pub(crate) fn scan(folders: &[PathBuf]) -> Result<Scan, Problem> {
 // === impl Stamp ===
 
 impl Stamp {
+    /// Whether this is the same file, perhaps written to, and not another one in its place.
+    pub(crate) fn same_file(&self, other: &Stamp) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
     fn of(metadata: &Metadata) -> Stamp {
         let micros = |s: i64, ns: i64| i128::from(s) * 1_000_000 + i128::from(ns) / 1000;
         Stamp {

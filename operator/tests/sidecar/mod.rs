@@ -21,6 +21,7 @@ use wire::client::State;
 use wire::delta::{Apply, Change, Held, Rejected};
 use wire::discovery::SignRequest;
 use wire::discovery::certificates_client::CertificatesClient;
+use wire::discovery::discovery_client::DiscoveryClient;
 
 /// A key and the chain that proves it.
 pub(crate) struct Identity {
@@ -44,6 +45,17 @@ struct Refusing(Arc<Mutex<Option<String>>>);
 /// Checks the chain against the roots, and no name.
 #[derive(Debug)]
 struct Roots(Arc<RootCertStore>, Arc<WebPkiServerVerifier>);
+
+/// What the operator says to a stream without a leaf.
+#[allow(dead_code)] // of the benchmark
+pub(crate) async fn anonymous(operator: &Running) -> tonic::Status {
+    let channel = connect(operator.grpc, config(operator, None))
+        .await
+        .unwrap();
+    let nothing = tokio_stream::empty::<wire::discovery::FromSidecar>();
+    let opened = DiscoveryClient::new(channel).stream(nothing).await;
+    opened.err().unwrap()
+}
 
 // === impl Identity ===
 

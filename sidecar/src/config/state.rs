@@ -1,6 +1,6 @@
 //! The state that requests read: immutable, linked, shared by all workers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ pub struct State {
     /// Virtual addresses with any port: a call to a port that the Service lacks is not a call to
     /// the outside.
     virtual_addresses: HashMap<IpAddr, ServiceKey>,
+    /// Addresses that some Service's endpoint has.
+    endpoint_addresses: HashSet<IpAddr>,
     by_host: HashMap<String, Arc<Service>>,
     services: HashMap<ServiceKey, Arc<Service>>,
     routes: HashMap<ServiceKey, Arc<Route>>,
@@ -124,6 +126,9 @@ impl State {
                     .insert(SocketAddr::new(*address, port.number), called);
             }
         }
+        let endpoints = service.ports.iter().flat_map(|port| &port.endpoints);
+        self.endpoint_addresses
+            .extend(endpoints.map(|endpoint| endpoint.address.ip()));
         self.services.insert(service.key.clone(), service.clone());
     }
 
@@ -135,6 +140,11 @@ impl State {
     /// Whether an address belongs to a Service, whatever the port.
     pub fn is_virtual(&self, address: IpAddr) -> bool {
         self.virtual_addresses.contains_key(&address)
+    }
+
+    /// Whether an address is an endpoint's own.
+    pub fn is_endpoint(&self, address: IpAddr) -> bool {
+        self.endpoint_addresses.contains(&address)
     }
 
     /// The Service that a host name means, for explicit proxying. `host` without port.

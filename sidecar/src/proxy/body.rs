@@ -22,6 +22,8 @@ use crate::policy::timeout::Deadline;
 pub enum RequestBody {
     /// As it comes from downstream.
     Streamed(Incoming),
+    /// There is none: the request can be sent again.
+    Empty,
 }
 
 /// A response's body, as it goes downstream.
@@ -38,6 +40,17 @@ enum From {
 
 // === impl RequestBody ===
 
+impl RequestBody {
+    /// A body as it comes from downstream.
+    pub fn of(body: Incoming) -> Self {
+        if body.is_end_stream() {
+            Self::Empty
+        } else {
+            Self::Streamed(body)
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
@@ -48,18 +61,21 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Self::Streamed(body) => Pin::new(body).poll_frame(task),
+            Self::Empty => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Streamed(body) => body.is_end_stream(),
+            Self::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Streamed(body) => body.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
         }
     }
 }

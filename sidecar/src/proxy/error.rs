@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 /// Carries the reason beside the problem document, for callers that read no bodies.
@@ -133,6 +133,12 @@ impl fmt::Display for Reason {
 }
 
 impl Reason {
+    /// The reason that a response of the mesh carries, if it is one.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let name = headers.get(REASON_HEADER)?;
+        Self::ALL.iter().copied().find(|reason| name == reason.name())
+    }
+
     /// The response: a problem document (RFC 9457), with the reason in a header as well.
     pub fn response(self) -> Response<Bytes> {
         let status = self.status();

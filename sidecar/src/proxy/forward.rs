@@ -2,9 +2,10 @@
 //! once.
 //!
 //! An attempt is repeated only when nothing of the request can have reached the application: the
-//! endpoint could not be connected to, or a kept connection turned out to be closed before the
-//! first byte. Retries of what was sent, and hedging, belong here too when `RetryPolicy` brings
-//! them: `decide` after an attempt, a second attempt beside the first.
+//! endpoint could not be connected to, a kept connection turned out to be closed before the first
+//! byte, or the peer's sidecar says so of its application (and the request has no body, which would
+//! be gone). Retries of what was sent, and hedging, belong here too when `RetryPolicy` brings them:
+//! `decide` after an attempt, a second attempt beside the first.
 
 use std::rc::Rc;
 
@@ -13,7 +14,7 @@ use hyper::body::Incoming;
 
 use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
-use super::error::Error;
+use super::error::{Error, Fault, Reason};
 use super::headers;
 use super::upstream::{Lease, Upstream};
 use crate::policy::load_balancer::LoadBalancer;
@@ -35,7 +36,10 @@ pub async fn forward(
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
     let attempts = attempts(cx, balancer, Request::from_parts(head, body));
-    let (response, lease) = deadline.bound(attempts).await?;
+    let (mut response, lease) = deadline.bound(attempts).await?;
+    if !lease.from_peer() {
+        headers::remove_reserved(response.headers_mut());
+    }
     Ok(response.map(|body| ResponseBody::upstream(body, lease, deadline)))
 }
 
@@ -49,16 +53,39 @@ async fn attempts(
         let upstream = balancer.pick(&tried)?;
         cx.attempts += 1;
         cx.endpoint = Some(upstream.pod.clone());
-        let (error, unsent) = match attempt(&upstream, request).await {
-            Ok(answer) => return Ok(answer),
-            Err(failed) => failed,
-        };
-        match unsent {
-            Some(again) if cx.attempts < MAX_ATTEMPTS => request = again,
-            _ => return Err(error),
+        let last = cx.attempts >= MAX_ATTEMPTS || tried.len() + 1 >= balancer.len();
+        let again = if last { None } else { copy(&request) };
+        match attempt(&upstream, request).await {
+            Ok((response, lease)) => match again {
+                Some(again) if unsent(&upstream, &response) => request = again,
+                _ => return Ok((response, lease)),
+            },
+            Err((_, Some(unsent))) if cx.attempts < MAX_ATTEMPTS => request = unsent,
+            Err((error, _)) => return Err(error),
         }
         tried.push(upstream);
     }
+}
+
+/// A request that can be sent twice: one without a body.
+fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    if !matches!(request.body(), RequestBody::Empty) {
+        return None;
+    }
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+/// Whether the peer's sidecar says that its application never got the request. Only a sidecar can
+/// say so: it takes such headers from its application's responses.
+fn unsent(upstream: &Upstream, response: &Response<Incoming>) -> bool {
+    upstream.is_peer()
+        && Reason::of(response.headers())
+            .is_some_and(|reason| reason.unsent() && reason.fault() != Fault::Caller)
 }
 
 type Failed = (Error, Option<Request<RequestBody>>);
@@ -92,7 +119,8 @@ pub async fn to_application(
     loop {
         cx.attempts += 1;
         match attempt(application, request).await {
-            Ok((response, lease)) => {
+            Ok((mut response, lease)) => {
+                headers::remove_reserved(response.headers_mut());
                 let deadline = Deadline::start(None, cx.started);
                 return Ok(response.map(|body| ResponseBody::upstream(body, lease, deadline)));
             }

@@ -39,7 +39,7 @@ pub async fn serve(
     cx.source = Some(peer.identity.clone());
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
     let state = px.destinations.state();
-    let request = Request::from_parts(head, RequestBody::Streamed(body));
+    let request = Request::from_parts(head, RequestBody::of(body));
     let response = inbound(&px, &state, &mut account.cx, &peer, request).await;
     Ok(super::serve::account_for(account, response))
 }

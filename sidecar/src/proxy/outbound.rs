@@ -37,7 +37,7 @@ pub async fn serve(
     let cx = Context::new(Direction::outbound, &head);
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
     let state = px.destinations.state();
-    let request = Request::from_parts(head, RequestBody::Streamed(body));
+    let request = Request::from_parts(head, RequestBody::of(body));
     let response = outbound(&px, &state, &mut account.cx, captured, request).await;
     Ok(super::serve::account_for(account, response))
 }

@@ -46,8 +46,9 @@ pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
             // A Service without this port: nobody listens there, as nobody would without a mesh.
             None if state.is_virtual(called.ip()) => Ok(()),
             None => {
+                let inside = state.is_endpoint(called.ip());
                 drop(state);
-                outbound_passthrough(&px, stream, called).await
+                outbound_passthrough(&px, stream, called, inside).await
             }
         }
     };
@@ -118,11 +119,16 @@ async fn outbound_passthrough(
     px: &Rc<Proxy>,
     mut stream: TcpStream,
     called: SocketAddr,
+    inside: bool,
 ) -> Result<(), Error> {
     px.metrics
         .all()
         .connection(Direction::outbound, ConnectionKind::passthrough);
-    let outside = px.dial.connector.to_outside(called).await;
+    // A pod called by its own address is still in the pods' network, where its sidecar decides.
+    let outside = match inside {
+        true => px.dial.connector.to_peer(called).await,
+        false => px.dial.connector.to_outside(called).await,
+    };
     let mut outside = outside.map_err(|error| Error::connect(called, &error))?;
     opaque::copy(&mut stream, &mut outside)
         .await

@@ -440,6 +440,11 @@ impl Lease {
         }
     }
 
+    /// Whether a peer's sidecar is at the other end.
+    pub fn from_peer(&self) -> bool {
+        self.upstream.is_peer()
+    }
+
     /// The response has ended: the connection can carry the next request.
     pub fn complete(mut self) {
         let LeaseKind::H1(sender) = &mut self.kind else {

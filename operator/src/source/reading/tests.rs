@@ -157,6 +157,18 @@ fn a_file_that_just_lost_documents_is_not_believed_until_it_is_a_second_old() {
 }
 
 #[test]
+fn a_file_that_another_took_the_place_of_is_believed_at_once() {
+    let mut folder = Folder::new(&[("a.yaml", ROUTE)]);
+    folder.read();
+    folder.write(".new", "");
+    let path = |name: &str| folder.dir.path().join(name);
+    fs::rename(path(".new"), path("a.yaml")).unwrap();
+    let reading = folder.read_aged(&["."], 0);
+    assert!(!reading.unsettled);
+    assert_eq!(reading.inputs.api_routes.len(), 0);
+}
+
+#[test]
 fn a_rename_and_a_deletion_are_what_they_are() {
     let mut folder = Folder::new(&[("a.yaml", ROUTE)]);
     let before = folder.read().clone();

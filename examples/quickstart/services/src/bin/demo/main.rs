@@ -37,7 +37,7 @@ async fn main() -> ExitCode {
 
 async fn run() -> anyhow::Result<()> {
     let folder = Folder::prepare()?;
-    let mesh = Mesh::start(&folder)?;
+    let mesh = Mesh::start(&folder, &[])?;
     let mut shop = Shop { folder, mesh };
     let told = tokio::select! {
         told = story::tell(&mut shop) => told,
@@ -85,6 +85,7 @@ fn say(text: &str) {
         for word in line.split_inclusive(' ') {
             let length = word.trim_end().chars().count();
             if width > 0 && width + length > WIDTH {
+                wrapped.truncate(wrapped.trim_end().len());
                 wrapped.push('\n');
                 width = 0;
             }

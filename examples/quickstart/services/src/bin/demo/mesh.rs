@@ -1,6 +1,5 @@
 //! The running mesh: `meshwright up` as a child, what it says, and questions to its workloads.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -13,10 +12,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::folder::Folder;
-use crate::{print, say};
+use crate::print;
 
-/// The port of `web.yaml`.
-const NODE_PORT: u16 = 30080;
 /// How long a command inside the mesh may take.
 const COMMAND: Duration = Duration::from_secs(20);
 /// How long the mesh may take to end.
@@ -33,8 +30,8 @@ pub(crate) struct Mesh {
     said: watch::Receiver<Vec<String>>,
 }
 
-/// A place in what was said.
-#[derive(Clone, Copy, Debug)]
+/// A place in what was said; by default its beginning.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mark(usize);
 
 /// What a program printed, once it had ended.
@@ -48,20 +45,16 @@ pub(crate) struct Printed {
 // === impl Mesh ===
 
 impl Mesh {
-    /// Starts `meshwright up` on the folder.
-    pub(crate) fn start(folder: &Folder) -> anyhow::Result<Self> {
+    /// Starts `meshwright up` on the folder; with these further arguments.
+    pub(crate) fn start(folder: &Folder, further: &[&str]) -> anyhow::Result<Self> {
         let program = folder.programs.join("meshwright");
         // Of its own, so that two demos beside each other don't ask each other's workloads.
         let name = format!("demo-{}", std::process::id());
-        let mut command = Command::new(&program);
-        command.arg("up").arg(&folder.path).args(["--name", &name]);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, NODE_PORT)).is_err() {
-            say(&format!(
-                "(port {NODE_PORT} is taken on this machine; the shop gets another one)"
-            ));
-            command.args(["--publish", "shop/web=0"]);
-        }
-        let mut child = command
+        let mut child = Command::new(&program)
+            .arg("up")
+            .arg(&folder.path)
+            .args(["--name", &name])
+            .args(further)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

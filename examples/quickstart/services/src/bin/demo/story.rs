@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use tokio::time::{Instant, sleep};
 
-use crate::mesh::Mark;
+use crate::mesh::{Mark, Mesh};
 use crate::processes::{family, still_running};
 use crate::shop::Shop;
 use crate::{chapter, quote, say};
@@ -41,14 +41,22 @@ async fn beginning(shop: &mut Shop) -> anyhow::Result<String> {
     chapter("A shop opens");
     say(&format!("$ meshwright up {}", shop.folder.path.display()));
     let begun = Instant::now();
-    let from = shop.mesh.mark();
-    let line = shop
-        .mesh
-        .says(from, "where the shop is", START, |line| {
-            published(line).is_some()
-        })
-        .await?;
-    let url = published(&line).context("the shop is nowhere")?;
+    let from = Mark::default();
+    let url = match open(shop, from).await {
+        Err(_)
+            if shop
+                .mesh
+                .said(from)
+                .iter()
+                .any(|line| line.contains("is taken")) =>
+        {
+            quote(&shop.mesh.said(from));
+            say("The port of web.yaml is taken on this machine; so the shop takes any other:");
+            shop.mesh = Mesh::start(&shop.folder, &["--publish", "shop/web=0"])?;
+            open(shop, Mark::default()).await?
+        }
+        opened => opened?,
+    };
     let words = shop.mesh.said(from);
     quote(&words);
     // Calls of clients that know of no proxy can only be captured in namespaces.
@@ -79,12 +87,22 @@ async fn beginning(shop: &mut Shop) -> anyhow::Result<String> {
     Ok(url)
 }
 
+/// Waits until `web` is published. Returns where.
+async fn open(shop: &mut Shop, from: Mark) -> anyhow::Result<String> {
+    let is_open = |line: &str| published(line).is_some();
+    let line = shop
+        .mesh
+        .says(from, "where the shop is", START, is_open)
+        .await?;
+    published(&line).context("the shop is nowhere")
+}
+
 /// The URL in a line of `meshwright up` that says where `web` is published.
 fn published(line: &str) -> Option<String> {
     if !line.contains("shop/web") {
         return None;
     }
-    let (_, after) = line.split_once("127.0.0.1:")?;
+    let (_, after) = line.split_once("http://127.0.0.1:")?;
     let port: String = after.chars().take_while(char::is_ascii_digit).collect();
     Some(format!("http://127.0.0.1:{port}"))
 }

@@ -1,0 +1,299 @@
+//! `meshwright up` with the real operator and the real sidecars, as whoever runs the tests.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "these are tests and their programs"
+)]
+
+mod mesh;
+mod programs;
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use mesh::{Folder, Mesh, route, until, workload};
+use nix::sys::signal::Signal;
+
+/// Two workloads: `web`, which is published, and two replicas of `orders`.
+fn shop() -> Folder {
+    let mut documents = workload("web", "server", 1, &[]);
+    documents.extend(workload("orders", "server", 2, &[("GREETING", "hello")]));
+    Folder::new(&documents)
+}
+
+#[test]
+fn a_published_service_is_reached_through_the_sidecars() {
+    let folder = shop();
+    let mesh = folder.up(&["--publish", "web=0"]);
+    // The application sees its own sidecar, and nobody else.
+    let body = programs::get(&mesh.published("shop/web:80")).unwrap();
+    assert_eq!(body, "web-0 called by 127.0.0.6 ");
+}
+
+#[test]
+fn a_call_by_a_services_name_is_captured_and_balanced() {
+    let folder = shop();
+    let _mesh = folder.up(&[]);
+    let mut replicas = std::collections::BTreeSet::new();
+    until("both replicas answered", || {
+        let body = folder.get_from("web", "http://orders/");
+        assert!(body.contains("called by 127.0.0.6 hello"), "{body}");
+        replicas.insert(
+            body.lines()
+                .find_map(|line| line.split_once(" called").map(|(pod, _)| pod.to_owned())),
+        );
+        replicas.len() == 2
+    });
+    for name in [
+        "orders.shop",
+        "orders.shop.svc",
+        "orders.shop.svc.cluster.local",
+    ] {
+        assert!(
+            folder
+                .get_from("web", &format!("http://{name}/"))
+                .contains("hello")
+        );
+    }
+}
+
+#[test]
+fn exec_runs_a_command_as_the_workload_and_returns_its_exit_code() {
+    let folder = shop();
+    let _mesh = folder.up(&[]);
+    assert_eq!(
+        folder.exec("deployment/orders", "echo $HOSTNAME"),
+        "orders-0\n"
+    );
+    assert_eq!(
+        folder.exec("shop/orders-1", "echo $GREETING $HOSTNAME"),
+        "hello orders-1\n"
+    );
+    assert_eq!(
+        folder
+            .run(&["exec", "web", "--", "sh", "-c", "exit 7"])
+            .status
+            .code(),
+        Some(7)
+    );
+
+    let unknown = folder.run(&["exec", "billing", "--", "true"]);
+    let sentence = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(
+        !unknown.status.success() && sentence.contains("shop/orders, shop/web"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn an_application_can_not_lift_its_redirect() {
+    let folder = shop();
+    let _mesh = folder.up(&[]);
+    let capabilities = folder.exec("web", "grep CapEff /proc/self/status");
+    let effective =
+        u64::from_str_radix(capabilities.split_whitespace().nth(1).unwrap(), 16).unwrap();
+    let net_admin = 1 << 12;
+    assert_eq!(effective & net_admin, 0, "{capabilities}");
+}
+
+#[test]
+fn an_edit_takes_effect_and_is_told_in_words() {
+    let folder = shop();
+    folder.write("route.yaml", &[route("2s")]);
+    let mesh = folder.up(&[]);
+
+    folder.write("route.yaml", &[route("5s")]);
+    mesh.waits_for("ApiRoute shop/orders: spec.timeouts.request: 2s -> 5s");
+    mesh.waits_for("ApiRoute shop/orders: enforced by 3/3 sidecars");
+
+    let mut documents = workload("web", "server", 1, &[]);
+    documents.extend(workload("orders", "server", 1, &[("GREETING", "good day")]));
+    folder.write("shop.yaml", &documents);
+    mesh.waits_for("Deployment shop/orders: spec.replicas: 2 -> 1");
+    until("the new one answers", || {
+        folder
+            .get_from("web", "http://orders/")
+            .contains("good day")
+    });
+}
+
+#[test]
+fn replicas_are_replaced_one_at_a_time_and_not_by_what_does_not_start() {
+    let folder = shop();
+    let mesh = folder.up(&[]);
+
+    let mut documents = workload("web", "server", 1, &[]);
+    documents.extend(workload("orders", "failure", 2, &[("DATABASE", "db:5432")]));
+    folder.write("shop.yaml", &documents);
+
+    mesh.waits_for("container app of orders-0 ended (exit code 3); starting it again in 2 s");
+    let answer = folder.get_from("web", "http://orders/");
+    assert!(
+        answer.contains("orders-1 called by 127.0.0.6 hello"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_half_written_file_changes_nothing_and_says_where_it_is_wrong() {
+    let folder = shop();
+    folder.write("route.yaml", &[route("2s")]);
+    let mesh = folder.up(&[]);
+
+    folder.write_text(
+        "route.yaml",
+        "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: {\n",
+    );
+    let sentence = mesh.waits_for("route.yaml:");
+    mesh.waits_for("nothing was changed");
+    assert!(
+        sentence.contains("route.yaml:4:") || sentence.contains("route.yaml:3:"),
+        "{sentence}"
+    );
+    assert!(folder.get_from("web", "http://orders/").contains("hello"));
+
+    folder.write("route.yaml", &[route("3s")]);
+    mesh.waits_for("spec.timeouts.request: 2s -> 3s");
+}
+
+#[test]
+fn an_application_that_keeps_ending_is_told_with_its_last_words() {
+    let folder = Folder::new(&workload("web", "failure", 1, &[("DATABASE", "db:5432")]));
+    let mesh = folder.start(&[]);
+    mesh.waits_for("container app of web-0 ended (exit code 3); starting it again in 1 s");
+    mesh.waits_for("| no database at db:5432");
+    mesh.waits_for("starting it again in 2 s");
+    let status = folder.run(&["status"]);
+    let table = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(
+        table.contains("CrashLoopBackOff: container app ended (exit code 3)"),
+        "{table}"
+    );
+}
+
+#[test]
+fn a_program_inside_reaches_the_hosts_network() {
+    let folder = shop();
+    let _mesh = folder.up(&[]);
+    let host = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = host.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        for stream in host.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]).unwrap();
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\nfrom the host")
+                .unwrap();
+        }
+    });
+    let answer = folder.get_from("web", &format!("http://host.meshwright.internal:{port}/"));
+    assert!(answer.contains("from the host"), "{answer}");
+}
+
+#[test]
+fn a_second_mesh_beside_it_works_unless_it_wants_the_same_port() {
+    let folder = shop();
+    let first = folder.up(&["--publish", "web=0"]);
+    let port = first
+        .published("shop/web:80")
+        .rsplit_once(':')
+        .unwrap()
+        .1
+        .trim_end_matches('/')
+        .to_owned();
+
+    let taken = folder.start(&["--publish", &format!("web={port}")]).ends();
+    assert_eq!(taken, Some(1));
+
+    let second = folder.up(&["--publish", "web=0"]);
+    assert!(
+        programs::get(&second.published("shop/web:80"))
+            .unwrap()
+            .contains("web-0")
+    );
+    assert!(
+        programs::get(&first.published("shop/web:80"))
+            .unwrap()
+            .contains("web-0")
+    );
+    let several = folder.run(&["exec", "web", "--", "true"]);
+    assert!(String::from_utf8_lossy(&several.stderr).contains("choose one of"));
+}
+
+#[test]
+fn ctrl_c_ends_all_and_leaves_nothing() {
+    let folder = shop();
+    let mut mesh = folder.up(&["--publish", "web=0"]);
+    mesh.signal(Signal::SIGINT);
+    assert_eq!(mesh.ends(), Some(0));
+    assert_eq!(mesh.programs(), Vec::<String>::new());
+    assert_eq!(
+        std::fs::read_dir(folder.path().join(".state"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn killed_it_leaves_no_process() {
+    let folder = shop();
+    let mut mesh = folder.up(&[]);
+    assert!(mesh.programs().len() > 5);
+    mesh.signal(Signal::SIGKILL);
+    assert_eq!(mesh.ends(), None);
+    until("all have ended", || mesh.programs().is_empty());
+}
+
+#[test]
+fn without_namespaces_calls_go_through_explicit_proxies() {
+    let folder = shop();
+    let mesh = folder.up(&["--no-namespaces", "--publish", "web=0"]);
+    assert!(mesh.said().contains("not enforced"), "{}", mesh.said());
+    let body = programs::get(&mesh.published("shop/web:80")).unwrap();
+    assert!(body.starts_with("web-0 called by 127."), "{body}");
+}
+
+#[test]
+fn where_user_namespaces_are_blocked_it_says_so_and_goes_on_without() {
+    let folder = shop();
+    let up = folder.command(&["up", folder.path().to_str().unwrap()]);
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "sh", "-c"])
+        .arg("echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\"")
+        .arg("sh")
+        .arg(up.get_program())
+        .args(up.get_args())
+        .envs(
+            up.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    let mesh = Mesh::of(command, &folder.path().join(".state"));
+    mesh.waits_for("user namespaces are switched off");
+    mesh.waits_for("Ctrl-C ends all");
+}
+
+#[test]
+fn check_says_file_line_and_remedy_and_runs_nothing() {
+    let folder = shop();
+    assert!(
+        folder
+            .run(&["check", folder.path().to_str().unwrap()])
+            .status
+            .success()
+    );
+
+    let mut wrong = route("2s");
+    wrong["spec"]["host"] = serde_json::json!("orders");
+    folder.write("route.yaml", &[wrong]);
+    let checked = folder.run(&["check", folder.path().to_str().unwrap()]);
+    let sentence = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(
+        sentence.contains("route.yaml:") && sentence.contains("hosts"),
+        "{sentence}"
+    );
+}

@@ -1,0 +1,290 @@
+//! A running `meshwright up`, and the folder it runs.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex, Once};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::programs;
+
+/// Longer than anything here takes on a busy machine.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A folder of documents, and the meshes that run it.
+pub(crate) struct Folder {
+    folder: tempfile::TempDir,
+    state: PathBuf,
+}
+
+/// One `meshwright up`.
+pub(crate) struct Mesh {
+    child: Child,
+    state: PathBuf,
+    said: Arc<(Mutex<Said>, Condvar)>,
+}
+
+#[derive(Default)]
+struct Said {
+    lines: Vec<String>,
+    /// Up to where a test has read.
+    read: usize,
+    ended: bool,
+}
+
+/// A Deployment that runs one of the test's programs, and its Service on port 80.
+pub(crate) fn workload(
+    name: &str,
+    program: &str,
+    replicas: u32,
+    env: &[(&str, &str)],
+) -> Vec<Value> {
+    let mut variables = vec![json!({ "name": "PORT", "value": "8080" })];
+    variables.extend(
+        env.iter()
+            .map(|(name, value)| json!({ "name": name, "value": value })),
+    );
+    let container = json!({
+        "name": "app",
+        "command": programs::command(program),
+        "env": variables,
+        "ports": [{ "containerPort": 8080 }],
+    });
+    let template = json!({
+        "metadata": { "labels": { "app": name } },
+        "spec": { "serviceAccountName": name, "containers": [container], "terminationGracePeriodSeconds": 5 },
+    });
+    vec![
+        json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": { "name": name, "namespace": "shop" },
+            "spec": { "replicas": replicas, "selector": { "matchLabels": { "app": name } }, "template": template },
+        }),
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": { "name": name, "namespace": "shop" },
+            "spec": { "selector": { "app": name }, "ports": [{ "name": "http", "port": 80, "targetPort": 8080 }] },
+        }),
+    ]
+}
+
+/// A route for calls to `orders`, with a timeout.
+pub(crate) fn route(timeout: &str) -> Value {
+    json!({
+        "apiVersion": "meshwright.dev/v1alpha1",
+        "kind": "ApiRoute",
+        "metadata": { "name": "orders", "namespace": "shop" },
+        "spec": { "hosts": ["orders"], "timeouts": { "request": timeout } },
+    })
+}
+
+/// The `meshwright` program, with the operator and the sidecar beside it.
+fn meshwright() -> Command {
+    static BUILT: Once = Once::new();
+    let own = Path::new(env!("CARGO_BIN_EXE_meshwright"));
+    BUILT.call_once(|| {
+        // Cargo builds the programs of the package under test only.
+        let target = own.parent().unwrap().parent().unwrap();
+        let status = Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--quiet",
+                "--package",
+                "operator",
+                "--package",
+                "sidecar",
+                "--bins",
+                "--target-dir",
+            ])
+            .arg(target)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .unwrap();
+        assert!(status.success());
+    });
+    Command::new(own)
+}
+
+/// Waits for a condition.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+// === impl Folder ===
+
+impl Folder {
+    pub(crate) fn new(documents: &[Value]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join(".state");
+        std::fs::create_dir(&state).unwrap();
+        let this = Self { folder, state };
+        this.write("shop.yaml", documents);
+        this
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes documents to a file of the folder.
+    pub(crate) fn write(&self, file: &str, documents: &[Value]) {
+        let text: String = documents
+            .iter()
+            .map(|document| format!("---\n{document:#}\n"))
+            .collect();
+        self.write_text(file, &text);
+    }
+
+    pub(crate) fn write_text(&self, file: &str, text: &str) {
+        std::fs::write(self.path().join(file), text).unwrap();
+    }
+
+    /// `meshwright` with `arguments`.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = meshwright();
+        command.args(arguments).env("XDG_RUNTIME_DIR", &self.state);
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Starts the folder and waits until all is ready.
+    pub(crate) fn up(&self, arguments: &[&str]) -> Mesh {
+        let mesh = self.start(arguments);
+        mesh.waits_for("Ctrl-C ends all");
+        mesh
+    }
+
+    pub(crate) fn start(&self, arguments: &[&str]) -> Mesh {
+        let mut command = self.command(&["up", self.path().to_str().unwrap()]);
+        command.args(arguments);
+        Mesh::of(command, &self.state)
+    }
+
+    /// Runs a command inside a workload and returns its output.
+    pub(crate) fn exec(&self, workload: &str, script: &str) -> String {
+        let output = self.run(&["exec", workload, "--", "sh", "-c", script]);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(
+            output.status.success(),
+            "{}{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+
+    /// What a program inside a workload is answered by `url`.
+    pub(crate) fn get_from(&self, workload: &str, url: &str) -> String {
+        self.exec(
+            workload,
+            &format!("URL={url} {}", programs::command("client").join(" ")),
+        )
+    }
+}
+
+// === impl Mesh ===
+
+impl Mesh {
+    pub(crate) fn of(mut command: Command, state: &Path) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let said = Arc::new((Mutex::new(Said::default()), Condvar::new()));
+        let (output, heard) = (child.stdout.take().unwrap(), said.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                heard.0.lock().unwrap().lines.push(line);
+                heard.1.notify_all();
+            }
+            heard.0.lock().unwrap().ended = true;
+            heard.1.notify_all();
+        });
+        Self {
+            child,
+            state: state.to_owned(),
+            said,
+        }
+    }
+
+    /// Waits for a line that contains `text`, after those waited for before; returns it.
+    pub(crate) fn waits_for(&self, text: &str) -> String {
+        let (said, heard) = &*self.said;
+        let mut said = said.lock().unwrap();
+        let deadline = Instant::now() + LONG;
+        loop {
+            let read = said.read;
+            if let Some(at) = said.lines[read..]
+                .iter()
+                .position(|line| line.contains(text))
+            {
+                said.read += at + 1;
+                return said.lines[read + at].clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                !said.ended && !left.is_zero(),
+                "it never said `{text}`:\n{}",
+                said.lines.join("\n")
+            );
+            said = heard.wait_timeout(said, left).unwrap().0;
+        }
+    }
+
+    /// Everything it said so far.
+    pub(crate) fn said(&self) -> String {
+        self.said.0.lock().unwrap().lines.join("\n")
+    }
+
+    /// Where a Service is published, by the table.
+    pub(crate) fn published(&self, service: &str) -> String {
+        let said = self.said();
+        let line = said
+            .lines()
+            .find(|line| line.starts_with(service) && line.contains("http://"))
+            .unwrap();
+        format!("{}/", line.split_whitespace().last().unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Waits for its end; returns the exit code.
+    pub(crate) fn ends(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    /// Programs that run on its behalf, by their command lines.
+    pub(crate) fn programs(&self) -> Vec<String> {
+        let state = self.state.parent().unwrap().to_str().unwrap();
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        lines
+            .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+            .filter(|line| line.contains(state))
+            .collect()
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        // However the test went; what is inside dies with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

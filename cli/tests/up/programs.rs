@@ -1,0 +1,97 @@
+//! What runs inside the meshes of these tests: this very test binary, in other roles.
+//!
+//! An ignored test is a program that the test binary can be asked to be.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+/// The command line that is the program `name`.
+pub(crate) fn command(name: &str) -> Vec<String> {
+    let own = std::env::current_exe().unwrap();
+    let name = format!("programs::{name}");
+    [
+        own.to_str().unwrap(),
+        "--ignored",
+        "--exact",
+        "--nocapture",
+        &name,
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// The body that `url` (http://host:port/path) answers, or why it doesn't.
+pub(crate) fn get(url: &str) -> std::io::Result<String> {
+    let (authority, path) = url
+        .strip_prefix("http://")
+        .unwrap()
+        .split_once('/')
+        .unwrap();
+    let mut address = authority.to_owned();
+    if !address.contains(':') {
+        address.push_str(":80");
+    }
+    let mut stream = TcpStream::connect(&address)?;
+    write!(
+        stream,
+        "GET /{path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    if head.starts_with("HTTP/1.1 200") {
+        Ok(body.to_owned())
+    } else {
+        Err(std::io::Error::other(answer))
+    }
+}
+
+/// Answers every request on `$HOST:$PORT` with who it is, who called and `$GREETING`.
+#[test]
+#[ignore = "a program for the tests"]
+fn server() {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let host = std::env::var("HOST").unwrap_or_else(|_| "0.0.0.0".to_owned());
+    let listener = TcpListener::bind(format!("{host}:{}", variable("PORT"))).unwrap();
+    for stream in listener.incoming().flatten() {
+        let greeting = variable("GREETING");
+        std::thread::spawn(move || {
+            let caller = stream.peer_addr().unwrap().ip();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut stream = stream;
+            loop {
+                let mut line = String::new();
+                if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                    return;
+                }
+                if line == "\r\n" {
+                    let body = format!(
+                        "{} called by {caller} {greeting}",
+                        std::env::var("HOSTNAME").unwrap()
+                    );
+                    write!(
+                        stream,
+                        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+                        body.len()
+                    )
+                    .unwrap();
+                }
+            }
+        });
+    }
+}
+
+/// Ends at once, with a word on why.
+#[test]
+#[ignore = "a program for the tests"]
+fn failure() {
+    eprintln!("no database at {}", std::env::var("DATABASE").unwrap());
+    std::process::exit(3);
+}
+
+/// Prints what `$URL` answers.
+#[test]
+#[ignore = "a program for the tests"]
+fn client() {
+    println!("{}", get(&std::env::var("URL").unwrap()).unwrap());
+}

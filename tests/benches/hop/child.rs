@@ -1,0 +1,58 @@
+//! A proxy in a process of its own, which ends with its owner.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+use crate::measure::Watched;
+
+/// Envoy needs a second or two on a busy machine.
+const START: Duration = Duration::from_secs(30);
+
+/// Runs until it is dropped.
+pub(crate) struct Proxy {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// For its CPU time.
+    pub(crate) process: Watched,
+    /// Killed when dropped.
+    _child: Child,
+}
+
+/// An address that nobody listens on at the moment.
+pub(crate) async fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    Ok(listener.local_addr()?)
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// Starts `command`, and returns when somebody listens at `address`.
+    pub(crate) async fn start(mut command: Command, address: SocketAddr) -> Result<Self> {
+        let name = command.as_std().get_program().display().to_string();
+        let mut child = command
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        let process = Watched(child.id().with_context(|| format!("{name} ended"))?);
+        let listens = async || {
+            if let Some(status) = child.try_wait()? {
+                bail!("{name} ended with {status}");
+            }
+            TcpStream::connect(address).await?;
+            Ok(())
+        };
+        tests::wait_until(&format!("{name} listens"), START, listens).await?;
+        Ok(Self {
+            address,
+            process,
+            _child: child,
+        })
+    }
+}

@@ -1,0 +1,285 @@
+//! What a proxied call costs in CPU, beside a bare TCP relay and Envoy: `cargo bench -p tests
+//! --bench hop`.
+//!
+//! A benchmark and not a test: it measures and never fails for a figure. Everything is interleaved
+//! in one run, because only ratios of one run mean anything: another machine, or the same one with
+//! a neighbour, has other microseconds. Client and upstream share one CPU, proxies have the other.
+//!
+//! - *hop*: client → proxy → upstream, plaintext HTTP/1.1 on both sides;
+//! - *pair*: client → proxy → HTTP/2 over mutual TLS 1.3 → proxy → upstream;
+//! - *saturated*: every connection sends its next call as soon as the last is answered;
+//! - *paced*: calls are due at a fixed rate, and latency counts from when they were.
+//!
+//! All proxies have one worker, a route that matches by prefix, a timeout and counters, and no
+//! access log. Options: `--quick` (to see that it works; the figures mean little), `--repetitions
+//! N`, `--out FILE` (the same as JSON). The release binaries of operator and sidecar must be built.
+
+#![allow(
+    clippy::print_stdout,
+    reason = "a table on standard output is what it is for"
+)]
+
+mod child;
+mod envoy;
+mod load;
+mod measure;
+mod mesh;
+mod relay;
+mod report;
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use load::{Client, Upstream};
+use measure::{Cpus, Sample, Watched};
+
+/// Calls to the hop a second when paced: a busy service, far from saturating any of the proxies.
+const HOP_RATE: u32 = 10_000;
+/// Calls to the pair a second when paced: what the slowest pair carries without queueing.
+const PAIR_RATE: u32 = 3_900;
+
+/// Which way a call takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// To the upstream itself: what the latency of the others is compared with.
+    Direct,
+    /// Through one proxy.
+    Hop,
+    /// Through two, with mutual TLS between them.
+    Pair,
+}
+
+/// Something that is measured.
+struct Subject {
+    name: &'static str,
+    way: Way,
+    /// Where calls go in.
+    address: SocketAddr,
+    /// Whose CPU time counts.
+    processes: Vec<Watched>,
+    /// Resident memory before the first call, KiB, all processes together.
+    idle_kib: u64,
+    /// Resident memory after the last call, KiB.
+    loaded_kib: u64,
+    saturated: Vec<Sample>,
+    /// At [`HOP_RATE`], or [`PAIR_RATE`] for a pair.
+    paced: Vec<Sample>,
+    /// Only of [`Way::Direct`]: at [`PAIR_RATE`].
+    paced_as_pair: Vec<Sample>,
+}
+
+/// How much is measured.
+struct Plan {
+    repetitions: usize,
+    /// Calls of one saturated measurement.
+    calls: u32,
+    /// Length of one paced measurement.
+    paced: Duration,
+    out: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [role, listen, to] = arguments.as_slice()
+        && role == relay::ROLE
+    {
+        return relay::run(listen.parse()?, to.parse()?);
+    }
+    // Sidecars inherit it. A variable of a running process cannot be set safely: begin again.
+    if std::env::var_os(mesh::ACCESS_LOG).is_none_or(|value| value != "off") {
+        let again = Command::new(std::env::current_exe()?)
+            .args(&arguments)
+            .env(mesh::ACCESS_LOG, "off")
+            .exec();
+        return Err(again).context("cannot start again");
+    }
+    let plan = Plan::parse(&arguments)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(bench(&plan))
+}
+
+async fn bench(plan: &Plan) -> Result<()> {
+    let cpus = Cpus::choose()?;
+    let environment = report::Environment::read(&cpus)?;
+
+    // What is started now inherits the proxies' CPU.
+    cpus.pin_to_proxies()?;
+    let upstream = Upstream::start("127.0.0.1:0".parse()?).await?;
+    let relay = relay::start(upstream.address()).await?;
+    let envoy = match envoy::install().await {
+        Ok(binary) => Some(envoy::Envoys::start(&binary, upstream.address()).await?),
+        Err(error) => {
+            println!("Envoy's rows stay empty, for it is not to be had: {error:#}\n");
+            None
+        }
+    };
+    let mesh = mesh::Ours::start().await?;
+    let empty_kib = mesh::empty_sidecar_kib().await?;
+    cpus.pin_to_peers()?;
+
+    let mut subjects = vec![
+        Subject::new("direct", Way::Direct, upstream.address(), vec![]),
+        Subject::new("TCP relay", Way::Hop, relay.address, vec![relay.process]),
+    ];
+    if let Some(envoy) = &envoy {
+        let (hop, pair) = (&envoy.hop, envoy.client.address);
+        subjects.push(Subject::new(
+            "Envoy",
+            Way::Hop,
+            hop.address,
+            vec![hop.process],
+        ));
+        subjects.push(Subject::new("Envoy", Way::Pair, pair, envoy.pair()));
+    }
+    let (hop, pair) = (vec![mesh.hop_process], mesh.pair_processes.clone());
+    subjects.push(Subject::new("Meshwright", Way::Hop, mesh.hop, hop));
+    subjects.push(Subject::new("Meshwright", Way::Pair, mesh.pair, pair));
+
+    for subject in &mut subjects {
+        subject.idle_kib = subject.resident_kib()?;
+    }
+    for subject in &subjects {
+        let ready = tests::wait_until(subject.name, tests::mesh::SOON, async || {
+            Client::open(subject.address, subject.host(), 1)
+                .await?
+                .call_once()
+                .await
+        });
+        ready.await?;
+    }
+    for repetition in 0..plan.repetitions {
+        eprintln!("repetition {} of {}", repetition + 1, plan.repetitions);
+        for place in 0..subjects.len() {
+            // Each repetition begins with another one, so that none always follows the same.
+            let place = (place + repetition) % subjects.len();
+            subjects[place].measure(plan).await?;
+        }
+    }
+    for subject in &mut subjects {
+        subject.loaded_kib = subject.resident_kib()?;
+    }
+    let report = report::Report {
+        environment,
+        subjects,
+        empty_kib,
+        repetitions: plan.repetitions,
+    };
+    println!("{}", report.table());
+    if let Some(out) = &plan.out {
+        std::fs::write(out, format!("{:#}\n", report.json()))
+            .with_context(|| format!("cannot write {}", out.display()))?;
+    }
+    Ok(())
+}
+
+// === impl Way ===
+
+impl Way {
+    /// For the report.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Hop => "hop",
+            Self::Pair => "pair",
+        }
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    fn parse(arguments: &[String]) -> Result<Self> {
+        let mut plan = Self {
+            repetitions: 7,
+            calls: 40_000,
+            paced: Duration::from_secs(2),
+            out: None,
+        };
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            let mut value = || {
+                rest.next()
+                    .with_context(|| format!("{argument} needs a value"))
+            };
+            match argument.as_str() {
+                // Cargo says so to every benchmark.
+                "--bench" => {}
+                "--quick" => {
+                    plan.repetitions = 2;
+                    plan.calls = 8_000;
+                    plan.paced = Duration::from_millis(500);
+                }
+                "--repetitions" => plan.repetitions = value()?.parse()?,
+                "--out" => plan.out = Some(value()?.into()),
+                _ => bail!("unknown option {argument}: --quick, --repetitions N, --out FILE"),
+            }
+        }
+        if plan.repetitions == 0 {
+            bail!("--repetitions must be at least 1");
+        }
+        Ok(plan)
+    }
+}
+
+// === impl Subject ===
+
+impl Subject {
+    fn new(name: &'static str, way: Way, address: SocketAddr, processes: Vec<Watched>) -> Self {
+        Self {
+            name,
+            way,
+            address,
+            processes,
+            idle_kib: 0,
+            loaded_kib: 0,
+            saturated: Vec::new(),
+            paced: Vec::new(),
+            paced_as_pair: Vec::new(),
+        }
+    }
+
+    /// What the `Host` header says. Only the mesh selects by it; the others are sent the same.
+    fn host(&self) -> &'static str {
+        match self.way {
+            Way::Pair => mesh::MESHED,
+            Way::Direct | Way::Hop => mesh::PLAIN,
+        }
+    }
+
+    fn resident_kib(&self) -> Result<u64> {
+        self.processes.iter().map(Watched::resident_kib).sum()
+    }
+
+    async fn measure(&mut self, plan: &Plan) -> Result<()> {
+        let context = || format!("{} ({:?})", self.name, self.way);
+        let client = Client::open(self.address, self.host(), load::CONNECTIONS);
+        let mut client = client.await.with_context(context)?;
+        // Both fill pools and caches, and are not counted.
+        client
+            .saturate(plan.calls / 10)
+            .await
+            .with_context(context)?;
+        let saturated = measure::during(&self.processes, client.saturate(plan.calls)).await;
+        let saturated = saturated.with_context(context)?;
+        let rate = match self.way {
+            Way::Pair => PAIR_RATE,
+            Way::Direct | Way::Hop => HOP_RATE,
+        };
+        let paced = measure::during(&self.processes, client.pace(rate, plan.paced)).await;
+        let paced = paced.with_context(context)?;
+        if self.way == Way::Direct {
+            let paced = measure::during(&self.processes, client.pace(PAIR_RATE, plan.paced)).await;
+            self.paced_as_pair.push(paced?);
+        }
+        self.saturated.push(saturated);
+        self.paced.push(paced);
+        Ok(())
+    }
+}
