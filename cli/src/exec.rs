@@ -8,7 +8,6 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::{SigSet, Signal};
 
 use crate::up::control::{Entrance, Request, ask};
 use crate::up::enter::{Privileges, restrict};
@@ -59,12 +58,6 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<i32> {
     let Some((program, arguments)) = args.command.split_first() else {
         bail!("name the command to run after `--`")
     };
-    // Ctrl-C is for the command, which has the same terminal. The standard library gives the
-    // command an empty mask.
-    let mut interrupts = SigSet::empty();
-    interrupts.add(Signal::SIGINT);
-    interrupts.add(Signal::SIGQUIT);
-    interrupts.thread_block()?;
     let search = entrance
         .env
         .iter()
@@ -82,16 +75,8 @@ pub fn run(args: &ExecArgs) -> anyhow::Result<i32> {
         .env_clear()
         .envs(entrance.env)
         .current_dir(&entrance.cwd);
-    let status = match command.spawn() {
-        Ok(mut child) => child.wait()?,
-        Err(error) => {
-            return Err(error).with_context(|| format!("running `{program}` in {}", entrance.pod));
-        }
-    };
-    use std::os::unix::process::ExitStatusExt as _;
-    Ok(status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
+    let code = crate::terminal::run(&mut command);
+    code.with_context(|| format!("running `{program}` in {}", entrance.pod))
 }
 
 /// The mesh called `name`, or the only one.

@@ -1,5 +1,7 @@
 //! See the library.
 
+use std::io::Write as _;
+
 use clap::Parser as _;
 use cli::args::Cli;
 
@@ -8,7 +10,8 @@ fn main() {
     let code = match cli.command.run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("meshwright: {error:#}");
+            // Where standard error is closed there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "meshwright: {error:#}");
             cli.command.failure()
         }
     };

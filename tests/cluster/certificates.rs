@@ -6,6 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
 use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 use sidecar::net::connect::Connector;
 use sidecar::net::tls::{anonymous_client, root_store};
@@ -184,10 +186,10 @@ fn expired(cluster: &Cluster, namespace: &str, pod: &str, uid: &str) -> Result<S
     use base64::Engine as _;
     let url = base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let path = cluster.state().join("pki/service-accounts.key");
-    let pem = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    // PKCS #8 or SEC 1: rcgen reads both.
-    let pkcs8 = KeyPair::from_pem(&pem)?.serialize_der();
-    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8)?;
+    let pem = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    let der = PrivateKeyDer::from_pem_slice(&pem)?;
+    let key =
+        EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_der())?;
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)?
         .as_secs();

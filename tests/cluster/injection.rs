@@ -61,7 +61,7 @@ spec:
 "#
             ))
             .await?;
-        cluster.ready(namespace, "pod/plain", PODS).await?;
+        cluster.ready(namespace, "plain", PODS).await?;
         let pod = cluster
             .json(&["get", "pod", "plain", "-n", namespace])
             .await?;

@@ -108,7 +108,7 @@ spec:
 "#
         ))
         .await?;
-    shop.cluster.ready(&outside, "pod/stranger", PODS).await?;
+    shop.cluster.ready(&outside, "stranger", PODS).await?;
     let url = format!("http://orders.{}/", shop.namespace);
     let answer = shop
         .cluster

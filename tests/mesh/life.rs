@@ -98,7 +98,8 @@ async fn a_replica_that_dies_costs_no_request() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_application_that_dies_beside_its_sidecar_costs_no_request_without_a_body() -> Result<()> {
+async fn an_application_that_dies_beside_its_sidecar_costs_no_request_without_a_body() -> Result<()>
+{
     let mesh = Mesh::start(&services(&["orders"])).await?;
     let [mut one, two] = mesh.workloads("orders").await?;
     let client = mesh.client("web").await?;

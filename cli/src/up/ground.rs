@@ -14,6 +14,9 @@ use super::addresses::{BRIDGE, PREFIX};
 use super::links::Links;
 use super::place::{self, Furniture, Namespaces, SIDECAR_MARK};
 
+/// The place of the first workload; before it are the network's own address and the bridge's.
+const FIRST: u32 = 2;
+
 /// The ground that all workloads of a mesh stand on.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ground {
@@ -53,7 +56,10 @@ impl Ground {
         let bridge = links
             .bridge("mesh0", BRIDGE, PREFIX)
             .context("creating a bridge (kernel module: bridge) for the workloads' network")?;
-        Ok(Self::Namespaces { bridge })
+        let ground = Self::Namespaces { bridge };
+        // One for trial, so that what the kernel lacks shows before anything is started.
+        drop(ground.make(FIRST, Vec::new())?);
+        Ok(ground)
     }
 
     /// The first mesh that nobody runs on this machine's loopback addresses.
@@ -82,7 +88,7 @@ impl Ground {
         }
     }
 
-    /// Makes the place of the `nth` workload (from 2). Blocks for some milliseconds.
+    /// Makes the place of the `nth` workload (from [`FIRST`]). Blocks for some milliseconds.
     pub(super) fn make(self, nth: u32, files: Vec<(PathBuf, PathBuf)>) -> anyhow::Result<Place> {
         match self {
             Self::Namespaces { bridge } => {

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use super::addresses::{HOST, HOST_NAME};
 use super::ground::Ground;
 use super::launches::Surroundings;
-use super::link::{self, FromHost, HostLink};
+use super::link::{self, FromHost, HostLink, ToHost};
 use super::mesh::{self, Settings};
 use super::plan::Plan;
 use super::process::own_executable;
@@ -112,11 +112,14 @@ pub fn supervise(arguments: &[String]) -> anyhow::Result<i32> {
         let Some(plan) = plan(&inside.folder, &inside.shown_folder) else {
             return Ok(1);
         };
-        let around = Surroundings::new(
-            Ground::namespaces()?,
-            Layout { root: inside.state },
-            inside.folder,
-        )?;
+        let ground = match Ground::namespaces() {
+            Ok(ground) => ground,
+            Err(error) => {
+                fds::send(&line, &ToHost::Blocked(format!("{error:#}")), &[])?;
+                return Ok(1);
+            }
+        };
+        let around = Surroundings::new(ground, Layout { root: inside.state }, inside.folder)?;
         let settings = Settings {
             name: inside.name,
             shown_folder: inside.shown_folder,
@@ -152,10 +155,10 @@ fn plan(folder: &Path, shown_folder: &Path) -> Option<Plan> {
 }
 
 async fn in_namespaces(state: &State, args: &UpArgs, folder: &Path) -> anyhow::Result<Ended> {
-    let (mut interrupts, mut terminations) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    // The terminal was closed.
+    let mut hangups = signal(SignalKind::hangup())?;
     let inside = Inside {
         name: state.name.clone(),
         state: state.layout.root.clone(),
@@ -183,6 +186,7 @@ async fn in_namespaces(state: &State, args: &UpArgs, folder: &Path) -> anyhow::R
             ended = &mut served => break ended?,
             _ = interrupts.recv() => {}
             _ = terminations.recv() => {}
+            _ = hangups.recv() => {}
         }
         if asked {
             // Asked twice: at once. What is inside dies with it.
@@ -217,10 +221,10 @@ async fn on_loopback(state: &State, args: &UpArgs, folder: &Path) -> anyhow::Res
     let (ground, _claim) = Ground::loopback()?;
     let around = Surroundings::new(ground, state.layout.clone(), folder.to_owned())?;
     let (stopping, stop) = watch::channel(false);
-    let (mut interrupts, mut terminations) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    // The terminal was closed.
+    let mut hangups = signal(SignalKind::hangup())?;
     let settings = Settings {
         name: state.name.clone(),
         shown_folder: args.folder.clone(),
@@ -233,6 +237,7 @@ async fn on_loopback(state: &State, args: &UpArgs, folder: &Path) -> anyhow::Res
             done = &mut running => return done.map(|()| 0),
             _ = interrupts.recv() => {}
             _ = terminations.recv() => {}
+            _ = hangups.recv() => {}
         }
         if stopping.send_replace(true) {
             // Asked twice: at once. What was started dies with this process.

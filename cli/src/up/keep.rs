@@ -14,6 +14,8 @@ use super::process;
 
 /// The waits before starting again what ended: doubled from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A log that is longer is begun anew: a mesh may run for days, and each request has a line.
+const LONGEST_LOG: u64 = 32 << 20;
 /// Whoever ran this long has started well.
 const STABLE: Duration = Duration::from_secs(60);
 
@@ -69,6 +71,19 @@ impl<'a> Kept<'a> {
     pub(super) fn begin(&mut self) {
         if self.child.is_none() && self.due.is_none() {
             self.due = Some(Instant::now());
+        }
+    }
+
+    /// Begins its log anew when it has grown too long.
+    pub(super) fn trim_log(&mut self) {
+        if let Some(log) = &self.log
+            && log
+                .metadata()
+                .is_ok_and(|metadata| metadata.len() > LONGEST_LOG)
+            && log.set_len(0).is_ok()
+        {
+            // Whoever writes appends, so at the new end.
+            self.log_before = 0;
         }
     }
 

@@ -87,19 +87,20 @@ impl Plan {
         let mut plan = Self::default();
         let mut problems = Vec::new();
         for document in documents {
+            let mut complaints = Complaints {
+                document: &document,
+                problems: Vec::new(),
+            };
+            complaints.name("metadata.namespace", &document.key.namespace);
+            complaints.name("metadata.name", &document.key.name);
             match &document.object {
                 Object::Deployment(deployment) => {
-                    let mut complaints = Complaints {
-                        document: &document,
-                        problems: Vec::new(),
-                    };
                     if let Some(workload) =
                         plan.workload(&document.key, deployment, folder, &mut complaints)
                     {
                         plan.workloads
                             .insert(document.key.clone(), Arc::new(workload));
                     }
-                    problems.extend(complaints.problems);
                 }
                 Object::Service(service) => {
                     plan.services.insert(document.key.clone(), service.clone());
@@ -109,8 +110,13 @@ impl Plan {
                 | Object::Pod(_)
                 | Object::Ignored => {}
             }
+            problems.extend(complaints.problems);
             plan.documents
                 .insert((document.kind.clone(), document.key.clone()), document);
+        }
+        if plan.workloads.is_empty() {
+            plan.notes
+                .push("there is no Deployment in the folder: nothing runs yet".to_owned());
         }
         if problems.is_empty() {
             Ok(plan)
@@ -356,6 +362,22 @@ fn ports(container: &Container, complaints: &mut Complaints<'_>) -> Vec<Port> {
 // === impl Complaints ===
 
 impl Complaints<'_> {
+    /// Names become names of files.
+    fn name(&mut self, field: &str, name: &str) {
+        let allowed =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        if name.is_empty()
+            || name.len() > 253
+            || name.starts_with('.')
+            || !name.chars().all(allowed)
+        {
+            self.add(
+                field,
+                format!("`{name}` is no name: use up to 253 of a-z, 0-9, '-' and '.'"),
+            );
+        }
+    }
+
     fn add(&mut self, field: &str, message: impl Into<String>) {
         self.problems.push(Problem {
             file: self.document.file.clone(),
@@ -363,5 +385,85 @@ impl Complaints<'_> {
             field: field.to_owned(),
             message: message.into(),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(text: &str) -> Result<Plan, Vec<String>> {
+        let file = compiler::yaml::parse("shop.yaml", text);
+        assert_eq!(file.problems, []);
+        Plan::new(file.documents, Path::new("/"))
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    }
+
+    fn deployment(pod: &str) -> String {
+        format!(
+            "apiVersion: apps/v1
+kind: Deployment
+metadata: {{ name: web, namespace: shop }}
+spec:
+  replicas: 2
+  selector: {{ matchLabels: {{ app: web }} }}
+  template:
+    metadata: {{ labels: {{ app: web }} }}
+    spec: {pod}
+"
+        )
+    }
+
+    #[test]
+    fn a_deployment_becomes_as_many_pods_as_it_has_replicas() {
+        let plan = plan(&deployment(
+            "{ containers: [{ name: app, command: [serve], args: [-v], ports: [{ containerPort: 80 }] }] }",
+        ))
+        .unwrap();
+        let pods: Vec<_> = plan.replicas().map(|(key, _)| key.to_string()).collect();
+        assert_eq!(pods, ["shop/web-0", "shop/web-1"]);
+        let (_, template) = plan.replicas().next().unwrap();
+        assert_eq!(template.argv, ["serve", "-v"]);
+        assert_eq!(
+            (template.service_account.as_str(), template.grace),
+            ("default", GRACE)
+        );
+    }
+
+    #[test]
+    fn what_can_not_be_run_is_refused_with_what_to_write_instead() {
+        for (pod, wanted) in [
+            (
+                "{ containers: [{ name: app, image: web }] }",
+                "needs a command",
+            ),
+            (
+                "{ containers: [{ name: app, command: [a] }, { name: log, command: [b] }] }",
+                "make a Deployment of its own for `log`",
+            ),
+            (
+                "{ containers: [{ name: app, command: [a], ports: [{ containerPort: 15006 }] }] }",
+                "the sidecar's",
+            ),
+            (
+                "{ containers: [{ name: app, command: [a], env: [{ name: KEY, valueFrom: { secretKeyRef: { name: k, key: k } } }] }] }",
+                "write a value, or a fieldRef",
+            ),
+            (
+                "{ containers: [{ name: app, command: [a], workingDir: /no/such }] }",
+                "is no folder on this machine",
+            ),
+        ] {
+            let problems = plan(&deployment(pod)).unwrap_err();
+            assert!(problems[0].contains(wanted), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_selector_that_misses_its_own_pods_is_refused() {
+        let text = deployment("{ containers: [{ name: app, command: [a] }] }");
+        let problems =
+            plan(&text.replace("labels: { app: web }", "labels: { app: webb }")).unwrap_err();
+        assert!(problems[0].contains("`app: web`"), "{problems:?}");
     }
 }

@@ -150,6 +150,10 @@ impl Pod {
                 }
                 () = sleep_until(probe_at) => {
                     let phase = self.probe(&sidecar, application.as_mut()).await;
+                    sidecar.trim_log();
+                    if let Some(application) = &mut application {
+                        application.trim_log();
+                    }
                     let pause = if phase == Some(Phase::Ready) { PROBE.1 } else { PROBE.0 };
                     if let Some(phase) = phase {
                         teller.tell(phase);

@@ -186,6 +186,13 @@ impl Folder {
         text(&output.stdout)
     }
 
+    /// The same, when it may not be answered at all.
+    pub(crate) fn try_get_from(&self, workload: &str, url: &str) -> String {
+        let client = format!("URL={url} {}", programs::command("client").join(" "));
+        let output = self.run(&["exec", workload, "--", "sh", "-c", &client]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// What a program inside a workload is answered by `url`.
     pub(crate) fn get_from(&self, workload: &str, url: &str) -> String {
         self.exec(

@@ -136,7 +136,10 @@ impl Reason {
     /// The reason that a response of the mesh carries, if it is one.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let name = headers.get(REASON_HEADER)?;
-        Self::ALL.iter().copied().find(|reason| name == reason.name())
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| name == reason.name())
     }
 
     /// The response: a problem document (RFC 9457), with the reason in a header as well.

@@ -1,12 +1,11 @@
 //! A proxy in a process of its own, which ends with its owner.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
 
 use crate::measure::Watched;
 
@@ -17,10 +16,7 @@ const START: Duration = Duration::from_secs(30);
 pub(crate) struct Proxy {
     /// Where it listens.
     pub(crate) address: SocketAddr,
-    /// For its CPU time.
-    pub(crate) process: Watched,
-    /// Killed when dropped.
-    _child: Child,
+    child: Child,
 }
 
 /// An address that nobody listens on at the moment.
@@ -34,25 +30,33 @@ pub(crate) async fn free_address() -> Result<SocketAddr> {
 impl Proxy {
     /// Starts `command`, and returns when somebody listens at `address`.
     pub(crate) async fn start(mut command: Command, address: SocketAddr) -> Result<Self> {
-        let name = command.as_std().get_program().display().to_string();
-        let mut child = command
+        let name = command.get_program().display().to_string();
+        let child = command
             .stdin(Stdio::null())
-            .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
-        let process = Watched(child.id().with_context(|| format!("{name} ended"))?);
+        let mut proxy = Self { address, child };
         let listens = async || {
-            if let Some(status) = child.try_wait()? {
+            if let Some(status) = proxy.child.try_wait()? {
                 bail!("{name} ended with {status}");
             }
             TcpStream::connect(address).await?;
             Ok(())
         };
         tests::wait_until(&format!("{name} listens"), START, listens).await?;
-        Ok(Self {
-            address,
-            process,
-            _child: child,
-        })
+        Ok(proxy)
+    }
+
+    /// For its CPU time.
+    pub(crate) fn process(&self) -> Watched {
+        Watched(self.child.id())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -129,7 +129,7 @@ impl Envoys {
         let start = async |name: &str, address: SocketAddr, config: Value| {
             let path = folder.path().join(name).with_extension("json");
             fs::write(&path, config.to_string())?;
-            let mut command = Command::new(binary);
+            let mut command = std::process::Command::new(binary);
             command.arg("--config-path").arg(&path);
             command
                 .arg("--log-path")
@@ -162,6 +162,6 @@ impl Envoys {
 
     /// Both processes of the pair.
     pub(crate) fn pair(&self) -> Vec<Watched> {
-        vec![self.client.process, self.server.process]
+        vec![self.client.process(), self.server.process()]
     }
 }

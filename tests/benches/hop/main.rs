@@ -12,7 +12,9 @@
 //!
 //! All proxies have one worker, a route that matches by prefix, a timeout and counters, and no
 //! access log. Options: `--quick` (to see that it works; the figures mean little), `--repetitions
-//! N`, `--out FILE` (the same as JSON). The release binaries of operator and sidecar must be built.
+//! N`, `--out FILE` (the same as JSON), `--profile 'Meshwright pair paced'` (nothing but that load for
+//! half a minute, for `perf` and `strace`). The release binaries of operator and sidecar must be
+//! built.
 
 #![allow(
     clippy::print_stdout,
@@ -31,7 +33,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -42,6 +44,9 @@ use measure::{Cpus, Sample, Watched};
 const HOP_RATE: u32 = 10_000;
 /// Calls to the pair a second when paced: what the slowest pair carries without queueing.
 const PAIR_RATE: u32 = 3_900;
+
+/// How long `--profile` keeps a load up.
+const PROFILE: Duration = Duration::from_secs(30);
 
 /// Which way a call takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +86,8 @@ struct Plan {
     /// Length of one paced measurement.
     paced: Duration,
     out: Option<PathBuf>,
+    /// Not to measure, but to keep up this load: proxy, call and load as in the table.
+    profile: Option<String>,
 }
 
 fn main() -> Result<()> {
@@ -126,7 +133,7 @@ async fn bench(plan: &Plan) -> Result<()> {
 
     let mut subjects = vec![
         Subject::new("direct", Way::Direct, upstream.address(), vec![]),
-        Subject::new("TCP relay", Way::Hop, relay.address, vec![relay.process]),
+        Subject::new("TCP relay", Way::Hop, relay.address, vec![relay.process()]),
     ];
     if let Some(envoy) = &envoy {
         let (hop, pair) = (&envoy.hop, envoy.client.address);
@@ -134,7 +141,7 @@ async fn bench(plan: &Plan) -> Result<()> {
             "Envoy",
             Way::Hop,
             hop.address,
-            vec![hop.process],
+            vec![hop.process()],
         ));
         subjects.push(Subject::new("Envoy", Way::Pair, pair, envoy.pair()));
     }
@@ -153,6 +160,9 @@ async fn bench(plan: &Plan) -> Result<()> {
                 .await
         });
         ready.await?;
+    }
+    if let Some(name) = &plan.profile {
+        return profile(&subjects, name).await;
     }
     for repetition in 0..plan.repetitions {
         eprintln!("repetition {} of {}", repetition + 1, plan.repetitions);
@@ -179,6 +189,34 @@ async fn bench(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// Keeps one load up, for another program to look at the processes.
+async fn profile(subjects: &[Subject], name: &str) -> Result<()> {
+    for subject in subjects {
+        let of = |load: &str| format!("{} {} {load}", subject.name, subject.way.name()) == name;
+        let (saturated, paced) = (of("saturated"), of("paced"));
+        if !saturated && !paced {
+            continue;
+        }
+        let ids: Vec<String> = subject
+            .processes
+            .iter()
+            .map(|one| one.0.to_string())
+            .collect();
+        println!("processes {}", ids.join(" "));
+        let mut client = Client::open(subject.address, subject.host(), load::CONNECTIONS).await?;
+        let end = Instant::now() + PROFILE;
+        while Instant::now() < end {
+            if saturated {
+                client.saturate(10_000).await?;
+            } else {
+                client.pace(subject.rate(), Duration::from_secs(5)).await?;
+            }
+        }
+        return Ok(());
+    }
+    bail!("nothing is called `{name}`: proxy, call and load, as in the table")
+}
+
 // === impl Way ===
 
 impl Way {
@@ -201,6 +239,7 @@ impl Plan {
             calls: 40_000,
             paced: Duration::from_secs(2),
             out: None,
+            profile: None,
         };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
@@ -218,7 +257,10 @@ impl Plan {
                 }
                 "--repetitions" => plan.repetitions = value()?.parse()?,
                 "--out" => plan.out = Some(value()?.into()),
-                _ => bail!("unknown option {argument}: --quick, --repetitions N, --out FILE"),
+                "--profile" => plan.profile = Some(value()?.clone()),
+                _ => bail!(
+                    "unknown option {argument}: --quick, --repetitions N, --out FILE, --profile NAME"
+                ),
             }
         }
         if plan.repetitions == 0 {
@@ -253,6 +295,14 @@ impl Subject {
         }
     }
 
+    /// Paced calls a second.
+    fn rate(&self) -> u32 {
+        match self.way {
+            Way::Pair => PAIR_RATE,
+            Way::Direct | Way::Hop => HOP_RATE,
+        }
+    }
+
     fn resident_kib(&self) -> Result<u64> {
         self.processes.iter().map(Watched::resident_kib).sum()
     }
@@ -268,11 +318,8 @@ impl Subject {
             .with_context(context)?;
         let saturated = measure::during(&self.processes, client.saturate(plan.calls)).await;
         let saturated = saturated.with_context(context)?;
-        let rate = match self.way {
-            Way::Pair => PAIR_RATE,
-            Way::Direct | Way::Hop => HOP_RATE,
-        };
-        let paced = measure::during(&self.processes, client.pace(rate, plan.paced)).await;
+        let paced = client.pace(self.rate(), plan.paced);
+        let paced = measure::during(&self.processes, paced).await;
         let paced = paced.with_context(context)?;
         if self.way == Way::Direct {
             let paced = measure::during(&self.processes, client.pace(PAIR_RATE, plan.paced)).await;

@@ -1,12 +1,12 @@
 //! The floor of a hop: a process that copies bytes both ways and reads none of them.
 
 use std::net::SocketAddr;
+use std::process::Command;
 
 use anyhow::Result;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::Command;
 
 use crate::child::{Proxy, free_address};
 

@@ -148,7 +148,11 @@ impl Keys {
         let file = |name: String| json!({ "filename": self.folder.join(name) });
         json!({
             "alpn_protocols": ["h2"],
-            "tls_params": { "tls_minimum_protocol_version": "TLSv1_3" },
+            // A client of Envoy's speaks 1.2 at most unless it is told otherwise.
+            "tls_params": {
+                "tls_minimum_protocol_version": "TLSv1_3",
+                "tls_maximum_protocol_version": "TLSv1_3",
+            },
             "tls_certificates": [{
                 "certificate_chain": file(format!("{own}.pem")),
                 "private_key": file(format!("{own}.key")),
