@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use tokio::runtime::{Builder, LocalOptions};
@@ -23,6 +23,9 @@ use crate::net::to_operator::Operator;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::{drain, worker};
+
+/// How long the last lines of the access log may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Runs the sidecar until SIGTERM or SIGINT, then drains it.
 ///
@@ -48,9 +51,12 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         None => first_trust(args)?,
     };
     let metrics = Arc::new(Metrics::new());
-    let access_log = match args.access_log {
-        AccessLogFormat::Json => AccessLog::to_stdout()?,
-        AccessLogFormat::Off => AccessLog::off(),
+    let (access_log, written) = match args.access_log {
+        AccessLogFormat::Json => {
+            let (log, written) = AccessLog::to_stdout(metrics.access_log_dropped.clone())?;
+            (log, Some(written))
+        }
+        AccessLogFormat::Off => (AccessLog::off(), None),
     };
     let connector = Connector {
         mark: args.mark,
@@ -155,6 +161,11 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
     for worker in workers {
         // A worker that panicked has logged it; the others still end in order.
         let _ = worker.join();
+    }
+    drop(shared);
+    if let Some(written) = written {
+        // Told by hanging up. Whoever reads our output may be stuck: then the lines are lost.
+        let _ = written.recv_timeout(LAST_LINES);
     }
     tracing::info!("drained");
     Ok(())

@@ -16,8 +16,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use aws_lc_rs::digest::{SHA256, digest};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -25,6 +23,10 @@ use tokio::process::{Child, Command};
 use crate::client::Client;
 use crate::upstream::Upstream;
 use crate::wait_until;
+
+mod sidecar;
+
+pub use self::sidecar::Sidecar;
 
 /// The namespace of every object of the tests that names none.
 pub const NAMESPACE: &str = "shop";
@@ -46,20 +48,6 @@ pub struct Mesh {
     tokens: Mutex<Vec<Value>>,
     pods: Mutex<BTreeMap<String, Value>>,
     folder: TempDir,
-}
-
-/// A sidecar beside an application or a client.
-pub struct Sidecar {
-    process: Mutex<Option<Child>>,
-    command: SidecarCommand,
-    address: Ipv4Addr,
-    pod: String,
-}
-
-/// How to start a sidecar again.
-struct SidecarCommand {
-    arguments: Vec<String>,
-    log: PathBuf,
 }
 
 /// An application with its sidecar, as an endpoint of a Service.
@@ -221,7 +209,7 @@ impl Mesh {
         let inbound = format!("--listen-inbound={address}:{APPLICATION_PORT}");
         let to = format!("--application-address={application}");
         let sidecar = self.sidecar(app, address, &[inbound, to]).await?;
-        self.set_pod(&sidecar.pod, app, address, true)?;
+        self.set_pod(sidecar.pod(), app, address, true)?;
         sidecar.ready().await?;
         Ok(Workload { upstream, sidecar })
     }
@@ -251,7 +239,7 @@ impl Mesh {
     pub async fn client(&self, app: &str) -> Result<Client> {
         let (address, _) = self.addresses();
         let sidecar = self.sidecar(app, address, &[]).await?;
-        self.set_pod(&sidecar.pod, app, address, true)?;
+        self.set_pod(sidecar.pod(), app, address, true)?;
         sidecar.ready().await?;
         Ok(Client::through(sidecar))
     }
@@ -260,7 +248,7 @@ impl Mesh {
     pub async fn unready(&self, app: &str) -> Result<Sidecar> {
         let (address, _) = self.addresses();
         let sidecar = self.sidecar(app, address, &[]).await?;
-        self.set_pod(&sidecar.pod, app, address, true)?;
+        self.set_pod(sidecar.pod(), app, address, true)?;
         Ok(sidecar)
     }
 
@@ -335,18 +323,8 @@ impl Mesh {
             [] => arguments.push(format!("--listen-inbound={address}:15006")),
             more => arguments.extend_from_slice(more),
         }
-        let command = SidecarCommand {
-            arguments,
-            log: path(&format!("{pod}.log")),
-        };
-        let sidecar = Sidecar {
-            process: Mutex::default(),
-            command,
-            address,
-            pod: pod.to_owned(),
-        };
-        sidecar.start()?;
-        Ok(sidecar)
+        let log = path(&format!("{pod}.log"));
+        Sidecar::launch(arguments, log, address, pod)
     }
 
     fn issue(&self, app: &str, pod: &str) -> Result<String> {
@@ -400,109 +378,6 @@ impl Mesh {
 
     fn log(&self, name: &str) -> String {
         tail(&self.folder.path().join(name))
-    }
-}
-
-// === impl Sidecar ===
-
-impl Sidecar {
-    /// Starts the process, or starts it again after [`Sidecar::kill`].
-    pub fn start(&self) -> Result<()> {
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.command.log)?;
-        let child = Command::new(binary("meshwright-sidecar")?)
-            .args(&self.command.arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()?;
-        *lock(&self.process) = Some(child);
-        Ok(())
-    }
-
-    /// Ends the process at once, as `kill -9` does.
-    pub async fn kill(&self) -> Result<()> {
-        let child = lock(&self.process).take();
-        if let Some(mut child) = child {
-            child.kill().await?;
-        }
-        Ok(())
-    }
-
-    /// Asks the process to end; returns its exit code once it has.
-    pub async fn terminate(&self) -> Result<Option<i32>> {
-        self.signal(Signal::SIGTERM)?;
-        let child = lock(&self.process).take();
-        match child {
-            Some(mut child) => Ok(child.wait().await?.code()),
-            None => bail!("{} does not run", self.pod),
-        }
-    }
-
-    /// Sends a signal.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        let process = lock(&self.process);
-        let id = process
-            .as_ref()
-            .and_then(Child::id)
-            .context("it does not run")?;
-        Ok(kill(Pid::from_raw(id.try_into()?), signal)?)
-    }
-
-    /// Waits until it says that it is ready.
-    pub async fn ready(&self) -> Result<()> {
-        let url = format!("http://{}:15021/ready", self.address);
-        wait_until(&format!("{} is ready", self.pod), SOON, async || {
-            let answer = Client::direct()
-                .get(&url)
-                .await
-                .with_context(|| tail(&self.command.log))?;
-            if answer.status != 200 {
-                bail!("{}\n{}", answer.body.trim(), tail(&self.command.log));
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// Its name as a pod.
-    pub fn pod(&self) -> &str {
-        &self.pod
-    }
-
-    /// Its address.
-    pub fn address(&self) -> Ipv4Addr {
-        self.address
-    }
-
-    /// What it logged: its own lines and the access log.
-    pub fn log(&self) -> Result<String> {
-        Ok(std::fs::read_to_string(&self.command.log)?)
-    }
-
-    /// The folder where it keeps what survives it.
-    pub fn state(&self) -> PathBuf {
-        self.command.log.with_extension("state")
-    }
-
-    /// `GET /config`.
-    pub async fn config(&self) -> Result<Value> {
-        let answer = Client::direct()
-            .get(&format!("http://{}:15000/config", self.address))
-            .await?;
-        Ok(serde_json::from_str(&answer.body)?)
-    }
-
-    /// The value of the first series of its metrics whose line begins with `series`.
-    pub async fn metric(&self, series: &str) -> Result<Option<f64>> {
-        let answer = Client::direct()
-            .get(&format!("http://{}:15020/metrics", self.address))
-            .await?;
-        let line = answer.body.lines().find(|line| line.starts_with(series));
-        Ok(line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()))
     }
 }
 

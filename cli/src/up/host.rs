@@ -109,6 +109,8 @@ pub fn supervise(arguments: &[String]) -> anyhow::Result<i32> {
         .enable_all()
         .build()?;
     let done = runtime.block_on(async {
+        // Before it is read: what is edited meanwhile is read again.
+        let read = folder::stamp(&inside.folder);
         let Some(plan) = plan(&inside.folder, &inside.shown_folder) else {
             return Ok(1);
         };
@@ -125,6 +127,7 @@ pub fn supervise(arguments: &[String]) -> anyhow::Result<i32> {
             shown_folder: inside.shown_folder,
             around,
             publish,
+            read,
         };
         mesh::run(settings, plan, HostLink::remote(line))
             .await
@@ -215,6 +218,7 @@ async fn on_loopback(state: &State, args: &UpArgs, folder: &Path) -> anyhow::Res
     say(
         "        around its sidecar, so mutual TLS and access rules are not enforced against other local users",
     );
+    let read = folder::stamp(folder);
     let Some(plan) = plan(folder, &args.folder) else {
         return Ok(1);
     };
@@ -230,6 +234,7 @@ async fn on_loopback(state: &State, args: &UpArgs, folder: &Path) -> anyhow::Res
         shown_folder: args.folder.clone(),
         around,
         publish: args.publish.clone(),
+        read,
     };
     let mut running = std::pin::pin!(mesh::run(settings, plan, HostLink::local(stop)));
     loop {

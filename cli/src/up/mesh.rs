@@ -24,8 +24,9 @@ use super::table::say;
 use super::{answers, changes, dns, table};
 use crate::folder::{self, Stamp};
 
-/// How often the folder is looked at.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often the folder is looked at. What is found twice the same is acted upon: editors replace a
+/// file in several steps, between which it isn't there.
+const LOOK: Duration = Duration::from_millis(150);
 /// When the table is shown though not everything is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -55,6 +56,8 @@ pub(super) struct Settings {
     pub(super) shown_folder: PathBuf,
     pub(super) around: Surroundings,
     pub(super) publish: Vec<Publish>,
+    /// How the folder was when it was read.
+    pub(super) read: Stamp,
 }
 
 /// Runs a mesh until it is told to stop or can't go on.
@@ -104,20 +107,22 @@ pub(super) async fn run(settings: Settings, plan: Plan, host: HostLink) -> anyho
         started = operator.ready(mesh.around.ground.operator()) => started.map(|()| true),
         () = stopped(&mut stop) => Ok(false),
     };
-    if started? {
-        say(format_args!(
-            "  {:24} ready after {:.1} s",
-            "operator",
-            begun.elapsed().as_secs_f32()
-        ));
-        mesh.open_ports()?;
-        mesh.reconcile()?;
-        mesh.attend(begun, &mut heard, &mut questions, &mut stop)
-            .await?;
-    }
-    mesh.drain(&mut heard).await;
+    // However it goes, all that was started is ended in good order.
+    let done = match started {
+        Ok(true) => {
+            let after = begun.elapsed().as_secs_f32();
+            say(format_args!("  {:24} ready after {after:.1} s", "operator"));
+            let read = settings.read;
+            mesh.attend(begun, read, &mut heard, &mut questions, &mut stop)
+                .await
+        }
+        Ok(false) => Ok(()),
+        Err(error) => Err(error),
+    };
+    mesh.drain().await;
+    heard.close();
     operator.end().await;
-    Ok(())
+    done
 }
 
 // === impl Mesh ===
@@ -127,11 +132,14 @@ impl Mesh {
     async fn attend(
         &mut self,
         begun: Instant,
+        mut seen: Stamp,
         heard: &mut mpsc::UnboundedReceiver<News>,
         questions: &mut mpsc::UnboundedReceiver<Asked>,
         stop: &mut watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
-        let mut seen = folder::stamp(&self.around.folder);
+        self.open_ports()?;
+        self.reconcile()?;
+        let mut before = seen.clone();
         let mut look_at = Instant::now() + LOOK;
         let impatient = begun + PATIENCE;
         self.show_table_when_ready();
@@ -144,7 +152,13 @@ impl Mesh {
                 }
                 Some(asked) = questions.recv() => answers::answer(self, asked),
                 () = sleep_until(look_at) => {
-                    self.look(&mut seen).await?;
+                    let now = folder::stamp(&self.around.folder);
+                    if now != seen && now == before {
+                        seen = now;
+                        self.obey().await?;
+                    } else {
+                        before = now;
+                    }
                     look_at = Instant::now() + LOOK;
                 }
                 () = sleep_until(impatient), if !self.started => self.show_table(),
@@ -225,13 +239,8 @@ impl Mesh {
         ));
     }
 
-    /// Looks at the folder, and does what it says now if it is whole.
-    async fn look(&mut self, seen: &mut Stamp) -> anyhow::Result<()> {
-        let now = folder::stamp(&self.around.folder);
-        if now == *seen {
-            return Ok(());
-        }
-        *seen = now;
+    /// Does what the folder says now, if it is whole.
+    async fn obey(&mut self) -> anyhow::Result<()> {
         let reading = folder::read(&self.around.folder);
         let plan = if reading.problems.is_empty() {
             Plan::new(reading.documents, &self.around.folder)
@@ -271,7 +280,7 @@ impl Mesh {
     }
 
     /// Ends all pods at once, each in good order.
-    async fn drain(&mut self, heard: &mut mpsc::UnboundedReceiver<News>) {
+    async fn drain(&mut self) {
         self.stopping = true;
         self.published.clear();
         let count = self.pods.len();
@@ -298,7 +307,6 @@ impl Mesh {
         if timeout(bound, all).await.is_err() {
             say("  some did not end in time and are killed");
         }
-        heard.close();
     }
 
     /// The operator's address for questions.

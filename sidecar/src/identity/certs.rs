@@ -24,6 +24,16 @@ use crate::net::to_operator::Operator;
 /// Pauses between attempts: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
+/// How long the operator may take to sign; it may have to ask the API server.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// No leaf is renewed sooner, whatever its dates say: a clock that is wrong must not make a storm.
+const MIN_LIFE: Duration = Duration::from_secs(30);
+
+/// Sleep follows a clock that stands still while the machine does; leaves do not. So it is looked
+/// at this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// The largest chain that is accepted: a leaf and a few intermediates.
 const MAX_CHAIN: usize = 8;
 
@@ -36,6 +46,8 @@ pub struct Credentials {
     pub tls: TlsContext,
     /// When the leaf was made valid and when it ends.
     pub valid: (SystemTime, SystemTime),
+    /// When to ask for the next one.
+    due: SystemTime,
     own: KeyAndChain,
     roots: Vec<Vec<u8>>,
 }
@@ -102,6 +114,7 @@ impl Credentials {
             id,
             tls,
             valid,
+            due: due(valid, SystemTime::now()),
             own,
             roots,
         })
@@ -113,14 +126,19 @@ impl Credentials {
         self.valid.0 <= now && now < self.valid.1
     }
 
-    /// Until when to wait before renewing: half the life, 10 % earlier or later, so that the
-    /// workloads of a cluster that started together do not renew together.
+    /// How long to wait before looking whether to renew.
     fn renew_in(&self) -> Duration {
-        let (from, to) = self.valid;
-        let life = to.duration_since(from).unwrap_or_default();
-        let due = from + life.mul_f64(rand::rng().random_range(0.45..0.55));
-        due.duration_since(SystemTime::now()).unwrap_or_default()
+        let left = self.due.duration_since(SystemTime::now());
+        left.unwrap_or_default().min(LOOK_AGAIN)
     }
+}
+
+/// Half the life, 10 % earlier or later, so that the workloads of a cluster that started together
+/// do not renew together.
+fn due((from, to): (SystemTime, SystemTime), now: SystemTime) -> SystemTime {
+    let life = to.duration_since(from).unwrap_or_default();
+    let half = from + life.mul_f64(rand::rng().random_range(0.45..0.55));
+    half.max(now + MIN_LIFE)
 }
 
 // === impl Certs ===
@@ -133,29 +151,33 @@ impl Certs {
             tracing::info!(identity = %kept.id, "continuing with the certificate of an earlier life");
             self.publish.send_replace(Some(Arc::new(kept)));
         }
+        // What the stream says of roots has a generation and never goes back; an answer to a
+        // signing request has none, and counts only until then.
+        let mut told_by_stream = false;
         loop {
             let current = self.publish.borrow().clone();
             let pause = current.as_ref().map_or(Duration::ZERO, |c| c.renew_in());
-            let newer = tokio::select! {
-                () = tokio::time::sleep(pause) => None,
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
                 Ok(()) = self.newer_roots.changed() => {
-                    Some(self.newer_roots.borrow_and_update().clone())
-                }
-            };
-            match (newer, current) {
-                (Some(newer), _) if newer == roots => {}
-                (Some(newer), Some(current)) => {
-                    roots = newer;
-                    self.trust(&current, &roots);
-                }
-                (Some(newer), None) => roots = newer,
-                (None, current) => {
-                    let renewed = self.until_signed(current, &roots).await;
-                    roots.clone_from(&renewed.roots);
-                    tracing::info!(identity = %renewed.id, "certificate obtained");
-                    self.publish.send_replace(Some(Arc::new(renewed)));
+                    told_by_stream = true;
+                    let newer = self.newer_roots.borrow_and_update().clone();
+                    if newer != roots {
+                        roots = newer;
+                        if let Some(current) = &current {
+                            self.trust(current, &roots);
+                        }
+                    }
+                    continue;
                 }
             }
+            if current.as_ref().is_some_and(|c| SystemTime::now() < c.due) {
+                continue;
+            }
+            let renewed = self.until_signed(current, &roots, told_by_stream).await;
+            roots.clone_from(&renewed.roots);
+            tracing::info!(identity = %renewed.id, "certificate obtained");
+            self.publish.send_replace(Some(Arc::new(renewed)));
         }
     }
 
@@ -188,14 +210,18 @@ impl Certs {
         &self,
         current: Option<Arc<Credentials>>,
         roots: &[Vec<u8>],
+        keep_roots: bool,
     ) -> Credentials {
         let mut pause = BACKOFF.0;
         loop {
             let by_leaf = current.as_deref().filter(|current| current.in_force());
-            match self.sign(by_leaf, roots).await {
-                Ok(credentials) => return credentials,
-                Err(error) => tracing::warn!(%error, retry_in = ?pause, "no certificate"),
-            }
+            let signed = self.sign(by_leaf, roots, keep_roots);
+            let error = match tokio::time::timeout(SIGN_TIMEOUT, signed).await {
+                Ok(Ok(credentials)) => return credentials,
+                Ok(Err(error)) => error,
+                Err(_) => Error::Refused(format!("no answer within {SIGN_TIMEOUT:?}")),
+            };
+            tracing::warn!(%error, retry_in = ?pause, "no certificate");
             let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::time::sleep(jittered).await;
             pause = (pause * 2).min(BACKOFF.1);
@@ -206,6 +232,7 @@ impl Certs {
         &self,
         by_leaf: Option<&Credentials>,
         roots: &[Vec<u8>],
+        keep_roots: bool,
     ) -> Result<Credentials, Error> {
         let key = KeyPair::generate()?;
         // The operator decides the identity from the token or leaf; the request names nothing.
@@ -239,7 +266,10 @@ impl Certs {
             )));
         }
         let chain: Vec<Vec<u8>> = answer.chain.iter().map(|der| der.to_vec()).collect();
-        let roots: Vec<Vec<u8>> = answer.roots.iter().map(|der| der.to_vec()).collect();
+        let roots: Vec<Vec<u8>> = match keep_roots {
+            true => roots.to_vec(),
+            false => answer.roots.iter().map(|der| der.to_vec()).collect(),
+        };
         let own = KeyAndChain {
             chain: chain.iter().cloned().map(CertificateDer::from).collect(),
             key: rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into()),
@@ -290,5 +320,36 @@ pub(crate) fn is_operator(leaf: &[u8], trust_domain: &str) -> Result<(), rustls:
         Ok(())
     } else {
         Err(verify::not_for_name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_leaf_is_renewed_at_half_its_life_give_or_take_a_tenth() {
+        let from = SystemTime::now();
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let due = due((from, from + 24 * HOUR), from);
+            let after = due.duration_since(from).unwrap();
+            assert!(
+                after >= HOUR.mul_f64(10.8) && after <= HOUR.mul_f64(13.2),
+                "{after:?}"
+            );
+            seen.insert(after);
+        }
+        assert!(seen.len() > 100, "not all at once");
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_makes_no_storm_of_renewals() {
+        let from = SystemTime::now();
+        for now in [from + 20 * HOUR, from + 30 * HOUR] {
+            assert_eq!(due((from, from + 24 * HOUR), now), now + MIN_LIFE);
+        }
     }
 }

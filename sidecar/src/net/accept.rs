@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that the kernel holds for us before we accept them.
@@ -40,17 +41,28 @@ pub async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // Small messages must not wait for an acknowledgement (Nagle).
-                let _ = stream.set_nodelay(true);
+                prepare(&stream);
                 return stream;
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections; trying again in 100 ms");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
+}
+
+/// Sets what every connection of ours has: small messages do not wait for an acknowledgement
+/// (Nagle), and a peer that vanished without a word is noticed on a connection that is silent.
+pub fn prepare(stream: &TcpStream) {
+    const ALIVE: TcpKeepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    // A socket that cannot be set up is about to fail in any case.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&ALIVE);
 }
 
 fn is_about_one_connection(error: &io::Error) -> bool {

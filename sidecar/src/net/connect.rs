@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::accept::prepare;
 use crate::capture::{APPLICATION_SOURCE, way_out};
 
 /// How long a TCP handshake may take. Inside one network a second is already two lost packets.
@@ -78,6 +79,6 @@ impl Connector {
 
 async fn connect(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpStream> {
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address)).await??;
-    stream.set_nodelay(true)?;
+    prepare(&stream);
     Ok(stream)
 }

@@ -35,18 +35,29 @@ pub enum FirstBytes {
 /// # Errors
 /// `TimedOut` when nothing arrives within [`FIRST_BYTES_TIMEOUT`]; otherwise what the socket says.
 pub async fn first_bytes(stream: &TcpStream) -> io::Result<FirstBytes> {
+    tokio::time::timeout(FIRST_BYTES_TIMEOUT, whenever_they_come(stream)).await?
+}
+
+/// As [`first_bytes`], however long it takes.
+///
+/// # Errors
+/// What the socket says.
+pub async fn whenever_they_come(stream: &TcpStream) -> io::Result<FirstBytes> {
     let mut seen = [0; HTTP2_PREFACE.len()];
-    let read = tokio::time::timeout(FIRST_BYTES_TIMEOUT, stream.peek(&mut seen)).await??;
+    let read = stream.peek(&mut seen).await?;
     Ok(classify(&seen[..read]))
 }
 
-fn classify(bytes: &[u8]) -> FirstBytes {
+/// What bytes at the beginning of a connection look like.
+pub fn classify(bytes: &[u8]) -> FirstBytes {
     match bytes.first() {
         None => FirstBytes::Closed,
         Some(&TLS_HANDSHAKE) => FirstBytes::Tls,
         // Three letters tell "PRI" from every method that HTTP/1 has ("PROPFIND" differs at the
         // third); a preface that arrives in smaller pieces than that is read as HTTP/1 and refused.
         Some(_) if bytes.len() >= 3 && HTTP2_PREFACE.starts_with(bytes) => FirstBytes::Http2,
+        // Servers skip empty lines before a request line (RFC 9112 section 2.2), so these begin one.
+        Some(b'\r' | b'\n') => FirstBytes::Http1,
         Some(letter) if letter.is_ascii_uppercase() => FirstBytes::Http1,
         Some(_) => FirstBytes::Other,
     }
@@ -63,6 +74,7 @@ mod tests {
         assert_eq!(classify(b"PROPFIND / HTTP/1.1\r\n"), FirstBytes::Http1);
         assert_eq!(classify(HTTP2_PREFACE), FirstBytes::Http2);
         assert_eq!(classify(b"PRI"), FirstBytes::Http2);
+        assert_eq!(classify(b"\r\nGET / HTTP/1.1\r\n"), FirstBytes::Http1);
         assert_eq!(classify(b"\0\0\0\0"), FirstBytes::Other);
         assert_eq!(classify(b""), FirstBytes::Closed);
     }

@@ -70,7 +70,14 @@ impl Operator {
             };
             let name = ServerName::IpAddress(address.ip().into());
             let handshake = TlsConnector::from(tls.clone()).connect(name, tcp);
-            let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await??;
+            let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
+            let stream = match handshake.map_err(io::Error::from).flatten() {
+                Ok(stream) => stream,
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            };
             let leaf = stream
                 .get_ref()
                 .1

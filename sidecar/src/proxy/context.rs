@@ -84,6 +84,11 @@ impl Context {
         }
     }
 
+    /// Whether the response must have no body.
+    pub fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
     /// The response's head is known.
     pub fn responds(&mut self, status: StatusCode) {
         self.status = Some(status);
@@ -145,8 +150,8 @@ impl Context {
             time: Timestamp(self.time),
             direction: self.direction.name(),
             method: self.method.as_str(),
-            host,
-            path: self.uri.path(),
+            host: short(host),
+            path: short(self.uri.path()),
             source: self.source.as_ref().map_or("", SpiffeId::as_str),
             service: self.service.as_deref().unwrap_or_default(),
             route,
@@ -165,6 +170,16 @@ impl Context {
             response_bytes: self.response_bytes,
         }
     }
+}
+
+/// Lines wait in memory for a writer that may be slow: no caller decides how large they are.
+fn short(text: &str) -> &str {
+    const LONGEST: usize = 2048;
+    let mut end = text.len().min(LONGEST);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// An authority may carry `user:password@` (RFC 3986 3.2.1); the log never does.

@@ -61,7 +61,7 @@ type Balanced = (Arc<Port>, Rc<LoadBalancer<Upstream>>);
 
 /// A worker's destinations, for one state after another.
 pub struct Destinations {
-    state: RefCell<Arc<State>>,
+    state: RefCell<Rc<Arc<State>>>,
     linked: RefCell<HashMap<PortKey, Rc<Destination>>>,
     balancers: RefCell<HashMap<PortKey, Balanced>>,
     upstreams: RefCell<HashMap<Endpoint, Weak<Upstream>>>,
@@ -82,8 +82,9 @@ impl Destinations {
         }
     }
 
-    /// The state in force. A request takes it once.
-    pub fn state(&self) -> Arc<State> {
+    /// The state in force. A request takes it once, without touching a count that other workers
+    /// share.
+    pub fn state(&self) -> Rc<Arc<State>> {
         self.state.borrow().clone()
     }
 
@@ -109,7 +110,7 @@ impl Destinations {
                 None => drop(self.balancers.borrow_mut().remove(&key)),
             }
         }
-        *self.state.borrow_mut() = state;
+        *self.state.borrow_mut() = Rc::new(state);
         self.upstreams
             .borrow_mut()
             .retain(|_, upstream| upstream.strong_count() > 0);

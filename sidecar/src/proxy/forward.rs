@@ -22,7 +22,7 @@ use crate::policy::timeout::Deadline;
 
 /// Endpoints tried for one request when none can be connected to: a rolling update replaces a few
 /// at a time, and more tries would turn one outage into a storm of connections.
-const MAX_ATTEMPTS: u32 = 3;
+pub const MAX_ATTEMPTS: u32 = 3;
 
 /// Sends a request to one of the endpoints; the response's body is bound by the deadline too.
 ///
@@ -54,7 +54,11 @@ async fn attempts(
         cx.attempts += 1;
         cx.endpoint = Some(upstream.pod.clone());
         let last = cx.attempts >= MAX_ATTEMPTS || tried.len() + 1 >= balancer.len();
-        let again = if last { None } else { copy(&request) };
+        let again = if last || !upstream.is_peer() {
+            None
+        } else {
+            copy(&request)
+        };
         match attempt(&upstream, request).await {
             Ok((response, lease)) => match again {
                 Some(again) if unsent(&upstream, &response) => request = again,

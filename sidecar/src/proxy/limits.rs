@@ -39,6 +39,9 @@ const MAX_PENDING_RESETS: usize = 20;
 /// Streams that we reset because the peer broke the protocol (RUSTSEC-2024-0003).
 const MAX_LOCAL_RESETS: usize = 1024;
 
+/// Inbound connections at a time, for each worker, whose peer has not proved who it is; more wait.
+pub const STRANGERS: usize = 1024;
+
 /// PING on a connection with nothing else to say, and the time for its answer: a peer that
 /// vanished without a word is noticed within both.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
@@ -51,7 +54,8 @@ pub fn h1_server() -> server1::Builder {
         .header_read_timeout(IDLE)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
-        .half_close(true)
+        // A caller that hangs up ends its request; waiting for its half of a connection would hide it.
+        .half_close(false)
         .auto_date_header(false)
         // One write of a copied small message is cheaper than a gathered one.
         .writev(false);

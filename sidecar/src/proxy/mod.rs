@@ -24,6 +24,7 @@ pub mod forward;
 pub mod headers;
 pub mod inbound;
 pub mod limits;
+pub mod opaque;
 pub mod outbound;
 pub mod serve;
 pub mod upstream;
@@ -34,6 +35,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use destination::Destinations;
+use tokio::sync::Semaphore;
 use upstream::{Dial, Upstream};
 
 use crate::config::State;
@@ -53,6 +55,8 @@ pub struct Proxy {
     pub access_log: AccessLog,
     /// When to stop.
     pub drain: Drain,
+    /// Places for connections whose peer has not proved who it is yet.
+    pub strangers: Semaphore,
     /// Connections to the own application, by the address called.
     applications: RefCell<HashMap<SocketAddr, Rc<Upstream>>>,
 }
@@ -73,6 +77,7 @@ impl Proxy {
             metrics,
             access_log,
             drain,
+            strangers: Semaphore::new(limits::STRANGERS),
             applications: RefCell::default(),
         }
     }

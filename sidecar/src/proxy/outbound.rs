@@ -69,7 +69,7 @@ async fn outbound(
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
     let deadline = Deadline::start(timeout, cx.started);
-    // One box here keeps the future of every connection small (asserted in the tests).
+    // One box here keeps the future of every connection small.
     Box::pin(forward::forward(cx, &routed.balancer, deadline, head, body)).await
 }
 

@@ -4,11 +4,14 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::Response;
+use http::header::{CONTENT_LENGTH, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::SemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -17,12 +20,12 @@ use super::context::Account;
 use super::destination::Destination;
 use super::error::{Error, Reason};
 use super::inbound::{self, FromPeer};
+use super::opaque::{self, Silent};
 use super::outbound::{self, Captured};
 use super::{Proxy, headers, limits};
 use crate::config::service::Protocol;
 use crate::identity::verify::identity_of;
 use crate::net::detect::{FirstBytes, first_bytes};
-use crate::net::opaque;
 use crate::net::original_dst::original_dst;
 use crate::net::tls::{ALPN_H2, ALPN_TCP, HANDSHAKE_TIMEOUT};
 use crate::telemetry::metrics::{ConnectionKind, Direction, DirectionLabels};
@@ -48,11 +51,12 @@ pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
             None => {
                 let inside = state.is_endpoint(called.ip());
                 drop(state);
-                outbound_passthrough(&px, stream, called, inside).await
+                opaque::passthrough(&px, stream, called, inside).await
             }
         }
     };
     if let Err(error) = ended {
+        px.metrics.all().refused(Direction::outbound, error.reason);
         tracing::debug!(%called, %error, "outbound connection ended");
     }
 }
@@ -66,15 +70,22 @@ async fn outbound_to_service(
     destination: &Destination,
 ) -> Result<(), Error> {
     if destination.protocol == Protocol::Tcp {
-        return outbound_tcp(px, stream, destination).await;
+        return opaque::outbound(px, stream, destination).await;
     }
-    match first_bytes(&stream).await {
-        Ok(FirstBytes::Http1) => outbound_http(px, stream, Captured::To(called), false).await,
-        Ok(FirstBytes::Http2) => outbound_http(px, stream, Captured::To(called), true).await,
-        Ok(FirstBytes::Closed) => Ok(()),
-        Ok(FirstBytes::Tls | FirstBytes::Other) | Err(_) => {
-            outbound_tcp(px, stream, destination).await
-        }
+    let seen = match first_bytes(&stream).await {
+        // The server is to speak first, or the client opened a connection for later: what is said
+        // first decides, and nothing more is lost than time.
+        Err(_) => match opaque::silent(px, &stream, destination).await? {
+            Silent::Spoken(seen) => seen,
+            Silent::Server(tunnel) => return tunnel.carry(stream).await,
+        },
+        Ok(seen) => seen,
+    };
+    match seen {
+        FirstBytes::Http1 => outbound_http(px, stream, Captured::To(called), false).await,
+        FirstBytes::Http2 => outbound_http(px, stream, Captured::To(called), true).await,
+        FirstBytes::Closed => Ok(()),
+        FirstBytes::Tls | FirstBytes::Other => opaque::outbound(px, stream, destination).await,
     }
 }
 
@@ -94,52 +105,14 @@ async fn outbound_http(
     http(px, TokioIo::new(stream), h2, service).await
 }
 
-async fn outbound_tcp(
-    px: &Rc<Proxy>,
-    mut stream: TcpStream,
-    destination: &Destination,
-) -> Result<(), Error> {
-    px.metrics
-        .all()
-        .connection(Direction::outbound, ConnectionKind::mtls_tcp);
-    let upstream = destination.balancer().pick(&[])?;
-    let copied = if upstream.is_peer() {
-        let mut peer = upstream.open_tcp().await?;
-        opaque::copy(&mut stream, &mut peer).await
-    } else {
-        let mut outside = upstream.open_plain().await?;
-        opaque::copy(&mut stream, &mut outside).await
-    };
-    copied
-        .map(drop)
-        .map_err(|error| Error::new(Reason::UpstreamReset, error.to_string()))
-}
-
-async fn outbound_passthrough(
-    px: &Rc<Proxy>,
-    mut stream: TcpStream,
-    called: SocketAddr,
-    inside: bool,
-) -> Result<(), Error> {
-    px.metrics
-        .all()
-        .connection(Direction::outbound, ConnectionKind::passthrough);
-    // A pod called by its own address is still in the pods' network, where its sidecar decides.
-    let outside = match inside {
-        true => px.dial.connector.to_peer(called).await,
-        false => px.dial.connector.to_outside(called).await,
-    };
-    let mut outside = outside.map_err(|error| Error::connect(called, &error))?;
-    opaque::copy(&mut stream, &mut outside)
-        .await
-        .map(drop)
-        .map_err(|error| Error::new(Reason::UpstreamReset, error.to_string()))
-}
-
 /// Carries one connection of a peer, from accept to close.
 pub async fn inbound_connection(px: Rc<Proxy>, stream: TcpStream) {
     let _open = Open::new(&px, Direction::inbound);
     let Ok(called) = original_dst(&stream) else {
+        return;
+    };
+    // Held until the peer has proved who it is: strangers share a bounded number of places.
+    let Ok(stranger) = px.strangers.acquire().await else {
         return;
     };
     match first_bytes(&stream).await {
@@ -147,7 +120,7 @@ pub async fn inbound_connection(px: Rc<Proxy>, stream: TcpStream) {
         Ok(FirstBytes::Closed) | Err(_) => return,
         Ok(other) => return refuse_plaintext(&px, stream, other).await,
     }
-    if let Err(error) = inbound_tls(&px, stream, called).await {
+    if let Err(error) = inbound_tls(&px, stream, called, stranger).await {
         px.metrics.all().refused(Direction::inbound, error.reason);
         tracing::debug!(%called, %error, "inbound connection ended");
     }
@@ -173,7 +146,12 @@ async fn refuse_plaintext(px: &Proxy, mut stream: TcpStream, seen: FirstBytes) {
     }
 }
 
-async fn inbound_tls(px: &Rc<Proxy>, stream: TcpStream, called: SocketAddr) -> Result<(), Error> {
+async fn inbound_tls(
+    px: &Rc<Proxy>,
+    stream: TcpStream,
+    called: SocketAddr,
+    stranger: SemaphorePermit<'_>,
+) -> Result<(), Error> {
     let credentials = px.dial.credentials.borrow().clone();
     let credentials = credentials
         .filter(|credentials| credentials.in_force())
@@ -189,10 +167,11 @@ async fn inbound_tls(px: &Rc<Proxy>, stream: TcpStream, called: SocketAddr) -> R
     let leaf = leaf.ok_or_else(|| refused("no certificate".into()))?;
     let identity = identity_of(leaf, credentials.id.trust_domain())
         .map_err(|error| refused(error.to_string()))?;
+    drop(stranger);
     let peer = FromPeer { identity, called };
     match session.alpn_protocol() {
         Some(protocol) if protocol == ALPN_H2 => inbound_h2(px, stream, peer).await,
-        Some(protocol) if protocol == ALPN_TCP => inbound_tcp(px, stream, &peer).await,
+        Some(protocol) if protocol == ALPN_TCP => opaque::inbound(px, stream, &peer).await,
         _ => Err(refused("no protocol of the mesh was offered".into())),
     }
 }
@@ -210,26 +189,6 @@ async fn inbound_h2(
         service_fn(move |request| inbound::serve(px.clone(), peer.clone(), request))
     };
     http(px, TokioIo::new(stream), true, service).await
-}
-
-async fn inbound_tcp(
-    px: &Rc<Proxy>,
-    mut stream: TlsStream<TcpStream>,
-    peer: &FromPeer,
-) -> Result<(), Error> {
-    px.metrics
-        .all()
-        .connection(Direction::inbound, ConnectionKind::mtls_tcp);
-    let state = px.destinations.state();
-    state.served(peer.called.port()).map_err(inbound::refusal)?;
-    drop(state);
-    let application = px.dial.connector.to_application(peer.called).await;
-    let mut application = application
-        .map_err(|error| Error::new(Reason::ApplicationUnreachable, error.to_string()))?;
-    opaque::copy(&mut stream, &mut application)
-        .await
-        .map(drop)
-        .map_err(|error| Error::new(Reason::UpstreamReset, error.to_string()))
 }
 
 /// Serves HTTP until the connection ends; when draining, until what is in flight has ended.
@@ -250,6 +209,8 @@ where
             let mut connection = std::pin::pin!($connection);
             let mut drain = px.drain.clone();
             tokio::select! {
+                // A request that has already arrived is read before the connection is told to end.
+                biased;
                 ended = connection.as_mut() => ended,
                 () = drain.begun() => {
                     connection.as_mut().graceful_shutdown();
@@ -263,7 +224,15 @@ where
     } else {
         until_drained!(limits::h1_server().serve_connection(io, service))
     };
-    ended.map_err(|error| Error::exchange(&error))
+    match ended {
+        // hyper has answered 400 or 431 itself: no request came of it.
+        Err(error) if error.is_parse() => Err(Error::new(Reason::BadRequest, error.to_string())),
+        Err(error) => {
+            tracing::debug!(%error, "a connection ended early");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Makes one response of a result, and leaves its account open until the body has ended.
@@ -278,9 +247,15 @@ pub(super) fn account_for(
             response
         }
         Err(error) => {
-            let response = error.reason.response().map(ResponseBody::mesh);
+            let mut response = error.reason.response();
+            if account.cx.is_head() {
+                // As long as it would be, and not there (RFC 9110 section 9.3.2).
+                let length = HeaderValue::from(response.body().len());
+                response.headers_mut().insert(CONTENT_LENGTH, length);
+                *response.body_mut() = Bytes::new();
+            }
             account.cx.refused(error);
-            response
+            response.map(ResponseBody::mesh)
         }
     };
     response.map(|body| body.with(account))

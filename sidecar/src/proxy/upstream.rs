@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -59,8 +59,8 @@ pub struct Upstream {
 pub struct Dial {
     /// Opens sockets.
     pub connector: Rc<Connector>,
-    /// Who we are; read for each connection.
-    pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    /// Who we are: this worker's own handle, so that looking takes no lock.
+    pub credentials: Rc<RefCell<Option<Arc<Credentials>>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -82,6 +82,9 @@ struct H2 {
     /// Proved with these; once they are replaced, the connection takes no new request.
     credentials: Arc<Credentials>,
 }
+
+/// A sender of an HTTP/2 connection, and the count of its streams, this one included.
+type Stream = (http2::SendRequest<RequestBody>, Rc<Cell<usize>>);
 
 /// One attempt to connect, awaited by every request that needs it.
 type Connecting = Shared<LocalBoxFuture<'static, Result<(), Failed>>>;
@@ -157,19 +160,30 @@ impl Upstream {
     /// `connect_failed`, `peer_not_verified`, `no_certificate`, `application_unreachable`: nothing
     /// has been sent, so another endpoint can be tried.
     pub async fn connection(self: &Rc<Self>) -> Result<Connection, Error> {
-        if self.is_peer() {
-            self.h2_connection().await
+        // Connecting counts as in flight: a place that cannot be reached would otherwise look like
+        // the least busy one to every request.
+        let mut lease = Lease::new(self);
+        let sender = if self.is_peer() {
+            let (sender, streams) = self.h2_sender().await?;
+            lease.kind = LeaseKind::H2(streams);
+            Sender::H2(sender)
         } else {
-            self.h1_connection().await
-        }
+            Sender::H1(self.h1_sender().await?)
+        };
+        Ok(Connection { sender, lease })
+    }
+
+    /// Counts opaque bytes that are about to flow as in flight.
+    pub fn lease(self: &Rc<Self>) -> Lease {
+        Lease::new(self)
     }
 
     // --- HTTP/1.1 ---
 
-    async fn h1_connection(self: &Rc<Self>) -> Result<Connection, Error> {
+    async fn h1_sender(&self) -> Result<http1::SendRequest<RequestBody>, Error> {
         match self.idle() {
-            Some(sender) => Ok(self.leased_h1(sender)),
-            None => self.new_h1_connection().await,
+            Some(sender) => Ok(sender),
+            None => self.new_h1_sender().await,
         }
     }
 
@@ -189,7 +203,7 @@ impl Upstream {
         None
     }
 
-    async fn new_h1_connection(self: &Rc<Self>) -> Result<Connection, Error> {
+    async fn new_h1_sender(&self) -> Result<http1::SendRequest<RequestBody>, Error> {
         let (address, tcp) = match &self.to {
             To::Endpoint(endpoint) => {
                 let address = endpoint.address;
@@ -210,26 +224,16 @@ impl Upstream {
             .map_err(|error| Error::exchange(&error))?;
         // What goes wrong on the connection reaches the request that is on it.
         tokio::task::spawn_local(connection);
-        Ok(self.leased_h1(sender))
-    }
-
-    fn leased_h1(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>) -> Connection {
-        Connection {
-            sender: Sender::H1(sender),
-            lease: Lease::new(self, LeaseKind::H1(None)),
-        }
+        Ok(sender)
     }
 
     // --- HTTP/2 ---
 
-    async fn h2_connection(self: &Rc<Self>) -> Result<Connection, Error> {
+    async fn h2_sender(self: &Rc<Self>) -> Result<Stream, Error> {
         loop {
             if let Some((sender, streams)) = self.open_h2() {
                 streams.set(streams.get() + 1);
-                return Ok(Connection {
-                    sender: Sender::H2(sender),
-                    lease: Lease::new(self, LeaseKind::H2(streams)),
-                });
+                return Ok((sender, streams));
             }
             self.connecting()
                 .await
@@ -238,14 +242,16 @@ impl Upstream {
     }
 
     /// A connection with room for another stream.
-    fn open_h2(&self) -> Option<(http2::SendRequest<RequestBody>, Rc<Cell<usize>>)> {
-        let current = self.dial.credentials.borrow().clone();
+    fn open_h2(&self) -> Option<Stream> {
+        let current = self.dial.credentials.borrow();
+        let current = current.as_ref()?;
         let mut open = self.h2.borrow_mut();
+        // What a burst left over goes when it has nothing to do.
+        let mut first = true;
         open.retain(|one| {
             !one.sender.is_closed()
-                && current
-                    .as_ref()
-                    .is_some_and(|current| Arc::ptr_eq(current, &one.credentials))
+                && Arc::ptr_eq(current, &one.credentials)
+                && (std::mem::take(&mut first) || one.streams.get() > 0)
         });
         open.iter()
             .find(|one| one.streams.get() < limits::STREAMS_PER_CONNECTION)
@@ -432,11 +438,11 @@ impl Connection {
 // === impl Lease ===
 
 impl Lease {
-    fn new(upstream: &Rc<Upstream>, kind: LeaseKind) -> Self {
+    fn new(upstream: &Rc<Upstream>) -> Self {
         upstream.in_flight.set(upstream.in_flight.get() + 1);
         Self {
             upstream: upstream.clone(),
-            kind,
+            kind: LeaseKind::H1(None),
         }
     }
 
@@ -460,6 +466,12 @@ impl Lease {
                 since: Instant::now(),
             });
         }
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Lease").field(&self.upstream).finish()
     }
 }
 

@@ -5,11 +5,10 @@
 //! counted, because a slow disk must not slow requests.
 
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::SystemTime;
 
+use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 
 /// Lines waiting for the writer.
@@ -65,11 +64,11 @@ pub struct Line<'a> {
 #[derive(Debug)]
 pub struct Timestamp(pub SystemTime);
 
-/// Where lines go. Cheap to clone.
+/// Where lines go; what is dropped is counted. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     lines: Option<SyncSender<Vec<u8>>>,
-    dropped: Arc<AtomicU64>,
+    dropped: Counter,
 }
 
 // === impl Timestamp ===
@@ -86,45 +85,49 @@ impl Serialize for Timestamp {
 // === impl AccessLog ===
 
 impl AccessLog {
-    /// Writes to standard output, from a thread of its own.
+    /// Writes to standard output, from a thread of its own; the second is told when everything
+    /// has been written and no [`AccessLog`] is left.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn to_stdout() -> io::Result<Self> {
-        Self::to(io::stdout())
+    pub fn to_stdout(dropped: Counter) -> io::Result<(Self, Receiver<()>)> {
+        Self::to(io::stdout(), dropped)
     }
 
-    /// Writes to `writer`, from a thread of its own.
+    /// As [`AccessLog::to_stdout`], to `writer`.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn to(writer: impl Write + Send + 'static) -> io::Result<Self> {
+    pub fn to(
+        writer: impl Write + Send + 'static,
+        dropped: Counter,
+    ) -> io::Result<(Self, Receiver<()>)> {
         let (lines, queue) = sync_channel(QUEUE);
+        let (done, written) = sync_channel(1);
         std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write_all(&queue, writer))?;
-        Ok(Self {
+            .spawn(move || {
+                write_all(&queue, writer);
+                drop(done);
+            })?;
+        let log = Self {
             lines: Some(lines),
-            dropped: Arc::default(),
-        })
+            dropped,
+        };
+        Ok((log, written))
     }
 
     /// Writes nothing.
     pub fn off() -> Self {
         Self {
             lines: None,
-            dropped: Arc::default(),
+            dropped: Counter::default(),
         }
     }
 
     /// Whether lines are written at all.
     pub fn is_on(&self) -> bool {
         self.lines.is_some()
-    }
-
-    /// Lines dropped because the writer could not keep up.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Queues a line.
@@ -138,7 +141,7 @@ impl AccessLog {
         match lines.try_send(bytes) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
+                self.dropped.inc();
             }
         }
     }
@@ -160,5 +163,62 @@ fn write_all(queue: &Receiver<Vec<u8>>, mut writer: impl Write) {
         {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn line() -> Line<'static> {
+        Line {
+            time: Timestamp(SystemTime::UNIX_EPOCH),
+            direction: "outbound",
+            method: "GET",
+            host: "orders",
+            path: "/",
+            source: "",
+            service: "",
+            route: "",
+            rule: "",
+            endpoint: "",
+            status: 200,
+            reason: "",
+            detail: "",
+            outcome: "complete",
+            attempts: 1,
+            duration_us: 5,
+            response_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn every_line_is_written_before_the_process_may_end() {
+        let to = Written::default();
+        let (log, written) = AccessLog::to(to.clone(), Counter::default()).unwrap();
+        for _ in 0..100 {
+            log.write(&line());
+        }
+        drop(log);
+        // The writer hangs up when it is done.
+        assert!(written.recv().is_err());
+        let text = String::from_utf8(to.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 100);
+        assert!(
+            text.starts_with(r#"{"time":"1970-01-01T00:00:00.000000Z","direction":"outbound""#),
+            "{text}"
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Metrics in the Prometheus text format, all named `meshwright_…`.
 //!
 //! Series live in one registry; each worker keeps handles to the series it has used
-//! ([`RequestMetrics`]), so that a request touches atomics of its own series and no lock.
+//! ([`RequestMetrics`]), so that a request looks nothing up in what workers share. What is left is
+//! an atomic for its count, and the histogram's lock for one addition.
 //! Labels come from configuration or are small closed sets: no client can make up a new series.
 
 use std::cell::RefCell;
@@ -42,6 +43,8 @@ pub struct Metrics {
     pub resources: Family<KindLabels, Gauge>,
     /// Resources rejected since start.
     pub rejected: Counter,
+    /// Lines of the access log that were dropped because nobody took them fast enough.
+    pub access_log_dropped: Counter,
 }
 
 /// Labels of one request series.
@@ -188,6 +191,7 @@ impl Metrics {
             operator_connected: Gauge::default(),
             resources: Family::default(),
             rejected: Counter::<u64, AtomicU64>::default(),
+            access_log_dropped: Counter::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -234,6 +238,11 @@ impl Metrics {
             "config_rejected",
             "Resources rejected",
             metrics.rejected.clone(),
+        );
+        registry.register(
+            "access_log_dropped",
+            "Access-log lines dropped because nobody took them fast enough",
+            metrics.access_log_dropped.clone(),
         );
         Self {
             registry,

@@ -28,55 +28,22 @@ mod measure;
 mod mesh;
 mod relay;
 mod report;
+mod subject;
 
-use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
 use load::{Client, Upstream};
-use measure::{Cpus, Sample, Watched};
-
-/// Calls to the hop a second when paced: a busy service, far from saturating any of the proxies.
-const HOP_RATE: u32 = 10_000;
-/// Calls to the pair a second when paced: what the slowest pair carries without queueing.
-const PAIR_RATE: u32 = 3_900;
+use measure::Cpus;
+use subject::{Subject, Way};
 
 /// How long `--profile` keeps a load up.
 const PROFILE: Duration = Duration::from_secs(30);
-
-/// Which way a call takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// To the upstream itself: what the latency of the others is compared with.
-    Direct,
-    /// Through one proxy.
-    Hop,
-    /// Through two, with mutual TLS between them.
-    Pair,
-}
-
-/// Something that is measured.
-struct Subject {
-    name: &'static str,
-    way: Way,
-    /// Where calls go in.
-    address: SocketAddr,
-    /// Whose CPU time counts.
-    processes: Vec<Watched>,
-    /// Resident memory before the first call, KiB, all processes together.
-    idle_kib: u64,
-    /// Resident memory after the last call, KiB.
-    loaded_kib: u64,
-    saturated: Vec<Sample>,
-    /// At [`HOP_RATE`], or [`PAIR_RATE`] for a pair.
-    paced: Vec<Sample>,
-    /// Only of [`Way::Direct`]: at [`PAIR_RATE`].
-    paced_as_pair: Vec<Sample>,
-}
 
 /// How much is measured.
 struct Plan {
@@ -109,7 +76,22 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(bench(&plan))
+    runtime.block_on(async {
+        // Whoever ends it early finds no proxies left: they end when `bench` is dropped.
+        tokio::select! {
+            ended = bench(&plan) => ended,
+            told = told_to_end() => told,
+        }
+    })
+}
+
+async fn told_to_end() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        told = tokio::signal::ctrl_c() => told?,
+        _ = terminate.recv() => {}
+    }
+    bail!("ended early");
 }
 
 async fn bench(plan: &Plan) -> Result<()> {
@@ -217,19 +199,6 @@ async fn profile(subjects: &[Subject], name: &str) -> Result<()> {
     bail!("nothing is called `{name}`: proxy, call and load, as in the table")
 }
 
-// === impl Way ===
-
-impl Way {
-    /// For the report.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Hop => "hop",
-            Self::Pair => "pair",
-        }
-    }
-}
-
 // === impl Plan ===
 
 impl Plan {
@@ -267,66 +236,5 @@ impl Plan {
             bail!("--repetitions must be at least 1");
         }
         Ok(plan)
-    }
-}
-
-// === impl Subject ===
-
-impl Subject {
-    fn new(name: &'static str, way: Way, address: SocketAddr, processes: Vec<Watched>) -> Self {
-        Self {
-            name,
-            way,
-            address,
-            processes,
-            idle_kib: 0,
-            loaded_kib: 0,
-            saturated: Vec::new(),
-            paced: Vec::new(),
-            paced_as_pair: Vec::new(),
-        }
-    }
-
-    /// What the `Host` header says. Only the mesh selects by it; the others are sent the same.
-    fn host(&self) -> &'static str {
-        match self.way {
-            Way::Pair => mesh::MESHED,
-            Way::Direct | Way::Hop => mesh::PLAIN,
-        }
-    }
-
-    /// Paced calls a second.
-    fn rate(&self) -> u32 {
-        match self.way {
-            Way::Pair => PAIR_RATE,
-            Way::Direct | Way::Hop => HOP_RATE,
-        }
-    }
-
-    fn resident_kib(&self) -> Result<u64> {
-        self.processes.iter().map(Watched::resident_kib).sum()
-    }
-
-    async fn measure(&mut self, plan: &Plan) -> Result<()> {
-        let context = || format!("{} ({:?})", self.name, self.way);
-        let client = Client::open(self.address, self.host(), load::CONNECTIONS);
-        let mut client = client.await.with_context(context)?;
-        // Both fill pools and caches, and are not counted.
-        client
-            .saturate(plan.calls / 10)
-            .await
-            .with_context(context)?;
-        let saturated = measure::during(&self.processes, client.saturate(plan.calls)).await;
-        let saturated = saturated.with_context(context)?;
-        let paced = client.pace(self.rate(), plan.paced);
-        let paced = measure::during(&self.processes, paced).await;
-        let paced = paced.with_context(context)?;
-        if self.way == Way::Direct {
-            let paced = measure::during(&self.processes, client.pace(PAIR_RATE, plan.paced)).await;
-            self.paced_as_pair.push(paced?);
-        }
-        self.saturated.push(saturated);
-        self.paced.push(paced);
-        Ok(())
     }
 }

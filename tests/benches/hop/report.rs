@@ -6,8 +6,9 @@ use std::fs;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::envoy;
 use crate::measure::{Cpus, Sample, spread};
-use crate::{HOP_RATE, PAIR_RATE, Subject, Way, envoy};
+use crate::subject::{HOP_RATE, PAIR_RATE, Subject, Way};
 
 /// Where and with what it was measured.
 pub(crate) struct Environment {

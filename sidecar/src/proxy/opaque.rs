@@ -1,0 +1,225 @@
+//! Connections whose bytes nobody reads: declared opaque, an application's own TLS, a server that
+//! speaks first, an address that the mesh does not know.
+//!
+//! Between sidecars they are as protected as requests: mutual TLS, the expected identity, the Guard
+//! of the port. What is HTTP does not pass this way into a port that is HTTP: the destination looks
+//! at the first bytes itself, whatever the caller's sidecar took them for.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client;
+use tokio_rustls::server;
+
+use super::destination::Destination;
+use super::error::{Error, Reason};
+use super::inbound::{self, FromPeer};
+use super::upstream::{Lease, Upstream};
+use super::{Proxy, forward};
+use crate::config::service::Protocol;
+use crate::net::detect::{self, FirstBytes};
+use crate::net::opaque;
+use crate::telemetry::metrics::{ConnectionKind, Direction};
+
+/// What is read to learn who speaks first, and passed on then.
+const FIRST: usize = 4096;
+
+/// An open way to one endpoint of a Service.
+#[derive(Debug)]
+pub struct Tunnel {
+    to: To,
+    /// What the server said before the client said anything.
+    said: Vec<u8>,
+    _in_flight: Lease,
+}
+
+#[derive(Debug)]
+enum To {
+    Peer(Box<client::TlsStream<TcpStream>>),
+    Outside(TcpStream),
+}
+
+/// Who spoke first on a connection that had been silent.
+#[derive(Debug)]
+pub enum Silent {
+    /// The client, and what it looks like.
+    Spoken(FirstBytes),
+    /// The server.
+    Server(Tunnel),
+}
+
+/// Carries opaque bytes of the application to a Service.
+///
+/// # Errors
+/// No endpoint could be reached, or the connection broke off.
+pub async fn outbound(
+    px: &Proxy,
+    stream: TcpStream,
+    destination: &Destination,
+) -> Result<(), Error> {
+    let tunnel = Tunnel::open(px, destination).await?;
+    tunnel.carry(stream).await
+}
+
+/// Opens a way to the Service and waits until somebody speaks, however long it takes.
+///
+/// # Errors
+/// As [`outbound`].
+pub async fn silent(
+    px: &Proxy,
+    stream: &TcpStream,
+    destination: &Destination,
+) -> Result<Silent, Error> {
+    let mut tunnel = Tunnel::open(px, destination).await?;
+    let mut first = [0; FIRST];
+    let read = tokio::select! {
+        seen = detect::whenever_they_come(stream) => {
+            return Ok(Silent::Spoken(seen.unwrap_or(FirstBytes::Closed)));
+        }
+        read = tunnel.read(&mut first) => read.map_err(|error| broke(&error))?,
+    };
+    tunnel.said = first[..read].to_vec();
+    Ok(Silent::Server(tunnel))
+}
+
+/// Carries bytes to an address that is no Service's.
+///
+/// # Errors
+/// The address cannot be reached, or the connection broke off.
+pub async fn passthrough(
+    px: &Proxy,
+    mut stream: TcpStream,
+    called: SocketAddr,
+    inside: bool,
+) -> Result<(), Error> {
+    let metrics = px.metrics.all();
+    metrics.connection(Direction::outbound, ConnectionKind::passthrough);
+    // A pod called by its own address is still in the pods' network, where its sidecar decides.
+    let outside = match inside {
+        true => px.dial.connector.to_peer(called).await,
+        false => px.dial.connector.to_outside(called).await,
+    };
+    let mut outside = outside.map_err(|error| Error::connect(called, &error))?;
+    copied(opaque::copy(&mut stream, &mut outside).await)
+}
+
+/// Carries opaque bytes of a peer to the own application.
+///
+/// # Errors
+/// The port is not served, it is HTTP and so are the bytes, or the connection broke off.
+pub async fn inbound(
+    px: &Proxy,
+    mut stream: server::TlsStream<TcpStream>,
+    peer: &FromPeer,
+) -> Result<(), Error> {
+    let metrics = px.metrics.all();
+    metrics.connection(Direction::inbound, ConnectionKind::mtls_tcp);
+    let protocol = {
+        let state = px.destinations.state();
+        state
+            .served(peer.called.port())
+            .map_err(inbound::refusal)?
+            .protocol
+    };
+    let application = px.dial.connector.to_application(peer.called).await;
+    let mut application = application
+        .map_err(|error| Error::new(Reason::ApplicationUnreachable, error.to_string()))?;
+    if protocol == Protocol::Http {
+        let mut first = [0; FIRST];
+        let mut said = [0; FIRST];
+        tokio::select! {
+            read = stream.read(&mut first) => {
+                let read = read.map_err(|error| broke(&error))?;
+                match detect::classify(&first[..read]) {
+                    // Requests have a way of their own, on which every policy of the port applies.
+                    FirstBytes::Http1 | FirstBytes::Http2 => {
+                        return Err(Error::new(Reason::BadRequest, "HTTP sent as opaque bytes"));
+                    }
+                    FirstBytes::Closed => return Ok(()),
+                    FirstBytes::Tls | FirstBytes::Other => {}
+                }
+                application.write_all(&first[..read]).await.map_err(|error| broke(&error))?;
+            }
+            read = application.read(&mut said) => {
+                let read = read.map_err(|error| broke(&error))?;
+                stream.write_all(&said[..read]).await.map_err(|error| broke(&error))?;
+            }
+        }
+    }
+    copied(opaque::copy(&mut stream, &mut application).await)
+}
+
+// === impl Tunnel ===
+
+impl Tunnel {
+    /// Tries endpoints as [`forward`] does: nothing has been sent, so another may be tried.
+    async fn open(px: &Proxy, destination: &Destination) -> Result<Self, Error> {
+        let metrics = px.metrics.all();
+        metrics.connection(Direction::outbound, ConnectionKind::mtls_tcp);
+        let mut tried: Vec<Rc<Upstream>> = Vec::new();
+        loop {
+            let upstream = destination.balancer().pick(&tried)?;
+            let in_flight = upstream.lease();
+            let opened = match upstream.is_peer() {
+                true => upstream
+                    .open_tcp()
+                    .await
+                    .map(|peer| To::Peer(Box::new(peer))),
+                false => upstream.open_plain().await.map(To::Outside),
+            };
+            match opened {
+                Ok(to) => {
+                    return Ok(Self {
+                        to,
+                        said: Vec::new(),
+                        _in_flight: in_flight,
+                    });
+                }
+                Err(error) if tried.len() + 1 >= forward::MAX_ATTEMPTS as usize => {
+                    return Err(error);
+                }
+                Err(_) => tried.push(upstream),
+            }
+        }
+    }
+
+    async fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match &mut self.to {
+            To::Peer(peer) => peer.read(bytes).await,
+            To::Outside(outside) => outside.read(bytes).await,
+        }
+    }
+
+    /// Copies both ways until both have ended.
+    ///
+    /// # Errors
+    /// The connection broke off.
+    pub async fn carry(self, stream: TcpStream) -> Result<(), Error> {
+        match self.to {
+            To::Peer(peer) => carry(stream, *peer, &self.said).await,
+            To::Outside(outside) => carry(stream, outside, &self.said).await,
+        }
+    }
+}
+
+async fn carry<T>(mut stream: TcpStream, mut to: T, said: &[u8]) -> Result<(), Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    stream
+        .write_all(said)
+        .await
+        .map_err(|error| broke(&error))?;
+    copied(opaque::copy(&mut stream, &mut to).await)
+}
+
+fn copied(copied: io::Result<(u64, u64)>) -> Result<(), Error> {
+    copied.map(drop).map_err(|error| broke(&error))
+}
+
+fn broke(error: &io::Error) -> Error {
+    Error::new(Reason::UpstreamReset, error.to_string())
+}

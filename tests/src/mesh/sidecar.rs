@@ -1,0 +1,150 @@
+//! The handle of one sidecar process.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Mutex;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use super::{SOON, binary, lock, tail};
+use crate::client::Client;
+use crate::wait_until;
+
+/// A sidecar beside an application or a client.
+pub struct Sidecar {
+    process: Mutex<Option<Child>>,
+    command: SidecarCommand,
+    address: Ipv4Addr,
+    pod: String,
+}
+
+/// How to start a sidecar again.
+struct SidecarCommand {
+    arguments: Vec<String>,
+    log: PathBuf,
+}
+
+// === impl Sidecar ===
+
+impl Sidecar {
+    /// Starts one for the first time.
+    pub(super) fn launch(
+        arguments: Vec<String>,
+        log: PathBuf,
+        address: Ipv4Addr,
+        pod: &str,
+    ) -> Result<Self> {
+        let sidecar = Self {
+            process: Mutex::default(),
+            command: SidecarCommand { arguments, log },
+            address,
+            pod: pod.to_owned(),
+        };
+        sidecar.start()?;
+        Ok(sidecar)
+    }
+
+    /// Starts the process, or starts it again after [`Sidecar::kill`].
+    pub fn start(&self) -> Result<()> {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.command.log)?;
+        let child = Command::new(binary("meshwright-sidecar")?)
+            .args(&self.command.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()?;
+        *lock(&self.process) = Some(child);
+        Ok(())
+    }
+
+    /// Ends the process at once, as `kill -9` does.
+    pub async fn kill(&self) -> Result<()> {
+        let child = lock(&self.process).take();
+        if let Some(mut child) = child {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the process to end; returns its exit code once it has.
+    pub async fn terminate(&self) -> Result<Option<i32>> {
+        self.signal(Signal::SIGTERM)?;
+        let child = lock(&self.process).take();
+        match child {
+            Some(mut child) => Ok(child.wait().await?.code()),
+            None => bail!("{} does not run", self.pod),
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let process = lock(&self.process);
+        let id = process
+            .as_ref()
+            .and_then(Child::id)
+            .context("it does not run")?;
+        Ok(kill(Pid::from_raw(id.try_into()?), signal)?)
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn ready(&self) -> Result<()> {
+        let url = format!("http://{}:15021/ready", self.address);
+        wait_until(&format!("{} is ready", self.pod), SOON, async || {
+            let answer = Client::direct()
+                .get(&url)
+                .await
+                .with_context(|| tail(&self.command.log))?;
+            if answer.status != 200 {
+                bail!("{}\n{}", answer.body.trim(), tail(&self.command.log));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Its name as a pod.
+    pub fn pod(&self) -> &str {
+        &self.pod
+    }
+
+    /// Its address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// What it logged: its own lines and the access log.
+    pub fn log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(&self.command.log)?)
+    }
+
+    /// The folder where it keeps what survives it.
+    pub fn state(&self) -> PathBuf {
+        self.command.log.with_extension("state")
+    }
+
+    /// `GET /config`.
+    pub async fn config(&self) -> Result<Value> {
+        let answer = Client::direct()
+            .get(&format!("http://{}:15000/config", self.address))
+            .await?;
+        Ok(serde_json::from_str(&answer.body)?)
+    }
+
+    /// The value of the first series of its metrics whose line begins with `series`.
+    pub async fn metric(&self, series: &str) -> Result<Option<f64>> {
+        let answer = Client::direct()
+            .get(&format!("http://{}:15020/metrics", self.address))
+            .await?;
+        let line = answer.body.lines().find(|line| line.starts_with(series));
+        Ok(line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()))
+    }
+}
