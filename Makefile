@@ -12,10 +12,10 @@ demo: ## Build everything, start the shop with its mesh on this machine, and tel
 test: ## Everything: unit, mesh and cluster; installs or builds what it needs
 	tests/run unit mesh cluster
 
-test-unit: ## Pure parts: compiler, wire, policies, CA; seconds
+test-unit: ## Pure parts: compiler, wire, policies, CA, the rules of the house; seconds once built
 	tests/run unit
 
-test-mesh: ## Whole operators and sidecars over real sockets, and the local mesh
+test-mesh: ## Whole operators and sidecars over real sockets, meshwright up, and the demo
 	tests/run mesh
 
 test-cluster: ## A real Kubernetes on this machine: injection, RBAC, status (root on Debian or Ubuntu)

@@ -52,6 +52,8 @@ pub(crate) struct Precedence {
 pub(crate) struct Conflict {
     pub(crate) claim: Claim,
     pub(crate) winner: ObjectKey,
+    /// The timestamps say so; otherwise the order given, or the names, decided.
+    pub(crate) by_age: bool,
 }
 
 // === impl Attachments ===
@@ -135,6 +137,7 @@ impl Attachments {
         Some(Conflict {
             claim: claim.clone(),
             winner: holder.key.clone(),
+            by_age: holder.given == than.given && holder.created < than.created,
         })
     }
 }

@@ -4,15 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crds::status::{ConditionType, Reason};
+use wire::resource::MAX_BODY_BYTES;
 use wire::{Kind, Resource, ResourceId, capability, mesh};
 
 use crate::api_route::{Hosts, Reader, Refusal};
 use crate::attach::{Claim, Precedence};
-use crate::index::{Difference, Label, differences, selector};
-use crate::inputs::{Inputs, ObjectKey, ObjectRef, Settings};
+use crate::index::selector;
+use crate::inputs::{Inputs, ObjectKey, ObjectRef};
 use crate::output::{Audience, AudienceKey, Compiled, Output};
 use crate::verdict::{Condition, Verdict};
 use crate::{endpoints, guard, workload};
+
+mod differs;
 
 /// Compiles `inputs`, given what was compiled before (`Output::default()` at first). The resources
 /// and verdicts are the same as from scratch, but for generations: a resource keeps the one it had
@@ -61,108 +64,6 @@ struct Dirty {
     workloads: BTreeSet<ObjectKey>,
     /// By ApiRoute.
     routes: BTreeSet<ObjectKey>,
-}
-
-// === impl Compilation: what differs ===
-
-impl Compilation<'_> {
-    fn settings(&mut self) {
-        let now = &self.inputs.settings;
-        let before = self.out.memo.settings.replace(now.clone());
-        if before.as_ref() == Some(now) {
-            return;
-        }
-        let names = |settings: &Settings| {
-            (
-                settings.trust_domain.clone(),
-                settings.cluster_domain.clone(),
-            )
-        };
-        if before.as_ref().map(names) != Some(names(now)) {
-            // Every identity and every host has one of the two in it.
-            let memo = &self.out.memo;
-            self.dirty.endpoints.extend(memo.services.keys().cloned());
-            self.dirty.workloads.extend(memo.pods.keys().cloned());
-            self.dirty.routes.extend(memo.api_routes.keys().cloned());
-        }
-        let id = |settings: &Settings| {
-            let domain = ObjectKey::new(&*settings.trust_domain, "bundle");
-            resource_id(Kind::Identity, &domain)
-        };
-        if let Some(before) = before.as_ref().and_then(id) {
-            self.remove_unless(before, id(now).as_ref());
-        }
-        if let Some(id) = id(now) {
-            let message = mesh::Identity {
-                trust_domain: now.trust_domain.clone(),
-                roots: now.roots.iter().map(|root| root.clone().into()).collect(),
-            };
-            self.put(id, &[capability::IDENTITY], &message, everyone(), None);
-        }
-    }
-
-    fn services(&mut self) {
-        let memo = &mut self.out.memo;
-        for Difference { key, old, new } in differences(&mut memo.services, &self.inputs.services) {
-            let selector = new.as_ref().and_then(|service| selector(service));
-            memo.links.index_selector(&key, selector);
-            let mentioned_by = memo.links.mentions.to(&key).into_iter().flatten();
-            self.dirty.routes.extend(mentioned_by.cloned());
-            if old.is_none() || new.is_none() {
-                self.dirty.routes.extend(memo.links.lost.iter().cloned());
-            }
-            self.dirty.guards.insert(key.clone());
-            self.dirty.endpoints.insert(key);
-        }
-    }
-
-    fn endpoint_slices(&mut self) {
-        let memo = &mut self.out.memo;
-        let now = &self.inputs.endpoint_slices;
-        for Difference { key, new, .. } in differences(&mut memo.endpoint_slices, now) {
-            let service = new.and_then(|slice| endpoints::service_of(&key, &slice));
-            let before = memo
-                .links
-                .slices
-                .set(&key, service.clone().into_iter().collect());
-            self.dirty.endpoints.extend(before);
-            self.dirty.endpoints.extend(service);
-        }
-    }
-
-    fn pods(&mut self) {
-        let memo = &mut self.out.memo;
-        for Difference { key, new, .. } in differences(&mut memo.pods, &self.inputs.pods) {
-            let links = &mut memo.links;
-            let labels = new.iter().flat_map(|pod| &pod.metadata.labels);
-            let labels = labels.flat_map(|labels| Label::each(&key.namespace, labels));
-            links.pod_labels.set(&key, labels.collect());
-            let selected_by = links.selected.to(&key).into_iter().flatten();
-            self.dirty.guards.extend(selected_by.cloned());
-            if let Some(pod) = new {
-                let services = &self.inputs.services;
-                let selected_by = links.services_selecting(&key, &pod, services);
-                self.dirty.guards.extend(selected_by.cloned());
-            }
-            let named_by = links.endpoints.to(&key).into_iter().flatten();
-            self.dirty.endpoints.extend(named_by.cloned());
-            self.dirty.workloads.insert(key);
-        }
-    }
-
-    fn api_routes(&mut self) {
-        let memo = &mut self.out.memo;
-        let changed = differences(&mut memo.api_routes, &self.inputs.api_routes);
-        self.dirty
-            .routes
-            .extend(changed.into_iter().map(|difference| difference.key));
-        if memo.precedence != self.inputs.precedence {
-            memo.precedence = self.inputs.precedence.clone();
-            self.dirty
-                .routes
-                .extend(self.inputs.api_routes.keys().cloned());
-        }
-    }
 }
 
 // === impl Compilation: what follows from Services and Pods alone ===
@@ -223,6 +124,7 @@ impl Compilation<'_> {
         let service = self.inputs.services.get(key);
         let Some(service) = service.filter(|service| !endpoints::is_external_name(service)) else {
             self.out.memo.links.endpoints.set(key, BTreeSet::new());
+            self.fits(key, true);
             return self.remove(id);
         };
         let links = &mut self.out.memo.links;
@@ -232,7 +134,29 @@ impl Compilation<'_> {
         let settings = &self.inputs.settings;
         let compiled = endpoints::compile(key, service, slices, &self.inputs.pods, settings);
         links.endpoints.set(key, pods);
-        self.put(id, &[capability::ENDPOINTS], &compiled, everyone(), None);
+        self.put(
+            id.clone(),
+            &[capability::ENDPOINTS],
+            &compiled,
+            everyone(),
+            None,
+        );
+        let sent = self.out.resources.get(&id);
+        let fits = sent.is_none_or(|sent| sent.resource.body.len() <= MAX_BODY_BYTES);
+        self.fits(key, fits);
+    }
+
+    /// Notes whether sidecars can be sent a Service's Endpoints: the ApiRoutes that name it say so.
+    fn fits(&mut self, service: &ObjectKey, fits: bool) {
+        let links = &mut self.out.memo.links;
+        let changed = match fits {
+            true => links.oversized.remove(service),
+            false => links.oversized.insert(service.clone()),
+        };
+        if changed {
+            let mentioned_by = links.mentions.to(service).into_iter().flatten();
+            self.dirty.routes.extend(mentioned_by.cloned());
+        }
     }
 }
 
@@ -268,6 +192,8 @@ impl Compilation<'_> {
         let links = &mut self.out.memo.links;
         let mut mentions = rules.services;
         mentions.extend(hosts.services.iter().cloned());
+        let oversized = mentions.intersection(&links.oversized).map(oversized);
+        let unresolved = Refusal::all(rules.refusal.into_iter().chain(oversized).collect());
         links.mentions.set(key, mentions);
         match hosts.lost || rules.lost {
             true => links.lost.insert(key.clone()),
@@ -278,10 +204,14 @@ impl Compilation<'_> {
         let (affected, conflict) = self.out.memo.attachments.decide(key);
         let refusal = hosts.refusal.or_else(|| {
             let conflict = conflict?;
+            let wins = match conflict.by_age {
+                true => "is older",
+                false => "comes first",
+            };
             Some(Refusal {
                 reason: Reason::Conflicted,
                 message: format!(
-                    "ApiRoute {} is older and already governs {}: put the rules of both into one of \
+                    "ApiRoute {} {wins} and already governs {}: put the rules of both into one of \
                      them, or take the host out of this one.",
                     conflict.winner, conflict.claim
                 ),
@@ -340,7 +270,7 @@ impl Compilation<'_> {
                 condition(
                     ConditionType::ResolvedRefs,
                     Reason::ResolvedRefs,
-                    rules.refusal,
+                    unresolved,
                 ),
             ],
             resources,
@@ -392,6 +322,19 @@ fn claims(key: &ObjectKey, hosts: &Hosts) -> BTreeSet<Claim> {
             consumer: (service.namespace != key.namespace).then(|| key.namespace.clone()),
         })
         .collect()
+}
+
+/// What is wrong with a Service whose Endpoints are too large to be sent.
+fn oversized(service: &ObjectKey) -> Refusal {
+    let ObjectKey { namespace, name } = service;
+    Refusal {
+        reason: Reason::TooManyEndpoints,
+        message: format!(
+            "Service {name:?} in namespace {namespace} has more endpoints than the {MAX_BODY_BYTES} \
+             bytes hold that a sidecar is sent of one Service: sidecars keep those that they have \
+             had, or none. Spread its pods over several Services, or remove ports from it."
+        ),
+    }
 }
 
 fn target(services: &[ObjectKey]) -> String {

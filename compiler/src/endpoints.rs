@@ -15,25 +15,55 @@ use crate::workload;
 /// The label by which a slice names its Service.
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-/// How the bytes of a Service's port are read: by `appProtocol`, else by the first word of the
-/// port's name, else as HTTP, where the first bytes decide. What is encrypted by the application
-/// (`https`, `tls`) is opaque.
+/// What a Service's port is declared to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Declared {
+    Http,
+    /// To applications, sidecars speak HTTP/1.1 alone.
+    Http2,
+    Opaque,
+}
+
+/// How the bytes of a Service's port are read: as it is declared, else as HTTP, where the first
+/// bytes decide. What is encrypted by the application (`https`, `tls`) is opaque, and so is HTTP/2
+/// (`h2c`, `grpc`): an application that has no HTTP/1.1 could not be called otherwise.
 pub fn protocol(port: &ServicePort) -> Protocol {
+    match declared(port) {
+        None | Some(Declared::Http) => Protocol::Http,
+        Some(Declared::Http2 | Declared::Opaque) => Protocol::Tcp,
+    }
+}
+
+/// Whether the port is opaque only because HTTP/2 to applications isn't routed.
+pub(crate) fn is_http2(port: &ServicePort) -> bool {
+    declared(port) == Some(Declared::Http2)
+}
+
+/// By `appProtocol`, else by the first word of the port's name.
+fn declared(port: &ServicePort) -> Option<Declared> {
     let by_word = |word: &str| match word {
-        "http" | "http2" | "h2c" | "grpc" | "ws" => Some(Protocol::Http),
+        "http" | "ws" | "grpc-web" => Some(Declared::Http),
+        "http2" | "h2c" | "grpc" => Some(Declared::Http2),
         "tcp" | "https" | "tls" | "wss" | "mongo" | "mysql" | "postgres" | "postgresql"
-        | "redis" | "amqp" | "nats" | "kafka" | "smtp" => Some(Protocol::Tcp),
+        | "redis" | "amqp" | "nats" | "kafka" | "smtp" => Some(Declared::Opaque),
         _ => None,
     };
     let declared = port.app_protocol.as_deref().map(str::to_ascii_lowercase);
     let declared = declared
         .as_deref()
         .map(|name| name.strip_prefix("kubernetes.io/").unwrap_or(name));
-    let first_word = port.name.as_deref().and_then(|name| name.split('-').next());
+    let first_word = port.name.as_deref().and_then(|name| {
+        // gRPC-Web is HTTP/1.1 like any other; gRPC is not.
+        let web = name == "grpc-web" || name.starts_with("grpc-web-");
+        if web {
+            Some("grpc-web")
+        } else {
+            name.split('-').next()
+        }
+    });
     declared
         .and_then(by_word)
         .or_else(|| first_word.and_then(by_word))
-        .unwrap_or(Protocol::Http)
 }
 
 /// Whether a name in DNS stands for the Service and nothing more: nothing of it can be governed.
@@ -237,11 +267,14 @@ mod tests {
             (None, None, Protocol::Http),
             (Some("http"), None, Protocol::Http),
             (Some("grpc-web"), None, Protocol::Http),
+            (Some("grpc-web-public"), None, Protocol::Http),
+            (Some("tcp"), Some("grpc-web"), Protocol::Http),
             (Some("admin"), None, Protocol::Http),
             (Some("tcp-admin"), None, Protocol::Tcp),
             (Some("https"), None, Protocol::Tcp),
             (Some("http"), Some("tcp"), Protocol::Tcp),
-            (Some("tcp"), Some("kubernetes.io/h2c"), Protocol::Http),
+            (Some("tcp"), Some("http"), Protocol::Http),
+            (Some("tcp"), Some("kubernetes.io/ws"), Protocol::Http),
             (Some("tcp"), Some("example.com/own"), Protocol::Tcp),
             (None, Some("HTTP"), Protocol::Http),
         ] {
@@ -250,6 +283,28 @@ mod tests {
                 expected,
                 "{name:?} {app_protocol:?}"
             );
+        }
+    }
+
+    #[test]
+    fn http2_to_applications_is_opaque() {
+        for (name, app_protocol) in [
+            (Some("grpc"), None),
+            (Some("grpc-api"), None),
+            (Some("grpc-webhook"), None),
+            (Some("h2c"), None),
+            (Some("http2"), None),
+            (None, Some("gRPC")),
+            (Some("http"), Some("grpc")),
+            (Some("http"), Some("http2")),
+            (Some("http"), Some("kubernetes.io/h2c")),
+        ] {
+            let port = port(name, app_protocol);
+            assert_eq!(protocol(&port), Protocol::Tcp, "{name:?} {app_protocol:?}");
+            assert!(is_http2(&port), "{name:?} {app_protocol:?}");
+        }
+        for name in ["http", "tcp", "https"] {
+            assert!(!is_http2(&port(Some(name), None)), "{name}");
         }
     }
 }

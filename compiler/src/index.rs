@@ -45,6 +45,8 @@ pub(crate) struct Indexes {
     /// ApiRoutes that name something that doesn't exist: what they should have meant depends on
     /// every Service.
     pub(crate) lost: BTreeSet<ObjectKey>,
+    /// Services whose Endpoints are larger than what is sent.
+    pub(crate) oversized: BTreeSet<ObjectKey>,
 }
 
 /// Objects of one kind by namespace and name.

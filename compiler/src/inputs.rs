@@ -22,9 +22,9 @@ pub struct Inputs {
     pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
     /// Pods by namespace and name.
     pub pods: BTreeMap<ObjectKey, Arc<Pod>>,
-    /// Which of two conflicting objects is older, where `metadata.creationTimestamp` doesn't say:
-    /// in a folder, the order of paths. Lower is older; an object that isn't named here is ordered
-    /// by its timestamp, after those that are.
+    /// Which of two conflicting objects comes first, whatever `metadata.creationTimestamp` says: in
+    /// a folder, the order of paths. The lower one does; objects that aren't named here come after
+    /// those that are, the oldest first.
     pub precedence: BTreeMap<ObjectRef, u64>,
     /// What holds for the whole mesh.
     pub settings: Settings,

@@ -8,6 +8,7 @@ mod world;
 use std::collections::BTreeMap;
 
 use compiler::{Audience, Compiled, Inputs, ObjectRef, Output, Verdict, compile};
+use crds::status::Reason;
 use proptest::prelude::*;
 use wire::ResourceId;
 use wire::resource::Hash;
@@ -149,4 +150,56 @@ fn name(edit: &Edit) -> String {
         Edit::TrustDomain(_) => "trust domain".to_owned(),
         Edit::Root(_) => "root".to_owned(),
     }
+}
+
+#[test]
+fn the_routes_that_name_a_service_with_too_many_endpoints_say_so() {
+    let world = |endpoints: usize| {
+        let mut text = "\
+apiVersion: meshwright.dev/v1alpha1
+kind: ApiRoute
+metadata: {name: web, namespace: shop}
+spec: {hosts: [web], rules: [{backendRefs: [{name: orders, port: 8000}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{port: 80}]}
+"
+        .to_owned();
+        let ports = |end: &str| -> String {
+            let port = |port| format!("  - {{name: port-{port}, port: {port}{end}}}\n");
+            (8000..8100).map(port).collect()
+        };
+        text += "---\napiVersion: v1\nkind: Service\nmetadata: {name: orders, namespace: shop}\n";
+        text += &format!("spec:\n  ports:\n{}", ports(""));
+        text += "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n";
+        text += "metadata:\n  name: orders-1\n  namespace: shop\n  labels: {kubernetes.io/service-name: orders}\n";
+        text += &format!("ports:\n{}endpoints:\n", ports(", protocol: TCP"));
+        for endpoint in 0..endpoints {
+            let (third, fourth) = (100 + endpoint / 100, 100 + endpoint % 100);
+            text += &format!("  - {{addresses: [10.200.{third}.{fourth}]}}\n");
+        }
+        world::inputs("shop.yaml", &text)
+    };
+    let few = world(2);
+    let mut many = few.clone();
+    many.endpoint_slices = world(1500).endpoint_slices;
+    let mut none = many.clone();
+    none.services.retain(|key, _| key.name != "orders");
+
+    let reason = |output: &Output| {
+        let verdict = output.verdicts.values().next().unwrap();
+        verdict.conditions[1].reason
+    };
+    let before = compile(&few, Output::default());
+    assert_eq!(reason(&before), Reason::ResolvedRefs);
+    let grown = compile(&many, before);
+    assert_eq!(reason(&grown), Reason::TooManyEndpoints);
+    let scratch = compile(&many, Output::default());
+    assert_eq!(grown.verdicts, scratch.verdicts);
+    let shrunk = compile(&few, grown);
+    assert_eq!(reason(&shrunk), Reason::ResolvedRefs);
+    let gone = compile(&none, scratch);
+    assert_eq!(reason(&gone), Reason::BackendNotFound);
 }

@@ -136,21 +136,24 @@ pub struct Match {
 #[serde(rename_all = "camelCase")]
 pub struct PathMatch {
     /// `Exact` compares the whole path; `Prefix` compares whole segments: `/a` matches `/a` and
-    /// `/a/b`, not `/ab`.
+    /// `/a/b`, not `/ab`, and `/a/` is the same as `/a`.
     #[serde(rename = "type")]
     pub type_: PathType,
 
-    /// The path, without query. Requests are compared after their path was normalised, so a value
-    /// with `//` or a `.` or `..` segment can't match and is refused.
+    /// The path, without query. A request's path is compared with it as it was sent: `/a`, `/%61`
+    /// and `//a` differ, and so do `%c3` and `%C3`. A later version will compare a normalised form
+    /// of both.
     #[schemars(
         length(min = 1, max = 1024),
         pattern(r"^/([A-Za-z0-9/\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})*$")
     )]
-    #[x_kube(validation = Cel::new("!self.contains('//')").message("a path can't contain //"))]
-    #[x_kube(validation = Cel::new("!self.matches('/[.][.]?(/|$)')")
-        .message("a path can't have a segment that is . or .."))]
-    #[x_kube(validation = Cel::new("!self.matches('%(2[fFeE]|00)')")
-        .message("a path can't contain %2F, %2E or %00"))]
+    #[x_kube(validation = Cel::new("!self.contains('//')").message(
+        "a path can't contain //: a later version will merge these, and it would never match again"
+    ))]
+    #[x_kube(validation = Cel::new("!self.matches('/([.]|%2[eE]){1,2}(/|$)')").message(
+        "a path can't have a segment that is . or ..: most clients resolve these before they send, \
+         and a later version will for all"
+    ))]
     pub value: String,
 }
 
@@ -163,7 +166,7 @@ pub enum PathType {
     Prefix,
 }
 
-/// A request's method.
+/// A request's method. No `CONNECT`: it names no path, and sidecars refuse it.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 #[allow(missing_docs)]
@@ -173,7 +176,6 @@ pub enum Method {
     Post,
     Put,
     Delete,
-    Connect,
     Options,
     Trace,
     Patch,
@@ -260,7 +262,6 @@ impl Method {
             Method::Post => "POST",
             Method::Put => "PUT",
             Method::Delete => "DELETE",
-            Method::Connect => "CONNECT",
             Method::Options => "OPTIONS",
             Method::Trace => "TRACE",
             Method::Patch => "PATCH",

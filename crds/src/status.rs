@@ -20,7 +20,7 @@ pub enum ConditionType {
 pub enum Reason {
     /// `Accepted=True`.
     Accepted,
-    /// `Accepted=False`: an older object has the same host.
+    /// `Accepted=False`: an object that is older, or comes first, has the same host.
     Conflicted,
     /// `Accepted=False`: a host names no Service.
     HostNotFound,
@@ -38,6 +38,8 @@ pub enum Reason {
     PortNotFound,
     /// `ResolvedRefs=False`: a backend in a namespace that the object may not send to.
     RefNotPermitted,
+    /// `ResolvedRefs=False`: a Service with more endpoints than a sidecar can be sent.
+    TooManyEndpoints,
     /// `Programmed=True`: every sidecar that should enforce the object does.
     Programmed,
     /// `Programmed=False`: some sidecars have not answered yet.
@@ -83,6 +85,7 @@ impl Reason {
             Reason::BackendNotFound => "BackendNotFound",
             Reason::PortNotFound => "PortNotFound",
             Reason::RefNotPermitted => "RefNotPermitted",
+            Reason::TooManyEndpoints => "TooManyEndpoints",
             Reason::Programmed => "Programmed",
             Reason::Pending => "Pending",
             Reason::Rejected => "Rejected",

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p operator --bench push`. A whole operator on a folder, and `STREAMS` (1000)
 //! sidecars' ends of the stream over loopback TLS, all in this process: what is measured includes
-//! what the sidecars do, but for enforcing.
+//! what the sidecars do, but for enforcing. They connect `BATCH` (50) at a time.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
@@ -24,10 +24,7 @@ use sidecar::{Identity, Sidecar};
 const EDITS: usize = 21;
 
 fn main() {
-    let streams = std::env::var("STREAMS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(1000);
+    let streams = number("STREAMS", 1000);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -64,12 +61,13 @@ async fn run(streams: usize) {
 
     let start = Instant::now();
     let mut sidecars = Vec::new();
+    let batch = number("BATCH", 50);
     for n in 0..streams {
         let identity = Identity::issue(&operator, "shop", &format!("web-{n}"), &format!("u{n}"));
         sidecars.push(Sidecar::start(&operator, &identity));
         // Not all at once: with both ends of a thousand handshakes on a few cores they would give
         // up before their turn came.
-        if (n + 1) % 50 == 0 || n + 1 == streams {
+        if (n + 1) % batch == 0 || n + 1 == streams {
             until(&operator, |held, m| (held, m) == (n + 1, n + 1)).await;
         }
     }
@@ -99,6 +97,11 @@ async fn run(streams: usize) {
         "  from published to the last of {streams} ACKs:       {:?}",
         median(acked)
     );
+}
+
+fn number(name: &str, default: usize) -> usize {
+    let set = std::env::var(name).ok();
+    set.and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
 async fn until(operator: &Running, is: impl Fn(usize, usize) -> bool) {

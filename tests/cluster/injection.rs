@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::installation::{PODS, installed, meshed_namespace};
+use crate::installation::{PODS, installed, meshed_namespace, operator_stays};
 use crate::shop::Shop;
 
 #[tokio::test]
@@ -43,6 +43,7 @@ async fn a_pod_of_a_labelled_namespace_gets_a_ready_sidecar() -> Result<()> {
 #[tokio::test]
 async fn a_pod_elsewhere_or_opted_out_gets_none() -> Result<()> {
     let cluster = installed().await?;
+    let _operator = operator_stays().await;
     let image = cluster.web_image().await?;
     let labelled = meshed_namespace(cluster, "opt-out").await?;
     let elsewhere = cluster.namespace("elsewhere").await?;
@@ -77,6 +78,7 @@ spec:
 #[tokio::test]
 async fn a_pod_that_cannot_be_captured_is_refused_with_a_reason() -> Result<()> {
     let cluster = installed().await?;
+    let _operator = operator_stays().await;
     let image = cluster.web_image().await?;
     let namespace = meshed_namespace(cluster, "refused").await?;
     let refused = cluster

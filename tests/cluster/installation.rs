@@ -1,11 +1,12 @@
 //! Meshwright in the cluster, installed once with Helm for all tests, as a platform team would.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use tests::cluster::{Cluster, wait_until};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The namespace of the operator.
 pub(crate) const SYSTEM: &str = "meshwright-system";
@@ -13,8 +14,28 @@ pub(crate) const SYSTEM: &str = "meshwright-system";
 /// How long a pod may take to be there, on a machine with two cores.
 pub(crate) const PODS: Duration = Duration::from_secs(90);
 
-const OPERATOR: &str = "localhost/meshwright-operator:test";
-const SIDECAR: &str = "localhost/meshwright-sidecar:test";
+const OPERATOR_IMAGE: &str = "localhost/meshwright-operator:test";
+const SIDECAR_IMAGE: &str = "localhost/meshwright-sidecar:test";
+
+/// There is one operator for all tests: those that need it hold this to read, those that take it
+/// away hold it to write.
+static OPERATOR: RwLock<()> = RwLock::const_new(());
+
+/// As long as one of its clones lives, no other test takes the operator away.
+///
+/// Who has one must not ask for a second: that would wait behind a test that waits for the first.
+/// It is cloned instead.
+pub(crate) type OperatorStays = Arc<RwLockReadGuard<'static, ()>>;
+
+/// Waits until the operator is there, and keeps it there.
+pub(crate) async fn operator_stays() -> OperatorStays {
+    Arc::new(OPERATOR.read().await)
+}
+
+/// Waits until no other test needs the operator. Who holds [`OperatorStays`] waits for ever.
+pub(crate) async fn nobody_needs_the_operator() -> RwLockWriteGuard<'static, ()> {
+    OPERATOR.write().await
+}
 
 /// The cluster, with Meshwright installed and its operator ready.
 pub(crate) async fn installed() -> Result<&'static Cluster> {
@@ -31,8 +52,8 @@ pub(crate) async fn installed() -> Result<&'static Cluster> {
 async fn install(cluster: &Cluster) -> Result<()> {
     let binaries = static_binaries();
     for (image, name) in [
-        (OPERATOR, "meshwright-operator"),
-        (SIDECAR, "meshwright-sidecar"),
+        (OPERATOR_IMAGE, "meshwright-operator"),
+        (SIDECAR_IMAGE, "meshwright-sidecar"),
     ] {
         let binary = binaries.join(name);
         ensure!(

@@ -1,105 +1,131 @@
 //! The operator goes away, sidecars are killed: traffic goes on.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::cluster::{Cluster, wait_until};
-use tokio::sync::RwLock;
 
 use crate::installation::{PODS, SYSTEM, installed};
 use crate::shop::Shop;
 
-/// There is one operator for all tests; those that take it away do so one at a time.
-static OPERATOR: RwLock<()> = RwLock::const_new(());
+const ORDERS: &str = "http://orders/";
+const SIDECAR: &str = "meshwright-sidecar";
+
+/// The operator's pods.
+async fn operators(cluster: &Cluster) -> Result<Vec<String>> {
+    let label = "app.kubernetes.io/name=meshwright";
+    let pods = cluster
+        .json(&["get", "pods", "-n", SYSTEM, "-l", label])
+        .await?;
+    let pods = pods["items"].as_array().context("a list of pods")?;
+    let names = pods.iter().map(|pod| pod["metadata"]["name"].as_str());
+    names
+        .map(|name| Ok(name.context("a pod with a name")?.to_owned()))
+        .collect()
+}
 
 async fn scale(cluster: &Cluster, replicas: u32) -> Result<()> {
     let replicas = format!("--replicas={replicas}");
-    let args = [
-        "scale",
-        "deployment/meshwright-operator",
-        "-n",
-        SYSTEM,
-        &replicas,
-    ];
-    cluster.kubectl(&args).await.map(drop)
+    let operator = "deployment/meshwright-operator";
+    cluster
+        .kubectl(&["scale", operator, "-n", SYSTEM, &replicas])
+        .await
+        .map(drop)
+}
+
+/// Waits until the operator is back for the other tests: it is ready, and its webhook is reached.
+async fn back(shop: &Shop) -> Result<()> {
+    shop.cluster
+        .ready(SYSTEM, "deployment/meshwright-operator", PODS)
+        .await?;
+    let image = format!("--image={}", shop.cluster.web_image().await?);
+    wait_until("pods are injected again", PODS, async || {
+        let dry = "--dry-run=server";
+        let args = ["run", "probe", "-n", &shop.namespace, &image, dry];
+        let pod = shop.cluster.json(&args).await?;
+        ensure!(pod.to_string().contains(SIDECAR), "{pod}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]
 async fn traffic_goes_on_when_the_operator_is_killed() -> Result<()> {
     let shop = Shop::open(installed().await?, &[("orders", 2)]).await?;
-    let _alone = OPERATOR.write().await;
-    shop.answered_by("http://orders/").await?;
-    let pods = [
-        "get",
-        "pods",
-        "-n",
-        SYSTEM,
-        "-l",
-        "app.kubernetes.io/name=meshwright",
-    ];
-    let operator = shop.cluster.json(&pods).await?;
-    let name = operator["items"][0]["metadata"]["name"]
-        .as_str()
-        .unwrap_or_default();
-    shop.cluster
-        .kubectl(&["delete", "pod", name, "-n", SYSTEM, "--now", "--wait=false"])
+    let (shop, _alone) = shop.alone().await;
+    let cluster = shop.cluster;
+    shop.answered_by(ORDERS).await?;
+    let [operator] = &operators(cluster).await?[..] else {
+        anyhow::bail!("not one operator");
+    };
+    let before = cluster.container_pid(SYSTEM, operator, "operator").await?;
+
+    cluster
+        .signal(SYSTEM, operator, "operator", Signal::SIGKILL)
         .await?;
+    let mut during = 0;
+    let after = wait_until("the operator runs again", PODS, async || {
+        // A request that fails is not asked again: none may.
+        if let Err(failed) = shop.answered_by(ORDERS).await {
+            return Ok(Err(failed));
+        }
+        during += 1;
+        let now = cluster.container_pid(SYSTEM, operator, "operator").await?;
+        ensure!(now != before, "still {before}");
+        Ok(Ok(now))
+    })
+    .await??;
+    assert_ne!(after, before, "it was not killed");
+    assert!(during > 0, "no request while it was away");
+
+    // And while it comes up, and finds the sidecars that come back.
     for _ in 0..20 {
-        shop.answered_by("http://orders/").await?;
+        shop.answered_by(ORDERS).await?;
     }
-    shop.cluster
-        .ready(SYSTEM, "deployment/meshwright-operator", PODS)
-        .await
+    cluster.ready(SYSTEM, operator, PODS).await?;
+    back(&shop).await
 }
 
 #[tokio::test]
 async fn a_sidecar_killed_while_the_operator_is_down_comes_back_and_serves() -> Result<()> {
     let shop = Shop::open(installed().await?, &[("orders", 1)]).await?;
-    let _alone = OPERATOR.write().await;
-    shop.answered_by("http://orders/").await?;
+    let (shop, _alone) = shop.alone().await;
+    shop.answered_by(ORDERS).await?;
     scale(shop.cluster, 0).await?;
+    let served = killed_without_an_operator(&shop).await;
+    // However that went, the other tests need it.
+    scale(shop.cluster, 1).await?;
+    back(&shop).await?;
+    served
+}
+
+async fn killed_without_an_operator(shop: &Shop) -> Result<()> {
     wait_until("the operator is gone", PODS, async || {
-        let args = [
-            "get",
-            "pods",
-            "-n",
-            SYSTEM,
-            "-l",
-            "app.kubernetes.io/name=meshwright",
-        ];
-        let pods = shop.cluster.json(&args).await?;
-        ensure!(pods["items"].as_array().is_some_and(Vec::is_empty));
+        let pods = operators(shop.cluster).await?;
+        ensure!(pods.is_empty(), "{pods:?}");
         Ok(())
     })
     .await?;
-
     for app in ["web", "orders"] {
         let pod = shop.pod(app).await?;
-        let sidecar = "meshwright-sidecar";
-        let before = shop
-            .cluster
-            .container_pid(&shop.namespace, &pod, sidecar)
-            .await?;
+        let process = async || {
+            shop.cluster
+                .container_pid(&shop.namespace, &pod, SIDECAR)
+                .await
+        };
+        let before = process().await?;
         shop.cluster
-            .signal(&shop.namespace, &pod, sidecar, Signal::SIGKILL)
+            .signal(&shop.namespace, &pod, SIDECAR, Signal::SIGKILL)
             .await?;
         wait_until("the sidecar runs again", PODS, async || {
-            let now = shop
-                .cluster
-                .container_pid(&shop.namespace, &pod, sidecar)
-                .await?;
+            let now = process().await?;
             ensure!(now != before, "still {before}");
             Ok(())
         })
         .await?;
     }
-    let served = wait_until("the pods serve again", PODS, async || {
-        shop.answered_by("http://orders/").await
+    wait_until("the pods serve again", PODS, async || {
+        shop.answered_by(ORDERS).await
     })
-    .await;
-
-    scale(shop.cluster, 1).await?;
-    shop.cluster
-        .ready(SYSTEM, "deployment/meshwright-operator", PODS)
-        .await?;
-    served.map(drop)
+    .await
+    .map(drop)
 }

@@ -2,13 +2,18 @@
 
 use anyhow::{Context as _, Result, ensure};
 use tests::cluster::{Cluster, wait_until};
+use tokio::sync::RwLockWriteGuard;
 
-use crate::installation::{PODS, meshed_namespace};
+use crate::installation::{
+    OperatorStays, PODS, meshed_namespace, nobody_needs_the_operator, operator_stays,
+};
 
 /// A namespace with `web`, which calls, and Services that are called.
 pub(crate) struct Shop {
     pub(crate) cluster: &'static Cluster,
     pub(crate) namespace: String,
+    /// None once the test itself takes the operator away.
+    operator: Option<OperatorStays>,
 }
 
 /// A Deployment, a ServiceAccount and a Service of one name, port 80.
@@ -49,8 +54,32 @@ spec:
 }
 
 impl Shop {
-    /// Opens one in a meshed namespace of its own: `web` and the named Services, all ready.
+    /// Opens one in a meshed namespace of its own: `web` and the named Services, all ready. No
+    /// other test takes the operator away while it lives; a second one is opened by
+    /// [`Shop::another`].
     pub(crate) async fn open(cluster: &'static Cluster, services: &[(&str, u32)]) -> Result<Self> {
+        let operator = Some(operator_stays().await);
+        Self::open_with(cluster, services, operator).await
+    }
+
+    /// Opens one more, in another namespace.
+    pub(crate) async fn another(&self, services: &[(&str, u32)]) -> Result<Self> {
+        Self::open_with(self.cluster, services, self.operator.clone()).await
+    }
+
+    /// Gives the operator up to whoever takes it away, and then does so itself: nobody else needs
+    /// it while the guard lives.
+    pub(crate) async fn alone(mut self) -> (Self, RwLockWriteGuard<'static, ()>) {
+        self.operator = None;
+        let alone = nobody_needs_the_operator().await;
+        (self, alone)
+    }
+
+    async fn open_with(
+        cluster: &'static Cluster,
+        services: &[(&str, u32)],
+        operator: Option<OperatorStays>,
+    ) -> Result<Self> {
         let namespace = meshed_namespace(cluster, "shop").await?;
         let image = cluster.web_image().await?;
         let all = [("web", 1)].into_iter().chain(services.iter().copied());
@@ -64,7 +93,11 @@ impl Shop {
                 .ready(&namespace, &format!("deployment/{name}"), PODS)
                 .await?;
         }
-        Ok(Self { cluster, namespace })
+        Ok(Self {
+            cluster,
+            namespace,
+            operator,
+        })
     }
 
     /// Status and body of one GET from `web`.

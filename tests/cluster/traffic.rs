@@ -121,9 +121,8 @@ spec:
 
 #[tokio::test]
 async fn a_call_crosses_namespaces_by_its_name() -> Result<()> {
-    let cluster = installed().await?;
-    let orders = Shop::open(cluster, &[("orders", 1)]).await?;
-    let caller = Shop::open(cluster, &[]).await?;
+    let orders = Shop::open(installed().await?, &[("orders", 1)]).await?;
+    let caller = orders.another(&[]).await?;
     let url = format!("http://orders.{}.svc.cluster.local/x", orders.namespace);
     wait_until(
         "the other namespace answers",

@@ -67,7 +67,10 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         .context("no build folder")?;
     let path = folder.join(name);
     if !path.exists() {
-        bail!("{} is not built: cargo build --bins", path.display());
+        bail!(
+            "{} is not built: cargo build --workspace --bins",
+            path.display()
+        );
     }
     Ok(path)
 }

@@ -55,17 +55,20 @@ impl Links {
         Ok(index)
     }
 
-    /// Creates a pair of interfaces: `name` here, up and in the bridge; `eth0` in `namespace`.
+    /// Creates a pair of interfaces: `name` here, up and in the bridge; `eth0` in `namespace`, which
+    /// will have `address`.
     pub(super) fn pair(
         &mut self,
         name: &str,
         bridge: u32,
         namespace: BorrowedFd<'_>,
+        address: Ipv4Addr,
     ) -> io::Result<()> {
-        /// `IFLA_INFO_DATA`, `VETH_INFO_PEER`, `IFLA_IFNAME`, `IFLA_NET_NS_FD`: the kernel's
+        /// `IFLA_INFO_DATA`, `VETH_INFO_PEER`, `IFLA_ADDRESS`, `IFLA_IFNAME`, `IFLA_NET_NS_FD`: the kernel's
         /// specification of links, and so the generated bindings, lack what is special to pairs.
         const INFO_DATA: u16 = 2;
         const PEER: u16 = 1;
+        const HARDWARE_ADDRESS: u16 = 1;
         const NAME: u16 = 3;
         const NAMESPACE: u16 = 28;
         /// An `ifinfomsg` that asks for nothing.
@@ -85,6 +88,9 @@ impl Links {
         let data = utils::push_nested_header(buffer, INFO_DATA);
         let peer = utils::push_nested_header(buffer, PEER);
         buffer.extend(BLANK_HEADER);
+        utils::push_header(buffer, HARDWARE_ADDRESS, 6);
+        buffer.extend(hardware_address(address));
+        utils::align(buffer);
         utils::push_header(buffer, NAME, 5);
         buffer.extend(b"eth0\0");
         // Attributes begin at multiples of 4.
@@ -152,6 +158,14 @@ impl Links {
         self.socket.request(&request)?.recv_ack()?;
         Ok(())
     }
+}
+
+/// The same for each life of a workload: its neighbours remember who had the address last, and for
+/// up to a minute send there what is meant for the next one.
+fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    // Of those that everybody may give away.
+    [0x02, 0x4d, a, b, c, d]
 }
 
 fn up(index: u32) -> rt_link::Ifinfomsg {

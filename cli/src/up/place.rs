@@ -60,7 +60,7 @@ pub(super) fn make(link: &str, bridge: u32, furniture: &Furniture) -> anyhow::Re
             .map_err(|_| anyhow::anyhow!("two namespaces were expected"))?;
         let mut links = Links::here();
         links
-            .pair(link, bridge, network.as_fd())
+            .pair(link, bridge, network.as_fd(), furniture.address)
             .context("joining the workload to the bridge (a pair of kernel type veth)")?;
         fds::send(&here, furniture, &[])?;
         let (answer, _) = fds::receive::<Result<(), String>>(&here)?;

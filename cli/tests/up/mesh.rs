@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex, Once};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -86,28 +86,17 @@ pub(crate) fn route(timeout: &str) -> Value {
 
 /// The `meshwright` program, with the operator and the sidecar beside it.
 fn meshwright() -> Command {
-    static BUILT: Once = Once::new();
     let own = Path::new(env!("CARGO_BIN_EXE_meshwright"));
-    BUILT.call_once(|| {
-        // Cargo builds the programs of the package under test only.
-        let target = own.parent().unwrap().parent().unwrap();
-        let status = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "operator",
-                "--package",
-                "sidecar",
-                "--bins",
-                "--target-dir",
-            ])
-            .arg(target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .unwrap();
-        assert!(status.success());
-    });
+    // Cargo builds the programs of the package under test only. The others are not built here:
+    // another choice of packages would be another choice of features, and build everything again.
+    for name in ["meshwright-operator", "meshwright-sidecar"] {
+        let program = own.with_file_name(name);
+        assert!(
+            program.exists(),
+            "{} is not built: cargo build --workspace --bins",
+            program.display()
+        );
+    }
     Command::new(own)
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn get(url: &str) -> std::io::Result<String> {
 
 /// Answers every request on `$HOST:$PORT` with who it is, who called and `$GREETING`.
 #[test]
-#[ignore = "a program for the tests"]
+#[ignore = "a program: run by its caller"]
 fn server() {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let host = std::env::var("HOST").unwrap_or_else(|_| "0.0.0.0".to_owned());
@@ -83,7 +83,7 @@ fn server() {
 
 /// Ends at once, with a word on why.
 #[test]
-#[ignore = "a program for the tests"]
+#[ignore = "a program: run by its caller"]
 fn failure() {
     eprintln!("no database at {}", std::env::var("DATABASE").unwrap());
     std::process::exit(3);
@@ -91,7 +91,7 @@ fn failure() {
 
 /// Prints what `$URL` answers.
 #[test]
-#[ignore = "a program for the tests"]
+#[ignore = "a program: run by its caller"]
 fn client() {
     println!("{}", get(&std::env::var("URL").unwrap()).unwrap());
 }

@@ -13,10 +13,11 @@
 //!
 //! The rules are spoken to the kernel over netlink from here: a sidecar's image holds nothing but
 //! the sidecar, so there is no `nft` to call. The messages are encoded by `netlink-bindings`
-//! (MIT or Apache-2.0; generated from the specifications in the kernel's own tree, two small
-//! dependencies, blocking as one step before everything else should be). Looked at and not taken:
-//! `nlink` (MIT or Apache-2.0; ten times the code, asynchronous only, a breaking release every
-//! week), `nftnl` (needs C libraries), `nftables` (calls the `nft` program), `rustables` (GPL).
+//! (MIT or Apache-2.0; generated from the specifications in the kernel's own tree, so that little
+//! depends on its one maintainer; two small dependencies; blocking, as one step before everything
+//! else should be). Looked at and not taken: `nlink` (MIT or Apache-2.0; one maintainer too,
+//! asynchronous only, ten times as long to compile, its 33rd breaking release within a year),
+//! `nftnl` (needs C libraries), `nftables` (calls the `nft` program), `rustables` (GPL).
 
 mod args;
 mod nftables;

@@ -61,11 +61,23 @@ type Balanced = (Arc<Port>, Rc<LoadBalancer<Upstream>>);
 
 /// A worker's destinations, for one state after another.
 pub struct Destinations {
-    state: RefCell<Rc<Arc<State>>>,
+    state: RefCell<Rc<InForce>>,
     linked: RefCell<HashMap<PortKey, Rc<Destination>>>,
     balancers: RefCell<HashMap<PortKey, Balanced>>,
     upstreams: RefCell<HashMap<Endpoint, Weak<Upstream>>>,
     dial: Dial,
+}
+
+/// The state in force, counted by this worker alone.
+#[derive(Debug, Default)]
+pub struct InForce(Arc<State>);
+
+impl std::ops::Deref for InForce {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
 }
 
 // === impl Destinations ===
@@ -84,7 +96,7 @@ impl Destinations {
 
     /// The state in force. A request takes it once, without touching a count that other workers
     /// share.
-    pub fn state(&self) -> Rc<Arc<State>> {
+    pub fn state(&self) -> Rc<InForce> {
         self.state.borrow().clone()
     }
 
@@ -110,7 +122,7 @@ impl Destinations {
                 None => drop(self.balancers.borrow_mut().remove(&key)),
             }
         }
-        *self.state.borrow_mut() = Rc::new(state);
+        *self.state.borrow_mut() = Rc::new(InForce(state));
         self.upstreams
             .borrow_mut()
             .retain(|_, upstream| upstream.strong_count() > 0);

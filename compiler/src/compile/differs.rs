@@ -1,0 +1,108 @@
+//! What differs from before, and what has to be compiled again because of it.
+
+use wire::{Kind, capability, mesh};
+
+use super::{Compilation, everyone, resource_id};
+use crate::endpoints;
+use crate::index::{Difference, Label, differences, selector};
+use crate::inputs::{ObjectKey, Settings};
+
+impl Compilation<'_> {
+    pub(super) fn settings(&mut self) {
+        let now = &self.inputs.settings;
+        let before = self.out.memo.settings.replace(now.clone());
+        if before.as_ref() == Some(now) {
+            return;
+        }
+        let names = |settings: &Settings| {
+            (
+                settings.trust_domain.clone(),
+                settings.cluster_domain.clone(),
+            )
+        };
+        if before.as_ref().map(names) != Some(names(now)) {
+            // Every identity and every host has one of the two in it.
+            let memo = &self.out.memo;
+            self.dirty.endpoints.extend(memo.services.keys().cloned());
+            self.dirty.workloads.extend(memo.pods.keys().cloned());
+            self.dirty.routes.extend(memo.api_routes.keys().cloned());
+        }
+        let id = |settings: &Settings| {
+            let domain = ObjectKey::new(&*settings.trust_domain, "bundle");
+            resource_id(Kind::Identity, &domain)
+        };
+        if let Some(before) = before.as_ref().and_then(id) {
+            self.remove_unless(before, id(now).as_ref());
+        }
+        if let Some(id) = id(now) {
+            let message = mesh::Identity {
+                trust_domain: now.trust_domain.clone(),
+                roots: now.roots.iter().map(|root| root.clone().into()).collect(),
+            };
+            self.put(id, &[capability::IDENTITY], &message, everyone(), None);
+        }
+    }
+
+    pub(super) fn services(&mut self) {
+        let memo = &mut self.out.memo;
+        for Difference { key, old, new } in differences(&mut memo.services, &self.inputs.services) {
+            let selector = new.as_ref().and_then(|service| selector(service));
+            memo.links.index_selector(&key, selector);
+            let mentioned_by = memo.links.mentions.to(&key).into_iter().flatten();
+            self.dirty.routes.extend(mentioned_by.cloned());
+            if old.is_none() || new.is_none() {
+                self.dirty.routes.extend(memo.links.lost.iter().cloned());
+            }
+            self.dirty.guards.insert(key.clone());
+            self.dirty.endpoints.insert(key);
+        }
+    }
+
+    pub(super) fn endpoint_slices(&mut self) {
+        let memo = &mut self.out.memo;
+        let now = &self.inputs.endpoint_slices;
+        for Difference { key, new, .. } in differences(&mut memo.endpoint_slices, now) {
+            let service = new.and_then(|slice| endpoints::service_of(&key, &slice));
+            let before = memo
+                .links
+                .slices
+                .set(&key, service.clone().into_iter().collect());
+            self.dirty.endpoints.extend(before);
+            self.dirty.endpoints.extend(service);
+        }
+    }
+
+    pub(super) fn pods(&mut self) {
+        let memo = &mut self.out.memo;
+        for Difference { key, new, .. } in differences(&mut memo.pods, &self.inputs.pods) {
+            let links = &mut memo.links;
+            let labels = new.iter().flat_map(|pod| &pod.metadata.labels);
+            let labels = labels.flat_map(|labels| Label::each(&key.namespace, labels));
+            links.pod_labels.set(&key, labels.collect());
+            let selected_by = links.selected.to(&key).into_iter().flatten();
+            self.dirty.guards.extend(selected_by.cloned());
+            if let Some(pod) = new {
+                let services = &self.inputs.services;
+                let selected_by = links.services_selecting(&key, &pod, services);
+                self.dirty.guards.extend(selected_by.cloned());
+            }
+            let named_by = links.endpoints.to(&key).into_iter().flatten();
+            self.dirty.endpoints.extend(named_by.cloned());
+            self.dirty.workloads.insert(key);
+        }
+    }
+
+    pub(super) fn api_routes(&mut self) {
+        let memo = &mut self.out.memo;
+        let changed = differences(&mut memo.api_routes, &self.inputs.api_routes);
+        self.dirty
+            .routes
+            .extend(changed.into_iter().map(|difference| difference.key));
+        if memo.precedence != self.inputs.precedence {
+            memo.precedence = self.inputs.precedence.clone();
+            self.dirty
+                .routes
+                .extend(self.inputs.api_routes.keys().cloned());
+        }
+    }
+}
