@@ -59,6 +59,18 @@ fn a_call_by_a_services_name_is_captured_and_balanced() {
 }
 
 #[test]
+fn a_host_header_does_not_move_a_call_to_another_service() {
+    let folder = shop();
+    let _mesh = folder.up(&[]);
+    let client = programs::command("client").join(" ");
+    for claim in ["web", "web.shop.svc.cluster.local", "nobody.example"] {
+        let script = format!("CLAIM={claim} URL=http://orders/ {client}");
+        let body = folder.exec("web", &script);
+        assert!(body.contains("orders-"), "called orders as {claim}: {body}");
+    }
+}
+
+#[test]
 fn exec_runs_a_command_as_the_workload_and_returns_its_exit_code() {
     let folder = shop();
     let _mesh = folder.up(&[]);

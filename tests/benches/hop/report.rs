@@ -15,7 +15,7 @@ pub(crate) struct Environment {
     cpu: String,
     cores: usize,
     kernel: String,
-    /// Of the last minute when the measurement began: above 1 somebody else is at work.
+    /// Runnable threads in the minute before: above 1 somebody else was at work.
     load: String,
     places: String,
 }
@@ -58,14 +58,13 @@ impl Environment {
         let field = |text: &str| text.split(':').nth(1).unwrap_or_default().trim().to_owned();
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = info.lines().find(|line| line.starts_with("model name"));
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         Ok(Self {
             cpu: model.map_or_else(|| std::env::consts::ARCH.to_owned(), field),
             cores: std::thread::available_parallelism()?.get(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?
                 .trim()
                 .to_owned(),
-            load: load.split(' ').next().unwrap_or_default().to_owned(),
+            load: load_now(),
             places: cpus.describe(),
         })
     }
@@ -79,12 +78,18 @@ impl Environment {
             places,
         } = self;
         format!(
-            "{cores} cores ({cpu}), Linux {kernel}, load {load} at the start; {places}; \
-             {}, Meshwright {}",
-            envoy::describe(),
+            "{cores} cores ({cpu}), Linux {kernel}, load {load} before and {} after; {places}; \
+             Meshwright {}",
+            load_now(),
             env!("CARGO_PKG_VERSION"),
         )
     }
+}
+
+/// The load average of the last minute.
+fn load_now() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().unwrap_or_default().to_owned()
 }
 
 // === impl Load ===
@@ -155,22 +160,53 @@ impl Report {
         }
     }
 
+    fn environment(&self) -> String {
+        let line = self.environment.line();
+        match self.subject("Envoy", Way::Hop) {
+            Some(_) => format!("{line}, Envoy {}", envoy::VERSION),
+            None => line,
+        }
+    }
+
     fn subject(&self, name: &str, way: Way) -> Option<&Subject> {
         let mut subjects = self.subjects.iter();
         subjects.find(|subject| (subject.name, subject.way) == (name, way))
+    }
+
+    /// Without any proxy: calls a second when saturated, and p50 and p99 in microseconds at the
+    /// rates of a hop and of a pair.
+    fn direct(&self) -> Option<(f64, [(f64, f64); 2])> {
+        let direct = self.subject("direct", Way::Direct)?;
+        let median = |samples: &[Sample], of: fn(&Sample) -> f64| spread(samples.iter().map(of)).0;
+        let latency = |samples: &[Sample]| {
+            let p50 = median(samples, |sample| sample.p50_us);
+            (p50, median(samples, |sample| sample.p99_us))
+        };
+        let rate = median(&direct.saturated, |sample| sample.rate);
+        Some((
+            rate,
+            [latency(&direct.paced), latency(&direct.paced_as_pair)],
+        ))
     }
 
     /// For people.
     pub(crate) fn table(&self) -> String {
         let mut text = format!(
             "{}\nmedians of {} interleaved repetitions; paced: hop {HOP_RATE} calls/s, pair \
-             {PAIR_RATE} calls/s; latency is what is added to a direct call\n\n",
-            self.environment.line(),
+             {PAIR_RATE} calls/s; latency is what is added to a direct call\n",
+            self.environment(),
             self.repetitions,
         );
+        if let Some((rate, [(p50, p99), (pair_p50, pair_p99)])) = self.direct() {
+            let _ = writeln!(
+                text,
+                "without a proxy: {rate:.0} calls/s; p50/p99 {p50:.0} / {p99:.0} us at {HOP_RATE} \
+                 calls/s, {pair_p50:.0} / {pair_p99:.0} us at {PAIR_RATE}\n"
+            );
+        }
+        // Writing into a String does not fail, here and below.
         let mut line = |cells: [&str; 9]| {
             let [way, load, proxy, cpu, relay, envoy, busy, rate, latency] = cells;
-            // Writing into a String does not fail.
             let _ = writeln!(
                 text,
                 "{way:<5} {load:<10} {proxy:<11} {cpu:>24} {relay:>8} {envoy:>8} {busy:>5} \
@@ -271,10 +307,15 @@ impl Report {
             })
         });
         json!({
-            "environment": self.environment.line(),
+            "environment": self.environment(),
             "repetitions": self.repetitions,
             "hop_rate": HOP_RATE,
             "pair_rate": PAIR_RATE,
+            "direct": self.direct().map(|(rate, [hop, pair])| json!({
+                "calls_per_second": rate,
+                "at_hop_rate": { "p50_us": hop.0, "p99_us": hop.1 },
+                "at_pair_rate": { "p50_us": pair.0, "p99_us": pair.1 },
+            })),
             "figures": rows.collect::<Vec<_>>(),
             "memory": memory.collect::<Vec<_>>(),
             "empty_sidecar_kib": self.empty_kib,

@@ -108,7 +108,7 @@ impl Subject {
         let context = || format!("{} ({:?})", self.name, self.way);
         let client = Client::open(self.address, self.host(), load::CONNECTIONS);
         let mut client = client.await.with_context(context)?;
-        // Both fill pools and caches, and are not counted.
+        // Pools and caches fill before anything is counted.
         client
             .saturate(plan.calls / 10)
             .await
