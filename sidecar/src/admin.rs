@@ -3,7 +3,6 @@
 //! On the control thread: none of it can slow a request.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,21 +18,28 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use wire::delta::Held;
 
 use crate::config::State;
 use crate::drain::Drain;
 use crate::identity::certs::Credentials;
 use crate::net::accept::{accept, listen};
+use crate::net::places::Places;
 use crate::telemetry::metrics::Metrics;
 
-/// Connections to one of these servers at a time; the next one waits.
+/// Connections to one of these servers at a time; for one more the oldest is closed, so that nobody
+/// can keep the kubelet or a scraper out by staying.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How long a question may take to arrive.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a question may take to arrive, and a connection may be kept for the next one: scrapers
+/// come every minute at most.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long a connection may stay.
+const LIFE: Duration = Duration::from_secs(600);
 
 /// What is known about the process.
 #[derive(Clone, Debug)]
@@ -113,17 +119,11 @@ async fn serve(
     listener: tokio::net::TcpListener,
     answer: impl Fn(&str) -> Answer + Clone + 'static,
 ) {
-    let slots = Rc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new(MAX_CONNECTIONS);
     loop {
-        let Ok(()) = slots
-            .acquire()
-            .await
-            .map(tokio::sync::SemaphorePermit::forget)
-        else {
-            return;
-        };
         let stream = accept(&listener).await;
-        let (answer, slots) = (answer.clone(), slots.clone());
+        let mut place = places.take();
+        let answer = answer.clone();
         tokio::task::spawn_local(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let response = match *request.method() {
@@ -139,16 +139,10 @@ async fn serve(
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service);
-            let _ = bounded(connection).await;
-            slots.add_permits(1);
+            // However it ends, nothing is left to do.
+            let _ = place.during(timeout(LIFE, connection)).await;
         });
     }
-}
-
-/// No connection here has a reason to stay longer than a scraper's keep-alive.
-async fn bounded<T>(connection: impl Future<Output = T>) -> Option<T> {
-    const LIFE: Duration = Duration::from_secs(600);
-    tokio::time::timeout(LIFE, connection).await.ok()
 }
 
 // === impl Admin ===
@@ -302,3 +296,7 @@ fn json(status: StatusCode, value: &Value) -> Answer {
     response.headers_mut().insert(CONTENT_TYPE, json);
     response
 }
+
+#[cfg(test)]
+#[path = "admin/tests.rs"]
+mod tests;

@@ -71,7 +71,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
     let (draining, drain) = drain::new();
     let (state, state_changes) = watch::channel(Arc::new(State::default()));
     let (credentials, credentials_changes) = watch::channel(None);
-    let (roots, newer_roots) = watch::channel(first_roots.clone());
+    let (roots, newer_roots) = watch::channel(None);
     let (stop_workers, stopped) = watch::channel(false);
 
     let shared = worker::Shared {

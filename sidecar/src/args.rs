@@ -92,8 +92,9 @@ pub struct Args {
     /// The socket of the process that opens connections to the host's network (local mesh).
     #[arg(long)]
     pub way_out: Option<PathBuf>,
-    /// How long to wait for connections to end after SIGTERM, such as 30s.
-    #[arg(long, default_value = "30s", value_parser = duration)]
+    /// How long to wait for connections to end after SIGTERM, such as 25s: less than the grace that
+    /// a pod has by default (30 s), after which it would be killed.
+    #[arg(long, default_value = "25s", value_parser = duration)]
     pub drain_timeout: Duration,
     /// One line for each request on standard output, or none.
     #[arg(long, env = "MESHWRIGHT_ACCESS_LOG", value_enum, default_value_t = AccessLogFormat::Json)]

@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
@@ -34,6 +35,10 @@ use crate::proxy::upstream::Dial;
 use crate::proxy::{Proxy, serve};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Metrics, RequestMetrics};
+
+/// How long peers' connections are still accepted once the drain has begun: until every caller has
+/// heard that this endpoint is going. After that new ones would only keep the drain from ending.
+const LAME_DUCK: Duration = Duration::from_secs(5);
 
 /// Runs hyper's tasks on the worker that spawns them.
 #[derive(Clone, Copy, Debug)]
@@ -126,15 +131,29 @@ fn run(
         let proxy = Proxy::new(dial, metrics, shared.access_log, shared.drain);
         let proxy = Rc::new(proxy);
         tokio::task::spawn_local(follow(proxy.clone(), shared.state));
-        tokio::task::spawn_local(accept_all(outbound, {
+        let accepting = accept_all(outbound, {
             let proxy = proxy.clone();
             move |stream| serve::outbound_connection(proxy.clone(), stream)
-        }));
+        });
+        tokio::task::spawn_local(accepting);
         for listener in inbound {
             let proxy = proxy.clone();
-            tokio::task::spawn_local(accept_all(listener, move |stream| {
+            let mut drain = proxy.drain.clone();
+            let accepting = accept_all(listener, move |stream| {
                 serve::inbound_connection(proxy.clone(), stream)
-            }));
+            });
+            tokio::task::spawn_local(async move {
+                // The application may still call while it ends; whom it calls does not change by
+                // our ending. Who calls us has been told to go elsewhere.
+                let leaving = async {
+                    drain.begun().await;
+                    tokio::time::sleep(LAME_DUCK).await;
+                };
+                tokio::select! {
+                    () = accepting => {}
+                    () = leaving => {}
+                }
+            });
         }
         let _ = listening.send(Ok(()));
         // An error means that the one who could tell us is gone: the process is ending.

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tests::client::Client;
 use tests::mesh::{APPLICATION_PORT, Mesh};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,6 +70,38 @@ async fn a_tls_client_without_a_certificate_of_the_mesh_gets_nowhere() -> Result
         );
     }
     assert_eq!(orders.upstream.requests(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_accept_our_certificate_is_an_endpoint_that_is_not_verified()
+-> Result<()> {
+    use std::sync::Arc;
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    assert_eq!(client.get("http://orders/").await?.status, 200);
+
+    // In its place: one with the same key and leaf, that trusts another authority.
+    orders.sidecar.kill().await?;
+    let store = sidecar::identity::store::Store::open(&orders.sidecar.state())?;
+    let own = store.key_and_chain().context("a key and a chain")?;
+    let other = rcgen::generate_simple_self_signed(["other".to_owned()])?;
+    let trusted = sidecar::net::tls::root_store(&[other.cert.der().to_vec()])?;
+    let tls = sidecar::net::tls::TlsContext::new(&own, trusted)?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.server));
+    let address = SocketAddr::new(orders.sidecar.address().into(), APPLICATION_PORT);
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    let refusing = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let refused = acceptor.accept(stream).await;
+            assert!(refused.is_err());
+        }
+    });
+
+    let answer = client.get("http://orders/").await?;
+    refusing.abort();
+    assert_eq!((answer.status, answer.reason()), (503, "peer_not_verified"));
     Ok(())
 }
 

@@ -64,6 +64,27 @@ async fn a_sidecar_that_starts_before_the_operator_waits_unready() -> Result<()>
 }
 
 #[tokio::test]
+async fn a_sidecar_that_has_waited_long_is_ready_within_five_seconds_of_the_operators_return()
+-> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    mesh.kill_operator().await?;
+    let waiting = mesh.unready("web").await?;
+    // With pauses that double, the next try would be 6 to 12 s away after as many failures.
+    wait_until("it has failed often", SOON, async || {
+        let log = waiting.log()?;
+        ensure!(log.matches("no certificate").count() >= 7, "{log}");
+        Ok(())
+    })
+    .await?;
+    mesh.start_operator().await?;
+    let returned = std::time::Instant::now();
+    waiting.ready().await?;
+    let took = returned.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn traffic_goes_on_while_the_operator_is_away() -> Result<()> {
     let mesh = Mesh::start(&services(&["orders"])).await?;
     let orders = mesh.workload("orders").await?;
@@ -163,6 +184,30 @@ async fn sigterm_lets_what_is_in_flight_end_and_then_ends() -> Result<()> {
         })
         .await?;
         orders.sidecar.terminate().await
+    };
+    let (answer, code) = tokio::join!(in_flight, drained);
+
+    assert_eq!(answer?.status, 200);
+    assert_eq!(code?, Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn so_it_does_beside_a_caller() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    assert_eq!(client.get("http://orders/").await?.status, 200);
+    orders.upstream.takes(Duration::from_millis(800));
+
+    let in_flight = client.get("http://orders/slow");
+    let drained = async {
+        wait_until("the request is in flight", SOON, async || {
+            ensure!(orders.upstream.requests() == 2);
+            Ok(())
+        })
+        .await?;
+        client.sidecar().terminate().await
     };
     let (answer, code) = tokio::join!(in_flight, drained);
 

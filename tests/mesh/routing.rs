@@ -183,6 +183,79 @@ async fn a_request_that_outlasts_its_timeout_is_answered_504_in_time() -> Result
 }
 
 #[tokio::test]
+async fn a_response_that_outlasts_the_timeout_is_cut_off() -> Result<()> {
+    let yaml = services(&["orders"]) + &route("    - timeouts: { request: 300ms }\n");
+    let mesh = Mesh::start(&yaml).await?;
+    let orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    mesh.programmed("orders").await?;
+    assert_eq!(client.get("http://orders/").await?.status, 200);
+
+    orders.upstream.dawdles(Duration::from_secs(20));
+    let started = Instant::now();
+    let cut_off = client.get("http://orders/").await;
+    assert!(cut_off.is_err(), "{cut_off:?}");
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "the body was waited for"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn many_requests_share_few_connections_between_sidecars() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    let calls = (0..100).map(|_| client.get("http://orders/"));
+    for answer in futures::future::join_all(calls).await {
+        assert_eq!(answer?.status, 200);
+    }
+    let between = r#"meshwright_connections_total{direction="inbound",kind="mtls_http"}"#;
+    let between = orders.sidecar.metric(between).await?;
+    assert!(between.is_some_and(|count| count <= 2.0), "{between:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn several_workers_carry_requests_and_follow_edits_and_drain() -> Result<()> {
+    let to = |service: &str| {
+        services(&["orders", "orders-v2"])
+            + &route(&format!(
+                "    - backendRefs: [{{ name: {service}, port: 80 }}]\n"
+            ))
+    };
+    let mesh = Mesh::start(&to("orders")).await?;
+    let [one, two] = [
+        mesh.workload("orders").await?,
+        mesh.workload("orders-v2").await?,
+    ];
+    one.upstream.says("one");
+    two.upstream.says("two");
+    let client = mesh.client_with_workers("web", 4).await?;
+    mesh.programmed("orders").await?;
+    // Each is a connection of its own, and the kernel spreads those over the workers.
+    let all_say = async |expected: &str| {
+        let calls = (0..40).map(|_| client.get("http://orders/"));
+        for answer in futures::future::join_all(calls).await {
+            let answer = answer?;
+            anyhow::ensure!(answer.body == expected, "{answer:?}");
+        }
+        anyhow::Ok(())
+    };
+    all_say("one").await?;
+
+    mesh.write("routes.yaml", &to("orders-v2"))?;
+    wait_until("every worker has heard of the edit", SOON, async || {
+        all_say("two").await
+    })
+    .await?;
+    all_say("two").await?;
+    assert_eq!(client.sidecar().terminate().await?, Some(0));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_service_without_endpoints_answers_503_with_retry_after() -> Result<()> {
     let mesh = Mesh::start(&services(&["orders"])).await?;
     let client = mesh.client("web").await?;

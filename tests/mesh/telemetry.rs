@@ -45,6 +45,28 @@ async fn the_access_log_has_one_line_for_each_request_and_no_secret() -> Result<
 }
 
 #[tokio::test]
+async fn a_refusal_has_the_same_reason_in_response_log_and_metric() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let client = mesh.client("web").await?;
+    let refused = client.get("http://orders/").await?;
+    assert_eq!(refused.reason(), "no_endpoints");
+
+    let metric = r#"meshwright_requests_total{direction="outbound",service="shop/orders",route="",rule="",code="503",reason="no_endpoints"}"#;
+    wait_until("it is logged and counted", SOON, async || {
+        let log = client.sidecar().log()?;
+        let line = log
+            .lines()
+            .find(|line| line.contains(r#""status":503"#))
+            .ok_or_else(|| anyhow::anyhow!("{log}"))?;
+        let line: serde_json::Value = serde_json::from_str(line)?;
+        ensure!(line["reason"] == "no_endpoints", "{line}");
+        ensure!(client.sidecar().metric(metric).await? == Some(1.0));
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn metrics_count_requests_by_route_status_and_reason() -> Result<()> {
     let yaml = services(&["orders"])
         + &route("    - name: only\n      matches: [{ path: { type: Exact, value: /only } }]\n");

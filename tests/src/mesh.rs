@@ -217,6 +217,19 @@ impl Mesh {
         Ok(Workload { upstream, sidecar })
     }
 
+    /// A caller whose sidecar has so many workers, ready.
+    pub async fn client_with_workers(&self, app: &str, workers: usize) -> Result<Client> {
+        let (address, _) = self.addresses();
+        let more = [
+            format!("--listen-inbound={address}:15006"),
+            format!("--workers={workers}"),
+        ];
+        let sidecar = self.sidecar(app, address, &more).await?;
+        self.set_pod(sidecar.pod(), app, address, true)?;
+        sidecar.ready().await?;
+        Ok(Client::through(sidecar))
+    }
+
     /// `N` of them.
     pub async fn workloads<const N: usize>(&self, app: &str) -> Result<[Workload; N]> {
         let mut made = Vec::with_capacity(N);
@@ -310,9 +323,11 @@ impl Mesh {
             format!("--token-file={}", token_file.display()),
             format!("--bundle-file={}", path("state/roots.pem").display()),
             format!("--state={}", path(&format!("{pod}.state")).display()),
-            "--workers=1".to_owned(),
             "--drain-timeout=5s".to_owned(),
         ];
+        if !more.iter().any(|more| more.starts_with("--workers=")) {
+            arguments.push("--workers=1".to_owned());
+        }
         for (name, port) in [
             ("outbound", 15001),
             ("admin", 15000),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Channel};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -43,6 +44,7 @@ struct Shared {
     status: StatusCode,
     body: Bytes,
     delay: Duration,
+    body_delay: Duration,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
@@ -56,6 +58,7 @@ impl Upstream {
             status: StatusCode::OK,
             body: address.to_string().into(),
             delay: Duration::ZERO,
+            body_delay: Duration::ZERO,
             header: None,
         }));
         let mut upstream = Self {
@@ -116,6 +119,11 @@ impl Upstream {
         self.shared().delay = delay;
     }
 
+    /// Waits this long between the head of an answer and its body, from now on.
+    pub fn dawdles(&self, delay: Duration) {
+        self.shared().body_delay = delay;
+    }
+
     /// What it has seen.
     pub fn seen(&self) -> Vec<Seen> {
         self.shared().seen.clone()
@@ -145,14 +153,14 @@ impl Drop for Upstream {
 async fn answer(
     shared: Arc<Mutex<Shared>>,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<Channel<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body
         .collect()
         .await
         .map(|body| body.to_bytes())
         .unwrap_or_default();
-    let (status, answer, delay, header) = {
+    let (status, answer, delay, body_delay, header) = {
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.seen.push(Seen {
             method: head.method,
@@ -161,10 +169,25 @@ async fn answer(
             body,
         });
         let header = shared.header.clone();
-        (shared.status, shared.body.clone(), shared.delay, header)
+        let (delay, body_delay) = (shared.delay, shared.body_delay);
+        (
+            shared.status,
+            shared.body.clone(),
+            delay,
+            body_delay,
+            header,
+        )
     };
     tokio::time::sleep(delay).await;
-    let mut response = Response::new(Full::new(answer));
+    let (mut sender, body) = Channel::new(1);
+    let mut response = Response::new(body);
+    let length = HeaderValue::from(answer.len());
+    response.headers_mut().insert(CONTENT_LENGTH, length);
+    tokio::spawn(async move {
+        tokio::time::sleep(body_delay).await;
+        // A caller that went away wants no body.
+        let _ = sender.send_data(answer).await;
+    });
     *response.status_mut() = status;
     if let Some((name, value)) = header {
         response.headers_mut().insert(name, value);

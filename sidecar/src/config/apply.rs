@@ -20,7 +20,7 @@ use crate::telemetry::metrics::{KindLabels, Metrics};
 pub struct Applier {
     built: Built,
     state: watch::Sender<Arc<State>>,
-    roots: watch::Sender<Vec<Vec<u8>>>,
+    roots: watch::Sender<Option<Arc<Vec<Vec<u8>>>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -30,7 +30,7 @@ impl Applier {
     /// Publishes to `state`, and trust bundles to `roots`.
     pub fn new(
         state: watch::Sender<Arc<State>>,
-        roots: watch::Sender<Vec<Vec<u8>>>,
+        roots: watch::Sender<Option<Arc<Vec<Vec<u8>>>>>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -117,9 +117,9 @@ impl Applier {
         self.state.send_replace(Arc::new(state));
         if let Some(roots) = &self.built.roots {
             self.roots.send_if_modified(|current| {
-                let differs = current != &**roots;
+                let differs = current.as_ref() != Some(roots);
                 if differs {
-                    current.clone_from(roots);
+                    *current = Some(roots.clone());
                 }
                 differs
             });

@@ -24,6 +24,10 @@ use crate::net::to_operator::Operator;
 /// Pauses between attempts: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
+/// The longest pause of a workload that has no leaf in force: its pod waits for nothing else, and
+/// is to be ready within 5 s of the operator's return.
+const LONGEST_WITHOUT: Duration = Duration::from_secs(2);
+
 /// How long the operator may take to sign; it may have to ask the API server.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -89,8 +93,8 @@ pub struct Certs {
     pub trust_domain: String,
     /// Where the credentials go.
     pub publish: watch::Sender<Option<Arc<Credentials>>>,
-    /// Roots that came over the stream.
-    pub newer_roots: watch::Receiver<Vec<Vec<u8>>>,
+    /// Roots that came over the stream; `None` until some have.
+    pub newer_roots: watch::Receiver<Option<Arc<Vec<Vec<u8>>>>>,
 }
 
 // === impl Credentials ===
@@ -145,8 +149,9 @@ fn due((from, to): (SystemTime, SystemTime), now: SystemTime) -> SystemTime {
 
 impl Certs {
     /// Obtains a leaf, publishes it, renews it; never returns.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
         let mut roots = self.first_roots.clone();
+        let mut newer_roots = self.newer_roots.clone();
         if let Some(kept) = self.kept(&roots) {
             tracing::info!(identity = %kept.id, "continuing with the certificate of an earlier life");
             self.publish.send_replace(Some(Arc::new(kept)));
@@ -156,28 +161,49 @@ impl Certs {
         let mut told_by_stream = false;
         loop {
             let current = self.publish.borrow().clone();
-            let pause = current.as_ref().map_or(Duration::ZERO, |c| c.renew_in());
+            let renewed = async {
+                match &current {
+                    Some(current) if SystemTime::now() < current.due => {
+                        tokio::time::sleep(current.renew_in()).await;
+                        None
+                    }
+                    _ => {
+                        let current = current.clone();
+                        Some(self.until_signed(current, &roots, told_by_stream).await)
+                    }
+                }
+            };
+            let newer = async {
+                let differs = |newer: &Option<Arc<Vec<Vec<u8>>>>| {
+                    newer
+                        .as_deref()
+                        .is_some_and(|newer| !told_by_stream || *newer != roots)
+                };
+                match newer_roots.wait_for(differs).await {
+                    Ok(newer) => newer.as_deref().cloned().unwrap_or_default(),
+                    // Nobody is left to tell: the process is ending.
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            // New trust does not wait for an operator that does not sign: asking begins again, of
+            // somebody whom it vouches for.
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                Ok(()) = self.newer_roots.changed() => {
+                renewed = renewed => {
+                    let Some(renewed) = renewed else { continue };
+                    roots.clone_from(&renewed.roots);
+                    tracing::info!(identity = %renewed.id, "certificate obtained");
+                    self.publish.send_replace(Some(Arc::new(renewed)));
+                }
+                newer = newer => {
                     told_by_stream = true;
-                    let newer = self.newer_roots.borrow_and_update().clone();
                     if newer != roots {
                         roots = newer;
                         if let Some(current) = &current {
                             self.trust(current, &roots);
                         }
                     }
-                    continue;
                 }
             }
-            if current.as_ref().is_some_and(|c| SystemTime::now() < c.due) {
-                continue;
-            }
-            let renewed = self.until_signed(current, &roots, told_by_stream).await;
-            roots.clone_from(&renewed.roots);
-            tracing::info!(identity = %renewed.id, "certificate obtained");
-            self.publish.send_replace(Some(Arc::new(renewed)));
         }
     }
 
@@ -224,7 +250,11 @@ impl Certs {
             tracing::warn!(%error, retry_in = ?pause, "no certificate");
             let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::time::sleep(jittered).await;
-            pause = (pause * 2).min(BACKOFF.1);
+            let in_force = current.as_deref().is_some_and(Credentials::in_force);
+            pause = (pause * 2).min(match in_force {
+                true => BACKOFF.1,
+                false => LONGEST_WITHOUT,
+            });
         }
     }
 

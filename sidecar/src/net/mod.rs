@@ -1,9 +1,10 @@
-//! Sockets: accepting, where a connection was going, what its first bytes are, TLS, opaque copying.
+//! Sockets: accepting, places for strangers, where a connection was going, what its first bytes are, TLS, opaque copying.
 
 pub mod accept;
 pub mod connect;
 pub mod detect;
 pub mod opaque;
 pub mod original_dst;
+pub mod places;
 pub mod tls;
 pub mod to_operator;

@@ -149,7 +149,7 @@ impl Context {
         Line {
             time: Timestamp(self.time),
             direction: self.direction.name(),
-            method: self.method.as_str(),
+            method: short(self.method.as_str()),
             host: short(host),
             path: short(self.uri.path()),
             source: self.source.as_ref().map_or("", SpiffeId::as_str),

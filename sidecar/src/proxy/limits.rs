@@ -39,7 +39,8 @@ const MAX_PENDING_RESETS: usize = 20;
 /// Streams that we reset because the peer broke the protocol (RUSTSEC-2024-0003).
 const MAX_LOCAL_RESETS: usize = 1024;
 
-/// Inbound connections at a time, for each worker, whose peer has not proved who it is; more wait.
+/// Inbound connections at a time, for each worker, whose peer has not proved who it is; for one more
+/// the oldest is closed. An honest peer needs a place for one handshake.
 pub const STRANGERS: usize = 1024;
 
 /// PING on a connection with nothing else to say, and the time for its answer: a peer that

@@ -35,11 +35,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use destination::Destinations;
-use tokio::sync::Semaphore;
 use upstream::{Dial, Upstream};
 
 use crate::config::State;
 use crate::drain::Drain;
+use crate::net::places::Places;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::RequestMetrics;
 
@@ -56,7 +56,7 @@ pub struct Proxy {
     /// When to stop.
     pub drain: Drain,
     /// Places for connections whose peer has not proved who it is yet.
-    pub strangers: Semaphore,
+    pub strangers: Rc<Places>,
     /// Connections to the own application, by the address called.
     applications: RefCell<HashMap<SocketAddr, Rc<Upstream>>>,
 }
@@ -77,7 +77,7 @@ impl Proxy {
             metrics,
             access_log,
             drain,
-            strangers: Semaphore::new(limits::STRANGERS),
+            strangers: Places::new(limits::STRANGERS),
             applications: RefCell::default(),
         }
     }

@@ -11,7 +11,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::SemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -24,6 +23,7 @@ use super::opaque::{self, Silent};
 use super::outbound::{self, Captured};
 use super::{Proxy, headers, limits};
 use crate::config::service::Protocol;
+use crate::identity::SpiffeId;
 use crate::identity::verify::identity_of;
 use crate::net::detect::{FirstBytes, first_bytes};
 use crate::net::original_dst::original_dst;
@@ -112,17 +112,35 @@ pub async fn inbound_connection(px: Rc<Proxy>, stream: TcpStream) {
         return;
     };
     // Held until the peer has proved who it is: strangers share a bounded number of places.
-    let Ok(stranger) = px.strangers.acquire().await else {
-        return;
+    let mut place = px.strangers.take();
+    let proved = place.during(stranger(&px, stream)).await;
+    drop(place);
+    let ended = match proved {
+        Some(Ok(Some((stream, identity)))) => {
+            inbound_proved(&px, stream, FromPeer { identity, called }).await
+        }
+        Some(Ok(None)) => return,
+        Some(Err(error)) => Err(error),
+        None => Err(Error::new(Reason::PeerNotVerified, "too many strangers")),
     };
-    match first_bytes(&stream).await {
-        Ok(FirstBytes::Tls) => {}
-        Ok(FirstBytes::Closed) | Err(_) => return,
-        Ok(other) => return refuse_plaintext(&px, stream, other).await,
-    }
-    if let Err(error) = inbound_tls(&px, stream, called, stranger).await {
+    if let Err(error) = ended {
         px.metrics.all().refused(Direction::inbound, error.reason);
         tracing::debug!(%called, %error, "inbound connection ended");
+    }
+}
+
+/// Who has connected; nobody when there is nothing more to say to them.
+async fn stranger(
+    px: &Rc<Proxy>,
+    stream: TcpStream,
+) -> Result<Option<(TlsStream<TcpStream>, SpiffeId)>, Error> {
+    match first_bytes(&stream).await {
+        Ok(FirstBytes::Tls) => handshake(px, stream).await.map(Some),
+        Ok(FirstBytes::Closed) | Err(_) => Ok(None),
+        Ok(other) => {
+            refuse_plaintext(px, stream, other).await;
+            Ok(None)
+        }
     }
 }
 
@@ -146,12 +164,10 @@ async fn refuse_plaintext(px: &Proxy, mut stream: TcpStream, seen: FirstBytes) {
     }
 }
 
-async fn inbound_tls(
+async fn handshake(
     px: &Rc<Proxy>,
     stream: TcpStream,
-    called: SocketAddr,
-    stranger: SemaphorePermit<'_>,
-) -> Result<(), Error> {
+) -> Result<(TlsStream<TcpStream>, SpiffeId), Error> {
     let credentials = px.dial.credentials.borrow().clone();
     let credentials = credentials
         .filter(|credentials| credentials.in_force())
@@ -162,17 +178,29 @@ async fn inbound_tls(
         .await
         .map_err(|_| refused("the TLS handshake took too long".into()))?
         .map_err(|error| refused(error.to_string()))?;
-    let session = stream.get_ref().1;
-    let leaf = session.peer_certificates().and_then(<[_]>::first);
+    let leaf = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first);
     let leaf = leaf.ok_or_else(|| refused("no certificate".into()))?;
     let identity = identity_of(leaf, credentials.id.trust_domain())
         .map_err(|error| refused(error.to_string()))?;
-    drop(stranger);
-    let peer = FromPeer { identity, called };
-    match session.alpn_protocol() {
+    Ok((stream, identity))
+}
+
+async fn inbound_proved(
+    px: &Rc<Proxy>,
+    stream: TlsStream<TcpStream>,
+    peer: FromPeer,
+) -> Result<(), Error> {
+    match stream.get_ref().1.alpn_protocol() {
         Some(protocol) if protocol == ALPN_H2 => inbound_h2(px, stream, peer).await,
         Some(protocol) if protocol == ALPN_TCP => opaque::inbound(px, stream, &peer).await,
-        _ => Err(refused("no protocol of the mesh was offered".into())),
+        _ => Err(Error::new(
+            Reason::PeerNotVerified,
+            "no protocol of the mesh was offered",
+        )),
     }
 }
 

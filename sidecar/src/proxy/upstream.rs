@@ -18,6 +18,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -41,6 +42,10 @@ const MAX_IDLE: Duration = Duration::from_secs(4);
 
 /// Idle connections kept for one place by one worker.
 const MAX_IDLE_CONNECTIONS: usize = 100;
+
+/// Connections to a peer that may end before they carried anything until a request gives up: one
+/// may have met the peer's end, two are a peer that does not want us.
+const MAX_CLOSED_AT_ONCE: u32 = 2;
 
 /// One place and the connections to it.
 pub struct Upstream {
@@ -230,14 +235,20 @@ impl Upstream {
     // --- HTTP/2 ---
 
     async fn h2_sender(self: &Rc<Self>) -> Result<Stream, Error> {
+        let mut closed_at_once = 0;
         loop {
             if let Some((sender, streams)) = self.open_h2() {
                 streams.set(streams.get() + 1);
                 return Ok((sender, streams));
             }
-            self.connecting()
-                .await
-                .map_err(|Failed(reason, detail)| Error::new(reason, &*detail))?;
+            if closed_at_once == MAX_CLOSED_AT_ONCE {
+                let why = "the peer closes every connection";
+                return Err(Error::connect(self.address(), &why));
+            }
+            self.connecting().await?;
+            if self.h2.borrow().iter().all(|one| one.sender.is_closed()) {
+                closed_at_once += 1;
+            }
         }
     }
 
@@ -285,7 +296,18 @@ impl Upstream {
     async fn new_h2_connection(&self) -> Result<(), Error> {
         let credentials = self.current_credentials()?;
         let tls = credentials.tls.client_h2.clone();
-        let stream = self.open_mutual_tls(tls, &credentials).await?;
+        let mut stream = self.open_mutual_tls(tls, &credentials).await?;
+        // A peer that does not accept our certificate says so when the handshake has ended for us
+        // (RFC 8446 section 4.4.2.4). One that does sends its SETTINGS unasked: only then is it
+        // known that requests will be read, and nothing of one has been sent before.
+        let first = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.fill_buf()).await;
+        let address = self.address();
+        match first {
+            Ok(Ok([])) => return Err(Error::connect(address, &"the peer closed at once")),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(not_verified_or_failed(address, &error)),
+            Err(_) => return Err(Error::connect(address, &"the peer said nothing")),
+        }
         let (sender, connection) = limits::h2_client(LocalExecutor)
             .handshake(TokioIo::new(stream))
             .await
@@ -316,12 +338,16 @@ impl Upstream {
     /// # Errors
     /// `connect_failed`.
     pub async fn open_plain(&self) -> Result<TcpStream, Error> {
-        let address = match &self.to {
-            To::Endpoint(endpoint) => endpoint.address,
-            To::Application(called) => *called,
-        };
+        let address = self.address();
         let opened = self.dial.connector.to_peer(address).await;
         opened.map_err(|error| Error::connect(address, &error))
+    }
+
+    fn address(&self) -> SocketAddr {
+        match &self.to {
+            To::Endpoint(endpoint) => endpoint.address,
+            To::Application(called) => *called,
+        }
     }
 
     fn current_credentials(&self) -> Result<Arc<Credentials>, Error> {
@@ -386,6 +412,12 @@ fn not_verified_or_failed(address: SocketAddr, error: &std::io::Error) -> Error 
             Error::new(Reason::PeerNotVerified, format!("{address}: {error}"))
         }
         _ => Error::connect(address, error),
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(Failed(reason, detail): Failed) -> Self {
+        Self::new(reason, &*detail)
     }
 }
 
