@@ -12,7 +12,7 @@ use crds::{ApiRouteSpec, BackendRef, Match, PathType, RouteRule, Timeouts};
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use wire::mesh::{self, Protocol};
 
-use crate::endpoints::{is_external_name, is_http2, protocol, tcp_ports};
+use crate::endpoints::{is_external_name, protocol, tcp_ports};
 use crate::host;
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings};
@@ -132,17 +132,11 @@ impl Reader<'_> {
         }
         let mut ports = tcp_ports(service).peekable();
         let speaks_http = ports.peek().is_none() || ports.any(|(_, port)| is_http(port));
-        let remedy = match tcp_ports(service).any(|(_, port)| is_http2(port)) {
-            true => {
-                "/1.1, and HTTP/2 to applications is not routed yet: calls are carried as they are."
-            }
-            false => ": set the port's appProtocol to http, or name it http, if it does.",
-        };
         (!speaks_http).then(|| Refusal {
             reason: Reason::UnsupportedProtocol,
             message: format!(
                 "spec.hosts[{index}]: no port of Service {name:?} in namespace {namespace} speaks \
-                 HTTP{remedy}"
+                 HTTP: set the port's appProtocol to http, or name it http, if it does."
             ),
         })
     }
@@ -272,14 +266,6 @@ impl Reader<'_> {
                     listed(service)
                 ),
             )),
-            Some((number, port)) if is_http2(port) => Some((
-                Reason::UnsupportedProtocol,
-                "port",
-                format!(
-                    "port {number} of Service {name:?} in namespace {namespace} is declared to speak \
-                     HTTP/2, and HTTP/2 to applications is not routed yet"
-                ),
-            )),
             Some((number, port)) if !is_http(port) => Some((
                 Reason::UnsupportedProtocol,
                 "port",
@@ -307,7 +293,7 @@ fn namespaces(services: &[ObjectKey]) -> impl Iterator<Item = &str> {
 }
 
 fn is_http(port: &ServicePort) -> bool {
-    protocol(port) == Protocol::Http
+    protocol(port) != Protocol::Tcp
 }
 
 pub(crate) fn service_ref(key: &ObjectKey) -> mesh::ServiceRef {

@@ -15,37 +15,19 @@ use crate::workload;
 /// The label by which a slice names its Service.
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-/// What a Service's port is declared to speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Declared {
-    Http,
-    /// To applications, sidecars speak HTTP/1.1 alone.
-    Http2,
-    Opaque,
-}
-
-/// How the bytes of a Service's port are read: as it is declared, else as HTTP, where the first
-/// bytes decide. What is encrypted by the application (`https`, `tls`) is opaque, and so is HTTP/2
-/// (`h2c`, `grpc`): an application that has no HTTP/1.1 could not be called otherwise.
+/// How the bytes of a Service's port are read: as it is declared, else as the first bytes tell. What
+/// is encrypted by the application (`https`, `tls`) is opaque.
 pub fn protocol(port: &ServicePort) -> Protocol {
-    match declared(port) {
-        None | Some(Declared::Http) => Protocol::Http,
-        Some(Declared::Http2 | Declared::Opaque) => Protocol::Tcp,
-    }
-}
-
-/// Whether the port is opaque only because HTTP/2 to applications isn't routed.
-pub(crate) fn is_http2(port: &ServicePort) -> bool {
-    declared(port) == Some(Declared::Http2)
+    declared(port).unwrap_or(Protocol::Detect)
 }
 
 /// By `appProtocol`, else by the first word of the port's name.
-fn declared(port: &ServicePort) -> Option<Declared> {
+fn declared(port: &ServicePort) -> Option<Protocol> {
     let by_word = |word: &str| match word {
-        "http" | "ws" | "grpc-web" => Some(Declared::Http),
-        "http2" | "h2c" | "grpc" => Some(Declared::Http2),
+        "http" | "ws" | "grpc-web" => Some(Protocol::Http),
+        "http2" | "h2c" | "grpc" => Some(Protocol::Http2),
         "tcp" | "https" | "tls" | "wss" | "mongo" | "mysql" | "postgres" | "postgresql"
-        | "redis" | "amqp" | "nats" | "kafka" | "smtp" => Some(Declared::Opaque),
+        | "redis" | "amqp" | "nats" | "kafka" | "smtp" => Some(Protocol::Tcp),
         _ => None,
     };
     let declared = port.app_protocol.as_deref().map(str::to_ascii_lowercase);
@@ -262,49 +244,37 @@ mod tests {
     }
 
     #[test]
-    fn the_declared_protocol_comes_before_the_name_and_http_is_the_default() {
+    fn the_declared_protocol_comes_before_the_name_and_without_either_the_bytes_tell() {
         for (name, app_protocol, expected) in [
-            (None, None, Protocol::Http),
+            (None, None, Protocol::Detect),
             (Some("http"), None, Protocol::Http),
             (Some("grpc-web"), None, Protocol::Http),
             (Some("grpc-web-public"), None, Protocol::Http),
             (Some("tcp"), Some("grpc-web"), Protocol::Http),
-            (Some("admin"), None, Protocol::Http),
+            (Some("admin"), None, Protocol::Detect),
             (Some("tcp-admin"), None, Protocol::Tcp),
             (Some("https"), None, Protocol::Tcp),
             (Some("http"), Some("tcp"), Protocol::Tcp),
             (Some("tcp"), Some("http"), Protocol::Http),
             (Some("tcp"), Some("kubernetes.io/ws"), Protocol::Http),
             (Some("tcp"), Some("example.com/own"), Protocol::Tcp),
+            (None, Some("example.com/own"), Protocol::Detect),
             (None, Some("HTTP"), Protocol::Http),
+            (Some("grpc"), None, Protocol::Http2),
+            (Some("grpc-api"), None, Protocol::Http2),
+            (Some("grpc-webhook"), None, Protocol::Http2),
+            (Some("h2c"), None, Protocol::Http2),
+            (Some("http2"), None, Protocol::Http2),
+            (None, Some("gRPC"), Protocol::Http2),
+            (Some("http"), Some("grpc"), Protocol::Http2),
+            (Some("http"), Some("http2"), Protocol::Http2),
+            (Some("http"), Some("kubernetes.io/h2c"), Protocol::Http2),
         ] {
             assert_eq!(
                 protocol(&port(name, app_protocol)),
                 expected,
                 "{name:?} {app_protocol:?}"
             );
-        }
-    }
-
-    #[test]
-    fn http2_to_applications_is_opaque() {
-        for (name, app_protocol) in [
-            (Some("grpc"), None),
-            (Some("grpc-api"), None),
-            (Some("grpc-webhook"), None),
-            (Some("h2c"), None),
-            (Some("http2"), None),
-            (None, Some("gRPC")),
-            (Some("http"), Some("grpc")),
-            (Some("http"), Some("http2")),
-            (Some("http"), Some("kubernetes.io/h2c")),
-        ] {
-            let port = port(name, app_protocol);
-            assert_eq!(protocol(&port), Protocol::Tcp, "{name:?} {app_protocol:?}");
-            assert!(is_http2(&port), "{name:?} {app_protocol:?}");
-        }
-        for name in ["http", "tcp", "https"] {
-            assert!(!is_http2(&port(Some(name), None)), "{name}");
         }
     }
 }

@@ -22,11 +22,11 @@ pub(crate) fn compile<'a>(
             let Some(target) = target_port(number, port, pod) else {
                 continue;
             };
-            // Where two of the Service's ports mean one port of the pod and differ, HTTP holds: it
-            // is what more can be enforced on.
+            // Where two of the Service's ports mean one port of the pod and differ, that holds on
+            // which more can be enforced.
             let entry = ports.entry(target).or_insert(Protocol::Tcp);
-            if protocol(port) == Protocol::Http {
-                *entry = Protocol::Http;
+            if enforceable(protocol(port)) > enforceable(*entry) {
+                *entry = protocol(port);
             }
         }
     }
@@ -40,6 +40,17 @@ pub(crate) fn compile<'a>(
                 protocol: protocol.into(),
             })
             .collect(),
+    }
+}
+
+/// How much can be enforced on what a port carries.
+fn enforceable(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Unspecified | Protocol::Tcp => 0,
+        Protocol::Detect => 1,
+        Protocol::Http2 => 2,
+        // The application is spoken to as its caller speaks, so it holds for HTTP/2 as well.
+        Protocol::Http => 3,
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use wire::delta::Held;
 
 use crate::config::State;
+use crate::config::followers::Followers;
 use crate::drain::Drain;
 use crate::identity::certs::Credentials;
 use crate::net::accept::{accept, listen};
@@ -61,6 +62,8 @@ pub struct Readiness {
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     /// How things stand with the operator.
     pub stream: watch::Receiver<wire::client::State>,
+    /// Whether the workers follow.
+    pub followers: Arc<Followers>,
     /// Whether we are ending.
     pub drain: Drain,
 }
@@ -276,6 +279,8 @@ impl Readiness {
             Some("the configuration has not arrived completely")
         } else if !self.state.borrow().is_complete() {
             Some("the operator has not said yet who may call this workload")
+        } else if !self.followers.are_ready() {
+            Some("not every worker has what it needs yet")
         } else {
             None
         }

@@ -16,6 +16,7 @@ use crate::admin::{self, Admin, Readiness};
 use crate::args::{AccessLogFormat, Args};
 use crate::config::State;
 use crate::config::apply::Applier;
+use crate::config::followers::Followers;
 use crate::identity::certs::{Certs, Credentials};
 use crate::identity::store::{self, Store};
 use crate::net::connect::Connector;
@@ -73,6 +74,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
     let (credentials, credentials_changes) = watch::channel(None);
     let (roots, newer_roots) = watch::channel(None);
     let (stop_workers, stopped) = watch::channel(false);
+    let followers = Arc::new(Followers::new(args.workers()));
 
     let shared = worker::Shared {
         outbound: args.listen_outbound,
@@ -80,6 +82,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         connector,
         state: state_changes.clone(),
         credentials: credentials_changes.clone(),
+        followers: followers.clone(),
         metrics: metrics.clone(),
         access_log,
         drain: drain.clone(),
@@ -99,7 +102,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
     let expiry =
         tokio::task::spawn_local(report_expiry(metrics.clone(), credentials_changes.clone()));
 
-    let applier = Applier::new(state, roots, metrics.clone());
+    let applier = Applier::new(state, roots, followers.clone(), metrics.clone());
     let (held_lines, held) = watch::channel(Arc::default());
     let (stream_state, stream) = watch::channel(wire::client::State::default());
     let configuration = tokio::task::spawn_local({
@@ -126,6 +129,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
             state: state_changes,
             credentials: credentials_changes,
             stream,
+            followers,
             drain,
         },
         held,

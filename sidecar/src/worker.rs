@@ -27,6 +27,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 
 use crate::config::State;
+use crate::config::followers::Followers;
 use crate::drain::Drain;
 use crate::identity::certs::Credentials;
 use crate::net::accept::{accept, listen};
@@ -57,6 +58,8 @@ pub struct Shared {
     pub state: watch::Receiver<Arc<State>>,
     /// Who we are.
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    /// Whom to tell that what was published is followed.
+    pub followers: Arc<Followers>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What is written down.
@@ -93,7 +96,7 @@ pub fn start(
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || {
-                if let Err(error) = run(shared, stop, &listening) {
+                if let Err(error) = run(number, shared, stop, &listening) {
                     let _ = listening.send(Err(error));
                 }
             })
@@ -108,6 +111,7 @@ pub fn start(
 }
 
 fn run(
+    number: usize,
     shared: Shared,
     mut stop: watch::Receiver<bool>,
     listening: &std::sync::mpsc::Sender<io::Result<()>>,
@@ -123,14 +127,17 @@ fn run(
             connector: Rc::new(shared.connector),
             credentials: Rc::default(),
         };
-        tokio::task::spawn_local(follow_credentials(
-            dial.credentials.clone(),
-            shared.credentials,
-        ));
+        let own = dial.credentials.clone();
         let metrics = Rc::new(RequestMetrics::new(shared.metrics));
         let proxy = Proxy::new(dial, metrics, shared.access_log, shared.drain);
         let proxy = Rc::new(proxy);
-        tokio::task::spawn_local(follow(proxy.clone(), shared.state));
+        let following = Following {
+            number,
+            proxy: proxy.clone(),
+            credentials: own,
+            followers: shared.followers,
+        };
+        tokio::task::spawn_local(following.run(shared.state, shared.credentials));
         let accepting = accept_all(outbound, {
             let proxy = proxy.clone();
             move |stream| serve::outbound_connection(proxy.clone(), stream)
@@ -162,24 +169,41 @@ fn run(
     })
 }
 
-async fn follow_credentials(
-    own: Rc<RefCell<Option<Arc<Credentials>>>>,
-    mut credentials: watch::Receiver<Option<Arc<Credentials>>>,
-) {
-    loop {
-        *own.borrow_mut() = credentials.borrow_and_update().clone();
-        if credentials.changed().await.is_err() {
-            return;
-        }
-    }
+/// Keeps a worker at what the control thread has published.
+struct Following {
+    number: usize,
+    proxy: Rc<Proxy>,
+    credentials: Rc<RefCell<Option<Arc<Credentials>>>>,
+    followers: Arc<Followers>,
 }
 
-async fn follow(proxy: Rc<Proxy>, mut state: watch::Receiver<Arc<State>>) {
-    loop {
-        let next = state.borrow_and_update().clone();
-        proxy.follow(next);
-        if state.changed().await.is_err() {
-            return;
+impl Following {
+    async fn run(
+        self,
+        mut states: watch::Receiver<Arc<State>>,
+        mut credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    ) {
+        loop {
+            let state = states.borrow_and_update().clone();
+            let current = credentials.borrow_and_update().clone();
+            let ready = state.is_complete() && current.is_some();
+            let number = state.number;
+            *self.credentials.borrow_mut() = current;
+            if number != self.proxy.destinations.state().number {
+                self.proxy.follow(state);
+            }
+            self.followers.follows(self.number, number);
+            if ready {
+                self.followers.is_ready(self.number);
+            }
+            let changed = tokio::select! {
+                changed = states.changed() => changed,
+                changed = credentials.changed() => changed,
+            };
+            // Who could tell us of another is gone: the process is ending.
+            if changed.is_err() {
+                return;
+            }
         }
     }
 }

@@ -4,5 +4,6 @@ mod bounds;
 mod configuration;
 mod identity;
 mod life;
+mod protocols;
 mod routing;
 mod telemetry;

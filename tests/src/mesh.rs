@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::client::Client;
@@ -215,6 +216,19 @@ impl Mesh {
         self.set_pod(sidecar.pod(), app, address, true)?;
         sidecar.ready().await?;
         Ok(Workload { upstream, sidecar })
+    }
+
+    /// A sidecar, ready, beside an application that the test itself is: whoever calls the Service
+    /// whose selector is `app: <app>` arrives at the listener.
+    pub async fn listener(&self, app: &str) -> Result<(TcpListener, Sidecar)> {
+        let (address, application) = self.addresses();
+        let listener = TcpListener::bind((application, APPLICATION_PORT)).await?;
+        let inbound = format!("--listen-inbound={address}:{APPLICATION_PORT}");
+        let to = format!("--application-address={application}");
+        let sidecar = self.sidecar(app, address, &[inbound, to]).await?;
+        self.set_pod(sidecar.pod(), app, address, true)?;
+        sidecar.ready().await?;
+        Ok((listener, sidecar))
     }
 
     /// A caller whose sidecar has so many workers, ready.

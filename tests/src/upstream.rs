@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::Result;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Channel};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -28,6 +28,8 @@ pub struct Upstream {
 /// A request as the application saw it.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    /// The version of HTTP that it came in.
+    pub version: Version,
     /// Its method.
     pub method: Method,
     /// Path and query.
@@ -81,6 +83,14 @@ impl Upstream {
                 let shared = shared.clone();
                 connections.spawn(async move {
                     let service = service_fn(move |request| answer(shared.clone(), request));
+                    let mut first = [0; 3];
+                    // As servers that speak both do: by the preface of HTTP/2.
+                    if matches!(stream.peek(&mut first).await, Ok(3)) && first == *b"PRI" {
+                        let _ = http2::Builder::new(TokioExecutor::new())
+                            .serve_connection(TokioIo::new(stream), service)
+                            .await;
+                        return;
+                    }
                     let _ = http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
                         .await;
@@ -163,6 +173,7 @@ async fn answer(
     let (status, answer, delay, body_delay, header) = {
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.seen.push(Seen {
+            version: head.version,
             method: head.method,
             target: head.uri.to_string(),
             headers: head.headers,

@@ -35,10 +35,12 @@ async fn ready_means_a_certificate_in_force_a_whole_configuration_and_the_own_gu
     let (certificate, certificates) = watch::channel(None);
     let (stream, stream_changes) = watch::channel(wire::client::State::default());
     let (trigger, drain) = drain::new();
+    let followers = Arc::new(Followers::new(1));
     let readiness = Readiness {
         state: state_changes,
         credentials: certificates,
         stream: stream_changes,
+        followers: followers.clone(),
         drain,
     };
     assert_eq!(readiness.missing(), Some("no certificate in force yet"));
@@ -55,6 +57,11 @@ async fn ready_means_a_certificate_in_force_a_whole_configuration_and_the_own_gu
         Some("the operator has not said yet who may call this workload")
     );
     state.send_replace(complete());
+    assert_eq!(
+        readiness.missing(),
+        Some("not every worker has what it needs yet")
+    );
+    followers.is_ready(0);
     assert_eq!(readiness.missing(), None);
     trigger.begin().await;
     assert_eq!(readiness.missing(), Some("draining"));

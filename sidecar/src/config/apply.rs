@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use wire::Kind;
 use wire::delta::{Apply, Change, Rejected};
 
+use super::followers::Followers;
 use super::guard::{Guard, Workload};
 use super::route::Route;
 use super::service::Service;
@@ -21,7 +22,9 @@ pub struct Applier {
     built: Built,
     state: watch::Sender<Arc<State>>,
     roots: watch::Sender<Option<Arc<Vec<Vec<u8>>>>>,
+    followers: Arc<Followers>,
     metrics: Arc<Metrics>,
+    published: u64,
 }
 
 // === impl Applier ===
@@ -31,13 +34,16 @@ impl Applier {
     pub fn new(
         state: watch::Sender<Arc<State>>,
         roots: watch::Sender<Option<Arc<Vec<Vec<u8>>>>>,
+        followers: Arc<Followers>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             built: Built::default(),
             state,
             roots,
+            followers,
             metrics,
+            published: 0,
         }
     }
 
@@ -98,8 +104,10 @@ impl Applier {
         }
     }
 
-    fn publish(&self) {
-        let state = State::link(self.built.clone());
+    fn publish(&mut self) {
+        let mut state = State::link(self.built.clone());
+        self.published += 1;
+        state.number = self.published;
         let kinds = [
             ("endpoints", self.built.services.len()),
             ("route", self.built.routes.len()),
@@ -115,6 +123,9 @@ impl Applier {
                 .set(count);
         }
         self.state.send_replace(Arc::new(state));
+        if !self.followers.wait_for(self.published) {
+            tracing::error!("a worker does not follow; what it was told is not in force there yet");
+        }
         if let Some(roots) = &self.built.roots {
             self.roots.send_if_modified(|current| {
                 let differs = current.as_ref() != Some(roots);

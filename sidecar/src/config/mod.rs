@@ -5,6 +5,7 @@
 //! the state is handed to every worker. A request reads one state from beginning to end.
 
 pub mod apply;
+pub mod followers;
 pub mod guard;
 pub mod route;
 pub mod service;

@@ -39,10 +39,14 @@ pub struct Port {
 /// How the bytes of a port are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/1.1, or HTTP/2 with prior knowledge.
+    /// HTTP, declared: HTTP/1.1, or HTTP/2 with prior knowledge where the caller speaks it.
     Http,
-    /// Opaque.
+    /// HTTP/2, declared: the application speaks nothing else (h2c, gRPC).
+    Http2,
+    /// Opaque, declared.
     Tcp,
+    /// Not declared: the first bytes tell.
+    Detect,
 }
 
 /// One address that answers. Equal endpoints are reached over the same connections.
@@ -157,7 +161,9 @@ impl Protocol {
     pub fn build(sent: i32) -> Result<Self, String> {
         match mesh::Protocol::try_from(sent) {
             Ok(mesh::Protocol::Http) => Ok(Self::Http),
+            Ok(mesh::Protocol::Http2) => Ok(Self::Http2),
             Ok(mesh::Protocol::Tcp) => Ok(Self::Tcp),
+            Ok(mesh::Protocol::Detect) => Ok(Self::Detect),
             Ok(mesh::Protocol::Unspecified) | Err(_) => {
                 Err(format!("protocol {sent} is not known to this sidecar"))
             }

@@ -13,6 +13,8 @@ use super::service::{Port, Protocol, Service, ServiceKey};
 pub struct State {
     /// Built resources by id, as they were sent.
     pub built: Built,
+    /// Counts the states of this process, from 1; 0 is before the first.
+    pub number: u64,
     /// Where a virtual address leads.
     by_address: HashMap<SocketAddr, Called>,
     /// Virtual addresses with any port: a call to a port that the Service lacks is not a call to

@@ -5,8 +5,13 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-/// How long a connection may stay silent before we stop waiting to learn what it is. Long enough
-/// for any client that means to send something, short enough that silent sockets do not pile up.
+/// How long a port whose protocol is not declared is waited for before we listen to its server too.
+/// What is said first decides then, so that nothing is lost but this time, which every connection
+/// of a protocol whose server speaks first waits for.
+pub const DETECT_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long a stranger may stay silent before we stop waiting to learn what it is. Long enough for
+/// any client that means to send something, short enough that silent sockets do not pile up.
 pub const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A TLS record of type handshake (RFC 8446 section 5.1).

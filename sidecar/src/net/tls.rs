@@ -16,6 +16,8 @@ use crate::identity::verify::ChainVerifier;
 
 /// HTTP/2 between sidecars.
 pub const ALPN_H2: &[u8] = b"meshwright/h2";
+/// HTTP/1.1 between sidecars: a request that is to become another protocol (WebSocket).
+pub const ALPN_H1: &[u8] = b"meshwright/h1";
 /// Opaque bytes between sidecars.
 pub const ALPN_TCP: &[u8] = b"meshwright/tcp";
 /// gRPC to the operator.
@@ -31,6 +33,8 @@ pub struct TlsContext {
     pub server: Arc<ServerConfig>,
     /// For HTTP/2 to a peer.
     pub client_h2: Arc<ClientConfig>,
+    /// For HTTP/1.1 to a peer.
+    pub client_h1: Arc<ClientConfig>,
     /// For opaque bytes to a peer.
     pub client_tcp: Arc<ClientConfig>,
     /// For gRPC to the operator, with our leaf.
@@ -112,12 +116,13 @@ impl TlsContext {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
             .with_single_cert(own.chain.clone(), own.key.clone_key())?;
-        server.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_TCP.to_vec()];
+        server.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_H1.to_vec(), ALPN_TCP.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         Ok(Self {
             server: Arc::new(server),
             client_h2: client(ALPN_H2)?,
+            client_h1: client(ALPN_H1)?,
             client_tcp: client(ALPN_TCP)?,
             client_grpc: client(ALPN_GRPC)?,
         })

@@ -2,7 +2,7 @@
 //!
 //! | policy | phase | CRD field | verb |
 //! |---|---|---|---|
-//! | [`timeout`] | around all attempts | `ApiRoute.rules[].timeouts.request` | `start` |
+//! | [`timeout`] | around all attempts | `ApiRoute.rules[].timeouts.request`, `grpc-timeout` | `start` |
 //! | [`load_balancer`] | endpoint | (always on) | `pick` |
 //!
 //! The anatomy of a file: what it does, in which phase, from which field, and what a client sees

@@ -1,7 +1,7 @@
 //! Request timeout: an end to waiting, counted from the request's head to the response's last byte.
 //!
 //! Phase: around all attempts of a request, in the caller's sidecar. From
-//! `ApiRoute.rules[].timeouts.request`. When it passes before the response's head, the client sees
+//! `ApiRoute.rules[].timeouts.request`, and from the caller's `grpc-timeout` if that is sooner. When it passes before the response's head, the client sees
 //! 504 with reason `request_timeout`; when it passes later, the response is cut off, because a
 //! status that has been sent cannot be taken back.
 
@@ -22,6 +22,14 @@ impl Deadline {
     /// Starts counting at `from`.
     pub fn start(timeout: Option<Duration>, from: Instant) -> Self {
         Self(timeout.and_then(|timeout| from.checked_add(timeout)))
+    }
+
+    /// This one, or the one that the caller set itself when that comes first.
+    pub fn or_sooner(self, timeout: Option<Duration>, from: Instant) -> Self {
+        match (self.0, Self::start(timeout, from).0) {
+            (Some(own), Some(callers)) => Self(Some(own.min(callers))),
+            (own, callers) => Self(own.or(callers)),
+        }
     }
 
     /// When, if ever.
@@ -67,6 +75,22 @@ mod tests {
                 Ok(7)
             });
             assert_eq!(work.await.unwrap(), 7);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_the_routes_and_the_callers_deadline_the_sooner_holds() {
+        let now = Instant::now();
+        let second = Some(Duration::from_secs(1));
+        let minute = Some(Duration::from_secs(60));
+        for (own, callers) in [
+            (second, minute),
+            (minute, second),
+            (None, second),
+            (second, None),
+        ] {
+            let deadline = Deadline::start(own, now).or_sooner(callers, now);
+            assert_eq!(deadline.instant(), now.checked_add(Duration::from_secs(1)));
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::time::Sleep;
 
 use super::context::Account;
 use super::error::{Error, Reason};
+use super::upgrade::Switched;
 use super::upstream::Lease;
 use crate::policy::timeout::Deadline;
 
@@ -36,6 +37,8 @@ pub struct ResponseBody {
 enum From {
     Upstream(Incoming, Option<Lease>),
     Mesh(Option<Bytes>),
+    /// None follows: both sides speak another protocol from here on.
+    Switched(Option<Box<Switched>>),
 }
 
 // === impl RequestBody ===
@@ -110,8 +113,28 @@ impl ResponseBody {
         }
     }
 
-    /// The account stays open until this body has ended.
+    /// What follows an answer that agrees to another protocol.
+    pub fn switched(switched: Switched) -> Self {
+        Self {
+            from: From::Switched(Some(Box::new(switched))),
+            deadline: None,
+            account: None,
+        }
+    }
+
+    /// Whether another protocol follows.
+    pub fn is_switched(&self) -> bool {
+        matches!(self.from, From::Switched(_))
+    }
+
+    /// The account stays open until this body has ended, or the protocol that follows it.
     pub fn with(mut self, mut account: Account) -> Self {
+        if let From::Switched(switched) = &mut self.from {
+            if let Some(switched) = switched.take() {
+                tokio::task::spawn_local(switched.carry(account));
+            }
+            return self;
+        }
         if self.is_end_stream() {
             account.cx.completed();
         }
@@ -167,6 +190,7 @@ impl Body for ResponseBody {
         }
         let frame = match &mut this.from {
             From::Mesh(body) => body.take().map(|body| Ok(Frame::data(body))),
+            From::Switched(_) => None,
             From::Upstream(body, _) => ready!(Pin::new(body).poll_frame(task)),
         };
         match frame {
@@ -186,12 +210,14 @@ impl Body for ResponseBody {
         match &self.from {
             From::Upstream(body, _) => body.is_end_stream(),
             From::Mesh(body) => body.is_none(),
+            From::Switched(_) => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.from {
             From::Upstream(body, _) => body.size_hint(),
+            From::Switched(_) => SizeHint::with_exact(0),
             From::Mesh(body) => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }

@@ -9,7 +9,8 @@ use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use tokio::time::Instant;
 
-use super::error::{Error, Reason};
+use super::error::{Error, Reads, Reason};
+use super::upgrade::Upgrade;
 use crate::identity::SpiffeId;
 use crate::telemetry::access_log::{AccessLog, Line, Timestamp};
 use crate::telemetry::metrics::{Direction, ReasonLabel, RequestLabels, RequestMetrics, Shared};
@@ -31,6 +32,10 @@ pub struct Context {
     pub endpoint: Option<Arc<str>>,
     /// Endpoints tried.
     pub attempts: u32,
+    /// The other protocol that it asks to become.
+    pub upgrade: Option<Upgrade>,
+    /// How the caller reads a refusal.
+    pub reads: Reads,
     time: SystemTime,
     method: Method,
     uri: Uri,
@@ -73,6 +78,8 @@ impl Context {
             route: None,
             endpoint: None,
             attempts: 0,
+            upgrade: None,
+            reads: Reads::of(&head.headers),
             time: SystemTime::now(),
             method: head.method.clone(),
             uri: head.uri.clone(),
@@ -95,8 +102,8 @@ impl Context {
     }
 
     /// The mesh answers itself.
-    pub fn refused(&mut self, error: Error) {
-        self.status = Some(error.reason.status());
+    pub fn refused(&mut self, status: StatusCode, error: Error) {
+        self.status = Some(status);
         self.error = Some(error);
     }
 

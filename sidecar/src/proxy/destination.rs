@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use http::Method;
 use rand::Rng;
 
 use super::error::{Error, Reason};
@@ -39,6 +40,7 @@ struct Targets {
 #[derive(Clone, Debug)]
 struct Backend {
     service: Arc<str>,
+    protocol: Protocol,
     balancer: Rc<LoadBalancer<Upstream>>,
 }
 
@@ -49,6 +51,8 @@ pub struct Routed {
     pub route: Option<(Arc<str>, Arc<Rule>)>,
     /// The Service that answers.
     pub service: Arc<str>,
+    /// How they are spoken to.
+    pub protocol: Protocol,
     /// Its endpoints.
     pub balancer: Rc<LoadBalancer<Upstream>>,
 }
@@ -159,6 +163,7 @@ impl Destinations {
                 let port = service.port(backend.port)?;
                 Some(Backend {
                     service: service.key.text().clone(),
+                    protocol: port.protocol,
                     balancer: self.balancer(&service.key, port),
                 })
             });
@@ -211,16 +216,22 @@ impl Destination {
     /// What governs a request to this destination.
     ///
     /// # Errors
-    /// `no_route` when there is an ApiRoute and none of its rules fits; `backend_missing`.
+    /// `no_route` when there is an ApiRoute and none of its rules fits; `backend_missing`;
+    /// `bad_request` for a CONNECT where there is an ApiRoute.
     pub fn route(&self, head: &http::request::Parts) -> Result<Routed, (Error, Option<Arc<str>>)> {
         let Some((route, targets)) = &self.route else {
             return Ok(Routed {
                 route: None,
                 service: self.service.clone(),
+                protocol: self.protocol,
                 balancer: self.own.clone(),
             });
         };
         let object = || Some(route.object.clone());
+        if head.method == Method::CONNECT {
+            let why = "CONNECT names no path, and an ApiRoute governs this Service";
+            return Err((Error::new(Reason::BadRequest, why), object()));
+        }
         let place = route
             .find(head)
             .ok_or_else(|| (Reason::NoRoute.into(), object()))?;
@@ -230,6 +241,7 @@ impl Destination {
             return Ok(Routed {
                 route: routed,
                 service: self.service.clone(),
+                protocol: self.protocol,
                 balancer: self.own.clone(),
             });
         }
@@ -239,6 +251,7 @@ impl Destination {
         Ok(Routed {
             route: routed,
             service: backend.service.clone(),
+            protocol: backend.protocol,
             balancer: backend.balancer.clone(),
         })
     }

@@ -14,6 +14,9 @@ use http::{Response, StatusCode};
 /// Carries the reason beside the problem document, for callers that read no bodies.
 pub const REASON_HEADER: HeaderName = HeaderName::from_static("meshwright-reason");
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
 /// Whose fault a failure is: decides what counts against an endpoint and who must act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -115,6 +118,17 @@ reasons! {
         "This port takes calls from the mesh only, over mutual TLS.";
 }
 
+/// How a caller reads a refusal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// A status and a problem document.
+    #[default]
+    Http,
+    /// `grpc-status`: a gRPC client takes any other status for a broken server, and retries by its
+    /// own table.
+    Grpc,
+}
+
 /// A request that the mesh answers itself.
 #[derive(Debug)]
 pub struct Error {
@@ -142,8 +156,43 @@ impl Reason {
             .find(|reason| name == reason.name())
     }
 
-    /// The response: a problem document (RFC 9457), with the reason in a header as well.
-    pub fn response(self) -> Response<Bytes> {
+    /// The response, as its caller reads it, with the reason in a header.
+    pub fn response(self, reads: Reads) -> Response<Bytes> {
+        match reads {
+            Reads::Http => self.problem(),
+            Reads::Grpc => self.grpc(),
+        }
+    }
+
+    /// Trailers alone (gRPC over HTTP/2, "Responses").
+    fn grpc(self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(self.grpc_status()));
+        // Every sentence is a constant of ours without characters that would have to be encoded.
+        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.told()));
+        headers.insert(REASON_HEADER, HeaderValue::from_static(self.name()));
+        response
+    }
+
+    /// The gRPC status that means the same as the HTTP status (google.rpc.Code).
+    pub const fn grpc_status(self) -> u16 {
+        match self.status() {
+            StatusCode::UNAUTHORIZED => 16,
+            StatusCode::FORBIDDEN => 7,
+            StatusCode::NOT_FOUND => 12,
+            StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            | StatusCode::TOO_MANY_REQUESTS => 8,
+            StatusCode::GATEWAY_TIMEOUT => 4,
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => 14,
+            _ => 13,
+        }
+    }
+
+    /// A problem document (RFC 9457).
+    fn problem(self) -> Response<Bytes> {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or_default();
         // Every part is a constant of ours without characters that JSON escapes.
@@ -166,6 +215,22 @@ impl Reason {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+}
+
+// === impl Reads ===
+
+impl Reads {
+    /// As the request's media type tells: `application/grpc`, `application/grpc+proto`, …
+    pub fn of(headers: &HeaderMap) -> Self {
+        let grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| {
+            let rest = kind.as_bytes().strip_prefix(b"application/grpc");
+            rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+        });
+        match grpc {
+            true => Self::Grpc,
+            false => Self::Http,
+        }
     }
 }
 
@@ -229,7 +294,7 @@ mod tests {
     #[test]
     fn every_refusal_is_a_problem_document_with_its_reason() {
         for reason in Reason::ALL {
-            let response = reason.response();
+            let response = reason.response(Reads::Http);
             let problem: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
             assert_eq!(problem["reason"], reason.name());
             assert_eq!(problem["status"], response.status().as_u16());
@@ -249,5 +314,32 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_grpc_client_reads_a_refusal_as_a_grpc_status() {
+        let grpc = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(value));
+            Reads::of(&headers)
+        };
+        assert_eq!(grpc("application/grpc"), Reads::Grpc);
+        assert_eq!(grpc("application/grpc+proto"), Reads::Grpc);
+        assert_eq!(grpc("application/grpc-web"), Reads::Http);
+        assert_eq!(grpc("application/json"), Reads::Http);
+        for reason in Reason::ALL {
+            let response = reason.response(Reads::Grpc);
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_ne!(response.headers()["grpc-status"], "0");
+            assert_eq!(response.headers()[REASON_HEADER], reason.name());
+            // Nothing that gRPC would have to percent-encode.
+            let told = reason.told().bytes();
+            assert!(
+                told.into_iter()
+                    .all(|b| (0x20..0x7f).contains(&b) && b != b'%')
+            );
+        }
+        assert_eq!(Reason::RequestTimeout.grpc_status(), 4);
+        assert_eq!(Reason::NoEndpoints.grpc_status(), 14);
     }
 }

@@ -9,14 +9,15 @@
 
 use std::rc::Rc;
 
-use http::{Request, Response, request::Parts};
+use http::{Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
 
+use super::attempt;
 use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
-use super::error::{Error, Fault, Reason};
-use super::headers;
-use super::upstream::{Lease, Upstream};
+use super::error::{Error, Reason};
+use super::upgrade::Upgrade;
+use super::upstream::{Lease, Speak, Upstream};
 use crate::policy::load_balancer::LoadBalancer;
 use crate::policy::timeout::Deadline;
 
@@ -31,14 +32,34 @@ pub const MAX_ATTEMPTS: u32 = 3;
 pub async fn forward(
     cx: &mut Context,
     balancer: &LoadBalancer<Upstream>,
+    speak: Speak,
     deadline: Deadline,
     head: Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
-    let attempts = attempts(cx, balancer, Request::from_parts(head, body));
-    let (mut response, lease) = deadline.bound(attempts).await?;
+    let attempts = attempts(cx, balancer, speak, Request::from_parts(head, body));
+    let (response, lease) = deadline.bound(attempts).await?;
+    answered(cx, response, lease, deadline)
+}
+
+/// What is passed on of an answer.
+fn answered(
+    cx: &mut Context,
+    mut response: Response<Incoming>,
+    lease: Lease,
+    deadline: Deadline,
+) -> Result<Response<ResponseBody>, Error> {
     if !lease.from_peer() {
-        headers::remove_reserved(response.headers_mut());
+        super::headers::remove_reserved(response.headers_mut());
+    }
+    let agreed = |upgrade: &mut Upgrade| upgrade.agreed(response.status());
+    if let Some(upgrade) = cx.upgrade.take_if(agreed) {
+        let switched = upgrade.join(&mut response, lease)?;
+        return Ok(response.map(|_| ResponseBody::switched(switched)));
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let why = "it switches to a protocol that was not asked for";
+        return Err(Error::new(Reason::BadResponse, why));
     }
     Ok(response.map(|body| ResponseBody::upstream(body, lease, deadline)))
 }
@@ -46,6 +67,7 @@ pub async fn forward(
 async fn attempts(
     cx: &mut Context,
     balancer: &LoadBalancer<Upstream>,
+    speak: Speak,
     mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Lease), Error> {
     let mut tried: Vec<Rc<Upstream>> = Vec::new();
@@ -57,11 +79,11 @@ async fn attempts(
         let again = if last || !upstream.is_peer() {
             None
         } else {
-            copy(&request)
+            attempt::copy(&request)
         };
-        match attempt(&upstream, request).await {
+        match attempt::send(&upstream, speak, cx.upgrade.as_ref(), request).await {
             Ok((response, lease)) => match again {
-                Some(again) if unsent(&upstream, &response) => request = again,
+                Some(again) if attempt::unsent(&upstream, &response) => request = again,
                 _ => return Ok((response, lease)),
             },
             Err((_, Some(unsent))) if cx.attempts < MAX_ATTEMPTS => request = unsent,
@@ -71,44 +93,6 @@ async fn attempts(
     }
 }
 
-/// A request that can be sent twice: one without a body.
-fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    if !matches!(request.body(), RequestBody::Empty) {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
-}
-
-/// Whether the peer's sidecar says that its application never got the request. Only a sidecar can
-/// say so: it takes such headers from its application's responses.
-fn unsent(upstream: &Upstream, response: &Response<Incoming>) -> bool {
-    upstream.is_peer()
-        && Reason::of(response.headers())
-            .is_some_and(|reason| reason.unsent() && reason.fault() != Fault::Caller)
-}
-
-type Failed = (Error, Option<Request<RequestBody>>);
-
-/// One attempt. The request comes back when nothing of it was sent.
-async fn attempt(
-    upstream: &Rc<Upstream>,
-    mut request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Lease), Failed> {
-    let connection = match upstream.connection().await {
-        Ok(connection) => connection,
-        Err(error) => return Err((error, Some(request))),
-    };
-    if let Err(error) = headers::fit(&mut request, upstream.is_peer()) {
-        return Err((error, None));
-    }
-    connection.send(request).await
-}
-
 /// Sends a request to the own application, once: retries are the caller's.
 ///
 /// # Errors
@@ -116,17 +100,17 @@ async fn attempt(
 pub async fn to_application(
     cx: &mut Context,
     application: &Rc<Upstream>,
+    speak: Speak,
     head: Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
     let mut request = Request::from_parts(head, body);
     loop {
         cx.attempts += 1;
-        match attempt(application, request).await {
-            Ok((mut response, lease)) => {
-                headers::remove_reserved(response.headers_mut());
+        match attempt::send(application, speak, cx.upgrade.as_ref(), request).await {
+            Ok((response, lease)) => {
                 let deadline = Deadline::start(None, cx.started);
-                return Ok(response.map(|body| ResponseBody::upstream(body, lease, deadline)));
+                return answered(cx, response, lease, deadline);
             }
             // Only a kept connection that was closed meanwhile: the next one is fresh.
             Err((error, Some(again))) if !error.reason.unsent() && cx.attempts < MAX_ATTEMPTS => {

@@ -1,14 +1,17 @@
 //! What may cross a hop, and what a request is called on each side of it.
 
+use std::time::Duration;
+
 use http::header::{
-    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Version};
 
 use super::error::{Error, Reason};
+use super::upstream::Speak;
 
 /// Headers that concern one connection only (RFC 9110 section 7.6.1, and what predates it).
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -24,8 +27,18 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 /// The prefix of headers that only the mesh sets.
 const RESERVED: &str = "meshwright-";
 
+/// Between sidecars: the caller spoke HTTP/2, and so may the application be spoken to.
+const HTTP2_MARK: HeaderName = HeaderName::from_static("meshwright-http2");
+
 /// Removes what must not cross the hop: hop-by-hop headers, and those that `Connection` names.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // Reading trailers is a promise to whoever answers, wherever that is; gRPC needs it to arrive.
+    let reads_trailers = headers.get_all(TE).iter().any(|te| {
+        let codings = te.to_str().unwrap_or_default().split(',');
+        codings
+            .into_iter()
+            .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+    });
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -41,10 +54,40 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
-    // "trailers" alone is end to end in effect: it says that the caller reads them (gRPC needs it).
-    if headers.get(TE).is_some_and(|te| te != "trailers") {
-        headers.remove(TE);
+    match reads_trailers {
+        true => drop(headers.insert(TE, HeaderValue::from_static("trailers"))),
+        false => drop(headers.remove(TE)),
     }
+}
+
+/// Tells the peer's sidecar that the caller speaks HTTP/2.
+pub fn mark_http2(headers: &mut HeaderMap) {
+    headers.insert(HTTP2_MARK, HeaderValue::from_static("1"));
+}
+
+/// Whether the peer's sidecar says that the caller speaks HTTP/2.
+pub fn is_marked_http2(headers: &HeaderMap) -> bool {
+    headers.contains_key(HTTP2_MARK)
+}
+
+/// How long a gRPC caller waits for its answer (gRPC over HTTP/2, "Timeout"): at most eight digits
+/// and a unit. What is malformed is no timeout; the application will say so.
+pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
 }
 
 /// Removes headers that only the mesh sets, which anybody else can only have made up.
@@ -63,8 +106,9 @@ pub fn remove_reserved(headers: &mut HeaderMap) {
 /// # Errors
 /// `bad_request`.
 pub fn check(head: &Parts) -> Result<(), Error> {
-    if head.method == Method::CONNECT {
-        return Err(Error::new(Reason::BadRequest, "CONNECT is not carried"));
+    if head.method == Method::CONNECT && head.version != Version::HTTP_11 {
+        let why = "CONNECT is carried over HTTP/1.1 only";
+        return Err(Error::new(Reason::BadRequest, why));
     }
     // RFC 9112 section 3.2: more than one Host line is an attack or a mistake.
     if head.headers.get_all(HOST).iter().nth(1).is_some() {
@@ -95,8 +139,11 @@ pub fn port(head: &Parts) -> u16 {
 ///
 /// # Errors
 /// `bad_request`.
-pub fn fit<B>(request: &mut Request<B>, h2: bool) -> Result<(), Error> {
-    if h2 { for_h2(request) } else { for_h1(request) }
+pub fn fit<B>(request: &mut Request<B>, speak: Speak) -> Result<(), Error> {
+    match speak {
+        Speak::Http1 => for_h1(request),
+        Speak::Http2 => for_h2(request),
+    }
 }
 
 /// HTTP/2 (RFC 9113 section 8.3.1): the authority moves from the Host header into the URI.
@@ -126,10 +173,30 @@ fn for_h1<B>(request: &mut Request<B>) -> Result<(), Error> {
             .map_err(|_| Error::new(Reason::BadRequest, "the authority is no host"))?;
         let path = request.uri().path_and_query().cloned();
         request.headers_mut().insert(HOST, host);
-        *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        // CONNECT has the authority where others have the path (RFC 9112 section 3.2.3).
+        if request.method() != Method::CONNECT {
+            *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        }
     }
+    join_cookies(request.headers_mut());
     *request.version_mut() = Version::HTTP_11;
     Ok(())
+}
+
+/// HTTP/2 may spread cookies over several lines, HTTP/1.1 may not (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    // What were header values still is one, joined.
+    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 #[cfg(test)]
@@ -144,15 +211,17 @@ mod tests {
     fn hop_by_hop_headers_and_those_that_connection_names_do_not_cross() {
         let mut head = head(
             Request::get("/")
-                .header("connection", "close, X-Secret")
+                .header("connection", "close, X-Secret, TE")
                 .header("x-secret", "1")
                 .header("keep-alive", "5")
                 .header("te", "trailers, deflate")
                 .header("x-kept", "1"),
         );
         remove_hop_by_hop(&mut head.headers);
-        let names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
-        assert_eq!(names, ["x-kept"]);
+        let mut names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["te", "x-kept"]);
+        assert_eq!(head.headers["te"], "trailers");
     }
 
     #[test]
@@ -177,10 +246,10 @@ mod tests {
     fn host_becomes_authority_and_back() {
         let request = Request::get("/a?b=c").header("host", "orders.shop:80");
         let mut request = request.body(()).unwrap();
-        fit(&mut request, true).unwrap();
+        fit(&mut request, Speak::Http2).unwrap();
         assert_eq!(request.uri(), "http://orders.shop:80/a?b=c");
         assert!(!request.headers().contains_key("host"));
-        fit(&mut request, false).unwrap();
+        fit(&mut request, Speak::Http1).unwrap();
         assert_eq!(request.uri(), "/a?b=c");
         assert_eq!(request.headers()["host"], "orders.shop:80");
     }
@@ -195,6 +264,35 @@ mod tests {
         ] {
             let head = head(Request::get("/").header("host", text));
             assert_eq!(host(&head), Some(expected));
+        }
+    }
+
+    #[test]
+    fn cookies_that_http2_spread_are_one_line_in_http1() {
+        let request = Request::get("/")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2");
+        let mut request = request.body(()).unwrap();
+        fit(&mut request, Speak::Http1).unwrap();
+        let cookies: Vec<_> = request.headers().get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn a_grpc_timeout_is_up_to_eight_digits_and_a_unit() {
+        let timeout = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", HeaderValue::from_static(text));
+            grpc_timeout(&headers)
+        };
+        assert_eq!(timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(
+            timeout("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
+        assert_eq!(timeout("5u"), Some(Duration::from_micros(5)));
+        for wrong in ["", "m", "123456789S", "1.5S", "5x", "-1S", "S5"] {
+            assert_eq!(timeout(wrong), None, "{wrong:?}");
         }
     }
 

@@ -10,6 +10,8 @@ use hyper::body::Incoming;
 use super::body::{RequestBody, ResponseBody};
 use super::context::{Account, Context};
 use super::error::{Error, Reason};
+use super::upgrade::Upgrade;
+use super::upstream::Speak;
 use super::{Proxy, forward, headers};
 use crate::config::State;
 use crate::config::state::NotServed;
@@ -55,14 +57,16 @@ async fn inbound(
 ) -> Result<Response<ResponseBody>, Error> {
     let (mut head, body) = request.into_parts();
     headers::check(&head)?;
+    cx.upgrade = Upgrade::wanted(&mut head, &px.drain);
     let served = state.served(peer.called.port()).map_err(refusal)?;
     cx.service = Some(served.guard.service.clone());
     // Here, in this order: inspection of the body, authentication, authorization, rate limit,
     // cache; and, after the application has answered, the response phase.
+    let speak = Speak::to_application(served.protocol, headers::is_marked_http2(&head.headers));
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
     let application = px.application(peer.called);
-    Box::pin(forward::to_application(cx, &application, head, body)).await
+    Box::pin(forward::to_application(cx, &application, speak, head, body)).await
 }
 
 /// What a port says that no Guard opens.

@@ -20,7 +20,7 @@ const MAX_HEADER_LIST: u32 = 64 * 1024;
 
 /// An application may keep a connection to its sidecar this long without a request. It is our own
 /// application: the bound only collects what was forgotten.
-const IDLE: Duration = Duration::from_secs(3600);
+pub const IDLE: Duration = Duration::from_secs(3600);
 
 /// Requests at a time that we accept on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 250;
@@ -43,6 +43,9 @@ const MAX_LOCAL_RESETS: usize = 1024;
 /// the oldest is closed. An honest peer needs a place for one handshake.
 pub const STRANGERS: usize = 1024;
 
+/// A peer's HTTP/1.1 connection, and a plaintext one, may stay this long without a request.
+const IDLE_STRANGER: Duration = Duration::from_secs(75);
+
 /// PING on a connection with nothing else to say, and the time for its answer: a peer that
 /// vanished without a word is noticed within both.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
@@ -60,6 +63,13 @@ pub fn h1_server() -> server1::Builder {
         .auto_date_header(false)
         // One write of a copied small message is cheaper than a gathered one.
         .writev(false);
+    builder
+}
+
+/// From a peer: a request that is to become another protocol.
+pub fn h1_server_for_peers() -> server1::Builder {
+    let mut builder = h1_server();
+    builder.header_read_timeout(IDLE_STRANGER);
     builder
 }
 
@@ -103,5 +113,15 @@ pub fn h2_client(executor: LocalExecutor) -> client2::Builder<LocalExecutor> {
         .keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1)
         .keep_alive_while_idle(true);
+    builder
+}
+
+/// To an application, or outside the mesh. No PING: gRPC servers take more than one in five minutes
+/// for abuse and end the connection (gRFC A8).
+pub fn h2_client_in_plaintext(executor: LocalExecutor) -> client2::Builder<LocalExecutor> {
+    let mut builder = h2_client(executor);
+    builder
+        .keep_alive_interval(None)
+        .keep_alive_while_idle(false);
     builder
 }

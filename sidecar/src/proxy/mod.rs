@@ -9,13 +9,14 @@
 //!      │ route: which rule, which backend                                   │ mutual TLS, ALPN meshwright/h2: 15006
 //!      ▼                                                                    │
 //!  forward ──── deadline, pick an endpoint, connect, send ──────────────────┘
-//!   (forward.rs)   (policy/timeout, policy/load_balancer, upstream.rs)
+//!   (forward.rs)   (policy/timeout, policy/load_balancer, attempt.rs, upstream.rs)
 //! ```
 //!
 //! [`outbound`] and [`inbound`] each have two functions: `serve` cannot fail and accounts for
 //! every request; the fallible one under it reads like the picture. They call; they do not parse,
 //! compare or compute.
 
+pub mod attempt;
 pub mod body;
 pub mod context;
 pub mod destination;
@@ -27,6 +28,7 @@ pub mod limits;
 pub mod opaque;
 pub mod outbound;
 pub mod serve;
+pub mod upgrade;
 pub mod upstream;
 
 use std::cell::RefCell;

@@ -9,14 +9,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use http::Response;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client;
 use tokio_rustls::server;
 
+use super::body::ResponseBody;
 use super::destination::Destination;
 use super::error::{Error, Reason};
 use super::inbound::{self, FromPeer};
+use super::upgrade::Upgrade;
 use super::upstream::{Lease, Upstream};
 use super::{Proxy, forward};
 use crate::config::service::Protocol;
@@ -61,7 +64,21 @@ pub async fn outbound(
     destination: &Destination,
 ) -> Result<(), Error> {
     let tunnel = Tunnel::open(px, destination).await?;
-    tunnel.carry(stream).await
+    tunnel.carry(stream).await.map(drop)
+}
+
+/// Carries opaque bytes to a Service for a caller that asks for it explicitly (`CONNECT`).
+///
+/// # Errors
+/// As [`outbound`].
+pub async fn tunnel(
+    px: &Proxy,
+    destination: &Destination,
+    upgrade: Upgrade,
+) -> Result<Response<ResponseBody>, Error> {
+    let tunnel = Tunnel::open(px, destination).await?;
+    let switched = upgrade.join_opaque(tunnel);
+    Ok(Response::new(ResponseBody::switched(switched)))
 }
 
 /// Opens a way to the Service and waits until somebody speaks, however long it takes.
@@ -124,17 +141,21 @@ pub async fn inbound(
             .map_err(inbound::refusal)?
             .protocol
     };
+    if let Protocol::Http | Protocol::Http2 = protocol {
+        // Requests have a way of their own, on which every policy of the port applies.
+        let why = "opaque bytes into a port that is declared HTTP";
+        return Err(Error::new(Reason::BadRequest, why));
+    }
     let application = px.dial.connector.to_application(peer.called).await;
     let mut application = application
         .map_err(|error| Error::new(Reason::ApplicationUnreachable, error.to_string()))?;
-    if protocol == Protocol::Http {
+    if protocol == Protocol::Detect {
         let mut first = [0; FIRST];
         let mut said = [0; FIRST];
         tokio::select! {
             read = stream.read(&mut first) => {
                 let read = read.map_err(|error| broke(&error))?;
                 match detect::classify(&first[..read]) {
-                    // Requests have a way of their own, on which every policy of the port applies.
                     FirstBytes::Http1 | FirstBytes::Http2 => {
                         return Err(Error::new(Reason::BadRequest, "HTTP sent as opaque bytes"));
                     }
@@ -193,11 +214,14 @@ impl Tunnel {
         }
     }
 
-    /// Copies both ways until both have ended.
+    /// Copies both ways until both have ended; returns the bytes towards the caller.
     ///
     /// # Errors
     /// The connection broke off.
-    pub async fn carry(self, stream: TcpStream) -> Result<(), Error> {
+    pub async fn carry<S>(self, stream: S) -> Result<u64, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         match self.to {
             To::Peer(peer) => carry(stream, *peer, &self.said).await,
             To::Outside(outside) => carry(stream, outside, &self.said).await,
@@ -205,15 +229,19 @@ impl Tunnel {
     }
 }
 
-async fn carry<T>(mut stream: TcpStream, mut to: T, said: &[u8]) -> Result<(), Error>
+async fn carry<S, T>(mut stream: S, mut to: T, said: &[u8]) -> Result<u64, Error>
 where
+    S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
     stream
         .write_all(said)
         .await
         .map_err(|error| broke(&error))?;
-    copied(opaque::copy(&mut stream, &mut to).await)
+    match opaque::copy(&mut stream, &mut to).await {
+        Ok((_, back)) => Ok(back + said.len() as u64),
+        Err(error) => Err(broke(&error)),
+    }
 }
 
 fn copied(copied: io::Result<(u64, u64)>) -> Result<(), Error> {

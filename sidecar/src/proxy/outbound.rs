@@ -3,14 +3,16 @@
 use std::convert::Infallible;
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::body::{RequestBody, ResponseBody};
 use super::context::{Account, Context};
 use super::destination::Destination;
 use super::error::{Error, Reason};
-use super::{Proxy, forward, headers};
+use super::upgrade::Upgrade;
+use super::upstream::Speak;
+use super::{Proxy, forward, headers, opaque};
 use crate::config::State;
 use crate::policy::timeout::Deadline;
 use crate::telemetry::metrics::Direction;
@@ -52,8 +54,13 @@ async fn outbound(
 ) -> Result<Response<ResponseBody>, Error> {
     let (mut head, body) = request.into_parts();
     headers::check(&head)?;
+    cx.upgrade = Upgrade::wanted(&mut head, &px.drain);
     let destination = destination(px, state, captured, &head)?;
     cx.service = Some(destination.service.clone());
+    if let (Captured::Explicitly, Some(tunnel)) = (captured, cx.upgrade.take_if(|u| u.is_tunnel()))
+    {
+        return Box::pin(opaque::tunnel(px, &destination, tunnel)).await;
+    }
     let routed = destination.route(&head).map_err(|(error, route)| {
         cx.route = route.map(|route| (route, Default::default()));
         error
@@ -66,11 +73,14 @@ async fn outbound(
     cx.route = routed
         .route
         .map(|(object, rule)| (object, rule.name.clone()));
+    let deadline = Deadline::start(timeout, cx.started)
+        .or_sooner(headers::grpc_timeout(&head.headers), cx.started);
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
-    let deadline = Deadline::start(timeout, cx.started);
+    let speak = Speak::to_application(routed.protocol, head.version == Version::HTTP_2);
+    let forwarded = forward::forward(cx, &routed.balancer, speak, deadline, head, body);
     // One box here keeps the future of every connection small.
-    Box::pin(forward::forward(cx, &routed.balancer, deadline, head, body)).await
+    Box::pin(forwarded).await
 }
 
 /// The address called selects the Service; the host does only when there is no such address.

@@ -1,12 +1,14 @@
 //! From an accepted connection to its requests: what the connection is, who is at the other end,
 //! and which protocol is inside.
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_LENGTH, HeaderValue};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -17,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use super::body::ResponseBody;
 use super::context::Account;
 use super::destination::Destination;
-use super::error::{Error, Reason};
+use super::error::{Error, Reads, Reason};
 use super::inbound::{self, FromPeer};
 use super::opaque::{self, Silent};
 use super::outbound::{self, Captured};
@@ -25,9 +27,9 @@ use super::{Proxy, headers, limits};
 use crate::config::service::Protocol;
 use crate::identity::SpiffeId;
 use crate::identity::verify::identity_of;
-use crate::net::detect::{FirstBytes, first_bytes};
+use crate::net::detect::{DETECT_TIMEOUT, FirstBytes, first_bytes, whenever_they_come};
 use crate::net::original_dst::original_dst;
-use crate::net::tls::{ALPN_H2, ALPN_TCP, HANDSHAKE_TIMEOUT};
+use crate::net::tls::{ALPN_H1, ALPN_H2, ALPN_TCP, HANDSHAKE_TIMEOUT};
 use crate::telemetry::metrics::{ConnectionKind, Direction, DirectionLabels};
 
 /// Carries one connection of the application, from accept to close.
@@ -37,7 +39,7 @@ pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
         return;
     };
     let ended = if called == local {
-        outbound_http(&px, stream, Captured::Explicitly, false).await
+        outbound_declared(&px, stream, Captured::Explicitly).await
     } else {
         let state = px.destinations.state();
         match state.called(called) {
@@ -69,15 +71,19 @@ async fn outbound_to_service(
     called: SocketAddr,
     destination: &Destination,
 ) -> Result<(), Error> {
-    if destination.protocol == Protocol::Tcp {
-        return opaque::outbound(px, stream, destination).await;
-    }
-    let seen = match first_bytes(&stream).await {
+    let seen = match destination.protocol {
+        Protocol::Tcp => return opaque::outbound(px, stream, destination).await,
+        Protocol::Http | Protocol::Http2 => {
+            return outbound_declared(px, stream, Captured::To(called)).await;
+        }
+        Protocol::Detect => tokio::time::timeout(DETECT_TIMEOUT, whenever_they_come(&stream)).await,
+    };
+    let seen = match seen.map_err(io::Error::from).flatten() {
         // The server is to speak first, or the client opened a connection for later: what is said
         // first decides, and nothing more is lost than time.
         Err(_) => match opaque::silent(px, &stream, destination).await? {
             Silent::Spoken(seen) => seen,
-            Silent::Server(tunnel) => return tunnel.carry(stream).await,
+            Silent::Server(tunnel) => return tunnel.carry(stream).await.map(drop),
         },
         Ok(seen) => seen,
     };
@@ -86,6 +92,25 @@ async fn outbound_to_service(
         FirstBytes::Http2 => outbound_http(px, stream, Captured::To(called), true).await,
         FirstBytes::Closed => Ok(()),
         FirstBytes::Tls | FirstBytes::Other => opaque::outbound(px, stream, destination).await,
+    }
+}
+
+/// A port that is declared HTTP carries nothing else: what its first bytes say is only whether it is
+/// HTTP/2, and they may be long in coming.
+async fn outbound_declared(
+    px: &Rc<Proxy>,
+    stream: TcpStream,
+    captured: Captured,
+) -> Result<(), Error> {
+    let seen = tokio::time::timeout(limits::IDLE, whenever_they_come(&stream)).await;
+    match seen.map_err(io::Error::from).flatten() {
+        Ok(FirstBytes::Http1) => outbound_http(px, stream, captured, false).await,
+        Ok(FirstBytes::Http2) => outbound_http(px, stream, captured, true).await,
+        Ok(FirstBytes::Closed) | Err(_) => Ok(()),
+        Ok(FirstBytes::Tls | FirstBytes::Other) => Err(Error::new(
+            Reason::BadRequest,
+            "what was sent where only HTTP is carried is not HTTP",
+        )),
     }
 }
 
@@ -102,7 +127,8 @@ async fn outbound_http(
         let px = px.clone();
         service_fn(move |request| outbound::serve(px.clone(), captured, request))
     };
-    http(px, TokioIo::new(stream), h2, service).await
+    let h1 = (!h2).then(limits::h1_server);
+    http(px, TokioIo::new(stream), h1, service).await
 }
 
 /// Carries one connection of a peer, from accept to close.
@@ -149,7 +175,7 @@ async fn refuse_plaintext(px: &Proxy, mut stream: TcpStream, seen: FirstBytes) {
     let reason = Reason::PlaintextRefused;
     px.metrics.all().refused(Direction::inbound, reason);
     if seen == FirstBytes::Http1 {
-        let problem = reason.response();
+        let problem = reason.response(Reads::Http);
         let text = format!(
             "HTTP/1.1 {} Forbidden\r\ncontent-type: application/problem+json\r\n{}: {}\r\n\
              content-length: {}\r\nconnection: close\r\n\r\n",
@@ -195,7 +221,8 @@ async fn inbound_proved(
     peer: FromPeer,
 ) -> Result<(), Error> {
     match stream.get_ref().1.alpn_protocol() {
-        Some(protocol) if protocol == ALPN_H2 => inbound_h2(px, stream, peer).await,
+        Some(protocol) if protocol == ALPN_H2 => inbound_http(px, stream, peer, true).await,
+        Some(protocol) if protocol == ALPN_H1 => inbound_http(px, stream, peer, false).await,
         Some(protocol) if protocol == ALPN_TCP => opaque::inbound(px, stream, &peer).await,
         _ => Err(Error::new(
             Reason::PeerNotVerified,
@@ -204,10 +231,11 @@ async fn inbound_proved(
     }
 }
 
-async fn inbound_h2(
+async fn inbound_http(
     px: &Rc<Proxy>,
     stream: TlsStream<TcpStream>,
     peer: FromPeer,
+    h2: bool,
 ) -> Result<(), Error> {
     px.metrics
         .all()
@@ -216,13 +244,20 @@ async fn inbound_h2(
         let (px, peer) = (px.clone(), Rc::new(peer));
         service_fn(move |request| inbound::serve(px.clone(), peer.clone(), request))
     };
-    http(px, TokioIo::new(stream), true, service).await
+    let h1 = limits::h1_server_for_peers();
+    http(px, TokioIo::new(stream), (!h2).then_some(h1), service).await
 }
 
-/// Serves HTTP until the connection ends; when draining, until what is in flight has ended.
-async fn http<I, S, F>(px: &Proxy, io: TokioIo<I>, h2: bool, service: S) -> Result<(), Error>
+/// Serves HTTP until the connection ends; when draining, until what is in flight has ended. HTTP/2
+/// when there is no `h1`.
+async fn http<I, S, F>(
+    px: &Proxy,
+    io: TokioIo<I>,
+    h1: Option<http1::Builder>,
+    service: S,
+) -> Result<(), Error>
 where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: hyper::service::Service<
             http::Request<hyper::body::Incoming>,
             Response = Response<ResponseBody>,
@@ -247,10 +282,9 @@ where
             }
         }};
     }
-    let ended = if h2 {
-        until_drained!(limits::h2_server().serve_connection(io, service))
-    } else {
-        until_drained!(limits::h1_server().serve_connection(io, service))
+    let ended = match h1 {
+        None => until_drained!(limits::h2_server().serve_connection(io, service)),
+        Some(h1) => until_drained!(h1.serve_connection(io, service).with_upgrades()),
     };
     match ended {
         // hyper has answered 400 or 431 itself: no request came of it.
@@ -270,19 +304,22 @@ pub(super) fn account_for(
 ) -> Response<ResponseBody> {
     let response = match result {
         Ok(mut response) => {
-            headers::remove_hop_by_hop(response.headers_mut());
+            // One that agrees to another protocol says so hop by hop.
+            if !response.body().is_switched() {
+                headers::remove_hop_by_hop(response.headers_mut());
+            }
             account.cx.responds(response.status());
             response
         }
         Err(error) => {
-            let mut response = error.reason.response();
+            let mut response = error.reason.response(account.cx.reads);
             if account.cx.is_head() {
                 // As long as it would be, and not there (RFC 9110 section 9.3.2).
                 let length = HeaderValue::from(response.body().len());
                 response.headers_mut().insert(CONTENT_LENGTH, length);
                 *response.body_mut() = Bytes::new();
             }
-            account.cx.refused(error);
+            account.cx.refused(response.status(), error);
             response.map(ResponseBody::mesh)
         }
     };

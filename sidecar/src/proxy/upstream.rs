@@ -1,51 +1,54 @@
 //! Connections to one place, as one worker has them: a peer's sidecar, an application, or an
 //! address outside the mesh.
 //!
-//! To a peer: HTTP/2 over mutual TLS, many requests over few connections. To everything else:
-//! HTTP/1.1, one request at a time over connections that are kept and reused. Nothing here is
-//! shared between workers, so nothing is locked.
+//! To a peer: HTTP/2 over mutual TLS, many requests over few connections; for a request that is to
+//! become another protocol, HTTP/1.1 over a connection of its own. To everything else: as the
+//! application speaks, in plaintext. Nothing here is shared between workers, so nothing is locked.
+
+mod h1;
+mod h2;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::future::{FutureExt, LocalBoxFuture, Shared};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::body::RequestBody;
 use super::error::{Error, Reason};
-use super::limits;
-use crate::config::service::Endpoint;
+use crate::config::service::{Endpoint, Protocol};
 use crate::identity::certs::Credentials;
 use crate::identity::verify::identity_of;
 use crate::net::connect::Connector;
 use crate::net::tls::HANDSHAKE_TIMEOUT;
 use crate::policy::load_balancer::InFlight;
-use crate::worker::LocalExecutor;
 
-/// An idle connection to an application is not reused after this: servers close idle connections,
-/// the common defaults start at 5 s (Node.js), and a request that meets the close is lost.
-const MAX_IDLE: Duration = Duration::from_secs(4);
+/// How a request is written on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speak {
+    /// HTTP/1.1, one request at a time.
+    Http1,
+    /// HTTP/2, with prior knowledge where it is plaintext.
+    Http2,
+}
 
-/// Idle connections kept for one place by one worker.
-const MAX_IDLE_CONNECTIONS: usize = 100;
-
-/// Connections to a peer that may end before they carried anything until a request gives up: one
-/// may have met the peer's end, two are a peer that does not want us.
-const MAX_CLOSED_AT_ONCE: u32 = 2;
+impl Speak {
+    /// How an application is spoken to: as its port is declared, else as its caller speaks.
+    pub fn to_application(declared: Protocol, caller_speaks_http2: bool) -> Self {
+        match declared == Protocol::Http2 || caller_speaks_http2 {
+            true => Self::Http2,
+            false => Self::Http1,
+        }
+    }
+}
 
 /// One place and the connections to it.
 pub struct Upstream {
@@ -54,9 +57,8 @@ pub struct Upstream {
     to: To,
     dial: Dial,
     in_flight: Cell<u32>,
-    h1: RefCell<Vec<Idle>>,
-    h2: RefCell<Vec<H2>>,
-    connecting: RefCell<Option<Connecting>>,
+    h1: h1::Pool,
+    h2: h2::Pool,
 }
 
 /// How a worker reaches anything.
@@ -75,28 +77,6 @@ enum To {
     /// The application beside us, at the address that the peer called.
     Application(SocketAddr),
 }
-
-struct Idle {
-    sender: http1::SendRequest<RequestBody>,
-    since: Instant,
-}
-
-struct H2 {
-    sender: http2::SendRequest<RequestBody>,
-    streams: Rc<Cell<usize>>,
-    /// Proved with these; once they are replaced, the connection takes no new request.
-    credentials: Arc<Credentials>,
-}
-
-/// A sender of an HTTP/2 connection, and the count of its streams, this one included.
-type Stream = (http2::SendRequest<RequestBody>, Rc<Cell<usize>>);
-
-/// One attempt to connect, awaited by every request that needs it.
-type Connecting = Shared<LocalBoxFuture<'static, Result<(), Failed>>>;
-
-/// An [`Error`] that several requests can have.
-#[derive(Clone, Debug)]
-struct Failed(Reason, Rc<str>);
 
 /// A connection that a request can be sent on.
 pub struct Connection {
@@ -141,9 +121,8 @@ impl Upstream {
             to,
             dial,
             in_flight: Cell::new(0),
-            h1: RefCell::default(),
-            h2: RefCell::default(),
-            connecting: RefCell::default(),
+            h1: h1::Pool::default(),
+            h2: h2::Pool::default(),
         })
     }
 
@@ -164,16 +143,17 @@ impl Upstream {
     /// # Errors
     /// `connect_failed`, `peer_not_verified`, `no_certificate`, `application_unreachable`: nothing
     /// has been sent, so another endpoint can be tried.
-    pub async fn connection(self: &Rc<Self>) -> Result<Connection, Error> {
+    pub async fn connection(self: &Rc<Self>, speak: Speak) -> Result<Connection, Error> {
         // Connecting counts as in flight: a place that cannot be reached would otherwise look like
         // the least busy one to every request.
         let mut lease = Lease::new(self);
-        let sender = if self.is_peer() {
-            let (sender, streams) = self.h2_sender().await?;
-            lease.kind = LeaseKind::H2(streams);
-            Sender::H2(sender)
-        } else {
-            Sender::H1(self.h1_sender().await?)
+        let sender = match speak {
+            Speak::Http1 => Sender::H1(self.h1_sender().await?),
+            Speak::Http2 => {
+                let (sender, streams) = self.h2_sender().await?;
+                lease.kind = LeaseKind::H2(streams);
+                Sender::H2(sender)
+            }
         };
         Ok(Connection { sender, lease })
     }
@@ -182,146 +162,6 @@ impl Upstream {
     pub fn lease(self: &Rc<Self>) -> Lease {
         Lease::new(self)
     }
-
-    // --- HTTP/1.1 ---
-
-    async fn h1_sender(&self) -> Result<http1::SendRequest<RequestBody>, Error> {
-        match self.idle() {
-            Some(sender) => Ok(sender),
-            None => self.new_h1_sender().await,
-        }
-    }
-
-    /// The most recently used idle connection that is still good: the others age and are closed.
-    fn idle(&self) -> Option<http1::SendRequest<RequestBody>> {
-        let mut idle = self.h1.borrow_mut();
-        let oldest = Instant::now().checked_sub(MAX_IDLE)?;
-        while let Some(one) = idle.pop() {
-            if one.since < oldest {
-                idle.clear();
-                return None;
-            }
-            if one.sender.is_ready() {
-                return Some(one.sender);
-            }
-        }
-        None
-    }
-
-    async fn new_h1_sender(&self) -> Result<http1::SendRequest<RequestBody>, Error> {
-        let (address, tcp) = match &self.to {
-            To::Endpoint(endpoint) => {
-                let address = endpoint.address;
-                (address, self.dial.connector.to_peer(address).await)
-            }
-            To::Application(called) => (*called, self.dial.connector.to_application(*called).await),
-        };
-        let tcp = tcp.map_err(|error| {
-            let mut failed = Error::connect(address, &error);
-            if matches!(self.to, To::Application(_)) {
-                failed.reason = Reason::ApplicationUnreachable;
-            }
-            failed
-        })?;
-        let (sender, connection) = limits::h1_client()
-            .handshake(TokioIo::new(tcp))
-            .await
-            .map_err(|error| Error::exchange(&error))?;
-        // What goes wrong on the connection reaches the request that is on it.
-        tokio::task::spawn_local(connection);
-        Ok(sender)
-    }
-
-    // --- HTTP/2 ---
-
-    async fn h2_sender(self: &Rc<Self>) -> Result<Stream, Error> {
-        let mut closed_at_once = 0;
-        loop {
-            if let Some((sender, streams)) = self.open_h2() {
-                streams.set(streams.get() + 1);
-                return Ok((sender, streams));
-            }
-            if closed_at_once == MAX_CLOSED_AT_ONCE {
-                let why = "the peer closes every connection";
-                return Err(Error::connect(self.address(), &why));
-            }
-            self.connecting().await?;
-            if self.h2.borrow().iter().all(|one| one.sender.is_closed()) {
-                closed_at_once += 1;
-            }
-        }
-    }
-
-    /// A connection with room for another stream.
-    fn open_h2(&self) -> Option<Stream> {
-        let current = self.dial.credentials.borrow();
-        let current = current.as_ref()?;
-        let mut open = self.h2.borrow_mut();
-        // What a burst left over goes when it has nothing to do.
-        let mut first = true;
-        open.retain(|one| {
-            !one.sender.is_closed()
-                && Arc::ptr_eq(current, &one.credentials)
-                && (std::mem::take(&mut first) || one.streams.get() > 0)
-        });
-        open.iter()
-            .find(|one| one.streams.get() < limits::STREAMS_PER_CONNECTION)
-            .map(|one| (one.sender.clone(), one.streams.clone()))
-    }
-
-    /// The connecting that is under way, or a new one. It goes on when the request that began it
-    /// is gone: others wait for it.
-    fn connecting(self: &Rc<Self>) -> Connecting {
-        if let Some(under_way) = &*self.connecting.borrow() {
-            return under_way.clone();
-        }
-        let (done, outcome) = oneshot::channel();
-        let connecting = outcome
-            .map(|outcome: Result<Result<(), Failed>, _>| {
-                let ended = |_| Err(Failed(Reason::ConnectFailed, "the worker is ending".into()));
-                outcome.unwrap_or_else(ended)
-            })
-            .boxed_local()
-            .shared();
-        *self.connecting.borrow_mut() = Some(connecting.clone());
-        let this = self.clone();
-        tokio::task::spawn_local(async move {
-            let outcome = this.new_h2_connection().await;
-            *this.connecting.borrow_mut() = None;
-            let _ = done.send(outcome.map_err(|e| Failed(e.reason, e.detail.into())));
-        });
-        connecting
-    }
-
-    async fn new_h2_connection(&self) -> Result<(), Error> {
-        let credentials = self.current_credentials()?;
-        let tls = credentials.tls.client_h2.clone();
-        let mut stream = self.open_mutual_tls(tls, &credentials).await?;
-        // A peer that does not accept our certificate says so when the handshake has ended for us
-        // (RFC 8446 section 4.4.2.4). One that does sends its SETTINGS unasked: only then is it
-        // known that requests will be read, and nothing of one has been sent before.
-        let first = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.fill_buf()).await;
-        let address = self.address();
-        match first {
-            Ok(Ok([])) => return Err(Error::connect(address, &"the peer closed at once")),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(not_verified_or_failed(address, &error)),
-            Err(_) => return Err(Error::connect(address, &"the peer said nothing")),
-        }
-        let (sender, connection) = limits::h2_client(LocalExecutor)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| Error::exchange(&error))?;
-        tokio::task::spawn_local(connection);
-        self.h2.borrow_mut().push(H2 {
-            sender,
-            streams: Rc::default(),
-            credentials,
-        });
-        Ok(())
-    }
-
-    // --- both ---
 
     /// Opens a connection for opaque bytes to a peer.
     ///
@@ -336,11 +176,21 @@ impl Upstream {
     /// Opens a plaintext connection, for opaque bytes outside the mesh.
     ///
     /// # Errors
-    /// `connect_failed`.
+    /// `connect_failed`, `application_unreachable`.
     pub async fn open_plain(&self) -> Result<TcpStream, Error> {
         let address = self.address();
-        let opened = self.dial.connector.to_peer(address).await;
-        opened.map_err(|error| Error::connect(address, &error))
+        let connector = &self.dial.connector;
+        let opened = match &self.to {
+            To::Endpoint(_) => connector.to_peer(address).await,
+            To::Application(_) => connector.to_application(address).await,
+        };
+        opened.map_err(|error| {
+            let mut failed = Error::connect(address, &error);
+            if matches!(self.to, To::Application(_)) {
+                failed.reason = Reason::ApplicationUnreachable;
+            }
+            failed
+        })
     }
 
     fn address(&self) -> SocketAddr {
@@ -415,12 +265,6 @@ fn not_verified_or_failed(address: SocketAddr, error: &std::io::Error) -> Error 
     }
 }
 
-impl From<Failed> for Error {
-    fn from(Failed(reason, detail): Failed) -> Self {
-        Self::new(reason, &*detail)
-    }
-}
-
 impl InFlight for Upstream {
     fn in_flight(&self) -> u32 {
         self.in_flight.get()
@@ -491,13 +335,7 @@ impl Lease {
         let Some(sender) = sender.take().filter(|sender| !sender.is_closed()) else {
             return;
         };
-        let mut idle = self.upstream.h1.borrow_mut();
-        if idle.len() < MAX_IDLE_CONNECTIONS {
-            idle.push(Idle {
-                sender,
-                since: Instant::now(),
-            });
-        }
+        self.upstream.h1.keep(sender);
     }
 }
 

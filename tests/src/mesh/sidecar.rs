@@ -131,6 +131,17 @@ impl Sidecar {
         self.command.log.with_extension("state")
     }
 
+    /// The memory that its process has in RAM, in bytes.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let process = lock(&self.process);
+        let id = process.as_ref().and_then(Child::id);
+        let id = id.context("it does not run")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kib.context("no VmRSS")?.parse::<u64>()? * 1024)
+    }
+
     /// `GET /config`.
     pub async fn config(&self) -> Result<Value> {
         let answer = Client::direct()

@@ -1,0 +1,92 @@
+//! HTTP/1.1: one request at a time, over connections that are kept and reused.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::Upstream;
+use crate::proxy::body::RequestBody;
+use crate::proxy::error::Error;
+use crate::proxy::limits;
+
+/// An idle connection to an application is not reused after this: servers close idle connections,
+/// the common defaults start at 5 s (Node.js), and a request that meets the close is lost.
+const MAX_IDLE: Duration = Duration::from_secs(4);
+
+/// Idle connections kept for one place by one worker.
+const MAX_IDLE_CONNECTIONS: usize = 100;
+
+/// Connections that wait for their next request.
+#[derive(Default)]
+pub(super) struct Pool(RefCell<Vec<Idle>>);
+
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    since: Instant,
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// The most recently used one that is still good: the others age and are closed.
+    fn take(&self) -> Option<SendRequest<RequestBody>> {
+        let mut idle = self.0.borrow_mut();
+        let oldest = Instant::now().checked_sub(MAX_IDLE)?;
+        while let Some(one) = idle.pop() {
+            if one.since < oldest {
+                idle.clear();
+                return None;
+            }
+            if one.sender.is_ready() {
+                return Some(one.sender);
+            }
+        }
+        None
+    }
+
+    /// Keeps one whose response has ended.
+    pub(super) fn keep(&self, sender: SendRequest<RequestBody>) {
+        let mut idle = self.0.borrow_mut();
+        if idle.len() < MAX_IDLE_CONNECTIONS {
+            idle.push(Idle {
+                sender,
+                since: Instant::now(),
+            });
+        }
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    pub(super) async fn h1_sender(&self) -> Result<SendRequest<RequestBody>, Error> {
+        if let Some(sender) = self.h1.take() {
+            return Ok(sender);
+        }
+        match self.is_peer() {
+            true => {
+                let credentials = self.current_credentials()?;
+                let tls = credentials.tls.client_h1.clone();
+                handshake(self.open_mutual_tls(tls, &credentials).await?).await
+            }
+            false => handshake(self.open_plain().await?).await,
+        }
+    }
+}
+
+async fn handshake<I>(io: I) -> Result<SendRequest<RequestBody>, Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = limits::h1_client()
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|error| Error::exchange(&error))?;
+    // What goes wrong on the connection reaches the request that is on it.
+    tokio::task::spawn_local(connection.with_upgrades());
+    Ok(sender)
+}
