@@ -25,8 +25,8 @@ pub struct Folder {
     nudge: Nudge,
     /// Something changed that wasn't read yet.
     due: bool,
-    /// Something was returned.
-    told: bool,
+    /// What was last returned.
+    told: Option<Reading>,
     /// Ends with this.
     _watcher: Option<RecommendedWatcher>,
     _polling: JoinSet<()>,
@@ -54,18 +54,47 @@ impl Folder {
             settling,
             nudge,
             due: true,
-            told: false,
+            told: None,
             _watcher: watcher,
             _polling: polling,
         }
     }
 
-    async fn read(&mut self) -> bool {
+    /// Waits as [`Source::changed`] does, for a change of any sort, and returns the whole reading: for
+    /// whoever takes all of it or nothing. What may still be being written is waited for.
+    /// `None`: nobody will tell of changes any more.
+    ///
+    /// Cancel safe.
+    pub async fn reading(&mut self) -> Option<&Reading> {
+        self.next(|told, now| !now.unsettled && !now.says_the_same(told))
+            .await?;
+        Some(&self.last)
+    }
+
+    /// Reads again and again, until what was read differs from what was last returned.
+    async fn next(&mut self, differs: impl Fn(&Reading, &Reading) -> bool) -> Option<()> {
+        loop {
+            if !self.due && !self.settling.settled().await {
+                return None;
+            }
+            // Stays set when the reading is cancelled.
+            self.due = true;
+            self.read().await;
+            self.due = false;
+            let told = self.told.as_ref();
+            if told.is_none_or(|told| differs(told, &self.last)) {
+                self.told = Some(self.last.clone());
+                return Some(());
+            }
+        }
+    }
+
+    async fn read(&mut self) {
         let (folders, last) = (self.folders.clone(), self.last.clone());
         // Reading blocks; a folder may be on a network.
         let Ok(reading) = tokio::task::spawn_blocking(move || read_folder(&folders, &last)).await
         else {
-            return false; // only when the runtime is being shut down
+            return; // only when the runtime is being shut down
         };
         for change in &reading.changes {
             tracing::info!("{change}");
@@ -85,33 +114,23 @@ impl Folder {
                 nudge.send();
             });
         }
-        let differs = reading.inputs.seen != self.last.inputs.seen
-            || reading.problems != self.last.problems
-            || reading.origins != self.last.origins;
         self.last = reading;
-        differs
     }
 }
 
 impl Source for Folder {
     async fn changed(&mut self) -> Option<Seen> {
-        loop {
-            if !self.due && !self.settling.settled().await {
-                return None;
-            }
-            // Stays set when the reading is cancelled.
-            self.due = true;
-            let differs = self.read().await;
-            self.due = false;
-            if differs || !self.told {
-                self.told = true;
-                return Some(Seen {
-                    inputs: self.last.inputs.clone(),
-                    origins: self.last.origins.clone(),
-                    problems: self.last.problems.clone(),
-                });
-            }
-        }
+        self.next(|told, now| {
+            now.inputs.seen != told.inputs.seen
+                || now.problems != told.problems
+                || now.origins != told.origins
+        })
+        .await?;
+        Some(Seen {
+            inputs: self.last.inputs.clone(),
+            origins: self.last.origins.clone(),
+            problems: self.last.problems.clone(),
+        })
     }
 }
 
@@ -203,6 +222,24 @@ spec: { hosts: [orders] }
         .unwrap();
         fs::rename(dir.path().join(".new"), dir.path().join("a.yaml")).unwrap();
         assert_eq!(hosts(&changed(&mut folder).await), ["orders.shop"]);
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_all_or_nothing_is_told_of_every_change_once_it_is_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("a.yaml"), ROUTE).unwrap();
+        let mut folder = Folder::new(vec![dir.path().to_owned()]);
+        let mut texts = async || {
+            let reading = timeout(LONG, folder.reading()).await.unwrap().unwrap();
+            let texts = reading.texts().map(|(_, text)| text.to_string());
+            texts.collect::<Vec<_>>()
+        };
+        assert_eq!(texts().await, [ROUTE]);
+        // Truncated, and another changed meanwhile: both are told, and not one before the other.
+        fs::write(path("a.yaml"), "").unwrap();
+        fs::write(path("b.yaml"), "# a comment\n").unwrap();
+        assert_eq!(texts().await, ["", "# a comment\n"]);
     }
 
     #[tokio::test]

@@ -52,7 +52,8 @@ struct Known {
     hash: Option<blake3::Hash>,
     /// Of the file that the text was read from.
     stamp: Option<Stamp>,
-    /// Of the last good text.
+    /// The last good text, and what it says.
+    text: Arc<str>,
     documents: Vec<Document>,
     problems: Vec<Problem>,
 }
@@ -130,6 +131,18 @@ impl Reading {
         self.files.values().flat_map(|known| &known.documents)
     }
 
+    /// Every file and its text that is in force, in order of precedence. Where there are problems,
+    /// the texts aren't all there is.
+    pub fn texts(&self) -> impl Iterator<Item = (&Path, &Arc<str>)> {
+        let files = self.files.iter();
+        files.map(|((_, path), known)| (path.as_path(), &known.text))
+    }
+
+    /// Whether nothing differs, not even a comment.
+    pub(crate) fn says_the_same(&self, other: &Reading) -> bool {
+        self.problems == other.problems && self.texts().eq(other.texts())
+    }
+
     fn file_problems(&self) -> impl Iterator<Item = &Problem> {
         self.files.values().flat_map(|known| &known.problems)
     }
@@ -151,6 +164,7 @@ impl Known {
                 return Some(Known {
                     hash: None,
                     stamp: Some(file.stamp),
+                    text: self.text.clone(),
                     documents: self.documents.clone(),
                     problems,
                 });
@@ -162,6 +176,7 @@ impl Known {
             let replaced = || Known {
                 hash: Some(hash),
                 stamp: Some(file.stamp),
+                text: self.text.clone(),
                 documents: self.documents.clone(),
                 problems: self.problems.clone(),
             };
@@ -176,18 +191,17 @@ impl Known {
             *unsettled = true;
             return None;
         }
-        let documents = if good {
-            parsed.documents
-        } else if self.documents.is_empty() {
-            // Nothing good to fall back on; what can be read of it is better than nothing.
-            parsed.documents
+        // With nothing good to fall back on, what can be read of it is better than nothing.
+        let (text, documents) = if good || self.documents.is_empty() {
+            (text.into(), parsed.documents)
         } else {
-            self.documents.clone()
+            (self.text.clone(), self.documents.clone())
         };
         let problems = parsed.problems.into_iter().map(Problem::from).collect();
         Some(Known {
             hash: Some(hash),
             stamp: Some(file.stamp),
+            text,
             documents,
             problems,
         })

@@ -22,7 +22,7 @@ pub(crate) struct Scan {
     pub(crate) files: Vec<Found>,
     /// Folders and links that can't be followed.
     pub(crate) problems: Vec<Problem>,
-    /// What lies under these couldn't be listed: what is known of it holds on.
+    /// These, or what lies under them, couldn't be looked at: what is known of it holds on.
     pub(crate) unlisted: Vec<PathBuf>,
 }
 
@@ -127,21 +127,26 @@ impl Walk {
                 continue;
             }
             let path = entry.path();
-            let Ok(kind) = entry.file_type() else {
-                continue;
-            };
-            if kind.is_dir() {
-                self.folder(&path, root, place, depth + 1)?;
-            } else if is_yaml(&path) {
-                self.file(path, root, place)?;
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => self.folder(&path, root, place, depth + 1)?,
+                Ok(_) if is_yaml(&path) => self.file(path, root, place)?,
+                Ok(_) => {}
+                Err(error) => self.unseen(&path, &error),
             }
         }
         Ok(())
     }
 
     fn file(&mut self, path: PathBuf, root: &Path, place: usize) -> Result<(), Problem> {
-        let (Ok(real), Ok(metadata)) = (path.canonicalize(), fs::metadata(&path)) else {
-            return Ok(()); // gone since it was listed, or a link to nothing
+        let seen = path
+            .canonicalize()
+            .and_then(|real| Ok((real, fs::metadata(&path)?)));
+        let (real, metadata) = match seen {
+            Ok(seen) => seen,
+            Err(error) => {
+                self.unseen(&path, &error);
+                return Ok(());
+            }
         };
         if !real.starts_with(root) {
             self.problem(
@@ -163,6 +168,18 @@ impl Walk {
             return Err(too_many(root, MAX_FILES, "YAML files"));
         }
         Ok(())
+    }
+
+    /// An entry that can't be looked at. It is gone since it was listed, or a link to nothing; if not,
+    /// it is still there.
+    fn unseen(&mut self, path: &Path, error: &io::Error) {
+        if error.kind() != io::ErrorKind::NotFound {
+            self.problem(
+                path,
+                format!("can't be looked at: {error}; make its folder accessible"),
+            );
+            self.scan.unlisted.push(path.to_owned());
+        }
     }
 
     fn unlisted(&mut self, folder: &Path, error: &io::Error) {
@@ -188,8 +205,8 @@ fn is_yaml(path: &Path) -> bool {
 
 fn too_many(folder: &Path, most: usize, what: &str) -> Problem {
     let message = format!(
-        "holds more than {most} {what}, so nothing is read anew; give --files a folder that holds \
-         only the mesh's objects"
+        "holds more than {most} {what}, so nothing is read anew; name a folder that holds only the \
+         mesh's objects"
     );
     Problem {
         file: folder.to_owned(),
@@ -264,6 +281,27 @@ mod tests {
             problem.message.contains("more than 1000 YAML files"),
             "{problem}"
         );
+    }
+
+    #[test]
+    fn what_can_not_be_looked_at_is_not_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (circle, nothing) = (dir.path().join("circle.yaml"), dir.path().join("no.yaml"));
+        symlink("circle.yaml", &circle).unwrap();
+        symlink("nowhere.yaml", nothing).unwrap();
+        let scan = scan(&[dir.path().to_owned()]).unwrap();
+        assert_eq!(scan.unlisted, [circle]);
+        assert_eq!(scan.problems.len(), 1, "{:?}", scan.problems);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = std::process::Command::new("mkfifo")
+            .arg(dir.path().join("pipe.yaml"))
+            .status();
+        assert!(made.unwrap().success());
+        assert_eq!(scan(&[dir.path().to_owned()]).unwrap().files, []);
     }
 
     #[test]

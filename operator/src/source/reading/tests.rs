@@ -246,6 +246,19 @@ fn a_folder_that_vanishes_keeps_what_was_in_it() {
 }
 
 #[test]
+fn a_file_that_can_not_be_looked_at_keeps_its_last_good_documents() {
+    let mut folder = Folder::new(&[("a.yaml", ROUTE)]);
+    folder.read();
+    let path = folder.dir.path().join("a.yaml");
+    fs::remove_file(&path).unwrap();
+    // As in a folder that may be listed and not entered, for root as well.
+    std::os::unix::fs::symlink("a.yaml", path).unwrap();
+    let reading = folder.read();
+    assert_eq!(reading.inputs.api_routes.len(), 1);
+    assert_eq!(reading.problems.len(), 1, "{:?}", reading.problems);
+}
+
+#[test]
 fn a_file_too_large_to_read_keeps_its_last_good_documents() {
     let mut folder = Folder::new(&[("a.yaml", ROUTE)]);
     folder.read();
