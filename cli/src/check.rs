@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use compiler::yaml::{Document, Object};
-use compiler::{Inputs, ObjectKey, ObjectRef, Output};
+use compiler::{ObjectKey, Output};
+use operator::source::reading::{Reading, read_folder};
 
-use crate::folder;
 use crate::up::plan::Plan;
-use crate::up::{shown, table::say};
+use crate::up::{plain, table::say};
 
 /// Says what is wrong with a folder of documents; exit code 1 when anything is.
 ///
@@ -28,78 +27,48 @@ const IN_A_CLUSTER: &str = "in a cluster, fields that don't exist are refused by
 /// Checks; returns the exit code.
 pub fn run(args: &CheckArgs) -> anyhow::Result<i32> {
     let folder = args.folder.canonicalize()?;
-    let reading = folder::read(&folder);
-    let mut sentences: Vec<_> = reading
-        .problems
-        .iter()
-        .map(|problem| shown(problem, &folder, &args.folder))
-        .collect();
-    if let Err(problems) = Plan::new(reading.documents.clone(), &folder) {
-        sentences.extend(
-            problems
-                .iter()
-                .map(|problem| shown(problem, &folder, &args.folder)),
-        );
-    }
-    // Of documents that are not all there, too much would be missing.
-    if sentences.is_empty() {
-        sentences = refused(&reading.documents);
-    }
+    // By the name that the user gave it, and so are the files in it.
+    let reading = read_folder(std::slice::from_ref(&args.folder), &Reading::default());
+    let sentences = match Plan::of(&reading, &folder) {
+        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+        // Of documents that are not all there, too much would be missing.
+        Ok(_) => refused(&reading),
+    };
     for sentence in &sentences {
-        say(sentence);
+        say(plain(sentence));
     }
     if sentences.is_empty() {
-        say(nothing_wrong(&reading.documents));
+        say(nothing_wrong(&reading));
     }
     Ok(i32::from(!sentences.is_empty()))
 }
 
-fn nothing_wrong(documents: &[Document]) -> String {
-    let routes = documents
-        .iter()
-        .filter(|document| document.kind == "ApiRoute")
-        .count();
+fn nothing_wrong(reading: &Reading) -> String {
     format!(
-        "{} documents, {routes} of them ApiRoutes: nothing is wrong\n{IN_A_CLUSTER}",
-        documents.len()
+        "{} documents, {} of them ApiRoutes: nothing is wrong\n{IN_A_CLUSTER}",
+        reading.documents().count(),
+        reading.inputs.api_routes.len()
     )
 }
 
 /// What the compiler refuses, in sentences.
-fn refused(documents: &[Document]) -> Vec<String> {
-    let mut inputs = Inputs::default();
+fn refused(reading: &Reading) -> Vec<String> {
+    let mut inputs = reading.inputs.clone();
     inputs.settings.trust_domain = "cluster.local".to_owned();
     inputs.settings.cluster_domain = "cluster.local".to_owned();
-    for document in documents {
-        let key = document.key.clone();
-        match &document.object {
-            Object::ApiRoute(route) => {
-                // As the operator does: of two that conflict, the one that comes first wins.
-                let order = inputs.api_routes.len() as u64;
-                inputs.precedence.insert(ObjectRef::api_route(&key), order);
-                inputs.api_routes.insert(key, route.clone());
-            }
-            Object::Service(service) => drop(inputs.services.insert(key, service.clone())),
-            Object::EndpointSlice(slice) => drop(inputs.endpoint_slices.insert(key, slice.clone())),
-            Object::Pod(pod) => drop(inputs.pods.insert(key, pod.clone())),
-            Object::Deployment(_) | Object::Ignored => {}
-        }
-    }
     let output = compiler::compile(&inputs, Output::default());
     let mut sentences = Vec::new();
     for verdict in output.verdicts.values() {
         let key = ObjectKey::new(&verdict.object.namespace, &verdict.object.name);
-        let written = documents
-            .iter()
-            .find(|document| document.key == key && document.kind == verdict.object.kind.as_str());
+        let place = reading.origins.get(&verdict.object);
+        let place = place.map_or_else(String::new, |origin| {
+            format!("{}:{}: ", origin.file.display(), origin.line)
+        });
         for condition in verdict
             .conditions
             .iter()
             .filter(|condition| !condition.status)
         {
-            let place = written.map_or_else(String::new, |document| {
-                format!("{}:{}: ", document.file, document.line)
-            });
             let (object, message) = (&verdict.object, &condition.message);
             sentences.push(format!(
                 "{place}{} {key}: {message} ({})",
@@ -119,7 +88,7 @@ mod tests {
     #[test]
     fn where_nothing_is_wrong_it_is_said_what_refuses_unknown_fields_in_a_cluster() {
         assert_eq!(
-            nothing_wrong(&[]),
+            nothing_wrong(&Reading::default()),
             "0 documents, 0 of them ApiRoutes: nothing is wrong\n\
              in a cluster, fields that don't exist are refused by kubectl's strict validation, not \
              by Meshwright"
@@ -142,9 +111,9 @@ mod tests {
         fs::write(folder.path().join("1.yaml"), first).unwrap();
         fs::write(folder.path().join("2.yaml"), second).unwrap();
 
-        let reading = folder::read(folder.path());
-        assert_eq!(reading.problems, []);
-        let sentences = refused(&reading.documents);
+        let reading = read_folder(&[folder.path().to_owned()], &Reading::default());
+        assert_eq!(*reading.problems, []);
+        let sentences = refused(&reading);
         let [sentence] = sentences.as_slice() else {
             panic!("{sentences:?}");
         };

@@ -3,14 +3,13 @@
 //! - [`up`] runs a folder of documents as a mesh on this machine;
 //! - [`exec`] and [`status`] ask a mesh that runs;
 //! - [`check`] says what is wrong with a folder;
-//! - [`folder`] reads one; [`fds`] and [`http`] are how the parts of a mesh talk;
+//! - [`fds`] and [`http`] are how the parts of a mesh talk;
 //! - [`terminal`] runs a command in one.
 
 pub mod args;
 pub mod check;
 pub mod exec;
 pub mod fds;
-pub mod folder;
 pub mod http;
 pub mod status;
 pub mod terminal;

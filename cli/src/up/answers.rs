@@ -29,9 +29,10 @@ pub(super) fn answer(mesh: &Mesh, asked: Asked) {
                 published: mesh.published_at(),
                 verdicts: serde_json::Value::Null,
             };
-            let operator = mesh.operator();
+            let (operator, names) = (mesh.operator(), mesh.accepted.names.clone());
             tokio::spawn(async move {
                 status.verdicts = verdicts(operator).await.unwrap_or(serde_json::Value::Null);
+                names.in_verdicts(&mut status.verdicts);
                 let status = serde_json::to_value(status).map_err(|error| error.to_string());
                 let _ = answer.send((status, Vec::new()));
             });

@@ -13,6 +13,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use operator::source::folder::Folder;
+use operator::source::reading::{Reading, read_folder};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
@@ -21,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::accepted::Accepted;
 use super::addresses::{HOST, HOST_NAME};
 use super::ground::Ground;
 use super::launches::Surroundings;
@@ -30,8 +33,8 @@ use super::plan::Plan;
 use super::process::own_executable;
 use super::state::{Layout, State};
 use super::table::say;
-use super::{Publish, UpArgs, inside, shown};
-use crate::{fds, folder};
+use super::{Publish, UpArgs, inside, plain};
+use crate::fds;
 
 /// Longer than a connection that will succeed takes.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -64,7 +67,8 @@ pub fn run(args: &UpArgs) -> anyhow::Result<i32> {
         .canonicalize()
         .with_context(|| format!("the folder {} can't be read", args.folder.display()))?;
     // What is wrong is told before anything is started.
-    if plan(&folder, &args.folder).is_none() {
+    let reading = read_folder(std::slice::from_ref(&args.folder), &Reading::default());
+    if plan(&reading, &folder).is_none() {
         return Ok(1);
     }
     let own_name = folder
@@ -109,9 +113,9 @@ pub fn supervise(arguments: &[String]) -> anyhow::Result<i32> {
         .enable_all()
         .build()?;
     let done = runtime.block_on(async {
-        // Before it is read: what is edited meanwhile is read again.
-        let read = folder::stamp(&inside.folder);
-        let Some(plan) = plan(&inside.folder, &inside.shown_folder) else {
+        let mut watched = Folder::new(vec![inside.shown_folder.clone()]);
+        let reading = watched.reading().await.context("nothing was read")?;
+        let Some(plan) = plan(reading, &inside.folder) else {
             return Ok(1);
         };
         let ground = match Ground::namespaces() {
@@ -121,13 +125,16 @@ pub fn supervise(arguments: &[String]) -> anyhow::Result<i32> {
                 return Ok(1);
             }
         };
-        let around = Surroundings::new(ground, Layout { root: inside.state }, inside.folder)?;
+        let layout = Layout { root: inside.state };
+        let mut accepted = Accepted::new(&layout, &inside.shown_folder);
+        accepted.take(reading)?;
         let settings = Settings {
             name: inside.name,
             shown_folder: inside.shown_folder,
-            around,
+            around: Surroundings::new(ground, layout, inside.folder)?,
             publish,
-            read,
+            watched,
+            accepted,
         };
         mesh::run(settings, plan, HostLink::remote(line))
             .await
@@ -138,18 +145,12 @@ pub fn supervise(arguments: &[String]) -> anyhow::Result<i32> {
 }
 
 /// What the folder asks for. `None`: something is wrong with it, which was said.
-fn plan(folder: &Path, shown_folder: &Path) -> Option<Plan> {
-    let reading = folder::read(folder);
-    let plan = if reading.problems.is_empty() {
-        Plan::new(reading.documents, folder)
-    } else {
-        Err(reading.problems)
-    };
-    match plan {
+fn plan(reading: &Reading, folder: &Path) -> Option<Plan> {
+    match Plan::of(reading, folder) {
         Ok(plan) => Some(plan),
         Err(problems) => {
             for problem in &problems {
-                say(shown(problem, folder, shown_folder));
+                say(plain(&problem.to_string()));
             }
             say("nothing was started");
             None
@@ -218,11 +219,14 @@ async fn on_loopback(state: &State, args: &UpArgs, folder: &Path) -> anyhow::Res
     say(
         "        around its sidecar, so mutual TLS and access rules are not enforced against other local users",
     );
-    let read = folder::stamp(folder);
-    let Some(plan) = plan(folder, &args.folder) else {
+    let mut watched = Folder::new(vec![args.folder.clone()]);
+    let reading = watched.reading().await.context("nothing was read")?;
+    let Some(plan) = plan(reading, folder) else {
         return Ok(1);
     };
     let (ground, _claim) = Ground::loopback()?;
+    let mut accepted = Accepted::new(&state.layout, &args.folder);
+    accepted.take(reading)?;
     let around = Surroundings::new(ground, state.layout.clone(), folder.to_owned())?;
     let (stopping, stop) = watch::channel(false);
     let mut interrupts = signal(SignalKind::interrupt())?;
@@ -234,7 +238,8 @@ async fn on_loopback(state: &State, args: &UpArgs, folder: &Path) -> anyhow::Res
         shown_folder: args.folder.clone(),
         around,
         publish: args.publish.clone(),
-        read,
+        watched,
+        accepted,
     };
     let mut running = std::pin::pin!(mesh::run(settings, plan, HostLink::local(stop)));
     loop {

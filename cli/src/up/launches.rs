@@ -61,7 +61,7 @@ impl Surroundings {
         let argv = [
             path(&self.operator),
             "--files".to_owned(),
-            path(&self.folder),
+            path(&self.layout.accepted()),
             "--files".to_owned(),
             path(&self.layout.runtime()),
             "--state".to_owned(),

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ::operator::source::folder::Folder;
+use ::operator::source::reading::Reading;
 use anyhow::Context as _;
 use compiler::ObjectKey;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::accepted::Accepted;
 use super::addresses::Addresses;
 use super::control::Asked;
 use super::fleet::Running;
@@ -21,12 +24,8 @@ use super::plan::Plan;
 use super::pod::{Ending, News, Phase, stopped};
 use super::publish::{Publish, Published, Target};
 use super::table::say;
-use super::{answers, changes, dns, table};
-use crate::folder::{self, Stamp};
+use super::{answers, changes, dns, plain, table};
 
-/// How often the folder is looked at. What is found twice the same is acted upon: editors replace a
-/// file in several steps, between which it isn't there.
-const LOOK: Duration = Duration::from_millis(150);
 /// When the table is shown though not everything is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -36,6 +35,7 @@ pub(super) struct Mesh {
     /// The folder as the user named it.
     pub(super) shown_folder: PathBuf,
     pub(super) around: Surroundings,
+    pub(super) accepted: Accepted,
     pub(super) plan: Plan,
     pub(super) pods: BTreeMap<ObjectKey, Running>,
     pub(super) published: BTreeMap<Target, Published>,
@@ -56,8 +56,10 @@ pub(super) struct Settings {
     pub(super) shown_folder: PathBuf,
     pub(super) around: Surroundings,
     pub(super) publish: Vec<Publish>,
-    /// How the folder was when it was read.
-    pub(super) read: Stamp,
+    /// The folder, read once, of which the plan came.
+    pub(super) watched: Folder,
+    /// What was read then.
+    pub(super) accepted: Accepted,
 }
 
 /// Runs a mesh until it is told to stop or can't go on.
@@ -72,6 +74,7 @@ pub(super) async fn run(settings: Settings, plan: Plan, host: HostLink) -> anyho
         name: settings.name,
         shown_folder: settings.shown_folder,
         around: settings.around,
+        accepted: settings.accepted,
         plan,
         pods: BTreeMap::new(),
         published: BTreeMap::new(),
@@ -112,12 +115,14 @@ pub(super) async fn run(settings: Settings, plan: Plan, host: HostLink) -> anyho
         Ok(true) => {
             let after = begun.elapsed().as_secs_f32();
             say(format_args!("  {:24} ready after {after:.1} s", "operator"));
-            let read = settings.read;
-            mesh.attend(begun, read, &mut heard, &mut questions, &mut stop)
+            let readings = follow(settings.watched);
+            mesh.attend(begun, readings, &mut heard, &mut questions, &mut stop)
                 .await
         }
         Ok(false) => Ok(()),
-        Err(error) => Err(error),
+        Err(error) => Err(anyhow::Error::msg(
+            mesh.accepted.names.in_words(&format!("{error:#}")),
+        )),
     };
     mesh.drain().await;
     heard.close();
@@ -132,15 +137,13 @@ impl Mesh {
     async fn attend(
         &mut self,
         begun: Instant,
-        mut seen: Stamp,
+        mut readings: mpsc::UnboundedReceiver<Reading>,
         heard: &mut mpsc::UnboundedReceiver<News>,
         questions: &mut mpsc::UnboundedReceiver<Asked>,
         stop: &mut watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
         self.open_ports()?;
         self.reconcile()?;
-        let mut before = seen.clone();
-        let mut look_at = Instant::now() + LOOK;
         let impatient = begun + PATIENCE;
         self.show_table_when_ready();
         loop {
@@ -151,16 +154,7 @@ impl Mesh {
                     self.show_table_when_ready();
                 }
                 Some(asked) = questions.recv() => answers::answer(self, asked),
-                () = sleep_until(look_at) => {
-                    let now = folder::stamp(&self.around.folder);
-                    if now != seen && now == before {
-                        seen = now;
-                        self.obey().await?;
-                    } else {
-                        before = now;
-                    }
-                    look_at = Instant::now() + LOOK;
-                }
+                Some(reading) = readings.recv() => self.obey(&reading).await?,
                 () = sleep_until(impatient), if !self.started => self.show_table(),
             }
         }
@@ -171,6 +165,7 @@ impl Mesh {
             News::Said(sentence, lines) => {
                 say(format_args!("  {sentence}"));
                 for line in lines {
+                    let line = self.accepted.names.in_words(&line);
                     say(format_args!("    | {line}"));
                 }
             }
@@ -240,27 +235,18 @@ impl Mesh {
     }
 
     /// Does what the folder says now, if it is whole.
-    async fn obey(&mut self) -> anyhow::Result<()> {
-        let reading = folder::read(&self.around.folder);
-        let plan = if reading.problems.is_empty() {
-            Plan::new(reading.documents, &self.around.folder)
-        } else {
-            Err(reading.problems)
-        };
-        let plan = match plan {
+    async fn obey(&mut self, reading: &Reading) -> anyhow::Result<()> {
+        let plan = match Plan::of(reading, &self.around.folder) {
             Ok(plan) => plan,
             Err(problems) => {
-                for problem in problems {
-                    say(super::shown(
-                        &problem,
-                        &self.around.folder,
-                        &self.shown_folder,
-                    ));
+                for problem in &problems {
+                    say(plain(&problem.to_string()));
                 }
                 say("  nothing was changed: what ran before runs on until this is right");
                 return Ok(());
             }
         };
+        self.accepted.take(reading)?;
         let changes = changes::between(&self.plan, &plan);
         if changes.is_empty() {
             return Ok(());
@@ -313,6 +299,20 @@ impl Mesh {
     pub(super) fn operator(&self) -> std::net::SocketAddr {
         (self.around.ground.operator(), 15014).into()
     }
+}
+
+/// Every further reading of a folder. They are made by a task of their own: whoever waits for a folder
+/// to be quiet must not begin to wait anew whenever something else happens.
+fn follow(mut watched: Folder) -> mpsc::UnboundedReceiver<Reading> {
+    let (read, readings) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(reading) = watched.reading().await {
+            if read.send(reading.clone()).is_err() {
+                return;
+            }
+        }
+    });
+    readings
 }
 
 /// Verdicts as the operator tells them.

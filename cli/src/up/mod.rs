@@ -16,6 +16,7 @@
 //! Where to start reading: [`host`] is the outer side, [`inside`] the way in, [`mesh`] what then
 //! runs there, [`pod`] the life of one workload.
 
+mod accepted;
 mod addresses;
 mod answers;
 pub(crate) mod changes;
@@ -44,9 +45,8 @@ pub mod state;
 pub(crate) mod table;
 mod written;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use compiler::yaml::Problem;
 pub use publish::Publish;
 
 /// Runs the services of a folder as a mesh on this machine, until Ctrl-C.
@@ -72,21 +72,7 @@ pub struct UpArgs {
     pub no_namespaces: bool,
 }
 
-/// A problem, its file named as the user named the folder.
-pub(crate) fn shown(problem: &Problem, folder: &Path, shown_folder: &Path) -> String {
-    let text = problem.to_string();
-    let prefix = format!("{}/", folder.display());
-    match text.strip_prefix(&prefix) {
-        Some(rest) => format!("{}{rest}", shown_prefix(shown_folder)),
-        None => text,
-    }
-}
-
-fn shown_prefix(folder: &Path) -> String {
-    let shown = folder.display().to_string();
-    if shown == "." {
-        String::new()
-    } else {
-        format!("{}/", shown.trim_end_matches('/'))
-    }
+/// A sentence that begins with the name of a file, without the folder that everybody is in.
+pub(crate) fn plain(sentence: &str) -> &str {
+    sentence.strip_prefix("./").unwrap_or(sentence)
 }

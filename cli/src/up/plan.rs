@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::ObjectKey;
-use compiler::yaml::{Document, Object, Problem};
+use compiler::yaml::{self, Document, Object};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, Service};
+use operator::source::Problem;
+use operator::source::reading::Reading;
 
 /// What a pod is given between SIGTERM and SIGKILL when it doesn't say; Kubernetes' default.
 const GRACE: Duration = Duration::from_secs(30);
@@ -76,14 +78,29 @@ pub(super) enum Field {
 /// Collects what is wrong with one document.
 struct Complaints<'a> {
     document: &'a Document,
-    problems: Vec<Problem>,
+    problems: Vec<yaml::Problem>,
 }
 
 // === impl Plan ===
 
 impl Plan {
+    /// What was read, if it is whole and can be run; else everything that is wrong with it.
+    ///
     /// `folder` is what a container's relative working directory is relative to.
-    pub(crate) fn new(documents: Vec<Document>, folder: &Path) -> Result<Self, Vec<Problem>> {
+    pub(crate) fn of(reading: &Reading, folder: &Path) -> Result<Self, Vec<Problem>> {
+        let plan = Self::new(reading.documents().cloned(), folder);
+        if reading.problems.is_empty() {
+            return plan.map_err(|problems| problems.into_iter().map(Problem::from).collect());
+        }
+        let mut problems = reading.problems.to_vec();
+        problems.extend(plan.err().into_iter().flatten().map(Problem::from));
+        Err(problems)
+    }
+
+    fn new(
+        documents: impl Iterator<Item = Document>,
+        folder: &Path,
+    ) -> Result<Self, Vec<yaml::Problem>> {
         let mut plan = Self::default();
         let mut problems = Vec::new();
         for document in documents {
@@ -379,7 +396,7 @@ impl Complaints<'_> {
     }
 
     fn add(&mut self, field: &str, message: impl Into<String>) {
-        self.problems.push(Problem {
+        self.problems.push(yaml::Problem {
             file: self.document.file.clone(),
             line: self.document.line,
             field: field.to_owned(),
@@ -395,7 +412,7 @@ mod tests {
     fn plan(text: &str) -> Result<Plan, Vec<String>> {
         let file = compiler::yaml::parse("shop.yaml", text);
         assert_eq!(file.problems, []);
-        Plan::new(file.documents, Path::new("/"))
+        Plan::new(file.documents.into_iter(), Path::new("/"))
             .map_err(|problems| problems.iter().map(ToString::to_string).collect())
     }
 

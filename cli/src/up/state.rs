@@ -44,6 +44,16 @@ impl Layout {
         self.root.join("way-out.sock")
     }
 
+    /// The copy of the user's folder that the operator reads.
+    pub fn accepted(&self) -> PathBuf {
+        self.root.join("accepted")
+    }
+
+    /// Where files are made ready for [`Layout::accepted`].
+    pub fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
     /// What completes the user's folder: Pods, and Services with addresses.
     pub fn runtime(&self) -> PathBuf {
         self.root.join("runtime")
@@ -101,7 +111,9 @@ impl State {
             let root = base.join(&name);
             if let Some(lock) = lock(&root)? {
                 let layout = Layout { root };
-                for folder in ["runtime", "operator", "logs", "pods", "names"] {
+                for folder in [
+                    "accepted", "staging", "runtime", "operator", "logs", "pods", "names",
+                ] {
                     private_folder(&layout.root.join(folder))?;
                 }
                 return Ok(Self {

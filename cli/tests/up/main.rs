@@ -6,14 +6,16 @@
     reason = "these are tests and their programs"
 )]
 
+mod check;
+mod edits;
+mod endings;
 mod mesh;
 mod programs;
 
 use std::net::TcpListener;
 use std::process::Command;
 
-use mesh::{Folder, Mesh, route, until, workload};
-use nix::sys::signal::Signal;
+use mesh::{Folder, Mesh, until, workload};
 
 /// Two workloads: `web`, which is published, and two replicas of `orders`.
 fn shop() -> Folder {
@@ -110,67 +112,6 @@ fn an_application_can_not_lift_its_redirect() {
 }
 
 #[test]
-fn an_edit_takes_effect_and_is_told_in_words() {
-    let folder = shop();
-    folder.write("route.yaml", &[route("2s")]);
-    let mesh = folder.up(&[]);
-
-    folder.write("route.yaml", &[route("5s")]);
-    mesh.waits_for("ApiRoute shop/orders: spec.timeouts.request: 2s -> 5s");
-    mesh.waits_for("ApiRoute shop/orders: enforced by 3/3 sidecars");
-
-    let mut documents = workload("web", "server", 1, &[]);
-    documents.extend(workload("orders", "server", 1, &[("GREETING", "good day")]));
-    folder.write("shop.yaml", &documents);
-    mesh.waits_for("Deployment shop/orders: spec.replicas: 2 -> 1");
-    // Nobody answers between the end of the old one and the start of the new one.
-    until("the new one answers", || {
-        folder
-            .try_get_from("web", "http://orders/")
-            .contains("good day")
-    });
-}
-
-#[test]
-fn replicas_are_replaced_one_at_a_time_and_not_by_what_does_not_start() {
-    let folder = shop();
-    let mesh = folder.up(&[]);
-
-    let mut documents = workload("web", "server", 1, &[]);
-    documents.extend(workload("orders", "failure", 2, &[("DATABASE", "db:5432")]));
-    folder.write("shop.yaml", &documents);
-
-    mesh.waits_for("container app of orders-0 ended (exit code 3); starting it again in 2 s");
-    let answer = folder.get_from("web", "http://orders/");
-    assert!(
-        answer.contains("orders-1 called by 127.0.0.6 hello"),
-        "{answer}"
-    );
-}
-
-#[test]
-fn a_half_written_file_changes_nothing_and_says_where_it_is_wrong() {
-    let folder = shop();
-    folder.write("route.yaml", &[route("2s")]);
-    let mesh = folder.up(&[]);
-
-    folder.write_text(
-        "route.yaml",
-        "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: {\n",
-    );
-    let sentence = mesh.waits_for("route.yaml:");
-    mesh.waits_for("nothing was changed");
-    assert!(
-        sentence.contains("route.yaml:4:") || sentence.contains("route.yaml:3:"),
-        "{sentence}"
-    );
-    assert!(folder.get_from("web", "http://orders/").contains("hello"));
-
-    folder.write("route.yaml", &[route("3s")]);
-    mesh.waits_for("spec.timeouts.request: 2s -> 3s");
-}
-
-#[test]
 fn an_application_that_keeps_ending_is_told_with_its_last_words() {
     let folder = Folder::new(&workload("web", "failure", 1, &[("DATABASE", "db:5432")]));
     let mesh = folder.start(&[]);
@@ -236,31 +177,6 @@ fn a_second_mesh_beside_it_works_unless_it_wants_the_same_port() {
 }
 
 #[test]
-fn ctrl_c_ends_all_and_leaves_nothing() {
-    let folder = shop();
-    let mut mesh = folder.up(&["--publish", "web=0"]);
-    mesh.signal(Signal::SIGINT);
-    assert_eq!(mesh.ends(), Some(0));
-    assert_eq!(mesh.programs(), Vec::<String>::new());
-    assert_eq!(
-        std::fs::read_dir(folder.path().join(".state"))
-            .unwrap()
-            .count(),
-        0
-    );
-}
-
-#[test]
-fn killed_it_leaves_no_process() {
-    let folder = shop();
-    let mut mesh = folder.up(&[]);
-    assert!(mesh.programs().len() > 5);
-    mesh.signal(Signal::SIGKILL);
-    assert_eq!(mesh.ends(), None);
-    until("all have ended", || mesh.programs().is_empty());
-}
-
-#[test]
 fn without_namespaces_calls_go_through_explicit_proxies() {
     let folder = shop();
     let mesh = folder.up(&["--no-namespaces", "--publish", "web=0"]);
@@ -284,29 +200,7 @@ fn where_user_namespaces_are_blocked_it_says_so_and_goes_on_without() {
             up.get_envs()
                 .filter_map(|(name, value)| Some((name, value?))),
         );
-    let mesh = Mesh::of(command, &folder.path().join(".state"));
+    let mesh = Mesh::of(command, folder.state());
     mesh.waits_for("user namespaces are switched off");
     mesh.waits_for("Ctrl-C ends all");
-}
-
-#[test]
-fn check_says_file_line_and_remedy_and_runs_nothing() {
-    let folder = shop();
-    assert!(
-        folder
-            .run(&["check", folder.path().to_str().unwrap()])
-            .status
-            .success()
-    );
-
-    let mut wrong = route("2s");
-    wrong["spec"]["host"] = serde_json::json!("orders");
-    folder.write("route.yaml", &[wrong]);
-    let checked = folder.run(&["check", folder.path().to_str().unwrap()]);
-    let sentence = String::from_utf8_lossy(&checked.stdout).into_owned();
-    assert_eq!(checked.status.code(), Some(1));
-    assert!(
-        sentence.contains("route.yaml:") && sentence.contains("hosts"),
-        "{sentence}"
-    );
 }

@@ -17,8 +17,9 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// A folder of documents, and the meshes that run it.
 pub(crate) struct Folder {
-    folder: tempfile::TempDir,
+    documents: PathBuf,
     state: PathBuf,
+    _around: tempfile::TempDir,
 }
 
 /// One `meshwright up`.
@@ -113,16 +114,28 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 impl Folder {
     pub(crate) fn new(documents: &[Value]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let state = folder.path().join(".state");
-        std::fs::create_dir(&state).unwrap();
-        let this = Self { folder, state };
+        let around = tempfile::tempdir().unwrap();
+        let place = |name: &str| {
+            let path = around.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let this = Self {
+            documents: place("shop"),
+            state: place("state"),
+            _around: around,
+        };
         this.write("shop.yaml", documents);
         this
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.folder.path()
+        &self.documents
+    }
+
+    /// Where the meshes keep what they keep.
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
     }
 
     /// Writes documents to a file of the folder.
@@ -188,6 +201,16 @@ impl Folder {
             workload,
             &format!("URL={url} {}", programs::command("client").join(" ")),
         )
+    }
+
+    /// What a workload's sidecar holds under a name; null when there is no such thing.
+    pub(crate) fn held(&self, workload: &str, id: &str) -> Value {
+        let answer = self.get_from(workload, "http://127.0.0.1:15000/config");
+        let (from, to) = (answer.find('{').unwrap(), answer.rfind('}').unwrap());
+        let config: Value = serde_json::from_str(&answer[from..=to]).unwrap();
+        let held = config["held"].as_array().unwrap();
+        let found = held.iter().find(|one| one["id"] == id);
+        found.cloned().unwrap_or_default()
     }
 }
 
@@ -258,6 +281,24 @@ impl Mesh {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// The process that is the application of a pod.
+    pub(crate) fn application(&self, pod: &str) -> Pid {
+        let holds = |id: i32, file: &str, text: &str| {
+            let read = std::fs::read(format!("/proc/{id}/{file}")).unwrap_or_default();
+            read.split(|byte| *byte == 0)
+                .any(|part| part == text.as_bytes())
+        };
+        let state = format!("XDG_RUNTIME_DIR={}", self.state.display());
+        let is_it = |id: &i32| {
+            holds(*id, "cmdline", "programs::server")
+                && holds(*id, "environ", &state)
+                && holds(*id, "environ", &format!("HOSTNAME={pod}"))
+        };
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        Pid::from_raw(ids.find(is_it).unwrap())
     }
 
     /// Waits for its end; returns the exit code.
