@@ -10,16 +10,20 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::control::{Entrance, Row};
+use super::gate::Destination;
 use super::ground::Place;
 use super::launches::application_env;
-use super::mesh::Mesh;
+use super::mesh::{IN_FLIGHT, Mesh};
 use super::plan::Template;
 use super::pod::{Ending, Phase, Pod};
-use super::publish::{self, Destination, Published, Target};
+use super::publish::{self, Published, Target};
 use super::runtime::{Identity, Issued};
 use super::state::{private_folder, replace};
 use super::{dns, hosts};
 
+/// How long a sidecar beside an application waits for connections to end: no request is in flight
+/// any more when an application has ended well.
+const DRAIN: Duration = Duration::from_secs(5);
 /// Where the ingress and the operator are.
 const SYSTEM: &str = "meshwright-system";
 const INGRESS: &str = "meshwright-ingress";
@@ -148,7 +152,10 @@ impl Mesh {
             .flat_map(|template| &template.ports)
             .map(|port| port.number)
             .collect();
-        let sidecar = self.around.sidecar(&identity, &place, &ports, &folder);
+        let drain = template.as_ref().map_or(IN_FLIGHT, |_| DRAIN);
+        let sidecar = self
+            .around
+            .sidecar(&identity, &place, &ports, &folder, drain);
         let application = template
             .as_ref()
             .map(|template| self.around.application(&identity, &place, template));
@@ -174,6 +181,7 @@ impl Mesh {
             application,
             ports,
             grace,
+            drain,
         };
         let (ending, asked) = watch::channel(Ending::Not);
         let life = tokio::spawn(pod.live(self.news.clone(), asked));
@@ -196,7 +204,7 @@ impl Mesh {
 
     /// The place of the ingress, which is started with the first port that is published.
     pub(super) fn ingress(&mut self) -> anyhow::Result<Arc<Place>> {
-        let key = ObjectKey::new(SYSTEM, format!("{INGRESS}-0"));
+        let key = ingress();
         if !self.pods.contains_key(&key) {
             self.start(&key, None)?;
             self.write_tokens()?;
@@ -239,14 +247,13 @@ impl Mesh {
             };
             let ObjectKey { namespace, name } = &target.service;
             let host = format!("{name}.{namespace}.svc.{}", self.around.cluster_domain);
-            published.open(
-                ingress.clone(),
-                Destination {
-                    address,
-                    port: target.port,
-                    host,
-                },
-            )?;
+            let port = target.port;
+            let to = Destination {
+                address,
+                port,
+                host,
+            };
+            published.open(&self.gate, ingress.clone(), to)?;
         }
         Ok(())
     }
@@ -279,4 +286,9 @@ impl Mesh {
         };
         self.published.iter().map(line).collect()
     }
+}
+
+/// The pod that published connections come in by.
+pub(super) fn ingress() -> ObjectKey {
+    ObjectKey::new(SYSTEM, format!("{INGRESS}-0"))
 }

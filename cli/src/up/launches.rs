@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::enter::{Launch, Privileges};
 use super::ground::{Ground, Place};
@@ -92,13 +93,15 @@ impl Surroundings {
         }
     }
 
-    /// `ports` are those of the application; `folder` is the pod's own.
+    /// `ports` are those of the application; `folder` is the pod's own; `drain` is how long it waits
+    /// for connections to end.
     pub(super) fn sidecar(
         &self,
         identity: &Identity,
         place: &Place,
         ports: &[u16],
         folder: &Path,
+        drain: Duration,
     ) -> Command {
         let Place { address, .. } = place;
         let mut argv = vec![path(&self.sidecar)];
@@ -112,7 +115,7 @@ impl Surroundings {
         set("--trust-domain", self.trust_domain.clone());
         set("--state", path(&folder.join("sidecar")));
         set("--workers", SIDECAR_WORKERS.to_owned());
-        set("--drain-timeout", "5s".to_owned());
+        set("--drain-timeout", format!("{}s", drain.as_secs()));
         match place.application {
             None => {
                 set("--mark", SIDECAR_MARK.to_string());

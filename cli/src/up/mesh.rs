@@ -10,12 +10,13 @@ use anyhow::Context as _;
 use compiler::ObjectKey;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::accepted::Accepted;
 use super::addresses::Addresses;
 use super::control::Asked;
-use super::fleet::Running;
+use super::fleet::{Running, ingress};
+use super::gate::Gate;
 use super::ground::Ground;
 use super::launches::Surroundings;
 use super::link::HostLink;
@@ -24,8 +25,13 @@ use super::plan::Plan;
 use super::pod::{Ending, News, Phase, stopped};
 use super::publish::{Publish, Published, Target};
 use super::table::say;
+use super::written::selects;
 use super::{answers, changes, dns, plain, table};
 
+/// What is in flight when the mesh is to end may take so long, as in a pod that says nothing of it.
+pub(super) const IN_FLIGHT: Duration = Duration::from_secs(30);
+/// When all that is inside has ended, the last bytes are on their way to their callers.
+const LAST_BYTES: Duration = Duration::from_secs(1);
 /// When the table is shown though not everything is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -40,6 +46,7 @@ pub(super) struct Mesh {
     pub(super) pods: BTreeMap<ObjectKey, Running>,
     pub(super) published: BTreeMap<Target, Published>,
     pub(super) asked_to_publish: Vec<Publish>,
+    pub(super) gate: Gate,
     pub(super) host: HostLink,
     pub(super) addresses: Addresses,
     pub(super) names: dns::Names,
@@ -79,6 +86,7 @@ pub(super) async fn run(settings: Settings, plan: Plan, host: HostLink) -> anyho
         pods: BTreeMap::new(),
         published: BTreeMap::new(),
         asked_to_publish: settings.publish,
+        gate: Gate::new(),
         host,
         addresses: Addresses::default(),
         names: dns::Names::default(),
@@ -265,34 +273,58 @@ impl Mesh {
         Ok(())
     }
 
-    /// Ends all pods at once, each in good order.
+    /// Ends everything in good order: callers before those they call, as far as that is known, so
+    /// that what is in flight is answered.
     async fn drain(&mut self) {
         self.stopping = true;
-        self.published.clear();
-        let count = self.pods.len();
         say(format_args!(
-            "\nstopping {count} workloads; Ctrl-C again ends them at once"
+            "\nstopping {} workloads; Ctrl-C again ends them at once",
+            self.pods.len()
         ));
-        for pod in self.pods.values() {
-            pod.ending.send_replace(Ending::AtOnce);
-        }
-        let longest = self
-            .pods
-            .values()
-            .filter_map(|pod| Some(pod.template.as_ref()?.grace))
-            .max()
-            .unwrap_or_default();
-        let all = async {
-            for (_, pod) in std::mem::take(&mut self.pods) {
-                // A life that panicked is over as well.
-                let _ = pod.life.await;
-            }
+        // First what came from outside: the ingress's sidecar lets its requests end, and whoever they
+        // need is still there.
+        let until = Instant::now() + IN_FLIGHT;
+        let _ = timeout_at(until, self.gate.close()).await;
+        self.published.clear();
+        self.end(until, |_, key, _| *key == ingress()).await;
+        let _ = timeout(LAST_BYTES, self.gate.left()).await;
+        // Then those whom nobody can call by name, and at last all others.
+        let is_called = |mesh: &Self, key: &ObjectKey, pod: &Running| {
+            let mut services = mesh.plan.services.values();
+            services.any(|service| selects(service, key, pod))
         };
+        let graces = self.pods.values().filter_map(|pod| pod.template.as_ref());
+        let longest = graces.map(|template| template.grace).max();
         // Each life has its own bound; this one is against a mistake in them.
-        let bound = longest + Duration::from_secs(20);
-        if timeout(bound, all).await.is_err() {
+        let bound = longest.unwrap_or_default() + Duration::from_secs(20);
+        self.end(Instant::now() + bound, |mesh, key, pod| {
+            !is_called(mesh, key, pod)
+        })
+        .await;
+        self.end(Instant::now() + bound, |_, _, _| true).await;
+        if !self.pods.is_empty() {
             say("  some did not end in time and are killed");
         }
+    }
+
+    /// Asks some pods to end, and waits until they have or it is too late.
+    async fn end(&mut self, until: Instant, which: impl Fn(&Self, &ObjectKey, &Running) -> bool) {
+        let some = self.pods.iter().filter(|(key, pod)| which(self, key, pod));
+        let some: Vec<_> = some.map(|(key, _)| key.clone()).collect();
+        for pod in some.iter().filter_map(|key| self.pods.get(key)) {
+            pod.ending.send_replace(Ending::AtOnce);
+        }
+        let all = async {
+            for key in &some {
+                if let Some(pod) = self.pods.get_mut(key) {
+                    // A life that panicked is over as well.
+                    let _ = (&mut pod.life).await;
+                    self.pods.remove(key);
+                }
+            }
+        };
+        // Those that are left may be waited for again.
+        let _ = timeout_at(until, all).await;
     }
 
     /// The operator's address for questions.

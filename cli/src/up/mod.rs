@@ -24,6 +24,7 @@ pub mod control;
 mod dns;
 pub mod enter;
 mod fleet;
+mod gate;
 mod ground;
 pub mod host;
 mod hosts;

@@ -22,8 +22,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 const LEAVE: Duration = Duration::from_millis(500);
 /// How many lines of its log tell why a program ended.
 const LAST_LINES: usize = 10;
-/// What a sidecar is given to end: longer than it lets its connections drain.
-const SIDECAR_GRACE: Duration = Duration::from_secs(10);
+/// What a sidecar is given to end once it has let its connections drain.
+const SIDECAR_GRACE: Duration = Duration::from_secs(5);
 
 /// How a pod is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub(super) struct Pod {
     /// What its application must listen on to be ready.
     pub(super) ports: Vec<u16>,
     pub(super) grace: Duration,
+    /// How long its sidecar lets connections drain.
+    pub(super) drain: Duration,
 }
 
 /// Tells the mesh what it doesn't know yet.
@@ -173,7 +175,7 @@ impl Pod {
             process::end(child, self.grace).await;
         }
         if let Some(child) = sidecar.child {
-            process::end(child, SIDECAR_GRACE).await;
+            process::end(child, self.drain + SIDECAR_GRACE).await;
         }
         teller.tell(Phase::Gone);
     }

@@ -6,25 +6,17 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use compiler::ObjectKey;
-use http::Request;
-use http::header::HOST;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Service;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::gate::{Destination, Gate};
 use super::ground::Place;
 use super::link::{BindError, HostLink};
-
-/// The wait after a connection that could not be accepted.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// A request to publish: `[NAMESPACE/]SERVICE[:SERVICE-PORT]=PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,16 +42,14 @@ pub(super) struct Target {
 pub(super) struct Published {
     pub(super) at: SocketAddr,
     listener: Option<std::net::TcpListener>,
-    accepting: Option<JoinHandle<()>>,
+    accepting: Option<Accepting>,
 }
 
-/// How a published connection reaches a Service from inside the ingress.
-#[derive(Clone, Debug)]
-pub(super) struct Destination {
-    pub(super) address: Ipv4Addr,
-    pub(super) port: u16,
-    /// For explicit proxying.
-    pub(super) host: String,
+/// Connections being let in.
+#[derive(Debug)]
+struct Accepting {
+    task: JoinHandle<()>,
+    to: watch::Sender<Destination>,
 }
 
 // === impl Publish ===
@@ -203,74 +193,24 @@ pub(super) async fn take(
     })
 }
 
-async fn relay(mut stream: TcpStream, ingress: &Place, to: Destination) -> anyhow::Result<()> {
-    stream.set_nodelay(true)?;
-    if ingress.namespaces.is_none() {
-        return through_proxy(stream, ingress, to).await;
-    }
-    let mut inside = ingress
-        .connect_as_application((to.address, to.port).into())
-        .await?;
-    inside.set_nodelay(true)?;
-    copy_bidirectional(&mut stream, &mut inside).await?;
-    Ok(())
-}
-
-/// Carries a connection's requests to the ingress's sidecar as an explicit proxy, which only learns
-/// from a request which Service is meant.
-async fn through_proxy(stream: TcpStream, ingress: &Place, to: Destination) -> anyhow::Result<()> {
-    let inside = TcpStream::connect((ingress.address, 15001)).await?;
-    inside.set_nodelay(true)?;
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(inside)).await?;
-    let authority = format!("{}:{}", to.host, to.port);
-    // One connection, one request at a time: nobody waits for this lock.
-    let sender = Arc::new(tokio::sync::Mutex::new(sender));
-    let carry = service_fn(move |mut request: Request<Incoming>| {
-        let (sender, authority) = (sender.clone(), authority.clone());
-        async move {
-            let path = request
-                .uri()
-                .path_and_query()
-                .map_or("/", |path| path.as_str());
-            *request.uri_mut() = format!("http://{authority}{path}").parse()?;
-            request.headers_mut().insert(HOST, authority.parse()?);
-            anyhow::Ok(sender.lock().await.send_request(request).await?)
-        }
-    });
-    let serve =
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), carry);
-    let (served, carried) = tokio::join!(serve, connection);
-    served?;
-    Ok(carried?)
-}
-
 // === impl Published ===
 
 impl Published {
-    /// Lets connections in from now on, until it is dropped.
+    /// Lets connections in from now on, until it is dropped or the gate is closed.
     pub(super) fn open(
         &mut self,
+        gate: &Gate,
         ingress: Arc<Place>,
         destination: Destination,
     ) -> std::io::Result<()> {
-        let Some(listener) = self.listener.take() else {
-            return Ok(());
-        };
-        let listener = TcpListener::from_std(listener)?;
-        self.accepting = Some(tokio::spawn(async move {
-            loop {
-                // Out of descriptors, say: a later one may work.
-                let Ok((stream, _)) = listener.accept().await else {
-                    tokio::time::sleep(ACCEPT_AGAIN).await;
-                    continue;
-                };
-                let (ingress, destination) = (ingress.clone(), destination.clone());
-                tokio::spawn(async move {
-                    // A caller is told by its connection's end.
-                    let _ = relay(stream, &ingress, destination).await;
-                });
-            }
-        }));
+        if let Some(accepting) = &self.accepting {
+            accepting.to.send_replace(destination);
+        } else if let Some(listener) = self.listener.take() {
+            let listener = TcpListener::from_std(listener)?;
+            let (to, leads) = watch::channel(destination);
+            let task = tokio::spawn(gate.clone().let_in(listener, ingress, leads));
+            self.accepting = Some(Accepting { task, to });
+        }
         Ok(())
     }
 }
@@ -278,7 +218,7 @@ impl Published {
 impl Drop for Published {
     fn drop(&mut self) {
         if let Some(accepting) = &self.accepting {
-            accepting.abort();
+            accepting.task.abort();
         }
     }
 }

@@ -52,7 +52,9 @@ fn get_claiming(url: &str, host: Option<&str>) -> std::io::Result<String> {
     }
 }
 
-/// Answers every request on `$HOST:$PORT` with who it is, who called and `$GREETING`.
+/// Answers every request on `$HOST:$PORT` with who it is, who called and `$GREETING`; one for
+/// `/to/NAME/PATH` with what `http://NAME/PATH` answers, and one for `/held` not before there is a
+/// file `release` in `$HELD`.
 #[test]
 #[ignore = "a program: run by its caller"]
 fn server() {
@@ -65,16 +67,25 @@ fn server() {
             let caller = stream.peer_addr().unwrap().ip();
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             let mut stream = stream;
+            let mut path = String::new();
             loop {
                 let mut line = String::new();
                 if reader.read_line(&mut line).unwrap_or(0) == 0 {
                     return;
                 }
+                if let Some(asked) = line.strip_suffix(" HTTP/1.1\r\n") {
+                    path = asked.split_once(' ').unwrap().1.to_owned();
+                }
                 if line == "\r\n" {
-                    let body = format!(
-                        "{} called by {caller} {greeting}",
-                        std::env::var("HOSTNAME").unwrap()
-                    );
+                    let body = if let Some(url) = path.strip_prefix("/to/") {
+                        get(&format!("http://{url}")).unwrap()
+                    } else {
+                        if path == "/held" {
+                            hold();
+                        }
+                        let own = std::env::var("HOSTNAME").unwrap();
+                        format!("{own} called by {caller} {greeting}")
+                    };
                     write!(
                         stream,
                         "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
@@ -85,6 +96,15 @@ fn server() {
             }
         });
     }
+}
+
+/// Says that a request is here, and waits for leave to answer it.
+fn hold() {
+    let folder = std::path::PathBuf::from(std::env::var("HELD").unwrap());
+    std::fs::write(folder.join("arrived"), "").unwrap();
+    crate::mesh::until("a held request is released", || {
+        folder.join("release").exists()
+    });
 }
 
 /// Ends at once, with a word on why.
