@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use compiler::ObjectKey;
 use k8s_openapi::api::core::v1::Service;
@@ -22,6 +23,8 @@ const SERVICES: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 0);
 pub(super) struct Addresses {
     pods: BTreeMap<String, u32>,
     services: BTreeMap<ObjectKey, Ipv4Addr>,
+    /// Those that Services have written themselves.
+    written: BTreeSet<Ipv4Addr>,
 }
 
 // === impl Addresses ===
@@ -45,21 +48,30 @@ impl Addresses {
         self.pods.remove(name);
     }
 
+    /// Learns which Services there are: what one has written itself is nobody else's, and whoever was
+    /// given it before gets another.
+    pub(super) fn know(&mut self, services: &BTreeMap<ObjectKey, Arc<Service>>) {
+        let written = services.values().filter_map(|service| written(service));
+        self.written = written.filter_map(|text| text.parse().ok()).collect();
+        let written = &self.written;
+        self.services.retain(|_, given| !written.contains(given));
+    }
+
     /// A Service's address. `None`: it has none of its own (headless, or a name for elsewhere).
     pub(super) fn service(&mut self, key: &ObjectKey, service: &Service) -> Option<Ipv4Addr> {
         let spec = service.spec.as_ref()?;
-        match spec.cluster_ip.as_deref() {
-            Some("None") => return None,
-            Some(written) if !written.is_empty() => return written.parse().ok(),
-            _ => {}
+        if let Some(written) = written(service) {
+            return written.parse().ok();
         }
-        if spec.type_.as_deref() == Some("ExternalName") {
+        let headless = spec.cluster_ip.as_deref() == Some("None");
+        if headless || spec.type_.as_deref() == Some("ExternalName") {
             return None;
         }
         if let Some(address) = self.services.get(key) {
             return Some(*address);
         }
-        let taken: BTreeSet<_> = self.services.values().copied().collect();
+        let given = self.services.values().copied();
+        let taken: BTreeSet<_> = given.chain(self.written.iter().copied()).collect();
         let address = (10..)
             .map(|place| Ipv4Addr::from_bits(SERVICES.to_bits() + place))
             .find(|address| !taken.contains(address))
@@ -69,9 +81,49 @@ impl Addresses {
     }
 }
 
+/// The address that a Service has written itself.
+pub(super) fn written(service: &Service) -> Option<&str> {
+    let text = service.spec.as_ref()?.cluster_ip.as_deref()?;
+    (!["", "None"].contains(&text)).then_some(text)
+}
+
+/// Whether a workload may have an address.
+pub(super) fn is_for_workloads(address: Ipv4Addr) -> bool {
+    let network = |address: Ipv4Addr| address.to_bits() >> (32 - PREFIX);
+    network(address) == network(BRIDGE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn service(cluster_ip: Option<&str>) -> Arc<Service> {
+        let document = serde_json::json!({ "spec": { "clusterIP": cluster_ip } });
+        Arc::new(serde_json::from_value(document).unwrap())
+    }
+
+    #[test]
+    fn an_address_that_one_service_has_written_is_given_to_no_other() {
+        let mut addresses = Addresses::default();
+        let key = |name: &str| ObjectKey::new("shop", name);
+        let mut services = BTreeMap::from([
+            (key("given"), service(None)),
+            (key("written"), service(Some("10.96.0.10"))),
+        ]);
+        addresses.know(&services);
+        let written = addresses.service(&key("written"), &services[&key("written")]);
+        assert_eq!(written, Some(Ipv4Addr::new(10, 96, 0, 10)));
+        let before = addresses.service(&key("given"), &services[&key("given")]);
+        assert_ne!(before, written);
+
+        // Nor left to another.
+        let taken = before.unwrap().to_string();
+        services.insert(key("late"), service(Some(&taken)));
+        addresses.know(&services);
+        let after = addresses.service(&key("given"), &services[&key("given")]);
+        assert_ne!(after, before);
+        assert_ne!(after, written);
+    }
 
     #[test]
     fn a_pod_keeps_its_place_and_a_gone_ones_place_is_used_again() {
@@ -87,10 +139,6 @@ mod tests {
     #[test]
     fn a_service_keeps_its_address_and_a_headless_one_has_none() {
         let mut addresses = Addresses::default();
-        let service = |cluster_ip: Option<&str>| -> Service {
-            serde_json::from_value(serde_json::json!({ "spec": { "clusterIP": cluster_ip } }))
-                .unwrap()
-        };
         let (one, other) = (
             ObjectKey::new("shop", "one"),
             ObjectKey::new("shop", "other"),

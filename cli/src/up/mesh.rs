@@ -95,6 +95,7 @@ pub(super) async fn run(settings: Settings, plan: Plan, host: HostLink) -> anyho
         started: false,
         stopping: false,
     };
+    mesh.addresses.know(&mesh.plan.services);
     for note in &mesh.plan.notes {
         say(format_args!("  note: {note}"));
     }
@@ -263,6 +264,7 @@ impl Mesh {
             say(format_args!("  {line}"));
         }
         self.plan = plan;
+        self.addresses.know(&self.plan.services);
         let published = self.take_ports().await;
         // What is published is no reason to end what runs.
         if let Err(error) = published.and_then(|()| self.open_ports()) {

@@ -12,6 +12,8 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, Service};
 use operator::source::Problem;
 use operator::source::reading::Reading;
 
+use super::addresses::{is_for_workloads, written};
+
 /// What a pod is given between SIGTERM and SIGKILL when it doesn't say; Kubernetes' default.
 const GRACE: Duration = Duration::from_secs(30);
 /// More replicas of one Deployment are a slip of the finger on one machine.
@@ -120,6 +122,7 @@ impl Plan {
                     }
                 }
                 Object::Service(service) => {
+                    plan.cluster_ip(&document.key, service, &mut complaints);
                     plan.services.insert(document.key.clone(), service.clone());
                 }
                 Object::ApiRoute(_)
@@ -156,6 +159,26 @@ impl Plan {
             .values()
             .find(|workload| workload.pods().any(|own| own == *pod));
         of.map(|workload| workload.key.clone())
+    }
+
+    /// An address that was written must be one that calls reach this Service by, and no other.
+    fn cluster_ip(&self, key: &ObjectKey, service: &Service, complaints: &mut Complaints<'_>) {
+        let Some(text) = written(service) else { return };
+        let mut others = self.services.iter().filter(|(other, _)| *other != key);
+        let fault = match text.parse() {
+            Err(_) => format!("`{text}` is no IPv4 address"),
+            Ok(address) if is_for_workloads(address) => {
+                format!("{address} is in the network of the workloads here")
+            }
+            Ok(_) => match others.find(|(_, other)| written(other) == Some(text)) {
+                Some((other, _)) => format!("{text} is written in Service {other} as well"),
+                None => return,
+            },
+        };
+        complaints.add(
+            "spec.clusterIP",
+            format!("{fault}; leave it out, and one is given"),
+        );
     }
 
     fn workload(
@@ -474,6 +497,30 @@ spec:
             let problems = plan(&deployment(pod)).unwrap_err();
             assert!(problems[0].contains(wanted), "{problems:?}");
         }
+    }
+
+    #[test]
+    fn a_cluster_ip_that_calls_could_not_reach_the_service_by_is_refused() {
+        let service = |name: &str, address: &str| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{ name: {name} }}\n\
+                 spec: {{ clusterIP: {address}, ports: [{{ port: 80 }}] }}\n---\n"
+            )
+        };
+        for (address, wanted) in [
+            (
+                "10.96.0.10",
+                "10.96.0.10 is written in Service default/a as well",
+            ),
+            ("10.244.3.4", "is in the network of the workloads"),
+            ("'fd00::1'", "is no IPv4 address"),
+        ] {
+            let problems = plan(&(service("a", "10.96.0.10") + &service("b", address)));
+            let problems = problems.unwrap_err();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].contains(wanted), "{problems:?}");
+        }
+        assert!(plan(&(service("a", "10.96.0.10") + &service("b", "None"))).is_ok());
     }
 
     #[test]
