@@ -78,13 +78,21 @@ impl Mesh {
             .into_iter()
             .filter(|(key, _)| !self.pods.contains_key(key))
             .collect();
-        if !missing.is_empty() {
-            for (key, template) in missing {
-                self.start(&key, Some(template))?;
+        // One that can't be started keeps no other from being.
+        let mut failed = Vec::new();
+        for (key, template) in missing {
+            if let Err(error) = self.start(&key, Some(template)) {
+                failed.push(format!("{key} can't be started: {error:#}"));
             }
+        }
+        if !self.tokens_written {
             self.write_tokens()?;
         }
-        self.write_runtime()
+        self.write_runtime()?;
+        if !failed.is_empty() {
+            bail!(failed.join("; "));
+        }
+        Ok(())
     }
 
     /// Whether its workload can do without a pod while its successor starts: one at a time, unless
@@ -199,6 +207,7 @@ impl Mesh {
             life,
         };
         self.pods.insert(key.clone(), running);
+        self.tokens_written = false;
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! A running mesh: makes what runs what the folder says, and answers questions about it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ use super::{answers, changes, dns, plain, table};
 pub(super) const IN_FLIGHT: Duration = Duration::from_secs(30);
 /// When all that is inside has ended, the last bytes are on their way to their callers.
 const LAST_BYTES: Duration = Duration::from_secs(1);
+/// What failed is tried again after so long.
+const AGAIN: Duration = Duration::from_secs(5);
 /// When the table is shown though not everything is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -51,6 +53,13 @@ pub(super) struct Mesh {
     pub(super) addresses: Addresses,
     pub(super) names: dns::Names,
     pub(super) news: mpsc::UnboundedSender<News>,
+    /// Whether the operator knows the token of each pod.
+    pub(super) tokens_written: bool,
+    /// What failed when it was last tried, and when it is tried again.
+    failed: BTreeSet<String>,
+    again_at: Option<Instant>,
+    /// A good form of the folder that could not be accepted.
+    untaken: Option<Reading>,
     /// Whether everything was ready once, and whether the table was shown then.
     settling: bool,
     started: bool,
@@ -91,6 +100,10 @@ pub(super) async fn run(settings: Settings, plan: Plan, host: HostLink) -> anyho
         addresses: Addresses::default(),
         names: dns::Names::default(),
         news,
+        tokens_written: false,
+        failed: BTreeSet::new(),
+        again_at: None,
+        untaken: None,
         settling: false,
         started: false,
         stopping: false,
@@ -159,17 +172,40 @@ impl Mesh {
             tokio::select! {
                 () = stopped(stop) => return Ok(()),
                 Some(news) = heard.recv() => {
-                    self.hear(news, begun)?;
+                    self.hear(news, begun);
                     self.show_table_when_ready();
                 }
                 Some(asked) = questions.recv() => answers::answer(self, asked),
-                Some(reading) = readings.recv() => self.obey(&reading).await?,
+                Some(reading) = readings.recv() => self.obey(&reading).await,
+                () = at(self.again_at) => match self.untaken.take() {
+                    Some(reading) => self.obey(&reading).await,
+                    None => self.bring_about(),
+                },
                 () = sleep_until(impatient), if !self.started => self.show_table(),
             }
         }
     }
 
-    fn hear(&mut self, news: News, begun: Instant) -> anyhow::Result<()> {
+    /// Makes what runs what the plan says. A start that the system refuses or a disk that is full
+    /// ends nothing that runs: it is said, and tried again.
+    fn bring_about(&mut self) {
+        let results = [self.open_ports(), self.reconcile()];
+        let failed = results.into_iter().filter_map(Result::err);
+        self.try_again(failed.collect());
+    }
+
+    /// Says what failed, once, until it is tried again and fails no more.
+    fn try_again(&mut self, failed: Vec<anyhow::Error>) {
+        let failed: BTreeSet<_> = failed.iter().map(|error| format!("{error:#}")).collect();
+        for sentence in failed.difference(&self.failed) {
+            let seconds = AGAIN.as_secs();
+            say(format_args!("  {sentence}; trying again every {seconds} s"));
+        }
+        self.again_at = (!failed.is_empty()).then(|| Instant::now() + AGAIN);
+        self.failed = failed;
+    }
+
+    fn hear(&mut self, news: News, begun: Instant) {
         match news {
             News::Said(sentence, lines) => {
                 say(format_args!("  {sentence}"));
@@ -193,18 +229,18 @@ impl Mesh {
                     }
                 }
                 if !self.stopping {
-                    self.reconcile()?;
+                    self.bring_about();
                 }
             }
             News::Phase(key, phase) => {
                 let Some(pod) = self.pods.get_mut(&key) else {
-                    return Ok(());
+                    return;
                 };
                 let (before, now) = (pod.phase == Phase::Ready, phase == Phase::Ready);
                 pod.phase = phase;
                 if before != now {
                     // Who waited for it may be replaced now.
-                    self.reconcile()?;
+                    self.bring_about();
                     if now {
                         let after = begun.elapsed().as_secs_f32();
                         let when = if self.started {
@@ -217,7 +253,6 @@ impl Mesh {
                 }
             }
         }
-        Ok(())
     }
 
     fn show_table_when_ready(&mut self) {
@@ -244,7 +279,8 @@ impl Mesh {
     }
 
     /// Does what the folder says now, if it is whole.
-    async fn obey(&mut self, reading: &Reading) -> anyhow::Result<()> {
+    async fn obey(&mut self, reading: &Reading) {
+        self.untaken = None;
         let plan = match Plan::of(reading, &self.around.folder) {
             Ok(plan) => plan,
             Err(problems) => {
@@ -252,27 +288,28 @@ impl Mesh {
                     say(plain(&problem.to_string()));
                 }
                 say("  nothing was changed: what ran before runs on until this is right");
-                return Ok(());
+                return;
             }
         };
-        self.accepted.take(reading)?;
+        if let Err(error) = self.accepted.take(reading) {
+            self.untaken = Some(reading.clone());
+            return self.try_again(vec![error]);
+        }
         let changes = changes::between(&self.plan, &plan);
         if changes.is_empty() {
-            return Ok(());
+            return;
         }
         for line in &changes.lines {
             say(format_args!("  {line}"));
         }
         self.plan = plan;
         self.addresses.know(&self.plan.services);
-        let published = self.take_ports().await;
-        // What is published is no reason to end what runs.
-        if let Err(error) = published.and_then(|()| self.open_ports()) {
+        // A port that is taken is no reason to end what runs.
+        if let Err(error) = self.take_ports().await {
             say(format_args!("  {error:#}"));
         }
-        self.reconcile()?;
+        self.bring_about();
         changes::follow(self.around.ground.operator(), changes.routes);
-        Ok(())
     }
 
     /// Ends everything in good order: callers before those they call, as far as that is known, so
@@ -347,6 +384,14 @@ fn follow(mut watched: Folder) -> mpsc::UnboundedReceiver<Reading> {
         }
     });
     readings
+}
+
+/// Waits until then; for ever when there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Verdicts as the operator tells them.

@@ -16,10 +16,12 @@ use super::{hosts, runtime};
 // === impl Mesh ===
 
 impl Mesh {
-    pub(super) fn write_tokens(&self) -> anyhow::Result<()> {
+    pub(super) fn write_tokens(&mut self) -> anyhow::Result<()> {
         let issued = self.pods.values().map(|pod| &pod.issued);
         runtime::write_tokens(&self.around.layout.tokens(), issued)
-            .context("writing the table of tokens")
+            .context("writing the table of tokens")?;
+        self.tokens_written = true;
+        Ok(())
     }
 
     /// Tells the operator what runs, and the workloads where it is.

@@ -125,6 +125,32 @@ fn verdicts_name_the_users_files() {
 }
 
 #[test]
+fn a_start_or_a_write_that_fails_ends_nothing_and_is_tried_again() {
+    let folder = shop();
+    let mesh = folder.up(&[]);
+    // A file where a folder is to be made.
+    let in_the_way = folder.kept("pods/shop.orders-2");
+    std::fs::write(&in_the_way, "").unwrap();
+    let mut documents = workload("web", "server", 1, &[]);
+    documents.extend(workload("orders", "server", 4, &[("GREETING", "hello")]));
+    folder.write("shop.yaml", &documents);
+    mesh.waits_for("shop/orders-2 can't be started");
+    mesh.waits_for(&format!("{:24} ready", "shop/orders-3"));
+    assert!(folder.get_from("web", "http://orders/").contains("hello"));
+    std::fs::remove_file(in_the_way).unwrap();
+    mesh.waits_for(&format!("{:24} ready", "shop/orders-2"));
+
+    let in_the_way = folder.kept("accepted/route.yaml");
+    std::fs::create_dir_all(in_the_way.join("more")).unwrap();
+    folder.write("route.yaml", &[route("2s")]);
+    mesh.waits_for("keeping a copy");
+    assert!(folder.get_from("web", "http://orders/").contains("hello"));
+    std::fs::remove_dir_all(in_the_way).unwrap();
+    mesh.waits_for("ApiRoute shop/orders: added");
+    mesh.waits_for("ApiRoute shop/orders: enforced by 5/5 sidecars");
+}
+
+#[test]
 fn an_edit_is_obeyed_however_often_the_mesh_is_asked() {
     let folder = shop();
     folder.write("route.yaml", &[route("2s")]);

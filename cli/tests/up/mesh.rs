@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use serde_json::{Value, json};
 
 use crate::programs;
@@ -136,6 +136,12 @@ impl Folder {
     /// Where the meshes keep what they keep.
     pub(crate) fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// Where the only mesh keeps something.
+    pub(crate) fn kept(&self, what: &str) -> PathBuf {
+        let user = self.state.join(format!("meshwright-{}", geteuid()));
+        user.join("shop").join(what)
     }
 
     /// Writes documents to a file of the folder.
