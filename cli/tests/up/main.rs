@@ -15,7 +15,13 @@ mod programs;
 use std::net::TcpListener;
 use std::process::Command;
 
-use mesh::{Folder, Mesh, until, workload};
+use mesh::{Folder, Mesh, route, until, workload};
+use nix::sys::signal::{Signal, kill};
+
+/// Numbers of capabilities.
+const NET_ADMIN: u32 = 12;
+const SYS_PTRACE: u32 = 19;
+const SYS_ADMIN: u32 = 21;
 
 /// Two workloads: `web`, which is published, and two replicas of `orders`.
 fn shop() -> Folder {
@@ -31,6 +37,25 @@ fn a_published_service_is_reached_through_the_sidecars() {
     // The application sees its own sidecar, and nobody else.
     let body = programs::get(&mesh.published("shop/web:80")).unwrap();
     assert_eq!(body, "web-0 called by 127.0.0.6 ");
+}
+
+#[test]
+fn somebody_without_privileges_runs_a_mesh_like_anybody() {
+    let mut documents = workload("web", "server", 1, &[]);
+    documents.extend(workload("orders", "server", 1, &[]));
+    let folder = Folder::of_an_ordinary_user(&documents);
+    let mesh = folder.up(&["--publish", "web=0"]);
+    let said = mesh.said();
+    assert!(!said.contains("without network namespaces"), "{said}");
+    let url = format!("{}to/orders/", mesh.published("shop/web:80"));
+    // By way of web, whose sidecar captures its call.
+    let body = programs::get(&url).unwrap();
+    assert_eq!(body, "orders-0 called by 127.0.0.6 ");
+    assert_ne!(folder.exec("web", "id -u"), "0\n");
+    let web = "spiffe://cluster.local/ns/shop/sa/web";
+    until("the sidecar of orders has seen web's certificate", || {
+        folder.was_called_by("orders-0", web)
+    });
 }
 
 #[test]
@@ -103,12 +128,67 @@ fn exec_runs_a_command_as_the_workload_and_returns_its_exit_code() {
 #[test]
 fn an_application_can_not_lift_its_redirect() {
     let folder = shop();
+    let mesh = folder.up(&[]);
+    let application = format!("/proc/{}/status", mesh.application("web-0"));
+    for status in [
+        folder.exec("web", "cat /proc/self/status"),
+        std::fs::read_to_string(application).unwrap(),
+    ] {
+        // What it can do, and what it could come to by running something else.
+        for set in ["CapEff:", "CapPrm:", "CapInh:", "CapBnd:", "CapAmb:"] {
+            let line = status.lines().find_map(|line| line.strip_prefix(set));
+            let held = u64::from_str_radix(line.unwrap().trim(), 16).unwrap();
+            for capability in [NET_ADMIN, SYS_ADMIN, SYS_PTRACE] {
+                assert_eq!(held & (1 << capability), 0, "{status}");
+            }
+        }
+    }
+}
+
+#[test]
+fn workloads_know_services_by_name_without_asking_anybody() {
+    let folder = shop();
     let _mesh = folder.up(&[]);
-    let capabilities = folder.exec("web", "grep CapEff /proc/self/status");
-    let effective =
-        u64::from_str_radix(capabilities.split_whitespace().nth(1).unwrap(), 16).unwrap();
-    let net_admin = 1 << 12;
-    assert_eq!(effective & net_admin, 0, "{capabilities}");
+    let hosts = folder.exec("web", "grep orders /etc/hosts");
+    let names = "orders orders.shop orders.shop.svc orders.shop.svc.cluster.local";
+    assert!(hosts.trim_end().ends_with(names), "{hosts}");
+}
+
+#[test]
+fn the_table_is_shown_once_and_status_shows_it_again_with_what_is_enforced() {
+    let folder = shop();
+    folder.write("route.yaml", &[route("2s")]);
+    let mesh = folder.up(&[]);
+    kill(mesh.application("orders-1"), Signal::SIGKILL).unwrap();
+    mesh.waits_for(&format!("{:24} ready", "shop/orders-1"));
+    folder.write("route.yaml", &[route("3s")]);
+    mesh.waits_for("ApiRoute shop/orders: enforced by 3/3 sidecars");
+    let said = mesh.said();
+    let tables = said.lines().filter(|line| line.starts_with("WORKLOAD "));
+    assert_eq!(tables.count(), 1, "{said}");
+
+    let status = String::from_utf8(folder.run(&["status"]).stdout).unwrap();
+    let rows: Vec<Vec<_>> = status
+        .lines()
+        .map(|line| {
+            line.split("  ")
+                .map(str::trim)
+                .filter(|cell| !cell.is_empty())
+        })
+        .map(Iterator::collect)
+        .collect();
+    for row in [
+        ["OBJECT", "TARGET", "STATE"],
+        [
+            "ApiRoute shop/orders",
+            "orders.shop",
+            "enforced by 3/3 sidecars",
+        ],
+    ] {
+        assert!(rows.iter().any(|cells| *cells == row), "{status}");
+    }
+    let workloads = rows.iter().filter(|cells| cells.last() == Some(&"ready"));
+    assert_eq!(workloads.count(), 3, "{status}");
 }
 
 #[test]
@@ -183,6 +263,19 @@ fn without_namespaces_calls_go_through_explicit_proxies() {
     assert!(mesh.said().contains("not enforced"), "{}", mesh.said());
     let body = programs::get(&mesh.published("shop/web:80")).unwrap();
     assert!(body.starts_with("web-0 called by 127."), "{body}");
+    let ingress = "spiffe://cluster.local/ns/meshwright-system/sa/meshwright-ingress";
+    until("web's sidecar has seen the ingress's certificate", || {
+        folder.was_called_by("web-0", ingress)
+    });
+
+    let client = programs::command("client").join(" ");
+    let script = format!("PROXY=$http_proxy URL=http://orders/ {client}");
+    let body = folder.exec("web", &script);
+    assert!(body.contains("orders-"), "{body}");
+    let web = "spiffe://cluster.local/ns/shop/sa/web";
+    until("the sidecar of orders has seen web's certificate", || {
+        folder.was_called_by("orders-0", web) || folder.was_called_by("orders-1", web)
+    });
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! A running `meshwright up`, and the folder it runs.
 
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -14,12 +17,16 @@ use crate::programs;
 
 /// Longer than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
+/// Somebody without privileges.
+const NOBODY: u32 = 65534;
 
 /// A folder of documents, and the meshes that run it.
 pub(crate) struct Folder {
     documents: PathBuf,
     state: PathBuf,
-    _around: tempfile::TempDir,
+    /// Whose meshes these are, if they are another's than whose tests these are.
+    user: Option<u32>,
+    around: tempfile::TempDir,
 }
 
 /// One `meshwright up`.
@@ -123,9 +130,47 @@ impl Folder {
         let this = Self {
             documents: place("shop"),
             state: place("state"),
-            _around: around,
+            user: None,
+            around,
         };
         this.write("shop.yaml", documents);
+        this
+    }
+
+    /// A folder whose meshes are run by somebody without any privileges: nobody, when the tests are
+    /// run by root.
+    pub(crate) fn of_an_ordinary_user(documents: &[Value]) -> Self {
+        let mut this = Self::new(&[]);
+        let own = std::env::current_exe().unwrap();
+        let own = own.to_str().unwrap();
+        let mut documents = json!(documents).to_string();
+        if geteuid().is_root() {
+            this.user = Some(NOBODY);
+            // Where programs are built, not everybody may go.
+            let programs = this.around.path().join("programs");
+            std::fs::create_dir(&programs).unwrap();
+            let meshs = ["meshwright", "meshwright-operator", "meshwright-sidecar"]
+                .map(|name| Path::new(env!("CARGO_BIN_EXE_meshwright")).with_file_name(name));
+            for program in meshs.iter().map(PathBuf::as_path).chain([Path::new(own)]) {
+                let copy = programs.join(program.file_name().unwrap());
+                std::fs::copy(program, &copy).unwrap();
+                std::fs::set_permissions(copy, Permissions::from_mode(0o755)).unwrap();
+            }
+            let copy = programs.join(Path::new(own).file_name().unwrap());
+            documents = documents.replace(own, copy.to_str().unwrap());
+            let file = this.path().join("shop.yaml");
+            for path in [
+                this.around.path(),
+                &programs,
+                this.path(),
+                &file,
+                this.state(),
+            ] {
+                std::os::unix::fs::chown(path, this.user, this.user).unwrap();
+            }
+        }
+        let documents: Vec<Value> = serde_json::from_str(&documents).unwrap();
+        this.write("shop.yaml", &documents);
         this
     }
 
@@ -140,7 +185,8 @@ impl Folder {
 
     /// Where the only mesh keeps something.
     pub(crate) fn kept(&self, what: &str) -> PathBuf {
-        let user = self.state.join(format!("meshwright-{}", geteuid()));
+        let user = self.user.unwrap_or(geteuid().as_raw());
+        let user = self.state.join(format!("meshwright-{user}"));
         user.join("shop").join(what)
     }
 
@@ -160,6 +206,11 @@ impl Folder {
     /// `meshwright` with `arguments`.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = meshwright();
+        if let Some(user) = self.user {
+            command = Command::new(self.around.path().join("programs/meshwright"));
+            command.uid(user).gid(user);
+            command.env("HOME", &self.state).env("TMPDIR", &self.state);
+        }
         command.args(arguments).env("XDG_RUNTIME_DIR", &self.state);
         command
     }
@@ -207,6 +258,14 @@ impl Folder {
             workload,
             &format!("URL={url} {}", programs::command("client").join(" ")),
         )
+    }
+
+    /// Whether the sidecar of a pod has answered a request of whoever proved this identity.
+    pub(crate) fn was_called_by(&self, pod: &str, identity: &str) -> bool {
+        let log = self.kept(&format!("logs/shop.{pod}.sidecar.log"));
+        let log = std::fs::read_to_string(log).unwrap();
+        let mut lines = log.lines().flat_map(serde_json::from_str::<Value>);
+        lines.any(|line| line["direction"] == "inbound" && line["source"] == identity)
     }
 
     /// What a workload's sidecar holds under a name; null when there is no such thing.

@@ -22,24 +22,23 @@ pub(crate) fn command(name: &str) -> Vec<String> {
 
 /// The body that `url` (http://host:port/path) answers, or why it doesn't.
 pub(crate) fn get(url: &str) -> std::io::Result<String> {
-    get_claiming(url, None)
+    get_claiming(url, None, None)
 }
 
-/// The same, with another `Host` than the one that is called.
-fn get_claiming(url: &str, host: Option<&str>) -> std::io::Result<String> {
-    let (authority, path) = url
-        .strip_prefix("http://")
-        .unwrap()
-        .split_once('/')
-        .unwrap();
-    let mut address = authority.to_owned();
+/// The same, with another `Host` than the one that is called, or by way of a proxy.
+fn get_claiming(url: &str, host: Option<&str>, proxy: Option<&str>) -> std::io::Result<String> {
+    let after_scheme = |url: &str| url.strip_prefix("http://").unwrap().to_owned();
+    let whole = after_scheme(url);
+    let (authority, path) = whole.split_once('/').unwrap();
+    let mut address = proxy.map_or_else(|| authority.to_owned(), after_scheme);
     if !address.contains(':') {
         address.push_str(":80");
     }
+    let target = proxy.map_or_else(|| format!("/{path}"), |_| url.to_owned());
     let mut stream = TcpStream::connect(&address)?;
     write!(
         stream,
-        "GET /{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+        "GET {target} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
         host.unwrap_or(authority)
     )?;
     let mut answer = String::new();
@@ -115,11 +114,12 @@ fn failure() {
     std::process::exit(3);
 }
 
-/// Prints what `$URL` answers, asked for as `$CLAIM` if that is given.
+/// Prints what `$URL` answers, asked for as `$CLAIM` and by way of `$PROXY` if those are given.
 #[test]
 #[ignore = "a program: run by its caller"]
 fn client() {
-    let claim = std::env::var("CLAIM").ok();
-    let url = std::env::var("URL").unwrap();
-    println!("{}", get_claiming(&url, claim.as_deref()).unwrap());
+    let given = |name: &str| std::env::var(name).ok();
+    let (claim, proxy) = (given("CLAIM"), given("PROXY"));
+    let body = get_claiming(&given("URL").unwrap(), claim.as_deref(), proxy.as_deref());
+    println!("{}", body.unwrap());
 }
