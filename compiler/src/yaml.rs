@@ -122,6 +122,26 @@ const KINDS: &[Known] = &[
         read: |value| typed(value).map(Object::Pod),
     },
     Known {
+        api_version: "apps/v1",
+        kind: "StatefulSet",
+        read: |_| Ok(Object::Ignored),
+    },
+    Known {
+        api_version: "apps/v1",
+        kind: "DaemonSet",
+        read: |_| Ok(Object::Ignored),
+    },
+    Known {
+        api_version: "batch/v1",
+        kind: "Job",
+        read: |_| Ok(Object::Ignored),
+    },
+    Known {
+        api_version: "batch/v1",
+        kind: "CronJob",
+        read: |_| Ok(Object::Ignored),
+    },
+    Known {
         api_version: "v1",
         kind: "Namespace",
         read: |_| Ok(Object::Ignored),

@@ -217,7 +217,8 @@ fn a_kind_that_means_nothing_in_a_folder_is_refused_with_those_that_do() {
         &document("v1", "PersistentVolume"),
         &[
             "shop.yaml:2: kind: unknown kind PersistentVolume; a folder holds ApiRoute, Service, \
-             Deployment, EndpointSlice, Pod, Namespace, ServiceAccount, ConfigMap",
+             Deployment, EndpointSlice, Pod, StatefulSet, DaemonSet, Job, CronJob, Namespace, \
+             ServiceAccount, ConfigMap",
         ],
     );
     refuses(

@@ -302,6 +302,10 @@ impl Mesh {
         for line in &changes.lines {
             say(format_args!("  {line}"));
         }
+        let known = &self.plan.notes;
+        for note in plan.notes.iter().filter(|note| !known.contains(note)) {
+            say(format_args!("  note: {note}"));
+        }
         self.plan = plan;
         self.addresses.know(&self.plan.services);
         // A port that is taken is no reason to end what runs.

@@ -19,6 +19,9 @@ const GRACE: Duration = Duration::from_secs(30);
 /// More replicas of one Deployment are a slip of the finger on one machine.
 const MOST_REPLICAS: i32 = 50;
 
+/// Kinds that a cluster would run.
+const NOT_RUN: [&str; 5] = ["Pod", "StatefulSet", "DaemonSet", "Job", "CronJob"];
+
 /// Everything a folder asks for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
@@ -133,6 +136,15 @@ impl Plan {
             problems.extend(complaints.problems);
             plan.documents
                 .insert((document.kind.clone(), document.key.clone()), document);
+        }
+        let not_run = plan.documents.keys();
+        let not_run = not_run.filter(|(kind, _)| NOT_RUN.contains(&kind.as_str()));
+        let not_run: Vec<_> = not_run.map(|(kind, key)| format!("{kind} {key}")).collect();
+        if !not_run.is_empty() {
+            plan.notes.push(format!(
+                "not run here, for only Deployments are: {}",
+                not_run.join(", ")
+            ));
         }
         if plan.workloads.is_empty() {
             plan.notes
@@ -521,6 +533,18 @@ spec:
             assert!(problems[0].contains(wanted), "{problems:?}");
         }
         assert!(plan(&(service("a", "10.96.0.10") + &service("b", "None"))).is_ok());
+    }
+
+    #[test]
+    fn what_only_a_cluster_would_run_is_named() {
+        let text = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: { name: db, namespace: shop }\n\
+                    ---\napiVersion: batch/v1\nkind: Job\nmetadata: { name: fill, namespace: shop }\n\
+                    ---\napiVersion: v1\nkind: Pod\nmetadata: { name: once }\n\
+                    ---\napiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n";
+        assert_eq!(
+            plan(text).unwrap().notes[0],
+            "not run here, for only Deployments are: Job shop/fill, Pod default/once, StatefulSet shop/db"
+        );
     }
 
     #[test]
