@@ -1,7 +1,10 @@
 //! `meshwright check`.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
+use compiler::yaml;
 use serde_json::json;
 
 use crate::mesh::{route, workload};
@@ -69,4 +72,34 @@ fn a_pipe_among_the_files_is_not_waited_for() {
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let checked = folder.run(&["check", folder.path().to_str().unwrap()]);
     assert!(checked.status.success());
+}
+
+#[test]
+fn the_quickstart_can_be_applied_in_the_order_of_its_files() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/quickstart");
+    let entries = std::fs::read_dir(folder).unwrap().flatten();
+    let paths: BTreeSet<_> = entries.map(|entry| entry.path()).collect();
+    let mut there = BTreeSet::from(["default".to_owned()]);
+    for path in paths
+        .iter()
+        .filter(|path| path.extension() == Some("yaml".as_ref()))
+    {
+        let file = yaml::parse(
+            &path.to_string_lossy(),
+            &std::fs::read_to_string(path).unwrap(),
+        );
+        assert_eq!(file.problems, []);
+        for document in file.documents {
+            let key = document.key;
+            if document.kind == "Namespace" {
+                there.insert(key.name);
+            } else {
+                assert!(
+                    there.contains(&key.namespace),
+                    "{} {key} comes too early",
+                    document.kind
+                );
+            }
+        }
+    }
 }
