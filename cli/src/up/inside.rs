@@ -145,12 +145,17 @@ fn explain(error: &io::Error) -> String {
         setting.as_ref().is_ok_and(|now| now.trim() == value)
     };
     if is(&apparmor, "1") {
-        "AppArmor restricts user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns is 1)".to_owned()
+        "AppArmor restricts user namespaces; allow them with `sudo sysctl -w \
+         kernel.apparmor_restrict_unprivileged_userns=0`, or run this as root"
+            .to_owned()
     } else if is(&clone, "0") {
-        "user namespaces are for root only (sysctl kernel.unprivileged_userns_clone is 0)"
+        "user namespaces are for root only; allow them with `sudo sysctl -w \
+         kernel.unprivileged_userns_clone=1`, or run this as root"
             .to_owned()
     } else if is(&limit, "0") {
-        "user namespaces are switched off (sysctl user.max_user_namespaces is 0)".to_owned()
+        "user namespaces are switched off; allow them with `sudo sysctl -w \
+         user.max_user_namespaces=10000`"
+            .to_owned()
     } else {
         format!("the system refuses user namespaces ({error})")
     }

@@ -1,7 +1,8 @@
 //! `meshwright up`: a mesh on one machine, without a cluster and without privileges.
 //!
-//! The same operator reads a folder instead of a cluster, the same sidecars enforce what it says,
-//! and each workload has a network namespace of its own with the same redirect as in a pod.
+//! The same operator reads a folder instead of a cluster (a copy of the user's, as it was when all of
+//! it was right), the same sidecars enforce what it says, and each workload has a network namespace
+//! of its own with the same redirect as in a pod.
 //!
 //! ```text
 //!  host's network                      │ namespaces of one's own

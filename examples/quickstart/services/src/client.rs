@@ -1,10 +1,13 @@
-//! An ordinary HTTP client: resolves a name, connects, asks, reads the answer.
+//! An ordinary HTTP client: resolves a name, connects, asks, reads the answer. As most clients do, it
+//! goes by way of `http_proxy` if there is one, but not to this machine.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::header::HOST;
+use http::uri::Authority;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
@@ -46,20 +49,27 @@ pub async fn call(method: Method, url: &str, headers: HeaderMap) -> anyhow::Resu
     }
 }
 
+/// Whom to connect to, and what to ask of them.
+#[derive(Debug, PartialEq, Eq)]
+struct Way {
+    through: (String, u16),
+    target: Uri,
+}
+
 async fn exchange(method: Method, url: &str, headers: HeaderMap) -> anyhow::Result<Answer> {
     let uri: Uri = url.parse().context("this is no URL")?;
     let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         bail!("this URL does not begin with http://");
     };
-    let host = authority.host().trim_matches(['[', ']']);
-    let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
+    let proxy = std::env::var("http_proxy").ok();
+    let Way { through, target } = Way::to(&uri, authority, proxy.as_deref())?;
+    let stream = TcpStream::connect(through).await?;
     // Requests are small and complete: waiting for more to send would only delay them.
     stream.set_nodelay(true)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.method_mut() = method;
-    *request.uri_mut() = path.parse()?;
+    *request.uri_mut() = target;
     *request.headers_mut() = headers;
     request
         .headers_mut()
@@ -85,6 +95,36 @@ async fn exchange(method: Method, url: &str, headers: HeaderMap) -> anyhow::Resu
     }
 }
 
+// === impl Way ===
+
+impl Way {
+    fn to(uri: &Uri, authority: &Authority, proxy: Option<&str>) -> anyhow::Result<Self> {
+        let place = |authority: &Authority| {
+            let host = authority.host().trim_matches(['[', ']']).to_owned();
+            (host, authority.port_u16().unwrap_or(80))
+        };
+        let (host, port) = place(authority);
+        let here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        match proxy.filter(|proxy| !proxy.is_empty() && !here) {
+            Some(proxy) => {
+                let proxy: Uri = proxy.parse().context("http_proxy is no URL")?;
+                let proxy = proxy.authority().context("http_proxy names no host")?;
+                Ok(Self {
+                    through: place(proxy),
+                    target: uri.clone(),
+                })
+            }
+            None => {
+                let path = uri.path_and_query().map_or("/", |path| path.as_str());
+                Ok(Self {
+                    through: (host, port),
+                    target: path.parse()?,
+                })
+            }
+        }
+    }
+}
+
 // === impl Answer ===
 
 impl Answer {
@@ -99,5 +139,26 @@ impl Answer {
             .get(name)
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_asked_for_the_whole_url_and_not_for_what_is_on_this_machine() {
+        let way = |url: &str, proxy: Option<&str>| {
+            let uri: Uri = url.parse().unwrap();
+            let Way { through, target } = Way::to(&uri, uri.authority().unwrap(), proxy).unwrap();
+            (format!("{}:{}", through.0, through.1), target.to_string())
+        };
+        let is = |through: &str, target: &str| (through.to_owned(), target.to_owned());
+        let proxy = Some("http://127.77.0.2:15001");
+        let url = "http://orders/orders?customer=1";
+        assert_eq!(way(url, proxy), is("127.77.0.2:15001", url));
+        assert_eq!(way(url, None), is("orders:80", "/orders?customer=1"));
+        let here = "http://127.0.0.1:15000/config";
+        assert_eq!(way(here, proxy), is("127.0.0.1:15000", "/config"));
     }
 }

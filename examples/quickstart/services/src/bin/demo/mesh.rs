@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -17,7 +18,7 @@ use crate::print;
 /// How long a command inside the mesh may take.
 const COMMAND: Duration = Duration::from_secs(20);
 /// How long the mesh may take to end.
-const END: Duration = Duration::from_secs(30);
+const END: Duration = Duration::from_secs(60);
 /// More lines than this are of no use to a story.
 const MOST_LINES: usize = 10_000;
 
@@ -29,6 +30,9 @@ pub(crate) struct Mesh {
     name: String,
     said: watch::Receiver<Vec<String>>,
 }
+
+/// What `meshwright up` says where there can be no network namespaces.
+const WITHOUT: &str = "without network namespaces";
 
 /// A place in what was said; by default its beginning.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,6 +86,12 @@ impl Mesh {
     /// Its process id; none when it has ended.
     pub(crate) fn id(&self) -> Option<i32> {
         self.child.id().and_then(|id| i32::try_from(id).ok())
+    }
+
+    /// Whether workloads have no network namespaces here: then calls are carried by explicit proxies,
+    /// and a sidecar is at its workload's own address instead of 127.0.0.1.
+    pub(crate) fn is_without_namespaces(&self) -> bool {
+        self.said.borrow().iter().any(|line| line.contains(WITHOUT))
     }
 
     /// What will be said from now on is after this.
@@ -198,15 +208,32 @@ impl Mesh {
 
     /// The body that a sidecar answers on its own pages, seen from inside its workload.
     pub(crate) async fn ask_sidecar(&self, workload: &str, path: &str) -> anyhow::Result<String> {
-        let answer = self
-            .call_from(workload, "GET", &format!("http://127.0.0.1:15000{path}"))
-            .await?;
+        let address = if self.is_without_namespaces() {
+            self.address_of(workload).await?
+        } else {
+            "127.0.0.1".to_owned()
+        };
+        let url = format!("http://{address}:15000{path}");
+        let answer = self.call_from(workload, "GET", &url).await?;
         let (head, body) = answer.split_once("\n\n").unwrap_or((&answer, ""));
         ensure!(
             head.starts_with("HTTP/1.1 200"),
             "the sidecar of {workload} answered {path} with {head}"
         );
         Ok(body.to_owned())
+    }
+
+    /// The address of a pod, or of the first of a Deployment.
+    async fn address_of(&self, workload: &str) -> anyhow::Result<String> {
+        let status = self.meshwright(&["status", "--json"]).await?.output;
+        let status: Value = serde_json::from_str(&status).context("the status is no JSON")?;
+        let names = [format!("shop/{workload}"), format!("shop/{workload}-0")];
+        let mut pods = status["pods"].as_array().into_iter().flatten();
+        let pod = pods.find(|pod| names.iter().any(|name| pod["workload"] == name.as_str()));
+        let address = pod.and_then(|pod| pod["address"].as_str());
+        Ok(address
+            .with_context(|| format!("`meshwright status` doesn't mention {workload}"))?
+            .to_owned())
     }
 
     /// Asks it to end, as Ctrl-C does, and waits until it has.
