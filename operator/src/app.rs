@@ -16,9 +16,9 @@ use wire::discovery::certificates_server::CertificatesServer;
 use wire::discovery::discovery_server::DiscoveryServer;
 
 use crate::args::Config;
+use crate::ca::Ca;
 use crate::ca::secret::InSecret;
 use crate::ca::store::{self, KeyStore};
-use crate::ca::{Ca, LEAF_LIFE};
 use crate::certificates::Certificates;
 use crate::http::Http;
 use crate::issuer::Issuer;
@@ -86,7 +86,7 @@ pub async fn start(config: Config) -> Result<Running> {
         issuer,
         client,
     } = ground(&config).await?;
-    let ca = Ca::open(keys, &config.trust_domain, LEAF_LIFE).await?;
+    let ca = Ca::open(keys, &config.trust_domain, config.leaf_life).await?;
     let acceptor = Acceptor::new(ca.clone())?;
 
     let streams = Arc::new(Streams::default());

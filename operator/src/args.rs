@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 
+use crate::ca::{LEAF_LIFE, MIN_LEAF_LIFE};
 use crate::inject::SidecarArgs;
 
 /// Where sidecars expect discovery and certificates: the Service's port.
@@ -43,6 +45,12 @@ pub struct Config {
     /// The trust domain of every identity.
     #[arg(long, default_value = "cluster.local", env = "MESHWRIGHT_TRUST_DOMAIN")]
     pub trust_domain: String,
+
+    /// The life of a workload's certificate, such as 12h: at least a minute, at most 24h. It is
+    /// renewed at half of it, so that a shorter one makes more work, and leaves less time for an
+    /// operator that is away to come back.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = leaf_life, env = "MESHWRIGHT_LEAF_LIFE")]
+    pub leaf_life: Duration,
 
     /// The DNS domain of the cluster's Services.
     #[arg(
@@ -97,6 +105,18 @@ fn any(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
 }
 
+fn leaf_life(text: &str) -> Result<Duration, String> {
+    let written: crds::Duration = text
+        .parse()
+        .map_err(|error: crds::ParseDurationError| error.to_string())?;
+    let life = Duration::from_millis(written.millis());
+    if (MIN_LEAF_LIFE..=LEAF_LIFE).contains(&life) {
+        Ok(life)
+    } else {
+        Err("a certificate lives for at least 1m and at most 24h".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,5 +132,22 @@ mod tests {
     fn folders_keep_the_order_in_which_they_were_given() {
         let config = Config::parse_from(["meshwright-operator", "--files", "b", "--files", "a"]);
         assert_eq!(config.files, [PathBuf::from("b"), PathBuf::from("a")]);
+    }
+    #[test]
+    fn a_certificate_lives_for_a_day_or_as_long_as_is_said_within_bounds() {
+        let parse =
+            |life: &str| Config::try_parse_from(["meshwright-operator", "--leaf-life", life]);
+        let default = Config::parse_from(["meshwright-operator"]);
+        assert_eq!(default.leaf_life, LEAF_LIFE);
+        for (life, seconds) in [("1m", 60), ("90s", 90), ("1h30m", 5400), ("24h", 86_400)] {
+            let config = parse(life).unwrap();
+            assert_eq!(config.leaf_life, Duration::from_secs(seconds), "{life}");
+        }
+        for life in ["59s", "0s", "86401s", "25h", "60", "", "a day"] {
+            let refused = parse(life).unwrap_err().to_string();
+            let says = refused.contains("at least 1m and at most 24h")
+                || refused.contains("is not a duration");
+            assert!(says, "{life}: {refused}");
+        }
     }
 }

@@ -4,9 +4,12 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
-use anyhow::{Context as _, Result};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 use tests::client::Client;
-use tests::mesh::{APPLICATION_PORT, Mesh};
+use tests::mesh::{APPLICATION_PORT, Mesh, Sidecar};
+use tests::wait_until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -187,5 +190,53 @@ async fn an_unknown_token_gets_no_certificate_and_the_log_does_not_repeat_it() -
     .await?;
     assert!(!log.contains("0123456789abcdef-not-issued"), "{log}");
     assert!(stranger.config().await?["certificate"].is_null());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_at_half_its_life_and_no_call_fails() -> Result<()> {
+    let mesh = Mesh::start_with(&services(&["orders"]), &["--leaf-life=1m"]).await?;
+    let orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    let expires = async |sidecar: &Sidecar| -> Result<String> {
+        let config = sidecar.config().await?;
+        let expires = config["certificate"]["expires"].as_str();
+        expires
+            .map(str::to_owned)
+            .with_context(|| format!("no certificate: {config}"))
+    };
+    let sidecars = [&orders.sidecar, client.sidecar()];
+    let first = [expires(sidecars[0]).await?, expires(sidecars[1]).await?];
+
+    let (mut calls, mut failures) = (0, Vec::new());
+    // Well before the first ones end.
+    let limit = Duration::from_secs(50);
+    wait_until("both certificates are others", limit, async || {
+        let answer = client.get("http://orders/").await;
+        calls += 1;
+        if !answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+            failures.push(answer);
+        }
+        for (sidecar, first) in sidecars.iter().zip(&first) {
+            let now = expires(sidecar).await?;
+            // RFC 3339 sorts as time does.
+            ensure!(now > *first, "{} has it until {now}", sidecar.pod());
+        }
+        Ok(())
+    })
+    .await?;
+    assert!(failures.is_empty(), "of {calls} calls: {failures:?}");
+
+    let log = mesh.operator_log()?;
+    for sidecar in sidecars {
+        let issued = log
+            .lines()
+            .filter(|line| line.contains("certificate issued") && line.contains(sidecar.pod()));
+        let proven_by: Vec<_> = issued
+            .filter_map(|line| line.split_once("proven_by="))
+            .map(|(_, by)| by)
+            .collect();
+        assert_eq!(proven_by, [r#""token""#, r#""certificate""#], "{log}");
+    }
     Ok(())
 }

@@ -42,6 +42,8 @@ pub const SOON: Duration = Duration::from_secs(20);
 pub struct Mesh {
     // Dropped first: processes end before their folders go.
     operator: Mutex<Option<Child>>,
+    /// What the operator is told beside what every mesh's is.
+    arguments: Vec<String>,
     subnet: [u8; 2],
     next: AtomicU32,
     grpc: SocketAddr,
@@ -82,7 +84,13 @@ impl Mesh {
     /// Starts an operator over `yaml`: ApiRoutes, and Services whose endpoints [`Mesh::workload`]
     /// brings. Returns when the operator is ready.
     pub async fn start(yaml: &str) -> Result<Self> {
-        let mesh = Self::prepare()?;
+        Self::start_with(yaml, &[]).await
+    }
+
+    /// The same, with arguments for the operator.
+    pub async fn start_with(yaml: &str, arguments: &[&str]) -> Result<Self> {
+        let mut mesh = Self::prepare()?;
+        mesh.arguments = arguments.iter().map(|&one| one.to_owned()).collect();
         mesh.write("routes.yaml", yaml)?;
         mesh.start_operator().await?;
         Ok(mesh)
@@ -105,6 +113,7 @@ impl Mesh {
         let own = Ipv4Addr::new(127, subnet[0], subnet[1], 1);
         let mesh = Self {
             operator: Mutex::default(),
+            arguments: Vec::new(),
             subnet,
             next: AtomicU32::new(2),
             grpc: SocketAddr::new(own.into(), 15012),
@@ -132,6 +141,7 @@ impl Mesh {
             .arg(path("tokens.json"))
             .arg(format!("--listen-grpc={}", self.grpc))
             .arg(format!("--listen-http={}", self.http))
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -189,6 +199,13 @@ impl Mesh {
             .get(&format!("http://{}/problems", self.http))
             .await?;
         Ok(serde_json::from_str(&answer.body)?)
+    }
+
+    /// What the operator logged since it was last started.
+    pub fn operator_log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(
+            self.folder.path().join("operator.log"),
+        )?)
     }
 
     /// Waits until all sidecars that should enforce an ApiRoute do, as it is written now.

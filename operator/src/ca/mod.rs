@@ -1,4 +1,5 @@
-//! The certificate authority: a root that is trusted, an intermediate that signs, leaves for a day.
+//! The certificate authority: a root that is trusted, an intermediate that signs, leaves for a day
+//! at most.
 //!
 //! ```text
 //! root (10 years)  ─▶ intermediate (1 year) ─▶ leaf (24 h)  spiffe://<trust domain>/ns/<ns>/sa/<sa>
@@ -37,8 +38,11 @@ pub use csr::{BadRequest, RequestedKey};
 pub use leaf::{InvalidLeaf, PeerLeaf};
 use store::{KeyStore, Saved, StoreError};
 
-/// How long a leaf is valid unless told otherwise: 24 hours.
+/// How long a leaf is valid unless told otherwise, and at most: 24 hours.
 pub const LEAF_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// How long it is valid at least: sidecars renew no sooner than after half of it.
+pub const MIN_LEAF_LIFE: Duration = Duration::from_secs(60);
 
 /// How far back certificates are valid: clocks differ.
 pub const BACKDATED: Duration = Duration::from_secs(5 * 60);
