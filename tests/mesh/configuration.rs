@@ -1,6 +1,6 @@
 //! From an edit to what the next request meets, and what is said when it cannot be.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
 use tests::mesh::{Mesh, SOON};
 use tests::wait_until;
@@ -159,4 +159,49 @@ async fn programmed_counts_the_sidecars_that_hold_the_current_version() -> Resul
 
     client.sidecar().signal(Signal::SIGCONT)?;
     mesh.programmed("orders").await
+}
+
+#[tokio::test]
+async fn the_operators_log_names_what_it_refuses_and_why() -> Result<()> {
+    let good = route(TO_V2);
+    let mesh = Mesh::start(&(services(&["orders", "orders-v2"]) + &good)).await?;
+    let lost = good
+        .replace("name: orders, ", "name: lost, ")
+        .replace("[orders]", "[ordrs]");
+    mesh.write("lost.yaml", &lost)?;
+    // Not what the source says of the file.
+    let verdicts = async |says: &str| {
+        wait_until("the verdict is logged", SOON, async || {
+            let log = mesh.operator_log()?;
+            let lines = log
+                .lines()
+                .filter(|line| line.contains("operator::reconcile"));
+            let lines: Vec<String> = lines.map(str::to_owned).collect();
+            ensure!(lines.iter().any(|line| line.contains(says)), "{log}");
+            Ok(lines)
+        })
+        .await
+    };
+
+    let lines = verdicts("shop/lost").await?;
+    let verdict = mesh.verdict("lost").await?;
+    let accepted = &verdict["conditions"][0];
+    let (reason, message) = (accepted["reason"].as_str(), accepted["message"].as_str());
+    let (Some(reason), Some(message)) = (reason, message) else {
+        bail!("{verdict}");
+    };
+    let says = format!("ApiRoute shop/lost: Accepted=False, {reason}: {message}");
+    let refused = lines.iter().find(|line| line.contains(&says));
+    assert!(
+        refused.is_some_and(|line| line.contains("WARN")),
+        "{lines:?}"
+    );
+    let accepted = lines
+        .iter()
+        .filter(|line| line.contains("ApiRoute shop/orders is accepted"));
+    assert_eq!(accepted.count(), 1, "once, for it has not changed");
+
+    mesh.remove("lost.yaml")?;
+    verdicts("ApiRoute shop/lost is gone").await?;
+    Ok(())
 }
