@@ -4,6 +4,7 @@
 //! (compile), [`push`] (resources go out, answers come back), [`verdicts`] and [`status`] (what
 //! became of each object is told). [`app`] builds it all.
 
+mod api_server;
 pub mod app;
 pub mod args;
 pub mod ca;

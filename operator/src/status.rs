@@ -18,6 +18,7 @@ use kube::{Api, Client};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use crate::api_server::{ANSWER, in_time};
 use crate::push::Streams;
 use crate::telemetry::Metrics;
 use crate::verdicts::{Report, Verdicts};
@@ -172,10 +173,8 @@ impl Statuses {
             "status": status,
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        match api
-            .patch_status(&object.name, &params, &Patch::Apply(&patch))
-            .await
-        {
+        let patch = Patch::Apply(&patch);
+        match in_time(ANSWER, api.patch_status(&object.name, &params, &patch)).await {
             Ok(_) => {
                 self.metrics.status_writes.inc();
                 // The watch will say the same, later.
@@ -300,7 +299,11 @@ fn only_counts_differ(new: &ApiRouteStatus, observed: &ApiRouteStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api_server::fake;
+    use crate::source::Seen;
     use crate::verdicts::{Counts, ReportedCondition};
+    use compiler::{Output, Verdict};
+    use tokio::sync::mpsc;
 
     fn report(programmed: &str, n: usize) -> Report {
         let condition = |type_: &str, status: &str| ReportedCondition {
@@ -427,5 +430,44 @@ mod tests {
             pauses.push(schedule.next().unwrap() - now);
         }
         assert!(pauses.is_sorted() && pauses[0] >= SPACING && pauses[7] == LONGEST_PAUSE);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_is_never_answered_is_given_up_and_tried_again() {
+        let (asks, mut asked) = mpsc::unbounded_channel();
+        let client = fake::client(move |request| {
+            asks.send((Instant::now(), request.uri().path().to_owned()))
+                .unwrap();
+            fake::silence()
+        });
+        let streams = Arc::new(Streams::default());
+        let verdicts = Arc::new(Verdicts::new(streams.clone()));
+        let verdict = Verdict {
+            object: object("orders"),
+            generation: 1,
+            target: "orders.shop".to_owned(),
+            conditions: Vec::new(),
+            resources: Vec::new(),
+        };
+        let mut output = Output::default();
+        output.changed_verdicts.insert(object("orders"));
+        output.verdicts.insert(object("orders"), verdict);
+        verdicts.replace(&output, &Seen::default());
+        let statuses = Statuses {
+            client,
+            verdicts,
+            streams: streams.clone(),
+            observed: Observed::new(streams.clone()),
+            metrics: Metrics::new(),
+        };
+        let metrics = statuses.metrics.clone();
+        tokio::spawn(statuses.run());
+        streams.touch([object("orders")]);
+
+        let (first, path) = asked.recv().await.unwrap();
+        assert!(path.ends_with("/apiroutes/orders/status"), "{path}");
+        let again = tokio::time::timeout(ANSWER * 3, asked.recv()).await;
+        let (again, _) = again.unwrap().unwrap();
+        assert!(again - first >= ANSWER && again - first <= ANSWER + SPACING * 2);
+        assert_eq!(metrics.status_failures.get(), 1);
     }
 }

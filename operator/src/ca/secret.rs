@@ -10,6 +10,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use super::store::{AUTHORITY, Kept, KeyStore, ROOTS, Saved, StoreError};
+use crate::api_server::{ANSWER, in_time};
 
 /// The Secret's name.
 pub const NAME: &str = "meshwright-ca";
@@ -42,9 +43,7 @@ impl InSecret {
     }
 
     async fn read(&self) -> Result<Option<Kept>, StoreError> {
-        let secret = self
-            .api
-            .get_opt(NAME)
+        let secret = in_time(ANSWER, self.api.get_opt(NAME))
             .await
             .map_err(|error| self.error("read", error))?;
         let Some(secret) = secret else {
@@ -89,12 +88,14 @@ impl InSecret {
             ..Secret::default()
         };
         let params = PostParams::default();
-        let written = if first {
-            self.api.create(&params, &secret).await
-        } else {
-            self.api.replace(NAME, &params, &secret).await
+        let written = async {
+            match first {
+                true => self.api.create(&params, &secret).await,
+                false => self.api.replace(NAME, &params, &secret).await,
+            }
         };
-        match written {
+        // Whether one that is late was written is seen when the Secret is read again.
+        match in_time(ANSWER, written).await {
             Ok(_) => Ok(Saved::Done),
             // 409: AlreadyExists, or Conflict. 404: deleted since it was read.
             Err(kube::Error::Api(status))
@@ -119,5 +120,26 @@ impl KeyStore for InSecret {
         version: Option<String>,
     ) -> BoxFuture<'_, Result<Saved, StoreError>> {
         Box::pin(self.write(pem, roots, version))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api_server::fake;
+    use tokio::time::timeout;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_says_nothing_is_not_waited_for_for_ever() {
+        let client = fake::client(|_| fake::silence());
+        let store = InSecret::new(client, "meshwright-system");
+        let loaded = timeout(ANSWER * 2, store.load()).await.unwrap();
+        let saved = store.save("keys".to_owned(), "roots".to_owned(), None);
+        let saved = timeout(ANSWER * 2, saved).await.unwrap();
+        for error in [loaded.err(), saved.err()] {
+            let said = error.unwrap().to_string();
+            assert!(said.contains("no answer within 10s"), "{said}");
+            assert!(!said.contains("keys"), "{said}");
+        }
     }
 }

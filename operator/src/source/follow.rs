@@ -14,6 +14,9 @@ use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use rand::Rng;
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::api_server::in_time;
 
 /// Objects of a page of a list.
 const PAGE: u32 = 500;
@@ -21,8 +24,17 @@ const PAGE: u32 = 500;
 const WATCH: u32 = 290;
 /// A watch that says nothing for so long, not even its end, is on a dead connection.
 const DEAD: Duration = Duration::from_secs(WATCH as u64 + 5);
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a page of a list may take.
+const LIST: Duration = Duration::from_secs(30);
+/// How long a watch may take to begin.
+const OPEN: Duration = Duration::from_secs(15);
+/// Pauses before asking again: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// A watch that went on for so long was a good one, and what comes after it no repetition.
+const LIVED: Duration = Duration::from_secs(10);
+/// After so many watches in a row that were none it is listed again: the API server may never have
+/// the version that they begin at, because etcd was restored from an older one.
+const GIVE_UP: u32 = 3;
 
 /// What happens to a kind's objects.
 #[derive(Debug)]
@@ -50,35 +62,79 @@ enum End {
     Failed(String),
 }
 
+/// Tells one attempt from one that repeats the last.
+#[derive(Debug, Default)]
+struct Attempts {
+    /// Since the last watch that lived.
+    failures: u32,
+    /// Of them, watches since the last list.
+    watches: u32,
+}
+
 /// Tells everything that happens to the objects of `api`. Never returns: errors are logged and
-/// what failed is tried again, with growing pauses.
+/// what ended is begun again, with growing pauses until it holds.
 pub(crate) async fn follow<K>(api: Api<K>, kind: &str, mut tell: impl FnMut(Event<K>))
 where
     K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let mut from = None;
-    let mut pause = FIRST_PAUSE;
+    let mut attempts = Attempts::default();
     loop {
         let end = match from.take() {
-            None => list(&api, &mut tell).await,
-            Some(version) => watch(&api, version, kind, &mut from, &mut tell).await,
-        };
-        match end {
-            End::Resume(version) => {
-                from = Some(version);
-                pause = FIRST_PAUSE;
+            None => match list(&api, &mut tell).await {
+                // Its watch begins where the list ends, and at once.
+                End::Resume(version) => {
+                    from = Some(version);
+                    attempts.watches = 0;
+                    continue;
+                }
+                end => end,
+            },
+            Some(version) => {
+                let mut began = None;
+                let end = watch(&api, version, kind, &mut from, &mut began, &mut tell).await;
+                attempts.watched(began.is_some_and(|began| began.elapsed() >= LIVED));
+                end
             }
+        };
+        let pause = attempts.pause();
+        match end {
+            End::Resume(version) => from = Some(version),
             End::Expired => {
                 tracing::info!(kind, "the watch's version expired; listing again");
                 from = None;
             }
             End::Failed(error) => {
                 tracing::warn!(kind, error, retry_in = ?pause, "the API server can't be followed");
-                let jitter = rand::rng().random_range(0.5..1.0);
-                tokio::time::sleep(pause.mul_f64(jitter)).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+        if attempts.watches >= GIVE_UP && from.take().is_some() {
+            tracing::info!(kind, "no watch holds; listing again");
+        }
+        sleep(pause).await;
+    }
+}
+
+// === impl Attempts ===
+
+impl Attempts {
+    /// A watch has ended.
+    fn watched(&mut self, lived: bool) {
+        if lived {
+            *self = Attempts::default();
+        } else {
+            self.watches += 1;
+        }
+    }
+
+    /// How long to wait before the next one. Never nothing, and never the same for the replicas.
+    fn pause(&mut self) -> Duration {
+        let (first, longest) = PAUSES;
+        let pause = first.saturating_mul(1 << self.failures.min(10));
+        self.failures = self.failures.saturating_add(1);
+        pause
+            .min(longest)
+            .mul_f64(rand::rng().random_range(0.5..1.0))
     }
 }
 
@@ -89,7 +145,7 @@ where
     tell(Event::Listing);
     let mut params = ListParams::default().limit(PAGE);
     loop {
-        let page = match api.list(&params).await {
+        let page = match in_time(LIST, api.list(&params)).await {
             Ok(page) => page,
             Err(error) => return failed(error),
         };
@@ -103,12 +159,14 @@ where
     }
 }
 
-/// Watches from `version`; `reached` is left at the newest version seen, for the next try.
+/// Watches from `version`; `reached` is left at the newest version seen, for the next try, and
+/// `began` at when the API server began to tell.
 async fn watch<K>(
     api: &Api<K>,
     mut version: String,
     kind: &str,
     reached: &mut Option<String>,
+    began: &mut Option<Instant>,
     tell: &mut impl FnMut(Event<K>),
 ) -> End
 where
@@ -120,12 +178,13 @@ where
         ..WatchParams::default()
     };
     *reached = Some(version.clone());
-    let stream = match api.watch(&params, &version).await {
+    let stream = match in_time(OPEN, api.watch(&params, &version)).await {
         Ok(stream) => stream,
         Err(error) => return failed(error),
     };
+    *began = Some(Instant::now());
     let mut stream = std::pin::pin!(stream);
-    while let Ok(Some(event)) = tokio::time::timeout(DEAD, stream.next()).await {
+    while let Ok(Some(event)) = timeout(DEAD, stream.next()).await {
         match event {
             Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                 version = version_of(&object);
@@ -175,3 +234,6 @@ fn failed(error: kube::Error) -> End {
         _ => End::Failed(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;
