@@ -21,6 +21,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::api_server::{ANSWER, in_time};
 use crate::ca::BACKDATED;
 
 /// The name of the MutatingWebhookConfiguration, which the chart makes.
@@ -131,7 +132,8 @@ impl Serving {
     /// Adds what is missing to the `caBundle`.
     async fn tell(&self, own: &[&CertificateDer<'static>], now: SystemTime) -> Result<(), Error> {
         let tell = |error| Error::Tell(Box::new(error));
-        let configuration = self.api.get(NAME).await.map_err(tell)?;
+        let get = in_time(ANSWER, self.api.get(NAME));
+        let configuration = get.await.map_err(tell)?;
         let mut webhooks = Vec::new();
         for webhook in configuration.webhooks.iter().flatten() {
             let known = webhook
@@ -155,10 +157,9 @@ impl Serving {
             field_manager: Some("meshwright-operator".into()),
             ..PatchParams::default()
         };
-        self.api
-            .patch(NAME, &params, &Patch::Strategic(patch))
-            .await
-            .map_err(tell)?;
+        let patch = Patch::Strategic(patch);
+        let patched = in_time(ANSWER, self.api.patch(NAME, &params, &patch));
+        patched.await.map_err(tell)?;
         Ok(())
     }
 }
@@ -247,6 +248,158 @@ fn merged(known: &[u8], own: &[&CertificateDer<'static>], now: SystemTime) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api_server::fake;
+    use serde_json::Value;
+    use std::sync::Mutex;
+
+    const SERVICE: (&str, &str) = ("meshwright-operator", "meshwright-system");
+
+    /// The MutatingWebhookConfiguration of an API server.
+    #[derive(Clone)]
+    struct ApiServer(Arc<Mutex<Kept>>);
+
+    struct Kept {
+        configuration: Value,
+        version: u32,
+        /// What it does instead of answering.
+        fault: Option<Fault>,
+    }
+
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Fault {
+        Refuses,
+        SaysNothing,
+    }
+
+    impl ApiServer {
+        fn start() -> (ApiServer, Client) {
+            let configuration = json!({
+                "apiVersion": "admissionregistration.k8s.io/v1",
+                "kind": "MutatingWebhookConfiguration",
+                "metadata": { "name": NAME, "resourceVersion": "1" },
+                "webhooks": [{
+                    "name": "inject.meshwright.dev", "sideEffects": "None",
+                    "admissionReviewVersions": ["v1"], "clientConfig": {},
+                }],
+            });
+            let server = ApiServer(Arc::new(Mutex::new(Kept {
+                configuration,
+                version: 1,
+                fault: None,
+            })));
+            let answering = server.clone();
+            let client = fake::client(move |request| {
+                let fault = answering.0.lock().unwrap().fault;
+                let answer = answering.answer(&request);
+                async move {
+                    match fault {
+                        Some(Fault::Refuses) => fake::refusal(500),
+                        Some(Fault::SaysNothing) => fake::silence().await,
+                        None => answer,
+                    }
+                }
+            });
+            (server, client)
+        }
+
+        fn answer(&self, request: &http::Request<bytes::Bytes>) -> http::Response<fake::Body> {
+            let mut kept = self.0.lock().unwrap();
+            if request.method() == http::Method::PATCH && kept.fault.is_none() {
+                let patch: Value = serde_json::from_slice(request.body()).unwrap();
+                let version = kept.configuration["metadata"]["resourceVersion"].clone();
+                if patch["metadata"]["resourceVersion"] != version {
+                    return fake::refusal(409);
+                }
+                let bundle = patch["webhooks"][0]["clientConfig"]["caBundle"].clone();
+                kept.version += 1;
+                kept.configuration["metadata"]["resourceVersion"] = json!(kept.version.to_string());
+                kept.configuration["webhooks"][0]["clientConfig"]["caBundle"] = bundle;
+            }
+            fake::json(&kept.configuration)
+        }
+
+        fn fault(&self, fault: impl Into<Option<Fault>>) {
+            self.0.lock().unwrap().fault = fault.into();
+        }
+
+        /// What it knows the webhook by, and how often it was told.
+        fn knows(&self) -> (Vec<CertificateDer<'static>>, u32) {
+            let kept = self.0.lock().unwrap();
+            let bundle = &kept.configuration["webhooks"][0]["clientConfig"]["caBundle"];
+            let bundle = STANDARD.decode(bundle.as_str().unwrap()).unwrap();
+            (read(&bundle), kept.version - 1)
+        }
+    }
+
+    #[tokio::test]
+    async fn at_half_its_life_a_certificate_is_replaced_once_the_api_server_knows_the_next() {
+        let (server, client) = ApiServer::start();
+        let (mut serving, config) = Serving::new(client, SERVICE.0, SERVICE.1).unwrap();
+        let (old, made) = (serving.current.certificate.clone(), SystemTime::now());
+        let first = config.borrow().clone();
+        serving.look(made).await.unwrap();
+        assert_eq!(server.knows(), (vec![old.clone()], 1));
+        let early = made + LIFE / 2 - Duration::from_secs(60);
+        serving.look(early).await.unwrap();
+        assert_eq!(server.knows(), (vec![old.clone()], 1), "nothing to do yet");
+
+        let due = made + LIFE / 2 + Duration::from_secs(60);
+        serving.look(due).await.unwrap();
+        let (known, told) = server.knows();
+        let [next, and] = known.try_into().unwrap();
+        assert_eq!((&and, told), (&old, 2));
+        assert_ne!(next, old);
+        assert!(Arc::ptr_eq(&config.borrow(), &first), "known, not yet used");
+
+        serving.look(due + LOOK).await.unwrap();
+        assert!(!Arc::ptr_eq(&config.borrow(), &first));
+        assert!(Arc::ptr_eq(&config.borrow(), &serving.current.config));
+        assert_eq!(serving.current.certificate, next);
+        serving.look(due + LOOK * 2).await.unwrap();
+        assert_eq!(server.knows().1, 2, "for half a life");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_the_api_server_was_not_told_of_is_not_used() {
+        let (server, client) = ApiServer::start();
+        let (mut serving, config) = Serving::new(client, SERVICE.0, SERVICE.1).unwrap();
+        let now = SystemTime::now();
+        let first = config.borrow().clone();
+        serving.look(now).await.unwrap();
+        let known = server.knows();
+
+        server.fault(Fault::Refuses);
+        let due = now + LIFE * 2 / 3;
+        for look in 0..3 {
+            let told = serving.look(due + LOOK_AGAIN * look).await;
+            assert!(matches!(told, Err(Error::Tell(_))), "{told:?}");
+            assert!(Arc::ptr_eq(&config.borrow(), &first));
+        }
+        assert_eq!(server.knows(), known);
+
+        server.fault(None);
+        serving.look(due + LOOK).await.unwrap();
+        assert_eq!(server.knows().0.len(), 2);
+        assert!(Arc::ptr_eq(&config.borrow(), &first));
+        serving.look(due + LOOK * 2).await.unwrap();
+        assert_eq!(server.knows().0[0], serving.current.certificate);
+        assert!(Arc::ptr_eq(&config.borrow(), &serving.current.config));
+        assert!(!Arc::ptr_eq(&config.borrow(), &first));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_says_nothing_is_given_up_and_told_later() {
+        let (server, client) = ApiServer::start();
+        server.fault(Fault::SaysNothing);
+        let (serving, _config) = Serving::new(client, SERVICE.0, SERVICE.1).unwrap();
+        let own = serving.current.certificate.clone();
+        let keeping = tokio::spawn(serving.keep());
+        sleep(ANSWER / 2).await;
+        server.fault(None);
+        sleep(ANSWER + LOOK_AGAIN).await;
+        assert_eq!(server.knows(), (vec![own], 1));
+        keeping.abort();
+    }
 
     fn own(now: SystemTime) -> Own {
         Own::make(
