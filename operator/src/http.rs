@@ -1,6 +1,7 @@
 //! What people and probes ask: verdicts, problems, readiness, metrics. Plain HTTP on 15014.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::places::{Limits, Place, Places};
 use crate::push::Streams;
 use crate::telemetry::Metrics;
 use crate::verdicts::Verdicts;
@@ -25,8 +29,15 @@ use crate::verdicts::Verdicts;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// The most connections at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 128;
+/// How long a connection may take in all: one request, and the answer to it.
+const LIFE: Duration = Duration::from_secs(30);
+/// Connections, by address. The kubelet, whose probes end the operator when they are not answered,
+/// is never kept waiting: who came before it gives way.
+const CONNECTIONS: Limits = Limits {
+    total: 128,
+    each: 32,
+    kept: Duration::ZERO,
+};
 
 /// What is answered from. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -47,22 +58,17 @@ impl Http {
     /// Serves until `stop`; then finishes the requests that are being answered.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         let mut connections = JoinSet::new();
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Places::new(CONNECTIONS);
         loop {
-            let accept = async {
-                let place = places.clone().acquire_owned().await;
-                (place, listener.accept().await)
-            };
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(_) = connections.join_next() => {}
-                (place, accepted) = accept => match accepted {
-                    Ok((stream, _)) => {
-                        let (http, stop) = (self.clone(), stop.clone());
-                        connections.spawn(async move {
-                            let _place = place;
-                            http.connection(stream, stop).await;
-                        });
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, from)) => {
+                        if let Some(place) = places.take(from.ip().to_canonical()) {
+                            let (http, stop) = (self.clone(), stop.clone());
+                            connections.spawn(http.connection(stream, place, stop));
+                        }
                     }
                     Err(error) => {
                         // Usually out of file descriptors: wait for some to come back.
@@ -75,7 +81,12 @@ impl Http {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn connection(self, stream: TcpStream, stop: CancellationToken) {
+    async fn connection(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        place: Place<IpAddr>,
+        stop: CancellationToken,
+    ) {
         let service = service_fn(move |request| {
             let http = self.clone();
             async move { Ok::<_, Infallible>(http.answer(&request)) }
@@ -84,17 +95,26 @@ impl Http {
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(MAX_HEAD)
+            // Probes and scrapers come back with new ones anyway.
+            .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let served = async move {
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
         };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "an HTTP connection broke");
+        tokio::select! {
+            ended = timeout(LIFE, served) => match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "an HTTP connection broke"),
+                Err(_) => tracing::debug!("an HTTP connection took longer than {LIFE:?}"),
+            },
+            () = place.lost() => tracing::debug!("an HTTP connection gave way to another"),
         }
     }
 
@@ -151,3 +171,6 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ pub mod certificates;
 pub mod http;
 pub mod inject;
 pub mod issuer;
+mod places;
 pub mod push;
 pub mod reconcile;
 pub mod source;

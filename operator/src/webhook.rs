@@ -8,6 +8,7 @@ pub mod certificate;
 mod review;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,20 +20,31 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::ca::TrustBundle;
 use crate::inject::{Config, SidecarArgs};
+use crate::places::{Limits, Place, Places};
 
 /// The largest review that is read, in bytes. etcd holds no larger object than half of it.
 const MAX_BODY_BYTES: usize = 3 << 20;
-/// How long a handshake, a request's head or its body may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Connections at once. The API server needs few.
-const MAX_CONNECTIONS: usize = 128;
+/// How long a handshake may take, and a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request's body may take. The API server waits no longer for the answer.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may take in all: one review, and the answer to it.
+const LIFE: Duration = Duration::from_secs(25);
+/// Connections, by address. Without an answer to the API server no pod is created, so that it is
+/// never kept waiting: who came before it gives way.
+const CONNECTIONS: Limits = Limits {
+    total: 128,
+    each: 64,
+    kept: Duration::ZERO,
+};
 /// How long to wait after an accept failed, for want of file descriptors most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -55,43 +67,58 @@ impl Webhook {
     /// Serves for as long as it is polled. Each connection has the configuration of its moment.
     pub async fn serve(self, listener: TcpListener, tls: watch::Receiver<Arc<ServerConfig>>) {
         let webhook = Arc::new(self);
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Places::new(CONNECTIONS);
         loop {
-            // Never closed.
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
-            let tcp = match listener.accept().await {
-                Ok((tcp, _)) => tcp,
+            let (tcp, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection couldn't be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
+            let Some(place) = places.take(from.ip().to_canonical()) else {
+                continue;
+            };
             let (webhook, tls) = (webhook.clone(), tls.borrow().clone());
-            tokio::spawn(async move {
-                if let Err(error) = webhook.connection(tcp, tls).await {
-                    tracing::debug!(%error, "a connection to the webhook ended early");
-                }
-                drop(place);
-            });
+            tokio::spawn(webhook.connection(tcp, tls, place));
         }
     }
 
     async fn connection(
         self: Arc<Self>,
-        tcp: TcpStream,
+        tcp: impl AsyncRead + AsyncWrite + Unpin,
+        tls: Arc<ServerConfig>,
+        place: Place<IpAddr>,
+    ) {
+        tokio::select! {
+            ended = timeout(LIFE, self.review(tcp, tls)) => match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a connection to the webhook ended early");
+                }
+                Err(_) => tracing::debug!("a connection to the webhook took longer than {LIFE:?}"),
+            },
+            () = place.lost() => tracing::debug!("a connection to the webhook gave way to another"),
+        }
+    }
+
+    /// One request. The API server comes with a new connection for the next: were this one kept, it
+    /// might be closed just when that is sent, and a pod would not be created.
+    async fn review(
+        self: Arc<Self>,
+        tcp: impl AsyncRead + AsyncWrite + Unpin,
         tls: Arc<ServerConfig>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let stream = timeout(PATIENCE, TlsAcceptor::from(tls).accept(tcp)).await??;
+        let stream = timeout(HEAD_TIMEOUT, TlsAcceptor::from(tls).accept(tcp)).await??;
         let service = service_fn(move |request| {
             let webhook = self.clone();
             async move { Ok::<_, Infallible>(webhook.answer(request).await) }
         });
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(PATIENCE)
+            .header_read_timeout(HEAD_TIMEOUT)
+            .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service)
             .await?;
         Ok(())
@@ -105,7 +132,7 @@ impl Webhook {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview");
         }
         let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
-        let body = match timeout(PATIENCE, body).await {
+        let body = match timeout(BODY_TIMEOUT, body).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
                 let why = format!("the review is larger than {MAX_BODY_BYTES} bytes");

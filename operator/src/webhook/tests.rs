@@ -2,8 +2,16 @@ use super::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
+use rcgen::KeyPair;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::net::{Ipv4Addr, SocketAddr};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 #[derive(Parser)]
 struct Command {
@@ -161,4 +169,102 @@ async fn a_review_of_any_size_is_not_read() {
     let large = vec![b' '; MAX_BODY_BYTES + 1];
     let answer = ask(post("/inject", &large)).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+const NAME: &str = "meshwright-operator.meshwright-system.svc";
+
+/// A certificate to serve with, and the API server's trust in it.
+fn tls() -> (Arc<ServerConfig>, TlsConnector) {
+    let key = KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new([NAME.to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap().der().clone();
+    let private = PrivatePkcs8KeyDer::from(key.serialize_der());
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let server = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], private.into())
+        .unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (Arc::new(server), Arc::new(client).into())
+}
+
+fn name() -> ServerName<'static> {
+    ServerName::try_from(NAME).unwrap()
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_keep_no_api_server_waiting() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (server, client) = tls();
+    tokio::spawn(webhook().serve(listener, watch::channel(server).1));
+    let connect = async |host: u8| -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        let from = SocketAddr::from(([127, 0, 0, host], 0));
+        socket.bind(from).unwrap();
+        socket.connect(address).await.unwrap()
+    };
+    let mut idle = Vec::new();
+    for host in 2..5 {
+        for _ in 0..CONNECTIONS.each {
+            idle.push(connect(host).await);
+        }
+    }
+    assert!(idle.len() > CONNECTIONS.total);
+
+    let reviewed = async {
+        let mut stream = client.connect(name(), connect(1).await).await.unwrap();
+        let review = post("/inject", review(pod()).to_string().as_bytes());
+        stream.write_all(&review).await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    };
+    // Sooner than the first of them has to have said something.
+    let answer = timeout(HEAD_TIMEOUT / 2, reviewed).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+}
+
+/// What a client has done so far that now does nothing more.
+async fn stuck(then: impl AsyncFnOnce(&mut TlsStream<DuplexStream>)) -> Duration {
+    // Less than any answer.
+    let (client, server) = tokio::io::duplex(512);
+    let (config, connector) = tls();
+    let place = Places::new(CONNECTIONS).take([127, 0, 0, 1].into());
+    let served = Arc::new(webhook()).connection(server, config, place.unwrap());
+    let served = tokio::spawn(served);
+    let mut stream = connector.connect(name(), client).await.unwrap();
+    then(&mut stream).await;
+    let start = tokio::time::Instant::now();
+    let _ = timeout(LIFE * 2, served).await;
+    start.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_connection_is_for_ever() {
+    let nothing = stuck(async |_| ()).await;
+    assert!(nothing <= HEAD_TIMEOUT * 2, "{nothing:?}");
+    let half = stuck(async |stream| stream.write_all(&post("/inject", b"")[..20]).await.unwrap());
+    let half = half.await;
+    assert!(half <= HEAD_TIMEOUT * 2, "{half:?}");
+    let body = post("/inject", &[b' '; 1000]);
+    let body = stuck(async |stream| stream.write_all(&body[..200]).await.unwrap()).await;
+    assert!(body <= BODY_TIMEOUT * 2, "{body:?}");
+    let whole = post("/inject", review(pod()).to_string().as_bytes());
+    let unread = stuck(async |stream| stream.write_all(&whole).await.unwrap()).await;
+    assert!(unread >= BODY_TIMEOUT && unread <= LIFE, "{unread:?}");
+
+    let (_silent, server) = tokio::io::duplex(4096);
+    let place = Places::new(CONNECTIONS).take([127, 0, 0, 1].into());
+    let served = Arc::new(webhook()).connection(server, tls().0, place.unwrap());
+    assert!(timeout(HEAD_TIMEOUT * 2, served).await.is_ok());
 }
