@@ -3,11 +3,11 @@
 //! A workload without a leaf proves itself by its token, one with a leaf (renewal) by the leaf of
 //! its connection. What is asked for beside that has no weight: see [`crate::ca::csr`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use wire::discovery::certificates_server::{self, CertificatesServer};
@@ -15,11 +15,17 @@ use wire::discovery::{SignRequest, SignResponse};
 
 use crate::ca::{self, Ca, OPERATOR, PeerLeaf, RequestedKey};
 use crate::issuer::{Issuer, Refusal, Workload};
+use crate::places::{Limits, Places};
 use crate::tls::Peer;
 
-/// The most requests at once; each may wait for the API server. More are told to come back: a
-/// sidecar asks again with growing pauses.
-const MAX_AT_ONCE: usize = 64;
+/// Requests at once, by address; each may wait for the API server. More are told to come back: a
+/// sidecar asks again with growing pauses. Those with a token and those with a certificate have
+/// such places each, so that nobody's tokens keep a certificate from being renewed.
+const AT_ONCE: Limits = Limits {
+    total: 64,
+    each: 16,
+    kept: PATIENCE,
+};
 
 /// The largest message that is read, in bytes.
 const MAX_MESSAGE_BYTES: usize = 32 * 1024;
@@ -34,7 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Certificates {
     ca: Arc<Ca>,
     issuer: Arc<dyn Issuer>,
-    at_once: Semaphore,
+    /// Of workloads that have a token alone.
+    first: Arc<Places<IpAddr>>,
+    renewals: Arc<Places<IpAddr>>,
 }
 
 // === impl Certificates ===
@@ -45,27 +53,19 @@ impl Certificates {
         let service = Certificates {
             ca,
             issuer,
-            at_once: Semaphore::new(MAX_AT_ONCE),
+            first: Places::new(AT_ONCE),
+            renewals: Places::new(AT_ONCE),
         };
         CertificatesServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// Who is asking, and how that is known.
-    async fn asker(
-        &self,
-        peer: Option<&Peer>,
-        token: &str,
-    ) -> Result<(Workload, &'static str), Status> {
+    async fn asker(&self, peer: &Peer, token: &str) -> Result<(Workload, &'static str), Status> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Status::invalid_argument(format!(
                 "the token is longer than {MAX_TOKEN_BYTES} bytes"
             )));
         }
-        let Some(peer) = peer else {
-            return Err(Status::internal(
-                "the connection does not say where it comes from",
-            ));
-        };
         let (workload, proven_by) = match &peer.identity {
             _ if !token.is_empty() => (in_time(self.issuer.identify(token)).await?, "token"),
             Some(leaf) => (renewing(leaf)?, "certificate"),
@@ -78,23 +78,15 @@ impl Certificates {
         in_time(self.issuer.still_runs(&workload, peer.address.ip())).await?;
         Ok((workload, proven_by))
     }
-}
 
-#[tonic::async_trait]
-impl certificates_server::Certificates for Certificates {
-    async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
-        let Ok(_permit) = self.at_once.try_acquire() else {
-            return Err(Status::resource_exhausted(format!(
-                "{MAX_AT_ONCE} certificates are being asked for already; ask again"
-            )));
-        };
-        let peer = request.extensions().get::<Peer>().cloned();
-        let SignRequest { csr, token } = request.into_inner();
+    /// A certificate for whoever is asking.
+    async fn signed(&self, peer: &Peer, request: SignRequest) -> Result<SignResponse, Status> {
+        let SignRequest { csr, token } = request;
         // Cheaper than asking the API server, and so first.
         let key = RequestedKey::from_csr(&csr)
             .map_err(|bad| Status::invalid_argument(bad.to_string()))?;
-        let (workload, proven_by) = self.asker(peer.as_ref(), &token).await.inspect_err(|status| {
-            tracing::warn!(reason = status.message(), from = ?peer.as_ref().map(|peer| peer.address), "no certificate is issued");
+        let (workload, proven_by) = self.asker(peer, &token).await.inspect_err(|status| {
+            tracing::warn!(reason = status.message(), from = %peer.address, "no certificate is issued");
         })?;
         if (
             workload.namespace.as_str(),
@@ -117,14 +109,42 @@ impl certificates_server::Certificates for Certificates {
         let identity = workload.spiffe_id(self.ca.trust_domain());
         tracing::info!(%workload, %identity, proven_by, "certificate issued");
         let bundle = self.ca.bundle().borrow().clone();
-        Ok(Response::new(SignResponse {
+        Ok(SignResponse {
             chain: issued.chain.iter().map(|one| one.to_vec().into()).collect(),
             roots: bundle
                 .roots
                 .iter()
                 .map(|root| root.to_vec().into())
                 .collect(),
-        }))
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl certificates_server::Certificates for Certificates {
+    async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
+        let Some(peer) = request.extensions().get::<Peer>().cloned() else {
+            return Err(Status::internal(
+                "the connection does not say where it comes from",
+            ));
+        };
+        let request = request.into_inner();
+        let renews = peer.identity.is_some() && request.token.is_empty();
+        let places = match renews {
+            true => &self.renewals,
+            false => &self.first,
+        };
+        let busy = || {
+            Status::resource_exhausted(
+                "too many certificates are being asked for already; ask again",
+            )
+        };
+        let place = places.take(peer.address.ip().to_canonical());
+        let place = place.ok_or_else(busy)?;
+        tokio::select! {
+            signed = self.signed(&peer, request) => Ok(Response::new(signed?)),
+            () = place.lost() => Err(busy()),
+        }
     }
 }
 

@@ -3,15 +3,20 @@
 //!
 //! [`Acceptor::incoming`] yields connections for tonic's `serve_with_incoming`; a service finds who
 //! is calling as [`Peer`] in its request's extensions.
+//!
+//! Whoever has no certificate is a stranger: strangers have places of their own, by address, and not
+//! for long, so that they never take those of the sidecars.
 
+use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use futures::Stream;
+use futures::future::BoxFuture;
 use rand::Rng;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
@@ -20,8 +25,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,13 +34,27 @@ use tonic::transport::server::Connected;
 
 use crate::ca::{self, Ca};
 pub use crate::ca::{InvalidLeaf, PeerLeaf};
+use crate::places::{Limits, Place, Places};
 
 /// How long a client may take for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The most handshakes at once. Their cost is the CPU's, so more would only all be slower.
-const MAX_HANDSHAKES: usize = 256;
-/// The most connections at once: a stream per sidecar, and those that ask for a certificate.
-const MAX_CONNECTIONS: usize = 12_000;
+/// Connections without a certificate, by address: in their handshake, or to ask for the first one.
+/// When more sidecars come back than handshakes can be made, those that came first are not given up
+/// for those that come later, unless they have had more time than a handshake takes.
+const STRANGERS: Limits = Limits {
+    total: 1024,
+    each: 128,
+    kept: Duration::from_secs(2),
+};
+/// Connections with a certificate, by the UID of its pod: a stream for each, and what asks for the
+/// next certificate. A pod never loses its place to another.
+const PEERS: Limits = Limits {
+    total: 12_000,
+    each: 16,
+    kept: Duration::MAX,
+};
+/// How long a connection without a certificate may stay: long enough to be given one.
+const STRANGER_LIFE: Duration = Duration::from_secs(30);
 /// How long to wait after an accept failed, for want of file descriptors most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long until an operator's leaf that couldn't be renewed is tried again.
@@ -55,14 +74,16 @@ pub struct Peer {
 pub struct Acceptor {
     config: watch::Receiver<Arc<ServerConfig>>,
     trust_domain: String,
+    strangers: Arc<Places<IpAddr>>,
+    peers: Arc<Places<String>>,
 }
 
 /// One connection, authenticated as far as its client wished.
-#[derive(Debug)]
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    _place: OwnedSemaphorePermit,
+    /// Holds the place of the connection, and ends with its time; `None` afterwards.
+    time: Option<BoxFuture<'static, ()>>,
 }
 
 /// Why TLS can't be served.
@@ -88,6 +109,10 @@ enum Refused {
     Handshake(#[from] io::Error),
     #[error("{0}")]
     Leaf(#[from] InvalidLeaf),
+    #[error("too many others are connecting")]
+    Crowded,
+    #[error("there are {} connections of pods already", PEERS.total)]
+    Full,
 }
 
 // === impl Acceptor ===
@@ -107,6 +132,8 @@ impl Acceptor {
         Ok(Acceptor {
             config: receiver,
             trust_domain,
+            strangers: Places::new(STRANGERS),
+            peers: Places::new(PEERS),
         })
     }
 
@@ -121,29 +148,33 @@ impl Acceptor {
         ReceiverStream::new(receiver)
     }
 
-    async fn handshake(
-        config: Arc<ServerConfig>,
-        trust_domain: &str,
-        tcp: TcpStream,
-        address: SocketAddr,
-        place: OwnedSemaphorePermit,
-    ) -> Result<Connection, Refused> {
-        let handshake = TlsAcceptor::from(config).accept(tcp);
-        let stream = timeout(HANDSHAKE, handshake)
-            .await
-            .map_err(|_| Refused::Late)??;
+    async fn connection(&self, tcp: TcpStream, address: SocketAddr) -> Result<Connection, Refused> {
+        let place = self.strangers.take(address.ip().to_canonical());
+        let place = place.ok_or(Refused::Crowded)?;
+        // Small messages, each of them waited for.
+        let _ = tcp.set_nodelay(true);
+        let config = self.config.borrow().clone();
+        let handshake = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(tcp));
+        let stream = tokio::select! {
+            done = handshake => done.map_err(|_| Refused::Late)??,
+            () = place.lost() => return Err(Refused::Crowded),
+        };
         let leaf = stream
             .get_ref()
             .1
             .peer_certificates()
             .and_then(|chain| chain.first());
         let identity = leaf
-            .map(|leaf| PeerLeaf::read(leaf, trust_domain))
+            .map(|leaf| PeerLeaf::read(leaf, &self.trust_domain))
             .transpose()?;
+        let time = match &identity {
+            None => stranger(place),
+            Some(leaf) => peer(self.peers.take(leaf.pod_uid.clone()).ok_or(Refused::Full)?),
+        };
         Ok(Connection {
             stream,
             peer: Peer { identity, address },
-            _place: place,
+            time: Some(time),
         })
     }
 }
@@ -154,23 +185,8 @@ async fn accept(
     listener: TcpListener,
     sender: mpsc::Sender<Result<Connection, io::Error>>,
 ) {
-    let Acceptor {
-        config,
-        trust_domain,
-    } = acceptor;
-    let trust_domain: Arc<str> = trust_domain.into();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let acceptor = Arc::new(acceptor);
     loop {
-        // Who finds no place waits in the kernel's queue, and then tries another replica.
-        let (place, turn) = tokio::select! {
-            () = sender.closed() => return,
-            both = async { (places.clone().acquire_owned().await, handshakes.clone().acquire_owned().await) } => both,
-        };
-        // Neither semaphore is ever closed.
-        let (Ok(place), Ok(turn)) = (place, turn) else {
-            return;
-        };
         let accepted = tokio::select! {
             () = sender.closed() => return,
             accepted = listener.accept() => accepted,
@@ -179,26 +195,40 @@ async fn accept(
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection couldn't be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        // Small messages, each of them waited for.
-        let _ = tcp.set_nodelay(true);
-        let config = config.borrow().clone();
-        let (trust_domain, sender) = (trust_domain.clone(), sender.clone());
+        let (acceptor, sender) = (acceptor.clone(), sender.clone());
         tokio::spawn(async move {
-            let done = Acceptor::handshake(config, &trust_domain, tcp, address, place).await;
-            drop(turn);
-            match done {
+            match acceptor.connection(tcp, address).await {
                 // Nobody wants it: the server is stopping.
                 Ok(connection) => drop(sender.send(Ok(connection)).await),
+                // As many as somebody likes.
+                Err(refused @ Refused::Crowded) => {
+                    tracing::debug!(%refused, from = %address, "a connection was refused");
+                }
                 Err(refused) => {
-                    tracing::info!(%refused, from = %address, "a connection was refused")
+                    tracing::info!(%refused, from = %address, "a connection was refused");
                 }
             }
         });
     }
+}
+
+/// The time of a connection without a certificate.
+fn stranger(place: Place<IpAddr>) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        tokio::select! {
+            () = sleep(STRANGER_LIFE) => {}
+            () = place.lost() => {}
+        }
+    })
+}
+
+/// The time of a connection with one: until its pod has too many newer ones.
+fn peer(place: Place<String>) -> BoxFuture<'static, ()> {
+    Box::pin(async move { place.lost().await })
 }
 
 /// Puts a new configuration in force when the bundle changes, and at half the leaf's life.
@@ -220,7 +250,7 @@ async fn renew(
                 .max(Duration::from_secs(1)),
         };
         tokio::select! {
-            () = tokio::time::sleep(due) => {}
+            () = sleep(due) => {}
             Ok(()) = bundle.changed() => {}
             () = sender.closed() => return,
         }
@@ -273,6 +303,30 @@ fn server_config(
 
 // === impl Connection ===
 
+impl Connection {
+    /// Whether its time is over.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(time) = &mut self.time
+            && time.as_mut().poll(cx).is_pending()
+        {
+            return Ok(());
+        }
+        self.time = None;
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the connection's time is over",
+        ))
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Connected for Connection {
     type ConnectInfo = Peer;
 
@@ -287,6 +341,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.poll_over(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
@@ -297,6 +352,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_over(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -305,6 +361,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.poll_over(cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -313,6 +370,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_over(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

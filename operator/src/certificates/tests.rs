@@ -3,6 +3,8 @@ use crate::ca::store::Folder;
 use crate::ca::{LEAF_LIFE, PeerLeaf};
 use certificates_server::Certificates as _;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, SanType};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -43,10 +45,17 @@ impl Issuer for Fake {
     }
 }
 
+#[derive(Clone)]
 struct World {
-    _folder: tempfile::TempDir,
-    service: Certificates,
+    _folder: Arc<tempfile::TempDir>,
+    service: Arc<Certificates>,
 }
+
+const FEW: Limits = Limits {
+    total: 3,
+    each: 2,
+    kept: PATIENCE,
+};
 
 fn workload() -> Workload {
     Workload::new("shop", "orders", "orders-1", "6c1f").unwrap()
@@ -60,11 +69,12 @@ async fn world(workload: Workload, gone: bool) -> World {
     let service = Certificates {
         ca,
         issuer,
-        at_once: Semaphore::new(1),
+        first: Places::new(FEW),
+        renewals: Places::new(FEW),
     };
     World {
-        _folder: folder,
-        service,
+        _folder: Arc::new(folder),
+        service: Arc::new(service),
     }
 }
 
@@ -95,11 +105,22 @@ impl World {
         token: &str,
         identity: Option<PeerLeaf>,
     ) -> Result<PeerLeaf, Status> {
+        self.sign_from(1, csr, token, identity).await
+    }
+
+    /// For who connects from 127.0.0.`host`.
+    async fn sign_from(
+        &self,
+        host: u8,
+        csr: Vec<u8>,
+        token: &str,
+        identity: Option<PeerLeaf>,
+    ) -> Result<PeerLeaf, Status> {
         let mut request = Request::new(SignRequest {
             csr: csr.into(),
             token: token.into(),
         });
-        let address = ([127, 0, 0, 1], 9).into();
+        let address = ([127, 0, 0, host], 9).into();
         request.extensions_mut().insert(Peer { identity, address });
         let signed = self.service.sign(request).await?.into_inner();
         assert_eq!((signed.chain.len(), signed.roots.len()), (2, 1));
@@ -215,12 +236,46 @@ async fn the_operators_own_identity_is_given_to_nobody() {
 }
 
 #[tokio::test]
+async fn who_asks_too_much_at_once_is_told_to_come_back_and_nobody_else_is() {
+    let world = world(workload(), false).await;
+    let mut asking = FuturesUnordered::new();
+    for host in [2, 2, 3, 3, 2, 2] {
+        let world = world.clone();
+        asking.push(async move { world.sign_from(host, csr(), "slow", None).await });
+        // As far as the issuer, who doesn't answer.
+        while let Some(Some(refused)) = asking.next().now_or_never() {
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code(), Code::ResourceExhausted);
+            assert!(refused.message().contains("ask again"), "{refused}");
+        }
+    }
+    assert!(asking.len() <= FEW.total);
+    let signed = world.sign_from(1, csr(), "good", None).await.unwrap();
+    assert_eq!(signed.workload(), workload());
+}
+
+/// All places of those who have a token alone, taken from as many addresses.
+fn all_places(world: &World) -> Vec<crate::places::Place<IpAddr>> {
+    let places = (2..5).map(|host| world.service.first.take([127, 0, 0, host].into()));
+    places.map(Option::unwrap).collect()
+}
+
+#[tokio::test]
 async fn more_than_can_be_served_are_told_to_come_back() {
     let world = world(workload(), false).await;
-    let _busy = world.service.at_once.try_acquire().unwrap();
+    let _busy = all_places(&world);
     let (code, why) = world.refused(csr(), "good", None).await;
     assert_eq!(code, Code::ResourceExhausted);
     assert!(why.contains("ask again"), "{why}");
+}
+
+#[tokio::test]
+async fn tokens_without_number_keep_no_certificate_from_being_renewed() {
+    let world = world(workload(), false).await;
+    let _busy = all_places(&world);
+    let later = SystemTime::now() + Duration::from_secs(60);
+    let renewed = world.sign(csr(), "", Some(leaf(later))).await.unwrap();
+    assert_eq!(renewed.workload(), workload());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Who presents this token: asked of the API server in a cluster ([`review`]), of a table without
 //! one ([`table`]).
 
+mod refused;
 pub mod review;
 pub mod table;
 

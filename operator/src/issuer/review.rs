@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
+use super::refused::Refused;
 use super::{Issuer, Refusal, Workload};
 
 /// Whom a token must be meant for: one that leaks from elsewhere is no use here, and this one is no
@@ -22,10 +23,10 @@ const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 /// The most of the API server's own words that are passed on, in characters.
 const MAX_SAID: usize = 300;
 
-/// Asks the API server.
-#[derive(Clone)]
+/// Asks the API server; about a token that it has just refused, not again.
 pub struct Reviewer {
     client: Client,
+    refused: Refused,
 }
 
 // === impl Reviewer ===
@@ -34,7 +35,18 @@ impl Reviewer {
     /// Asks with the operator's own account, which must be allowed to create TokenReviews and to
     /// get pods.
     pub fn new(client: Client) -> Reviewer {
-        Reviewer { client }
+        Reviewer {
+            client,
+            refused: Refused::default(),
+        }
+    }
+
+    async fn whose(&self, token: &str) -> Result<Workload, Refusal> {
+        if let Some(refusal) = self.refused.why(token) {
+            return Err(refusal);
+        }
+        let review = self.review(token).await;
+        review.inspect_err(|refusal| self.refused.remember(token, refusal))
     }
 
     async fn review(&self, token: &str) -> Result<Workload, Refusal> {
@@ -66,7 +78,7 @@ impl Reviewer {
 
 impl Issuer for Reviewer {
     fn identify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Workload, Refusal>> {
-        Box::pin(self.review(token))
+        Box::pin(self.whose(token))
     }
 
     fn still_runs<'a>(
@@ -194,8 +206,12 @@ fn asks_itself(pod: &Pod, workload: &Workload, from: IpAddr) -> Result<(), Refus
 
 #[cfg(test)]
 mod tests {
+    use super::super::refused::MEMORY;
     use super::*;
+    use crate::api_server::fake;
     use serde_json::{Value, json};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn workload() -> Workload {
         Workload::new("shop", "orders", "orders-1", "6c1f").unwrap()
@@ -337,5 +353,48 @@ mod tests {
         };
         let early = same_pod(Some(&new), &workload(), IpAddr::from([10, 1, 2, 3]));
         assert!(matches!(early, Err(Refusal::Unavailable(_))), "{early:?}");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_was_refused_is_not_reviewed_again_for_a_while() {
+        let reviews = Arc::new(AtomicUsize::new(0));
+        let counted = reviews.clone();
+        let client = fake::client(move |request| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let review: Value = serde_json::from_slice(request.body()).unwrap();
+            let status = match review["spec"]["token"].as_str().unwrap() {
+                "good" => good(),
+                _ => json!({ "authenticated": false }),
+            };
+            let busy = review["spec"]["token"] == "busy";
+            async move {
+                match busy {
+                    true => fake::refusal(500),
+                    false => fake::json(&json!({
+                        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+                        "metadata": {}, "spec": {}, "status": status,
+                    })),
+                }
+            }
+        });
+        let reviewer = Reviewer::new(client);
+        let ask = async |token: &str, times: usize| {
+            let before = reviews.load(Ordering::Relaxed);
+            let mut last = None;
+            for _ in 0..times {
+                let answer = reviewer.identify(token).await;
+                assert_eq!(*last.get_or_insert(answer.clone()), answer, "{token}");
+            }
+            (last.unwrap(), reviews.load(Ordering::Relaxed) - before)
+        };
+
+        let (refused, asked) = ask("bogus", 64).await;
+        assert!(matches!(refused, Err(Refusal::Unknown(_))), "{refused:?}");
+        assert_eq!(asked, 1);
+        assert_eq!(ask("another", 1).await.1, 1);
+        assert_eq!(ask("good", 3).await, (Ok(workload()), 3));
+        assert_eq!(ask("busy", 3).await.1, 3, "that is no refusal");
+
+        tokio::time::advance(MEMORY).await;
+        assert_eq!(ask("bogus", 64).await.1, 1, "it may be good now");
     }
 }

@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, NamedGroup, ProtocolVersion, SupportedProtocolVersion};
 use std::net::Ipv4Addr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 
 type Chain = Vec<CertificateDer<'static>>;
@@ -18,23 +19,30 @@ struct World {
     folder: tempfile::TempDir,
     ca: Arc<Ca>,
     address: SocketAddr,
-    accepted: mpsc::Receiver<Peer>,
+    accepted: mpsc::Receiver<Connection>,
 }
 
 impl World {
     /// A server that says "hello" to whoever gets through.
     async fn start() -> World {
+        World::with(STRANGERS, PEERS).await
+    }
+
+    async fn with(strangers: Limits, peers: Limits) -> World {
         let folder = tempfile::tempdir().unwrap();
         let store = Box::new(Folder::open(folder.path()).unwrap());
         let ca = Ca::open(store, "cluster.local", LEAF_LIFE).await.unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut incoming = Box::pin(Acceptor::new(ca.clone()).unwrap().incoming(listener));
+        let mut acceptor = Acceptor::new(ca.clone()).unwrap();
+        acceptor.strangers = Places::new(strangers);
+        acceptor.peers = Places::new(peers);
+        let mut incoming = Box::pin(acceptor.incoming(listener));
         let (sender, accepted) = mpsc::channel(16);
         tokio::spawn(async move {
             while let Some(Ok(mut connection)) = incoming.next().await {
                 connection.write_all(b"hello").await.unwrap();
-                sender.send(connection.connect_info()).await.unwrap();
+                sender.send(connection).await.unwrap();
             }
         });
         World {
@@ -50,13 +58,17 @@ impl World {
     }
 
     fn leaf_of(&self, ca: &Ca, made: SystemTime) -> (Chain, KeyPair) {
+        let workload = Workload::new("shop", "orders", "orders-1", "6c1f").unwrap();
+        self.leaf_for(ca, &workload, made)
+    }
+
+    fn leaf_for(&self, ca: &Ca, workload: &Workload, made: SystemTime) -> (Chain, KeyPair) {
         let key = KeyPair::generate().unwrap();
         let csr = CertificateParams::default()
             .serialize_request(&key)
             .unwrap();
         let requested = RequestedKey::from_csr(csr.der()).unwrap();
-        let workload = Workload::new("shop", "orders", "orders-1", "6c1f").unwrap();
-        (ca.issue_at(&requested, &workload, made).unwrap().chain, key)
+        (ca.issue_at(&requested, workload, made).unwrap().chain, key)
     }
 
     fn config(
@@ -89,7 +101,12 @@ impl World {
     /// Connects and reads the greeting, for a server's refusal of our leaf comes after the
     /// client's handshake.
     async fn connect(&self, config: ClientConfig) -> io::Result<Client> {
-        let tcp = TcpStream::connect(self.address).await?;
+        self.connect_from(1, config).await
+    }
+
+    /// The same, from 127.0.0.`host`.
+    async fn connect_from(&self, host: u8, config: ClientConfig) -> io::Result<Client> {
+        let tcp = self.tcp_from(host).await?;
         let name = ServerName::from(self.address.ip());
         let mut stream = TlsConnector::from(Arc::new(config))
             .connect(name, tcp)
@@ -98,6 +115,21 @@ impl World {
         stream.read_exact(&mut greeting).await?;
         assert_eq!(&greeting, b"hello");
         Ok(stream)
+    }
+
+    async fn tcp_from(&self, host: u8) -> io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(([127, 0, 0, host], 0).into())?;
+        socket.connect(self.address).await
+    }
+
+    /// The operator's end of the connection that was made last.
+    async fn accepted(&mut self) -> Connection {
+        self.accepted.recv().await.unwrap()
+    }
+
+    async fn peer(&mut self) -> Peer {
+        self.accepted().await.connect_info()
     }
 }
 
@@ -152,7 +184,7 @@ const TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 async fn a_workload_without_a_leaf_gets_through_as_nobody() {
     let mut world = World::start().await;
     let stream = world.connect(world.config(TLS13, None)).await.unwrap();
-    assert_eq!(world.accepted.recv().await.unwrap().identity, None);
+    assert_eq!(world.peer().await.identity, None);
     let session = stream.get_ref().1;
     assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
@@ -167,7 +199,7 @@ async fn a_workload_with_a_leaf_is_known_with_its_pod() {
     let mut world = World::start().await;
     let own = world.leaf(&world.ca);
     world.connect(world.config(TLS13, Some(own))).await.unwrap();
-    let leaf = world.accepted.recv().await.unwrap().identity.unwrap();
+    let leaf = world.peer().await.identity.unwrap();
     assert_eq!(leaf.spiffe_id, "spiffe://cluster.local/ns/shop/sa/orders");
     assert_eq!(
         (leaf.pod.as_str(), leaf.pod_uid.as_str()),
@@ -229,7 +261,7 @@ async fn a_client_that_says_nothing_holds_nobody_up() {
     let mut noisy = TcpStream::connect(world.address).await.unwrap();
     noisy.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     world.connect(world.config(TLS13, None)).await.unwrap();
-    assert_eq!(world.accepted.recv().await.unwrap().identity, None);
+    assert_eq!(world.peer().await.identity, None);
 }
 
 #[tokio::test]
@@ -243,4 +275,114 @@ async fn a_new_bundle_is_followed_at_once() {
     bundle.send_replace(world.ca.bundle().borrow().clone());
 
     receiver.changed().await.unwrap();
+}
+
+/// Reads until the other end is heard of, or has gone.
+async fn read(connection: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+    connection.read(&mut [0; 1]).await
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn who_has_no_certificate_is_given_the_time_to_ask_for_one_and_no_more() {
+    let mut world = World::start().await;
+    let own = world.leaf(&world.ca);
+    let mut client = world.connect(world.config(TLS13, Some(own))).await.unwrap();
+    let mut peer = world.accepted().await;
+    let _stranger = world.connect(world.config(TLS13, None)).await.unwrap();
+    let mut stranger = world.accepted().await;
+    assert_eq!(stranger.connect_info().identity, None);
+
+    tokio::time::pause();
+    let early = timeout(STRANGER_LIFE / 2, read(&mut stranger)).await;
+    assert!(early.is_err(), "it may stay for a while");
+    let over = timeout(STRANGER_LIFE, read(&mut stranger)).await.unwrap();
+    assert_eq!(over.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    let written = stranger.write_all(b"more").await;
+    assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    let stays = timeout(STRANGER_LIFE * 100, read(&mut peer)).await;
+    assert!(stays.is_err(), "{stays:?}");
+    tokio::time::resume();
+    client.write_all(b"a").await.unwrap();
+    assert_eq!(timeout(LONG, read(&mut peer)).await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn handshakes_that_stall_hold_no_sidecar_up() {
+    let few = Limits {
+        total: 6,
+        each: 4,
+        kept: LONG,
+    };
+    let mut world = World::with(few, PEERS).await;
+    let mut stalled = Vec::new();
+    for n in 0..40 {
+        stalled.push(world.tcp_from(2 + n % 2).await.unwrap());
+    }
+    let own = world.leaf(&world.ca);
+    let connected = world.connect_from(1, world.config(TLS13, Some(own)));
+    // Sooner than the first of them is given up.
+    let _client = timeout(HANDSHAKE / 2, connected).await.unwrap().unwrap();
+    assert!(world.peer().await.identity.is_some());
+    // From the oldest on, they have given way.
+    assert_eq!(read(&mut stalled[0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_address_has_its_share_of_the_places_for_strangers() {
+    let two = Limits {
+        total: 6,
+        each: 2,
+        kept: LONG,
+    };
+    let mut world = World::with(two, PEERS).await;
+    let mut held = Vec::new();
+    for host in [2, 3, 3, 3] {
+        let client = world.connect_from(host, world.config(TLS13, None));
+        held.push((client.await.unwrap(), world.accepted().await));
+    }
+    let (_, oldest) = &mut held[1];
+    assert!(timeout(LONG, read(oldest)).await.unwrap().is_err());
+    for other in [0, 2, 3] {
+        let (client, connection) = &mut held[other];
+        client.write_all(b"a").await.unwrap();
+        let heard = timeout(LONG, read(connection)).await.unwrap();
+        assert_eq!(heard.unwrap(), 1, "{other}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_with_a_certificate_has_a_place_of_its_own_that_no_stranger_takes() {
+    let one = Limits {
+        total: 1,
+        each: 1,
+        kept: Duration::ZERO,
+    };
+    let peers = Limits {
+        kept: Duration::MAX,
+        ..one
+    };
+    let mut world = World::with(one, peers).await;
+    let own = world.leaf(&world.ca);
+    let mut client = world.connect(world.config(TLS13, Some(own))).await.unwrap();
+    let mut sidecar = world.accepted().await;
+    let mut strangers = Vec::new();
+    for host in 2..6 {
+        let client = world.connect_from(host, world.config(TLS13, None));
+        strangers.push((client.await.unwrap(), world.accepted().await));
+    }
+    client.write_all(b"a").await.unwrap();
+    let heard = timeout(LONG, read(&mut sidecar)).await.unwrap();
+    assert_eq!(heard.unwrap(), 1);
+
+    // A newer connection of the same pod takes it, and one of another pod doesn't.
+    let other = Workload::new("shop", "orders", "orders-2", "77aa").unwrap();
+    let other = world.leaf_for(&world.ca, &other, SystemTime::now());
+    let refused = world.connect(world.config(TLS13, Some(other))).await;
+    refused.unwrap_err();
+    let own = world.leaf(&world.ca);
+    let _client = world.connect(world.config(TLS13, Some(own))).await.unwrap();
+    let over = timeout(LONG, read(&mut sidecar)).await.unwrap();
+    assert_eq!(over.unwrap_err().kind(), io::ErrorKind::TimedOut);
 }
