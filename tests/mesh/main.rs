@@ -2,8 +2,11 @@
 
 mod bounds;
 mod configuration;
+mod http1;
+mod http2;
 mod identity;
 mod life;
-mod protocols;
+mod opaque;
 mod routing;
 mod telemetry;
+mod upgrades;

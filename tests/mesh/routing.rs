@@ -19,6 +19,18 @@ pub(crate) fn services(names: &[&str]) -> String {
     names.iter().map(service).collect::<Vec<_>>().join("---\n")
 }
 
+/// A Service whose port is declared so; no declaration when empty.
+pub(crate) fn service(name: &str, app_protocol: &str) -> String {
+    let declared = match app_protocol {
+        "" => String::new(),
+        declared => format!(", appProtocol: {declared}"),
+    };
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{ name: {name}, namespace: shop }}\n\
+         spec: {{ selector: {{ app: {name} }}, ports: [{{ port: 80, targetPort: 8080{declared} }}] }}\n"
+    )
+}
+
 /// An ApiRoute for the Service `orders`, with these rules.
 pub(crate) fn route(rules: &str) -> String {
     format!(

@@ -1,0 +1,63 @@
+//! Bytes and frames that an ordinary client would not send, through the sidecar beside one.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::client::Client;
+use crate::mesh::SOON;
+
+/// A connection to the outbound port of the client's sidecar.
+pub async fn connect(client: &Client) -> Result<TcpStream> {
+    let to = SocketAddr::new(client.sidecar().address().into(), 15001);
+    Ok(TcpStream::connect(to).await?)
+}
+
+/// The head of an answer, and what came with it.
+pub async fn head(stream: &mut TcpStream) -> Result<(String, Vec<u8>)> {
+    let mut seen = Vec::new();
+    loop {
+        if let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n") {
+            let rest = seen.split_off(end + 4);
+            return Ok((String::from_utf8(seen)?.to_lowercase(), rest));
+        }
+        let read = timeout(SOON, stream.read_buf(&mut seen)).await??;
+        ensure!(
+            read > 0,
+            "closed after {:?}",
+            String::from_utf8_lossy(&seen)
+        );
+    }
+}
+
+/// Raw bytes both ways through the client's sidecar, to a Service and port.
+pub async fn tunnel(client: &Client, to: &str) -> Result<TcpStream> {
+    let mut stream = connect(client).await?;
+    let ask = format!("CONNECT {to} HTTP/1.1\r\nhost: {to}\r\n\r\n");
+    stream.write_all(ask.as_bytes()).await?;
+    let (head, rest) = head(&mut stream).await?;
+    ensure!(head.starts_with("http/1.1 200"), "{head}");
+    ensure!(rest.is_empty(), "{rest:?}");
+    Ok(stream)
+}
+
+/// A sender of requests over HTTP/2.
+pub type H2<B> = http2::SendRequest<B>;
+
+/// HTTP/2 with prior knowledge to the outbound port of the client's sidecar, as to a proxy.
+pub async fn h2<B>(client: &Client) -> Result<H2<B>>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let io = TokioIo::new(connect(client).await?);
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
