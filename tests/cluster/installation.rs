@@ -14,8 +14,8 @@ pub(crate) const SYSTEM: &str = "meshwright-system";
 /// How long a pod may take to be there, on a machine with two cores.
 pub(crate) const PODS: Duration = Duration::from_secs(90);
 
-const OPERATOR_IMAGE: &str = "localhost/meshwright-operator:test";
-const SIDECAR_IMAGE: &str = "localhost/meshwright-sidecar:test";
+/// The version of everything: crates, chart, images.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// There is one operator for all tests: those that need it hold this to read, those that take it
 /// away hold it to write.
@@ -50,37 +50,15 @@ pub(crate) async fn installed() -> Result<&'static Cluster> {
 }
 
 async fn install(cluster: &Cluster) -> Result<()> {
-    let binaries = static_binaries();
-    for (image, name) in [
-        (OPERATOR_IMAGE, "meshwright-operator"),
-        (SIDECAR_IMAGE, "meshwright-sidecar"),
-    ] {
-        let binary = binaries.join(name);
-        ensure!(
-            binary.exists(),
-            "{} is not built: make images",
-            binary.display()
-        );
-        cluster.import_image(image, &[&binary]).await?;
+    for part in ["operator", "sidecar"] {
+        import_built(cluster, part).await?;
     }
+    // As it is: its own values name these images.
     let chart = root().join("charts/meshwright");
     let chart = chart.to_str().context("a path in UTF-8")?;
-    let image = |what: &str| {
-        format!("{what}.image.repository=localhost/meshwright-{what},{what}.image.tag=test")
-    };
-    let set = format!("{},{}", image("operator"), image("sidecar"));
-    cluster
-        .helm(&[
-            "install",
-            "meshwright",
-            chart,
-            "--namespace",
-            SYSTEM,
-            "--create-namespace",
-            "--set",
-            &set,
-        ])
-        .await?;
+    let install = ["install", "meshwright", chart, "--namespace", SYSTEM];
+    let args = [&install[..], &["--create-namespace"]].concat();
+    cluster.helm(&args).await?;
     cluster
         .ready(SYSTEM, "deployment/meshwright-operator", PODS)
         .await?;
@@ -118,15 +96,20 @@ pub(crate) async fn meshed_namespace(cluster: &Cluster, prefix: &str) -> Result<
     Ok(namespace)
 }
 
-fn root() -> &'static Path {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().unwrap_or(tests)
-}
-
-/// Where `make images` puts static binaries.
-fn static_binaries() -> PathBuf {
+/// Gives the node one of the images that `make images` builds, from its archive and under its own
+/// name.
+pub(crate) async fn import_built(cluster: &Cluster, image: &str) -> Result<()> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let arch = std::env::consts::ARCH;
-    target.join(format!("{arch}-unknown-linux-gnu/release"))
+    let archive = target.join(format!("images/{image}-{VERSION}.tar"));
+    let built = archive.exists();
+    ensure!(built, "{} is not built: make images", archive.display());
+    let name = format!("ghcr.io/meshwright/{image}:{VERSION}");
+    cluster.import_archive(&name, &archive).await
+}
+
+/// The top of the checkout.
+pub(crate) fn root() -> &'static Path {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests)
 }

@@ -224,6 +224,18 @@ impl Cluster {
         run(&mut command, "").await.map(drop)
     }
 
+    /// Gives an image that was built already to the node: an OCI archive which holds one of that
+    /// whole name.
+    pub async fn import_archive(&self, name: &str, archive: &Path) -> Result<()> {
+        let mut command = Command::new(folder().join("programs/image"));
+        command
+            .arg(&self.state)
+            .arg("--archive")
+            .arg(name)
+            .arg(archive);
+        run(&mut command, "").await.map(drop)
+    }
+
     /// The name of an image with the tests' application, `/web serve :8080` and `/web get URL`
     /// (`cluster/programs/web`), which is built in place at its first use.
     pub async fn web_image(&self) -> Result<&'static str> {
