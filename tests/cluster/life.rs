@@ -1,10 +1,13 @@
 //! The operator goes away, sidecars are killed: traffic goes on.
 
+use std::time::SystemTime;
+
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use tests::cluster::{Cluster, wait_until};
+use tests::cluster::{Cluster, started, wait_until};
 
 use crate::installation::{PODS, SYSTEM, installed};
+use crate::load::{Asked, Load};
 use crate::shop::Shop;
 
 const ORDERS: &str = "http://orders/";
@@ -59,30 +62,44 @@ async fn traffic_goes_on_when_the_operator_is_killed() -> Result<()> {
     };
     let before = cluster.container_pid(SYSTEM, operator, "operator").await?;
 
+    // Each answer takes a while, so that several requests are under way at any time.
+    let load = Load::begin(&shop, "http://orders/?wait=100ms", "20ms").await?;
     cluster
         .signal(SYSTEM, operator, "operator", Signal::SIGKILL)
         .await?;
-    let mut during = 0;
+    let killed = SystemTime::now();
     let after = wait_until("the operator runs again", PODS, async || {
-        // A request that fails is not asked again: none may.
-        if let Err(failed) = shop.answered_by(ORDERS).await {
-            return Ok(Err(failed));
-        }
-        during += 1;
         let now = cluster.container_pid(SYSTEM, operator, "operator").await?;
         ensure!(now != before, "still {before}");
-        Ok(Ok(now))
+        Ok(now)
     })
-    .await??;
-    assert_ne!(after, before, "it was not killed");
-    assert!(during > 0, "no request while it was away");
-
-    // And while it comes up, and finds the sidecars that come back.
-    for _ in 0..20 {
-        shop.answered_by(ORDERS).await?;
-    }
+    .await?;
+    let again = started(after)?;
+    // And while it comes up, and finds the sidecars that come back: all enforce what is new.
     cluster.ready(SYSTEM, operator, PODS).await?;
-    back(&shop).await
+    cluster.apply(&shop.route("orders")).await?;
+    shop.programmed("orders").await?;
+    let asked = load.end().await?;
+    back(&shop).await?;
+
+    let failed: Vec<_> = asked.iter().filter(|one| one.outcome != "200").collect();
+    assert!(
+        failed.is_empty(),
+        "{} of {} failed: {failed:?}",
+        failed.len(),
+        asked.len()
+    );
+    let under_way = |one: &Asked| one.began < killed && killed < one.ended;
+    assert!(
+        asked.iter().any(under_way),
+        "no request was under way when it was killed: {asked:?}"
+    );
+    let without = |one: &Asked| killed < one.began && one.began < again;
+    assert!(
+        asked.iter().any(without),
+        "no request was made while there was no operator: {asked:?}"
+    );
+    Ok(())
 }
 
 #[tokio::test]

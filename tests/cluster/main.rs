@@ -5,6 +5,7 @@ mod configuration;
 mod injection;
 mod installation;
 mod life;
+mod load;
 mod shop;
 mod spine;
 mod traffic;

@@ -14,6 +14,8 @@
 //! The cluster outlives no test run: `cluster/up --hold` takes it down as soon as its standard
 //! input closes, and the kernel closes that when the test process ends, however it ends.
 
+mod process;
+
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Output, Stdio};
 use std::time::Duration;
 
+pub use self::process::started;
 pub use crate::wait::wait_until;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -331,7 +334,7 @@ impl Cluster {
         .with_context(|| {
             format!("{namespace}/{pod} has no started container {container}: {status}")
         })?;
-        first_process(id)?
+        process::first(id)?
             .with_context(|| format!("container {container} of {namespace}/{pod} has no process"))
     }
 
@@ -430,44 +433,4 @@ fn describe(command: &Command) -> String {
         .filter(|_| words[0] == "nsenter")
         .map_or(0, |at| at + 1);
     words[start..].join(" ")
-}
-
-/// The process of a container whose parent is none of the container's. Processes are told by their
-/// cgroup, which names the container: containerd knows them by their ids in the cluster's own PID
-/// namespace, which mean nothing out here.
-fn first_process(container: &str) -> Result<Option<u32>> {
-    for entry in std::fs::read_dir("/proc")? {
-        let entry = entry?;
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        if belongs(pid, container) && !parent(pid).is_some_and(|parent| belongs(parent, container))
-        {
-            return Ok(Some(pid));
-        }
-    }
-    Ok(None)
-}
-
-/// Whether a process is in a container's cgroup. One that has just ended is in none.
-fn belongs(pid: u32, container: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroups| {
-        cgroups
-            .lines()
-            .any(|line| line.split('/').any(|part| part == container))
-    })
-}
-
-fn parent(pid: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("PPid:"))?
-        .trim()
-        .parse()
-        .ok()
 }

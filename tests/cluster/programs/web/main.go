@@ -1,7 +1,8 @@
 // Web is the application of the cluster tests: a server, and a client for where it runs, since there is no other program in its image.
 //
-//	web serve ADDRESS...    answers each request with the pod's name, the method and the path
+//	web serve ADDRESS...    answers each request with the pod's name, the method and the path, after the time that ?wait=100ms says
 //	web get URL             prints the status and the body of one answer
+//	web load URL INTERVAL   begins a request at each interval, whatever became of those before, until its input ends: see load
 package main
 
 import (
@@ -10,9 +11,16 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 )
+
+// A request that has no answer by then is a failure.
+const limit = 5 * time.Second
+
+// The most requests of one load, so that it ends even if nobody ends it.
+const most = 10_000
 
 func main() {
 	switch {
@@ -20,8 +28,10 @@ func main() {
 		serve(os.Args[2:])
 	case len(os.Args) == 3 && os.Args[1] == "get":
 		get(os.Args[2])
+	case len(os.Args) == 4 && os.Args[1] == "load":
+		load(os.Args[2], os.Args[3])
 	default:
-		fail(fmt.Errorf("usage: web serve ADDRESS... | web get URL"))
+		fail(fmt.Errorf("usage: web serve ADDRESS... | web get URL | web load URL INTERVAL"))
 	}
 }
 
@@ -29,6 +39,9 @@ func serve(addresses []string) {
 	name, err := os.Hostname()
 	fail(err)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if wait, err := time.ParseDuration(r.URL.Query().Get("wait")); err == nil {
+			time.Sleep(min(wait, limit))
+		}
 		fmt.Fprintf(w, "%s %s %s\n", name, r.Method, r.URL.Path)
 	})
 	for _, address := range addresses {
@@ -42,13 +55,69 @@ func serve(addresses []string) {
 }
 
 func get(url string) {
-	client := http.Client{Timeout: 5 * time.Second}
+	client := http.Client{Timeout: limit}
 	response, err := client.Get(url)
 	fail(err)
 	defer response.Body.Close()
 	fmt.Println(response.StatusCode)
 	_, err = io.Copy(os.Stdout, io.LimitReader(response.Body, 1<<20))
 	fail(err)
+}
+
+// load prints a line for each request when it has ended: when it began and when it ended, in milliseconds since 1970, and its
+// status, or 0 and what went wrong. It ends by itself when it has begun the most that it may.
+func load(url, interval string) {
+	pause, err := time.ParseDuration(interval)
+	fail(err)
+	if pause <= 0 {
+		fail(fmt.Errorf("%s is no interval", interval))
+	}
+	// A connection for each: on one that was used before, the client would repeat a failed request and say nothing of it.
+	client := http.Client{Timeout: limit, Transport: &http.Transport{DisableKeepAlives: true}}
+	lines := make(chan string)
+	var asked sync.WaitGroup
+	ask := func() {
+		defer asked.Done()
+		began := time.Now().UnixMilli()
+		status, wrong := once(&client, url)
+		lines <- fmt.Sprintf("%d %d %d %s", began, time.Now().UnixMilli(), status, wrong)
+	}
+	go func() {
+		ended := make(chan struct{})
+		go func() {
+			io.Copy(io.Discard, os.Stdin)
+			close(ended)
+		}()
+		tick := time.NewTicker(pause)
+	begin:
+		for range most {
+			asked.Add(1)
+			go ask()
+			select {
+			case <-tick.C:
+			case <-ended:
+				break begin
+			}
+		}
+		asked.Wait()
+		close(lines)
+	}()
+	for line := range lines {
+		fmt.Println(line)
+	}
+}
+
+// once asks once, reads the whole answer, and returns its status, or 0 and what went wrong.
+func once(client *http.Client, url string) (int, string) {
+	response, err := client.Get(url)
+	if err != nil {
+		return 0, fmt.Sprintf("%q", err)
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return 0, fmt.Sprintf("%q", err)
+	}
+	return response.StatusCode, ""
 }
 
 func fail(err error) {
