@@ -104,25 +104,31 @@ async fn traffic_goes_on_when_the_operator_is_killed() -> Result<()> {
 
 #[tokio::test]
 async fn a_sidecar_killed_while_the_operator_is_down_comes_back_and_serves() -> Result<()> {
-    let shop = Shop::open(installed().await?, &[("orders", 1)]).await?;
+    let shop = Shop::open(installed().await?, &[("orders", 1), ("two", 1)]).await?;
     let (shop, _alone) = shop.alone().await;
-    shop.answered_by(ORDERS).await?;
+    // Who answers tells whether the route is in force.
+    shop.cluster.apply(&shop.route("two")).await?;
+    shop.programmed("orders").await?;
+    let routed = shop.answered_by(ORDERS).await?;
+    ensure!(routed.starts_with("two-"), "{routed} answers");
     scale(shop.cluster, 0).await?;
-    let served = killed_without_an_operator(&shop).await;
+    let served = killed_without_an_operator(&shop, &routed).await;
     // However that went, the other tests need it.
     scale(shop.cluster, 1).await?;
     back(&shop).await?;
     served
 }
 
-async fn killed_without_an_operator(shop: &Shop) -> Result<()> {
+/// Kills the sidecars on the way from `web` to `routed`, which must be the only one that answers
+/// after it as well.
+async fn killed_without_an_operator(shop: &Shop, routed: &str) -> Result<()> {
     wait_until("the operator is gone", PODS, async || {
         let pods = operators(shop.cluster).await?;
         ensure!(pods.is_empty(), "{pods:?}");
         Ok(())
     })
     .await?;
-    for app in ["web", "orders"] {
+    for app in ["web", "two"] {
         let pod = shop.pod(app).await?;
         let process = async || {
             shop.cluster
@@ -140,9 +146,18 @@ async fn killed_without_an_operator(shop: &Shop) -> Result<()> {
         })
         .await?;
     }
-    wait_until("the pods serve again", PODS, async || {
+    let first = wait_until("the pods serve again", PODS, async || {
         shop.answered_by(ORDERS).await
     })
-    .await
-    .map(drop)
+    .await?;
+    // The very first answer is already the route's, and no later one is another's.
+    let mut answered = vec![first];
+    for _ in 0..5 {
+        answered.push(shop.answered_by(ORDERS).await?);
+    }
+    ensure!(
+        answered.iter().all(|pod| pod == routed),
+        "the route to {routed} is not in force: {answered:?}"
+    );
+    Ok(())
 }
