@@ -6,6 +6,7 @@ mod injection;
 mod installation;
 mod life;
 mod load;
+mod quickstart;
 mod shop;
 mod spine;
 mod traffic;

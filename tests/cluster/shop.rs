@@ -67,6 +67,15 @@ impl Shop {
         Self::open_with(self.cluster, services, self.operator.clone()).await
     }
 
+    /// One that the test opens by itself, in the namespace of that name.
+    pub(crate) async fn elsewhere(cluster: &'static Cluster, namespace: &str) -> Self {
+        Self {
+            cluster,
+            namespace: namespace.to_owned(),
+            operator: Some(operator_stays().await),
+        }
+    }
+
     /// Gives the operator up to whoever takes it away, and then does so itself: nobody else needs
     /// it while the guard lives.
     pub(crate) async fn alone(mut self) -> (Self, RwLockWriteGuard<'static, ()>) {
