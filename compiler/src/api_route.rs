@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use wire::mesh::{self, Protocol};
 
 use crate::endpoints::{is_external_name, protocol, tcp_ports};
-use crate::host;
+use crate::host::{self, Suggestions};
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings};
 
@@ -23,6 +23,7 @@ pub(crate) struct Reader<'a> {
     pub(crate) key: &'a ObjectKey,
     pub(crate) spec: &'a ApiRouteSpec,
     pub(crate) services: &'a Objects<Service>,
+    pub(crate) suggestions: &'a Suggestions<'a>,
     pub(crate) settings: &'a Settings,
 }
 
@@ -33,8 +34,8 @@ pub(crate) struct Hosts {
     pub(crate) services: Vec<ObjectKey>,
     /// Why the object can't be in force.
     pub(crate) refusal: Option<Refusal>,
-    /// Something that doesn't exist was named.
-    pub(crate) lost: bool,
+    /// Services that don't exist, for which something else is suggested.
+    pub(crate) lost: BTreeSet<ObjectKey>,
 }
 
 /// The compiled rules.
@@ -45,8 +46,8 @@ pub(crate) struct Rules {
     pub(crate) services: BTreeSet<ObjectKey>,
     /// What is wrong with the backends.
     pub(crate) refusal: Option<Refusal>,
-    /// Something that doesn't exist was named.
-    pub(crate) lost: bool,
+    /// Services that don't exist, for which something else is suggested.
+    pub(crate) lost: BTreeSet<ObjectKey>,
 }
 
 /// A condition that doesn't hold: why, as one word and as sentences.
@@ -106,11 +107,16 @@ impl Reader<'_> {
     }
 
     /// What is wrong with a host that names `key`.
-    fn host(&self, index: usize, key: &ObjectKey, lost: &mut bool) -> Option<Refusal> {
+    fn host(
+        &self,
+        index: usize,
+        key: &ObjectKey,
+        lost: &mut BTreeSet<ObjectKey>,
+    ) -> Option<Refusal> {
         let ObjectKey { namespace, name } = key;
         let Some(service) = self.services.get(key) else {
-            *lost = true;
-            let suggestion = host::suggestion(key, self.services);
+            lost.insert(key.clone());
+            let suggestion = self.suggestions.instead_of(key);
             return Some(Refusal {
                 reason: Reason::HostNotFound,
                 message: format!(
@@ -177,7 +183,8 @@ impl Reader<'_> {
                 backend.namespace.as_ref().unwrap_or(&self.key.namespace),
                 &*backend.name,
             );
-            let problem = self.problem(backend, &key, hosts, &mut compiled.lost);
+            let shown = refusals.len() < MAX_SENTENCES;
+            let problem = self.problem(backend, &key, hosts, shown, &mut compiled.lost);
             if let Some((reason, field, problem)) = &problem {
                 refusals.push(Refusal {
                     reason: *reason,
@@ -214,13 +221,15 @@ impl Reader<'_> {
         }
     }
 
-    /// Why requests can't go to a backend: reason, field and a clause.
+    /// Why requests can't go to a backend: reason, field and a clause, which has no suggestion where
+    /// it is not `shown`.
     fn problem(
         &self,
         backend: &BackendRef,
         key: &ObjectKey,
         hosts: &[ObjectKey],
-        lost: &mut bool,
+        shown: bool,
+        lost: &mut BTreeSet<ObjectKey>,
     ) -> Option<(Reason, &'static str, String)> {
         let ObjectKey { namespace, name } = key;
         let permitted =
@@ -236,15 +245,12 @@ impl Reader<'_> {
             ));
         }
         let Some(service) = self.services.get(key) else {
-            *lost = true;
-            return Some((
-                Reason::BackendNotFound,
-                "name",
-                format!(
-                    "there is no Service {name:?} in namespace {namespace}{}",
-                    host::suggestion(key, self.services)
-                ),
-            ));
+            let mut problem = format!("there is no Service {name:?} in namespace {namespace}");
+            if shown {
+                lost.insert(key.clone());
+                problem += &self.suggestions.instead_of(key);
+            }
+            return Some((Reason::BackendNotFound, "name", problem));
         };
         if is_external_name(service) {
             return Some((
@@ -421,5 +427,43 @@ mod tests {
             let prefix = Path::Prefix(prefix.to_owned());
             assert_eq!(compiled(PathType::Prefix, written), prefix);
         }
+    }
+
+    #[test]
+    fn of_a_thousand_missing_backends_only_those_that_are_told_are_compared() {
+        let key = ObjectKey::new("shop", "orders");
+        let service = |number| ObjectKey::new("shop", format!("backend-{number:04}"));
+        let services = (0..1000).map(|number| (service(number), std::sync::Arc::default()));
+        let services: Objects<Service> = services.collect();
+        let rule = |rule: u32| RouteRule {
+            backend_refs: (0..16)
+                .map(|backend| BackendRef {
+                    name: format!("backend-{:04}", 2000 + 16 * rule + backend),
+                    namespace: None,
+                    port: 80,
+                    weight: 1,
+                })
+                .collect(),
+            ..RouteRule::default()
+        };
+        let spec = ApiRouteSpec {
+            rules: (0..64).map(rule).collect(),
+            ..ApiRouteSpec::default()
+        };
+        let suggestions = Suggestions::new(&services);
+        let reader = Reader {
+            key: &key,
+            spec: &spec,
+            services: &services,
+            suggestions: &suggestions,
+            settings: &Settings::default(),
+        };
+        let rules = reader.rules(&[]);
+        let message = rules.refusal.unwrap().message;
+        assert_eq!(message.matches("did you mean").count(), MAX_SENTENCES);
+        assert!(message.ends_with("And 1016 more."), "{message}");
+        assert_eq!(rules.lost.len(), MAX_SENTENCES);
+        let compared = suggestions.compared();
+        assert!(compared <= MAX_SENTENCES * 64, "{compared} comparisons");
     }
 }

@@ -9,7 +9,8 @@ use wire::{Kind, Resource, ResourceId, capability, mesh};
 
 use crate::api_route::{Hosts, Reader, Refusal};
 use crate::attach::{Claim, Precedence};
-use crate::index::selector;
+use crate::host::Suggestions;
+use crate::index::{Neighbourhood, selector};
 use crate::inputs::{Inputs, ObjectKey, ObjectRef};
 use crate::output::{Audience, AudienceKey, Compiled, Output};
 use crate::verdict::{Condition, Verdict};
@@ -25,6 +26,7 @@ pub fn compile(inputs: &Inputs, before: Output) -> Output {
         inputs,
         out: before,
         dirty: Dirty::default(),
+        suggestions: Suggestions::new(&inputs.services),
     };
     compilation.out.changed.clear();
     compilation.out.changed_verdicts.clear();
@@ -51,6 +53,7 @@ struct Compilation<'a> {
     inputs: &'a Inputs,
     out: Output,
     dirty: Dirty,
+    suggestions: Suggestions<'a>,
 }
 
 /// What must be compiled again.
@@ -195,10 +198,10 @@ impl Compilation<'_> {
         let oversized = mentions.intersection(&links.oversized).map(oversized);
         let unresolved = Refusal::all(rules.refusal.into_iter().chain(oversized).collect());
         links.mentions.set(key, mentions);
-        match hosts.lost || rules.lost {
-            true => links.lost.insert(key.clone()),
-            false => links.lost.remove(key),
-        };
+        let lost = hosts.lost.iter().chain(&rules.lost);
+        links
+            .lost
+            .set(key, lost.flat_map(Neighbourhood::of).collect());
 
         let id = resource_id(Kind::Route, key);
         let (affected, conflict) = self.out.memo.attachments.decide(key);
@@ -283,6 +286,7 @@ impl Compilation<'_> {
             key,
             spec: &self.inputs.api_routes.get(key)?.spec,
             services: &self.inputs.services,
+            suggestions: &self.suggestions,
             settings: &self.inputs.settings,
         })
     }
@@ -291,7 +295,7 @@ impl Compilation<'_> {
     fn forget(&mut self, key: &ObjectKey) {
         let links = &mut self.out.memo.links;
         links.mentions.set(key, BTreeSet::new());
-        links.lost.remove(key);
+        links.lost.set(key, BTreeSet::new());
         if let Some(id) = resource_id(Kind::Route, key) {
             self.remove(id);
         }

@@ -42,9 +42,8 @@ pub(crate) struct Indexes {
     pub(crate) selector_label: Links<ObjectKey, Label>,
     /// An ApiRoute and the Services that it names, whether they exist or not.
     pub(crate) mentions: Links<ObjectKey, ObjectKey>,
-    /// ApiRoutes that name something that doesn't exist: what they should have meant depends on
-    /// every Service.
-    pub(crate) lost: BTreeSet<ObjectKey>,
+    /// An ApiRoute that names Services that don't exist, and what their suggestions depend on.
+    pub(crate) lost: Links<ObjectKey, Neighbourhood>,
     /// Services whose Endpoints are larger than what is sent.
     pub(crate) oversized: BTreeSet<ObjectKey>,
 }
@@ -58,6 +57,15 @@ pub(crate) struct Label {
     pub(crate) namespace: String,
     pub(crate) key: String,
     pub(crate) value: String,
+}
+
+/// Services that may have been meant by the name of one that doesn't exist.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Neighbourhood {
+    /// All in a namespace.
+    Namespace(String),
+    /// All of a name.
+    Name(String),
 }
 
 /// An object that was added, removed or replaced.
@@ -190,6 +198,18 @@ fn selects(selector: &BTreeMap<String, String>, pod: &Pod) -> bool {
         && selector
             .iter()
             .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+}
+
+// === impl Neighbourhood ===
+
+impl Neighbourhood {
+    /// The two that the Service is in, or would be.
+    pub(crate) fn of(service: &ObjectKey) -> [Neighbourhood; 2] {
+        [
+            Neighbourhood::Namespace(service.namespace.clone()),
+            Neighbourhood::Name(service.name.clone()),
+        ]
+    }
 }
 
 // === impl Label ===

@@ -4,7 +4,7 @@ use wire::{Kind, capability, mesh};
 
 use super::{Compilation, everyone, resource_id};
 use crate::endpoints;
-use crate::index::{Difference, Label, differences, selector};
+use crate::index::{Difference, Label, Neighbourhood, differences, selector};
 use crate::inputs::{ObjectKey, Settings};
 
 impl Compilation<'_> {
@@ -51,7 +51,11 @@ impl Compilation<'_> {
             let mentioned_by = memo.links.mentions.to(&key).into_iter().flatten();
             self.dirty.routes.extend(mentioned_by.cloned());
             if old.is_none() || new.is_none() {
-                self.dirty.routes.extend(memo.links.lost.iter().cloned());
+                let around = Neighbourhood::of(&key);
+                let lost = around
+                    .iter()
+                    .filter_map(|around| memo.links.lost.to(around));
+                self.dirty.routes.extend(lost.flatten().cloned());
             }
             self.dirty.guards.insert(key.clone());
             self.dirty.endpoints.insert(key);
