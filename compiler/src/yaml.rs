@@ -1,10 +1,12 @@
 //! Documents in files: Kubernetes' objects as YAML, several to a file, errors with file and line.
 //!
 //! Our own kinds are checked against their generated schema as the API server would, so that a
-//! folder accepts exactly what a cluster accepts. Kubernetes' kinds are checked for their types.
+//! folder accepts exactly what a cluster accepts. Kubernetes' kinds are checked for their fields and
+//! types.
 
 mod lines;
 mod rules;
+mod strict;
 mod structural;
 
 use std::fmt;
@@ -12,8 +14,9 @@ use std::sync::{Arc, LazyLock};
 
 use crds::ApiRoute;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use regex::Regex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -92,7 +95,7 @@ struct Fault {
 struct Known {
     api_version: &'static str,
     kind: &'static str,
-    read: fn(Value) -> Result<Object, Fault>,
+    read: fn(&Value) -> Result<Object, Vec<Fault>>,
 }
 
 const KINDS: &[Known] = &[
@@ -144,17 +147,17 @@ const KINDS: &[Known] = &[
     Known {
         api_version: "v1",
         kind: "Namespace",
-        read: |_| Ok(Object::Ignored),
+        read: ignored::<Namespace>,
     },
     Known {
         api_version: "v1",
         kind: "ServiceAccount",
-        read: |_| Ok(Object::Ignored),
+        read: ignored::<ServiceAccount>,
     },
     Known {
         api_version: "v1",
         kind: "ConfigMap",
-        read: |_| Ok(Object::Ignored),
+        read: ignored::<ConfigMap>,
     },
 ];
 
@@ -263,14 +266,15 @@ fn read(text: &str) -> Result<Option<Read>, Vec<Fault>> {
     let mut value = json(value, "").map_err(|fault| vec![fault])?;
     let known = kind(&value).map_err(|fault| vec![fault])?;
     let key = metadata(&mut value)?;
-    let faults = match Schema::of_kind(known.kind) {
-        Some(schema) => schema.check(&value),
-        None => Vec::new(),
-    };
-    if !faults.is_empty() {
-        return Err(faults);
+    if let Some(schema) = Schema::of_kind(known.kind) {
+        let mut faults = schema.check(&value);
+        let metadata = strict::read::<ObjectMeta>(&value["metadata"], "metadata");
+        faults.extend(metadata.err().into_iter().flatten());
+        if !faults.is_empty() {
+            return Err(faults);
+        }
     }
-    let object = (known.read)(value.clone()).map_err(|fault| vec![fault])?;
+    let object = (known.read)(&value)?;
     Ok(Some((known, key, value, object)))
 }
 
@@ -362,16 +366,13 @@ fn metadata(value: &mut Value) -> Result<ObjectKey, Vec<Fault>> {
 }
 
 /// The value as an object of its type.
-fn typed<T: DeserializeOwned>(value: Value) -> Result<Arc<T>, Fault> {
-    serde_path_to_error::deserialize(value)
-        .map(Arc::new)
-        .map_err(|error| {
-            let field = match error.path().to_string() {
-                root if root == "." => String::new(),
-                field => field,
-            };
-            Fault::new(&field, error.into_inner().to_string())
-        })
+fn typed<T: DeserializeOwned>(value: &Value) -> Result<Arc<T>, Vec<Fault>> {
+    strict::read(value, "").map(Arc::new)
+}
+
+/// Makes sure that the value has its type's form, of which nothing is used here.
+fn ignored<T: DeserializeOwned>(value: &Value) -> Result<Object, Vec<Fault>> {
+    strict::read::<T>(value, "").map(|_| Object::Ignored)
 }
 
 /// The value as JSON has it. A `null` is as good as absent, which is how the API server takes it.

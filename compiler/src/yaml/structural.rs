@@ -7,8 +7,7 @@ use std::sync::OnceLock;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::{Fault, child, rules};
-use crate::host::nearest;
+use super::{Fault, child, rules, strict};
 
 /// The schema of one kind, or of a field in it.
 #[derive(Clone, Copy, Debug)]
@@ -84,19 +83,12 @@ impl Schema {
             return;
         };
         for (name, value) in fields {
-            let path = child(path, name);
             match known.get(name) {
                 _ if also_known.contains(&name.as_str()) => {}
-                Some(schema) => Schema(schema).value(value, &path, faults),
+                Some(schema) => Schema(schema).value(value, &child(path, name), faults),
                 None => {
-                    let names = || known.keys().map(String::as_str);
-                    let remedy = match nearest(name, names()) {
-                        Some(name) => format!("did you mean {name}?"),
-                        None => {
-                            format!("the fields here are {}", Vec::from_iter(names()).join(", "))
-                        }
-                    };
-                    faults.push(Fault::new(&path, format!("unknown field; {remedy}")));
+                    let names = known.keys().map(String::as_str);
+                    faults.push(strict::unknown(path, name, names));
                 }
             }
         }
