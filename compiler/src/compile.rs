@@ -49,6 +49,9 @@ pub fn compile(inputs: &Inputs, before: Output) -> Output {
     compilation.out
 }
 
+/// The schema's bound of `status.target`: with a longer one the API server refuses the status.
+const MAX_TARGET_BYTES: usize = 4096;
+
 struct Compilation<'a> {
     inputs: &'a Inputs,
     out: Output,
@@ -341,11 +344,18 @@ fn oversized(service: &ObjectKey) -> Refusal {
     }
 }
 
+/// The Services, as many as a status holds.
 fn target(services: &[ObjectKey]) -> String {
     let names = services
         .iter()
         .map(|service| format!("{}.{}", service.name, service.namespace));
-    Vec::from_iter(names).join(", ")
+    let mut names = Vec::from_iter(names);
+    let mut target = names.join(", ");
+    while target.len() > MAX_TARGET_BYTES && names.pop().is_some() {
+        let more = services.len() - names.len();
+        target = format!("{} and {more} more", names.join(", "));
+    }
+    target
 }
 
 fn condition(type_: ConditionType, good: Reason, refusal: Option<Refusal>) -> Condition {
@@ -410,4 +420,27 @@ fn resource_id(kind: Kind, key: &ObjectKey) -> Option<ResourceId> {
     format!("{kind}/{}/{}", key.namespace, key.name)
         .parse()
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_shortened_to_what_a_status_holds() {
+        let schema = crds::schema::of_kind("ApiRoute").unwrap();
+        let most = schema.pointer("/properties/status/properties/target/maxLength");
+        assert_eq!(most.unwrap(), MAX_TARGET_BYTES);
+
+        let namespace = "n".repeat(63);
+        let service = |number| ObjectKey::new(&*namespace, format!("{number:0253}"));
+        let services: Vec<ObjectKey> = (0..16).map(service).collect();
+        let shortened = target(&services);
+        assert!(shortened.len() <= MAX_TARGET_BYTES, "{}", shortened.len());
+        assert!(shortened.ends_with(&format!(".{namespace} and 4 more")));
+        assert_eq!(shortened.matches(", ").count(), 11);
+
+        let few = [ObjectKey::new("shop", "a"), ObjectKey::new("shop", "b")];
+        assert_eq!(target(&few), "a.shop, b.shop");
+    }
 }
