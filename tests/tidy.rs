@@ -1,5 +1,6 @@
-//! The rules of the house that can be checked by reading it: arrows between crates, licences, one
-//! TLS provider, sizes of files, the anatomy of policies, promises that have tests.
+//! The rules of the house that can be checked by reading it: arrows between crates, versions that
+//! stand once, licences, one TLS provider, sizes of files, the anatomy of policies, promises that
+//! have tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,11 +24,72 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that protect the architecture by staying out: (crate, what it must never depend on).
+/// `crds` knows no network, `wire` no Kubernetes, `compiler` no clock and no I/O, `sidecar` no CRD.
 const NEVER: &[(&str, &[&str])] = &[
-    ("wire", &["kube", "k8s-openapi", "rustls"]),
-    ("compiler", &["tokio-rustls", "notify"]),
-    ("sidecar", &["kube", "k8s-openapi", "serde_yaml"]),
+    ("crds", NETWORK),
+    ("crds", RUNTIME),
+    ("wire", &["kube", "k8s-openapi", "schemars", "rustls"]),
+    ("compiler", NETWORK),
+    ("compiler", RUNTIME),
+    (
+        "sidecar",
+        &["kube", "k8s-openapi", "schemars", "serde_yaml"],
+    ),
 ];
+const NETWORK: &[&str] = &[
+    "http",
+    "http-body",
+    "http-body-util",
+    "hyper",
+    "hyper-util",
+    "rustls",
+    "socket2",
+    "tokio-rustls",
+    "tonic",
+    "tonic-prost",
+    "tower",
+];
+/// Runtimes, clocks, chance, and what else makes of one input two outputs.
+const RUNTIME: &[&str] = &[
+    "chrono",
+    "futures",
+    "jiff",
+    "nix",
+    "notify",
+    "rand",
+    "rustix",
+    "tempfile",
+    "time",
+    "tokio",
+    "tokio-stream",
+    "tokio-util",
+];
+
+/// Parts of the standard library that a pure function doesn't use.
+const IMPURE: &[&str] = &[
+    "Instant",
+    "SystemTime",
+    "TcpListener",
+    "TcpStream",
+    "UdpSocket",
+    "UnixStream",
+    "env",
+    "fs",
+    "io",
+    "process",
+    "thread",
+];
+
+/// Crates that would compile `protoc`, or bring it.
+const PROTOC: &[&str] = &[
+    "protobuf-codegen",
+    "protobuf-src",
+    "protoc-bin-vendored",
+    "protoc-rust",
+];
+
+/// The oldest Rust that builds everything.
+const RUST: &str = "1.95";
 
 /// Licences that Apache-2.0 software can be linked with without further duties.
 const LICENCES: &[&str] = &[
@@ -51,6 +113,9 @@ const MAX_LINES: usize = 500;
 
 /// Lines of the files that are the request path: they call, they do not compute.
 const MAX_PATH_LINES: usize = 150;
+
+/// Not in one piece, lest this file be found.
+const UNSAFE: &str = concat!("un", "safe");
 
 fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -81,8 +146,8 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// Our crates and what their manifests name (dev-dependencies are no arrows).
-fn members(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
+/// Our crates and what their manifests name, for tests alone (`dev`) or otherwise.
+fn members(metadata: &Value, dev: bool) -> BTreeMap<String, BTreeSet<String>> {
     let members: BTreeSet<&str> = list(metadata, "workspace_members")
         .iter()
         .filter_map(Value::as_str)
@@ -95,9 +160,9 @@ fn members(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
                 .is_some_and(|id| members.contains(id))
         })
         .map(|package| {
-            let normal = list(package, "dependencies").iter();
-            let names = normal
-                .filter(|dependency| dependency["kind"] != "dev")
+            let names = list(package, "dependencies").iter();
+            let names = names
+                .filter(|dependency| (dependency["kind"] == "dev") == dev)
                 .filter_map(|dependency| dependency["name"].as_str());
             let name = package["name"].as_str().unwrap_or_default();
             (name.to_owned(), names.map(str::to_owned).collect())
@@ -130,14 +195,28 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// The lines that are no comments, with their numbers.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate();
+    lines
+        .map(|(index, line)| (index + 1, line))
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| !c.is_alphanumeric() && c != '_')
+}
+
 #[test]
 fn crates_use_each_other_only_along_the_arrows() {
-    let members = members(&metadata());
+    let metadata = metadata();
+    let (members, in_tests) = (members(&metadata, false), members(&metadata, true));
     let ours: BTreeSet<&str> = members.keys().map(String::as_str).collect();
     assert_eq!(ours, ARROWS.iter().map(|(name, _)| *name).collect());
     for (name, allowed) in ARROWS {
+        // A test that leans on a crate above its own is in the wrong crate.
         let used: BTreeSet<&str> = members[*name]
-            .iter()
+            .union(&in_tests[*name])
             .map(String::as_str)
             .filter(|used| ours.contains(used))
             .collect();
@@ -151,6 +230,89 @@ fn crates_use_each_other_only_along_the_arrows() {
                 "{name} must not use {banned}"
             );
         }
+    }
+}
+
+#[test]
+fn the_compiler_asks_neither_clock_nor_disk_nor_network() {
+    let pure = [root().join("compiler/src"), root().join("crds/src")];
+    let tools = root().join("crds/src/bin");
+    let sources = files("rs");
+    let sources = sources
+        .iter()
+        .filter(|path| pure.iter().any(|folder| path.starts_with(folder)))
+        .filter(|path| !path.starts_with(&tools));
+    let mut seen = 0;
+    for path in sources {
+        for (number, line) in code(&read(path)).filter(|(_, line)| line.contains("std::")) {
+            let impure = words(line).find(|word| IMPURE.contains(word));
+            let place = path.display();
+            assert!(impure.is_none(), "{place}:{number} uses {impure:?}");
+        }
+        seen += 1;
+    }
+    assert!(seen > 15, "only {seen} files were read");
+}
+
+#[test]
+fn versions_and_lints_stand_once_in_the_workspace() {
+    let root_manifest = root().join("Cargo.toml");
+    let workspace = read(&root_manifest);
+    for fact in [
+        &format!("\nrust-version = \"{RUST}\"\n"),
+        "\nunsafe_code = \"forbid\"\n",
+        "\nmissing_docs = \"warn\"\n",
+    ] {
+        assert!(workspace.contains(fact), "Cargo.toml lacks {fact}");
+    }
+    let renamed = workspace.contains("package = ");
+    assert!(!renamed, "by another name, a crate could have two versions");
+    let mut members = 0;
+    for path in files("toml") {
+        if !path.ends_with("Cargo.toml") || path == root_manifest {
+            continue;
+        }
+        let (text, place) = (read(&path), path.display());
+        for fact in [
+            "\n[lints]\nworkspace = true\n",
+            "\nrust-version.workspace = true\n",
+        ] {
+            assert!(text.contains(fact), "{place} lacks {fact:?}");
+        }
+        let mut section = "";
+        for line in text.lines().map(str::trim) {
+            if line.starts_with('[') {
+                section = line;
+                let own = line.contains("dependencies.");
+                assert!(!own, "{place}: {line} is no line of [dependencies]");
+            } else if section.ends_with("dependencies]") && !line.is_empty() {
+                let shared = line.starts_with('#') || line.contains("workspace = true");
+                assert!(shared, "{place} has a version of its own: {line}");
+            }
+        }
+        members += 1;
+    }
+    assert_eq!(members, ARROWS.len());
+    for toolchain in ["rust-toolchain", "rust-toolchain.toml"] {
+        let exists = root().join(toolchain).exists();
+        assert!(!exists, "{toolchain}: rustup would download another Rust");
+    }
+}
+
+#[test]
+fn the_protocol_is_compiled_without_protoc() {
+    let build = read(&root().join("wire/build.rs"));
+    assert!(build.contains("protox::compile("), "{build}");
+    assert!(build.contains(".compile_fds("), "{build}");
+    for path in files("rs").iter().filter(|path| path.ends_with("build.rs")) {
+        // The functions of tonic-prost-build and prost-build that run it.
+        let runs = read(path).contains(concat!("compile_", "protos("));
+        assert!(!runs, "{} runs protoc", path.display());
+    }
+    let lock = read(&root().join("Cargo.lock"));
+    for name in PROTOC {
+        let locked = lock.contains(&format!("name = \"{name}\"\n"));
+        assert!(!locked, "{name} is in Cargo.lock");
     }
 }
 
@@ -248,11 +410,9 @@ fn yaml_is_read_in_one_place_and_unsafe_is_nowhere() {
                 "{short} reads YAML"
             );
         }
-        let uses = text.lines().any(|line| {
-            let line = line.trim_start();
-            !line.starts_with("//") && line.contains(concat!("unsafe", " {"))
-        });
-        assert!(!uses, "{short} uses unsafe");
+        // Blocks, functions, traits and implementations alike.
+        let uses = code(&text).find(|(_, line)| words(line).any(|word| word == UNSAFE));
+        assert!(uses.is_none(), "{short} uses {UNSAFE}: {uses:?}");
     }
 }
 
