@@ -30,6 +30,7 @@ pub fn compile(inputs: &Inputs, before: Output) -> Output {
     };
     compilation.out.changed.clear();
     compilation.out.changed_verdicts.clear();
+    compilation.out.compiled.clear();
     compilation.settings();
     compilation.services();
     compilation.endpoint_slices();
@@ -76,6 +77,7 @@ struct Dirty {
 
 impl Compilation<'_> {
     fn guard(&mut self, key: &ObjectKey) {
+        self.count(Kind::Guard);
         let Some(id) = resource_id(Kind::Guard, key) else {
             return;
         };
@@ -108,6 +110,7 @@ impl Compilation<'_> {
     }
 
     fn workload(&mut self, key: &ObjectKey) {
+        self.count(Kind::Workload);
         let Some(id) = resource_id(Kind::Workload, key) else {
             return;
         };
@@ -124,6 +127,7 @@ impl Compilation<'_> {
     }
 
     fn endpoints(&mut self, key: &ObjectKey) {
+        self.count(Kind::Endpoints);
         let Some(id) = resource_id(Kind::Endpoints, key) else {
             return;
         };
@@ -190,6 +194,7 @@ impl Compilation<'_> {
 
     /// Compiles an ApiRoute; answers the younger ones whose case this changes.
     fn route(&mut self, key: &ObjectKey) -> BTreeSet<Precedence> {
+        self.count(Kind::Route);
         let Some(reader) = self.reader(key) else {
             return BTreeSet::new();
         };
@@ -368,6 +373,10 @@ fn condition(type_: ConditionType, good: Reason, refusal: Option<Refusal>) -> Co
 // === impl Compilation: resources ===
 
 impl Compilation<'_> {
+    fn count(&mut self, kind: Kind) {
+        *self.out.compiled.entry(kind).or_default() += 1;
+    }
+
     fn put(
         &mut self,
         id: ResourceId,

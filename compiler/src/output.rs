@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use wire::{Resource, ResourceId};
+use wire::{Kind, Resource, ResourceId};
 
 use crate::index::Memo;
 use crate::inputs::ObjectRef;
@@ -20,6 +20,9 @@ pub struct Output {
     pub changed: BTreeSet<ResourceId>,
     /// Objects whose verdict was added, changed or removed since before.
     pub changed_verdicts: BTreeSet<ObjectRef>,
+    /// How many of each kind were compiled, whether or not that changed anything: what is not
+    /// counted here was remembered.
+    pub compiled: BTreeMap<Kind, usize>,
     pub(crate) memo: Memo,
 }
 

@@ -6,12 +6,13 @@
 mod world;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use compiler::{Audience, Compiled, Inputs, ObjectRef, Output, Verdict, compile};
+use compiler::{Audience, Compiled, Inputs, ObjectKey, ObjectRef, Output, Verdict, compile};
 use crds::status::Reason;
 use proptest::prelude::*;
-use wire::ResourceId;
 use wire::resource::Hash;
+use wire::{Kind, ResourceId};
 use world::random::{Edit, edits};
 
 /// Everything about a resource but its generation, which depends on when it last changed.
@@ -103,27 +104,25 @@ proptest! {
 
     #[test]
     fn the_order_in_which_objects_come_changes_nothing(
-        edits in edits(30),
-        order in any::<prop::sample::Index>(),
+        (edits, shuffled, together) in edits_and_orders(30),
     ) {
         let mut inputs = Inputs::default();
         apply(&edits, &mut inputs);
         let forward = compile(&inputs, Output::default());
 
-        // The last edit of each object alone, one by one, beginning somewhere in the middle.
-        let mut last = BTreeMap::new();
-        for edit in edits {
-            last.insert(name(&edit), edit);
-        }
-        let mut last = Vec::from_iter(last.into_values());
-        let middle = order.index(last.len());
-        last.rotate_left(middle);
         let mut inputs = Inputs::default();
         let mut output = Output::default();
-        for edit in last.iter().rev() {
-            edit.apply(&mut inputs);
+        let mut rest = shuffled.as_slice();
+        for together in together.into_iter().cycle() {
+            let Some((now, later)) = rest.split_at_checked(together) else {
+                break;
+            };
+            apply(now, &mut inputs);
             output = compile(&inputs, output);
+            rest = later;
         }
+        apply(rest, &mut inputs);
+        output = compile(&inputs, output);
         prop_assert_eq!(contents(&output), contents(&forward));
         prop_assert_eq!(&output.verdicts, &forward.verdicts);
     }
@@ -138,6 +137,114 @@ proptest! {
         prop_assert!(after.changed.is_empty());
         prop_assert!(after.changed_verdicts.is_empty());
     }
+}
+
+/// A Service with a pod, a slice and an ApiRoute.
+fn application(namespace: &str, name: &str, number: u8) -> String {
+    let metadata = |name: &str| format!("name: {name}, namespace: {namespace}");
+    let (service, slice) = (metadata(name), metadata(&format!("{name}-slice")));
+    format!(
+        "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: {{{service}}}\n\
+         spec: {{hosts: [{name}], rules: [{{backendRefs: [{{name: {name}, port: 80}}]}}]}}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {{{service}}}\n\
+         spec: {{selector: {{app: {name}}}, ports: [{{port: 80}}]}}\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {{{service}, labels: {{app: {name}}}}}\n\
+         spec: {{containers: [{{name: meshwright-sidecar}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{{slice}, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\n\
+         ports: [{{port: 8080}}]\nendpoints:\n- addresses: [10.0.0.{number}]\n  \
+         targetRef: {{kind: Pod, name: {name}}}\n---\n"
+    )
+}
+
+#[test]
+fn a_change_compiles_what_depends_on_it_and_nothing_else() {
+    let names: Vec<String> = (b'a'..b'k').map(|name| char::from(name).into()).collect();
+    let all = names.iter().zip(1..);
+    let text: String = all.map(|(name, n)| application("shop", name, n)).collect();
+    let before = world::inputs("shop.yaml", &text);
+    let first = compile(&before, Output::default());
+    let all = [
+        Kind::Workload,
+        Kind::Guard,
+        Kind::Endpoints,
+        Kind::Route,
+        Kind::Identity,
+    ];
+    let expected = all.map(|kind| (kind, if kind == Kind::Identity { 1 } else { 10 }));
+    assert_eq!(first.compiled, BTreeMap::from(expected));
+
+    let after = |edit: &dyn Fn(&mut Inputs)| {
+        let mut inputs = before.clone();
+        edit(&mut inputs);
+        let output = compile(&inputs, first.clone());
+        (output.compiled, output.changed.len())
+    };
+    let slice = after(&|inputs| {
+        let slice = inputs
+            .endpoint_slices
+            .get_mut(&ObjectKey::new("shop", "c-slice"));
+        let slice = Arc::make_mut(slice.unwrap());
+        slice.endpoints[0].addresses = vec!["10.0.0.99".to_owned()];
+    });
+    assert_eq!(slice, (BTreeMap::from([(Kind::Endpoints, 1)]), 1));
+
+    let pod = after(&|inputs| {
+        let pod = inputs.pods.get_mut(&ObjectKey::new("shop", "c"));
+        let spec = Arc::make_mut(pod.unwrap()).spec.as_mut().unwrap();
+        spec.service_account_name = Some("other".to_owned());
+    });
+    let what_a_pod_is_in = [(Kind::Workload, 1), (Kind::Guard, 1), (Kind::Endpoints, 1)];
+    assert_eq!(pod, (BTreeMap::from(what_a_pod_is_in), 2));
+
+    let route = after(&|inputs| {
+        let route = inputs.api_routes.get_mut(&ObjectKey::new("shop", "c"));
+        Arc::make_mut(route.unwrap()).spec.rules.clear();
+    });
+    assert_eq!(route, (BTreeMap::from([(Kind::Route, 1)]), 1));
+
+    let nothing = after(&|_| {});
+    assert_eq!(nothing, (BTreeMap::new(), 0));
+}
+
+#[test]
+fn a_new_service_concerns_only_those_who_look_for_one_of_its_namespace_or_name() {
+    let text: String = ["shop", "bank"]
+        .map(|namespace| {
+            let own = application(namespace, "web", 1);
+            own.replace("{name: web, port: 80}", "{name: accounts, port: 80}")
+        })
+        .concat();
+    let before = world::inputs("shop.yaml", &text);
+    let first = compile(&before, Output::default());
+    let routes_after = |namespace: &str, name: &str| {
+        let mut inputs = before.clone();
+        let key = ObjectKey::new(namespace, name);
+        inputs.services.insert(key, Arc::default());
+        let output = compile(&inputs, first.clone());
+        let routes = output.compiled.get(&Kind::Route).copied();
+        (routes.unwrap_or_default(), output.changed_verdicts.len())
+    };
+    assert_eq!(routes_after("other", "anything"), (0, 0));
+    assert_eq!(routes_after("bank", "anything"), (1, 0));
+    assert_eq!(routes_after("bank", "account"), (1, 1));
+    assert_eq!(routes_after("other", "accounts"), (2, 2));
+}
+
+/// Edits, the last one of each object alone in any order, and how many of these come together.
+fn edits_and_orders(longest: usize) -> impl Strategy<Value = (Vec<Edit>, Vec<Edit>, Vec<usize>)> {
+    edits(longest).prop_flat_map(|edits| {
+        let last: BTreeMap<String, Edit> = edits
+            .iter()
+            .map(|edit| (name(edit), edit.clone()))
+            .collect();
+        let shuffled = Just(Vec::from_iter(last.into_values())).prop_shuffle();
+        (
+            Just(edits),
+            shuffled,
+            prop::collection::vec(1..6usize, 1..6),
+        )
+    })
 }
 
 fn name(edit: &Edit) -> String {

@@ -35,6 +35,7 @@ impl Compilation<'_> {
             self.remove_unless(before, id(now).as_ref());
         }
         if let Some(id) = id(now) {
+            self.count(Kind::Identity);
             let message = mesh::Identity {
                 trust_domain: now.trust_domain.clone(),
                 roots: now.roots.iter().map(|root| root.clone().into()).collect(),
