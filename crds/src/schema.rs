@@ -118,6 +118,8 @@ pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
                     "format": "int64",
                     "description": "The metadata.generation that was looked at.",
                     "minimum": 0,
+                    // The largest that a bound, which is a float to Kubernetes, holds exactly.
+                    "maximum": 9_007_199_254_740_991_i64,
                 },
                 "lastTransitionTime": {
                     "type": "string",

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[test]
 fn the_committed_definitions_are_those_that_the_types_generate() {
@@ -57,8 +57,10 @@ fn inspect(schema: &Value, path: String, problems: &mut Vec<String>) {
             }
         }
         Some("integer") => {
-            if !bounded("minimum") {
-                problems.push(format!("{path}: a number without minimum"));
+            for bound in ["minimum", "maximum"] {
+                if !bounded(bound) {
+                    problems.push(format!("{path}: a number without {bound}"));
+                }
             }
         }
         other => problems.push(format!("{path}: type {other:?} is not structural")),
@@ -77,6 +79,48 @@ fn inspect(schema: &Value, path: String, problems: &mut Vec<String>) {
         }
         inspect(schema, path, problems);
     }
+}
+
+#[test]
+fn kubectl_knows_the_short_name_and_the_category_and_shows_what_became_of_an_object() {
+    let [(_, definition)] = &crds::schema::definitions()[..] else {
+        panic!("say what kubectl shows of the new kind");
+    };
+    let names = &definition["spec"]["names"];
+    assert_eq!(names["shortNames"], json!(["ar"]));
+    assert_eq!(names["categories"], json!(["meshwright"]));
+
+    let version = &definition["spec"]["versions"][0];
+    let columns = version["additionalPrinterColumns"].as_array().unwrap();
+    let shown = columns.iter().map(|column| {
+        let text = |field: &str| column[field].as_str().unwrap();
+        (text("name"), text("type"), text("jsonPath"))
+    });
+    let accepted = ".status.conditions[?(@.type==\"Accepted\")].status";
+    assert_eq!(
+        Vec::from_iter(shown),
+        [
+            ("Target", "string", ".status.target"),
+            ("Accepted", "string", accepted),
+            ("Programmed", "string", ".status.programmed"),
+            ("Age", "date", ".metadata.creationTimestamp"),
+        ]
+    );
+
+    // What a cell shows is what an object's status has: the paths lead somewhere.
+    let status = json!({
+        "conditions": [{
+            "type": "Accepted",
+            "status": "True",
+            "reason": "Accepted",
+            "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }],
+        "programmed": "3/4",
+        "target": "orders.shop",
+    });
+    let read: crds::ApiRouteStatus = serde_json::from_value(status.clone()).unwrap();
+    assert_eq!(serde_json::to_value(read).unwrap(), status);
 }
 
 #[test]
