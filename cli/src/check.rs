@@ -37,13 +37,15 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<i32> {
     for sentence in &sentences {
         say(plain(sentence));
     }
-    if sentences.is_empty() {
-        say(nothing_wrong(&reading));
-    }
+    say(conclusion(&reading, sentences.is_empty()));
     Ok(i32::from(!sentences.is_empty()))
 }
 
-fn nothing_wrong(reading: &Reading) -> String {
+/// What is said last, whether something is wrong or not.
+fn conclusion(reading: &Reading, in_order: bool) -> String {
+    if !in_order {
+        return IN_A_CLUSTER.to_owned();
+    }
     format!(
         "{} documents, {} of them ApiRoutes: nothing is wrong\n{IN_A_CLUSTER}",
         reading.documents().count(),
@@ -86,13 +88,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_nothing_is_wrong_it_is_said_what_refuses_unknown_fields_in_a_cluster() {
+    fn right_or_wrong_it_is_said_what_refuses_unknown_fields_in_a_cluster() {
+        let in_a_cluster = "in a cluster, fields that don't exist are refused by kubectl's strict \
+                            validation, not by Meshwright";
         assert_eq!(
-            nothing_wrong(&Reading::default()),
-            "0 documents, 0 of them ApiRoutes: nothing is wrong\n\
-             in a cluster, fields that don't exist are refused by kubectl's strict validation, not \
-             by Meshwright"
+            conclusion(&Reading::default(), true),
+            format!("0 documents, 0 of them ApiRoutes: nothing is wrong\n{in_a_cluster}")
         );
+        assert_eq!(conclusion(&Reading::default(), false), in_a_cluster);
     }
 
     #[test]

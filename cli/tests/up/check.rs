@@ -30,6 +30,10 @@ fn check_says_file_line_and_remedy_and_runs_nothing() {
         sentence.contains("route.yaml:") && sentence.contains("hosts"),
         "{sentence}"
     );
+    assert!(
+        sentence.contains("kubectl's strict validation"),
+        "{sentence}"
+    );
 }
 
 #[test]
