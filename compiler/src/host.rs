@@ -28,18 +28,21 @@ const MAX_COMPARED: usize = 64;
 /// The Service that `host` means to someone in `namespace`, whether it exists or not; `None` for a
 /// name that can't be a Service's.
 pub(crate) fn service(host: &str, namespace: &str, cluster_domain: &str) -> Option<ObjectKey> {
-    let name = host
+    let in_full = host
         .strip_suffix(cluster_domain)
-        .and_then(|rest| rest.strip_suffix(".svc."))
-        .or_else(|| host.strip_suffix(".svc"));
-    match (name, host.split('.').collect::<Vec<_>>().as_slice()) {
-        (Some(name), _) => match name.split('.').collect::<Vec<_>>().as_slice() {
-            [service, namespace] => Some(ObjectKey::new(*namespace, *service)),
-            _ => None,
-        },
-        (None, [service]) => Some(ObjectKey::new(namespace, *service)),
-        (None, [service, namespace]) => Some(ObjectKey::new(*namespace, *service)),
-        (None, _) => None,
+        .and_then(|rest| rest.strip_suffix(".svc."));
+    let parts = |name: &str| match name.split('.').collect::<Vec<_>>().as_slice() {
+        [service, namespace] => Some(ObjectKey::new(*namespace, *service)),
+        _ => None,
+    };
+    match in_full {
+        Some(name) => parts(name),
+        None if !host.contains('.') => Some(ObjectKey::new(namespace, host)),
+        // `orders.svc` is a Service in a namespace of that name.
+        None => host
+            .strip_suffix(".svc")
+            .and_then(parts)
+            .or_else(|| parts(host)),
     }
 }
 
@@ -180,6 +183,20 @@ mod tests {
             service("orders", "web", "cluster.local"),
             Some(ObjectKey::new("web", "orders"))
         );
+    }
+
+    #[test]
+    fn a_namespace_may_be_called_as_dns_calls_its_branches() {
+        for (host, namespace) in [
+            ("orders.svc", "svc"),
+            ("orders.svc.svc", "svc"),
+            ("orders.svc.svc.cluster.local", "svc"),
+            ("orders.local", "local"),
+            ("orders.cluster", "cluster"),
+        ] {
+            let expected = Some(ObjectKey::new(namespace, "orders"));
+            assert_eq!(service(host, "shop", "cluster.local"), expected, "{host}");
+        }
     }
 
     #[test]
