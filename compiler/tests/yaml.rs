@@ -142,6 +142,11 @@ fn a_value_outside_its_bounds_is_refused() {
             "shop.yaml:9: spec.rules[0].backendRefs[1].port: must be 1 to 65535, not 70000",
         ],
     );
+    let many = vec!["a"; 50_000].join(", ");
+    refuses(
+        &route(&format!("spec:\n  hosts: [{many}]")),
+        &["shop.yaml:5: spec.hosts: has 50000 items; at most 16 are possible"],
+    );
     refuses(
         &route("spec:\n  hosts: [a, b, a]"),
         &["shop.yaml:5: spec.hosts[2]: \"a\" is already in the list"],

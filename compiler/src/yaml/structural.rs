@@ -108,7 +108,10 @@ impl Schema {
     }
 
     fn items(self, items: &[Value], path: &str, faults: &mut Vec<Fault>) {
-        self.bounds("Items", "items", items.len(), path, faults);
+        if self.bounds("Items", "items", items.len(), path, faults) {
+            // What is in a list that is too long is not looked at: it may be any number of things.
+            return;
+        }
         let set = self.text("x-kubernetes-list-type") == Some("set");
         for (index, item) in items.iter().enumerate() {
             let path = format!("{path}[{index}]");
@@ -178,20 +181,30 @@ impl Schema {
         }
     }
 
-    fn bounds(self, of: &str, unit: &str, size: usize, path: &str, faults: &mut Vec<Fault>) {
+    /// Whether the size is too large.
+    fn bounds(
+        self,
+        of: &str,
+        unit: &str,
+        size: usize,
+        path: &str,
+        faults: &mut Vec<Fault>,
+    ) -> bool {
         let bound = |name: String| self.0.get(name)?.as_u64();
-        if let Some(most) = bound(format!("max{of}"))
-            && size as u64 > most
-        {
-            let message = format!("has {size} {unit}; at most {most} are possible");
-            faults.push(Fault::new(path, message));
-        }
         if let Some(least) = bound(format!("min{of}"))
             && (size as u64) < least
         {
             let message = format!("has {size} {unit}; at least {least} must be there");
             faults.push(Fault::new(path, message));
         }
+        if let Some(most) = bound(format!("max{of}"))
+            && size as u64 > most
+        {
+            let message = format!("has {size} {unit}; at most {most} are possible");
+            faults.push(Fault::new(path, message));
+            return true;
+        }
+        false
     }
 
     fn rules(self, value: &Value, path: &str, faults: &mut Vec<Fault>) {
