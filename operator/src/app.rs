@@ -41,6 +41,8 @@ const DRAIN: Duration = Duration::from_secs(4);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// And this long later it is taken for dead.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many calls one connection may carry at a time: a sidecar makes one, and another now and then.
+const MAX_CALLS: u32 = 8;
 /// How often streams whose certificate has ended are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -246,6 +248,7 @@ async fn serve_grpc(
     let discovery =
         DiscoveryServer::new(discovery).max_decoding_message_size(wire::server::MAX_MESSAGE_BYTES);
     Server::builder()
+        .max_concurrent_streams(MAX_CALLS)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .add_service(discovery)

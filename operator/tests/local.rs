@@ -182,6 +182,14 @@ async fn an_unknown_token_is_given_nothing_and_without_a_leaf_there_is_no_stream
 }
 
 #[tokio::test]
+async fn one_connection_carries_a_few_calls_at_a_time() {
+    let world = World::start().await;
+    let identity = Identity::ask(&world.operator, "a").await.unwrap();
+    let most = sidecar::calls_at_a_time(&world.operator, &identity).await;
+    assert!(most.is_some_and(|most| most <= 8), "{most:?}");
+}
+
+#[tokio::test]
 async fn an_edit_reaches_the_sidecars_and_is_counted() {
     let world = World::start().await;
     let mut orders = world.sidecar("a").await;

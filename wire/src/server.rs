@@ -112,7 +112,8 @@ impl Mailbox {
         self.put(|pending| pending.advanced = true);
     }
 
-    /// Ends the stream: this replica is going away, and the sidecar is to go to another.
+    /// Ends the stream, at once and whatever it waits for: this replica is going away and the
+    /// sidecar is to go to another, or a newer stream has taken its place.
     pub fn close(&self) {
         self.closing.notify_one();
     }
@@ -161,9 +162,15 @@ where
     S: Subscriber,
 {
     let mut messages = pin!(messages);
-    let hello = timeout(HELLO_TIMEOUT, messages.next())
-        .await
-        .map_err(|_| Status::deadline_exceeded("no Hello in time"))?;
+    // A stream that is no longer wanted must not keep its place, nor what it has received of a
+    // message, until the timeout: who says no Hello can open many.
+    let hello = tokio::select! {
+        () = deltas.closed() => return Ok(()),
+        () = mailbox.closing.notified() => return Err(closed()),
+        hello = timeout(HELLO_TIMEOUT, messages.next()) => {
+            hello.map_err(|_| Status::deadline_exceeded("no Hello in time"))?
+        }
+    };
     let Some(hello) = hello else { return Ok(()) };
     let mut sent = open(hello?, &mut subscriber)?;
     let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
@@ -182,9 +189,7 @@ where
         }
         tokio::select! {
             () = deltas.closed() => return Ok(()),
-            () = mailbox.closing.notified() => {
-                return Err(Status::unavailable("this replica of the operator is going away"));
-            }
+            () = mailbox.closing.notified() => return Err(closed()),
             message = messages.next() => match message {
                 None => return Ok(()),
                 Some(message) => {
@@ -201,6 +206,10 @@ where
             _ = refresh.tick() => sent.refresh(),
         }
     }
+}
+
+fn closed() -> Status {
+    Status::unavailable("this replica of the operator has ended the stream")
 }
 
 fn open(hello: FromSidecar, subscriber: &mut impl Subscriber) -> Result<Sent, Status> {

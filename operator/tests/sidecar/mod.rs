@@ -12,6 +12,7 @@ use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_an
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -55,6 +56,28 @@ pub(crate) async fn anonymous(operator: &Running) -> tonic::Status {
     let nothing = tokio_stream::empty::<wire::discovery::FromSidecar>();
     let opened = DiscoveryClient::new(channel).stream(nothing).await;
     opened.err().unwrap()
+}
+
+/// How many calls the operator lets one connection carry at a time, as it says itself in its first
+/// HTTP/2 frame.
+#[allow(dead_code)] // of the benchmark
+pub(crate) async fn calls_at_a_time(operator: &Running, identity: &Identity) -> Option<u32> {
+    let tcp = TcpStream::connect(operator.grpc).await.unwrap();
+    let name = ServerName::from(operator.grpc.ip());
+    let tls = TlsConnector::from(config(operator, Some(identity)));
+    let mut tls = tls.connect(name, tcp).await.unwrap();
+    // The preface, and empty SETTINGS.
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    tls.write_all(hello).await.unwrap();
+    let mut head = [0; 9];
+    tls.read_exact(&mut head).await.unwrap();
+    assert_eq!(head[3], 4, "SETTINGS come first");
+    let mut settings = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
+    tls.read_exact(&mut settings).await.unwrap();
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u32::from(*byte));
+    let mut entries = settings.chunks(6).map(|entry| entry.split_at(2));
+    let most = entries.find(|(id, _)| number(id) == 3);
+    most.map(|(_, value)| number(value))
 }
 
 // === impl Identity ===

@@ -61,6 +61,32 @@ async fn a_stream_without_a_hello_is_ended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_that_is_closed_before_its_hello_ends_at_once() {
+    let operator = Operator::start(Snapshot::at(1));
+    let (messages, mut deltas) = stream(&operator);
+    let started = Instant::now();
+    operator.hang_up();
+
+    assert_eq!(end(&mut deltas).await, Code::Unavailable);
+    messages.closed().await;
+
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_the_sidecar_has_left_before_its_hello_ends_at_once() {
+    let operator = Operator::start(Snapshot::at(1));
+    let (messages, deltas) = stream(&operator);
+    let started = Instant::now();
+    drop(deltas);
+
+    // The other end of the messages is the task's: it goes with the task.
+    messages.closed().await;
+
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_without_an_ack_is_ended_although_its_configuration_changes() {
     let operator = Operator::start(Snapshot::at(1));
     let (messages, mut deltas) = stream(&operator);
