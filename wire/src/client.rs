@@ -12,9 +12,7 @@ use tonic::{Streaming, transport::Channel};
 
 use crate::{
     delta::{Apply, Held, MAX_CHANGES, MAX_DELTA_BYTES},
-    discovery::{
-        Ack, Delta, FromSidecar, discovery_client::DiscoveryClient, from_sidecar::Message,
-    },
+    discovery::{Ack, Delta, FromSidecar, discovery_client::DiscoveryClient},
     resource::MAX_BODY_BYTES,
     server,
 };
@@ -177,8 +175,7 @@ impl<A: Apply, P: FnMut(&Held)> Sidecar<'_, A, P> {
             .max_encoding_message_size(server::MAX_MESSAGE_BYTES);
         // One Ack at a time is due, so that this never fills.
         let (acks, outgoing) = mpsc::channel(2);
-        let hello = Message::Hello(self.held.hello());
-        send(&acks, hello).await?;
+        send(&acks, self.held.hello()).await?;
         let deltas = operator
             .stream(ReceiverStream::new(outgoing))
             .await
@@ -206,7 +203,7 @@ impl<A: Apply, P: FnMut(&Held)> Sidecar<'_, A, P> {
             }
             *received = true;
             if let Some(ack) = self.receive(delta)
-                && let Err(reason) = send(&acks, Message::Ack(ack)).await
+                && let Err(reason) = send(&acks, ack).await
             {
                 return reason;
             }
@@ -229,12 +226,12 @@ impl<A: Apply, P: FnMut(&Held)> Sidecar<'_, A, P> {
     }
 }
 
-async fn send(acks: &mpsc::Sender<FromSidecar>, message: Message) -> Result<(), String> {
-    acks.send(FromSidecar {
-        message: Some(message),
-    })
-    .await
-    .map_err(|_| "the operator no longer listens".to_owned())
+async fn send(
+    acks: &mpsc::Sender<FromSidecar>,
+    message: impl Into<FromSidecar>,
+) -> Result<(), String> {
+    let sent = acks.send(message.into()).await;
+    sent.map_err(|_| "the operator no longer listens".to_owned())
 }
 
 // === impl Backoff ===

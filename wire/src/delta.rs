@@ -21,6 +21,7 @@
 //! resource compiled long ago is still the present one.
 
 mod held;
+mod room;
 mod saved;
 mod sent;
 
@@ -49,6 +50,15 @@ pub const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
 /// passes them, which is at the end of each batch.
 pub const MAX_REMOVED: usize = 4096;
 
+/// The most bytes of names, generations and hashes in a Hello: [`MAX_HELD`] resources and
+/// [`MAX_REMOVED`] removals with ids of some 75 characters. A sidecar takes no more than it can
+/// name, because the operator reads no more from it.
+pub const MAX_HELLO_BYTES: usize = 8 * 1024 * 1024;
+
+/// How many capabilities of a sidecar are remembered, for people to look at: the sidecar decides
+/// itself what it can't enforce.
+pub const MAX_ANNOUNCED: usize = 256;
+
 /// The longest reason of a rejection, in characters: it is copied into objects' status.
 pub const MAX_REASON_CHARS: usize = 512;
 
@@ -70,7 +80,8 @@ pub trait View {
 pub trait Apply {
     /// Takes all of `changes` at once, but for those named in the answer, whose predecessors stay
     /// in force. Called once per delta that changes anything, so that links between resources are
-    /// made once.
+    /// made once. Where a predecessor stays that was to be removed or to become smaller, more may
+    /// be held for a while than there is room for: a delta's worth, for then nothing more is taken.
     fn apply(&mut self, changes: Vec<Change>) -> Vec<Rejected>;
 }
 

@@ -128,6 +128,11 @@ impl ResourceId {
             name: name.into(),
         }
     }
+
+    /// How long its text form is, in bytes.
+    pub(crate) fn text_len(&self) -> usize {
+        self.kind.as_str().len() + self.namespace.len() + self.name.len() + 2
+    }
 }
 
 impl fmt::Display for ResourceId {
@@ -176,6 +181,7 @@ mod tests {
     fn an_id_reads_as_it_was_written() {
         for kind in Kind::ALL {
             let id = ResourceId::new(kind, "shop", "orders.v2");
+            assert_eq!(id.to_string().len(), id.text_len());
             assert_eq!(id.to_string().parse(), Ok(id));
         }
     }

@@ -1,14 +1,15 @@
 //! What is sent from the operator to the sidecars, and how it travels.
 //!
 //! Read in this order: [`id`] and [`generation`] (what is named, how new it is), [`resource`] (what
-//! is sent), [`delta`] (the two ends of a stream as plain state machines), then [`server`] and
-//! [`client`] (the same two ends on a network).
+//! is sent), [`delta`] (the two ends of a stream as plain state machines), then [`message`],
+//! [`server`] and [`client`] (the same two ends on a network).
 
 pub mod capability;
 pub mod client;
 pub mod delta;
 pub mod generation;
 pub mod id;
+pub mod message;
 pub mod resource;
 pub mod server;
 

@@ -71,6 +71,12 @@ impl Resource {
         }
     }
 
+    /// What it takes beside its id, in bytes: the body, and what it needs.
+    pub(crate) fn size(&self) -> usize {
+        let capabilities: usize = self.capabilities.iter().map(|name| name.len() + 2).sum();
+        capabilities + self.body.len()
+    }
+
     /// The body as the message that the id's kind names.
     pub fn decode<M: prost::Message + Default>(&self) -> Result<M, prost::DecodeError> {
         M::decode(self.body.clone())

@@ -21,8 +21,8 @@ use tonic::Status;
 
 use crate::{
     ResourceId,
-    delta::{MAX_HELD, Outcome, Sent, View},
-    discovery::{Ack, Delta, FromSidecar, Hello, from_sidecar::Message},
+    delta::{MAX_HELD, MAX_HELLO_BYTES, Outcome, Sent, View},
+    discovery::{Delta, FromSidecar},
 };
 
 /// How long a sidecar may take to say Hello.
@@ -37,9 +37,10 @@ pub const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 pub const REFRESH: Duration = Duration::from_secs(30);
 
 /// The largest message that a server must accept from a sidecar, in bytes: the Hello of one that
-/// holds as much as it may, under the longest ids. Give it to
+/// holds as much as it may, a delta more (see [`Apply`](crate::delta::Apply)), version and
+/// capabilities. An Ack that rejects everything is smaller. Give it to
 /// `DiscoveryServer::max_decoding_message_size`.
-pub const MAX_MESSAGE_BYTES: usize = 48 * 1024 * 1024;
+pub const MAX_MESSAGE_BYTES: usize = MAX_HELLO_BYTES + 1024 * 1024;
 
 /// The deltas of one stream, for the transport to send.
 pub type Deltas = ReceiverStream<Result<Delta, Status>>;
@@ -193,7 +194,8 @@ where
             message = messages.next() => match message {
                 None => return Ok(()),
                 Some(message) => {
-                    let outcomes = sent.on_ack(expect_ack(message?)?);
+                    let ack = message?.into_ack().map_err(invalid)?;
+                    let outcomes = sent.on_ack(ack);
                     if !outcomes.is_empty() {
                         subscriber.acked(outcomes);
                     }
@@ -208,14 +210,17 @@ where
     }
 }
 
+fn invalid(why: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(why.to_string())
+}
+
 fn closed() -> Status {
     Status::unavailable("this replica of the operator has ended the stream")
 }
 
 fn open(hello: FromSidecar, subscriber: &mut impl Subscriber) -> Result<Sent, Status> {
-    let hello = expect_hello(hello)?;
-    let sent = Sent::new(hello, &subscriber.view())
-        .map_err(|why| Status::invalid_argument(why.to_string()))?;
+    let hello = hello.into_hello().map_err(invalid)?;
+    let sent = Sent::new(hello, &subscriber.view()).map_err(invalid)?;
     subscriber.opened(&sent);
     Ok(sent)
 }
@@ -237,22 +242,4 @@ fn next(sent: &mut Sent, mailbox: &Mailbox, subscriber: &impl Subscriber) -> Opt
         sent.advanced();
     }
     sent.next(&view)
-}
-
-fn expect_hello(message: FromSidecar) -> Result<Hello, Status> {
-    match message.message {
-        Some(Message::Hello(hello)) => Ok(hello),
-        _ => Err(Status::invalid_argument(
-            "the first message must be a Hello",
-        )),
-    }
-}
-
-fn expect_ack(message: FromSidecar) -> Result<Ack, Status> {
-    match message.message {
-        Some(Message::Ack(ack)) => Ok(ack),
-        _ => Err(Status::invalid_argument(
-            "after the Hello only Acks may come",
-        )),
-    }
 }

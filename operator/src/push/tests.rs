@@ -9,7 +9,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use wire::Kind;
 use wire::delta::{Apply, Change, Held, Rejected};
 use wire::discovery::Delta;
-use wire::discovery::from_sidecar::Message;
 use wire::generation::Input;
 
 use super::*;
@@ -133,7 +132,7 @@ impl Mesh {
 
     async fn connect_as(&self, subscriber: Subscriber) -> Sidecar {
         let mut sidecar = self.dial(subscriber);
-        let hello = Message::Hello(sidecar.held.hello());
+        let hello = sidecar.held.hello();
         sidecar.say(hello).await;
         sidecar
     }
@@ -176,13 +175,8 @@ impl Mesh {
 }
 
 impl Sidecar {
-    async fn say(&self, message: Message) {
-        self.to
-            .send(Ok(FromSidecar {
-                message: Some(message),
-            }))
-            .await
-            .unwrap();
+    async fn say(&self, message: impl Into<FromSidecar>) {
+        self.to.send(Ok(message.into())).await.unwrap();
     }
 
     async fn delta(&mut self) -> Delta {
@@ -198,7 +192,7 @@ impl Sidecar {
             .held
             .receive(delta, &mut Rejects(self.rejects.clone()))
             .unwrap();
-        self.say(Message::Ack(ack)).await;
+        self.say(ack).await;
     }
 
     async fn step(&mut self) {

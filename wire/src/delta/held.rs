@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    Apply, Change, MAX_CHANGES, MAX_HELD, MAX_HELD_BYTES, MAX_REMOVED, Rejected, presentable,
-};
+use super::{Apply, Change, MAX_CHANGES, MAX_REMOVED, Rejected, presentable, room::Room};
 use crate::{
     Generation, Resource, ResourceId, capability, discovery,
     discovery::{Ack, Delta, Hello, Holding, Removed},
@@ -17,10 +15,11 @@ pub struct Held {
     version: String,
     capabilities: BTreeSet<String>,
     pub(super) resources: BTreeMap<ResourceId, Resource>,
-    /// The bytes of their bodies.
-    pub(super) bytes: usize,
-    /// When what is not held was last known: its removal is not to be undone by something older.
+    /// When what is not held was last known, where the floor does not say as much: its removal is
+    /// not to be undone by something older.
     pub(super) removed: BTreeMap<ResourceId, Generation>,
+    /// How much more may be held.
+    room: Room,
     /// Up to where everything has been told: nothing that doesn't cover it is taken.
     pub(super) floor: Generation,
     pub(super) complete: bool,
@@ -33,12 +32,6 @@ pub struct Held {
 struct Sorted {
     accepted: BTreeMap<ResourceId, (Change, Generation)>,
     rejected: Vec<discovery::Rejected>,
-}
-
-/// How much more may be held.
-struct Room {
-    bytes: i64,
-    resources: i64,
 }
 
 // === impl Held ===
@@ -57,8 +50,8 @@ impl Held {
             version: version.to_owned(),
             capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
             resources: BTreeMap::new(),
-            bytes: 0,
             removed: BTreeMap::new(),
+            room: Room::ALL,
             floor: Generation::ZERO,
             complete: false,
             nonce: None,
@@ -166,8 +159,7 @@ impl Held {
             rejected.append(&mut apply.apply(changes));
         }
         for Rejected { id, .. } in &rejected {
-            if let Some(resource) = self.resources.remove(id) {
-                self.bytes -= resource.body.len();
+            if let Some(resource) = self.let_go(id) {
                 self.remember_removed(id.clone(), resource.generation);
             }
         }
@@ -177,10 +169,6 @@ impl Held {
     /// Tells changes that may be made from those that may not, and drops those that change nothing.
     fn sort(&mut self, delta: Delta) -> Sorted {
         let mut sorted = Sorted::default();
-        let mut room = Room {
-            bytes: (MAX_HELD_BYTES - self.bytes.min(MAX_HELD_BYTES)) as i64,
-            resources: (MAX_HELD - self.resources.len().min(MAX_HELD)) as i64,
-        };
         let mut count = 0;
         for removed in delta.removed {
             count += 1;
@@ -192,19 +180,22 @@ impl Held {
                 Err(reason) => sorted.reject(&removed.id, &reason),
             }
         }
+        let mut room = self.room;
         for message in delta.resources {
             count += 1;
             let text = message.id.clone();
             match self.check_put(message, count) {
                 Ok(resource) => {
                     let generation = resource.generation;
+                    let needs = self.needs(&resource);
                     let before = self.resources.get_mut(&resource.id);
                     if let Some(before) = before
                         && before.hash == resource.hash
                     {
                         // The same as ever, but now known to be the present again.
                         before.generation = generation;
-                    } else if room.take(&resource, self.resources.get(&resource.id)) {
+                    } else if room.covers(&needs) {
+                        room -= needs;
                         sorted.accept(Change::Put(resource), generation);
                     } else {
                         sorted.reject(&text, "the sidecar holds as much as it may");
@@ -232,19 +223,13 @@ impl Held {
             }
         }
         for (id, (change, generation)) in accepted {
-            let before = match change {
-                Change::Put(resource) => {
-                    self.bytes += resource.body.len();
-                    self.removed.remove(&id);
-                    self.resources.insert(id, resource)
-                }
+            match change {
+                Change::Put(resource) => self.hold(resource),
                 Change::Remove(_) => {
-                    let before = self.resources.remove(&id);
+                    self.let_go(&id);
                     self.remember_removed(id, generation);
-                    before
                 }
-            };
-            self.bytes -= before.map_or(0, |before| before.body.len());
+            }
         }
     }
 
@@ -303,20 +288,73 @@ impl Held {
     fn raise_floor(&mut self, seen: Generation) {
         if seen.covers(&self.floor) {
             self.floor = seen;
-            self.removed
-                .retain(|id, generation| !seen.of(id.kind).covers(generation));
+            self.forget_what_the_floor_says();
         }
     }
 
-    fn remember_removed(&mut self, id: ResourceId, generation: Generation) {
-        self.removed.insert(id, generation);
-        if self.removed.len() > MAX_REMOVED
-            && let Some((_, generation)) = self.removed.pop_first()
-        {
+    /// How much room a resource needs beside what its predecessor has.
+    fn needs(&self, resource: &Resource) -> Room {
+        let id = &resource.id;
+        let before = match self.resources.get(id) {
+            Some(before) => Room::of(before),
+            None if self.removed.contains_key(id) => Room::of_removal(id),
+            None => Room::default(),
+        };
+        Room::of(resource) - before
+    }
+
+    pub(super) fn hold(&mut self, resource: Resource) {
+        self.room -= self.needs(&resource);
+        self.removed.remove(&resource.id);
+        self.resources.insert(resource.id.clone(), resource);
+    }
+
+    pub(super) fn let_go(&mut self, id: &ResourceId) -> Option<Resource> {
+        let before = self.resources.remove(id)?;
+        self.room += Room::of(&before);
+        Some(before)
+    }
+
+    pub(super) fn remember_removed(&mut self, id: ResourceId, generation: Generation) {
+        let generation = generation.of(id.kind);
+        if self.floor.of(id.kind).covers(&generation) {
+            self.forget_removed(&id);
+            return;
+        }
+        if self.removed.insert(id.clone(), generation).is_none() {
+            self.room -= Room::of_removal(&id);
+        }
+        while self.removed.len() > MAX_REMOVED || self.room.is_hello_too_long() {
+            let Some((_, generation)) = self.removed.first_key_value() else {
+                break;
+            };
             // Forgetting it could let it come back. A floor that is too high is safe: it only
             // makes a replica that lags wait until it has caught up.
-            self.floor = self.floor.merge(&generation);
+            self.floor = self.floor.merge(generation);
+            self.forget_what_the_floor_says();
         }
+    }
+
+    fn forget_removed(&mut self, id: &ResourceId) {
+        if self.removed.remove(id).is_some() {
+            self.room += Room::of_removal(id);
+        }
+    }
+
+    fn forget_what_the_floor_says(&mut self) {
+        let Held {
+            removed,
+            room,
+            floor,
+            ..
+        } = self;
+        removed.retain(|id, generation| {
+            let said = floor.of(id.kind).covers(generation);
+            if said {
+                *room += Room::of_removal(id);
+            }
+            !said
+        });
     }
 }
 
@@ -341,23 +379,6 @@ impl Sorted {
             id: id.chars().take(MAX_ID_BYTES).collect(),
             reason: presentable(reason),
         });
-    }
-}
-
-// === impl Room ===
-
-impl Room {
-    /// Takes room for `resource` in place of `before`, if there is any.
-    fn take(&mut self, resource: &Resource, before: Option<&Resource>) -> bool {
-        let bytes =
-            before.map_or(0, |before| before.body.len()) as i64 - resource.body.len() as i64;
-        let resources = if before.is_some() { 0 } else { -1 };
-        let fits = self.bytes + bytes >= 0 && self.resources + resources >= 0;
-        if fits {
-            self.bytes += bytes;
-            self.resources += resources;
-        }
-        fits
     }
 }
 

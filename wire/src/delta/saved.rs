@@ -75,16 +75,17 @@ impl Held {
         held.complete = saved.complete;
         for message in saved.resources {
             let id = message.id.clone();
-            let resource = Resource::try_from(message).map_err(|why| Torn::Resource(id, why))?;
-            held.bytes += resource.body.len();
-            held.resources.insert(resource.id.clone(), resource);
+            let mut resource =
+                Resource::try_from(message).map_err(|why| Torn::Resource(id, why))?;
+            resource.generation = resource.generation.of(resource.id.kind);
+            held.hold(resource);
         }
         for removed in saved.removed {
             let id: ResourceId = removed
                 .id
                 .parse()
                 .map_err(|why| Torn::Removed(removed.id, why))?;
-            held.removed.insert(id, removed.generation.into());
+            held.remember_removed(id, removed.generation.into());
         }
         *self = held;
         Ok(())

@@ -5,7 +5,9 @@ use std::{
     ops::Bound,
 };
 
-use super::{MAX_CHANGES, MAX_DELTA_BYTES, MAX_HELD, MAX_REMOVED, Outcome, View, presentable};
+use super::{
+    MAX_ANNOUNCED, MAX_CHANGES, MAX_DELTA_BYTES, MAX_HELD, MAX_REMOVED, Outcome, View, presentable,
+};
 use crate::{
     Generation, Kind, Resource, ResourceId,
     discovery::{Ack, Delta, Hello, Removed},
@@ -15,10 +17,6 @@ use crate::{
 
 /// What an id, a generation and a hash add to a body, in bytes, roughly.
 const OVERHEAD_BYTES: usize = 96;
-
-/// How many capabilities of a sidecar are remembered, for people to look at: the sidecar decides
-/// itself what it can't enforce.
-const MAX_ANNOUNCED: usize = 256;
 
 /// The operator's end of one stream.
 ///
@@ -114,7 +112,12 @@ impl Sent {
         }
         let mut sent = Sent {
             version: hello.version.chars().take(64).collect(),
-            capabilities: hello.capabilities.into_iter().take(MAX_ANNOUNCED).collect(),
+            capabilities: hello
+                .capabilities
+                .iter()
+                .take(MAX_ANNOUNCED)
+                .map(|name| excerpt(name))
+                .collect(),
             held: BTreeMap::new(),
             ahead,
             floor: hello.seen.into(),
@@ -365,16 +368,7 @@ impl Sent {
 }
 
 fn size(id: &ResourceId, resource: Option<&Resource>) -> usize {
-    let text = id.namespace.len() + id.name.len();
-    let rest = resource.map_or(0, |resource| {
-        let capabilities: usize = resource
-            .capabilities
-            .iter()
-            .map(|name| name.len() + 2)
-            .sum();
-        capabilities + resource.body.len()
-    });
-    OVERHEAD_BYTES + text + rest
+    OVERHEAD_BYTES + id.text_len() + resource.map_or(0, Resource::size)
 }
 
 /// Enough of a text from the network to recognise it.

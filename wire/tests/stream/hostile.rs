@@ -1,9 +1,20 @@
 //! Whatever comes from the network or the disk: no panic, and bounds hold.
 
+use bytes::Bytes;
 use proptest::prelude::*;
+use prost::Message;
 use wire::{
-    delta::{Held, InvalidHello, MAX_HELD, MAX_HELD_BYTES, MAX_REASON_CHARS, MAX_REMOVED, Sent},
-    discovery::{Ack, Delta, Generation, Hello, Holding, Rejected, Removed, Resource},
+    delta::{
+        Held, InvalidHello, MAX_CHANGES, MAX_HELD, MAX_HELD_BYTES, MAX_HELLO_BYTES,
+        MAX_REASON_CHARS, MAX_REMOVED, Sent,
+    },
+    discovery::{
+        Ack, Delta, FromSidecar, Generation, Hello, Holding, Rejected, Removed, Resource,
+        from_sidecar,
+    },
+    id::{MAX_ID_BYTES, MAX_PART_BYTES},
+    message::Unfit,
+    server::MAX_MESSAGE_BYTES,
 };
 
 use crate::snapshot::{Enforced, Snapshot, Stream, bytes, id};
@@ -108,6 +119,71 @@ fn a_sidecar_holds_no_more_than_it_may() {
     view.put("route/shop/r2", "small");
     Stream::open(&mut held, &view).settle(&mut held, &view, &mut enforced);
     assert_eq!(enforced.resources, view.hashes());
+}
+
+#[test]
+fn a_sidecar_takes_no_more_than_its_hello_can_name() {
+    let part = "a".repeat(MAX_PART_BYTES - 6);
+    let name = |n| format!("endpoints/{part}xxxxxx/{part}{n:06}");
+    let names = MAX_HELLO_BYTES / MAX_ID_BYTES;
+    let mut view = Snapshot::at(u64::MAX / 2);
+    for n in 0..names {
+        view.put(&name(n), "v1");
+    }
+    let (mut held, mut enforced) = (Held::default(), Enforced::default());
+
+    Stream::open(&mut held, &view).settle(&mut held, &view, &mut enforced);
+
+    let message = FromSidecar::from(held.hello());
+    assert!(message.encoded_len() <= MAX_MESSAGE_BYTES);
+    assert!(message.encoded_len() > MAX_HELLO_BYTES / 10 * 8);
+    assert!(message.into_hello().is_ok());
+    assert!(held.resources().count() < names);
+
+    // Nor does it remember more removals than it can name, of resources that it never held.
+    view.advance(u64::MAX - 1);
+    let removed = (0..MAX_REMOVED).map(|n| Removed {
+        id: name(names + n),
+        generation: Some(view.seen.into()),
+    });
+    for removed in removed.collect::<Vec<_>>().chunks(MAX_CHANGES) {
+        let delta = Delta {
+            nonce: held.hello().nonce.wrapping_add(1),
+            removed: removed.to_vec(),
+            ..Default::default()
+        };
+        held.receive(delta, &mut enforced).unwrap();
+    }
+    assert!(held.hello().encoded_len() <= MAX_HELLO_BYTES);
+}
+
+#[test]
+fn what_is_in_a_message_is_counted_before_it_is_decoded() {
+    // Two bytes on the wire, a hundred in memory.
+    let holdings = Bytes::from([0x1a, 0].repeat(MAX_MESSAGE_BYTES / 2));
+    let hello = FromSidecar {
+        message: Some(from_sidecar::Message::Hello(holdings)),
+    };
+    assert!(matches!(hello.into_hello(), Err(Unfit::TooMany(_))));
+    let rejections = Bytes::from([0x12, 0].repeat(MAX_CHANGES * 2));
+    let ack = FromSidecar {
+        message: Some(from_sidecar::Message::Ack(rejections)),
+    };
+    assert!(matches!(ack.into_ack(), Err(Unfit::TooMany(_))));
+}
+
+#[test]
+fn an_ack_that_rejects_everything_at_length_is_taken() {
+    let rejected = Rejected {
+        id: "x".repeat(MAX_ID_BYTES),
+        reason: "\u{10000}".repeat(MAX_REASON_CHARS),
+    };
+    let ack = FromSidecar::from(Ack {
+        rejected: vec![rejected; MAX_CHANGES],
+        ..Default::default()
+    });
+    assert!(ack.encoded_len() <= MAX_MESSAGE_BYTES);
+    assert_eq!(ack.into_ack().unwrap().rejected.len(), MAX_CHANGES);
 }
 
 #[test]
@@ -224,6 +300,14 @@ proptest! {
         file.extend_from_slice(&bytes);
         let _ = Held::from_bytes(&file);
         let _ = Held::from_bytes(&bytes);
+    }
+
+    #[test]
+    fn no_bytes_from_a_sidecar_make_an_operator_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let bytes = Bytes::from(bytes);
+        let hello = from_sidecar::Message::Hello(bytes.clone());
+        let _ = FromSidecar { message: Some(hello) }.into_hello();
+        let _ = FromSidecar { message: Some(from_sidecar::Message::Ack(bytes)) }.into_ack();
     }
 
     #[test]

@@ -7,9 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use wire::{
     delta::{Held, Outcome},
-    discovery::{
-        Ack, Delta, FromSidecar, discovery_client::DiscoveryClient, from_sidecar::Message,
-    },
+    discovery::{Ack, Delta, FromSidecar, discovery_client::DiscoveryClient},
     generation::Input,
     server::{self, Mailbox},
 };
@@ -19,17 +17,12 @@ use crate::{
     snapshot::{Enforced, Snapshot, hash_of, id},
 };
 
-fn from_sidecar(message: Message) -> FromSidecar {
-    FromSidecar {
-        message: Some(message),
-    }
-}
-
 fn ack(delta: &Delta) -> FromSidecar {
-    from_sidecar(Message::Ack(Ack {
-        nonce: delta.nonce,
-        rejected: Vec::new(),
-    }))
+    let nonce = delta.nonce;
+    FromSidecar::from(Ack {
+        nonce,
+        ..Default::default()
+    })
 }
 
 #[tokio::test]
@@ -159,10 +152,7 @@ async fn a_slow_consumer_gets_only_the_newest_version() {
     let mut client = DiscoveryClient::new(operator.connect().await.unwrap());
     let (messages, outgoing) = mpsc::channel(4);
     let hello = Held::default().hello();
-    messages
-        .send(from_sidecar(Message::Hello(hello)))
-        .await
-        .unwrap();
+    messages.send(hello.into()).await.unwrap();
     let deltas = client.stream(ReceiverStream::new(outgoing)).await.unwrap();
     let mut deltas = deltas.into_inner();
     let first = deltas.message().await.unwrap().unwrap();
@@ -208,10 +198,7 @@ async fn of_a_thousand_streams_only_those_concerned_are_sent_anything() {
         let incoming = ReceiverStream::new(incoming).map(Ok);
         let deltas = server::serve(incoming, mailbox.clone(), operator.subscriber());
         let hello = Held::default().hello();
-        messages
-            .send(from_sidecar(Message::Hello(hello)))
-            .await
-            .unwrap();
+        messages.send(hello.into()).await.unwrap();
         streams.push((messages, mailbox, deltas));
     }
     for (messages, _, deltas) in &mut streams {

@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use wire::{
     delta::Held,
-    discovery::{Ack, FromSidecar, from_sidecar::Message},
+    discovery::{Ack, FromSidecar},
     server::{self, ACK_TIMEOUT, Deltas, HELLO_TIMEOUT, Mailbox, REFRESH},
 };
 
@@ -27,16 +27,16 @@ fn stream(operator: &Operator) -> (Messages, Deltas) {
     (messages, deltas)
 }
 
-async fn say(messages: &Messages, message: Message) {
-    let message = FromSidecar {
-        message: Some(message),
-    };
-    messages.send(Ok(message)).await.unwrap();
+async fn say(messages: &Messages, message: impl Into<FromSidecar>) {
+    messages.send(Ok(message.into())).await.unwrap();
 }
 
 async fn acknowledge(messages: &Messages, nonce: u64) {
-    let rejected = Vec::new();
-    say(messages, Message::Ack(Ack { nonce, rejected })).await;
+    let ack = Ack {
+        nonce,
+        ..Default::default()
+    };
+    say(messages, ack).await;
 }
 
 async fn end(deltas: &mut Deltas) -> Code {
@@ -90,7 +90,7 @@ async fn a_stream_that_the_sidecar_has_left_before_its_hello_ends_at_once() {
 async fn a_stream_without_an_ack_is_ended_although_its_configuration_changes() {
     let operator = Operator::start(Snapshot::at(1));
     let (messages, mut deltas) = stream(&operator);
-    say(&messages, Message::Hello(Held::default().hello())).await;
+    say(&messages, Held::default().hello()).await;
     deltas.next().await.unwrap().unwrap();
     let started = Instant::now();
     let busy = async {
@@ -113,7 +113,7 @@ async fn a_stream_without_an_ack_is_ended_although_its_configuration_changes() {
 async fn an_idle_stream_is_kept_for_days_and_its_floor_is_kept_up_to_date() {
     let operator = Operator::start(Snapshot::at(1));
     let (messages, mut deltas) = stream(&operator);
-    say(&messages, Message::Hello(Held::default().hello())).await;
+    say(&messages, Held::default().hello()).await;
     let first = deltas.next().await.unwrap().unwrap();
     acknowledge(&messages, first.nonce).await;
     let days = tokio::time::sleep(Duration::from_secs(3 * 24 * 3600));
@@ -139,8 +139,8 @@ async fn who_says_anything_else_than_hello_first_or_hello_twice_is_refused() {
     assert_eq!(end(&mut deltas).await, Code::InvalidArgument);
 
     let (messages, mut deltas) = stream(&operator);
-    say(&messages, Message::Hello(Held::default().hello())).await;
-    say(&messages, Message::Hello(Held::default().hello())).await;
+    say(&messages, Held::default().hello()).await;
+    say(&messages, Held::default().hello()).await;
     assert_eq!(end(&mut deltas).await, Code::InvalidArgument);
 }
 
@@ -148,7 +148,7 @@ async fn who_says_anything_else_than_hello_first_or_hello_twice_is_refused() {
 async fn a_replica_that_goes_away_says_so_even_while_it_waits_for_an_ack() {
     let operator = Operator::start(Snapshot::at(1));
     let (messages, mut deltas) = stream(&operator);
-    say(&messages, Message::Hello(Held::default().hello())).await;
+    say(&messages, Held::default().hello()).await;
     deltas.next().await.unwrap().unwrap();
 
     let started = Instant::now();
@@ -165,7 +165,7 @@ async fn a_mailbox_that_was_told_that_anything_may_have_changed_has_the_view_com
     let mailbox = Mailbox::new();
     let incoming = ReceiverStream::new(incoming);
     let mut deltas = server::serve(incoming, mailbox.clone(), operator.subscriber());
-    say(&messages, Message::Hello(Held::default().hello())).await;
+    say(&messages, Held::default().hello()).await;
     let first = deltas.next().await.unwrap().unwrap();
     acknowledge(&messages, first.nonce).await;
 

@@ -1,0 +1,93 @@
+//! What a sidecar says, into one message and out of it within bounds.
+//!
+//! A message is bounded in bytes by the transport. That alone bounds nothing: a repeated message
+//! without content takes two bytes on the wire and a hundred in memory. So what is in a message is
+//! counted before it is decoded.
+
+use bytes::{Buf, Bytes};
+use prost::{
+    DecodeError, Message,
+    encoding::{DecodeContext, decode_key, skip_field},
+};
+
+use crate::{
+    delta::{MAX_ANNOUNCED, MAX_CHANGES, MAX_HELD, MAX_REMOVED},
+    discovery::{Ack, FromSidecar, Hello, from_sidecar},
+};
+
+/// Fields of a message beside its long list: more than there are, for those of a later version.
+const OTHERS: usize = 16;
+
+/// Why a message is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// The other one of the two.
+    #[error("the first message must be a Hello, and after it only Acks may come")]
+    Unexpected,
+    /// No protobuf.
+    #[error("{0}")]
+    Undecodable(#[from] DecodeError),
+    /// Too much is in it.
+    #[error("more than the {0} fields that such a message has at most")]
+    TooMany(usize),
+}
+
+// === impl FromSidecar ===
+
+impl FromSidecar {
+    /// The Hello, if this is one.
+    ///
+    /// # Errors
+    /// When it is none, or holds more than one ever does.
+    pub fn into_hello(self) -> Result<Hello, Unfit> {
+        match self.message {
+            Some(from_sidecar::Message::Hello(bytes)) => {
+                decode(bytes, MAX_HELD + MAX_REMOVED + MAX_ANNOUNCED + OTHERS)
+            }
+            _ => Err(Unfit::Unexpected),
+        }
+    }
+
+    /// The Ack, if this is one.
+    ///
+    /// # Errors
+    /// When it is none, or holds more than one ever does.
+    pub fn into_ack(self) -> Result<Ack, Unfit> {
+        match self.message {
+            Some(from_sidecar::Message::Ack(bytes)) => decode(bytes, MAX_CHANGES + OTHERS),
+            _ => Err(Unfit::Unexpected),
+        }
+    }
+}
+
+impl From<Hello> for FromSidecar {
+    fn from(hello: Hello) -> Self {
+        let bytes = hello.encode_to_vec().into();
+        FromSidecar {
+            message: Some(from_sidecar::Message::Hello(bytes)),
+        }
+    }
+}
+
+impl From<Ack> for FromSidecar {
+    fn from(ack: Ack) -> Self {
+        let bytes = ack.encode_to_vec().into();
+        FromSidecar {
+            message: Some(from_sidecar::Message::Ack(bytes)),
+        }
+    }
+}
+
+fn decode<M: Message + Default>(bytes: Bytes, most: usize) -> Result<M, Unfit> {
+    let mut rest = &bytes[..];
+    let mut fields = 0;
+    while rest.has_remaining() {
+        fields += 1;
+        if fields > most {
+            return Err(Unfit::TooMany(most));
+        }
+        let (tag, wire_type) = decode_key(&mut rest)?;
+        skip_field(wire_type, tag, &mut rest, DecodeContext::default())?;
+    }
+    Ok(M::decode(bytes)?)
+}
