@@ -17,6 +17,10 @@
 //! 3. The operator's end knows the same from the Hello and *withholds* what its replica's position
 //!    does not cover, until the replica has caught up.
 //!
+//! **What is held always converges.** What a sidecar rejects is not sent again on the stream until it
+//! changes, because the answer would be the same, but for one case: there was no room for it. Then the
+//! sidecar says how much it takes, each Ack says how much there is, and it is sent again once it fits.
+//!
 //! A change is stamped with its replica's position when it is sent, not when it was compiled: a
 //! resource compiled long ago is still the present one.
 

@@ -18,7 +18,9 @@ pub struct Held {
     /// When what is not held was last known, where the floor does not say as much: its removal is
     /// not to be undone by something older.
     pub(super) removed: BTreeMap<ResourceId, Generation>,
-    /// How much more may be held.
+    /// How much may be held.
+    all: Room,
+    /// How much more.
     room: Room,
     /// Up to where everything has been told: nothing that doesn't cover it is taken.
     pub(super) floor: Generation,
@@ -51,6 +53,7 @@ impl Held {
             capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
             resources: BTreeMap::new(),
             removed: BTreeMap::new(),
+            all: Room::ALL,
             room: Room::ALL,
             floor: Generation::ZERO,
             complete: false,
@@ -58,11 +61,23 @@ impl Held {
         }
     }
 
+    /// The same, with room for so many resources and so many bytes of them, instead of
+    /// [`MAX_HELD`](super::MAX_HELD) and [`MAX_HELD_BYTES`](super::MAX_HELD_BYTES).
+    #[must_use]
+    pub fn with_room(mut self, resources: usize, bytes: usize) -> Held {
+        let taken = self.all - self.room;
+        self.all = self.all.with(resources, bytes);
+        self.room = self.all - taken;
+        self
+    }
+
     /// The same sidecar, holding nothing.
     pub(super) fn emptied(&self) -> Held {
         Held {
             version: self.version.clone(),
             capabilities: self.capabilities.clone(),
+            all: self.all,
+            room: self.all,
             ..Held::new("", &[])
         }
     }
@@ -138,6 +153,7 @@ impl Held {
         Some(Ack {
             nonce: expected,
             rejected: sorted.rejected,
+            room: Some(self.room.into()),
         })
     }
 
@@ -170,38 +186,45 @@ impl Held {
     fn sort(&mut self, delta: Delta) -> Sorted {
         let mut sorted = Sorted::default();
         let mut count = 0;
+        let mut freed = Room::default();
         for removed in delta.removed {
             count += 1;
             match self.check_removal(&removed, count) {
                 Ok((id, generation)) => match self.resources.get(&id) {
-                    Some(_) => sorted.accept(Change::Remove(id), generation),
+                    Some(before) => {
+                        freed += Room::of(before) - Room::of_removal(&id);
+                        sorted.accept(Change::Remove(id), generation);
+                    }
                     None => self.remember_removed(id, generation),
                 },
                 Err(reason) => sorted.reject(&removed.id, &reason),
             }
         }
-        let mut room = self.room;
+        let mut puts = Vec::new();
         for message in delta.resources {
             count += 1;
             let text = message.id.clone();
             match self.check_put(message, count) {
-                Ok(resource) => {
-                    let generation = resource.generation;
-                    let needs = self.needs(&resource);
-                    let before = self.resources.get_mut(&resource.id);
-                    if let Some(before) = before
-                        && before.hash == resource.hash
-                    {
-                        // The same as ever, but now known to be the present again.
-                        before.generation = generation;
-                    } else if room.covers(&needs) {
-                        room -= needs;
-                        sorted.accept(Change::Put(resource), generation);
-                    } else {
-                        sorted.reject(&text, "the sidecar holds as much as it may");
+                Ok(resource) => match self.resources.get_mut(&resource.id) {
+                    // The same as ever, but now known to be the present again.
+                    Some(before) if before.hash == resource.hash => {
+                        before.generation = resource.generation;
                     }
-                }
+                    _ => puts.push((self.needs(&resource), resource)),
+                },
                 Err(reason) => sorted.reject(&text, &reason),
+            }
+        }
+        // What frees room comes before what takes it, in whatever order they were sent.
+        puts.sort_by_key(|(needs, _)| needs.is_taken());
+        let mut room = self.room + freed;
+        for (needs, resource) in puts {
+            if room.covers(&needs) {
+                room -= needs;
+                let generation = resource.generation;
+                sorted.accept(Change::Put(resource), generation);
+            } else {
+                sorted.reject_for_now(&resource.id, needs);
             }
         }
         sorted
@@ -378,6 +401,16 @@ impl Sorted {
         self.rejected.push(discovery::Rejected {
             id: id.chars().take(MAX_ID_BYTES).collect(),
             reason: presentable(reason),
+            needs: None,
+        });
+    }
+
+    /// There is no room for it, and perhaps there will be.
+    fn reject_for_now(&mut self, id: &ResourceId, needs: Room) {
+        self.rejected.push(discovery::Rejected {
+            id: id.to_string(),
+            reason: "the sidecar holds as much as it may".to_owned(),
+            needs: Some(needs.into()),
         });
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 
 use super::{MAX_HELD, MAX_HELD_BYTES, MAX_HELLO_BYTES};
-use crate::{Resource, ResourceId, generation::Input};
+use crate::{Resource, ResourceId, discovery, generation::Input};
 
 /// What a Holding adds to its id in a Hello, in bytes: at most this, with tags and lengths, a
 /// generation whose every place is as long as a number can be, and a hash.
@@ -29,6 +29,15 @@ impl Room {
         hello: MAX_HELLO_BYTES as i64,
     };
 
+    /// With other bounds for resources and their bytes.
+    pub(super) fn with(self, resources: usize, bytes: usize) -> Room {
+        Room {
+            resources: clamped(resources as u64),
+            bytes: clamped(bytes as u64),
+            ..self
+        }
+    }
+
     /// What a resource takes.
     pub(super) fn of(resource: &Resource) -> Room {
         Room {
@@ -53,6 +62,11 @@ impl Room {
         enough(self.resources, other.resources)
             && enough(self.bytes, other.bytes)
             && enough(self.hello, other.hello)
+    }
+
+    /// Whether a change that needs this leaves less than there was.
+    pub(super) fn is_taken(&self) -> bool {
+        self.resources > 0 || self.bytes > 0 || self.hello > 0
     }
 
     /// Whether there is less than nothing left to say in a Hello.
@@ -95,4 +109,30 @@ impl SubAssign for Room {
     fn sub_assign(&mut self, other: Room) {
         *self = *self - other;
     }
+}
+
+/// Less than nothing is said as nothing.
+impl From<Room> for discovery::Room {
+    fn from(room: Room) -> Self {
+        let said = |amount: i64| amount.try_into().unwrap_or(0);
+        discovery::Room {
+            resources: said(room.resources),
+            bytes: said(room.bytes),
+            hello_bytes: said(room.hello),
+        }
+    }
+}
+
+impl From<discovery::Room> for Room {
+    fn from(message: discovery::Room) -> Self {
+        Room {
+            resources: clamped(message.resources),
+            bytes: clamped(message.bytes),
+            hello: clamped(message.hello_bytes),
+        }
+    }
+}
+
+fn clamped(amount: u64) -> i64 {
+    amount.try_into().unwrap_or(i64::MAX)
 }

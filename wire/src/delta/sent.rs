@@ -7,10 +7,11 @@ use std::{
 
 use super::{
     MAX_ANNOUNCED, MAX_CHANGES, MAX_DELTA_BYTES, MAX_HELD, MAX_REMOVED, Outcome, View, presentable,
+    room::Room,
 };
 use crate::{
     Generation, Kind, Resource, ResourceId,
-    discovery::{Ack, Delta, Hello, Removed},
+    discovery::{Ack, Delta, Hello, Rejected, Removed},
     id::{InvalidId, MAX_ID_BYTES},
     resource::{Hash, MAX_BODY_BYTES},
 };
@@ -34,8 +35,8 @@ pub struct Sent {
     ahead: BTreeMap<ResourceId, Generation>,
     /// Up to where the sidecar has been told everything, by this stream or an earlier one.
     floor: Generation,
-    /// What the sidecar rejected on this stream: the hash, or `None` for a removal.
-    refused: BTreeMap<ResourceId, Option<Hash>>,
+    /// What the sidecar rejected on this stream.
+    refused: BTreeMap<ResourceId, Refusal>,
     /// What may differ between the view and the sidecar.
     dirty: BTreeSet<ResourceId>,
     /// What differs, but is not sent while this replica lags.
@@ -70,6 +71,14 @@ pub enum InvalidHello {
 struct InFlight {
     nonce: u64,
     changes: Vec<(ResourceId, Sending)>,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    /// Of the version that was rejected; `None` for a removal.
+    hash: Option<Hash>,
+    /// The room that it takes, if that was all it lacked.
+    needs: Option<Room>,
 }
 
 #[derive(Debug)]
@@ -265,34 +274,51 @@ impl Sent {
             return Vec::new();
         };
         // By their text: the sidecar may have rejected an id because it could not parse it.
-        let mut reasons: HashMap<String, String> = ack
+        let mut rejections: HashMap<String, Rejected> = ack
             .rejected
             .into_iter()
-            .map(|rejected| (rejected.id, rejected.reason))
+            .map(|rejected| (rejected.id.clone(), rejected))
             .collect();
         let mut outcomes = Vec::with_capacity(flight.changes.len());
         for (id, sending) in flight.changes {
-            let reason = match &sending {
-                Sending::Oversized(_, size) => Some(format!(
-                    "it has {size} bytes, the limit is {MAX_BODY_BYTES}"
-                )),
-                _ if reasons.is_empty() => None,
-                _ => reasons.remove(&id.to_string()),
+            let rejected = match &sending {
+                Sending::Oversized(_, size) => Some(Rejected {
+                    reason: format!("it has {size} bytes, the limit is {MAX_BODY_BYTES}"),
+                    ..Default::default()
+                }),
+                _ if rejections.is_empty() => None,
+                _ => rejections.remove(&id.to_string()),
             };
-            let outcome = self.settle(&id, sending, reason);
+            let outcome = self.settle(&id, sending, rejected);
             outcomes.push((id, outcome));
+        }
+        if let Some(room) = ack.room {
+            self.offer_again(room.into());
         }
         outcomes
     }
 
+    /// Marks what was rejected for lack of room, and has room now: as much of it as fits together.
+    fn offer_again(&mut self, mut room: Room) {
+        self.refused.retain(|id, refusal| {
+            let fits = refusal.needs.is_some_and(|needs| room.covers(&needs));
+            if fits {
+                room -= refusal.needs.unwrap_or_default();
+                self.dirty.insert(id.clone());
+            }
+            !fits
+        });
+    }
+
     /// Notes what the sidecar has done with one change.
-    fn settle(&mut self, id: &ResourceId, sending: Sending, reason: Option<String>) -> Outcome {
+    fn settle(&mut self, id: &ResourceId, sending: Sending, rejected: Option<Rejected>) -> Outcome {
         let hash = match sending {
             Sending::Put(hash) | Sending::Oversized(hash, _) => Some(hash),
             Sending::Remove => None,
         };
-        if let Some(reason) = reason {
-            self.refused.insert(id.clone(), hash);
+        if let Some(Rejected { reason, needs, .. }) = rejected {
+            let needs = needs.map(Room::from);
+            self.refused.insert(id.clone(), Refusal { hash, needs });
             return Outcome::Rejected(presentable(&reason));
         }
         self.refused.remove(id);
@@ -331,7 +357,7 @@ impl Sent {
             self.refused.remove(id);
             return None;
         }
-        if self.refused.get(id) == Some(&hash) {
+        if self.refused.get(id).map(|refusal| refusal.hash) == Some(hash) {
             return None;
         }
         if !self.covered(id, view) {

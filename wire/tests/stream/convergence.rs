@@ -8,9 +8,13 @@ use wire::{
     Generation, ResourceId,
     delta::{Held, View},
     generation::Input,
+    resource::Hash,
 };
 
 use crate::world::{Position, REPLICAS, Replica, SIDECARS, SLOTS, Sidecar, World, universe};
+
+/// A value that is not among those that events write.
+const NOVELTY: u8 = 2;
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -176,7 +180,8 @@ impl Mesh {
         sent || delivered || acknowledged
     }
 
-    /// Everyone catches up, and every sidecar finds a replica.
+    /// Everyone catches up, and every sidecar that has no stream finds a replica. The others keep
+    /// theirs, whatever has been rejected on it.
     fn quiesce(&mut self) {
         let newest = self.world.newest();
         for replica in 0..REPLICAS {
@@ -190,8 +195,7 @@ impl Mesh {
             };
             let to = &mut self.sidecars[sidecar];
             to.enforced.bad_mood = false;
-            // What was rejected is offered again to those who come back; others keep their stream.
-            if to.stream.is_none() || !to.enforced.rejected.is_empty() {
+            if to.stream.is_none() {
                 to.connect(0, &view);
             }
             let mut rounds = 0;
@@ -200,6 +204,22 @@ impl Mesh {
                 assert!(rounds < 1000, "never comes to rest");
             }
         }
+    }
+
+    fn reconnect(&mut self) {
+        for sidecar in &mut self.sidecars {
+            sidecar.disconnect();
+        }
+    }
+
+    /// What everyone is to hold in the end, room permitting.
+    fn wanted(&self) -> BTreeMap<ResourceId, Hash> {
+        let newest = Position {
+            world: &self.world,
+            seen: self.world.newest(),
+        };
+        let hash = |id: ResourceId| Some((id.clone(), newest.get(&id)?.hash));
+        newest.ids().into_iter().filter_map(hash).collect()
     }
 }
 
@@ -216,7 +236,12 @@ fn known(held: &Held) -> BTreeMap<ResourceId, Generation> {
 }
 
 fn check(mesh: &Mesh, sidecar: &Sidecar, before: &BTreeMap<ResourceId, Generation>) {
-    let Sidecar { held, enforced, .. } = sidecar;
+    let Sidecar {
+        held,
+        enforced,
+        rejected,
+        ..
+    } = sidecar;
     let removals: BTreeMap<String, Generation> = held
         .clone()
         .hello()
@@ -240,7 +265,7 @@ fn check(mesh: &Mesh, sidecar: &Sidecar, before: &BTreeMap<ResourceId, Generatio
         }
         // What is held is not only real but the present as of the newest position that the sidecar
         // has been told of: nothing that changed and changed back in between can be brought back.
-        if mesh.prompt && !enforced.rejected.contains(id) {
+        if mesh.prompt && !rejected.contains(id) {
             let floor = held.seen().of(id.kind);
             let own = removals.get(&id.to_string()).copied().unwrap_or_default();
             let as_of = if floor.covers(&own) { floor } else { own };
@@ -254,6 +279,40 @@ fn check(mesh: &Mesh, sidecar: &Sidecar, before: &BTreeMap<ResourceId, Generatio
     }
 }
 
+/// What every sidecar is at rest with: it holds what is wanted, but for what it rejected in this very
+/// version. Of that, what had no room still has none.
+fn check_rest(mesh: &Mesh) {
+    let wanted = mesh.wanted();
+    for sidecar in &mesh.sidecars {
+        check(mesh, sidecar, &known(&sidecar.held));
+        assert!(sidecar.held.is_complete());
+        let stream = sidecar.stream.as_ref().unwrap();
+        assert_eq!(stream.sent.withheld(), 0);
+        for id in universe() {
+            let (holds, wants) = (sidecar.enforced.resources.get(&id), wanted.get(&id));
+            if holds == wants || stream.disliked.get(&id) == wants {
+                continue;
+            }
+            let (hash, needs) = stream.too_much.get(&id).expect("it was not even sent");
+            assert_eq!(Some(hash), wants, "{id} is not the newest version");
+            let room = stream.room;
+            let fits = needs.resources <= room.resources && needs.bytes <= room.bytes;
+            assert!(!fits, "{id} needs {needs:?} of {room:?}");
+        }
+    }
+}
+
+fn check_converged(mesh: &Mesh) {
+    check_rest(mesh);
+    let wanted = mesh.wanted();
+    for sidecar in &mesh.sidecars {
+        assert_eq!(sidecar.enforced.resources, wanted);
+        let sent = &sidecar.stream.as_ref().unwrap().sent;
+        let held: BTreeMap<_, _> = sent.held().map(|(id, hash)| (id.clone(), *hash)).collect();
+        assert_eq!(held, wanted, "what the operator believes");
+    }
+}
+
 fn run(prompt: bool, events: Vec<Event>) {
     let mut mesh = Mesh::new(prompt);
     for event in events {
@@ -264,24 +323,32 @@ fn run(prompt: bool, events: Vec<Event>) {
         }
     }
     mesh.quiesce();
-    let newest = Position {
-        world: &mesh.world,
-        seen: mesh.world.newest(),
-    };
-    let wanted: BTreeMap<ResourceId, _> = newest
-        .ids()
-        .into_iter()
-        .filter_map(|id| Some((id.clone(), newest.get(&id)?.hash)))
-        .collect();
-    for sidecar in &mesh.sidecars {
-        check(&mesh, sidecar, &known(&sidecar.held));
-        assert_eq!(sidecar.enforced.resources, wanted);
-        assert!(sidecar.held.is_complete());
-        let sent = &sidecar.stream.as_ref().unwrap().sent;
-        assert_eq!(sent.withheld(), 0);
-        let held: BTreeMap<_, _> = sent.held().map(|(id, hash)| (id.clone(), *hash)).collect();
-        assert_eq!(held, wanted, "what the operator believes");
+    check_rest(&mesh);
+
+    // Without another stream: what is left has room and is sent, though it was rejected before.
+    for input in Input::ALL {
+        mesh.world.write(input, SLOTS - 1, None);
     }
+    mesh.quiesce();
+    check_rest(&mesh);
+    for sidecar in &mesh.sidecars {
+        let stream = sidecar.stream.as_ref().unwrap();
+        for (id, wants) in mesh.wanted() {
+            let holds = sidecar.enforced.resources.get(&id);
+            assert!(holds == Some(&wants) || stream.disliked.get(&id) == Some(&wants));
+        }
+    }
+
+    // And what was disliked, once it changes.
+    for input in Input::ALL {
+        mesh.world.write(input, 0, Some(NOVELTY));
+    }
+    mesh.quiesce();
+    check_converged(&mesh);
+
+    mesh.reconnect();
+    mesh.quiesce();
+    check_converged(&mesh);
 }
 
 proptest! {

@@ -9,7 +9,7 @@ use wire::{
         MAX_REASON_CHARS, MAX_REMOVED, Sent,
     },
     discovery::{
-        Ack, Delta, FromSidecar, Generation, Hello, Holding, Rejected, Removed, Resource,
+        Ack, Delta, FromSidecar, Generation, Hello, Holding, Rejected, Removed, Resource, Room,
         from_sidecar,
     },
     id::{MAX_ID_BYTES, MAX_PART_BYTES},
@@ -177,6 +177,7 @@ fn an_ack_that_rejects_everything_at_length_is_taken() {
     let rejected = Rejected {
         id: "x".repeat(MAX_ID_BYTES),
         reason: "\u{10000}".repeat(MAX_REASON_CHARS),
+        ..Default::default()
     };
     let ack = FromSidecar::from(Ack {
         rejected: vec![rejected; MAX_CHANGES],
@@ -225,7 +226,9 @@ fn a_reason_is_one_bounded_line() {
         rejected: vec![Rejected {
             id: "route/shop/orders".to_owned(),
             reason: "no\n".repeat(100_000),
+            ..Default::default()
         }],
+        ..Default::default()
     });
 
     let wire::delta::Outcome::Rejected(reason) = &outcomes[0].1 else {
@@ -246,6 +249,16 @@ fn any_id() -> impl Strategy<Value = String> {
 
 fn any_generation() -> impl Strategy<Value = Option<Generation>> {
     prop::option::of(prop::collection::vec(any::<u64>(), 0..8).prop_map(|seen| Generation { seen }))
+}
+
+fn any_room() -> impl Strategy<Value = Option<Room>> {
+    let amount = || prop_oneof![Just(0), Just(u64::MAX), any::<u64>()];
+    let room = (amount(), amount(), amount());
+    prop::option::of(room.prop_map(|(resources, bytes, hello_bytes)| Room {
+        resources,
+        bytes,
+        hello_bytes,
+    }))
 }
 
 prop_compose! {
@@ -313,8 +326,10 @@ proptest! {
     #[test]
     fn no_hello_and_no_ack_make_an_operator_panic(
         ids in prop::collection::vec((any_id(), any_generation(), 0usize..18), 0..6),
-        rejected in prop::collection::vec(any_id(), 0..4),
+        rejected in prop::collection::vec((any_id(), any_room()), 0..4),
+        room in any_room(),
     ) {
+        let mut rounds = 0;
         let view = Snapshot::at(5).with("route/a/a", "v1").with("guard/a/b", "v1");
         let holding = ids.into_iter().map(|(id, generation, hash)| Holding {
             id, generation, hash: vec![7; hash].into(),
@@ -322,8 +337,12 @@ proptest! {
         let hello = Hello { holding: holding.collect(), ..Default::default() };
         if let Ok(mut sent) = Sent::new(hello, &view) {
             while let Some(delta) = sent.next(&view) {
-                let rejected = rejected.iter().map(|id| Rejected { id: id.clone(), reason: String::new() });
-                sent.on_ack(Ack { nonce: delta.nonce, rejected: rejected.collect() });
+                let rejected = rejected.iter().map(|(id, needs)| {
+                    Rejected { id: id.clone(), reason: String::new(), needs: *needs }
+                });
+                sent.on_ack(Ack { nonce: delta.nonce, rejected: rejected.collect(), room });
+                rounds += 1;
+                if rounds > 10 { break; }
             }
         }
     }

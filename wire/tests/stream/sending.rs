@@ -191,6 +191,74 @@ fn a_resource_that_needs_what_the_sidecar_cannot_do_is_rejected_by_name() {
 }
 
 #[test]
+fn room_that_a_delta_frees_is_there_for_what_else_is_in_it() {
+    let mut view = Snapshot::at(1);
+    view.put_bytes("route/shop/gone", 600);
+    view.put_bytes("route/shop/smaller", 300);
+    let (mut held, mut enforced) = (Held::default().with_room(2, 1000), Enforced::default());
+    let mut stream = Stream::open(&mut held, &view);
+    stream.settle(&mut held, &view, &mut enforced);
+
+    view.advance(2);
+    view.remove("route/shop/gone");
+    // Sent before what becomes smaller.
+    view.put_bytes("route/shop/new", 900);
+    view.put_bytes("route/shop/smaller", 10);
+    let changed = ["gone", "smaller", "new"].map(|name| id(&format!("route/shop/{name}")));
+    stream.sent.changed(changed);
+    let traffic = stream.settle(&mut held, &view, &mut enforced);
+
+    assert_eq!(traffic.deltas.len(), 1);
+    assert_eq!(enforced.resources, view.hashes());
+    let held = |(_, outcome): &(_, Outcome)| !matches!(outcome, Outcome::Rejected(_));
+    assert!(traffic.outcomes.iter().all(held), "{:?}", traffic.outcomes);
+}
+
+#[test]
+fn what_had_no_room_is_sent_again_on_the_same_stream_once_it_has() {
+    let mut view = Snapshot::at(1);
+    view.put_bytes("guard/shop/old", 600);
+    view.put_bytes("route/shop/large", 700);
+    view.put_bytes("route/shop/small", 500);
+    let (mut held, mut enforced) = (Held::default().with_room(9, 1000), Enforced::default());
+    let mut stream = Stream::open(&mut held, &view);
+    let traffic = stream.settle(&mut held, &view, &mut enforced);
+    assert_eq!(enforced.resources.len(), 1);
+    let refused = traffic.outcome("route/shop/large");
+    assert!(matches!(refused, Some(Outcome::Rejected(why)) if why.contains("as much as it may")));
+
+    // Enough for one, not for the other: only that one is worth sending.
+    view.advance(2);
+    view.put_bytes("guard/shop/old", 400);
+    stream.sent.changed([id("guard/shop/old")]);
+    let traffic = stream.settle(&mut held, &view, &mut enforced);
+    assert_eq!(traffic.put(), ["guard/shop/old", "route/shop/small"]);
+    let taken = traffic.outcome("route/shop/small");
+    assert!(matches!(taken, Some(Outcome::Held(_))), "{taken:?}");
+
+    view.advance(3);
+    view.remove("route/shop/small");
+    view.remove("guard/shop/old");
+    stream
+        .sent
+        .changed([id("route/shop/small"), id("guard/shop/old")]);
+    let traffic = stream.settle(&mut held, &view, &mut enforced);
+    assert_eq!(traffic.put(), ["route/shop/large"]);
+    assert_eq!(enforced.resources, view.hashes());
+
+    // While nothing is freed, nothing is sent again.
+    view.advance(4);
+    view.put_bytes("route/shop/second", 900);
+    stream.sent.changed([id("route/shop/second")]);
+    let traffic = stream.settle(&mut held, &view, &mut enforced);
+    assert_eq!(traffic.put(), ["route/shop/second"]);
+    view.put("route/shop/third", "v1");
+    stream.sent.changed([id("route/shop/third")]);
+    let traffic = stream.settle(&mut held, &view, &mut enforced);
+    assert_eq!(traffic.put(), ["route/shop/third"]);
+}
+
+#[test]
 fn a_large_configuration_comes_in_portions_and_only_the_last_is_complete() {
     let mut view = Snapshot::at(1);
     for n in 0..2 * MAX_CHANGES + 1 {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use wire::{
     Generation, Kind, Resource, ResourceId,
     delta::{Apply, Change, Held, Rejected, Sent, View},
-    discovery::{Ack, Delta},
+    discovery::{Ack, Delta, Room},
     generation::Input,
     mesh,
     resource::Hash,
@@ -35,11 +35,16 @@ pub(crate) struct Replica {
     pub(crate) unannounced: BTreeSet<ResourceId>,
 }
 
+/// The most that a sidecar of this world holds: what there is in one slot, but not all of both.
+const ROOM: (usize, usize) = (6, 260);
+
 /// A sidecar, and its stream.
 pub(crate) struct Sidecar {
     pub(crate) held: Held,
     pub(crate) enforced: Picky,
     pub(crate) stream: Option<Stream>,
+    /// What has been rejected, ever, for want of room or of mood.
+    pub(crate) rejected: BTreeSet<ResourceId>,
     /// Deltas that have been delivered, or were lost with their stream.
     pub(crate) stale: Vec<Delta>,
 }
@@ -52,6 +57,12 @@ pub(crate) struct Stream {
     pub(crate) advanced: bool,
     pub(crate) to_sidecar: VecDeque<Delta>,
     pub(crate) to_operator: VecDeque<Ack>,
+    /// What was rejected last on this stream, and not for want of room.
+    pub(crate) disliked: BTreeMap<ResourceId, Hash>,
+    /// And for want of room, with what it needs.
+    pub(crate) too_much: BTreeMap<ResourceId, (Hash, Room)>,
+    /// What the last Ack said.
+    pub(crate) room: Room,
 }
 
 /// Enforces everything, but in a bad mood not what has a body of even length.
@@ -59,8 +70,6 @@ pub(crate) struct Stream {
 pub(crate) struct Picky {
     pub(crate) resources: BTreeMap<ResourceId, Hash>,
     pub(crate) bad_mood: bool,
-    /// What has been rejected, ever.
-    pub(crate) rejected: BTreeSet<ResourceId>,
 }
 
 pub(crate) fn universe() -> impl Iterator<Item = ResourceId> {
@@ -134,7 +143,6 @@ impl Apply for Picky {
         for change in changes {
             match change {
                 Change::Put(resource) if self.bad_mood && resource.body.len() % 2 == 0 => {
-                    self.rejected.insert(resource.id.clone());
                     rejected.push(Rejected {
                         id: resource.id,
                         reason: "even".to_owned(),
@@ -157,11 +165,17 @@ impl Apply for Picky {
 impl Sidecar {
     pub(crate) fn new() -> Sidecar {
         Sidecar {
-            held: Held::default(),
+            held: Sidecar::empty(),
             enforced: Picky::default(),
             stream: None,
+            rejected: BTreeSet::new(),
             stale: Vec::new(),
         }
+    }
+
+    fn empty() -> Held {
+        let (resources, bytes) = ROOM;
+        Held::default().with_room(resources, bytes)
     }
 
     pub(crate) fn connect(&mut self, replica: usize, view: &Position<'_>) {
@@ -173,6 +187,9 @@ impl Sidecar {
             advanced: false,
             to_sidecar: VecDeque::new(),
             to_operator: VecDeque::new(),
+            disliked: BTreeMap::new(),
+            too_much: BTreeMap::new(),
+            room: Room::default(),
         });
     }
 
@@ -205,8 +222,7 @@ impl Sidecar {
             return false;
         };
         self.stale.push(delta.clone());
-        let ack = self.held.receive(delta, &mut self.enforced);
-        stream.to_operator.extend(ack);
+        self.receive(delta);
         true
     }
 
@@ -215,9 +231,18 @@ impl Sidecar {
             return;
         }
         let delta = self.stale[which % self.stale.len()].clone();
-        let ack = self.held.receive(delta, &mut self.enforced);
+        self.receive(delta);
+    }
+
+    fn receive(&mut self, delta: Delta) {
+        let Some(ack) = self.held.receive(delta.clone(), &mut self.enforced) else {
+            return;
+        };
+        let rejected = ack.rejected.iter().map(|rejected| rejected.id.parse());
+        self.rejected.extend(rejected.map(Result::unwrap));
         if let Some(stream) = &mut self.stream {
-            stream.to_operator.extend(ack);
+            stream.note(&delta, &ack);
+            stream.to_operator.push_back(ack);
         }
     }
 
@@ -232,8 +257,31 @@ impl Sidecar {
     /// Killed, and started again with what was on its volume.
     pub(crate) fn restart(&mut self) {
         self.disconnect();
-        self.held = Held::from_bytes(&self.held.to_bytes()).unwrap();
+        let bytes = self.held.to_bytes();
+        self.held = Sidecar::empty();
+        self.held.restore(&bytes).unwrap();
         self.enforced.resources.clear();
         self.held.replay(&mut self.enforced);
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    /// Notes what was rejected, and what no longer is.
+    fn note(&mut self, delta: &Delta, ack: &Ack) {
+        self.room = ack.room.unwrap();
+        for resource in &delta.resources {
+            let id: ResourceId = resource.id.parse().unwrap();
+            let hash = Hash::try_from(&*resource.hash).unwrap();
+            self.disliked.remove(&id);
+            self.too_much.remove(&id);
+            let rejected = ack.rejected.iter().find(|r| r.id == resource.id);
+            match rejected.map(|rejected| rejected.needs) {
+                Some(Some(needs)) => drop(self.too_much.insert(id, (hash, needs))),
+                Some(None) => drop(self.disliked.insert(id, hash)),
+                None => {}
+            }
+        }
     }
 }
