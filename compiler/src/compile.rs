@@ -388,8 +388,7 @@ impl Compilation<'_> {
         let generation = self.inputs.seen.of(id.kind);
         let mut resource = Resource::new(id.clone(), generation, capabilities, message);
         if let Some(before) = self.out.resources.get(&id) {
-            let same = before.resource.hash == resource.hash
-                && before.resource.capabilities == resource.capabilities;
+            let same = before.resource.hash == resource.hash;
             if same && before.audience == audience && before.object == object {
                 return;
             }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::{Generation, ResourceId, discovery, id::InvalidId};
 
-/// The first 16 bytes of the BLAKE3 of a resource's body: equal content has equal hashes on every
-/// replica and after every restart.
+/// What [`hash`] makes of a resource: equal content has equal hashes on every replica and after
+/// every restart.
 pub type Hash = [u8; 16];
 
 /// The largest body, in bytes. Kubernetes objects end at 1.5 MiB, and the largest body, a Service
@@ -25,7 +25,7 @@ pub struct Resource {
     /// What had been seen of the world when it was compiled. A resource that is compiled again
     /// without a change may keep its old generation: a stream sends the replica's position.
     pub generation: Generation,
-    /// Of `body`.
+    /// Of `capabilities` and `body`.
     pub hash: Hash,
     /// What a sidecar must be able to do to enforce it (see [`crate::capability`]).
     pub capabilities: Arc<[String]>,
@@ -39,8 +39,8 @@ pub enum InvalidResource {
     /// Its id.
     #[error(transparent)]
     Id(#[from] InvalidId),
-    /// Its hash is not 16 bytes, or not that of the body: damaged, or hashed by other rules.
-    #[error("the hash is not that of the body")]
+    /// Its hash is not 16 bytes, or not that of the content: damaged, or hashed by other rules.
+    #[error("the hash is not that of the content")]
     Hash,
     /// Its body is too large, in bytes.
     #[error("the body has {0} bytes, the limit is {MAX_BODY_BYTES}")]
@@ -62,11 +62,13 @@ impl Resource {
         message: &impl prost::Message,
     ) -> Resource {
         let body = Bytes::from(message.encode_to_vec());
+        let capabilities: Arc<[String]> =
+            capabilities.iter().map(|name| (*name).to_owned()).collect();
         Resource {
             id,
             generation,
-            hash: hash(&body),
-            capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
+            hash: hash(&capabilities, &body),
+            capabilities,
             body,
         }
     }
@@ -106,7 +108,7 @@ impl TryFrom<discovery::Resource> for Resource {
         if message.capabilities.len() > MAX_CAPABILITIES {
             return Err(InvalidResource::Capabilities(message.capabilities.len()));
         }
-        let hash = hash(&message.body);
+        let hash = hash(&message.capabilities, &message.body);
         if message.hash != hash.as_slice() {
             return Err(InvalidResource::Hash);
         }
@@ -120,11 +122,41 @@ impl TryFrom<discovery::Resource> for Resource {
     }
 }
 
-fn hash(body: &[u8]) -> Hash {
+/// The first 16 bytes of a BLAKE3: of each capability and a byte that is in no text, of that byte
+/// once more, and of the body. What a resource needs is part of it because a sidecar that holds it
+/// may be one that can't do that: one whose needs change is another.
+pub fn hash(capabilities: &[String], body: &[u8]) -> Hash {
+    const END: &[u8] = &[0xff];
+    let mut hasher = blake3::Hasher::new();
+    for name in capabilities {
+        hasher.update(name.as_bytes()).update(END);
+    }
+    hasher.update(END).update(body);
     let mut hash = Hash::default();
-    blake3::Hasher::new()
-        .update(body)
-        .finalize_xof()
-        .fill(&mut hash);
+    hasher.finalize_xof().fill(&mut hash);
     hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_needed_and_what_is_said_make_a_hash_that_no_other_split_of_them_has() {
+        let hash = |capabilities: &[&str], body: &str| {
+            let capabilities: Vec<String> = capabilities.iter().map(|&s| s.to_owned()).collect();
+            super::hash(&capabilities, body.as_bytes())
+        };
+        let all = [
+            hash(&[], "route"),
+            hash(&["route"], ""),
+            hash(&["ro", "ute"], ""),
+            hash(&["ro"], "ute"),
+            hash(&["", "route"], ""),
+            hash(&[], ""),
+        ];
+        let different: std::collections::HashSet<Hash> = all.into();
+        assert_eq!(different.len(), all.len());
+        assert_eq!(hash(&["ro"], "ute"), all[3]);
+    }
 }

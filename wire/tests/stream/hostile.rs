@@ -21,7 +21,7 @@ use crate::snapshot::{Enforced, Snapshot, Stream, bytes, id};
 
 fn resource(held: &mut Held, id: &str, text: &str) -> Delta {
     let body = bytes(text);
-    let hash = blake3::hash(&body).as_bytes()[..16].to_vec();
+    let hash = wire::resource::hash(&[], &body).to_vec();
     Delta {
         nonce: held.hello().nonce.wrapping_add(1),
         resources: vec![Resource {
@@ -47,6 +47,15 @@ fn a_damaged_body_is_rejected() {
     let mut held = Held::default();
     let mut delta = resource(&mut held, "route/shop/orders", "v1");
     delta.resources[0].body = bytes("v2");
+    assert!(reason(delta, &mut held).contains("hash"));
+}
+
+#[test]
+fn a_resource_of_which_was_taken_what_it_needs_is_rejected() {
+    let mut held = Held::default();
+    let mut delta = resource(&mut held, "route/shop/orders", "v1");
+    let needs = ["route".to_owned()];
+    delta.resources[0].hash = wire::resource::hash(&needs, &bytes("v1")).to_vec().into();
     assert!(reason(delta, &mut held).contains("hash"));
 }
 
@@ -269,7 +278,7 @@ prop_compose! {
         damaged in any::<bool>(),
         capabilities in prop::collection::vec("route|moon", 0..3),
     ) -> Resource {
-        let mut hash = blake3::hash(&body).as_bytes()[..16].to_vec();
+        let mut hash = wire::resource::hash(&capabilities, &body).to_vec();
         if damaged { hash.pop(); }
         Resource { id, generation, hash: hash.into(), capabilities, body: body.into() }
     }

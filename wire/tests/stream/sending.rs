@@ -191,6 +191,36 @@ fn a_resource_that_needs_what_the_sidecar_cannot_do_is_rejected_by_name() {
 }
 
 #[test]
+fn a_resource_that_needs_something_else_is_sent_again_although_it_says_the_same() {
+    let mut view = Snapshot::at(1).with("route/shop/orders", "v1");
+    let (mut held, mut enforced) = (Held::new("0.1.0", &["route"]), Enforced::default());
+    let mut stream = Stream::open(&mut held, &view);
+    stream.settle(&mut held, &view, &mut enforced);
+
+    // An operator that was updated, on the same stream and on another.
+    view.advance(2);
+    view.put_needing("route/shop/orders", "v1", &["route", "match.moon-phase"]);
+    stream.sent.changed([id("route/shop/orders")]);
+    let living = stream.settle(&mut held, &view, &mut enforced);
+    let another = Stream::open(&mut held, &view).settle(&mut held, &view, &mut enforced);
+    for traffic in [living, another] {
+        let outcome = traffic.outcome("route/shop/orders");
+        assert!(
+            matches!(outcome, Some(Outcome::Rejected(why)) if why.contains("match.moon-phase")),
+            "{outcome:?}"
+        );
+    }
+    let keeps = held.get(&id("route/shop/orders")).unwrap();
+    assert!(keeps.capabilities.is_empty());
+
+    view.advance(3);
+    view.put_needing("route/shop/orders", "v1", &["route"]);
+    Stream::open(&mut held, &view).settle(&mut held, &view, &mut enforced);
+    let holds = held.get(&id("route/shop/orders")).unwrap();
+    assert_eq!(*holds.capabilities, ["route"]);
+}
+
+#[test]
 fn room_that_a_delta_frees_is_there_for_what_else_is_in_it() {
     let mut view = Snapshot::at(1);
     view.put_bytes("route/shop/gone", 600);
