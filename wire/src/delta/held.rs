@@ -1,6 +1,6 @@
 //! The sidecar's end: what it holds, over all streams and restarts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::{Apply, Change, MAX_CHANGES, MAX_REMOVED, Rejected, presentable, room::Room};
 use crate::{
@@ -185,9 +185,15 @@ impl Held {
     /// Tells changes that may be made from those that may not, and drops those that change nothing.
     fn sort(&mut self, delta: Delta) -> Sorted {
         let mut sorted = Sorted::default();
+        let twice = named_twice(&delta);
+        for id in &twice {
+            // Which of the two is meant is anyone's guess.
+            sorted.reject(id, "the delta names it twice");
+        }
         let mut count = 0;
         let mut freed = Room::default();
-        for removed in delta.removed {
+        let removed = delta.removed.into_iter();
+        for removed in removed.filter(|removed| !twice.contains(&removed.id)) {
             count += 1;
             match self.check_removal(&removed, count) {
                 Ok((id, generation)) => match self.resources.get(&id) {
@@ -201,7 +207,8 @@ impl Held {
             }
         }
         let mut puts = Vec::new();
-        for message in delta.resources {
+        let resources = delta.resources.into_iter();
+        for message in resources.filter(|message| !twice.contains(&message.id)) {
             count += 1;
             let text = message.id.clone();
             match self.check_put(message, count) {
@@ -385,16 +392,8 @@ impl Held {
 
 impl Sorted {
     fn accept(&mut self, change: Change, generation: Generation) {
-        let id = change.id().clone();
-        if self
-            .accepted
-            .insert(id.clone(), (change, generation))
-            .is_some()
-        {
-            // Which of the two is meant is anyone's guess.
-            self.accepted.remove(&id);
-            self.reject(&id.to_string(), "the delta names it twice");
-        }
+        self.accepted
+            .insert(change.id().clone(), (change, generation));
     }
 
     fn reject(&mut self, id: &str, reason: &str) {
@@ -413,6 +412,15 @@ impl Sorted {
             needs: Some(needs.into()),
         });
     }
+}
+
+/// The ids that more than one change of a delta names.
+fn named_twice(delta: &Delta) -> BTreeSet<String> {
+    let removed = delta.removed.iter().map(|removed| &removed.id);
+    let put = delta.resources.iter().map(|resource| &resource.id);
+    let mut once = HashSet::new();
+    let twice = removed.chain(put).filter(|id| !once.insert(*id));
+    twice.cloned().collect()
 }
 
 fn text(error: impl std::fmt::Display) -> String {

@@ -85,11 +85,52 @@ fn a_kind_of_a_newer_operator_is_rejected_and_the_rest_is_taken() {
 
 #[test]
 fn a_delta_that_names_an_id_twice_changes_it_not_at_all() {
-    let mut held = Held::default();
-    let mut delta = resource(&mut held, "route/shop/orders", "v1");
-    let other = resource(&mut held.clone(), "route/shop/orders", "v2");
-    delta.resources.extend(other.resources);
-    assert!(reason(delta, &mut held).contains("twice"));
+    let orders = "route/shop/orders";
+    let generation = Some(Generation { seen: vec![2; 5] });
+    let put = |text: &str| {
+        let mut delta = resource(&mut Held::default(), orders, text);
+        let mut put = delta.resources.remove(0);
+        put.generation = generation.clone();
+        put
+    };
+    let removed = || Removed {
+        id: orders.to_owned(),
+        generation: generation.clone(),
+    };
+    let twice = [
+        (vec![put("v2"), put("v3")], vec![]),
+        (vec![put("v2"), put("v3"), put("v2")], vec![]),
+        (vec![put("v1"), put("v1")], vec![]),
+        // The same as is held: nothing to do, unless it was removed.
+        (vec![put("v1")], vec![removed()]),
+        (vec![put("v2")], vec![removed()]),
+        (vec![], vec![removed(), removed()]),
+    ];
+    for (resources, removed) in twice {
+        for holds in [true, false] {
+            let (mut held, mut enforced) = (Held::default(), Enforced::default());
+            if holds {
+                let first = resource(&mut held, orders, "v1");
+                held.receive(first, &mut enforced).unwrap();
+            }
+            let (before, known) = (held.get(&id(orders)).cloned(), held.known(&id(orders)));
+
+            let delta = Delta {
+                nonce: held.hello().nonce.wrapping_add(1),
+                resources: resources.clone(),
+                removed: removed.clone(),
+                ..Default::default()
+            };
+            let ack = held.receive(delta, &mut enforced);
+
+            let rejected = ack.unwrap().rejected;
+            assert_eq!(rejected.len(), 1, "{rejected:?}");
+            assert!(rejected[0].reason.contains("twice"), "{rejected:?}");
+            assert_eq!(held.get(&id(orders)), before.as_ref());
+            assert_eq!(held.known(&id(orders)), known);
+            assert_eq!(enforced.resources.len(), usize::from(holds));
+        }
+    }
 }
 
 #[test]
