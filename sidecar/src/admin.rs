@@ -16,12 +16,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use wire::delta::Held;
+use wire::Resource;
 
 use crate::config::State;
 use crate::config::followers::Followers;
@@ -48,7 +47,7 @@ pub struct Admin {
     /// Whether it may receive traffic.
     pub readiness: Readiness,
     /// What the delta stream holds.
-    pub held: watch::Receiver<Arc<Vec<HeldLine>>>,
+    pub held: watch::Receiver<Arc<Vec<Resource>>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -66,28 +65,6 @@ pub struct Readiness {
     pub followers: Arc<Followers>,
     /// Whether we are ending.
     pub drain: Drain,
-}
-
-/// One resource held.
-#[derive(Clone, Debug, Serialize)]
-pub struct HeldLine {
-    id: String,
-    generation: String,
-    hash: String,
-}
-
-/// What the delta stream holds, for `/config`.
-pub fn held_lines(held: &Held) -> Vec<HeldLine> {
-    let line = |resource: &wire::Resource| HeldLine {
-        id: resource.id.to_string(),
-        generation: resource.generation.to_string(),
-        hash: resource
-            .hash
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
-    };
-    held.resources().map(line).collect()
 }
 
 /// Starts the three servers; returns when they listen.
@@ -208,10 +185,20 @@ impl Admin {
                 "complete": stream.complete,
                 "error": stream.error,
             },
-            "held": *held,
+            "held": held.iter().map(held_line).collect::<Vec<_>>(),
             "inForce": in_force(&state),
         })
     }
+}
+
+/// One resource held.
+fn held_line(resource: &Resource) -> Value {
+    let hash = resource.hash.iter().map(|byte| format!("{byte:02x}"));
+    json!({
+        "id": resource.id.to_string(),
+        "generation": resource.generation.to_string(),
+        "hash": hash.collect::<String>(),
+    })
 }
 
 /// The linked state, as requests see it.

@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::Context as _;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
-use wire::delta::Held;
+use wire::delta::{Held, Save};
 
 use crate::admin::{self, Admin, Readiness};
 use crate::args::{AccessLogFormat, Args};
@@ -103,18 +103,16 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         tokio::task::spawn_local(report_expiry(metrics.clone(), credentials_changes.clone()));
 
     let applier = Applier::new(state, roots, followers.clone(), metrics.clone());
-    let (held_lines, held) = watch::channel(Arc::default());
+    let (shown, held) = watch::channel(Arc::default());
     let (stream_state, stream) = watch::channel(wire::client::State::default());
     let configuration = tokio::task::spawn_local({
         let (credentials, metrics) = (credentials_changes.clone(), metrics.clone());
         async move {
             let held = restored(&store);
             let connect = || connect(operator.clone(), credentials.clone());
-            let persist = |held: &Held| {
-                if let Err(error) = store.save_config(&held.to_bytes()) {
-                    tracing::warn!(%error, "cannot keep the configuration for a restart");
-                }
-                held_lines.send_replace(Arc::new(admin::held_lines(held)));
+            let persist = |held: &mut Held| {
+                keep(&store, held);
+                shown.send_replace(Arc::new(held.resources().cloned().collect()));
             };
             let connected = report_connection(&metrics, stream_state.subscribe());
             tokio::select! {
@@ -198,6 +196,22 @@ fn restored(store: &Store) -> Held {
     held
 }
 
+/// Keeps what is held for a restart.
+fn keep(store: &Store, held: &mut Held) {
+    let kept = match held.save() {
+        Save::Whole(bytes) => store.save_config(&bytes),
+        Save::Append(bytes) => store.append_config(&bytes).or_else(|_| {
+            // Perhaps there is no file any more.
+            held.save_failed();
+            store.save_config(&held.to_bytes())
+        }),
+    };
+    if let Err(error) = kept {
+        held.save_failed();
+        tracing::warn!(%error, "cannot keep the configuration for a restart");
+    }
+}
+
 /// Opens a connection to the operator once there is a leaf to show.
 async fn connect(
     operator: Operator,
@@ -261,5 +275,85 @@ async fn ended() {
         }
         // Without handlers the default action ends the process.
         _ => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::delta::{Apply, Change, Rejected};
+    use wire::discovery::Delta;
+    use wire::generation::Input;
+    use wire::{Generation, Resource, mesh};
+
+    struct Anything;
+
+    impl Apply for Anything {
+        fn apply(&mut self, _: Vec<Change>) -> Vec<Rejected> {
+            Vec::new()
+        }
+    }
+
+    /// A delta of this revision, with a route of so many bytes or none.
+    fn receive(held: &mut Held, revision: u64, bytes: Option<usize>) {
+        let seen = Generation::ZERO
+            .with(Input::ApiRoute, revision)
+            .with(Input::Service, revision);
+        let route = |bytes| {
+            let route = mesh::Route {
+                name: "x".repeat(bytes),
+                ..Default::default()
+            };
+            let id = "route/shop/orders".parse().unwrap();
+            Resource::new(id, seen, &[], &route).into()
+        };
+        let delta = Delta {
+            nonce: held.hello().nonce.wrapping_add(1),
+            resources: bytes.map(route).into_iter().collect(),
+            seen: Some(seen.into()),
+            ..Default::default()
+        };
+        let ack = held.receive(delta, &mut Anything).unwrap();
+        assert!(ack.rejected.is_empty(), "{ack:?}");
+    }
+
+    #[test]
+    fn what_is_held_is_kept_and_a_newer_position_adds_little_to_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut held = restored(&store);
+        receive(&mut held, 1, Some(1_000_000));
+        keep(&store, &mut held);
+        let whole = store.config().unwrap();
+
+        receive(&mut held, 2, None);
+        keep(&store, &mut held);
+
+        let file = store.config().unwrap();
+        assert!(file.starts_with(&whole) && file.len() < whole.len() + 200);
+        assert_eq!(restored(&store).to_bytes(), held.to_bytes());
+        assert_eq!(restored(&store).seen().at(Input::ApiRoute), 2);
+    }
+
+    #[test]
+    fn a_file_that_is_gone_or_was_cut_off_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut held = restored(&store);
+        receive(&mut held, 1, Some(10));
+        keep(&store, &mut held);
+        std::fs::remove_file(folder.path().join("config.bin")).unwrap();
+        receive(&mut held, 2, Some(20));
+        keep(&store, &mut held);
+        assert_eq!(restored(&store).to_bytes(), held.to_bytes());
+
+        // Killed while it appended.
+        store.append_config(&[9; 5]).unwrap();
+        let mut held = restored(&store);
+        receive(&mut held, 3, Some(30));
+        keep(&store, &mut held);
+        receive(&mut held, 4, Some(40));
+        keep(&store, &mut held);
+        assert_eq!(restored(&store).to_bytes(), held.to_bytes());
     }
 }

@@ -46,6 +46,40 @@ async fn a_sidecar_killed_while_the_operator_is_away_comes_back_and_serves() -> 
 }
 
 #[tokio::test]
+async fn what_was_edited_last_is_in_force_after_a_kill_while_the_operator_is_away() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders", "orders-v2"])).await?;
+    let v1 = mesh.workload("orders").await?;
+    let v2 = mesh.workload("orders-v2").await?;
+    v1.upstream.says("one");
+    v2.upstream.says("two");
+    let client = mesh.client("web").await?;
+    // Each edit is a delta of its own, after the complete set.
+    for (to, says) in [
+        ("orders-v2", "two"),
+        ("orders", "one"),
+        ("orders-v2", "two"),
+    ] {
+        let rule = format!("    - backendRefs: [{{ name: {to}, port: 80 }}]\n");
+        mesh.write("edit.yaml", &route(&rule))?;
+        wait_until("the edit is in force", SOON, async || {
+            let answer = client.get("http://orders/").await?;
+            ensure!(answer.body == says, "{answer:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    mesh.programmed("orders").await?;
+
+    mesh.kill_operator().await?;
+    client.sidecar().kill().await?;
+    client.sidecar().start()?;
+    client.sidecar().ready().await?;
+
+    assert_eq!(client.get("http://orders/").await?.body, "two");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_sidecar_that_starts_before_the_operator_waits_unready() -> Result<()> {
     let mesh = Mesh::start(&services(&["orders"])).await?;
     mesh.kill_operator().await?;

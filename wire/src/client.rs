@@ -78,10 +78,11 @@ struct Backoff {
 /// Never returns; dropping it ends the stream.
 ///
 /// First `apply` receives all that is held already, from a volume; then what changes. `persist`
-/// is called after every delta and before its Ack: what the operator believes to be held is never
-/// newer than what a killed sidecar starts from again. `connect` makes a new connection each time, with whatever leaf
-/// and address are current, and with HTTP/2 keep-alives, by which dead connections are found.
-/// Runs on any runtime; the future is `Send` if its parts are.
+/// is called after every delta and before its Ack, to do what [`Held::save`] says: what the operator
+/// believes to be held is never newer than what a killed sidecar starts from again. `connect` makes
+/// a new connection each time, with whatever leaf and address are current, and with HTTP/2
+/// keep-alives, by which dead connections are found. Runs on any runtime; the future is `Send` if
+/// its parts are.
 pub async fn run<C, F, E, A, P>(
     mut connect: C,
     held: Held,
@@ -94,7 +95,7 @@ where
     F: Future<Output = Result<Channel, E>>,
     E: fmt::Display,
     A: Apply,
-    P: FnMut(&Held),
+    P: FnMut(&mut Held),
 {
     let mut sidecar = Sidecar {
         held,
@@ -122,7 +123,7 @@ where
 
 // === impl Sidecar ===
 
-impl<A: Apply, P: FnMut(&Held)> Sidecar<'_, A, P> {
+impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
     fn replay(&mut self) {
         for rejected in self.held.replay(&mut self.apply) {
             tracing::warn!(id = %rejected.id, reason = rejected.reason, "can't be enforced any more");
@@ -215,7 +216,7 @@ impl<A: Apply, P: FnMut(&Held)> Sidecar<'_, A, P> {
         for rejected in &ack.rejected {
             tracing::warn!(id = rejected.id, reason = rejected.reason, "rejected");
         }
-        (self.persist)(&self.held);
+        (self.persist)(&mut self.held);
         let complete = self.held.is_complete();
         self.state.send_if_modified(|state| {
             let changed = state.complete != complete;

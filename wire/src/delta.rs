@@ -30,7 +30,7 @@ mod saved;
 mod sent;
 
 pub use held::Held;
-pub use saved::Torn;
+pub use saved::{Save, Torn};
 pub use sent::{InvalidHello, Sent};
 
 use crate::{Generation, Kind, Resource, ResourceId, resource::Hash};

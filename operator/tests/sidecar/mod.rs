@@ -135,7 +135,7 @@ impl Sidecar {
         let apply = Refusing(rejects.clone());
         let task = tokio::spawn(async move {
             let dial = || connect(address, config.clone());
-            let persist = |held: &Held| drop(sender.send_replace(held.clone()));
+            let persist = |held: &mut Held| drop(sender.send_replace(held.clone()));
             wire::client::run(dial, Held::default(), apply, persist, &telling).await
         });
         Sidecar {

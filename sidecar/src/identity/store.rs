@@ -1,7 +1,8 @@
 //! What survives a restart of the sidecar: key, chain, roots, and the last good configuration.
 //!
 //! The folder is meant for memory-backed storage: nothing in it may reach a disk. Files are
-//! replaced by renaming, so that a kill at any moment leaves the old or the new one, never half.
+//! replaced by renaming, so that a kill at any moment leaves the old or the new one, never half. The
+//! configuration is also appended to; who reads it can tell what was cut off.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -99,6 +100,15 @@ impl Store {
         self.write(CONFIG, bytes)
     }
 
+    /// Adds to the configuration that is kept.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be written to: then it may end in a part of `bytes`.
+    pub fn append_config(&self, bytes: &[u8]) -> io::Result<()> {
+        let path = self.folder.join(CONFIG);
+        OpenOptions::new().append(true).open(path)?.write_all(bytes)
+    }
+
     fn read(&self, name: &str) -> Option<Vec<u8>> {
         let path = self.folder.join(name);
         let length = fs::metadata(&path).ok()?.len();
@@ -184,7 +194,9 @@ mod tests {
             .save_key_and_chain(&key.serialize_pem(), std::slice::from_ref(&leaf))
             .unwrap();
         store.save_roots(std::slice::from_ref(&leaf)).unwrap();
-        store.save_config(b"held").unwrap();
+        store.save_config(b"old").unwrap();
+        store.save_config(b"he").unwrap();
+        store.append_config(b"ld").unwrap();
 
         let store = Store::open(&path).unwrap();
         assert_eq!(store.key_and_chain().unwrap().chain[0].as_ref(), &leaf[..]);

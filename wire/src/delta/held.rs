@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::{Apply, Change, MAX_CHANGES, MAX_REMOVED, Rejected, presentable, room::Room};
+use super::{
+    Apply, Change, MAX_CHANGES, MAX_REMOVED, Rejected, presentable, room::Room, saved::File,
+};
 use crate::{
     Generation, Resource, ResourceId, capability, discovery,
     discovery::{Ack, Delta, Hello, Holding, Removed},
     id::MAX_ID_BYTES,
 };
 
-/// What a sidecar holds. It outlives streams and, through [`to_bytes`](Held::to_bytes), restarts.
+/// What a sidecar holds. It outlives streams and, through [`save`](Held::save), restarts.
 #[derive(Clone, Debug)]
 pub struct Held {
     version: String,
@@ -22,6 +24,8 @@ pub struct Held {
     all: Room,
     /// How much more.
     room: Room,
+    /// What is on the volume; `None` where that is not known.
+    pub(super) file: Option<File>,
     /// Up to where everything has been told: nothing that doesn't cover it is taken.
     pub(super) floor: Generation,
     pub(super) complete: bool,
@@ -55,6 +59,7 @@ impl Held {
             removed: BTreeMap::new(),
             all: Room::ALL,
             room: Room::ALL,
+            file: None,
             floor: Generation::ZERO,
             complete: false,
             nonce: None,
@@ -216,6 +221,7 @@ impl Held {
                     // The same as ever, but now known to be the present again.
                     Some(before) if before.hash == resource.hash => {
                         before.generation = resource.generation;
+                        self.touch(&resource.id);
                     }
                     _ => puts.push((self.needs(&resource), resource)),
                 },
@@ -334,6 +340,7 @@ impl Held {
     }
 
     pub(super) fn hold(&mut self, resource: Resource) {
+        self.touch(&resource.id);
         self.room -= self.needs(&resource);
         self.removed.remove(&resource.id);
         self.resources.insert(resource.id.clone(), resource);
@@ -341,11 +348,13 @@ impl Held {
 
     pub(super) fn let_go(&mut self, id: &ResourceId) -> Option<Resource> {
         let before = self.resources.remove(id)?;
+        self.touch(id);
         self.room += Room::of(&before);
         Some(before)
     }
 
     pub(super) fn remember_removed(&mut self, id: ResourceId, generation: Generation) {
+        self.touch(&id);
         let generation = generation.of(id.kind);
         if self.floor.of(id.kind).covers(&generation) {
             self.forget_removed(&id);
@@ -371,7 +380,7 @@ impl Held {
         }
     }
 
-    fn forget_what_the_floor_says(&mut self) {
+    pub(super) fn forget_what_the_floor_says(&mut self) {
         let Held {
             removed,
             room,

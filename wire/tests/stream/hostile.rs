@@ -17,7 +17,7 @@ use wire::{
     server::MAX_MESSAGE_BYTES,
 };
 
-use crate::snapshot::{Enforced, Snapshot, Stream, bytes, id};
+use crate::snapshot::{Enforced, Snapshot, Stream, Volume, bytes, id};
 
 fn resource(held: &mut Held, id: &str, text: &str) -> Delta {
     let body = bytes(text);
@@ -341,6 +341,7 @@ proptest! {
     #[test]
     fn no_sequence_of_deltas_confuses_a_sidecar(deltas in prop::collection::vec(any_delta(), 1..8)) {
         let (mut held, mut enforced) = (Held::default(), Enforced::default());
+        let mut volume = Volume::default();
         for mut delta in deltas {
             let before = held.clone();
             delta.nonce = held.hello().nonce.wrapping_add(1);
@@ -351,15 +352,26 @@ proptest! {
             let holds: std::collections::BTreeMap<_, _> =
                 held.resources().map(|resource| (resource.id.clone(), resource.hash)).collect();
             prop_assert_eq!(&holds, &enforced.resources);
-            let mut restored = Held::from_bytes(&held.to_bytes()).unwrap();
-            prop_assert_eq!(restored.hello().holding, held.hello().holding);
+            volume.save(&mut held);
+            for file in [&volume.file, &held.to_bytes()] {
+                let mut restored = Held::from_bytes(file).unwrap();
+                prop_assert_eq!(restored.hello().holding, held.hello().holding);
+                prop_assert_eq!(restored.seen(), held.seen());
+                prop_assert_eq!(restored.is_complete(), held.is_complete());
+                prop_assert_eq!(restored.to_bytes(), held.to_bytes());
+            }
         }
     }
 
     #[test]
     fn no_bytes_from_the_disk_make_a_sidecar_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let mut file = b"MWHELD01".to_vec();
-        file.extend_from_slice(blake3::hash(&bytes).as_bytes());
+        let mut file = b"MWHELD02".to_vec();
+        for record in [&[], &bytes[..]] {
+            file.extend_from_slice(&(record.len() as u64).to_le_bytes());
+            file.extend_from_slice(blake3::hash(record).as_bytes());
+            file.extend_from_slice(record);
+        }
+        let _ = Held::from_bytes(&file);
         file.extend_from_slice(&bytes);
         let _ = Held::from_bytes(&file);
         let _ = Held::from_bytes(&bytes);

@@ -33,7 +33,7 @@ use wire::{
     server::{self, Deltas, Mailbox, Subscriber},
 };
 
-use crate::snapshot::{Enforced, Snapshot};
+use crate::snapshot::{Enforced, Snapshot, Volume};
 
 /// One replica, with one view for all.
 #[derive(Clone)]
@@ -63,8 +63,7 @@ pub(crate) struct Connected {
 pub(crate) struct Running {
     pub(crate) enforced: Arc<Mutex<Enforced>>,
     state: watch::Receiver<State>,
-    /// What it has written last.
-    volume: Arc<Mutex<Vec<u8>>>,
+    volume: Arc<Mutex<Volume>>,
     /// Which of the replicas it will connect to next.
     pub(crate) replica: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -250,7 +249,7 @@ impl Running {
     /// Connects to the first of `replicas`, until told otherwise.
     pub(crate) fn among(replicas: Vec<Operator>, held: Held, enforced: Enforced) -> Running {
         let enforced = Arc::new(Mutex::new(enforced));
-        let volume = Arc::new(Mutex::new(Vec::new()));
+        let volume = Arc::new(Mutex::new(Volume::default()));
         let (state, receiver) = watch::channel(State::default());
         let replica = Arc::new(AtomicUsize::new(0));
         let (apply, file, which) = (
@@ -263,7 +262,9 @@ impl Running {
                 let operator = replicas[which.load(Ordering::SeqCst)].clone();
                 async move { operator.connect().await }
             };
-            let persist = |held: &Held| *file.lock().unwrap() = held.to_bytes();
+            let persist = |held: &mut Held| {
+                file.lock().unwrap().save(held);
+            };
             client::run(connect, held, apply, persist, &state).await;
         });
         Running {
@@ -291,7 +292,7 @@ impl Running {
 
     /// What it would start from again.
     pub(crate) fn volume(&self) -> Held {
-        Held::from_bytes(&self.volume.lock().unwrap()).unwrap()
+        Held::from_bytes(&self.volume.lock().unwrap().file).unwrap()
     }
 }
 

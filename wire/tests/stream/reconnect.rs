@@ -1,8 +1,8 @@
 //! What survives the end of a stream, and the end of the process.
 
-use wire::delta::{Held, Sent, Torn};
+use wire::delta::{Held, Save, Sent, Torn};
 
-use crate::snapshot::{Enforced, Snapshot, Stream, hash_of, id, sidecar_with};
+use crate::snapshot::{Enforced, Snapshot, Stream, Volume, hash_of, id, sidecar_with};
 
 #[test]
 fn a_sidecar_that_reconnects_receives_only_what_differs() {
@@ -151,6 +151,138 @@ fn removals_and_positions_survive_a_restart_too() {
     let traffic = Stream::open(&mut held, &before).settle(&mut held, &before, &mut enforced);
 
     assert!(traffic.put().is_empty());
+}
+
+#[test]
+fn a_refresh_costs_the_volume_a_few_bytes_however_much_is_held() {
+    let mut view = Snapshot::at(1);
+    for n in 0..40 {
+        view.put_bytes(&format!("route/shop/r{n}"), 100_000);
+    }
+    let (mut held, mut enforced) = sidecar_with(&view);
+    let mut volume = Volume::default();
+    assert!(volume.save(&mut held) > 4_000_000);
+    let mut stream = Stream::open(&mut held, &view);
+    for revision in 2..100 {
+        view.advance(revision);
+        stream.sent.refresh();
+        stream.settle(&mut held, &view, &mut enforced);
+        let written = volume.save(&mut held);
+        assert!(written < 200, "{written} bytes");
+    }
+
+    let restored = Held::from_bytes(&volume.file).unwrap();
+
+    assert_eq!(restored.seen(), view.seen);
+    assert_eq!(restored.resources().count(), 40);
+}
+
+#[test]
+fn what_a_delta_changed_is_appended_and_read_again() {
+    let mut view = Snapshot::at(1)
+        .with("guard/shop/orders", "deny")
+        .with("route/shop/orders", "v1");
+    view.put_bytes("route/shop/large", 100_000);
+    let (mut held, mut enforced) = sidecar_with(&view);
+    let mut volume = Volume::default();
+    volume.save(&mut held);
+    let mut stream = Stream::open(&mut held, &view);
+    let mut change = |view: &Snapshot, volume: &mut Volume, ids: &[&str]| {
+        stream.sent.changed(ids.iter().map(|text| id(text)));
+        stream.settle(&mut held, view, &mut enforced);
+        let written = volume.save(&mut held);
+        assert!(written < 1000, "{written} bytes");
+        assert_eq!(
+            Held::from_bytes(&volume.file).unwrap().to_bytes(),
+            held.to_bytes()
+        );
+    };
+
+    view.advance(2);
+    view.put("route/shop/orders", "v2");
+    view.remove("guard/shop/orders");
+    change(
+        &view,
+        &mut volume,
+        &["route/shop/orders", "guard/shop/orders"],
+    );
+    view.advance(3);
+    view.put("guard/shop/orders", "open");
+    change(&view, &mut volume, &["guard/shop/orders"]);
+}
+
+#[test]
+fn a_sidecar_that_is_killed_while_it_appends_starts_from_what_it_held_before() {
+    let mut view = Snapshot::at(1).with("route/shop/orders", "v1");
+    let (mut held, mut enforced) = sidecar_with(&view);
+    let mut volume = Volume::default();
+    volume.save(&mut held);
+    let mut stream = Stream::open(&mut held, &view);
+    let mut ends = vec![(volume.file.len(), hash_of("v1"))];
+    for version in ["v2", "v3"] {
+        view.advance(ends.len() as u64 + 1);
+        view.put("route/shop/orders", version);
+        stream.sent.changed([id("route/shop/orders")]);
+        stream.settle(&mut held, &view, &mut enforced);
+        volume.save(&mut held);
+        ends.push((volume.file.len(), hash_of(version)));
+    }
+
+    for length in ends[0].0..=volume.file.len() {
+        let (_, hash) = ends.iter().rfind(|(end, _)| *end <= length).unwrap();
+        let restored = Held::from_bytes(&volume.file[..length]).unwrap();
+        let holds = restored.get(&id("route/shop/orders")).unwrap().hash;
+        assert_eq!(holds, *hash, "cut at {length}");
+    }
+    // What was there as a whole and is no longer what it was is damaged, and not cut off.
+    let mut damaged = volume.file.clone();
+    damaged[ends[1].0 - 1] ^= 0x10;
+    assert_eq!(Held::from_bytes(&damaged).err(), Some(Torn::Checksum));
+}
+
+#[test]
+fn a_file_is_written_anew_before_it_is_much_larger_than_what_it_says() {
+    let mut view = Snapshot::at(1);
+    view.put_bytes("route/shop/large", 2_000_000);
+    let (mut held, mut enforced) = sidecar_with(&view);
+    let mut volume = Volume::default();
+    let whole = volume.save(&mut held);
+    let mut stream = Stream::open(&mut held, &view);
+    let mut anew = 0;
+    for revision in 2..100 {
+        view.advance(revision);
+        view.put_bytes("route/shop/orders", 50_000 + revision as usize);
+        stream.sent.changed([id("route/shop/orders")]);
+        stream.settle(&mut held, &view, &mut enforced);
+        anew += usize::from(volume.save(&mut held) > whole);
+        assert!(volume.file.len() < whole / 4 * 5 + 100_000);
+    }
+    assert!((5..20).contains(&anew), "{anew} times");
+    let restored = Held::from_bytes(&volume.file).unwrap();
+    assert_eq!(restored.to_bytes(), held.to_bytes());
+}
+
+#[test]
+fn after_a_write_that_failed_the_file_is_written_anew() {
+    let mut view = Snapshot::at(1).with("route/shop/orders", "v1");
+    let (mut held, mut enforced) = sidecar_with(&view);
+    let mut volume = Volume::default();
+    volume.save(&mut held);
+    let mut stream = Stream::open(&mut held, &view);
+    view.advance(2);
+    view.put("route/shop/orders", "v2");
+    stream.sent.changed([id("route/shop/orders")]);
+    stream.settle(&mut held, &view, &mut enforced);
+    let Save::Append(half) = held.save() else {
+        panic!("it has a file");
+    };
+    volume.file.extend_from_slice(&half[..half.len() / 2]);
+    held.save_failed();
+
+    volume.save(&mut held);
+
+    let restored = Held::from_bytes(&volume.file).unwrap();
+    assert_eq!(restored.to_bytes(), held.to_bytes());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use wire::{
     Generation, Kind, Resource, ResourceId,
-    delta::{Apply, Change, Held, Outcome, Rejected, Sent, View},
+    delta::{Apply, Change, Held, Outcome, Rejected, Save, Sent, View},
     discovery::Delta,
     generation::Input,
     mesh,
@@ -27,6 +27,12 @@ pub(crate) struct Enforced {
     pub(crate) calls: Vec<Vec<ResourceId>>,
     /// Rejected whenever it is to be changed.
     pub(crate) forbidden: BTreeSet<ResourceId>,
+}
+
+/// What a sidecar starts from again.
+#[derive(Clone, Default)]
+pub(crate) struct Volume {
+    pub(crate) file: Vec<u8>,
 }
 
 /// Both ends of a stream, without a network between them.
@@ -145,6 +151,24 @@ impl Apply for Enforced {
             }
         }
         rejected
+    }
+}
+
+// === impl Volume ===
+
+impl Volume {
+    /// Writes what has changed; how much that was.
+    pub(crate) fn save(&mut self, held: &mut Held) -> usize {
+        match held.save() {
+            Save::Whole(bytes) => {
+                self.file = bytes;
+                self.file.len()
+            }
+            Save::Append(bytes) => {
+                self.file.extend_from_slice(&bytes);
+                bytes.len()
+            }
+        }
     }
 }
 

@@ -12,6 +12,8 @@ use wire::{
     resource::Hash,
 };
 
+use crate::snapshot::Volume;
+
 pub(crate) const SLOTS: usize = 2;
 pub(crate) const REPLICAS: usize = 3;
 pub(crate) const SIDECARS: usize = 2;
@@ -42,6 +44,7 @@ const ROOM: (usize, usize) = (6, 260);
 pub(crate) struct Sidecar {
     pub(crate) held: Held,
     pub(crate) enforced: Picky,
+    volume: Volume,
     pub(crate) stream: Option<Stream>,
     /// What has been rejected, ever, for want of room or of mood.
     pub(crate) rejected: BTreeSet<ResourceId>,
@@ -167,6 +170,7 @@ impl Sidecar {
         Sidecar {
             held: Sidecar::empty(),
             enforced: Picky::default(),
+            volume: Volume::default(),
             stream: None,
             rejected: BTreeSet::new(),
             stale: Vec::new(),
@@ -238,6 +242,7 @@ impl Sidecar {
         let Some(ack) = self.held.receive(delta.clone(), &mut self.enforced) else {
             return;
         };
+        self.volume.save(&mut self.held);
         let rejected = ack.rejected.iter().map(|rejected| rejected.id.parse());
         self.rejected.extend(rejected.map(Result::unwrap));
         if let Some(stream) = &mut self.stream {
@@ -257,9 +262,10 @@ impl Sidecar {
     /// Killed, and started again with what was on its volume.
     pub(crate) fn restart(&mut self) {
         self.disconnect();
-        let bytes = self.held.to_bytes();
         self.held = Sidecar::empty();
-        self.held.restore(&bytes).unwrap();
+        if !self.volume.file.is_empty() {
+            self.held.restore(&self.volume.file).unwrap();
+        }
         self.enforced.resources.clear();
         self.held.replay(&mut self.enforced);
     }
