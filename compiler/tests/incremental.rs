@@ -127,6 +127,21 @@ proptest! {
         prop_assert_eq!(&output.verdicts, &forward.verdicts);
     }
 
+    /// Or two replicas of the operator that see different worlds would not know which is newer.
+    #[test]
+    fn what_changes_depends_on_an_input_that_changed(edits in edits(40)) {
+        let mut inputs = Inputs::default();
+        let mut output = compile(&inputs, Output::default());
+        for edit in edits {
+            let seen = inputs.seen;
+            edit.apply(&mut inputs);
+            output = compile(&inputs, output);
+            for id in &output.changed {
+                prop_assert_ne!(inputs.seen.of(id.kind), seen.of(id.kind), "{} by {:?}", id, edit);
+            }
+        }
+    }
+
     #[test]
     fn objects_that_come_anew_without_a_change_change_nothing(edits in edits(30)) {
         let mut inputs = Inputs::default();
@@ -255,6 +270,7 @@ fn name(edit: &Edit) -> String {
         Edit::Pod(key, _) => format!("pod {key}"),
         Edit::Precedence(key, _) => format!("precedence {key}"),
         Edit::TrustDomain(_) => "trust domain".to_owned(),
+        Edit::ClusterDomain(_) => "cluster domain".to_owned(),
         Edit::Root(_) => "root".to_owned(),
     }
 }

@@ -22,7 +22,13 @@ pub enum Input {
     EndpointSlice = 2,
     /// `Pod` objects.
     Pod = 3,
-    /// The mesh's own settings: trust domain, trust bundle.
+    /// The mesh's own settings: trust domain, cluster domain, trust bundle.
+    ///
+    /// The revision is the bundle's. The domains are arguments of the operator: they stay what they
+    /// are while a replica runs, and replicas that were started with different ones are there at
+    /// once only while a newer operator takes over from an older one. Neither is newer then as far
+    /// as this place says; a sidecar follows the one that it is connected to, which in the end is
+    /// the one that stays.
     Settings = 4,
 }
 
@@ -178,7 +184,7 @@ mod tests {
     #[test]
     fn places_that_a_kind_does_not_depend_on_are_masked() {
         let seen = at(5, 6).with(Input::Pod, 7).with(Input::Settings, 8);
-        assert_eq!(seen.of(Kind::Route), at(5, 6));
+        assert_eq!(seen.of(Kind::Route), at(5, 6).with(Input::Settings, 8));
         assert_eq!(
             seen.of(Kind::Identity),
             Generation::ZERO.with(Input::Settings, 8)

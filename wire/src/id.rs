@@ -83,14 +83,21 @@ impl Kind {
     }
 
     /// The inputs that resources of this kind, **and who receives them**, are compiled from. A
-    /// resource's generation says nothing of the others.
+    /// resource's generation says nothing of the others: two replicas that differ in one that is
+    /// missing here would each take its own version for the present one.
     pub fn inputs(self) -> &'static [Input] {
         match self {
             Kind::Identity => &[Input::Settings],
-            Kind::Workload => &[Input::Service, Input::Pod],
+            // Identities have the trust domain in them, names of Services the cluster's domain.
+            Kind::Workload => &[Input::Service, Input::Pod, Input::Settings],
             Kind::Guard => &[Input::ApiRoute, Input::Service, Input::Pod],
-            Kind::Endpoints => &[Input::Service, Input::EndpointSlice, Input::Pod],
-            Kind::Route => &[Input::ApiRoute, Input::Service],
+            Kind::Endpoints => &[
+                Input::Service,
+                Input::EndpointSlice,
+                Input::Pod,
+                Input::Settings,
+            ],
+            Kind::Route => &[Input::ApiRoute, Input::Service, Input::Settings],
         }
     }
 }

@@ -21,6 +21,7 @@ pub(crate) enum Edit {
     Pod(ObjectKey, Option<Value>),
     Precedence(ObjectKey, Option<u64>),
     TrustDomain(&'static str),
+    ClusterDomain(&'static str),
     Root(u8),
 }
 
@@ -45,6 +46,10 @@ impl Edit {
             }
             Edit::TrustDomain(domain) => {
                 (*domain).clone_into(&mut inputs.settings.trust_domain);
+                Input::Settings
+            }
+            Edit::ClusterDomain(domain) => {
+                (*domain).clone_into(&mut inputs.settings.cluster_domain);
                 Input::Settings
             }
             Edit::Root(root) => {
@@ -93,6 +98,7 @@ pub(crate) fn edits(longest: usize) -> impl Strategy<Value = Vec<Edit>> {
         1 => (key(&routes), option::of(0..3u64))
             .prop_map(|(key, given)| Edit::Precedence(key, given)),
         1 => select(vec!["cluster.local", "example.org"]).prop_map(Edit::TrustDomain),
+        1 => select(vec!["cluster.local", "example.org"]).prop_map(Edit::ClusterDomain),
         1 => (0..2u8).prop_map(Edit::Root),
     ];
     vec(edit, 1..longest)

@@ -162,6 +162,32 @@ fn a_replica_that_lags_in_one_place_still_sends_what_does_not_depend_on_it() {
 }
 
 #[test]
+fn a_replica_that_has_not_seen_the_newest_settings_brings_back_nothing_that_has_them_in_it() {
+    let with = |text: &str, settings: u64| {
+        let mut view = Snapshot::at(6)
+            .with("identity/example.org/bundle", text)
+            .with("workload/shop/orders-1", text)
+            .with("endpoints/shop/orders", text)
+            .with("route/shop/orders", text)
+            .with(DENY, "deny");
+        view.seen = view.seen.with(Input::Settings, settings);
+        view
+    };
+    let (ahead, mut behind) = (with("newer domains", 2), with("older domains", 1));
+    behind.put(DENY, "deny others");
+    let (mut held, mut enforced) = sidecar_with(&ahead);
+
+    let traffic = Stream::open(&mut held, &behind).settle(&mut held, &behind, &mut enforced);
+    assert_eq!(traffic.put(), [DENY], "a guard has none of them in it");
+    let delta = unaware(&mut held, &behind);
+    held.receive(delta, &mut enforced).unwrap();
+
+    let mut expected = ahead.hashes();
+    expected.insert(id(DENY), hash_of("deny others"));
+    assert_eq!(enforced.resources, expected);
+}
+
+#[test]
 fn nothing_is_said_to_be_told_while_something_is_withheld() {
     // Of a batch of position 6, only the deny arrived.
     let (mut held, mut enforced) = sidecar_with(&Snapshot::at(4).with(DENY, "open"));
