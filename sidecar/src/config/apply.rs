@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use wire::Kind;
 use wire::delta::{Apply, Change, Rejected};
+use wire::{Kind, ResourceId};
 
 use super::followers::Followers;
 use super::guard::{Guard, Workload};
@@ -20,6 +20,8 @@ use crate::telemetry::metrics::{KindLabels, Metrics};
 #[derive(Debug)]
 pub struct Applier {
     built: Built,
+    /// Which Workload is in force.
+    own: Option<ResourceId>,
     state: watch::Sender<Arc<State>>,
     roots: watch::Sender<Option<Arc<Vec<Vec<u8>>>>>,
     followers: Arc<Followers>,
@@ -39,6 +41,7 @@ impl Applier {
     ) -> Self {
         Self {
             built: Built::default(),
+            own: None,
             state,
             roots,
             followers,
@@ -79,6 +82,7 @@ impl Applier {
             Kind::Workload => {
                 let built = Workload::build(resource.decode().map_err(unreadable)?);
                 self.built.workload = Some(Arc::new(built));
+                self.own = Some(resource.id.clone());
             }
             Kind::Identity => {
                 let sent: wire::mesh::Identity = resource.decode().map_err(unreadable)?;
@@ -91,13 +95,18 @@ impl Applier {
         Ok(())
     }
 
-    fn remove(&mut self, id: &wire::ResourceId) {
+    fn remove(&mut self, id: &ResourceId) {
         let text = id.to_string();
         match id.kind {
             Kind::Endpoints => drop(self.built.services.remove(&text)),
             Kind::Route => drop(self.built.routes.remove(&text)),
             Kind::Guard => drop(self.built.guards.remove(&text)),
-            Kind::Workload => self.built.workload = None,
+            // Another's is not the own one, whatever has been sent.
+            Kind::Workload if self.own.as_ref() == Some(id) => {
+                self.built.workload = None;
+                self.own = None;
+            }
+            Kind::Workload => {}
             // A workload without trust could speak to nobody, the operator included; the bundle in
             // force stays until another comes.
             Kind::Identity => {}
@@ -150,5 +159,43 @@ impl Apply for Applier {
         }
         self.publish();
         rejected
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::{Generation, Resource, mesh};
+
+    fn id(pod: &str) -> ResourceId {
+        ResourceId::new(Kind::Workload, "shop", pod)
+    }
+
+    fn put(pod: &str) -> Change {
+        let workload = mesh::Workload {
+            namespace: "shop".into(),
+            pod: pod.into(),
+            ..Default::default()
+        };
+        Change::Put(Resource::new(id(pod), Generation::ZERO, &[], &workload))
+    }
+
+    #[test]
+    fn only_the_removal_of_the_workload_in_force_leaves_none() {
+        let (sender, state) = watch::channel(Arc::default());
+        let metrics = Arc::new(Metrics::new());
+        let mut applier = Applier::new(sender, watch::Sender::default(), metrics);
+        let pod = || {
+            let state = state.borrow();
+            state.built.workload.as_ref().map(|own| own.pod.to_string())
+        };
+        applier.apply(vec![put("orders-1")]);
+        applier.apply(vec![put("orders-2")]);
+
+        applier.apply(vec![Change::Remove(id("orders-1"))]);
+        assert_eq!(pod().as_deref(), Some("shop/orders-2"));
+
+        applier.apply(vec![Change::Remove(id("orders-2"))]);
+        assert_eq!(pod(), None);
     }
 }
