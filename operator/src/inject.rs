@@ -337,7 +337,9 @@ fn token_volume() -> Value {
 /// mode 0777, which lets the sidecar's user write whatever fsGroup the pod has; what the sidecar
 /// makes in it is its own alone.
 fn state_volume() -> Value {
-    json!({ "name": "meshwright-state", "emptyDir": { "medium": "Memory", "sizeLimit": "64Mi" } })
+    // A sidecar holds 64 MiB of configuration at most, and a file that replaces another is there
+    // beside it for a moment.
+    json!({ "name": "meshwright-state", "emptyDir": { "medium": "Memory", "sizeLimit": "160Mi" } })
 }
 
 // === the patch ===

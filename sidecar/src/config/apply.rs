@@ -183,8 +183,8 @@ mod tests {
     #[test]
     fn only_the_removal_of_the_workload_in_force_leaves_none() {
         let (sender, state) = watch::channel(Arc::default());
-        let metrics = Arc::new(Metrics::new());
-        let mut applier = Applier::new(sender, watch::Sender::default(), metrics);
+        let (followers, metrics) = (Arc::new(Followers::new(0)), Arc::new(Metrics::new()));
+        let mut applier = Applier::new(sender, watch::Sender::default(), followers, metrics);
         let pod = || {
             let state = state.borrow();
             state.built.workload.as_ref().map(|own| own.pod.to_string())
