@@ -1,8 +1,11 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use std::io::Write as _;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::check::CheckArgs;
+use crate::config::{ConfigArgs, RoutesArgs};
 use crate::exec::ExecArgs;
 use crate::status::StatusArgs;
 use crate::up::UpArgs;
@@ -27,6 +30,12 @@ pub enum Command {
     Status(StatusArgs),
     /// Say what is wrong with a folder, without running it.
     Check(CheckArgs),
+    /// Show all that a workload's sidecar has in force.
+    Config(ConfigArgs),
+    /// Show where the calls of a workload lead.
+    Routes(RoutesArgs),
+    /// Write a script that completes this command's words in a shell.
+    Completion(CompletionArgs),
     /// The mesh's own steps: see `up::inside`.
     #[command(name = "__mesh", hide = true)]
     Mesh(Step),
@@ -44,11 +53,32 @@ pub enum Command {
     Enter,
 }
 
+/// Writes a script that completes this command's words, to standard output.
+///
+/// For example: `source <(meshwright completion bash)`
+#[derive(Clone, Debug, clap::Args)]
+pub struct CompletionArgs {
+    /// Which shell.
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
 /// What one step hands to the next.
 #[derive(Debug, clap::Args)]
 pub struct Step {
     /// Opaque to all but the last.
     pub arguments: Vec<String>,
+}
+
+fn completion(args: &CompletionArgs) -> anyhow::Result<i32> {
+    let mut script = Vec::new();
+    let whole = Cli::command();
+    // What is hidden is not completed either; not every shell's script heeds that.
+    let shown = whole.get_subcommands().filter(|one| !one.is_hide_set());
+    let mut shown = clap::Command::new("meshwright").subcommands(shown.cloned());
+    clap_complete::generate(args.shell, &mut shown, "meshwright", &mut script);
+    std::io::stdout().write_all(&script)?;
+    Ok(0)
 }
 
 // === impl Command ===
@@ -63,6 +93,9 @@ impl Command {
             Self::Exec(args) => crate::exec::run(args),
             Self::Status(args) => crate::status::run(args),
             Self::Check(args) => crate::check::run(args),
+            Self::Config(args) => crate::config::config(args),
+            Self::Routes(args) => crate::config::routes(args),
+            Self::Completion(args) => completion(args),
             Self::Mesh(step) => crate::up::inside::mesh(&step.arguments),
             Self::Init(step) => crate::up::inside::init(&step.arguments),
             Self::Supervise(step) => crate::up::host::supervise(&step.arguments),

@@ -3,14 +3,17 @@
 //! - [`up`] runs a folder of documents as a mesh on this machine;
 //! - [`exec`] and [`status`] ask a mesh that runs;
 //! - [`check`] says what is wrong with a folder;
+//! - [`config`] shows what a sidecar has in force, asked by way of [`sidecar`];
 //! - [`fds`] and [`http`] are how the parts of a mesh talk;
 //! - [`terminal`] runs a command in one.
 
 pub mod args;
 pub mod check;
+pub mod config;
 pub mod exec;
 pub mod fds;
 pub mod http;
+pub mod sidecar;
 pub mod status;
 pub mod terminal;
 pub mod up;

@@ -6,6 +6,7 @@
     reason = "these are tests and their programs"
 )]
 
+mod asking;
 mod check;
 mod edits;
 mod endings;

@@ -1,0 +1,116 @@
+//! `meshwright config` and `meshwright routes`: what a sidecar has in force.
+
+use serde_json::Value;
+
+use crate::sidecar::{Beside, get};
+use crate::up::table::{say, table};
+
+/// Shows all that the sidecar beside a workload holds and has in force, as JSON.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ConfigArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub beside: Beside,
+}
+
+/// Shows where the calls of a workload lead: Services, ports, protocols, ApiRoutes, endpoints.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RoutesArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub beside: Beside,
+    /// As JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Shows the configuration; returns the exit code.
+///
+/// # Errors
+/// When the sidecar can't be asked.
+pub fn config(args: &ConfigArgs) -> anyhow::Result<i32> {
+    say(serde_json::to_string_pretty(&get(
+        &args.beside,
+        "/config",
+    )?)?);
+    Ok(0)
+}
+
+/// Shows the routes; returns the exit code.
+///
+/// # Errors
+/// As [`config`].
+pub fn routes(args: &RoutesArgs) -> anyhow::Result<i32> {
+    let config = get(&args.beside, "/config")?;
+    let services = &config["inForce"]["services"];
+    if args.json {
+        say(serde_json::to_string_pretty(services)?);
+        return Ok(0);
+    }
+    say(table(
+        &["SERVICE", "PORT", "PROTOCOL", "APIROUTE", "ENDPOINTS"],
+        &rows(services),
+    ));
+    Ok(0)
+}
+
+fn rows(services: &Value) -> Vec<Vec<String>> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let mut rows = Vec::new();
+    for service in list(services) {
+        for port in list(&service["ports"]) {
+            let endpoints = list(&port["endpoints"]);
+            let outside = endpoints
+                .iter()
+                .filter(|one| one["identity"].is_null())
+                .count();
+            let endpoints = match (endpoints.len(), outside) {
+                (0, _) => "none".to_owned(),
+                (all, 0) => all.to_string(),
+                (all, outside) => format!("{all}, {outside} of them outside the mesh"),
+            };
+            rows.push(vec![
+                text(&service["service"]),
+                port["port"].to_string(),
+                text(&port["protocol"]).to_lowercase(),
+                text(&service["route"]),
+                endpoints,
+            ]);
+        }
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_port_of_each_service_is_a_row() {
+        let services = json!([{
+            "service": "shop/orders", "route": "shop/orders",
+            "ports": [
+                { "port": 80, "protocol": "Http", "endpoints": [
+                    { "identity": "spiffe://x/ns/shop/sa/orders" }, { "identity": null }] },
+                { "port": 5432, "protocol": "Tcp", "endpoints": [] },
+            ],
+        }, { "service": "shop/web", "route": null, "ports": [
+            { "port": 80, "protocol": "Detect", "endpoints": [{ "identity": "spiffe://x" }] }] }]);
+        assert_eq!(
+            rows(&services),
+            [
+                [
+                    "shop/orders",
+                    "80",
+                    "http",
+                    "shop/orders",
+                    "2, 1 of them outside the mesh"
+                ],
+                ["shop/orders", "5432", "tcp", "shop/orders", "none"],
+                ["shop/web", "80", "detect", "-", "1"],
+            ]
+        );
+    }
+}

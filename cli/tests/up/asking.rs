@@ -1,0 +1,74 @@
+//! What can be asked of a sidecar of a running mesh.
+
+use serde_json::Value;
+
+use crate::mesh::{Folder, route};
+use crate::shop;
+
+fn said(folder: &Folder, arguments: &[&str]) -> String {
+    let output = folder.run(arguments);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn asked_in_a_mesh(arguments: &[&str]) {
+    let folder = shop();
+    folder.write("route.yaml", &[route("2s")]);
+    let _mesh = folder.up(arguments);
+
+    let config: Value = serde_json::from_str(&said(&folder, &["config", "web"])).unwrap();
+    assert_eq!(config["inForce"]["workload"], "shop/web-0");
+    assert_eq!(config["ready"], true);
+    let config: Value = serde_json::from_str(&said(&folder, &["config", "shop/orders-1"])).unwrap();
+    assert_eq!(config["inForce"]["workload"], "shop/orders-1");
+
+    let routes = said(&folder, &["routes", "web"]);
+    let words = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let rows: Vec<_> = routes.lines().map(words).collect();
+    assert_eq!(
+        rows[0],
+        ["SERVICE", "PORT", "PROTOCOL", "APIROUTE", "ENDPOINTS"]
+    );
+    let orders = rows.iter().find(|row| row[0] == "shop/orders").unwrap();
+    assert_eq!(orders[3..], ["shop/orders", "2"], "{routes}");
+}
+
+#[test]
+fn what_a_sidecar_has_in_force_is_shown() {
+    asked_in_a_mesh(&[]);
+}
+
+#[test]
+fn what_a_sidecar_has_in_force_is_shown_without_namespaces_too() {
+    asked_in_a_mesh(&["--no-namespaces"]);
+}
+
+#[test]
+fn a_workload_that_there_is_not_is_said_with_those_that_there_are() {
+    let folder = shop();
+    let _mesh = folder.up(&[]);
+    let output = folder.run(&["routes", "ordres"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("no workload is named `ordres`"), "{said}");
+    assert!(said.contains("shop/orders"), "{said}");
+}
+
+#[test]
+fn every_command_is_completed_in_every_shell() {
+    let folder = shop();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = said(&folder, &["completion", shell]);
+        for command in ["up", "exec", "status", "check", "config", "routes"] {
+            assert!(script.contains(command), "{shell} lacks {command}");
+        }
+        assert!(
+            !script.contains("__enter"),
+            "{shell} shows the mesh's own steps"
+        );
+    }
+}
