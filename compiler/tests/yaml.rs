@@ -407,7 +407,26 @@ fn an_expansion_that_explodes_is_refused() {
 }
 
 #[test]
+fn brackets_that_are_text_are_no_nesting() {
+    let line = "    [31mred {\n    # [[\n";
+    let text = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\ndata:\n  quoted: \"{}\"\n  \
+         script: |\n{}",
+        "[".repeat(2000),
+        line.repeat(2000)
+    );
+    refuses(&text, &[]);
+}
+
+#[test]
 fn nesting_without_end_is_refused() {
+    // What is nested in one document alone would be read; the file as a whole takes too long.
+    let nested = "[".repeat(20_000);
+    let refused = "20000 brackets are open at once, and 17892 may be in a file of this length";
+    assert_eq!(
+        problems(&format!("{nested}\n---\n{nested}\n---\n{nested}\n")),
+        [1, 2, 4].map(|line| format!("shop.yaml:{line}: {refused}"))
+    );
     assert_eq!(problems(&"[".repeat(100_000)).len(), 1);
     assert_eq!(
         problems(&format!("a: {}{}", "[".repeat(5000), "]".repeat(5000))).len(),
