@@ -4,6 +4,7 @@
 //! folder accepts exactly what a cluster accepts. Kubernetes' kinds are checked for their fields and
 //! types.
 
+mod ambiguous;
 mod lines;
 mod rules;
 mod strict;
@@ -180,23 +181,32 @@ pub fn parse(file: &str, text: &str) -> File {
     let mut parsed = File::default();
     let most_open = MAX_LOOKS / text.len().max(1);
     for (before, text) in split(text) {
-        let read = read(text, most_open);
-        let lines = match &read {
-            Err(faults) if faults.iter().all(|fault| fault.line.is_some()) => Lines::default(),
-            _ => Lines::of(text),
+        let (document, mut faults) = match read(text, most_open) {
+            Ok(document) => (document, Vec::new()),
+            Err(faults) => (None, faults),
         };
-        match read {
-            Ok(Some((known, key, value, object))) => parsed.documents.push(Document {
-                api_version: known.api_version.to_owned(),
-                kind: known.kind.to_owned(),
-                key,
-                file: file.clone(),
-                line: before + lines.line(""),
-                value,
-                object,
-            }),
-            Ok(None) => {}
-            Err(faults) => parsed
+        let known = !faults.is_empty() && faults.iter().all(|fault| fault.line.is_some());
+        let lines = match known {
+            true => Lines::default(),
+            false => Lines::of(text),
+        };
+        for (path, word) in lines.ambiguous() {
+            faults.retain(|fault| fault.field != *path);
+            faults.push(Fault::new(path, word.to_string()));
+        }
+        match document {
+            Some((known, key, value, object)) if faults.is_empty() => {
+                parsed.documents.push(Document {
+                    api_version: known.api_version.to_owned(),
+                    kind: known.kind.to_owned(),
+                    key,
+                    file: file.clone(),
+                    line: before + lines.line(""),
+                    value,
+                    object,
+                });
+            }
+            _ => parsed
                 .problems
                 .extend(faults.into_iter().map(|fault| Problem {
                     file: file.clone(),
@@ -230,8 +240,8 @@ fn split(text: &str) -> Vec<(usize, &str)> {
     documents
 }
 
-/// How many brackets are open at once at most, wherever they stand: which of them are text or
-/// comment only a parser can tell, and no other than the one that they keep busy would tell the same.
+/// How many brackets are open at once at most, wherever they stand: which of them are text, only the
+/// parser that they keep busy can tell.
 fn brackets(text: &str) -> usize {
     let mut open = 0_usize;
     let mut most = 0;

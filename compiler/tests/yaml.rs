@@ -407,6 +407,35 @@ fn an_expansion_that_explodes_is_refused() {
 }
 
 #[test]
+fn a_word_that_is_true_or_false_in_a_cluster_is_refused_without_quotes() {
+    refuses(
+        &route(
+            "spec:\n  hosts: [no]\n  rules:\n  - matches:\n    - headers:\n      - {name: X-Beta, value: \
+             yes}",
+        ),
+        &[
+            "shop.yaml:5: spec.hosts[0]: no means false in a cluster: write it quoted, as \"no\", or \
+             write false",
+            "shop.yaml:9: spec.rules[0].matches[0].headers[0].value: yes means true in a cluster: \
+             write it quoted, as \"yes\", or write true",
+        ],
+    );
+    refuses(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {y: \"1\"}}\nimmutable: off\ndata:\n  \
+         a: |\n    yes\n  b: 'on'\n  c: 010\n",
+        &[
+            "shop.yaml:3: metadata.labels.y: y means true in a cluster: write it quoted, as \"y\", or \
+             write true",
+            "shop.yaml:4: immutable: off means false in a cluster: write it quoted, as \"off\", or \
+             write false",
+            "shop.yaml:9: data.c: 010 is another number in a cluster, and text here: write it quoted, \
+             as \"010\"",
+        ],
+    );
+    refuses(&route("spec:\n  hosts: [\"no\", 'y']"), &[]);
+}
+
+#[test]
 fn brackets_that_are_text_are_no_nesting() {
     let line = "    [31mred {\n    # [[\n";
     let text = format!(

@@ -1,16 +1,18 @@
-//! Which line of a document a field stands on.
+//! Which line of a document a field stands on, and which of its words are ambiguous.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use saphyr_parser::{Event, Parser, Span};
+use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
+use super::ambiguous::Ambiguous;
 use super::child;
 
 /// The lines of a document's fields by path, such as `spec.rules[0].name`.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     by_path: HashMap<String, usize>,
+    ambiguous: Vec<(String, Ambiguous)>,
 }
 
 /// Deeper than any object goes; the value parser refuses what is deeper still.
@@ -50,6 +52,20 @@ impl Lines {
         }
     }
 
+    /// Words that are text here and something else in a cluster, names of fields and values alike,
+    /// with their paths.
+    pub(super) fn ambiguous(&self) -> &[(String, Ambiguous)] {
+        &self.ambiguous
+    }
+
+    fn word(&mut self, event: &Event<'_>, path: &str) {
+        if let Event::Scalar(word, ScalarStyle::Plain, _, None) = event
+            && let Some(ambiguous) = Ambiguous::of(word)
+        {
+            self.ambiguous.push((path.to_owned(), ambiguous));
+        }
+    }
+
     /// Takes the events of one value, of which the first is given. `None` at the end of what is
     /// valid.
     fn value(
@@ -77,6 +93,7 @@ impl Lines {
                     }
                 };
                 let path = child(path, &name);
+                self.word(&key.0, &path);
                 self.by_path.insert(path.clone(), key.1.start.line());
                 let value = next(events)?;
                 self.value(events, value, &path, depth + 1)?;
@@ -94,7 +111,10 @@ impl Lines {
                 }
                 Some(())
             }
-            _ => Some(()),
+            event => {
+                self.word(&event, path);
+                Some(())
+            }
         }
     }
 }
