@@ -31,6 +31,7 @@ pub fn compile(inputs: &Inputs, before: Output) -> Output {
     compilation.out.changed.clear();
     compilation.out.changed_verdicts.clear();
     compilation.out.compiled.clear();
+    compilation.what_is_not_remembered();
     compilation.settings();
     compilation.services();
     compilation.endpoint_slices();

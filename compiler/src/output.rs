@@ -52,6 +52,23 @@ pub enum AudienceKey {
     Pod(String, String),
 }
 
+// === impl Output ===
+
+impl Output {
+    /// What was compiled, when what was remembered with it is lost. The next compilation looks at
+    /// everything again, and still says what changed since.
+    pub fn without_memory(
+        resources: BTreeMap<ResourceId, Arc<Compiled>>,
+        verdicts: BTreeMap<ObjectRef, Verdict>,
+    ) -> Self {
+        Output {
+            resources,
+            verdicts,
+            ..Output::default()
+        }
+    }
+}
+
 // === impl AudienceKey ===
 
 impl AudienceKey {

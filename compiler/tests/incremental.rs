@@ -91,12 +91,16 @@ proptest! {
     fn edit_by_edit_is_the_same_as_from_scratch(
         edits in edits(40),
         together in 1..6usize,
+        memory_lost in 0..10usize,
     ) {
         let mut inputs = Inputs::default();
         let mut output = Output::default();
-        for edits in edits.chunks(together) {
+        for (number, edits) in edits.chunks(together).enumerate() {
             apply(edits, &mut inputs);
             let before = output.clone();
+            if number == memory_lost {
+                output = Output::without_memory(output.resources, output.verdicts);
+            }
             output = compile(&inputs, output);
             check(&inputs, &before, &output)?;
         }

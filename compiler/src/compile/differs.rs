@@ -5,9 +5,32 @@ use wire::{Kind, capability, mesh};
 use super::{Compilation, everyone, resource_id};
 use crate::endpoints;
 use crate::index::{Difference, Label, Neighbourhood, differences, selector};
-use crate::inputs::{ObjectKey, Settings};
+use crate::inputs::{ObjectKey, ObjectRef, Settings};
 
 impl Compilation<'_> {
+    /// Of resources and verdicts that nothing is remembered with, those whose objects are gone
+    /// differ from nothing: all are compiled again, or removed.
+    pub(super) fn what_is_not_remembered(&mut self) {
+        if self.out.memo.settings.is_some() {
+            return;
+        }
+        let domain = &self.inputs.settings.trust_domain;
+        let ids = Vec::from_iter(self.out.resources.keys().cloned());
+        for id in ids {
+            let key = ObjectKey::new(&*id.namespace, &*id.name);
+            match id.kind {
+                Kind::Identity if *id.namespace != **domain => self.remove(id),
+                Kind::Identity => {}
+                Kind::Workload => drop(self.dirty.workloads.insert(key)),
+                Kind::Guard => drop(self.dirty.guards.insert(key)),
+                Kind::Endpoints => drop(self.dirty.endpoints.insert(key)),
+                Kind::Route => drop(self.dirty.routes.insert(key)),
+            }
+        }
+        let objects = self.out.verdicts.keys();
+        self.dirty.routes.extend(objects.map(ObjectRef::key));
+    }
+
     pub(super) fn settings(&mut self) {
         let now = &self.inputs.settings;
         let before = self.out.memo.settings.replace(now.clone());
