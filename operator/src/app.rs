@@ -101,6 +101,7 @@ pub async fn start(config: Config) -> Result<Running> {
     workers.spawn(ca.clone().keep_fresh());
     workers.spawn(sweep(streams.clone()));
     let reconciler = Reconciler {
+        compile: compiler::compile,
         trust_domain: config.trust_domain.clone(),
         cluster_domain: config.cluster_domain.clone(),
         streams: streams.clone(),

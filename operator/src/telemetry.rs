@@ -17,6 +17,8 @@ use crate::push::Streams;
 pub struct Metrics {
     registry: Registry,
     compile: Histogram,
+    /// Compilations that ended in a bug: what was compiled before holds on.
+    pub compile_failures: Counter,
     streams: Gauge,
     resources: Gauge,
     rejections: Gauge,
@@ -43,6 +45,12 @@ impl Metrics {
             Unit::Seconds,
             compile.clone(),
         );
+        let compile_failures = Counter::default();
+        registry.register(
+            "compile_failures",
+            "Compilations that ended in a bug; what was published before holds on",
+            compile_failures.clone(),
+        );
         registry.register("streams", "Sidecars with an open stream", streams.clone());
         registry.register("resources", "Resources of all audiences", resources.clone());
         registry.register(
@@ -64,6 +72,7 @@ impl Metrics {
         Arc::new(Metrics {
             registry,
             compile,
+            compile_failures,
             streams,
             resources,
             rejections,

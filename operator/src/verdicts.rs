@@ -101,6 +101,12 @@ impl Verdicts {
         told.problems = seen.problems.clone();
     }
 
+    /// The compiler's verdicts.
+    pub fn compiled(&self) -> BTreeMap<ObjectRef, Verdict> {
+        let told = self.told.read().unwrap_or_else(PoisonError::into_inner);
+        told.verdicts.clone()
+    }
+
     /// Every object's report, in the order of kind, namespace and name.
     pub fn reports(&self) -> Vec<Report> {
         let told = self.told.read().unwrap_or_else(PoisonError::into_inner);

@@ -9,6 +9,7 @@ use sidecar::{app, telemetry};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     telemetry::log::init(&cli.args.log);
+    telemetry::log::end_at_panic();
     let ended = match &cli.command {
         Some(Command::Redirect(redirect)) => redirect.run().map_err(anyhow::Error::from),
         None => app::run(&cli.args),

@@ -60,6 +60,11 @@ impl Snapshot {
         self.resources.get(id)
     }
 
+    /// All resources, whoever may receive them.
+    pub(super) fn resources(&self) -> &BTreeMap<ResourceId, Arc<Compiled>> {
+        &self.resources
+    }
+
     /// How many resources there are.
     pub fn len(&self) -> usize {
         self.resources.len()

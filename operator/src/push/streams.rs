@@ -1,10 +1,10 @@
 //! Every stream there is, and who of them is told what.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use compiler::{Audience, AudienceKey, Inputs, ObjectKey, ObjectRef, Output};
+use compiler::{Audience, AudienceKey, Compiled, Inputs, ObjectKey, ObjectRef, Output};
 use tokio::sync::Notify;
 use wire::ResourceId;
 use wire::delta::{Outcome, Sent, View};
@@ -298,6 +298,11 @@ impl Streams {
     /// How many resources are published, of every audience together.
     pub fn resources(&self) -> usize {
         self.lock().snapshot.len()
+    }
+
+    /// What was last published.
+    pub fn published(&self) -> BTreeMap<ResourceId, Arc<Compiled>> {
+        self.lock().snapshot.resources().clone()
     }
 
     /// How many rejections stand: a resource and a sidecar each.
