@@ -14,7 +14,8 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use crds::ApiRoute;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -128,22 +129,22 @@ const KINDS: &[Known] = &[
     Known {
         api_version: "apps/v1",
         kind: "StatefulSet",
-        read: |_| Ok(Object::Ignored),
+        read: ignored::<StatefulSet>,
     },
     Known {
         api_version: "apps/v1",
         kind: "DaemonSet",
-        read: |_| Ok(Object::Ignored),
+        read: ignored::<DaemonSet>,
     },
     Known {
         api_version: "batch/v1",
         kind: "Job",
-        read: |_| Ok(Object::Ignored),
+        read: ignored::<Job>,
     },
     Known {
         api_version: "batch/v1",
         kind: "CronJob",
-        read: |_| Ok(Object::Ignored),
+        read: ignored::<CronJob>,
     },
     Known {
         api_version: "v1",
