@@ -89,12 +89,13 @@ pub(crate) fn compile<'a>(
     pods: &Objects<Pod>,
     settings: &Settings,
 ) -> mesh::Endpoints {
+    let family = family(service);
     let ports = tcp_ports(service)
         .map(|(number, port)| mesh::ServicePort {
             port: number.into(),
             name: port.name.clone().unwrap_or_default(),
             protocol: protocol(port).into(),
-            endpoints: endpoints(key, port, slices.clone(), pods, settings),
+            endpoints: endpoints(key, port, family, slices.clone(), pods, settings),
         })
         .collect();
     mesh::Endpoints {
@@ -110,16 +111,14 @@ pub(crate) fn compile<'a>(
 fn endpoints<'a>(
     service: &ObjectKey,
     port: &ServicePort,
+    family: &str,
     slices: impl Iterator<Item = &'a EndpointSlice>,
     pods: &Objects<Pod>,
     settings: &Settings,
 ) -> Vec<mesh::Endpoint> {
     // While the endpoint controller moves an endpoint between slices it is in both.
     let mut found: BTreeMap<(IpAddr, u16), mesh::Endpoint> = BTreeMap::new();
-    for slice in slices {
-        if !matches!(&*slice.address_type, "IPv4" | "IPv6") {
-            continue;
-        }
+    for slice in slices.filter(|slice| slice.address_type == family) {
         let Some(number) = number_in(slice, port) else {
             continue;
         };
@@ -135,6 +134,22 @@ fn endpoints<'a>(
         }
     }
     found.into_values().collect()
+}
+
+/// The addresses by which a Service's endpoints are called: of its first family. A Service of both
+/// has each of its pods twice; each counts once.
+fn family(service: &Service) -> &str {
+    let spec = service.spec.as_ref();
+    let families = spec.and_then(|spec| spec.ip_families.as_ref());
+    if let Some(first) = families.and_then(|families| families.first()) {
+        return first;
+    }
+    // In a folder nobody filled it in.
+    let address = spec.and_then(|spec| spec.cluster_ip.as_ref());
+    match address.and_then(|address| address.parse().ok()) {
+        Some(IpAddr::V6(_)) => "IPv6",
+        Some(IpAddr::V4(_)) | None => "IPv4",
+    }
 }
 
 /// `None` for an endpoint whose pod hasn't been seen, or was replaced by another of its name, or is

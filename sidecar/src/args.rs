@@ -68,19 +68,19 @@ pub struct Args {
     #[arg(long, env = "MESHWRIGHT_WORKERS")]
     pub workers: Option<usize>,
     /// Where the application's connections arrive.
-    #[arg(long, default_value = "0.0.0.0:15001")]
+    #[arg(long, default_value = "[::]:15001")]
     pub listen_outbound: SocketAddr,
     /// Where peers' connections arrive; may be given several times.
-    #[arg(long, default_value = "0.0.0.0:15006")]
+    #[arg(long, default_value = "[::]:15006")]
     pub listen_inbound: Vec<SocketAddr>,
     /// Questions about the configuration; never reachable from other hosts.
     #[arg(long, default_value = "127.0.0.1:15000")]
     pub listen_admin: SocketAddr,
     /// Metrics for scrapers.
-    #[arg(long, default_value = "0.0.0.0:15020")]
+    #[arg(long, default_value = "[::]:15020")]
     pub listen_metrics: SocketAddr,
     /// Readiness for the kubelet.
-    #[arg(long, default_value = "0.0.0.0:15021")]
+    #[arg(long, default_value = "[::]:15021")]
     pub listen_ready: SocketAddr,
     /// Mark all sockets with this, where the redirect knows the sidecar by mark.
     #[arg(long)]

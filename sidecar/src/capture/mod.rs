@@ -20,13 +20,14 @@
 //! `nftnl` (needs C libraries), `nftables` (calls the `nft` program), `rustables` (GPL).
 
 mod args;
+mod loopback;
 mod nftables;
 #[cfg(test)]
 mod tests;
 pub mod way_out;
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use args::RedirectArgs;
 use nftables::{Batch, Chain, Hook, Match, Verdict};
@@ -36,6 +37,9 @@ use nftables::{Batch, Chain, Hook, Match, Verdict};
 /// It is how such a connection is told from an application's call to itself, which passes the
 /// sidecar like any other call.
 pub const APPLICATION_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+
+/// The same over IPv6, where the loopback interface has this address only if it is given it.
+pub const APPLICATION_SOURCE_6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// The name of the one table this module owns. Whatever else is in it is replaced.
 pub const TABLE: &str = "meshwright";
@@ -94,9 +98,9 @@ pub enum Error {
 /// The table is replaced as a whole and in one transaction: running it twice leaves one set of
 /// rules, and no connection sees half of them.
 ///
-/// Connections over IPv6 are redirected as well, though sidecars listen on IPv4 only so far: they
-/// are refused rather than let past the sidecar.
+/// Connections over IPv6 are redirected as well, also where nothing has an address of it yet.
 pub fn redirect(rules: &Rules) -> Result<(), Error> {
+    loopback::add(APPLICATION_SOURCE_6)?;
     let mut batch = Batch::replace(TABLE);
     batch.chain(Chain {
         name: "outbound",
@@ -117,7 +121,8 @@ pub fn redirect(rules: &Rules) -> Result<(), Error> {
 
 /// Removes the redirect from the current network namespace; removing what isn't there is no error.
 pub fn remove() -> Result<(), Error> {
-    Batch::remove(TABLE).commit()
+    Batch::remove(TABLE).commit()?;
+    loopback::remove(APPLICATION_SOURCE_6)
 }
 
 /// What happens to a connection opened inside the namespace: the first line that matches.
@@ -132,6 +137,10 @@ fn outbound(rules: &Rules) -> Vec<(Vec<Match>, Verdict)> {
             vec![sidecar, Match::Source(APPLICATION_SOURCE)],
             Verdict::Return,
         ),
+        (
+            vec![sidecar, Match::Source6(APPLICATION_SOURCE_6)],
+            Verdict::Return,
+        ),
         // The sidecar calls its own workload (a Service chose this very pod): through its own
         // inbound side, so that a workload's calls to itself obey the same rules as others'.
         (
@@ -143,11 +152,20 @@ fn outbound(rules: &Rules) -> Vec<(Vec<Match>, Verdict)> {
             ],
             Verdict::Redirect(rules.inbound),
         ),
+        (
+            vec![
+                sidecar,
+                Match::LeavesByLoopback,
+                Match::ToLoopback6(false),
+                Match::Tcp,
+            ],
+            Verdict::Redirect(rules.inbound),
+        ),
         // The sidecar calls another.
         (vec![sidecar], Verdict::Return),
         // What an application says to itself over loopback is its own business.
         (vec![Match::ToLoopback(true)], Verdict::Return),
-        (vec![Match::ToLoopback6], Verdict::Return),
+        (vec![Match::ToLoopback6(true)], Verdict::Return),
         (vec![Match::Tcp], Verdict::Redirect(rules.outbound)),
     ]
 }

@@ -1,6 +1,6 @@
 //! One nftables transaction, as netlink messages.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use netlink_bindings::nftables::{
     self, Chained, CmpOps, MetaKeys, Nfgenmsg, PayloadBase, PushExprListAttrs, PushRuleAttrs,
@@ -55,11 +55,12 @@ pub(super) enum Match {
     SocketUid(u32),
     Mark(u32),
     Source(Ipv4Addr),
+    Source6(Ipv6Addr),
     LeavesByLoopback,
     /// To 127.0.0.0/8, or to any other IPv4 address.
     ToLoopback(bool),
-    /// To `::1`.
-    ToLoopback6,
+    /// To `::1`, or to any other IPv6 address.
+    ToLoopback6(bool),
     Tcp,
     ToPort(u16),
 }
@@ -203,6 +204,16 @@ impl Match {
                     &address.octets(),
                 )
             }
+            Self::Source6(address) => {
+                let to = meta(to, MetaKeys::Nfproto, CmpOps::Eq, &[FAMILY_IPV6]);
+                payload(
+                    to,
+                    PayloadBase::NetworkHeader,
+                    8,
+                    CmpOps::Eq,
+                    &address.octets(),
+                )
+            }
             Self::LeavesByLoopback => {
                 let mut name = [0; INTERFACE_NAME_BYTES];
                 name[..2].copy_from_slice(b"lo");
@@ -214,14 +225,15 @@ impl Match {
                 // A /8 is the address's first byte.
                 payload(to, PayloadBase::NetworkHeader, 16, compare, &[127])
             }
-            Self::ToLoopback6 => {
+            Self::ToLoopback6(wanted) => {
                 let to = meta(to, MetaKeys::Nfproto, CmpOps::Eq, &[FAMILY_IPV6]);
+                let compare = if wanted { CmpOps::Eq } else { CmpOps::Neq };
                 payload(
                     to,
                     PayloadBase::NetworkHeader,
                     24,
-                    CmpOps::Eq,
-                    &std::net::Ipv6Addr::LOCALHOST.octets(),
+                    compare,
+                    &Ipv6Addr::LOCALHOST.octets(),
                 )
             }
             Self::Tcp => meta(to, MetaKeys::L4Proto, CmpOps::Eq, &[PROTOCOL_TCP]),

@@ -15,6 +15,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
+mod ipv6;
+
 const MARK: u32 = 1337;
 /// The user a test is inside its namespace.
 const OWN_UID: u32 = 0;
@@ -30,7 +32,10 @@ fn in_a_namespace(name: &str) {
         .args(["--user", "--map-root-user", "--net", "--"])
         .arg(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "--nocapture"])
-        .arg(format!("capture::tests::namespaced::{name}"))
+        .arg(match name.contains("::") {
+            true => format!("capture::tests::{name}"),
+            false => format!("capture::tests::namespaced::{name}"),
+        })
         .output()
         .unwrap();
     let said = format!(

@@ -1,7 +1,7 @@
 //! Listening sockets, one per worker for each address.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -10,7 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 /// Connections that the kernel holds for us before we accept them.
 const BACKLOG: i32 = 1024;
 
-/// Binds a listener of the calling worker's own.
+/// Binds a listener of the calling worker's own. `[::]` means every address of both families, and
+/// of IPv4 alone where there is no IPv6.
 ///
 /// `SO_REUSEPORT` lets every worker have a socket on the same address; the kernel spreads new
 /// connections over them, and no lock or queue is shared between workers.
@@ -18,11 +19,23 @@ const BACKLOG: i32 = 1024;
 /// # Errors
 /// The address is in use by another program, or is not one of this machine.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match listen_on(address) {
+        Err(_) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            listen_on((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        bound => bound,
+    }
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;

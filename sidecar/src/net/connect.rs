@@ -9,7 +9,7 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::accept::prepare;
-use crate::capture::{APPLICATION_SOURCE, way_out};
+use crate::capture::{APPLICATION_SOURCE, APPLICATION_SOURCE_6, way_out};
 
 /// How long a TCP handshake may take. Inside one network a second is already two lost packets.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,9 +46,10 @@ impl Connector {
             return connect(self.socket(address)?, address).await;
         }
         let socket = self.socket(called)?;
-        if called.is_ipv4() {
-            socket.bind(SocketAddr::new(APPLICATION_SOURCE.into(), 0))?;
-        }
+        socket.bind(match called {
+            SocketAddr::V4(_) => SocketAddr::new(APPLICATION_SOURCE.into(), 0),
+            SocketAddr::V6(_) => SocketAddr::new(APPLICATION_SOURCE_6.into(), 0),
+        })?;
         connect(socket, called).await
     }
 

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 /// # Errors
 /// Only when the socket is already gone.
 pub fn original_dst(stream: &TcpStream) -> io::Result<SocketAddr> {
-    let local = canonical(stream.local_addr()?);
+    let local = local(stream)?;
     let socket = SockRef::from(stream);
     let tracked = match local {
         SocketAddr::V4(_) => socket.original_dst_v4(),
@@ -25,6 +25,14 @@ pub fn original_dst(stream: &TcpStream) -> io::Result<SocketAddr> {
         .ok()
         .and_then(|address| address.as_socket())
         .map_or(local, canonical))
+}
+
+/// The address that a connection arrived at.
+///
+/// # Errors
+/// Only when the socket is already gone.
+pub fn local(stream: &TcpStream) -> io::Result<SocketAddr> {
+    stream.local_addr().map(canonical)
 }
 
 /// An IPv4 address that arrived on a dual-stack socket is that IPv4 address.

@@ -28,14 +28,14 @@ use crate::config::service::Protocol;
 use crate::identity::SpiffeId;
 use crate::identity::verify::identity_of;
 use crate::net::detect::{DETECT_TIMEOUT, FirstBytes, first_bytes, whenever_they_come};
-use crate::net::original_dst::original_dst;
+use crate::net::original_dst::{local, original_dst};
 use crate::net::tls::{ALPN_H1, ALPN_H2, ALPN_TCP, HANDSHAKE_TIMEOUT};
 use crate::telemetry::metrics::{ConnectionKind, Direction, DirectionLabels};
 
 /// Carries one connection of the application, from accept to close.
 pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
     let _open = Open::new(&px, Direction::outbound);
-    let (Ok(called), Ok(local)) = (original_dst(&stream), stream.local_addr()) else {
+    let (Ok(called), Ok(local)) = (original_dst(&stream), local(&stream)) else {
         return;
     };
     let ended = if called == local {
