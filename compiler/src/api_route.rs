@@ -316,7 +316,7 @@ fn rule_name(index: usize) -> String {
 fn request_match(written: &Match) -> mesh::Match {
     use mesh::r#match::Path;
     mesh::Match {
-        // As written, because requests are compared as they were sent.
+        // As written: sidecars bring it into the normal form of paths, as they do with requests'.
         path: written.path.as_ref().map(|path| match path.type_ {
             PathType::Exact => Path::Exact(path.value.clone()),
             PathType::Prefix => Path::Prefix(match path.value.trim_end_matches('/') {

@@ -168,10 +168,10 @@ fn a_rule_across_fields_is_kept_as_a_cluster_keeps_it() {
             "spec: {{hosts: [a], rules: [{{matches: [{{path: {{type: Exact, value: {value}}}}}]}}]}}"
         ))
     };
-    let merged = "a path can't contain //: a later version will merge these, and it would never \
-                  match again";
-    let resolved = "a path can't have a segment that is . or ..: most clients resolve these before \
-                    they send, and a later version will for all";
+    let merged = "a path can't contain //: a request's path has single slashes when it is \
+                  compared, so write /";
+    let resolved = "a path can't have a segment that is . or ..: a request's path has none when it \
+                    is compared, so write the path that they lead to";
     for (value, message) in [
         ("/a//b", merged),
         ("/a/../b", resolved),

@@ -140,19 +140,22 @@ pub struct PathMatch {
     #[serde(rename = "type")]
     pub type_: PathType,
 
-    /// The path, without query. A request's path is compared with it as it was sent: `/a`, `/%61`
-    /// and `//a` differ, and so do `%c3` and `%C3`. A later version will compare a normalised form
-    /// of both.
+    /// The path, without query. Both it and a request's path are compared in one normal form, which
+    /// is also what is forwarded: percent-encodings of letters, digits, `-`, `.`, `_` and `~` are
+    /// decoded, others are in upper case, segments `.` and `..` are resolved, `//` is `/`. So `/a`,
+    /// `/%61`, `//a` and `/b/../a` are the same, and `%2F` stays what it is: no separator. A request
+    /// with a path that two servers could read differently (a backslash, a control character, bytes
+    /// above 127, an invalid percent-encoding, more `..` than segments) is answered 400.
     #[schemars(
         length(min = 1, max = 1024),
         pattern(r"^/([A-Za-z0-9/\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})*$")
     )]
     #[x_kube(validation = Cel::new("!self.contains('//')").message(
-        "a path can't contain //: a later version will merge these, and it would never match again"
+        "a path can't contain //: a request's path has single slashes when it is compared, so write /"
     ))]
     #[x_kube(validation = Cel::new("!self.matches('/([.]|%2[eE]){1,2}(/|$)')").message(
-        "a path can't have a segment that is . or ..: most clients resolve these before they send, \
-         and a later version will for all"
+        "a path can't have a segment that is . or ..: a request's path has none when it is \
+         compared, so write the path that they lead to"
     ))]
     pub value: String,
 }

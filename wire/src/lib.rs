@@ -3,6 +3,9 @@
 //! Read in this order: [`id`] and [`generation`] (what is named, how new it is), [`resource`] (what
 //! is sent), [`delta`] (the two ends of a stream as plain state machines), then [`message`],
 //! [`server`] and [`client`] (the same two ends on a network).
+//!
+//! [`path`] says how the paths of a [`mesh::Match`] are read: the compiler refuses what no sidecar
+//! could build, so both read them here.
 
 pub mod capability;
 pub mod client;
@@ -10,6 +13,7 @@ pub mod delta;
 pub mod generation;
 pub mod id;
 pub mod message;
+pub mod path;
 pub mod resource;
 pub mod server;
 

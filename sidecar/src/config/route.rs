@@ -115,10 +115,16 @@ impl Match {
     }
 
     fn build(sent: mesh::Match) -> Result<Self, String> {
+        // Requests come in the normal form of paths, so what was written is brought into it too.
+        let normal = |path: &str| {
+            let form = wire::path::normalise(path.as_bytes());
+            form.map(String::from)
+                .map_err(|why| format!("the path {path:?}: {why}"))
+        };
         let path = match sent.path {
-            Some(mesh::r#match::Path::Exact(path)) => Path::Exact(path),
+            Some(mesh::r#match::Path::Exact(path)) => Path::Exact(normal(&path)?),
             Some(mesh::r#match::Path::Prefix(path)) => {
-                Path::Prefix(path.trim_end_matches('/').to_owned())
+                Path::Prefix(normal(&path)?.trim_end_matches('/').to_owned())
             }
             None => Path::Prefix(String::new()),
         };
@@ -317,6 +323,18 @@ mod tests {
             found(&route, two(Request::post("/a"))).as_deref(),
             Some("method")
         );
+    }
+
+    #[test]
+    fn a_path_that_is_written_in_another_form_is_the_same_path() {
+        let route = route(vec![
+            rule("exact", vec![on(Sent::Exact("/%61dmin/caf%c3%a9".into()))]),
+            rule("prefix", vec![on(Sent::Prefix("/%7Eme/".into()))]),
+        ]);
+        let exact = Request::get("/admin/caf%C3%A9");
+        assert_eq!(found(&route, exact).as_deref(), Some("exact"));
+        let prefix = Request::get("/~me/x");
+        assert_eq!(found(&route, prefix).as_deref(), Some("prefix"));
     }
 
     #[test]

@@ -91,6 +91,11 @@ impl Context {
         }
     }
 
+    /// The path has another form than it was sent in, and this is the one that counts.
+    pub fn settled(&mut self, uri: &Uri) {
+        self.uri = uri.clone();
+    }
+
     /// Whether the response must have no body.
     pub fn is_head(&self) -> bool {
         self.method == Method::HEAD
@@ -229,5 +234,14 @@ mod tests {
         assert!(line.contains(r#""path":"/orders/1""#), "{line}");
         assert!(line.contains(r#""host":"orders.shop""#), "{line}");
         assert!(!line.contains("secret"), "{line}");
+    }
+
+    #[test]
+    fn a_line_has_the_path_that_was_settled() {
+        let request = Request::get("/public/../%61dmin?a=//");
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let mut cx = Context::new(Direction::outbound, &head);
+        crate::proxy::path::settle(&mut cx, &mut head).unwrap();
+        assert_eq!(cx.line().path, "/admin");
     }
 }

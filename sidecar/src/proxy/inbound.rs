@@ -12,7 +12,7 @@ use super::context::{Account, Context};
 use super::error::{Error, Reason};
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
-use super::{Proxy, forward, headers};
+use super::{Proxy, forward, headers, path};
 use crate::config::State;
 use crate::config::state::NotServed;
 use crate::identity::SpiffeId;
@@ -58,6 +58,7 @@ async fn inbound(
     let (mut head, body) = request.into_parts();
     headers::check(&head)?;
     cx.upgrade = Upgrade::wanted(&mut head, &px.drain);
+    path::settle(cx, &mut head)?;
     let served = state.served(peer.called.port()).map_err(refusal)?;
     cx.service = Some(served.guard.service.clone());
     // Here, in this order: inspection of the body, authentication, authorization, rate limit,

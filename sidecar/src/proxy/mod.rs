@@ -27,6 +27,7 @@ pub mod inbound;
 pub mod limits;
 pub mod opaque;
 pub mod outbound;
+pub mod path;
 pub mod serve;
 pub mod upgrade;
 pub mod upstream;

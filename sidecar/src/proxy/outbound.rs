@@ -12,7 +12,7 @@ use super::destination::Destination;
 use super::error::{Error, Reason};
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
-use super::{Proxy, forward, headers, opaque};
+use super::{Proxy, forward, headers, opaque, path};
 use crate::config::State;
 use crate::policy::timeout::Deadline;
 use crate::telemetry::metrics::Direction;
@@ -55,6 +55,7 @@ async fn outbound(
     let (mut head, body) = request.into_parts();
     headers::check(&head)?;
     cx.upgrade = Upgrade::wanted(&mut head, &px.drain);
+    path::settle(cx, &mut head)?;
     let destination = destination(px, state, captured, &head)?;
     cx.service = Some(destination.service.clone());
     if let (Captured::Explicitly, Some(tunnel)) = (captured, cx.upgrade.take_if(|u| u.is_tunnel()))
