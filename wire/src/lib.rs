@@ -4,8 +4,8 @@
 //! is sent), [`delta`] (the two ends of a stream as plain state machines), then [`message`],
 //! [`server`] and [`client`] (the same two ends on a network).
 //!
-//! [`path`] says how the paths of a [`mesh::Match`] are read: the compiler refuses what no sidecar
-//! could build, so both read them here.
+//! [`path`] and [`regex`] say how the texts of a [`mesh::Match`] are read: the compiler refuses what
+//! no sidecar could build, so both read them here.
 
 pub mod capability;
 pub mod client;
@@ -14,6 +14,7 @@ pub mod generation;
 pub mod id;
 pub mod message;
 pub mod path;
+pub mod regex;
 pub mod resource;
 pub mod server;
 

@@ -20,6 +20,10 @@
 
 use std::borrow::Cow;
 
+mod pattern;
+
+pub use pattern::{MAX_NAME, MAX_PATTERN, Pattern, Segment};
+
 /// Why a path has no normal form. The sentences name nothing of the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -199,7 +203,7 @@ fn encode(byte: u8, out: &mut Vec<u8>) {
 }
 
 /// The byte whose percent-encoding `text` begins with.
-fn encoded(text: &[u8]) -> Option<u8> {
+pub fn encoded(text: &[u8]) -> Option<u8> {
     match text {
         [b'%', high, low, ..] => {
             let digit = |byte: u8| char::from(byte).to_digit(16);
