@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use crds::status::Reason;
-use crds::{ApiRouteSpec, BackendRef, Match, PathType, RouteRule, Timeouts};
+use crds::{ApiRouteSpec, BackendRef, RouteRule, Timeouts};
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use wire::mesh::{self, Protocol};
 
@@ -16,6 +16,10 @@ use crate::endpoints::{is_external_name, protocol, tcp_ports};
 use crate::host::{self, Suggestions};
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings};
+
+mod matching;
+
+pub(crate) use matching::capabilities;
 
 /// What is known when an ApiRoute is read.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +69,7 @@ const MAX_PORTS_LISTED: usize = 8;
 // === impl Reader ===
 
 impl Reader<'_> {
-    /// Reads `spec.hosts`.
+    /// Reads `spec.hosts`, and whether the rest can be in force.
     pub(crate) fn hosts(&self) -> Hosts {
         let mut hosts = Hosts::default();
         let mut refusals = Vec::new();
@@ -102,6 +106,8 @@ impl Reader<'_> {
                 message: "spec.hosts is empty: name at least one Service.".to_owned(),
             });
         }
+        // What can't be matched is no smaller mistake: the rules mean something as a whole only.
+        refusals.extend(matching::problems(self.spec));
         hosts.refusal = Refusal::all(refusals);
         hosts
     }
@@ -215,7 +221,7 @@ impl Reader<'_> {
         }
         mesh::Rule {
             name: rule.name.clone().unwrap_or_else(|| rule_name(index)),
-            matches: rule.matches.iter().map(request_match).collect(),
+            matches: rule.matches.iter().map(matching::request_match).collect(),
             backends,
             request_timeout_ms: self.request_timeout(rule.timeouts.as_ref()),
         }
@@ -313,32 +319,6 @@ fn rule_name(index: usize) -> String {
     format!("rule-{index}")
 }
 
-fn request_match(written: &Match) -> mesh::Match {
-    use mesh::r#match::Path;
-    mesh::Match {
-        // As written: sidecars bring it into the normal form of paths, as they do with requests'.
-        path: written.path.as_ref().map(|path| match path.type_ {
-            PathType::Exact => Path::Exact(path.value.clone()),
-            PathType::Prefix => Path::Prefix(match path.value.trim_end_matches('/') {
-                "" => "/".to_owned(),
-                segments => segments.to_owned(),
-            }),
-        }),
-        method: written
-            .method
-            .map(|method| method.as_str().to_owned())
-            .unwrap_or_default(),
-        headers: written
-            .headers
-            .iter()
-            .map(|header| mesh::HeaderMatch {
-                name: header.name.to_ascii_lowercase(),
-                value: header.value.clone(),
-            })
-            .collect(),
-    }
-}
-
 /// The ports that a Service has, as a clause.
 fn listed(service: &Service) -> String {
     let mut ports: Vec<String> = tcp_ports(service)
@@ -400,34 +380,7 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
-    use crds::PathMatch;
-
     use super::*;
-
-    #[test]
-    fn a_path_is_compiled_as_written_but_for_the_end_of_a_prefix() {
-        use mesh::r#match::Path;
-        let compiled = |type_, value: &str| {
-            let value = value.to_owned();
-            let written = Match {
-                path: Some(PathMatch { type_, value }),
-                ..Match::default()
-            };
-            request_match(&written).path.unwrap()
-        };
-        for (written, prefix) in [
-            ("/", "/"),
-            ("/a/b", "/a/b"),
-            ("/a/b/", "/a/b"),
-            ("/%61%2d%7E", "/%61%2d%7E"),
-            ("/caf%c3%a9/%2F", "/caf%c3%a9/%2F"),
-        ] {
-            let exact = Path::Exact(written.to_owned());
-            assert_eq!(compiled(PathType::Exact, written), exact);
-            let prefix = Path::Prefix(prefix.to_owned());
-            assert_eq!(compiled(PathType::Prefix, written), prefix);
-        }
-    }
 
     #[test]
     fn of_a_thousand_missing_backends_only_those_that_are_told_are_compared() {

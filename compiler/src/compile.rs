@@ -243,15 +243,7 @@ impl Compilation<'_> {
         match (id, &refusal) {
             (Some(id), None) => {
                 resources.push(id.clone());
-                let needs_headers = rules
-                    .rules
-                    .iter()
-                    .flat_map(|rule| &rule.matches)
-                    .any(|written| !written.headers.is_empty());
-                let capabilities: &[&str] = match needs_headers {
-                    true => &[capability::ROUTE, capability::MATCH_HEADER],
-                    false => &[capability::ROUTE],
-                };
+                let capabilities = crate::api_route::capabilities(&rules.rules);
                 let route = mesh::Route {
                     namespace: key.namespace.clone(),
                     name: key.name.clone(),
@@ -267,7 +259,7 @@ impl Compilation<'_> {
                     true => BTreeSet::from([AudienceKey::Namespace(key.namespace.clone())]),
                     false => everyone(),
                 };
-                self.put(id, capabilities, &route, audience, Some(object.clone()));
+                self.put(id, &capabilities, &route, audience, Some(object.clone()));
             }
             (Some(id), Some(_)) => self.remove(id),
             (None, _) => {}

@@ -76,7 +76,7 @@ fn a_misspelt_field_is_refused_with_the_nearest_one() {
         &route("spec: {hosts: [orders], rules: [{matches: [{cookie: a}]}]}"),
         &[
             "shop.yaml:4: spec.rules[0].matches[0].cookie: unknown field; the fields here are \
-           headers, method, path",
+           headers, method, path, query",
         ],
     );
 }
@@ -163,24 +163,36 @@ fn a_rule_across_fields_is_kept_as_a_cluster_keeps_it() {
             "shop.yaml:6: spec.rules: two rules have the same name",
         ],
     );
-    let path = |value: &str| {
+    let path = |type_: &str, value: &str| {
         route(&format!(
-            "spec: {{hosts: [a], rules: [{{matches: [{{path: {{type: Exact, value: {value}}}}}]}}]}}"
+            "spec: {{hosts: [a], rules: [{{matches: [{{path: {{type: {type_}, value: {value:?}}}}}]}}]}}"
         ))
     };
     let merged = "a path can't contain //: a request's path has single slashes when it is \
                   compared, so write /";
     let resolved = "a path can't have a segment that is . or ..: a request's path has none when it \
                     is compared, so write the path that they lead to";
-    for (value, message) in [
-        ("/a//b", merged),
-        ("/a/../b", resolved),
-        ("/a/.", resolved),
-        ("/a/.%2E/b", resolved),
-        ("/%2e", resolved),
+    let encoded = "a path begins with / and has only the characters of a URL's path: \
+                   percent-encode others";
+    let named = "{ and } are percent-encoded in a path; {name} stands for a segment in a Pattern \
+                 only";
+    for (type_, value, message) in [
+        ("Exact", "/a//b", merged),
+        ("Prefix", "/a//b", merged),
+        ("Pattern", "/a//{b}", merged),
+        ("Exact", "/a/../b", resolved),
+        ("Exact", "/a/.", resolved),
+        ("Prefix", "/a/.%2E/b", resolved),
+        ("Pattern", "/%2e", resolved),
+        ("Exact", "a", encoded),
+        ("Exact", "/a%zz", encoded),
+        ("Prefix", "/a[b]", encoded),
+        ("Pattern", "/{a}?b", encoded),
+        ("Exact", "/{id}", named),
+        ("Prefix", "/a}", named),
     ] {
-        let expected = format!("shop.yaml:4: spec.rules[0].matches[0].path.value: {message}");
-        refuses(&path(value), &[&expected]);
+        let expected = format!("shop.yaml:4: spec.rules[0].matches[0].path: {message}");
+        refuses(&path(type_, value), &[&expected]);
     }
     for value in [
         "/",
@@ -190,11 +202,49 @@ fn a_rule_across_fields_is_kept_as_a_cluster_keeps_it() {
         "/...",
         "/a%2Eb",
         "/a%2fb",
-        "/a%00",
+        "/it's-a",
         "/caf%C3%A9",
     ] {
-        refuses(&path(value), &[]);
+        refuses(&path("Exact", value), &[]);
+        refuses(&path("Pattern", value), &[]);
     }
+    refuses(&path("Pattern", "/a/{b}/{c...}"), &[]);
+    refuses(&path("Regex", "[^/]*//..|/a/../{3}"), &[]);
+    let compared = |what: &str| {
+        route(&format!(
+            "spec: {{hosts: [a], rules: [{{matches: [{{headers: [{what}], query: [{what}]}}]}}]}}"
+        ))
+    };
+    let both = ["headers", "query"].map(|field| {
+        format!(
+            "shop.yaml:4: spec.rules[0].matches[0].{field}[0]: Exact and Regex compare with a \
+             value, and Present has none"
+        )
+    });
+    for wrong in [
+        "{name: x}",
+        "{name: x, type: Regex}",
+        "{name: x, type: Present, value: a}",
+    ] {
+        refuses(&compared(wrong), &[&both[0], &both[1]]);
+    }
+    for right in [
+        "{name: x, value: a}",
+        "{name: x, type: Regex, value: a}",
+        "{name: x, type: Present}",
+    ] {
+        refuses(&compared(right), &[]);
+    }
+    refuses(
+        &route(
+            "spec: {hosts: [a], rules: [{matches: [{query: [{name: x, value: a}, {name: X, value: \
+             b}, {name: x, type: Present}]}]}]}",
+        ),
+        &[
+            "shop.yaml:4: spec.rules[0].matches[0].query: a parameter is named twice; one match \
+             can hold one value of a parameter",
+        ],
+    );
     refuses(
         &route(
             "spec: {hosts: [a], rules: [{matches: [{headers: [{name: X, value: a}, {name: x, value: \

@@ -1,4 +1,4 @@
-//! ApiRoute: which Service a call goes to, by host, path, method and headers.
+//! ApiRoute: which Service a call goes to, by host, path, method, headers and query.
 
 #![allow(
     unreachable_pub,
@@ -9,10 +9,13 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::Rule as Cel;
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::units::Duration;
+
+mod matching;
+
+pub use matching::{HeaderMatch, Match, Method, PathMatch, PathType, QueryMatch, ValueType};
 
 /// Rules for the calls to one or more Services. In the Services' own namespace it governs every
 /// caller; in another namespace it governs that namespace's callers only, and wins there.
@@ -67,10 +70,14 @@ pub struct ApiRouteSpec {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub hosts: Vec<String>,
 
-    /// What happens to which requests. The most specific match of all rules decides: an exact path
-    /// before a prefix, a longer prefix before a shorter one, a method before none, more headers
-    /// before fewer, an earlier rule before a later one. A request that no rule matches is answered
-    /// 404. Without rules every request goes to the Service that was called.
+    /// What happens to which requests. The most specific match of all rules decides. What fits whole
+    /// paths comes first: an exact path, then a pattern (with more literal segments before fewer,
+    /// with longer ones before shorter), then a regular expression. Then what paths begin with: a
+    /// longer prefix before a shorter one, and a match without a path last; a pattern that ends in
+    /// `{name...}` is one of these, and counts as the prefix before its first `{`. Among equal paths
+    /// a method comes before none, more headers before fewer, more query parameters before fewer, an
+    /// earlier rule before a later one. A request that no rule matches is answered 404. Without rules
+    /// every request goes to the Service that was called.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Cel::new(
@@ -108,95 +115,6 @@ pub struct RouteRule {
     /// Time limits of this rule, instead of those of the whole object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
-}
-
-/// One entry of `matches`: everything it names must hold.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Match {
-    /// The path that the request must have; any when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathMatch>,
-
-    /// The method that the request must have; any when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub method: Option<Method>,
-
-    /// Headers that the request must have, all of them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
-    #[x_kube(validation = Cel::new(
-        "self.all(h, self.exists_one(o, o.name.lowerAscii() == h.name.lowerAscii()))"
-    ).message("a header is named twice; one match can hold one value of a header"))]
-    pub headers: Vec<HeaderMatch>,
-}
-
-/// How a request's path is compared.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PathMatch {
-    /// `Exact` compares the whole path; `Prefix` compares whole segments: `/a` matches `/a` and
-    /// `/a/b`, not `/ab`, and `/a/` is the same as `/a`.
-    #[serde(rename = "type")]
-    pub type_: PathType,
-
-    /// The path, without query. Both it and a request's path are compared in one normal form, which
-    /// is also what is forwarded: percent-encodings of letters, digits, `-`, `.`, `_` and `~` are
-    /// decoded, others are in upper case, segments `.` and `..` are resolved, `//` is `/`. So `/a`,
-    /// `/%61`, `//a` and `/b/../a` are the same, and `%2F` stays what it is: no separator. A request
-    /// with a path that two servers could read differently (a backslash, a control character, bytes
-    /// above 127, an invalid percent-encoding, more `..` than segments) is answered 400.
-    #[schemars(
-        length(min = 1, max = 1024),
-        pattern(r"^/([A-Za-z0-9/\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})*$")
-    )]
-    #[x_kube(validation = Cel::new("!self.contains('//')").message(
-        "a path can't contain //: a request's path has single slashes when it is compared, so write /"
-    ))]
-    #[x_kube(validation = Cel::new("!self.matches('/([.]|%2[eE]){1,2}(/|$)')").message(
-        "a path can't have a segment that is . or ..: a request's path has none when it is \
-         compared, so write the path that they lead to"
-    ))]
-    pub value: String,
-}
-
-/// How `value` is compared with a request's path.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PathType {
-    /// The whole path.
-    Exact,
-    /// Whole segments from the start.
-    Prefix,
-}
-
-/// A request's method. No `CONNECT`: it names no path, and sidecars refuse it.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-#[allow(missing_docs)]
-pub enum Method {
-    Get,
-    Head,
-    Post,
-    Put,
-    Delete,
-    Options,
-    Trace,
-    Patch,
-}
-
-/// A header that a request must have.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HeaderMatch {
-    /// The header's name; upper and lower case are the same.
-    #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$"))]
-    #[x_kube(validation = Cel::new("self.lowerAscii() != 'host'")
-        .message("the host is matched by spec.hosts, not by a header"))]
-    pub name: String,
-
-    /// The exact value. Several lines of one header are compared joined with a comma.
-    #[schemars(length(min = 1, max = 1024), pattern(r"^[!-~]([ -~]*[!-~])?$"))]
-    pub value: String,
 }
 
 /// A Service that requests go to.
@@ -252,24 +170,6 @@ pub struct ApiRouteStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub target: Option<String>,
-}
-
-// === impl Method ===
-
-impl Method {
-    /// As in a request line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Method::Get => "GET",
-            Method::Head => "HEAD",
-            Method::Post => "POST",
-            Method::Put => "PUT",
-            Method::Delete => "DELETE",
-            Method::Options => "OPTIONS",
-            Method::Trace => "TRACE",
-            Method::Patch => "PATCH",
-        }
-    }
 }
 
 // === impl BackendRef ===

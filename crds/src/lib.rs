@@ -11,7 +11,7 @@ mod units;
 
 pub use api_route::{
     ApiRoute, ApiRouteSpec, ApiRouteStatus, BackendRef, HeaderMatch, Match, Method, PathMatch,
-    PathType, RouteRule, Timeouts,
+    PathType, QueryMatch, RouteRule, Timeouts, ValueType,
 };
 pub use units::{Duration, ParseDurationError};
 

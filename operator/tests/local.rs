@@ -142,7 +142,7 @@ fn prefix(held: &Held) -> Option<String> {
         .unwrap();
     match route.rules.first()?.matches.first()?.path.clone()? {
         mesh::r#match::Path::Prefix(prefix) => Some(prefix),
-        mesh::r#match::Path::Exact(_) => None,
+        _ => None,
     }
 }
 

@@ -16,6 +16,25 @@ pub const WORKLOAD: &str = "workload";
 pub const IDENTITY: &str = "identity";
 /// Matches requests by header (`mesh.Match.headers`).
 pub const MATCH_HEADER: &str = "match.header";
+/// Matches headers in other ways than exactly (`mesh.HeaderMatch.type`).
+pub const MATCH_HEADER_TYPE: &str = "match.header-type";
+/// Matches paths by pattern (`mesh.Match.pattern`).
+pub const MATCH_PATTERN: &str = "match.pattern";
+/// Matches paths by regular expression (`mesh.Match.regex`).
+pub const MATCH_REGEX: &str = "match.regex";
+/// Matches requests by the parameters of their query (`mesh.Match.query`).
+pub const MATCH_QUERY: &str = "match.query";
 
 /// What the sidecar of this build can do.
-pub const ALL: &[&str] = &[ROUTE, GUARD, ENDPOINTS, WORKLOAD, IDENTITY, MATCH_HEADER];
+pub const ALL: &[&str] = &[
+    ROUTE,
+    GUARD,
+    ENDPOINTS,
+    WORKLOAD,
+    IDENTITY,
+    MATCH_HEADER,
+    MATCH_HEADER_TYPE,
+    MATCH_PATTERN,
+    MATCH_REGEX,
+    MATCH_QUERY,
+];

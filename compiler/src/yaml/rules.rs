@@ -27,10 +27,39 @@ const RULES: &[Rule] = &[
         "self.all(h, self.exists_one(o, o.name.lowerAscii() == h.name.lowerAscii()))",
         |headers| unique(names(headers).map(str::to_ascii_lowercase)),
     ),
-    ("!self.contains('//')", |path| !text(path).contains("//")),
-    ("!self.matches('/([.]|%2[eE]){1,2}(/|$)')", |path| {
-        let path = text(path).replace("%2e", ".").replace("%2E", ".");
-        !path.split('/').any(|segment| matches!(segment, "." | ".."))
+    (
+        "self.all(q, self.exists_one(o, o.name == q.name))",
+        |query| unique(names(query)),
+    ),
+    (
+        "self.type == 'Regex' || !self.value.contains('//')",
+        |path| is(path, "Regex") || value(path).is_none_or(|path| !path.contains("//")),
+    ),
+    (
+        "self.type == 'Regex' || !self.value.matches('/([.]|%2[eE]){1,2}(/|$)')",
+        |path| {
+            let dots = |segment: &str| matches!(segment, "." | "..");
+            is(path, "Regex")
+                || value(path).is_none_or(|path| {
+                    let path = path.replace("%2e", ".").replace("%2E", ".");
+                    !path.split('/').skip(1).any(dots)
+                })
+        },
+    ),
+    (
+        "self.type == 'Regex' || self.value.matches('^/([A-Za-z0-9/._~!$&()*+,;=:@{}\\'-]|%[0-9A-Fa-f]{2})*$')",
+        |path| is(path, "Regex") || value(path).is_none_or(|path| PATH.is_match(path)),
+    ),
+    (
+        "self.type == 'Regex' || self.type == 'Pattern' || !self.value.matches('[{}]')",
+        |path| {
+            is(path, "Regex")
+                || is(path, "Pattern")
+                || value(path).is_none_or(|path| !path.contains(['{', '}']))
+        },
+    ),
+    ("has(self.value) == (self.type != 'Present')", |compared| {
+        compared.get("value").is_some() != is(compared, "Present")
     }),
     ("self.lowerAscii() != 'host'", |name| {
         !text(name).eq_ignore_ascii_case("host")
@@ -39,6 +68,20 @@ const RULES: &[Rule] = &[
 
 static GIVEN_NAME: LazyLock<Regex> =
     LazyLock::new(|| Regex::new("^rule-[0-9]+$").expect("the pattern is constant"));
+
+static PATH: LazyLock<Regex> = LazyLock::new(|| {
+    let path = "^/([A-Za-z0-9/._~!$&()*+,;=:@{}'-]|%[0-9A-Fa-f]{2})*$";
+    Regex::new(path).expect("the pattern is constant")
+});
+
+/// Whether `type` has a value.
+fn is(object: &Value, type_: &str) -> bool {
+    object.get("type").is_some_and(|given| given == type_)
+}
+
+fn value(object: &Value) -> Option<&str> {
+    object.get("value")?.as_str()
+}
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()

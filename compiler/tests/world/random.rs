@@ -128,9 +128,17 @@ fn api_route() -> impl Strategy<Value = Value> {
     let backend = backend.prop_map(|(name, namespace, port, weight)| {
         json!({"name": name, "namespace": namespace, "port": port, "weight": weight})
     });
+    // One that no sidecar could match makes the object as good as absent.
+    let path = prop_oneof![
+        9 => Just(json!(null)),
+        2 => Just(json!({"type": "Regex", "value": "/a+"})),
+        1 => Just(json!({"type": "Regex", "value": "/(a"})),
+    ];
+    let rule = (path, vec(backend, 0..3))
+        .prop_map(|(path, backends)| json!({"matches": [{"path": path}], "backendRefs": backends}));
     (
         vec(host, 1..3),
-        vec(vec(backend, 0..3), 0..3),
+        vec(rule, 0..3),
         select(vec![
             json!(null),
             json!("2026-01-01T00:00:00Z"),
@@ -139,14 +147,11 @@ fn api_route() -> impl Strategy<Value = Value> {
         0..3,
     )
         .prop_map(|(hosts, rules, created, generation)| {
-            let rules = rules
-                .into_iter()
-                .map(|backends| json!({"backendRefs": backends}));
             json!({
                 "apiVersion": "meshwright.dev/v1alpha1",
                 "kind": "ApiRoute",
                 "metadata": {"creationTimestamp": created, "generation": generation},
-                "spec": {"hosts": hosts, "rules": Vec::from_iter(rules)},
+                "spec": {"hosts": hosts, "rules": rules},
             })
         })
 }

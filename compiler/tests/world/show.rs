@@ -148,6 +148,14 @@ fn route(sent: mesh::Route) -> Value {
     })
 }
 
+fn compared(name: &str, value: &str, type_: mesh::MatchType) -> String {
+    match type_ {
+        mesh::MatchType::Exact => format!("{name}={value}"),
+        mesh::MatchType::Regex => format!("{name}~{value}"),
+        mesh::MatchType::Present => name.to_owned(),
+    }
+}
+
 fn request_match(sent: &mesh::Match) -> String {
     let mut parts = Vec::new();
     if !sent.method.is_empty() {
@@ -156,10 +164,16 @@ fn request_match(sent: &mesh::Match) -> String {
     match &sent.path {
         Some(Path::Exact(path)) => parts.push(format!("exactly {path}")),
         Some(Path::Prefix(path)) => parts.push(format!("below {path}")),
+        Some(Path::Pattern(path)) => parts.push(format!("like {path}")),
+        Some(Path::Regex(path)) => parts.push(format!("by {path}")),
         None => {}
     }
     for header in &sent.headers {
-        parts.push(format!("{}={}", header.name, header.value));
+        parts.push(compared(&header.name, &header.value, header.r#type()));
+    }
+    for parameter in &sent.query {
+        let shown = compared(&parameter.name, &parameter.value, parameter.r#type());
+        parts.push(format!("?{shown}"));
     }
     match parts.is_empty() {
         true => "everything".to_owned(),

@@ -1,16 +1,24 @@
 //! Route → [`Route`]: which rule governs a request.
 //!
-//! Precedence is Gateway API's (HTTPRouteRule): an exact path before a prefix, a longer prefix
-//! before a shorter one, then a method, then more headers, then the order written. Matches are
-//! sorted once, when built; a request takes the first that fits.
+//! Precedence is Gateway API's (HTTPRouteRule), with our kinds of paths in it. What fits whole paths
+//! comes first: exact paths, then patterns (more literal segments before fewer, longer ones before
+//! shorter), then regular expressions: behind prefixes, every prefix `/` would hide them. Then what
+//! paths begin with: the longer before the shorter, a pattern that ends in a rest by what stands
+//! before its first variable. Then a method, more headers, more parameters, and the order written.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, request::Parts};
+use http::request::Parts;
 use wire::mesh;
+
+mod index;
+mod matching;
+pub mod query;
+
+use index::Index;
+use matching::Match;
+use query::Names;
 
 use super::service::{ServiceKey, parse_port};
 
@@ -24,8 +32,8 @@ pub struct Route {
     /// Written by the callers' own namespace; wins over the producer's.
     pub consumer: bool,
     rules: Vec<Arc<Rule>>,
-    /// By precedence; the number is the rule's place in `rules`.
-    matches: Vec<(Match, usize)>,
+    /// The numbers in it are places in `rules`.
+    index: Index,
 }
 
 /// What happens to requests that fit.
@@ -50,20 +58,6 @@ pub struct Backend {
     pub weight: u32,
 }
 
-#[derive(Debug)]
-struct Match {
-    path: Path,
-    method: Option<Method>,
-    headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-#[derive(Debug)]
-enum Path {
-    Exact(String),
-    /// Without its trailing slash.
-    Prefix(String),
-}
-
 // === build ===
 
 impl Route {
@@ -73,6 +67,7 @@ impl Route {
     /// A sentence naming the field that cannot be used.
     pub fn build(sent: mesh::Route) -> Result<Self, String> {
         let mut matches = Vec::new();
+        let mut names = Names::new();
         let mut rules = Vec::with_capacity(sent.rules.len());
         for (place, rule) in sent.rules.into_iter().enumerate() {
             let within = |error: String| format!("rules[{place}]: {error}");
@@ -80,7 +75,7 @@ impl Route {
                 matches.push((Match::everything(), place));
             }
             for sent in rule.matches {
-                matches.push((Match::build(sent).map_err(within)?, place));
+                matches.push((Match::build(sent, &mut names).map_err(within)?, place));
             }
             let backends = rule.backends.into_iter().map(Backend::build);
             rules.push(Arc::new(Rule {
@@ -89,8 +84,6 @@ impl Route {
                 request_timeout: rule.request_timeout_ms.map(Duration::from_millis),
             }));
         }
-        // Stable: what is equal stays in the order written.
-        matches.sort_by_key(|(fits, _)| fits.precedence());
         Ok(Self {
             object: format!("{}/{}", sent.namespace, sent.name).into(),
             services: sent
@@ -100,67 +93,8 @@ impl Route {
                 .collect(),
             consumer: sent.consumer,
             rules,
-            matches,
+            index: Index::build(matches, names)?,
         })
-    }
-}
-
-impl Match {
-    fn everything() -> Self {
-        Self {
-            path: Path::Prefix(String::new()),
-            method: None,
-            headers: Vec::new(),
-        }
-    }
-
-    fn build(sent: mesh::Match) -> Result<Self, String> {
-        // Requests come in the normal form of paths, so what was written is brought into it too.
-        let normal = |path: &str| {
-            let form = wire::path::normalise(path.as_bytes());
-            form.map(String::from)
-                .map_err(|why| format!("the path {path:?}: {why}"))
-        };
-        let path = match sent.path {
-            Some(mesh::r#match::Path::Exact(path)) => Path::Exact(normal(&path)?),
-            Some(mesh::r#match::Path::Prefix(path)) => {
-                Path::Prefix(normal(&path)?.trim_end_matches('/').to_owned())
-            }
-            None => Path::Prefix(String::new()),
-        };
-        let method = match sent.method.as_str() {
-            "" => None,
-            name => Some(
-                Method::from_bytes(name.as_bytes())
-                    .map_err(|_| format!("`{name}` is no method"))?,
-            ),
-        };
-        let headers = sent.headers.into_iter().map(|header| {
-            let name = HeaderName::from_bytes(header.name.as_bytes())
-                .map_err(|_| format!("`{}` is no header name", header.name))?;
-            let value = HeaderValue::from_str(&header.value)
-                .map_err(|_| format!("the value of header `{name}` cannot be sent"))?;
-            Ok((name, value))
-        });
-        Ok(Self {
-            path,
-            method,
-            headers: headers.collect::<Result<_, String>>()?,
-        })
-    }
-
-    /// Sorts first what takes precedence.
-    fn precedence(&self) -> impl Ord + use<> {
-        let (prefix, length) = match &self.path {
-            Path::Exact(path) => (false, path.len()),
-            Path::Prefix(path) => (true, path.len()),
-        };
-        (
-            prefix,
-            Reverse(length),
-            self.method.is_none(),
-            Reverse(self.headers.len()),
-        )
     }
 }
 
@@ -180,8 +114,7 @@ impl Backend {
 impl Route {
     /// The place in [`Route::rules`] of the rule that governs a request; `None` when none fits.
     pub fn find(&self, head: &Parts) -> Option<usize> {
-        let (_, place) = self.matches.iter().find(|(fits, _)| fits.check(head))?;
-        Some(*place)
+        self.index.find(head)
     }
 
     /// The rules, in the order written.
@@ -190,61 +123,13 @@ impl Route {
     }
 }
 
-impl Match {
-    fn check(&self, head: &Parts) -> bool {
-        self.path.check(head.uri.path())
-            && self
-                .method
-                .as_ref()
-                .is_none_or(|method| *method == head.method)
-            && self
-                .headers
-                .iter()
-                .all(|(name, value)| header_is(&head.headers, name, value))
-    }
-}
-
-impl Path {
-    fn check(&self, path: &str) -> bool {
-        match self {
-            Self::Exact(exact) => exact == path,
-            Self::Prefix(prefix) => path
-                .strip_prefix(prefix.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-        }
-    }
-}
-
-/// Whether a header has a value. Several lines count as one, joined with "," (RFC 9110 5.3).
-fn header_is(headers: &HeaderMap, name: &HeaderName, value: &HeaderValue) -> bool {
-    let mut lines = headers.get_all(name).iter();
-    match (lines.next(), lines.next()) {
-        (None, _) => false,
-        (Some(only), None) => only == value,
-        (Some(first), Some(second)) => {
-            let mut wanted = value.as_bytes();
-            for (place, line) in [first, second].into_iter().chain(lines).enumerate() {
-                if place > 0 {
-                    match wanted.strip_prefix(b",") {
-                        Some(rest) => wanted = rest,
-                        None => return false,
-                    }
-                }
-                match wanted.strip_prefix(line.as_bytes()) {
-                    Some(rest) => wanted = rest,
-                    None => return false,
-                }
-            }
-            wanted.is_empty()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use http::Request;
+    use http::request::Builder;
     use wire::mesh::r#match::Path as Sent;
+    use wire::mesh::{HeaderMatch, MatchType, QueryMatch};
 
     fn rule(name: &str, matches: Vec<mesh::Match>) -> mesh::Rule {
         mesh::Rule {
@@ -261,6 +146,14 @@ mod tests {
         }
     }
 
+    fn prefix(path: &str) -> mesh::Match {
+        on(Sent::Prefix(path.into()))
+    }
+
+    fn pattern(path: &str) -> mesh::Match {
+        on(Sent::Pattern(path.into()))
+    }
+
     fn route(rules: Vec<mesh::Rule>) -> Route {
         Route::build(mesh::Route {
             namespace: "shop".into(),
@@ -271,103 +164,244 @@ mod tests {
         .unwrap()
     }
 
-    fn found(route: &Route, request: http::request::Builder) -> Option<String> {
+    fn found(route: &Route, request: Builder) -> Option<String> {
         let (head, ()) = request.body(()).unwrap().into_parts();
         route
             .find(&head)
             .map(|place| route.rules()[place].name.to_string())
     }
 
+    /// Rules by the names of which requests they get, in whatever order they are written.
+    #[track_caller]
+    fn finds(rules: Vec<mesh::Rule>, requests: Vec<(Builder, &str)>) {
+        let backwards = route(rules.iter().rev().cloned().collect());
+        let route = route(rules);
+        for (request, expected) in requests {
+            let shown = format!("{request:?}");
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            for route in [&route, &backwards] {
+                let rule = route.find(&head).map(|place| &*route.rules()[place].name);
+                assert_eq!(rule.unwrap_or("none"), expected, "{shown}");
+            }
+        }
+    }
+
+    fn get(path: &str) -> Builder {
+        Request::get(path)
+    }
+
     #[test]
     fn a_prefix_matches_whole_segments_only() {
-        let route = route(vec![rule("v2", vec![on(Sent::Prefix("/v2/".into()))])]);
-        for path in ["/v2", "/v2/", "/v2/example"] {
-            assert_eq!(
-                found(&route, Request::get(path)).as_deref(),
-                Some("v2"),
-                "{path}"
-            );
-        }
-        for path in ["/", "/v2example", "/foo/v2/example"] {
-            assert_eq!(found(&route, Request::get(path)), None, "{path}");
-        }
+        finds(
+            vec![rule("v2", vec![prefix("/v2/")])],
+            vec![
+                (get("/v2"), "v2"),
+                (get("/v2/"), "v2"),
+                (get("/v2/example"), "v2"),
+                (get("/"), "none"),
+                (get("/v2example"), "none"),
+                (get("/foo/v2/example"), "none"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_pattern_matches_whole_paths_and_one_segment_for_each_name() {
+        finds(
+            vec![
+                rule("orders", vec![pattern("/customers/{id}/orders")]),
+                rule("customer", vec![pattern("/customers/{id}")]),
+                rule("folder", vec![pattern("/customers/{id}/")]),
+                rule("file", vec![pattern("/files/{path...}")]),
+            ],
+            vec![
+                (get("/customers/1/orders"), "orders"),
+                (get("/customers/a%2Fb;c/orders"), "orders"),
+                (get("/customers/1"), "customer"),
+                (get("/customers/1/"), "folder"),
+                (get("/customers//"), "none"),
+                (get("/customers/"), "none"),
+                (get("/customers"), "none"),
+                (get("/customers/1/orders/"), "none"),
+                (get("/customers/1/2/orders"), "none"),
+                (get("/files"), "file"),
+                (get("/files/"), "file"),
+                (get("/files/a/b/"), "file"),
+                (get("/filesystem"), "none"),
+            ],
+        );
     }
 
     #[test]
     fn exact_wins_over_prefix_longer_over_shorter_and_method_and_headers_break_ties() {
-        let header = mesh::HeaderMatch {
-            name: "version".into(),
-            value: "two".into(),
-        };
-        let with = |method: &str, headers: Vec<mesh::HeaderMatch>| mesh::Match {
-            path: Some(Sent::Prefix("/a".into())),
+        let with = |method: &str, headers: usize, query: usize| mesh::Match {
             method: method.into(),
-            headers,
+            headers: ["version", "beta"][..headers]
+                .iter()
+                .map(|name| HeaderMatch {
+                    name: (*name).into(),
+                    r#type: MatchType::Present.into(),
+                    ..Default::default()
+                })
+                .collect(),
+            query: ["p", "q"][..query]
+                .iter()
+                .map(|name| QueryMatch {
+                    name: (*name).into(),
+                    r#type: MatchType::Present.into(),
+                    ..Default::default()
+                })
+                .collect(),
+            ..prefix("/m")
         };
-        let route = route(vec![
-            rule("all", vec![]),
-            rule("prefix", vec![with("", vec![])]),
-            rule("header", vec![with("", vec![header])]),
-            rule("method", vec![with("POST", vec![])]),
-            rule("longer", vec![on(Sent::Prefix("/a/b".into()))]),
-            rule("exact", vec![on(Sent::Exact("/a/b".into()))]),
-        ]);
-        let get = |path: &str| Request::get(path.to_owned());
-        assert_eq!(found(&route, get("/z")).as_deref(), Some("all"));
-        assert_eq!(found(&route, get("/a")).as_deref(), Some("prefix"));
-        assert_eq!(found(&route, get("/a/b")).as_deref(), Some("exact"));
-        assert_eq!(found(&route, get("/a/b/c")).as_deref(), Some("longer"));
-        let two = |request: http::request::Builder| request.header("version", "two");
-        assert_eq!(found(&route, two(get("/a/x"))).as_deref(), Some("header"));
-        assert_eq!(
-            found(&route, two(Request::post("/a"))).as_deref(),
-            Some("method")
+        let beta = |request: Builder| request.header("version", "2").header("beta", "1");
+        finds(
+            vec![
+                rule("exact", vec![on(Sent::Exact("/a/b/c".into()))]),
+                rule("two literals", vec![pattern("/a/b/{x}")]),
+                rule("longer literals", vec![pattern("/{x}/bee/{y}")]),
+                rule("shorter literals", vec![pattern("/aa/{x}/{y}")]),
+                rule("no literal", vec![pattern("/{x}/{y}/{z}")]),
+                rule("regex", vec![on(Sent::Regex("/a/.*".into()))]),
+                rule("long prefix", vec![prefix("/a/b/c/d")]),
+                rule("rest of a", vec![pattern("/q/{x}/{rest...}")]),
+                rule("q", vec![prefix("/q")]),
+                rule("q/r", vec![prefix("/q/r")]),
+                rule("all", vec![]),
+                rule("m", vec![with("", 0, 0)]),
+                rule("m query", vec![with("", 0, 1)]),
+                rule("m two of query", vec![with("", 0, 2)]),
+                rule("m header", vec![with("", 1, 0)]),
+                rule("m two headers", vec![with("", 2, 0)]),
+                rule("m method", vec![with("POST", 0, 0)]),
+                rule("m method and query", vec![with("POST", 0, 1)]),
+            ],
+            vec![
+                (get("/a/b/c"), "exact"),
+                (get("/a/b/d"), "two literals"),
+                (get("/aa/bee/c"), "longer literals"),
+                (get("/aa/b/c"), "shorter literals"),
+                (get("/a/x/y"), "no literal"),
+                (get("/a/b/c/d"), "regex"),
+                (get("/z"), "all"),
+                (Request::options("*"), "all"),
+                (get("/q"), "q"),
+                (get("/q/x"), "rest of a"),
+                (get("/q/x/y/z"), "rest of a"),
+                (get("/q/r/y/z"), "q/r"),
+                (get("/m"), "m"),
+                (get("/m?p"), "m query"),
+                (get("/m?q=&p=1"), "m two of query"),
+                (get("/m?q=&p=1").header("version", "1"), "m header"),
+                (beta(get("/m?p")), "m two headers"),
+                (beta(Request::post("/m")), "m method"),
+                (beta(Request::post("/m?p")), "m method and query"),
+            ],
         );
+    }
+
+    #[test]
+    fn of_equals_the_first_that_is_written_wins() {
+        for matches in [
+            [prefix("/a"), prefix("/a/")],
+            [pattern("/{x}"), pattern("/{y}")],
+            [on(Sent::Regex("/.*".into())), on(Sent::Regex("/a".into()))],
+            [on(Sent::Exact("/a".into())), on(Sent::Exact("/%61".into()))],
+        ] {
+            let [first, second] = matches;
+            let route = route(vec![rule("1", vec![first]), rule("2", vec![second])]);
+            assert_eq!(found(&route, get("/a")).as_deref(), Some("1"));
+        }
     }
 
     #[test]
     fn a_path_that_is_written_in_another_form_is_the_same_path() {
-        let route = route(vec![
-            rule("exact", vec![on(Sent::Exact("/%61dmin/caf%c3%a9".into()))]),
-            rule("prefix", vec![on(Sent::Prefix("/%7Eme/".into()))]),
-        ]);
-        let exact = Request::get("/admin/caf%C3%A9");
-        assert_eq!(found(&route, exact).as_deref(), Some("exact"));
-        let prefix = Request::get("/~me/x");
-        assert_eq!(found(&route, prefix).as_deref(), Some("prefix"));
+        finds(
+            vec![
+                rule("exact", vec![on(Sent::Exact("/%61dmin/caf%c3%a9".into()))]),
+                rule("prefix", vec![prefix("/%7Eme/")]),
+                rule("pattern", vec![pattern("/%62%2f/{x}")]),
+            ],
+            vec![
+                (get("/admin/caf%C3%A9"), "exact"),
+                (get("/~me/x"), "prefix"),
+                (get("/b%2F/x"), "pattern"),
+            ],
+        );
     }
 
     #[test]
-    fn several_lines_of_a_header_are_compared_joined() {
-        let wanted = HeaderValue::from_static("a,b");
-        let name = HeaderName::from_static("x");
-        let mut headers = HeaderMap::new();
-        headers.append("x", HeaderValue::from_static("a"));
-        assert!(!header_is(&headers, &name, &wanted));
-        headers.append("x", HeaderValue::from_static("b"));
-        assert!(header_is(&headers, &name, &wanted));
-        headers.append("x", HeaderValue::from_static("c"));
-        assert!(!header_is(&headers, &name, &wanted));
+    fn a_parameter_is_compared_decoded_and_the_first_of_several_counts() {
+        let by = |value: &str, type_: MatchType| mesh::Match {
+            query: vec![QueryMatch {
+                name: "the name".into(),
+                value: value.into(),
+                r#type: type_.into(),
+            }],
+            ..Default::default()
+        };
+        finds(
+            vec![
+                rule("exact", vec![by("two words", MatchType::Exact)]),
+                rule("regex", vec![by("[0-9]+", MatchType::Regex)]),
+            ],
+            vec![
+                (get("/?the+name=two%20words"), "exact"),
+                (get("/?the%20name=two+words&the+name=1"), "exact"),
+                (get("/?a=b&the+name=12"), "regex"),
+                (get("/?the+name=12a"), "none"),
+                (get("/?the+name=&the+name=12"), "none"),
+                (get("/"), "none"),
+            ],
+        );
     }
 
     #[test]
     fn what_cannot_be_enforced_is_rejected_with_the_place() {
-        let bad = mesh::Route {
-            rules: vec![
-                rule("fine", vec![]),
-                rule(
-                    "bad",
-                    vec![mesh::Match {
-                        method: "GET ME".into(),
-                        ..Default::default()
-                    }],
-                ),
-            ],
+        let build = |bad: mesh::Match| {
+            Route::build(mesh::Route {
+                rules: vec![rule("fine", vec![]), rule("bad", vec![bad])],
+                ..Default::default()
+            })
+            .unwrap_err()
+        };
+        let header = |value: &str, type_: i32| mesh::Match {
+            headers: vec![HeaderMatch {
+                name: "x".into(),
+                value: value.into(),
+                r#type: type_,
+            }],
             ..Default::default()
         };
-        assert_eq!(
-            Route::build(bad).unwrap_err(),
-            "rules[1]: `GET ME` is no method"
-        );
+        let method = mesh::Match {
+            method: "GET ME".into(),
+            ..Default::default()
+        };
+        for (bad, expected) in [
+            (method, "rules[1]: `GET ME` is no method"),
+            (
+                prefix("/a%00"),
+                "rules[1]: the path \"/a%00\": it has a control character",
+            ),
+            (
+                pattern("/{a}/{a}"),
+                "rules[1]: the pattern \"/{a}/{a}\": {a} is there twice",
+            ),
+            (
+                on(Sent::Regex("/(".into())),
+                "rules[1]: the path \"/(\": unclosed group (at character 2)",
+            ),
+            (
+                header("(", MatchType::Regex.into()),
+                "rules[1]: the value of header `x`: unclosed group (at character 1)",
+            ),
+            (
+                header("a", 7),
+                "rules[1]: the value of header `x`: it is compared in a way that this sidecar \
+                 does not know",
+            ),
+        ] {
+            assert_eq!(build(bad), expected);
+        }
     }
 }
