@@ -7,6 +7,7 @@ mod http2;
 mod identity;
 mod life;
 mod opaque;
+mod matching;
 mod routing;
 mod telemetry;
 mod upgrades;
