@@ -31,11 +31,12 @@ fmt: ## Format everything
 	cargo fmt --all
 	gofmt -w examples/quickstart/inventory tests/cluster/programs
 
-bench: ## Cost of a hop and of a mutual-TLS pair beside Envoy, of compiling, and of pushing
+bench: ## Cost of a hop and of a mutual-TLS pair beside Envoy, of compiling, of pushing, of finding a rule
 	cargo build --locked --release --bins -p operator -p sidecar
 	cargo bench --locked -p tests --bench hop
 	cargo bench --locked -p compiler --bench compile
 	cargo bench --locked -p operator --bench push
+	cargo bench --locked -p sidecar --bench routes
 
 images: ## Static binaries and their images, as OCI archives in target/images
 	images/build
