@@ -25,6 +25,13 @@ pub fn settle(cx: &mut Context, head: &mut Parts) -> Result<(), Error> {
     if head.method == Method::OPTIONS && head.uri.path() == "*" {
         return Ok(());
     }
+    // CONNECT has the authority where others have the path (RFC 9112 section 3.2.3).
+    if head.method == Method::CONNECT {
+        return match (head.uri.authority(), head.uri.path_and_query()) {
+            (Some(_), None) => Ok(()),
+            _ => Err(bad(&"CONNECT names a host and a port, and nothing else")),
+        };
+    }
     let Some(target) = head.uri.path_and_query() else {
         return Err(bad(&Malformed::Relative));
     };
@@ -81,10 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn a_target_without_a_path_is_refused_but_for_options() {
+    fn a_target_without_a_path_is_refused_but_for_options_and_connect() {
         assert_eq!(settled(Request::options("*")).as_deref(), Ok("*"));
         assert_eq!(settled(Request::get("*")), Err(Reason::BadRequest));
         assert_eq!(settled(Request::get("orders:80")), Err(Reason::BadRequest));
+        let connect = |target| settled(Request::connect(target));
+        assert_eq!(connect("orders:80").as_deref(), Ok("orders:80"));
+        assert_eq!(connect("http://orders/a"), Err(Reason::BadRequest));
+        assert_eq!(connect("/a"), Err(Reason::BadRequest));
     }
 
     #[test]
