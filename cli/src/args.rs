@@ -7,6 +7,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::check::CheckArgs;
 use crate::config::{ConfigArgs, RoutesArgs};
 use crate::exec::ExecArgs;
+use crate::explain::ExplainArgs;
 use crate::status::StatusArgs;
 use crate::up::UpArgs;
 
@@ -34,6 +35,8 @@ pub enum Command {
     Config(ConfigArgs),
     /// Show where the calls of a workload lead.
     Routes(RoutesArgs),
+    /// Say which rule would govern a request, and why the others don't.
+    Explain(ExplainArgs),
     /// Write a script that completes this command's words in a shell.
     Completion(CompletionArgs),
     /// The mesh's own steps: see `up::inside`.
@@ -95,6 +98,7 @@ impl Command {
             Self::Check(args) => crate::check::run(args),
             Self::Config(args) => crate::config::config(args),
             Self::Routes(args) => crate::config::routes(args),
+            Self::Explain(args) => crate::explain::run(args),
             Self::Completion(args) => completion(args),
             Self::Mesh(step) => crate::up::inside::mesh(&step.arguments),
             Self::Init(step) => crate::up::inside::init(&step.arguments),

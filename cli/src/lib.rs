@@ -3,7 +3,8 @@
 //! - [`up`] runs a folder of documents as a mesh on this machine;
 //! - [`exec`] and [`status`] ask a mesh that runs;
 //! - [`check`] says what is wrong with a folder;
-//! - [`config`] shows what a sidecar has in force, asked by way of [`sidecar`];
+//! - [`config`] shows what a sidecar has in force, [`explain`] what would become of a request, both
+//!   asked by way of [`sidecar`];
 //! - [`fds`] and [`http`] are how the parts of a mesh talk;
 //! - [`terminal`] runs a command in one.
 
@@ -11,6 +12,7 @@ pub mod args;
 pub mod check;
 pub mod config;
 pub mod exec;
+pub mod explain;
 pub mod fds;
 pub mod http;
 pub mod sidecar;

@@ -2,6 +2,8 @@
 //!
 //! On the control thread: none of it can slow a request.
 
+mod explain;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,7 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -80,14 +82,14 @@ pub fn start(
     let admin = Rc::new(admin);
     let mut servers = Vec::new();
     for (address, answer) in [
-        (people, Admin::to_people as fn(&Admin, &str) -> Answer),
+        (people, Admin::to_people as fn(&Admin, &Uri) -> Answer),
         (scrapers, Admin::to_scrapers),
         (kubelet, Admin::to_kubelet),
     ] {
         let listener = listen(address)?;
         let admin = admin.clone();
-        servers.push(tokio::task::spawn_local(serve(listener, move |path| {
-            answer(&admin, path)
+        servers.push(tokio::task::spawn_local(serve(listener, move |uri| {
+            answer(&admin, uri)
         })));
     }
     Ok(servers)
@@ -97,7 +99,7 @@ type Answer = Response<Full<Bytes>>;
 
 async fn serve(
     listener: tokio::net::TcpListener,
-    answer: impl Fn(&str) -> Answer + Clone + 'static,
+    answer: impl Fn(&Uri) -> Answer + Clone + 'static,
 ) {
     let places = Places::new(MAX_CONNECTIONS);
     loop {
@@ -107,7 +109,7 @@ async fn serve(
         tokio::task::spawn_local(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let response = match *request.method() {
-                    Method::GET | Method::HEAD => answer(request.uri().path()),
+                    Method::GET | Method::HEAD => answer(request.uri()),
                     _ => text(
                         StatusCode::METHOD_NOT_ALLOWED,
                         "only GET is answered here\n",
@@ -128,20 +130,28 @@ async fn serve(
 // === impl Admin ===
 
 impl Admin {
-    fn to_people(&self, path: &str) -> Answer {
-        match path {
+    fn to_people(&self, uri: &Uri) -> Answer {
+        match uri.path() {
             "/config" => json(StatusCode::OK, &self.config()),
-            "/ready" => self.to_kubelet(path),
-            "/metrics" => self.to_scrapers(path),
+            "/explain" => {
+                let (state, held) = (&self.readiness.state, &self.held);
+                let query = uri.query().unwrap_or_default();
+                match explain::answer(&state.borrow(), &held.borrow(), query) {
+                    Ok(told) => json(StatusCode::OK, &told),
+                    Err(wrong) => text(StatusCode::BAD_REQUEST, wrong + "\n"),
+                }
+            }
+            "/ready" => self.to_kubelet(uri),
+            "/metrics" => self.to_scrapers(uri),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "GET /config: what is in force\nGET /metrics\nGET /ready\n",
+                "GET /config: what is in force\nGET /explain?method=GET&url=http://orders/1&header=x-canary:+1: what would become of it\nGET /metrics\nGET /ready\n",
             ),
         }
     }
 
-    fn to_scrapers(&self, path: &str) -> Answer {
-        if path != "/metrics" {
+    fn to_scrapers(&self, uri: &Uri) -> Answer {
+        if uri.path() != "/metrics" {
             return text(StatusCode::NOT_FOUND, "GET /metrics\n");
         }
         let mut response = text(StatusCode::OK, self.metrics.render());
@@ -152,8 +162,8 @@ impl Admin {
         response
     }
 
-    fn to_kubelet(&self, path: &str) -> Answer {
-        if path != "/ready" {
+    fn to_kubelet(&self, uri: &Uri) -> Answer {
+        if uri.path() != "/ready" {
             return text(StatusCode::NOT_FOUND, "GET /ready\n");
         }
         match self.readiness.missing() {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::mesh::{Folder, route};
+use crate::mesh::{Folder, route, until};
 use crate::shop;
 
 fn said(folder: &Folder, arguments: &[&str]) -> String {
@@ -48,6 +48,31 @@ fn what_a_sidecar_has_in_force_is_shown_without_namespaces_too() {
 }
 
 #[test]
+fn a_request_is_explained_as_it_is_carried() {
+    let folder = shop();
+    folder.write("route.yaml", &[route("2s")]);
+    let _mesh = folder.up(&[]);
+    until("the route is in force", || {
+        said(&folder, &["routes", "web"]).contains("shop/orders ")
+    });
+    let told = said(
+        &folder,
+        &["explain", "GET", "http://orders//a/../1?x", "--from", "web"],
+    );
+    assert!(told.contains("governed by ApiRoute shop/orders"), "{told}");
+    assert!(told.contains("path /1\n"), "{told}");
+    assert!(told.contains("governs it"), "{told}");
+    assert!(told.contains("goes to shop/orders:"), "{told}");
+    assert!(told.contains("2 endpoints"), "{told}");
+    assert!(told.contains("for 2000 ms at most"), "{told}");
+
+    let nobody = folder.run(&["explain", "GET", "http://nobody/", "--from", "web"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&nobody.stdout);
+    assert!(told.starts_with("answered 404, unknown_host"), "{told}");
+}
+
+#[test]
 fn a_workload_that_there_is_not_is_said_with_those_that_there_are() {
     let folder = shop();
     let _mesh = folder.up(&[]);
@@ -63,7 +88,9 @@ fn every_command_is_completed_in_every_shell() {
     let folder = shop();
     for shell in ["bash", "zsh", "fish"] {
         let script = said(&folder, &["completion", shell]);
-        for command in ["up", "exec", "status", "check", "config", "routes"] {
+        for command in [
+            "up", "exec", "status", "check", "config", "routes", "explain",
+        ] {
             assert!(script.contains(command), "{shell} lacks {command}");
         }
         assert!(

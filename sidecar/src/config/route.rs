@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::request::Parts;
 use wire::mesh;
 
+pub mod explain;
 mod index;
 mod matching;
 pub mod query;
