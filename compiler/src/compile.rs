@@ -36,6 +36,7 @@ pub fn compile(inputs: &Inputs, before: Output) -> Output {
     compilation.services();
     compilation.endpoint_slices();
     compilation.pods();
+    compilation.namespaces();
     compilation.api_routes();
     // Guards come before workloads: they decide which pods each Service selects.
     while let Some(service) = compilation.dirty.guards.pop_first() {
@@ -121,10 +122,17 @@ impl Compilation<'_> {
         };
         let none = BTreeSet::new();
         let services = self.out.memo.links.selected.to(key).unwrap_or(&none);
-        let workload = workload::compile(key, pod, services, &self.inputs.settings);
+        let namespace = ObjectKey::namespace(&*key.namespace);
+        let namespace = self.inputs.namespaces.get(&namespace).map(Arc::as_ref);
+        let settings = &self.inputs.settings;
+        let workload = workload::compile(key, pod, namespace, services, settings);
+        let capabilities: &[&str] = match workload.refuse_unknown {
+            true => &[capability::WORKLOAD, capability::REFUSE_UNKNOWN],
+            false => &[capability::WORKLOAD],
+        };
         let audience = AudienceKey::Pod(key.namespace.clone(), key.name.clone());
         let audience = BTreeSet::from([audience]);
-        self.put(id, &[capability::WORKLOAD], &workload, audience, None);
+        self.put(id, capabilities, &workload, audience, None);
     }
 
     fn endpoints(&mut self, key: &ObjectKey) {

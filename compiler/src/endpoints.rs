@@ -181,10 +181,23 @@ fn compiled(
         return None;
     }
     compiled.pod = key.to_string();
+    compiled.own_address = has_address(pod, address);
     if workload::is_meshed(pod) {
         compiled.identity = workload::identity(&key, pod, settings);
     }
     Some(compiled)
+}
+
+/// Whether the address is one that the pod was given.
+fn has_address(pod: &Pod, address: IpAddr) -> bool {
+    let Some(status) = &pod.status else {
+        return false;
+    };
+    let given = status.pod_ips.iter().flatten().map(|given| &given.ip);
+    let mut given = given.chain(&status.pod_ip);
+    // On the host's network it is the node's, where others listen too.
+    let on_the_host = pod.spec.as_ref().and_then(|spec| spec.host_network);
+    on_the_host != Some(true) && given.any(|given| given.parse() == Ok(address))
 }
 
 fn names_pod(endpoint: &discovery::Endpoint) -> bool {

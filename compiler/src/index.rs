@@ -8,7 +8,7 @@ use std::iter::Peekable;
 use std::sync::Arc;
 
 use crds::ApiRoute;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::attach::Attachments;
@@ -23,6 +23,7 @@ pub(crate) struct Memo {
     pub(crate) services: Objects<Service>,
     pub(crate) endpoint_slices: Objects<EndpointSlice>,
     pub(crate) pods: Objects<Pod>,
+    pub(crate) namespaces: Objects<Namespace>,
     pub(crate) links: Indexes,
     pub(crate) attachments: Attachments,
 }

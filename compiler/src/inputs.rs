@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crds::ApiRoute;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
 use wire::Generation;
@@ -22,13 +22,15 @@ pub struct Inputs {
     pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
     /// Pods by namespace and name.
     pub pods: BTreeMap<ObjectKey, Arc<Pod>>,
+    /// Namespaces by name, in no namespace.
+    pub namespaces: BTreeMap<ObjectKey, Arc<Namespace>>,
     /// Which of two conflicting objects comes first, whatever `metadata.creationTimestamp` says: in
     /// a folder, the order of paths. The lower one does; objects that aren't named here come after
     /// those that are, the oldest first.
     pub precedence: BTreeMap<ObjectRef, u64>,
     /// What holds for the whole mesh.
     pub settings: Settings,
-    /// How far each kind has been seen, all five places.
+    /// How far each kind has been seen, in every place.
     pub seen: Generation,
 }
 
@@ -46,7 +48,7 @@ pub struct Settings {
 /// Namespace and name of an object whose kind is known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectKey {
-    /// The object's namespace.
+    /// The object's namespace; empty for a Namespace, which is in none.
     pub namespace: String,
     /// The object's name.
     pub name: String,
@@ -93,6 +95,11 @@ impl ObjectKey {
         }
     }
 
+    /// The key of a Namespace.
+    pub fn namespace(name: impl Into<String>) -> Self {
+        ObjectKey::new("", name)
+    }
+
     /// The key of an object that has metadata; an absent namespace or name is empty.
     pub fn of<K: kube::Resource>(object: &K) -> Self {
         let meta = object.meta();
@@ -105,7 +112,10 @@ impl ObjectKey {
 
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        match self.namespace.as_str() {
+            "" => f.write_str(&self.name),
+            namespace => write!(f, "{namespace}/{}", self.name),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod host;
 mod index;
 mod inputs;
 mod output;
+pub mod permissive;
 mod verdict;
 mod workload;
 pub mod yaml;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use wire::{Kind, ResourceId, mesh};
 
 use crate::inputs::{ObjectKey, Settings};
+use crate::permissive::{permissive, refuses_unknown};
 
 /// The name of the container that makes a pod a member of the mesh.
 pub const SIDECAR_CONTAINER: &str = "meshwright-sidecar";
@@ -45,9 +46,11 @@ pub(crate) fn identity(key: &ObjectKey, pod: &Pod, settings: &Settings) -> Strin
 pub(crate) fn compile(
     key: &ObjectKey,
     pod: &Pod,
+    namespace: Option<&Namespace>,
     services: &BTreeSet<ObjectKey>,
     settings: &Settings,
 ) -> mesh::Workload {
+    let permissive = permissive(pod, namespace);
     mesh::Workload {
         namespace: key.namespace.clone(),
         pod: key.name.clone(),
@@ -58,5 +61,8 @@ pub(crate) fn compile(
                 ResourceId::new(Kind::Guard, &*service.namespace, &*service.name).to_string()
             })
             .collect(),
+        refuse_unknown: refuses_unknown(namespace),
+        permissive: permissive.all,
+        permissive_ports: permissive.ports.into_iter().map(u32::from).collect(),
     }
 }

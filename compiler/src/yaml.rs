@@ -5,6 +5,7 @@
 //! types.
 
 mod ambiguous;
+mod labels;
 mod lines;
 mod rules;
 mod strict;
@@ -46,7 +47,7 @@ pub struct Document {
     pub api_version: String,
     /// Such as `ApiRoute`.
     pub kind: String,
-    /// Namespace (`default` when the document names none) and name.
+    /// Namespace (`default` when the document names none; of a Namespace, none) and name.
     pub key: ObjectKey,
     /// The file, as given to [`parse`].
     pub file: Arc<str>,
@@ -67,7 +68,8 @@ pub enum Object {
     Deployment(Arc<Deployment>),
     EndpointSlice(Arc<EndpointSlice>),
     Pod(Arc<Pod>),
-    /// A kind that belongs in a folder but means nothing here, such as a Namespace.
+    Namespace(Arc<Namespace>),
+    /// A kind that belongs in a folder but means nothing here, such as a ConfigMap.
     Ignored,
 }
 
@@ -114,7 +116,7 @@ const KINDS: &[Known] = &[
     Known {
         api_version: "apps/v1",
         kind: "Deployment",
-        read: |value| typed(value).map(Object::Deployment),
+        read: |value| typed(value).and_then(labels::deployment),
     },
     Known {
         api_version: "discovery.k8s.io/v1",
@@ -124,7 +126,7 @@ const KINDS: &[Known] = &[
     Known {
         api_version: "v1",
         kind: "Pod",
-        read: |value| typed(value).map(Object::Pod),
+        read: |value| typed(value).and_then(labels::pod),
     },
     Known {
         api_version: "apps/v1",
@@ -148,8 +150,8 @@ const KINDS: &[Known] = &[
     },
     Known {
         api_version: "v1",
-        kind: "Namespace",
-        read: ignored::<Namespace>,
+        kind: NAMESPACE,
+        read: |value| typed(value).and_then(labels::namespace),
     },
     Known {
         api_version: "v1",
@@ -169,6 +171,9 @@ const KINDS: &[Known] = &[
 const MAX_LOOKS: usize = 1 << 30;
 
 const DEFAULT_NAMESPACE: &str = "default";
+
+/// The one kind that is in no namespace.
+const NAMESPACE: &str = "Namespace";
 
 /// A name that Kubernetes takes: a DNS subdomain.
 static NAME: LazyLock<Regex> = LazyLock::new(|| {
@@ -281,7 +286,7 @@ fn read(text: &str, most_open: usize) -> Result<Option<Read>, Vec<Fault>> {
     }
     let mut value = json(value, "").map_err(|fault| vec![fault])?;
     let known = kind(&value).map_err(|fault| vec![fault])?;
-    let key = metadata(&mut value)?;
+    let key = metadata(&mut value, known.kind != NAMESPACE)?;
     if let Some(schema) = Schema::of_kind(known.kind) {
         let mut faults = schema.check(&value);
         let metadata = strict::read::<ObjectMeta>(&value["metadata"], "metadata");
@@ -333,8 +338,8 @@ fn kinds() -> String {
     Vec::from_iter(KINDS.iter().map(|known| known.kind)).join(", ")
 }
 
-/// Namespace and name; the namespace is filled in where there is none.
-fn metadata(value: &mut Value) -> Result<ObjectKey, Vec<Fault>> {
+/// Namespace and name; the namespace is filled in where there is none, for what is in one.
+fn metadata(value: &mut Value, in_a_namespace: bool) -> Result<ObjectKey, Vec<Fault>> {
     let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
     let Some(metadata) = metadata else {
         return Err(vec![Fault::new(
@@ -342,10 +347,13 @@ fn metadata(value: &mut Value) -> Result<ObjectKey, Vec<Fault>> {
             "is missing: write metadata: {name: ...}".to_owned(),
         )]);
     };
-    let namespace = metadata
-        .entry("namespace")
-        .or_insert_with(|| DEFAULT_NAMESPACE.into())
-        .clone();
+    if !in_a_namespace {
+        metadata.remove("namespace");
+    }
+    let namespace = in_a_namespace.then(|| {
+        let written = metadata.entry("namespace");
+        written.or_insert_with(|| DEFAULT_NAMESPACE.into()).clone()
+    });
     let name = metadata.get("name").cloned().unwrap_or_default();
     let mut faults = Vec::new();
     let mut part = |field: &str, value: Value, longest: usize, dots: bool| {
@@ -371,9 +379,13 @@ fn metadata(value: &mut Value) -> Result<ObjectKey, Vec<Fault>> {
         }
         text.to_owned()
     };
+    let namespace = namespace.map(|namespace| part("namespace", namespace, 63, false));
     let key = ObjectKey {
-        namespace: part("namespace", namespace, 63, false),
-        name: part("name", name, 253, true),
+        name: match namespace {
+            Some(_) => part("name", name, 253, true),
+            None => part("name", name, 63, false),
+        },
+        namespace: namespace.unwrap_or_default(),
     };
     match faults.is_empty() {
         true => Ok(key),

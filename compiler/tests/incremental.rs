@@ -272,6 +272,7 @@ fn name(edit: &Edit) -> String {
         Edit::Service(key, _) => format!("service {key}"),
         Edit::EndpointSlice(key, _) => format!("slice {key}"),
         Edit::Pod(key, _) => format!("pod {key}"),
+        Edit::Namespace(key, _) => format!("namespace {key}"),
         Edit::Precedence(key, _) => format!("precedence {key}"),
         Edit::TrustDomain(_) => "trust domain".to_owned(),
         Edit::ClusterDomain(_) => "cluster domain".to_owned(),

@@ -41,7 +41,31 @@ fn a_document_says_where_it_stands_and_what_it_is() {
     };
     assert_eq!(object.metadata.namespace.as_deref(), Some("default"));
     assert_eq!(namespace.line, 8);
-    assert!(matches!(namespace.object, Object::Ignored));
+    assert!(matches!(namespace.object, Object::Namespace(_)));
+    // In no namespace, whatever it says.
+    assert_eq!(namespace.key, ObjectKey::namespace("shop"));
+}
+
+#[test]
+fn a_mode_that_means_nothing_is_a_problem_with_its_line_and_what_to_write() {
+    let file = parse(
+        "shop.yaml",
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  labels:\n    app: a\n    \
+         meshwright.dev/mode: lax\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n\
+         spec:\n  selector: {}\n  template:\n    metadata:\n      annotations:\n        \
+         meshwright.dev/permissive-ports: \"http\"\n",
+    );
+    let problems: Vec<String> = file.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "shop.yaml:7: metadata.labels.meshwright.dev/mode: is \"lax\": write permissive or \
+             strict; until then it is strict",
+            "shop.yaml:17: spec.template.metadata.annotations.meshwright.dev/permissive-ports: has \
+             \"http\", which is no port: write up to 32 port numbers with commas between them, \
+             such as \"8080,9090\"; until then the pod is strict",
+        ]
+    );
 }
 
 #[test]

@@ -112,6 +112,9 @@ pub enum Refusal {
         /// "httpGet", …
         how: &'static str,
     },
+    /// What it says of plaintext means nothing.
+    #[error("{0}")]
+    Mode(#[from] compiler::permissive::Unreadable),
     /// It isn't ours, and would be taken for it.
     #[error(
         "it has a container called {0}, which is not one that injection puts there; call it something else"
@@ -137,6 +140,7 @@ pub fn inject(pod: &Pod, config: &Config) -> Result<json_patch::Patch, Refusal> 
     if label.is_some_and(|label| label == "disabled") || is_injected(pod, spec) {
         return Ok(none);
     }
+    compiler::permissive::check_pod(metadata)?;
     check(spec)?;
     let mut patch = Operations::default();
     let annotations = metadata.annotations.as_ref().map(|all| all.len());

@@ -24,6 +24,9 @@ pub const MATCH_PATTERN: &str = "match.pattern";
 pub const MATCH_REGEX: &str = "match.regex";
 /// Matches requests by the parameters of their query (`mesh.Match.query`).
 pub const MATCH_QUERY: &str = "match.query";
+/// Refuses calls to addresses that the mesh doesn't know (`mesh.Workload.refuse_unknown`). That it
+/// takes plaintext needs none: a sidecar that doesn't know of it stays strict.
+pub const REFUSE_UNKNOWN: &str = "workload.refuse-unknown";
 
 /// What the sidecar of this build can do.
 pub const ALL: &[&str] = &[
@@ -37,4 +40,5 @@ pub const ALL: &[&str] = &[
     MATCH_PATTERN,
     MATCH_REGEX,
     MATCH_QUERY,
+    REFUSE_UNKNOWN,
 ];

@@ -30,6 +30,8 @@ pub enum Input {
     /// as this place says; a sidecar follows the one that it is connected to, which in the end is
     /// the one that stays.
     Settings = 4,
+    /// `Namespace` objects.
+    Namespace = 5,
 }
 
 /// For each [`Input`], the newest revision observed; 0 where nothing was seen or nothing depends.
@@ -48,12 +50,13 @@ pub struct Generation {
 
 impl Input {
     /// Every input, in the order of its place.
-    pub const ALL: [Input; 5] = [
+    pub const ALL: [Input; 6] = [
         Input::ApiRoute,
         Input::Service,
         Input::EndpointSlice,
         Input::Pod,
         Input::Settings,
+        Input::Namespace,
     ];
 }
 
@@ -111,8 +114,11 @@ impl Generation {
 
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [api_route, service, endpoint_slice, pod, settings] = self.seen;
-        write!(f, "{api_route}.{service}.{endpoint_slice}.{pod}.{settings}")
+        for (place, revision) in self.seen.iter().enumerate() {
+            let dot = if place == 0 { "" } else { "." };
+            write!(f, "{dot}{revision}")?;
+        }
+        Ok(())
     }
 }
 

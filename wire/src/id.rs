@@ -89,7 +89,12 @@ impl Kind {
         match self {
             Kind::Identity => &[Input::Settings],
             // Identities have the trust domain in them, names of Services the cluster's domain.
-            Kind::Workload => &[Input::Service, Input::Pod, Input::Settings],
+            Kind::Workload => &[
+                Input::Service,
+                Input::Pod,
+                Input::Namespace,
+                Input::Settings,
+            ],
             Kind::Guard => &[Input::ApiRoute, Input::Service, Input::Pod],
             Kind::Endpoints => &[
                 Input::Service,

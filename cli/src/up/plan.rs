@@ -113,7 +113,9 @@ impl Plan {
                 document: &document,
                 problems: Vec::new(),
             };
-            complaints.name("metadata.namespace", &document.key.namespace);
+            if !matches!(document.object, Object::Namespace(_)) {
+                complaints.name("metadata.namespace", &document.key.namespace);
+            }
             complaints.name("metadata.name", &document.key.name);
             match &document.object {
                 Object::Deployment(deployment) => {
@@ -131,6 +133,7 @@ impl Plan {
                 Object::ApiRoute(_)
                 | Object::EndpointSlice(_)
                 | Object::Pod(_)
+                | Object::Namespace(_)
                 | Object::Ignored => {}
             }
             problems.extend(complaints.problems);

@@ -120,6 +120,18 @@ impl Compilation<'_> {
         }
     }
 
+    pub(super) fn namespaces(&mut self) {
+        let memo = &mut self.out.memo;
+        let now = &self.inputs.namespaces;
+        for Difference { key, .. } in differences(&mut memo.namespaces, now) {
+            // Keys are in the order of namespaces: those of one stand together.
+            let pods = memo.pods.range(ObjectKey::new(&*key.name, "")..);
+            let pods = pods.map(|(pod, _)| pod);
+            let pods = pods.take_while(|pod| pod.namespace == key.name);
+            self.dirty.workloads.extend(pods.cloned());
+        }
+    }
+
     pub(super) fn api_routes(&mut self) {
         let memo = &mut self.out.memo;
         let changed = differences(&mut memo.api_routes, &self.inputs.api_routes);

@@ -39,6 +39,7 @@ pub(crate) fn insert(inputs: &mut Inputs, key: ObjectKey, object: Object) {
         Object::Service(object) => drop(inputs.services.insert(key, object)),
         Object::EndpointSlice(object) => drop(inputs.endpoint_slices.insert(key, object)),
         Object::Pod(object) => drop(inputs.pods.insert(key, object)),
+        Object::Namespace(object) => drop(inputs.namespaces.insert(key, object)),
         Object::Deployment(_) | Object::Ignored => {}
     }
 }
@@ -55,5 +56,6 @@ pub(crate) fn without_sharing(inputs: &Inputs) -> Inputs {
     anew(&mut inputs.services);
     anew(&mut inputs.endpoint_slices);
     anew(&mut inputs.pods);
+    anew(&mut inputs.namespaces);
     inputs
 }

@@ -19,6 +19,7 @@ pub(crate) enum Edit {
     Service(ObjectKey, Option<Value>),
     EndpointSlice(ObjectKey, Option<Value>),
     Pod(ObjectKey, Option<Value>),
+    Namespace(ObjectKey, Option<Value>),
     Precedence(ObjectKey, Option<u64>),
     TrustDomain(&'static str),
     ClusterDomain(&'static str),
@@ -36,6 +37,9 @@ impl Edit {
                 set(&mut inputs.endpoint_slices, key, value, place)
             }
             Edit::Pod(key, value) => set(&mut inputs.pods, key, value, Input::Pod),
+            Edit::Namespace(key, value) => {
+                set(&mut inputs.namespaces, key, value, Input::Namespace)
+            }
             Edit::Precedence(key, given) => {
                 let object = ObjectRef::api_route(key);
                 match given {
@@ -95,6 +99,8 @@ pub(crate) fn edits(longest: usize) -> impl Strategy<Value = Vec<Edit>> {
             .prop_map(|(key, value)| Edit::EndpointSlice(key, value)),
         4 => (key(&pods), option::weighted(0.8, pod()))
             .prop_map(|(key, value)| Edit::Pod(key, value)),
+        2 => (select(vec!["shop", "web"]), option::weighted(0.8, namespace()))
+            .prop_map(|(name, value)| Edit::Namespace(ObjectKey::namespace(name), value)),
         1 => (key(&routes), option::of(0..3u64))
             .prop_map(|(key, given)| Edit::Precedence(key, given)),
         1 => select(vec!["cluster.local", "example.org"]).prop_map(Edit::TrustDomain),
@@ -209,6 +215,22 @@ fn slice() -> impl Strategy<Value = Value> {
             "ports": [{"name": "http", "port": 8080}, {"name": "tcp", "port": 80}],
             "endpoints": endpoints,
         })
+    })
+}
+
+fn namespace() -> impl Strategy<Value = Value> {
+    let mode = select(vec![json!(null), json!("permissive"), json!("strict")]);
+    let unknown = select(vec![json!(null), json!("refuse"), json!("allow")]);
+    (mode, unknown).prop_map(|(mode, unknown)| {
+        let mut labels = serde_json::Map::new();
+        let pairs = [
+            ("meshwright.dev/mode", mode),
+            ("meshwright.dev/unknown-addresses", unknown),
+        ];
+        for (key, value) in pairs.into_iter().filter(|(_, value)| !value.is_null()) {
+            labels.insert(key.to_owned(), value);
+        }
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"labels": labels}})
     })
 }
 

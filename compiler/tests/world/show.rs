@@ -65,8 +65,23 @@ fn body(compiled: &Compiled) -> Value {
                 pod,
                 identity,
                 guards,
+                refuse_unknown,
+                permissive,
+                permissive_ports,
             } = resource.decode().unwrap();
-            json!({"pod": format!("{namespace}/{pod}"), "identity": identity, "guards": guards})
+            let mut shown = json!({
+                "pod": format!("{namespace}/{pod}"), "identity": identity, "guards": guards,
+            });
+            if refuse_unknown {
+                shown["unknownAddresses"] = json!("refused");
+            }
+            if permissive {
+                shown["permissive"] = json!("every port");
+            }
+            if !permissive_ports.is_empty() {
+                shown["permissivePorts"] = json!(permissive_ports);
+            }
+            shown
         }
         Kind::Identity => {
             let mesh::Identity {
@@ -93,6 +108,10 @@ fn endpoints(sent: mesh::Endpoints) -> Value {
     let ports = sent.ports.iter().map(|port| {
         let endpoints = port.endpoints.iter().map(|endpoint| {
             let address = format!("{} port {}", endpoint.address, endpoint.port);
+            let address = match endpoint.own_address {
+                true => format!("{address}, its own"),
+                false => address,
+            };
             match (endpoint.pod.as_str(), endpoint.identity.as_str()) {
                 ("", _) => address,
                 (pod, "") => format!("{address}, pod {pod}, not meshed"),

@@ -129,6 +129,20 @@ fn a_sidecar_that_was_written_by_hand_is_not_taken_for_ours() {
 }
 
 #[test]
+fn a_pod_whose_mode_means_nothing_is_refused_with_what_to_write() {
+    let mode = json!({ "meshwright.dev/mode": "lax" });
+    let refusal = refused(|pod| pod["metadata"]["labels"] = mode.clone()).to_string();
+    assert_eq!(
+        refusal,
+        "metadata.labels.meshwright.dev/mode is \"lax\": write permissive or strict; until then it is \
+         strict"
+    );
+    let ports = json!({ "meshwright.dev/permissive-ports": "http" });
+    let refusal = refused(|pod| pod["metadata"]["annotations"] = ports.clone()).to_string();
+    assert!(refusal.contains("\"http\", which is no port"), "{refusal}");
+}
+
+#[test]
 fn a_pod_on_the_hosts_network_is_refused() {
     assert_eq!(
         refused(|pod| pod["spec"]["hostNetwork"] = json!(true)),

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use compiler::{Inputs, ObjectKey};
+use compiler::{Inputs, ObjectKey, permissive};
 use crds::{ApiRoute, ApiRouteStatus};
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus, Service};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject};
@@ -91,10 +91,20 @@ impl Cluster {
                 }
             },
         };
+        let namespaces = Kind {
+            input: Input::Namespace,
+            objects: |inputs| &mut inputs.namespaces,
+            slim: |key: &ObjectKey, namespace: Option<&mut Namespace>| {
+                if let Some(namespace) = namespace {
+                    slim_namespace(key, namespace);
+                }
+            },
+        };
         keep(&mut tasks, client, &store, routes);
         keep(&mut tasks, client, &store, services);
         keep(&mut tasks, client, &store, slices);
         keep(&mut tasks, client, &store, pods);
+        keep(&mut tasks, client, &store, namespaces);
         Cluster {
             store,
             settling,
@@ -127,7 +137,7 @@ impl Source for Cluster {
     }
 }
 
-const KINDS: usize = 4;
+const KINDS: usize = 5;
 
 // === impl Store ===
 
@@ -277,6 +287,18 @@ fn slim_meta(meta: &mut ObjectMeta) {
     meta.owner_references = None;
     if let Some(annotations) = &mut meta.annotations {
         annotations.retain(|key, _| key.starts_with("meshwright.dev/"));
+    }
+}
+
+/// What the mesh is told by it. Nobody else hears of what can't be read: it has no status of ours.
+fn slim_namespace(key: &ObjectKey, namespace: &mut Namespace) {
+    namespace.spec = None;
+    namespace.status = None;
+    if let Some(labels) = &mut namespace.metadata.labels {
+        labels.retain(|key, _| key.starts_with("meshwright.dev/"));
+    }
+    if let Err(unreadable) = permissive::check_namespace(&namespace.metadata) {
+        tracing::warn!(namespace = %key, "{unreadable}");
     }
 }
 

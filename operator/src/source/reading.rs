@@ -269,6 +269,8 @@ impl<'a> Gather<'a> {
         if let Some((first_folder, first)) = self.taken.get(&name) {
             match &document.object {
                 Object::Service(later) if *first_folder != folder => self.complete(key, later),
+                // Whoever hands out files for one namespace writes it into each.
+                Object::Namespace(later) if self.inputs.namespaces.get(key) == Some(later) => {}
                 _ => {
                     let first = format!("{}:{}", first.file.display(), first.line);
                     let message = format!(
@@ -304,6 +306,11 @@ impl<'a> Gather<'a> {
             }
             Object::Pod(pod) => {
                 self.inputs.pods.insert(key.clone(), pod.clone());
+            }
+            Object::Namespace(namespace) => {
+                self.inputs
+                    .namespaces
+                    .insert(key.clone(), namespace.clone());
             }
             Object::Deployment(deployment) => {
                 self.deployments.insert(key.clone(), deployment.clone());
@@ -364,6 +371,10 @@ impl<'a> Gather<'a> {
             settle(&mut inputs.endpoint_slices, &old.endpoint_slices),
         );
         note(Input::Pod, settle(&mut inputs.pods, &old.pods));
+        note(
+            Input::Namespace,
+            settle(&mut inputs.namespaces, &old.namespaces),
+        );
         // The order of paths decides conflicts between ApiRoutes: a rename is a change of them.
         note(Input::ApiRoute, inputs.precedence != old.precedence);
         inputs.seen = seen;

@@ -38,7 +38,13 @@ type Body = BoxBody<Bytes, Infallible>;
 impl ApiServer {
     async fn start() -> (ApiServer, Client) {
         let server = ApiServer::default();
-        for kind in ["apiroutes", "services", "endpointslices", "pods"] {
+        for kind in [
+            "apiroutes",
+            "services",
+            "endpointslices",
+            "pods",
+            "namespaces",
+        ] {
             server.list(kind, "10", json!([]));
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -295,4 +301,43 @@ async fn a_status_is_heard_of_and_is_no_change_of_the_world() {
         heard,
         [Some("1/2".to_owned()), Some("2/2".to_owned()), None]
     );
+}
+
+#[tokio::test]
+async fn of_a_namespace_only_what_it_tells_the_mesh_is_kept() {
+    let namespace = |version: &str, mode: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": { "name": "shop", "resourceVersion": version,
+                          "labels": { "team": version, "meshwright.dev/mode": mode } },
+            "status": { "phase": "Active" } })
+    };
+    let (server, client) = ApiServer::start().await;
+    server.list("namespaces", "10", json!([namespace("9", "permissive")]));
+    let mut cluster = Cluster::new(&client, Box::new(|_, _| {}));
+    let key = ObjectKey::namespace("shop");
+    let before = until(&mut cluster, |inputs| inputs.namespaces.contains_key(&key)).await;
+    let labels = before.namespaces[&key].metadata.labels.clone().unwrap();
+    assert_eq!(Vec::from_iter(labels.keys()), ["meshwright.dev/mode"]);
+
+    // Another team's label is no change.
+    let other = namespace("11", "permissive");
+    server.tell("namespaces", "MODIFIED", other).await;
+    let after = until(&mut cluster, |inputs| {
+        inputs.seen.at(Input::Namespace) == 11
+    })
+    .await;
+    assert!(Arc::ptr_eq(
+        &before.namespaces[&key],
+        &after.namespaces[&key]
+    ));
+    server
+        .tell("namespaces", "MODIFIED", namespace("12", "strict"))
+        .await;
+    let after = until(&mut cluster, |inputs| {
+        inputs.seen.at(Input::Namespace) == 12
+    })
+    .await;
+    let labels = after.namespaces[&key].metadata.labels.clone().unwrap();
+    assert_eq!(labels["meshwright.dev/mode"], "strict");
 }

@@ -123,6 +123,26 @@ fn what_did_not_change_keeps_its_arc_and_its_generation() {
 }
 
 #[test]
+fn a_namespace_may_stand_in_several_files_if_they_say_the_same() {
+    const NAMESPACE: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: { name: shop, labels: { meshwright.dev/mode: permissive } }
+";
+    let mut folder = Folder::new(&[("a.yaml", NAMESPACE), ("b.yaml", NAMESPACE)]);
+    let reading = folder.read().clone();
+    assert_eq!(*reading.problems, []);
+    let shop = compiler::ObjectKey::namespace("shop");
+    assert!(reading.inputs.namespaces.contains_key(&shop));
+    folder.write("b.yaml", &NAMESPACE.replace("permissive", "strict"));
+    let problem = folder.read().problems[0].to_string();
+    assert!(
+        problem.contains("Namespace shop is already in"),
+        "{problem}"
+    );
+}
+
+#[test]
 fn a_file_that_does_not_parse_keeps_its_last_good_documents_and_is_reported() {
     let mut folder = Folder::new(&[("a.yaml", ROUTE)]);
     let before = folder.read().clone();
