@@ -1,5 +1,6 @@
 //! Whole operators and sidecars over real sockets: one file for each subject.
 
+mod addresses;
 mod bounds;
 mod configuration;
 mod http1;

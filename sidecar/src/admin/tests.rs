@@ -22,7 +22,7 @@ fn credentials(from: i32, to: i32) -> Arc<Credentials> {
 }
 
 fn complete() -> Arc<State> {
-    let workload = Workload::build(wire::mesh::Workload::default());
+    let workload = Workload::build(wire::mesh::Workload::default()).unwrap();
     Arc::new(State::link(Built {
         workload: Some(Arc::new(workload)),
         ..Built::default()

@@ -80,7 +80,7 @@ impl Applier {
                 self.built.guards.insert(id, Arc::new(built));
             }
             Kind::Workload => {
-                let built = Workload::build(resource.decode().map_err(unreadable)?);
+                let built = Workload::build(resource.decode().map_err(unreadable)?)?;
                 self.built.workload = Some(Arc::new(built));
                 self.own = Some(resource.id.clone());
             }

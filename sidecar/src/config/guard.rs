@@ -27,6 +27,12 @@ pub struct Workload {
     pub identity: String,
     /// Ids of the Guards that make the set complete.
     pub guards: Vec<String>,
+    /// Whether it may not call addresses that mean nothing in the mesh.
+    pub refuse_unknown: bool,
+    /// Whether every port that a Guard covers takes plaintext.
+    pub permissive: bool,
+    /// Ports that do, if a Guard covers them.
+    pub permissive_ports: Vec<u16>,
 }
 
 // === build ===
@@ -51,12 +57,19 @@ impl Guard {
 
 impl Workload {
     /// Builds from what was sent.
-    pub fn build(sent: mesh::Workload) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// A sentence naming the field that cannot be used.
+    pub fn build(sent: mesh::Workload) -> Result<Self, String> {
+        let ports = sent.permissive_ports.into_iter().map(parse_port);
+        Ok(Self {
+            refuse_unknown: sent.refuse_unknown,
+            permissive: sent.permissive,
+            permissive_ports: ports.collect::<Result<_, _>>()?,
             pod: format!("{}/{}", sent.namespace, sent.pod).into(),
             namespace: sent.namespace.into(),
             identity: sent.identity,
             guards: sent.guards,
-        }
+        })
     }
 }

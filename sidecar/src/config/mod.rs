@@ -4,6 +4,7 @@
 //! [`route`], [`guard`]) or rejected on its own, all are linked into one immutable [`State`], and
 //! the state is handed to every worker. A request reads one state from beginning to end.
 
+mod addresses;
 pub mod apply;
 pub mod followers;
 pub mod guard;

@@ -58,6 +58,8 @@ pub struct Endpoint {
     pub identity: Option<SpiffeId>,
     /// `namespace/pod`, or empty.
     pub pod: Arc<str>,
+    /// Whether the address is that pod's own: whoever calls it means the pod.
+    pub own_address: bool,
 }
 
 // === impl ServiceKey ===
@@ -130,6 +132,11 @@ impl Service {
         })
     }
 
+    /// Whether it has no virtual address: its names lead to its pods' own.
+    pub fn is_headless(&self) -> bool {
+        self.addresses.is_empty()
+    }
+
     /// The port with this number.
     pub fn port(&self, number: u16) -> Option<&Arc<Port>> {
         self.ports.iter().find(|port| port.number == number)
@@ -184,6 +191,7 @@ impl Endpoint {
             address: SocketAddr::new(parse_ip(&sent.address)?, parse_port(sent.port)?),
             identity,
             pod: sent.pod.into(),
+            own_address: sent.own_address,
         })
     }
 }

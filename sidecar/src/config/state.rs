@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::addresses;
 use super::guard::{Guard, Workload};
 use super::route::Route;
-use super::service::{Port, Protocol, Service, ServiceKey};
+use super::service::{Endpoint, Port, Protocol, Service, ServiceKey};
 
 /// Everything that the sidecar was told, built and linked.
 #[derive(Debug, Default)]
@@ -15,7 +16,7 @@ pub struct State {
     pub built: Built,
     /// Counts the states of this process, from 1; 0 is before the first.
     pub number: u64,
-    /// Where a virtual address leads.
+    /// Where an address leads: a virtual one, or a pod's own.
     by_address: HashMap<SocketAddr, Called>,
     /// Virtual addresses with any port: a call to a port that the Service lacks is not a call to
     /// the outside.
@@ -50,6 +51,8 @@ pub struct Called {
     pub service: Arc<Service>,
     /// Its port.
     pub port: Arc<Port>,
+    /// Which of the port's endpoints, when it was called by its own address.
+    pub place: Option<usize>,
 }
 
 /// Which ports of the own application are served.
@@ -87,6 +90,8 @@ impl State {
         for service in built.services.values() {
             state.link_service(service);
         }
+        let own = built.workload.as_ref().map(|own| &*own.namespace);
+        addresses::link(&mut state.by_address, built.services.values(), own);
         let own_namespace = built.workload.as_ref().map(|own| own.namespace.clone());
         if let Some(own) = own_namespace.as_deref() {
             // The bare name of a Service means the one of the own namespace.
@@ -123,6 +128,7 @@ impl State {
                 let called = Called {
                     service: service.clone(),
                     port: port.clone(),
+                    place: None,
                 };
                 self.by_address
                     .insert(SocketAddr::new(*address, port.number), called);
@@ -134,7 +140,7 @@ impl State {
         self.services.insert(service.key.clone(), service.clone());
     }
 
-    /// The Service behind a virtual address.
+    /// What an address means: a Service, or one endpoint of it.
     pub fn called(&self, address: SocketAddr) -> Option<&Called> {
         self.by_address.get(&address)
     }
@@ -183,9 +189,24 @@ impl State {
         self.inbound.ports.get(&port).ok_or(NotServed::NoGuard)
     }
 
+    /// Whether the own application may not call addresses that mean nothing here.
+    pub fn refuses_unknown(&self) -> bool {
+        let own = self.built.workload.as_ref();
+        own.is_some_and(|own| own.refuse_unknown)
+    }
+
     /// Whether the complete set of Guards is held.
     pub fn is_complete(&self) -> bool {
         self.inbound.complete
+    }
+}
+
+// === impl Called ===
+
+impl Called {
+    /// The endpoint that was called by its own address; `None` for a virtual address.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.port.endpoints.get(self.place?)
     }
 }
 
@@ -239,12 +260,13 @@ mod tests {
     }
 
     fn workload(namespace: &str, guards: &[&str]) -> Arc<Workload> {
-        Arc::new(Workload::build(mesh::Workload {
+        let sent = mesh::Workload {
             namespace: namespace.into(),
             pod: "web-1".into(),
             guards: guards.iter().map(|id| (*id).to_owned()).collect(),
             ..Default::default()
-        }))
+        };
+        Arc::new(Workload::build(sent).unwrap())
     }
 
     fn guard(port: u32) -> Arc<Guard> {

@@ -4,8 +4,11 @@
 //! [`Destinations`] follows the shared [`State`]: what a new state did not change keeps its
 //! balancer, and an endpoint that is still there keeps its connections and counts.
 
+mod direct;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -63,12 +66,19 @@ type PortKey = (ServiceKey, u16);
 /// The port that a balancer was made for, and the balancer.
 type Balanced = (Arc<Port>, Rc<LoadBalancer<Upstream>>);
 
+/// An endpoint that was called by its own address, and its balancer.
+type Held = (Endpoint, Rc<LoadBalancer<Upstream>>);
+
 /// A worker's destinations, for one state after another.
 pub struct Destinations {
     state: RefCell<Rc<InForce>>,
     linked: RefCell<HashMap<PortKey, Rc<Destination>>>,
     balancers: RefCell<HashMap<PortKey, Balanced>>,
     upstreams: RefCell<HashMap<Endpoint, Weak<Upstream>>>,
+    /// Pods that were called by their own addresses.
+    direct: RefCell<HashMap<SocketAddr, Rc<Destination>>>,
+    /// What those destinations keep from one state to the next.
+    held: RefCell<HashMap<SocketAddr, Held>>,
     dial: Dial,
 }
 
@@ -94,6 +104,8 @@ impl Destinations {
             linked: RefCell::default(),
             balancers: RefCell::default(),
             upstreams: RefCell::default(),
+            direct: RefCell::default(),
+            held: RefCell::default(),
             dial,
         }
     }
@@ -126,6 +138,7 @@ impl Destinations {
                 None => drop(self.balancers.borrow_mut().remove(&key)),
             }
         }
+        self.follow_direct(&state);
         *self.state.borrow_mut() = Rc::new(InForce(state));
         self.upstreams
             .borrow_mut()
@@ -144,17 +157,19 @@ impl Destinations {
     }
 
     fn link(&self, service: &Service, port: &Arc<Port>) -> Destination {
-        let state = self.state();
-        let route = state.route(&service.key).map(|route| {
-            let targets = route.rules().iter().map(|rule| self.targets(&state, rule));
-            (route.clone(), targets.collect())
-        });
         Destination {
             service: service.key.text().clone(),
             protocol: port.protocol,
             own: self.balancer(&service.key, port),
-            route,
+            route: self.route_of(service),
         }
+    }
+
+    fn route_of(&self, service: &Service) -> Option<(Arc<Route>, Vec<Targets>)> {
+        let state = self.state();
+        let route = state.route(&service.key)?;
+        let targets = route.rules().iter().map(|rule| self.targets(&state, rule));
+        Some((route.clone(), targets.collect()))
     }
 
     fn targets(&self, state: &State, rule: &Rule) -> Targets {

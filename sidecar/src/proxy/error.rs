@@ -77,6 +77,9 @@ reasons! {
     /// An explicit proxy request names a host that is no Service.
     UnknownHost = "unknown_host", NOT_FOUND, Caller, true,
         "No service of the mesh has this host name.";
+    /// The namespace refuses calls to addresses that the mesh does not know, and this is one.
+    AddressNotKnown = "address_not_known", FORBIDDEN, Caller, true,
+        "The mesh does not know this address, and calls to unknown addresses are refused.";
     /// The request itself cannot be carried.
     BadRequest = "bad_request", BAD_REQUEST, Caller, true,
         "The request cannot be forwarded as it is.";

@@ -1,6 +1,7 @@
 //! Calls of the application: application → destination → route → forward.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::{Request, Response, Version};
@@ -21,7 +22,7 @@ use crate::telemetry::metrics::Direction;
 #[derive(Clone, Copy, Debug)]
 pub enum Captured {
     /// It was going to this address.
-    To(std::net::SocketAddr),
+    To(SocketAddr),
     /// It came to our own port: an explicit proxy request, whose host selects.
     Explicitly,
 }
@@ -91,18 +92,23 @@ fn destination(
     captured: Captured,
     head: &http::request::Parts,
 ) -> Result<Rc<Destination>, Error> {
-    let (service, port) = match captured {
-        Captured::To(address) => {
-            // It was there when the connection was accepted, and may be gone since.
-            let called = state.called(address).ok_or(Reason::UnknownHost)?;
-            (&called.service, &called.port)
-        }
+    let address = match captured {
+        // It was there when the connection was accepted, and may be gone since.
+        Captured::To(address) => address,
         Captured::Explicitly => {
-            let host = headers::host(head).ok_or(Reason::UnknownHost)?;
-            let service = state.named(host).ok_or(Reason::UnknownHost)?;
-            let port = service.port(headers::port(head));
-            (service, port.ok_or(Reason::UnknownHost)?)
+            let (host, port) = (headers::host(head), headers::port(head));
+            let host = host.ok_or(Reason::UnknownHost)?;
+            if let Some(service) = state.named(host) {
+                let port = service.port(port).ok_or(Reason::UnknownHost)?;
+                return Ok(px.destinations.find(service, port));
+            }
+            let address = host.parse().map_err(|_| Reason::UnknownHost)?;
+            SocketAddr::new(address, port)
         }
     };
-    Ok(px.destinations.find(service, port))
+    match state.called(address) {
+        Some(called) => Ok(px.destinations.at(address, called)),
+        None if state.refuses_unknown() => Err(Reason::AddressNotKnown.into()),
+        None => Err(Reason::UnknownHost.into()),
+    }
 }

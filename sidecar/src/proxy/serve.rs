@@ -44,16 +44,19 @@ pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
         let state = px.destinations.state();
         match state.called(called) {
             Some(found) => {
-                let destination = px.destinations.find(&found.service, &found.port);
+                let destination = px.destinations.at(called, found);
                 drop(state);
                 outbound_to_service(&px, stream, called, &destination).await
             }
             // A Service without this port: nobody listens there, as nobody would without a mesh.
             None if state.is_virtual(called.ip()) => Ok(()),
             None => {
-                let inside = state.is_endpoint(called.ip());
+                let (inside, refused) = (state.is_endpoint(called.ip()), state.refuses_unknown());
                 drop(state);
-                opaque::passthrough(&px, stream, called, inside).await
+                match refused {
+                    true => refuse_unknown(&px, stream, called).await,
+                    false => opaque::passthrough(&px, stream, called, inside).await,
+                }
             }
         }
     };
@@ -111,6 +114,20 @@ async fn outbound_declared(
             Reason::BadRequest,
             "what was sent where only HTTP is carried is not HTTP",
         )),
+    }
+}
+
+/// Answers requests with the reason, and closes on everything else.
+async fn refuse_unknown(
+    px: &Rc<Proxy>,
+    stream: TcpStream,
+    called: SocketAddr,
+) -> Result<(), Error> {
+    let captured = Captured::To(called);
+    match tokio::time::timeout(DETECT_TIMEOUT, whenever_they_come(&stream)).await {
+        Ok(Ok(FirstBytes::Http1)) => outbound_http(px, stream, captured, false).await,
+        Ok(Ok(FirstBytes::Http2)) => outbound_http(px, stream, captured, true).await,
+        _ => Err(Reason::AddressNotKnown.into()),
     }
 }
 
