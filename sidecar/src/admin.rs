@@ -138,14 +138,23 @@ impl Admin {
                 let query = uri.query().unwrap_or_default();
                 match explain::answer(&state.borrow(), &held.borrow(), query) {
                     Ok(told) => json(StatusCode::OK, &told),
-                    Err(wrong) => text(StatusCode::BAD_REQUEST, wrong + "\n"),
+                    Err(wrong) => text(StatusCode::BAD_REQUEST, wrong + "
+"),
                 }
             }
             "/ready" => self.to_kubelet(uri),
             "/metrics" => self.to_scrapers(uri),
+            "/plaintext" => json(StatusCode::OK, &self.plaintext()),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "GET /config: what is in force\nGET /explain?method=GET&url=http://orders/1&header=x-canary:+1: what would become of it\nGET /metrics\nGET /ready\n",
+                "GET /config: what is in force
+\
+                 GET /explain?method=GET&url=http://orders/1&header=x-canary:+1: what would become of \
+                 it
+GET /metrics
+GET /plaintext: who calls without mutual TLS
+GET /ready
+",
             ),
         }
     }
@@ -170,6 +179,21 @@ impl Admin {
             None => text(StatusCode::OK, "ready\n"),
             Some(missing) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
         }
+    }
+
+    /// Who still calls in plaintext.
+    fn plaintext(&self) -> Value {
+        let (callers, forgotten) = self.metrics.plaintext_callers.all();
+        let callers = callers.into_iter().map(|(address, caller)| {
+            let last = caller.last.duration_since(UNIX_EPOCH);
+            json!({
+                "address": address.to_string(),
+                "service": &*caller.service,
+                "requests": caller.requests,
+                "last": last.ok().and_then(|last| rfc3339(last.as_secs())),
+            })
+        });
+        json!({ "callers": callers.collect::<Vec<_>>(), "forgotten": forgotten })
     }
 
     fn config(&self) -> Value {
@@ -242,6 +266,7 @@ fn in_force(state: &State) -> Value {
         ports.map(|(port, protocol)| {
             json!({
                 "service": &*guard.service, "port": port, "protocol": format!("{protocol:?}"),
+                "plaintext": state.served(*port).is_ok_and(|served| served.permissive),
             })
         })
     });

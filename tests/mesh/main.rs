@@ -9,6 +9,7 @@ mod identity;
 mod life;
 mod matching;
 mod opaque;
+mod permissive;
 mod routing;
 mod telemetry;
 mod upgrades;

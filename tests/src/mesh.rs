@@ -314,6 +314,14 @@ impl Mesh {
         self.write_pods()
     }
 
+    /// Gives a pod's document another label or annotation: `field` is `labels` or `annotations`.
+    pub fn mark(&self, pod: &str, field: &str, key: &str, value: &str) -> Result<()> {
+        if let Some(pod) = lock(&self.pods).get_mut(pod) {
+            pod["metadata"][field][key] = json!(value);
+        }
+        self.write_pods()
+    }
+
     /// Says that a pod is no longer ready, as the kubelet would.
     pub fn not_ready(&self, pod: &str) -> Result<()> {
         if let Some(pod) = lock(&self.pods).get_mut(pod) {

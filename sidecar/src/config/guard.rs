@@ -72,4 +72,9 @@ impl Workload {
             guards: sent.guards,
         })
     }
+
+    /// Whether a port that a Guard covers takes plaintext.
+    pub fn takes_plaintext(&self, port: u16) -> bool {
+        self.permissive || self.permissive_ports.contains(&port)
+    }
 }

@@ -70,6 +70,8 @@ pub struct Served {
     pub guard: Arc<Guard>,
     /// How its bytes are read.
     pub protocol: Protocol,
+    /// Whether it takes plaintext beside mutual TLS.
+    pub permissive: bool,
 }
 
 /// Why a port is not served.
@@ -229,6 +231,7 @@ impl Inbound {
                 ports.entry(*port).or_insert_with(|| Served {
                     guard: guard.clone(),
                     protocol: *protocol,
+                    permissive: workload.takes_plaintext(*port),
                 });
             }
         }
@@ -303,6 +306,39 @@ mod tests {
         assert!(state.served(8080).is_ok());
         assert!(state.served(9090).is_ok());
         assert!(matches!(state.served(22), Err(NotServed::NoGuard)));
+    }
+
+    #[test]
+    fn plaintext_is_taken_where_that_is_said_and_a_guard_covers_the_port_and_no_sooner() {
+        let mut built = Built::default();
+        let says = |permissive: bool, ports: &[u32]| {
+            let sent = mesh::Workload {
+                guards: vec!["guard/shop/a".into(), "guard/shop/b".into()],
+                permissive,
+                permissive_ports: ports.to_vec(),
+                ..Default::default()
+            };
+            Some(Arc::new(Workload::build(sent).unwrap()))
+        };
+        let taken = |built: &Built| {
+            let state = State::link(built.clone());
+            let taken = |port: &u16| state.served(*port).is_ok_and(|served| served.permissive);
+            Vec::from_iter([8080, 9090, 22].into_iter().filter(taken))
+        };
+        built.workload = says(true, &[8080]);
+        built.guards.insert("guard/shop/a".into(), guard(8080));
+        assert!(taken(&built).is_empty(), "the set is not complete");
+        built.guards.insert("guard/shop/b".into(), guard(9090));
+        assert_eq!(taken(&built), [8080, 9090]);
+        built.workload = says(false, &[9090, 22]);
+        assert_eq!(taken(&built), [9090], "no Guard covers the other");
+        built.workload = says(false, &[]);
+        assert!(taken(&built).is_empty());
+        let wrong = mesh::Workload {
+            permissive_ports: vec![65536],
+            ..Default::default()
+        };
+        assert!(Workload::build(wrong).is_err());
     }
 
     #[test]

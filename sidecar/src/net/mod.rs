@@ -6,5 +6,6 @@ pub mod detect;
 pub mod opaque;
 pub mod original_dst;
 pub mod places;
+pub mod rewound;
 pub mod tls;
 pub mod to_operator;

@@ -1,10 +1,11 @@
-//! Calls of peers: peer's identity → Guard of the port → application.
+//! Calls of peers: peer's identity → Guard of the port → application. Where plaintext is taken, its
+//! callers go the same way with no identity ([`super::plaintext`]).
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::body::{RequestBody, ResponseBody};
@@ -14,15 +15,17 @@ use super::upgrade::Upgrade;
 use super::upstream::Speak;
 use super::{Proxy, forward, headers, path};
 use crate::config::State;
-use crate::config::state::NotServed;
+use crate::config::state::{NotServed, Served};
 use crate::identity::SpiffeId;
 use crate::telemetry::metrics::Direction;
 
 /// A peer's connection, as far as its requests care.
 #[derive(Clone, Debug)]
 pub struct FromPeer {
-    /// Who the peer proved to be.
-    pub identity: SpiffeId,
+    /// Who the peer proved to be; `None` in plaintext, where nobody proves anything.
+    pub identity: Option<SpiffeId>,
+    /// The address that it has, which proves nothing either.
+    pub from: IpAddr,
     /// The address that it called.
     pub called: SocketAddr,
 }
@@ -38,7 +41,7 @@ pub async fn serve(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let (head, body) = request.into_parts();
     let mut cx = Context::new(Direction::inbound, &head);
-    cx.source = Some(peer.identity.clone());
+    cx.source = peer.identity.clone();
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
     let state = px.destinations.state();
     let request = Request::from_parts(head, RequestBody::of(body));
@@ -61,13 +64,34 @@ async fn inbound(
     path::settle(cx, &mut head)?;
     let served = state.served(peer.called.port()).map_err(refusal)?;
     cx.service = Some(served.guard.service.clone());
+    admit(px, served, peer)?;
     // Here, in this order: inspection of the body, authentication, authorization, rate limit,
     // cache; and, after the application has answered, the response phase.
-    let speak = Speak::to_application(served.protocol, headers::is_marked_http2(&head.headers));
+    let http2 = match peer.identity {
+        Some(_) => headers::is_marked_http2(&head.headers),
+        None => head.version == Version::HTTP_2,
+    };
+    let speak = Speak::to_application(served.protocol, http2);
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
     let application = px.application(peer.called);
     Box::pin(forward::to_application(cx, &application, speak, head, body)).await
+}
+
+/// Lets a peer in, and a caller without an identity where plaintext is taken at this moment.
+///
+/// # Errors
+/// `plaintext_refused`.
+pub(super) fn admit(px: &Proxy, served: &Served, peer: &FromPeer) -> Result<(), Error> {
+    match peer.identity {
+        Some(_) => Ok(()),
+        None if served.permissive => {
+            let metrics = px.metrics.all();
+            metrics.plaintext(&served.guard.service, peer.called.port(), peer.from);
+            Ok(())
+        }
+        None => Err(Reason::PlaintextRefused.into()),
+    }
 }
 
 /// What a port says that no Guard opens.

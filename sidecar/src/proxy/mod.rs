@@ -28,6 +28,7 @@ pub mod limits;
 pub mod opaque;
 pub mod outbound;
 pub mod path;
+pub mod plaintext;
 pub mod serve;
 pub mod upgrade;
 pub mod upstream;

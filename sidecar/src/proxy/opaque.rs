@@ -28,7 +28,7 @@ use crate::net::opaque;
 use crate::telemetry::metrics::{ConnectionKind, Direction};
 
 /// What is read to learn who speaks first, and passed on then.
-const FIRST: usize = 4096;
+pub(super) const FIRST: usize = 4096;
 
 /// An open way to one endpoint of a Service.
 #[derive(Debug)]
@@ -127,11 +127,14 @@ pub async fn passthrough(
 ///
 /// # Errors
 /// The port is not served, it is HTTP and so are the bytes, or the connection broke off.
-pub async fn inbound(
+pub async fn inbound<S>(
     px: &Proxy,
-    mut stream: server::TlsStream<TcpStream>,
+    mut stream: server::TlsStream<S>,
     peer: &FromPeer,
-) -> Result<(), Error> {
+) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let metrics = px.metrics.all();
     metrics.connection(Direction::inbound, ConnectionKind::mtls_tcp);
     let protocol = {

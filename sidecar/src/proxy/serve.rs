@@ -23,12 +23,14 @@ use super::error::{Error, Reads, Reason};
 use super::inbound::{self, FromPeer};
 use super::opaque::{self, Silent};
 use super::outbound::{self, Captured};
+use super::plaintext::{self, Plaintext};
 use super::{Proxy, headers, limits};
 use crate::config::service::Protocol;
 use crate::identity::SpiffeId;
 use crate::identity::verify::identity_of;
 use crate::net::detect::{DETECT_TIMEOUT, FirstBytes, first_bytes, whenever_they_come};
 use crate::net::original_dst::{local, original_dst};
+use crate::net::rewound::Rewound;
 use crate::net::tls::{ALPN_H1, ALPN_H2, ALPN_TCP, HANDSHAKE_TIMEOUT};
 use crate::telemetry::metrics::{ConnectionKind, Direction, DirectionLabels};
 
@@ -148,19 +150,36 @@ async fn outbound_http(
     http(px, TokioIo::new(stream), h1, service).await
 }
 
+/// Who has come in.
+#[derive(Debug)]
+pub(super) enum Entered {
+    /// A peer that has proved who it is.
+    Peer(Box<TlsStream<Rewound<TcpStream>>>, SpiffeId),
+    /// Somebody, at a port that takes plaintext.
+    Plaintext(Plaintext),
+}
+
 /// Carries one connection of a peer, from accept to close.
 pub async fn inbound_connection(px: Rc<Proxy>, stream: TcpStream) {
     let _open = Open::new(&px, Direction::inbound);
-    let Ok(called) = original_dst(&stream) else {
+    let (Ok(called), Ok(from)) = (original_dst(&stream), stream.peer_addr()) else {
         return;
     };
     // Held until the peer has proved who it is: strangers share a bounded number of places.
     let mut place = px.strangers.take();
-    let proved = place.during(stranger(&px, stream)).await;
+    let proved = place.during(stranger(&px, stream, called)).await;
     drop(place);
+    let from = |identity| FromPeer {
+        identity,
+        from: from.ip(),
+        called,
+    };
     let ended = match proved {
-        Some(Ok(Some((stream, identity)))) => {
-            inbound_proved(&px, stream, FromPeer { identity, called }).await
+        Some(Ok(Some(Entered::Peer(stream, identity)))) => {
+            inbound_proved(&px, *stream, from(Some(identity))).await
+        }
+        Some(Ok(Some(Entered::Plaintext(plaintext)))) => {
+            inbound_plaintext(&px, plaintext, from(None)).await
         }
         Some(Ok(None)) => return,
         Some(Err(error)) => Err(error),
@@ -176,9 +195,23 @@ pub async fn inbound_connection(px: Rc<Proxy>, stream: TcpStream) {
 async fn stranger(
     px: &Rc<Proxy>,
     stream: TcpStream,
-) -> Result<Option<(TlsStream<TcpStream>, SpiffeId)>, Error> {
+    called: SocketAddr,
+) -> Result<Option<Entered>, Error> {
+    let permissive = {
+        let state = px.destinations.state();
+        let served = state.served(called.port()).ok();
+        served
+            .filter(|served| served.permissive)
+            .map(|served| served.protocol)
+    };
+    if let Some(protocol) = permissive {
+        return plaintext::stranger(px, stream, called, protocol).await;
+    }
     match first_bytes(&stream).await {
-        Ok(FirstBytes::Tls) => handshake(px, stream).await.map(Some),
+        Ok(FirstBytes::Tls) => {
+            let (stream, identity) = handshake(px, Rewound::new(stream, Vec::new())).await?;
+            Ok(Some(Entered::Peer(Box::new(stream), identity)))
+        }
         Ok(FirstBytes::Closed) | Err(_) => Ok(None),
         Ok(other) => {
             refuse_plaintext(px, stream, other).await;
@@ -207,10 +240,13 @@ async fn refuse_plaintext(px: &Proxy, mut stream: TcpStream, seen: FirstBytes) {
     }
 }
 
-async fn handshake(
+pub(super) async fn handshake<S>(
     px: &Rc<Proxy>,
-    stream: TcpStream,
-) -> Result<(TlsStream<TcpStream>, SpiffeId), Error> {
+    stream: S,
+) -> Result<(TlsStream<S>, SpiffeId), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let credentials = px.dial.credentials.borrow().clone();
     let credentials = credentials
         .filter(|credentials| credentials.in_force())
@@ -234,7 +270,7 @@ async fn handshake(
 
 async fn inbound_proved(
     px: &Rc<Proxy>,
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Rewound<TcpStream>>,
     peer: FromPeer,
 ) -> Result<(), Error> {
     match stream.get_ref().1.alpn_protocol() {
@@ -248,15 +284,27 @@ async fn inbound_proved(
     }
 }
 
-async fn inbound_http(
+async fn inbound_plaintext(
     px: &Rc<Proxy>,
-    stream: TlsStream<TcpStream>,
-    peer: FromPeer,
-    h2: bool,
+    plaintext: Plaintext,
+    from: FromPeer,
 ) -> Result<(), Error> {
-    px.metrics
-        .all()
-        .connection(Direction::inbound, ConnectionKind::mtls_http);
+    match plaintext {
+        Plaintext::Http1(stream) => inbound_http(px, stream, from, false).await,
+        Plaintext::Http2(stream) => inbound_http(px, stream, from, true).await,
+        Plaintext::Opaque(opaque) => plaintext::opaque(px, *opaque, &from).await,
+    }
+}
+
+async fn inbound_http<S>(px: &Rc<Proxy>, stream: S, peer: FromPeer, h2: bool) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let kind = match peer.identity {
+        Some(_) => ConnectionKind::mtls_http,
+        None => ConnectionKind::plaintext_http,
+    };
+    px.metrics.all().connection(Direction::inbound, kind);
     let service = {
         let (px, peer) = (px.clone(), Rc::new(peer));
         service_fn(move |request| inbound::serve(px.clone(), peer.clone(), request))

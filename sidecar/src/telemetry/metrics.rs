@@ -7,9 +7,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -18,6 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::plaintext::Callers;
 use crate::proxy::error::Reason;
 
 /// Upper bounds of the duration buckets, seconds: half a millisecond to a minute.
@@ -33,6 +35,9 @@ pub struct Metrics {
     durations: Family<DurationLabels, Histogram, fn() -> Histogram>,
     connections: Family<ConnectionLabels, Counter>,
     refused: Family<RefusedLabels, Counter>,
+    plaintext: Family<PlaintextLabels, Counter>,
+    /// Who called in plaintext.
+    pub plaintext_callers: Callers,
     /// Connections open now.
     pub connections_open: Family<DirectionLabels, Gauge>,
     /// When the own leaf ends, unix seconds; 0 without one.
@@ -89,6 +94,13 @@ pub struct RefusedLabels {
     reason: ReasonLabel,
 }
 
+/// Labels of what came in plaintext: a Guard's Service and port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PlaintextLabels {
+    service: Shared,
+    port: u16,
+}
+
 /// One direction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DirectionLabels {
@@ -123,6 +135,10 @@ pub enum ConnectionKind {
     mtls_http,
     /// Opaque bytes of a known service, over mutual TLS.
     mtls_tcp,
+    /// HTTP/1.1 or HTTP/2 from a caller outside the mesh, at a port that takes plaintext.
+    plaintext_http,
+    /// Opaque bytes of such a caller.
+    plaintext_tcp,
     /// Opaque bytes to an address that the mesh does not know.
     passthrough,
 }
@@ -186,6 +202,8 @@ impl Metrics {
             durations,
             connections: Family::default(),
             refused: Family::default(),
+            plaintext: Family::default(),
+            plaintext_callers: Callers::default(),
             connections_open: Family::default(),
             certificate_expiry: Gauge::<i64, AtomicI64>::default(),
             operator_connected: Gauge::default(),
@@ -213,6 +231,11 @@ impl Metrics {
             "connections_refused",
             "Connections refused before a request was read",
             metrics.refused.clone(),
+        );
+        registry.register(
+            "plaintext_requests",
+            "Requests and opaque connections taken from callers outside the mesh",
+            metrics.plaintext.clone(),
         );
         registry.register(
             "connections_open",
@@ -263,6 +286,18 @@ impl Metrics {
         self.refused
             .get_or_create(&RefusedLabels { direction, reason })
             .inc();
+    }
+
+    /// Counts a request or an opaque connection that was taken in plaintext. `service` and `port`
+    /// are a Guard's, so that no caller can make up a series.
+    pub fn plaintext(&self, service: &Arc<str>, port: u16, from: IpAddr) {
+        let labels = PlaintextLabels {
+            service: Shared(service.clone()),
+            port,
+        };
+        self.plaintext.get_or_create(&labels).inc();
+        let now = SystemTime::now();
+        self.plaintext_callers.called(from, service, now);
     }
 
     /// Renders all series (OpenMetrics text).

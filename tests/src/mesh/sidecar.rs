@@ -150,6 +150,14 @@ impl Sidecar {
         Ok(serde_json::from_str(&answer.body)?)
     }
 
+    /// `GET /plaintext`.
+    pub async fn plaintext(&self) -> Result<Value> {
+        let answer = Client::direct()
+            .get(&format!("http://{}:15000/plaintext", self.address))
+            .await?;
+        Ok(serde_json::from_str(&answer.body)?)
+    }
+
     /// The value of the first series of its metrics whose line begins with `series`.
     pub async fn metric(&self, series: &str) -> Result<Option<f64>> {
         let answer = Client::direct()
