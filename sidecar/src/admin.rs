@@ -3,22 +3,24 @@
 //! On the control thread: none of it can slow a request.
 
 mod explain;
+mod settings;
+mod show;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::Full;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -30,7 +32,9 @@ use crate::drain::Drain;
 use crate::identity::certs::Credentials;
 use crate::net::accept::{accept, listen};
 use crate::net::places::Places;
+use crate::telemetry::access_log::selection::Selected;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::text::Format;
 
 /// Connections to one of these servers at a time; for one more the oldest is closed, so that nobody
 /// can keep the kubelet or a scraper out by staying.
@@ -43,6 +47,24 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long a connection may stay.
 const LIFE: Duration = Duration::from_secs(600);
 
+/// Bytes of a body: a setting is a line.
+const MAX_BODY: usize = 1024;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What there is to ask on 15000.
+const PAGES: &str = "\
+GET /config            what is in force
+GET /explain           ?method=GET&url=http://orders/1&header=x-canary:+1: what would become of it
+GET /plaintext         who calls without mutual TLS
+GET /stats             what is going on
+GET /metrics           the same for scrapers, and more
+GET /ready
+GET or PUT /log-level  such as info, or info,sidecar=debug
+GET or PUT /access-log such as sample=10 filter=slow:500ms
+";
+
 /// What is known about the process.
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -52,6 +74,8 @@ pub struct Admin {
     pub held: watch::Receiver<Arc<Vec<Resource>>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Which requests are written down; not the log itself, which ends when nobody holds it.
+    pub access_log: Option<Arc<Selected>>,
 }
 
 /// Ready means: a certificate in force, a complete configuration, and the own Guards in it.
@@ -82,14 +106,14 @@ pub fn start(
     let admin = Rc::new(admin);
     let mut servers = Vec::new();
     for (address, answer) in [
-        (people, Admin::to_people as fn(&Admin, &Uri) -> Answer),
+        (people, Admin::to_people as fn(&Admin, &Question) -> Answer),
         (scrapers, Admin::to_scrapers),
         (kubelet, Admin::to_kubelet),
     ] {
         let listener = listen(address)?;
         let admin = admin.clone();
-        servers.push(tokio::task::spawn_local(serve(listener, move |uri| {
-            answer(&admin, uri)
+        servers.push(tokio::task::spawn_local(serve(listener, move |question| {
+            answer(&admin, question)
         })));
     }
     Ok(servers)
@@ -97,9 +121,21 @@ pub fn start(
 
 type Answer = Response<Full<Bytes>>;
 
+/// A request, its body included.
+#[derive(Debug)]
+struct Question {
+    method: Method,
+    path: String,
+    query: String,
+    /// That of the target, which is there when a proxy is asked.
+    authority: Option<String>,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
 async fn serve(
     listener: tokio::net::TcpListener,
-    answer: impl Fn(&Uri) -> Answer + Clone + 'static,
+    answer: impl Fn(&Question) -> Answer + Clone + 'static,
 ) {
     let places = Places::new(MAX_CONNECTIONS);
     loop {
@@ -108,14 +144,14 @@ async fn serve(
         let answer = answer.clone();
         tokio::task::spawn_local(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let response = match *request.method() {
-                    Method::GET | Method::HEAD => answer(request.uri()),
-                    _ => text(
-                        StatusCode::METHOD_NOT_ALLOWED,
-                        "only GET is answered here\n",
-                    ),
-                };
-                async move { Ok::<_, Infallible>(response) }
+                let answer = answer.clone();
+                async move {
+                    let response = match Question::read(request).await {
+                        Ok(question) => answer(&question),
+                        Err(refused) => refused,
+                    };
+                    Ok::<_, Infallible>(response)
+                }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -127,160 +163,100 @@ async fn serve(
     }
 }
 
+// === impl Question ===
+
+impl Question {
+    async fn read(request: Request<Incoming>) -> Result<Self, Answer> {
+        let (head, body) = request.into_parts();
+        let body = match head.method {
+            Method::PUT => {
+                let body = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
+                let late = |_| text(StatusCode::REQUEST_TIMEOUT, "the body is late\n");
+                let large = |_| text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n");
+                body.map_err(late)?.map_err(large)?.to_bytes()
+            }
+            // Nobody reads another's.
+            _ => Bytes::new(),
+        };
+        Ok(Self {
+            method: head.method,
+            path: head.uri.path().to_owned(),
+            query: head.uri.query().unwrap_or_default().to_owned(),
+            authority: head.uri.authority().map(ToString::to_string),
+            headers: head.headers,
+            body,
+        })
+    }
+
+    /// What only tells is asked with GET or HEAD.
+    fn tells(&self, answer: impl FnOnce() -> Answer) -> Answer {
+        match self.method {
+            Method::GET | Method::HEAD => answer(),
+            _ => not_allowed("GET, HEAD"),
+        }
+    }
+
+    /// What can be set is set with PUT.
+    fn tells_or_sets(&self, answer: impl FnOnce() -> Answer) -> Answer {
+        match self.method {
+            Method::GET | Method::HEAD | Method::PUT => answer(),
+            _ => not_allowed("GET, HEAD, PUT"),
+        }
+    }
+}
+
 // === impl Admin ===
 
 impl Admin {
-    fn to_people(&self, uri: &Uri) -> Answer {
-        match uri.path() {
-            "/config" => json(StatusCode::OK, &self.config()),
-            "/explain" => {
-                let (state, held) = (&self.readiness.state, &self.held);
-                let query = uri.query().unwrap_or_default();
-                match explain::answer(&state.borrow(), &held.borrow(), query) {
-                    Ok(told) => json(StatusCode::OK, &told),
-                    Err(wrong) => text(StatusCode::BAD_REQUEST, wrong + "
-"),
-                }
+    fn to_people(&self, question: &Question) -> Answer {
+        if let Some(why) = settings::refused(question) {
+            return text(StatusCode::FORBIDDEN, why);
+        }
+        match &*question.path {
+            "/config" => question.tells(|| json(StatusCode::OK, &self.config())),
+            "/explain" => question.tells(|| self.explain(&question.query)),
+            "/plaintext" => question.tells(|| json(StatusCode::OK, &self.plaintext())),
+            "/stats" => question.tells(|| json(StatusCode::OK, &self.stats())),
+            "/ready" => self.to_kubelet(question),
+            "/metrics" => self.to_scrapers(question),
+            "/log-level" => question.tells_or_sets(|| self.log_level(question)),
+            "/access-log" => question.tells_or_sets(|| self.access_log(question)),
+            _ => question.tells(|| text(StatusCode::NOT_FOUND, PAGES)),
+        }
+    }
+
+    fn explain(&self, query: &str) -> Answer {
+        let (state, held) = (&self.readiness.state, &self.held);
+        match explain::answer(&state.borrow(), &held.borrow(), query) {
+            Ok(told) => json(StatusCode::OK, &told),
+            Err(wrong) => text(StatusCode::BAD_REQUEST, wrong + "\n"),
+        }
+    }
+
+    fn to_scrapers(&self, question: &Question) -> Answer {
+        question.tells(|| {
+            if question.path != "/metrics" {
+                return text(StatusCode::NOT_FOUND, "GET /metrics\n");
             }
-            "/ready" => self.to_kubelet(uri),
-            "/metrics" => self.to_scrapers(uri),
-            "/plaintext" => json(StatusCode::OK, &self.plaintext()),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                "GET /config: what is in force
-\
-                 GET /explain?method=GET&url=http://orders/1&header=x-canary:+1: what would become of \
-                 it
-GET /metrics
-GET /plaintext: who calls without mutual TLS
-GET /ready
-",
-            ),
-        }
-    }
-
-    fn to_scrapers(&self, uri: &Uri) -> Answer {
-        if uri.path() != "/metrics" {
-            return text(StatusCode::NOT_FOUND, "GET /metrics\n");
-        }
-        let mut response = text(StatusCode::OK, self.metrics.render());
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
-        );
-        response
-    }
-
-    fn to_kubelet(&self, uri: &Uri) -> Answer {
-        if uri.path() != "/ready" {
-            return text(StatusCode::NOT_FOUND, "GET /ready\n");
-        }
-        match self.readiness.missing() {
-            None => text(StatusCode::OK, "ready\n"),
-            Some(missing) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
-        }
-    }
-
-    /// Who still calls in plaintext.
-    fn plaintext(&self) -> Value {
-        let (callers, forgotten) = self.metrics.plaintext_callers.all();
-        let callers = callers.into_iter().map(|(address, caller)| {
-            let last = caller.last.duration_since(UNIX_EPOCH);
-            json!({
-                "address": address.to_string(),
-                "service": &*caller.service,
-                "requests": caller.requests,
-                "last": last.ok().and_then(|last| rfc3339(last.as_secs())),
-            })
-        });
-        json!({ "callers": callers.collect::<Vec<_>>(), "forgotten": forgotten })
-    }
-
-    fn config(&self) -> Value {
-        let credentials = self.readiness.credentials.borrow().clone();
-        let stream = self.readiness.stream.borrow().clone();
-        let state = self.readiness.state.borrow().clone();
-        let held = self.held.borrow().clone();
-        let certificate = credentials.map(|credentials| {
-            let until = credentials.valid.1.duration_since(UNIX_EPOCH);
-            json!({
-                "identity": credentials.id.as_str(),
-                "expires": until.ok().and_then(|until| rfc3339(until.as_secs())),
-                "inForce": credentials.in_force(),
-            })
-        });
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "ready": self.readiness.missing().is_none(),
-            "notReadyBecause": self.readiness.missing(),
-            "certificate": certificate,
-            "operator": {
-                "connected": stream.connected,
-                "complete": stream.complete,
-                "error": stream.error,
-            },
-            "held": held.iter().map(held_line).collect::<Vec<_>>(),
-            "inForce": in_force(&state),
+            let format = Format::wanted(&question.headers);
+            let mut response = text(StatusCode::OK, self.metrics.render(format));
+            let kind = HeaderValue::from_static(format.content_type());
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
         })
     }
-}
 
-/// One resource held.
-fn held_line(resource: &Resource) -> Value {
-    let hash = resource.hash.iter().map(|byte| format!("{byte:02x}"));
-    json!({
-        "id": resource.id.to_string(),
-        "generation": resource.generation.to_string(),
-        "hash": hash.collect::<String>(),
-    })
-}
-
-/// The linked state, as requests see it.
-fn in_force(state: &State) -> Value {
-    let mut services: Vec<_> = state.services().collect();
-    services.sort_by_key(|service| service.key.clone());
-    let services = services.into_iter().map(|service| {
-        let ports = service.ports.iter().map(|port| {
-            let endpoints = port.endpoints.iter().map(|endpoint| {
-                json!({
-                    "address": endpoint.address.to_string(),
-                    "pod": &*endpoint.pod,
-                    "identity": endpoint.identity.as_ref().map(|id| id.as_str()),
-                })
-            });
-            json!({
-                "port": port.number,
-                "protocol": format!("{:?}", port.protocol),
-                "endpoints": endpoints.collect::<Vec<_>>(),
-            })
-        });
-        json!({
-            "service": service.key.to_string(),
-            "addresses": service.addresses,
-            "route": state.route(&service.key).map(|route| &*route.object),
-            "ports": ports.collect::<Vec<_>>(),
+    fn to_kubelet(&self, question: &Question) -> Answer {
+        question.tells(|| {
+            if question.path != "/ready" {
+                return text(StatusCode::NOT_FOUND, "GET /ready\n");
+            }
+            match self.readiness.missing() {
+                None => text(StatusCode::OK, "ready\n"),
+                Some(missing) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
+            }
         })
-    });
-    let served = state.built.guards.values().flat_map(|guard| {
-        let ports = guard.ports.iter();
-        ports.map(|(port, protocol)| {
-            json!({
-                "service": &*guard.service, "port": port, "protocol": format!("{protocol:?}"),
-                "plaintext": state.served(*port).is_ok_and(|served| served.permissive),
-            })
-        })
-    });
-    json!({
-        "workload": state.built.workload.as_ref().map(|own| &*own.pod),
-        "complete": state.is_complete(),
-        "serves": served.collect::<Vec<_>>(),
-        "services": services.collect::<Vec<_>>(),
-    })
-}
-
-fn rfc3339(seconds: u64) -> Option<String> {
-    let seconds = i64::try_from(seconds).ok()?;
-    Some(jiff::Timestamp::from_second(seconds).ok()?.to_string())
+    }
 }
 
 // === impl Readiness ===
@@ -314,6 +290,14 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}
+
+fn not_allowed(allowed: &'static str) -> Answer {
+    let why = format!("only {allowed} is answered here\n");
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, why);
+    let allowed = HeaderValue::from_static(allowed);
+    response.headers_mut().insert(ALLOW, allowed);
     response
 }
 

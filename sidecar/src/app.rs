@@ -22,6 +22,7 @@ use crate::identity::store::{self, Store};
 use crate::net::connect::Connector;
 use crate::net::to_operator::Operator;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::access_log::selection::Selection;
 use crate::telemetry::metrics::Metrics;
 use crate::{drain, worker};
 
@@ -54,7 +55,12 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
     let metrics = Arc::new(Metrics::new());
     let (access_log, written) = match args.access_log {
         AccessLogFormat::Json => {
-            let (log, written) = AccessLog::to_stdout(metrics.access_log_dropped.clone())?;
+            let selection = Selection {
+                sample: args.access_log_sample,
+                filter: args.access_log_filter,
+            };
+            let dropped = metrics.access_log_dropped.clone();
+            let (log, written) = AccessLog::to_stdout(selection, dropped)?;
             (log, Some(written))
         }
         AccessLogFormat::Off => (AccessLog::off(), None),
@@ -102,6 +108,8 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
     let expiry =
         tokio::task::spawn_local(report_expiry(metrics.clone(), credentials_changes.clone()));
 
+    let idle = tokio::task::spawn_local(metrics.clone().drop_idle());
+
     let applier = Applier::new(state, roots, followers.clone(), metrics.clone());
     let (shown, held) = watch::channel(Arc::default());
     let (stream_state, stream) = watch::channel(wire::client::State::default());
@@ -132,6 +140,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         },
         held,
         metrics,
+        access_log: shared.access_log.selected(),
     };
     let servers = admin::start(
         admin,
@@ -156,7 +165,10 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
             "not all connections ended in time"
         );
     }
-    for task in [certs, expiry, configuration].into_iter().chain(servers) {
+    for task in [certs, expiry, idle, configuration]
+        .into_iter()
+        .chain(servers)
+    {
         task.abort();
     }
     stop_workers.send_replace(true);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::capture::RedirectArgs;
+use crate::telemetry::access_log::selection::{Filter, Sample};
 
 /// The Meshwright sidecar: carries an application's calls, in and out.
 #[derive(Clone, Debug, Parser)]
@@ -99,8 +100,15 @@ pub struct Args {
     /// One line for each request on standard output, or none.
     #[arg(long, env = "MESHWRIGHT_ACCESS_LOG", value_enum, default_value_t = AccessLogFormat::Json)]
     pub access_log: AccessLogFormat,
+    /// Percentage of traces that are logged, of requests that went well and pass the filter; what
+    /// went wrong is always logged. Can be set at run time (PUT /access-log).
+    #[arg(long, env = "MESHWRIGHT_ACCESS_LOG_SAMPLE", default_value = "100")]
+    pub access_log_sample: Sample,
+    /// What is logged: all, errors, or what is slow as well (slow:500ms). Can be set at run time.
+    #[arg(long, env = "MESHWRIGHT_ACCESS_LOG_FILTER", default_value = "all")]
+    pub access_log_filter: Filter,
     /// What to log on standard error: error, warn, info, debug, or a filter such as
-    /// info,sidecar=debug.
+    /// info,sidecar=debug. Can be set at run time (PUT /log-level).
     #[arg(long, env = "MESHWRIGHT_LOG", default_value = "info")]
     pub log: String,
 }
@@ -125,7 +133,7 @@ impl Args {
 }
 
 /// Seconds or milliseconds: `30s`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no duration; write 30s or 500ms");
     let (number, unit) = match text.strip_suffix("ms") {
         Some(number) => (number, 1),

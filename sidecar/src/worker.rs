@@ -123,12 +123,13 @@ fn run(
         let outbound = listen(shared.outbound)?;
         let inbound = shared.inbound.iter().map(|address| listen(*address));
         let inbound = inbound.collect::<io::Result<Vec<_>>>()?;
+        let metrics = Rc::new(RequestMetrics::new(shared.metrics));
         let dial = Dial {
             connector: Rc::new(shared.connector),
             credentials: Rc::default(),
+            metrics: metrics.clone(),
         };
         let own = dial.credentials.clone();
-        let metrics = Rc::new(RequestMetrics::new(shared.metrics));
         let proxy = Proxy::new(dial, metrics, shared.access_log, shared.drain);
         let proxy = Rc::new(proxy);
         let following = Following {
@@ -188,6 +189,9 @@ impl Following {
             let current = credentials.borrow_and_update().clone();
             let ready = state.is_complete() && current.is_some();
             let number = state.number;
+            if let Some(current) = &current {
+                self.proxy.metrics.belong_to(current.id.clone());
+            }
             *self.credentials.borrow_mut() = current;
             if number != self.proxy.destinations.state().number {
                 self.proxy.follow(state);

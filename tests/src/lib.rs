@@ -3,6 +3,7 @@
 pub mod client;
 pub mod cluster;
 pub mod mesh;
+pub mod python;
 pub mod raw;
 pub mod upstream;
 mod wait;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use wire::delta::{Apply, Change, Rejected};
+use wire::generation::Generation;
 use wire::{Kind, ResourceId};
 
 use super::followers::Followers;
@@ -27,6 +28,7 @@ pub struct Applier {
     followers: Arc<Followers>,
     metrics: Arc<Metrics>,
     published: u64,
+    newest: Generation,
 }
 
 // === impl Applier ===
@@ -47,13 +49,16 @@ impl Applier {
             followers,
             metrics,
             published: 0,
+            newest: Generation::ZERO,
         }
     }
 
     fn change(&mut self, change: Change) -> Result<(), Rejected> {
         let id = change.id().clone();
         let changed = match change {
-            Change::Put(resource) => self.put(&resource),
+            Change::Put(resource) => self.put(&resource).map(|()| {
+                self.newest = self.newest.merge(&resource.generation);
+            }),
             Change::Remove(id) => {
                 self.remove(&id);
                 Ok(())
@@ -135,6 +140,7 @@ impl Applier {
         if !self.followers.wait_for(self.published) {
             tracing::error!("a worker does not follow; what it was told is not in force there yet");
         }
+        self.metrics.config_in_force(self.published, &self.newest);
         if let Some(roots) = &self.built.roots {
             self.roots.send_if_modified(|current| {
                 let differs = current.as_ref() != Some(roots);

@@ -1,8 +1,12 @@
 //! Bytes that nobody reads: copied both ways until both sides are done.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+
+use crate::telemetry::metrics::Connection;
 
 /// Copies until both directions have ended; an end in one direction is passed on (half-close)
 /// while the other goes on. Returns the bytes that went from `a` to `b` and from `b` to `a`.
@@ -15,4 +19,76 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
 {
     copy_bidirectional(a, b).await
+}
+
+/// As [`copy`], from who connected to its destination, counting bytes while they flow: such a
+/// connection may live for days.
+///
+/// # Errors
+/// As [`copy`].
+pub async fn copy_counted<A, B>(
+    source: &mut A,
+    destination: &mut B,
+    connection: &Connection,
+) -> io::Result<(u64, u64)>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut source = Counted { source, connection };
+    copy_bidirectional(&mut source, destination).await
+}
+
+struct Counted<'a, A> {
+    source: &'a mut A,
+    connection: &'a Connection,
+}
+
+// === impl Counted ===
+
+impl<A: AsyncRead + Unpin> AsyncRead for Counted<'_, A> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = to.filled().len();
+        ready!(Pin::new(&mut *self.source).poll_read(task, to))?;
+        self.connection.to_destination(to.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<A: AsyncWrite + Unpin> AsyncWrite for Counted<'_, A> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut *self.source).poll_write(task, bytes))?;
+        self.connection.to_source(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut *self.source).poll_write_vectored(task, bytes))?;
+        self.connection.to_source(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.source.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.source).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.source).poll_shutdown(task)
+    }
 }

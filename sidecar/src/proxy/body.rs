@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::context::Account;
+use super::context::{Account, Context, RequestBytes};
 use super::error::{Error, Reason};
 use super::upgrade::Switched;
 use super::upstream::Lease;
@@ -22,7 +22,7 @@ use crate::policy::timeout::Deadline;
 #[derive(Debug)]
 pub enum RequestBody {
     /// As it comes from downstream.
-    Streamed(Incoming),
+    Streamed(Incoming, RequestBytes),
     /// There is none: the request can be sent again.
     Empty,
 }
@@ -45,11 +45,11 @@ enum From {
 
 impl RequestBody {
     /// A body as it comes from downstream.
-    pub fn of(body: Incoming) -> Self {
+    pub fn of(body: Incoming, cx: &mut Context) -> Self {
         if body.is_end_stream() {
             Self::Empty
         } else {
-            Self::Streamed(body)
+            Self::Streamed(body, cx.sends())
         }
     }
 }
@@ -63,21 +63,27 @@ impl Body for RequestBody {
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Streamed(body) => Pin::new(body).poll_frame(task),
+            Self::Streamed(body, passed) => {
+                let frame = ready!(Pin::new(body).poll_frame(task));
+                if let Some(data) = frame.iter().flatten().find_map(Frame::data_ref) {
+                    passed.add(data.len() as u64);
+                }
+                Poll::Ready(frame)
+            }
             Self::Empty => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Streamed(body) => body.is_end_stream(),
+            Self::Streamed(body, _) => body.is_end_stream(),
             Self::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Streamed(body) => body.size_hint(),
+            Self::Streamed(body, _) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }
@@ -143,8 +149,13 @@ impl ResponseBody {
     }
 
     fn passed(&mut self, frame: &Frame<Bytes>) {
-        if let (Some(account), Some(data)) = (&mut self.account, frame.data_ref()) {
-            account.cx.passed_on(data.len());
+        if let Some(account) = &mut self.account {
+            if let Some(data) = frame.data_ref() {
+                account.cx.passed_on(data.len());
+            }
+            if let Some(trailers) = frame.trailers_ref() {
+                account.cx.says(trailers);
+            }
         }
         if self.is_end_stream() {
             self.ended();

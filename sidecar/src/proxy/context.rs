@@ -1,19 +1,25 @@
 //! What a request has learned so far, and the account that is rendered when it has ended.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use http::header::{HOST, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Method, StatusCode, Uri};
+use http::{Method, Response, StatusCode, Uri};
 use tokio::time::Instant;
 
 use super::error::{Error, Reads, Reason};
 use super::upgrade::Upgrade;
 use crate::identity::SpiffeId;
+use crate::telemetry::access_log::selection::Facts;
 use crate::telemetry::access_log::{AccessLog, Line, Timestamp};
-use crate::telemetry::metrics::{Direction, ReasonLabel, RequestLabels, RequestMetrics, Shared};
+use crate::telemetry::metrics::{
+    Code, CodeClass, Direction, Ended, GrpcStatus, ReasonLabel, RequestLabels, RequestMetrics,
+    Shared, Source,
+};
+use crate::telemetry::trace::Trace;
 
 /// Facts about one request. Each field is written in one place; none is configuration.
 #[derive(Debug)]
@@ -36,6 +42,7 @@ pub struct Context {
     pub upgrade: Option<Upgrade>,
     /// How the caller reads a refusal.
     pub reads: Reads,
+    trace: Trace,
     time: SystemTime,
     method: Method,
     uri: Uri,
@@ -43,8 +50,14 @@ pub struct Context {
     status: Option<StatusCode>,
     error: Option<Error>,
     outcome: Outcome,
+    grpc_status: GrpcStatus,
+    request_bytes: RequestBytes,
     response_bytes: u64,
 }
+
+/// Body bytes of a request that were passed on, counted where they pass.
+#[derive(Clone, Debug, Default)]
+pub struct RequestBytes(Option<Rc<Cell<u64>>>);
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +81,9 @@ pub struct Account {
 // === impl Context ===
 
 impl Context {
-    /// At the arrival of a request's head. Cloning method, URI and header copies no text.
-    pub fn new(direction: Direction, head: &Parts) -> Self {
+    /// At the arrival of a request's head, in which it keeps or begins the trace. Cloning method,
+    /// URI and header copies no text.
+    pub fn new(direction: Direction, head: &mut Parts) -> Self {
         Self {
             direction,
             started: Instant::now(),
@@ -80,6 +94,7 @@ impl Context {
             attempts: 0,
             upgrade: None,
             reads: Reads::of(&head.headers),
+            trace: Trace::of(&mut head.headers),
             time: SystemTime::now(),
             method: head.method.clone(),
             uri: head.uri.clone(),
@@ -87,6 +102,8 @@ impl Context {
             status: None,
             error: None,
             outcome: Outcome::Cancelled,
+            grpc_status: GrpcStatus::None,
+            request_bytes: RequestBytes::default(),
             response_bytes: 0,
         }
     }
@@ -101,14 +118,34 @@ impl Context {
         self.method == Method::HEAD
     }
 
+    /// The request has a body: what is returned counts it.
+    pub fn sends(&mut self) -> RequestBytes {
+        self.request_bytes.0 = Some(Rc::default());
+        self.request_bytes.clone()
+    }
+
     /// The response's head is known.
-    pub fn responds(&mut self, status: StatusCode) {
-        self.status = Some(status);
+    pub fn responds<B>(&mut self, response: &Response<B>) {
+        self.status = Some(response.status());
+        // One that has failed before it began has no trailers.
+        self.says(response.headers());
+    }
+
+    /// The response says how it ended, if it is one of gRPC.
+    pub fn says(&mut self, trailers: &HeaderMap) {
+        if self.reads == Reads::Grpc
+            && let Some(status) = GrpcStatus::of(trailers)
+        {
+            self.grpc_status = status;
+        }
     }
 
     /// The mesh answers itself.
     pub fn refused(&mut self, status: StatusCode, error: Error) {
         self.status = Some(status);
+        if self.reads == Reads::Grpc {
+            self.grpc_status = error.reason.grpc_status().into();
+        }
         self.error = Some(error);
     }
 
@@ -128,7 +165,7 @@ impl Context {
         self.outcome = Outcome::Failed;
     }
 
-    fn labels(&self) -> RequestLabels {
+    fn labels(&self, own: impl FnOnce() -> Source) -> RequestLabels {
         let empty = || Shared(Arc::default());
         let (route, rule) = match &self.route {
             Some((route, rule)) => (Shared(route.clone()), Shared(rule.clone())),
@@ -136,16 +173,35 @@ impl Context {
         };
         RequestLabels {
             direction: self.direction,
+            source: match (self.direction, &self.source) {
+                (Direction::outbound, _) => own(),
+                (Direction::inbound, Some(peer)) => Source::Workload(peer.clone()),
+                (Direction::inbound, None) => Source::Unknown,
+            },
             service: self.service.clone().map_or_else(empty, Shared),
             route,
             rule,
-            code: self.status.map_or(0, |status| status.as_u16()),
+            code_class: CodeClass::of(self.status),
+            code: Code::of(self.status),
+            grpc_status: self.grpc_status,
             reason: ReasonLabel(self.reason()),
         }
     }
 
     fn reason(&self) -> Option<Reason> {
         self.error.as_ref().map(|error| error.reason)
+    }
+
+    fn facts(&self, duration: Duration) -> Facts {
+        let failed = self.error.is_some()
+            || self.outcome != Outcome::Complete
+            || self.status.is_some_and(|status| status.is_server_error())
+            || self.grpc_status.is_failure();
+        Facts {
+            failed,
+            duration,
+            lot: self.trace.lot(),
+        }
     }
 
     fn line(&self) -> Line<'_> {
@@ -170,8 +226,9 @@ impl Context {
             rule,
             endpoint: self.endpoint.as_deref().unwrap_or_default(),
             status: self.status.map_or(0, |status| status.as_u16()),
+            grpc_status: self.grpc_status,
             reason: self.reason().map_or("", Reason::name),
-            detail: self.error.as_ref().map_or("", |error| &error.detail),
+            detail: self.error.as_ref().map_or("", |error| short(&error.detail)),
             outcome: match self.outcome {
                 Outcome::Cancelled => "cancelled",
                 Outcome::Complete => "complete",
@@ -179,7 +236,10 @@ impl Context {
             },
             attempts: self.attempts,
             duration_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            request_bytes: self.request_bytes.get(),
             response_bytes: self.response_bytes,
+            trace_id: self.trace.trace_id(),
+            request_id: self.trace.request_id(),
         }
     }
 }
@@ -201,20 +261,41 @@ fn without_credentials(authority: &str) -> &str {
         .map_or(authority, |(_, host)| host)
 }
 
+// === impl RequestBytes ===
+
+impl RequestBytes {
+    /// More of the body was passed on.
+    pub fn add(&self, bytes: u64) {
+        if let Some(count) = &self.0 {
+            count.set(count.get() + bytes);
+        }
+    }
+
+    fn get(&self) -> u64 {
+        self.0.as_ref().map_or(0, |count| count.get())
+    }
+}
+
 // === impl Account ===
 
 impl Account {
     /// Opens the account of a request.
     pub fn open(cx: Context, metrics: Rc<RequestMetrics>, log: AccessLog) -> Self {
+        metrics.begun(cx.direction);
         Self { cx, metrics, log }
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.metrics
-            .observe(self.cx.labels(), self.cx.started.elapsed());
-        if self.log.is_on() {
+        let ended = Ended {
+            duration: self.cx.started.elapsed(),
+            request_bytes: self.cx.request_bytes.get(),
+            response_bytes: self.cx.response_bytes,
+        };
+        let labels = self.cx.labels(|| self.metrics.own());
+        self.metrics.ended(labels, ended);
+        if self.log.includes(self.cx.facts(ended.duration)) {
             self.log.write(&self.cx.line());
         }
     }
@@ -228,8 +309,8 @@ mod tests {
     #[test]
     fn a_line_has_no_query_and_no_credentials() {
         let request = Request::get("http://user:secret@orders.shop/orders/1?token=secret");
-        let (head, ()) = request.body(()).unwrap().into_parts();
-        let cx = Context::new(Direction::outbound, &head);
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let cx = Context::new(Direction::outbound, &mut head);
         let line = serde_json::to_string(&cx.line()).unwrap();
         assert!(line.contains(r#""path":"/orders/1""#), "{line}");
         assert!(line.contains(r#""host":"orders.shop""#), "{line}");
@@ -240,7 +321,7 @@ mod tests {
     fn a_line_has_the_path_that_was_settled() {
         let request = Request::get("/public/../%61dmin?a=//");
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        let mut cx = Context::new(Direction::outbound, &head);
+        let mut cx = Context::new(Direction::outbound, &mut head);
         crate::proxy::path::settle(&mut cx, &mut head).unwrap();
         assert_eq!(cx.line().path, "/admin");
     }

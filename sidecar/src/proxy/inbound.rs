@@ -39,12 +39,12 @@ pub async fn serve(
     peer: Rc<FromPeer>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let (head, body) = request.into_parts();
-    let mut cx = Context::new(Direction::inbound, &head);
+    let (mut head, body) = request.into_parts();
+    let mut cx = Context::new(Direction::inbound, &mut head);
     cx.source = peer.identity.clone();
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
     let state = px.destinations.state();
-    let request = Request::from_parts(head, RequestBody::of(body));
+    let request = Request::from_parts(head, RequestBody::of(body, &mut account.cx));
     let response = inbound(&px, &state, &mut account.cx, &peer, request).await;
     Ok(super::serve::account_for(account, response))
 }

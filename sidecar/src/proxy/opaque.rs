@@ -25,7 +25,7 @@ use super::{Proxy, forward};
 use crate::config::service::Protocol;
 use crate::net::detect::{self, FirstBytes};
 use crate::net::opaque;
-use crate::telemetry::metrics::{ConnectionKind, Direction};
+use crate::telemetry::metrics::{Connection, ConnectionKind, Direction};
 
 /// What is read to learn who speaks first, and passed on then.
 pub(super) const FIRST: usize = 4096;
@@ -36,6 +36,7 @@ pub struct Tunnel {
     to: To,
     /// What the server said before the client said anything.
     said: Vec<u8>,
+    carried: Connection,
     _in_flight: Lease,
 }
 
@@ -113,14 +114,14 @@ pub async fn passthrough(
     inside: bool,
 ) -> Result<(), Error> {
     let metrics = px.metrics.all();
-    metrics.connection(Direction::outbound, ConnectionKind::passthrough);
+    let carried = metrics.connection(Direction::outbound, ConnectionKind::passthrough);
     // A pod called by its own address is still in the pods' network, where its sidecar decides.
     let outside = match inside {
         true => px.dial.connector.to_peer(called).await,
         false => px.dial.connector.to_outside(called).await,
     };
     let mut outside = outside.map_err(|error| Error::connect(called, &error))?;
-    copied(opaque::copy(&mut stream, &mut outside).await)
+    copied(opaque::copy_counted(&mut stream, &mut outside, &carried).await)
 }
 
 /// Carries opaque bytes of a peer to the own application.
@@ -136,7 +137,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let metrics = px.metrics.all();
-    metrics.connection(Direction::inbound, ConnectionKind::mtls_tcp);
+    let carried = metrics.connection(Direction::inbound, ConnectionKind::mtls_tcp);
     let protocol = {
         let state = px.destinations.state();
         state
@@ -165,15 +166,17 @@ where
                     FirstBytes::Closed => return Ok(()),
                     FirstBytes::Tls | FirstBytes::Other => {}
                 }
+                carried.to_destination(read);
                 application.write_all(&first[..read]).await.map_err(|error| broke(&error))?;
             }
             read = application.read(&mut said) => {
                 let read = read.map_err(|error| broke(&error))?;
+                carried.to_source(read);
                 stream.write_all(&said[..read]).await.map_err(|error| broke(&error))?;
             }
         }
     }
-    copied(opaque::copy(&mut stream, &mut application).await)
+    copied(opaque::copy_counted(&mut stream, &mut application, &carried).await)
 }
 
 // === impl Tunnel ===
@@ -182,7 +185,7 @@ impl Tunnel {
     /// Tries endpoints as [`forward`] does: nothing has been sent, so another may be tried.
     async fn open(px: &Proxy, destination: &Destination) -> Result<Self, Error> {
         let metrics = px.metrics.all();
-        metrics.connection(Direction::outbound, ConnectionKind::mtls_tcp);
+        let carried = metrics.connection(Direction::outbound, ConnectionKind::mtls_tcp);
         let mut tried: Vec<Rc<Upstream>> = Vec::new();
         loop {
             let upstream = destination.balancer().pick(&tried)?;
@@ -199,6 +202,7 @@ impl Tunnel {
                     return Ok(Self {
                         to,
                         said: Vec::new(),
+                        carried,
                         _in_flight: in_flight,
                     });
                 }
@@ -217,32 +221,39 @@ impl Tunnel {
         }
     }
 
-    /// Copies both ways until both have ended; returns the bytes towards the caller.
+    /// Copies both ways until both have ended; returns the bytes from the caller and those towards
+    /// it.
     ///
     /// # Errors
     /// The connection broke off.
-    pub async fn carry<S>(self, stream: S) -> Result<u64, Error>
+    pub async fn carry<S>(self, stream: S) -> Result<(u64, u64), Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         match self.to {
-            To::Peer(peer) => carry(stream, *peer, &self.said).await,
-            To::Outside(outside) => carry(stream, outside, &self.said).await,
+            To::Peer(peer) => carry(stream, *peer, &self.said, &self.carried).await,
+            To::Outside(outside) => carry(stream, outside, &self.said, &self.carried).await,
         }
     }
 }
 
-async fn carry<S, T>(mut stream: S, mut to: T, said: &[u8]) -> Result<u64, Error>
+async fn carry<S, T>(
+    mut stream: S,
+    mut to: T,
+    said: &[u8],
+    carried: &Connection,
+) -> Result<(u64, u64), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
+    carried.to_source(said.len());
     stream
         .write_all(said)
         .await
         .map_err(|error| broke(&error))?;
-    match opaque::copy(&mut stream, &mut to).await {
-        Ok((_, back)) => Ok(back + said.len() as u64),
+    match opaque::copy_counted(&mut stream, &mut to, carried).await {
+        Ok((there, back)) => Ok((there, back + said.len() as u64)),
         Err(error) => Err(broke(&error)),
     }
 }

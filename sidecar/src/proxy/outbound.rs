@@ -36,11 +36,11 @@ pub async fn serve(
     captured: Captured,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let (head, body) = request.into_parts();
-    let cx = Context::new(Direction::outbound, &head);
+    let (mut head, body) = request.into_parts();
+    let cx = Context::new(Direction::outbound, &mut head);
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
     let state = px.destinations.state();
-    let request = Request::from_parts(head, RequestBody::of(body));
+    let request = Request::from_parts(head, RequestBody::of(body, &mut account.cx));
     let response = outbound(&px, &state, &mut account.cx, captured, request).await;
     Ok(super::serve::account_for(account, response))
 }

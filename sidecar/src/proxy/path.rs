@@ -64,7 +64,7 @@ mod tests {
 
     fn settled(request: http::request::Builder) -> Result<String, Reason> {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        let mut cx = Context::new(Direction::outbound, &head);
+        let mut cx = Context::new(Direction::outbound, &mut head);
         settle(&mut cx, &mut head).map_err(|error| error.reason)?;
         Ok(head.uri.to_string())
     }

@@ -169,7 +169,7 @@ async fn silent(px: &Proxy, stream: &TcpStream, called: SocketAddr) -> Result<Si
 /// The port takes plaintext no more, or the connection broke off.
 pub(super) async fn opaque(px: &Proxy, opaque: Opaque, from: &FromPeer) -> Result<(), Error> {
     let metrics = px.metrics.all();
-    metrics.connection(Direction::inbound, ConnectionKind::plaintext_tcp);
+    let carried = metrics.connection(Direction::inbound, ConnectionKind::plaintext_tcp);
     let Opaque {
         mut stream,
         application,
@@ -187,7 +187,7 @@ pub(super) async fn opaque(px: &Proxy, opaque: Opaque, from: &FromPeer) -> Resul
         .write_all(&said)
         .await
         .map_err(|error| broke(&error))?;
-    let copied = opaque::copy(&mut stream, &mut application).await;
+    let copied = opaque::copy_counted(&mut stream, &mut application, &carried).await;
     copied.map(drop).map_err(|error| broke(&error))
 }
 

@@ -139,9 +139,8 @@ async fn outbound_http(
     captured: Captured,
     h2: bool,
 ) -> Result<(), Error> {
-    px.metrics
-        .all()
-        .connection(Direction::outbound, ConnectionKind::http);
+    let metrics = px.metrics.all();
+    let _carried = metrics.connection(Direction::outbound, ConnectionKind::http);
     let service = {
         let px = px.clone();
         service_fn(move |request| outbound::serve(px.clone(), captured, request))
@@ -247,6 +246,14 @@ pub(super) async fn handshake<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let ended = shake_hands(px, stream).await;
+    px.metrics.all().handshake(Direction::inbound, ended)
+}
+
+async fn shake_hands<S>(px: &Rc<Proxy>, stream: S) -> Result<(TlsStream<S>, SpiffeId), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let credentials = px.dial.credentials.borrow().clone();
     let credentials = credentials
         .filter(|credentials| credentials.in_force())
@@ -304,7 +311,8 @@ where
         Some(_) => ConnectionKind::mtls_http,
         None => ConnectionKind::plaintext_http,
     };
-    px.metrics.all().connection(Direction::inbound, kind);
+    let metrics = px.metrics.all();
+    let _carried = metrics.connection(Direction::inbound, kind);
     let service = {
         let (px, peer) = (px.clone(), Rc::new(peer));
         service_fn(move |request| inbound::serve(px.clone(), peer.clone(), request))
@@ -373,7 +381,7 @@ pub(super) fn account_for(
             if !response.body().is_switched() {
                 headers::remove_hop_by_hop(response.headers_mut());
             }
-            account.cx.responds(response.status());
+            account.cx.responds(&response);
             response
         }
         Err(error) => {
@@ -401,11 +409,7 @@ struct Open {
 impl Open {
     fn new(px: &Rc<Proxy>, direction: Direction) -> Self {
         let labels = DirectionLabels { direction };
-        px.metrics
-            .all()
-            .connections_open
-            .get_or_create(&labels)
-            .inc();
+        px.metrics.all().sockets_open.get_or_create(&labels).inc();
         Self {
             px: px.clone(),
             direction,
@@ -419,7 +423,7 @@ impl Drop for Open {
         let labels = DirectionLabels {
             direction: self.direction,
         };
-        let open = &self.px.metrics.all().connections_open;
+        let open = &self.px.metrics.all().sockets_open;
         open.get_or_create(&labels).dec();
     }
 }

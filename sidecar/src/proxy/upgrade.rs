@@ -144,7 +144,7 @@ fn say(headers: &mut HeaderMap, name: HeaderValue) {
 // === impl Switched ===
 
 impl Switched {
-    /// Copies both ways until both sides have ended; accounts for the bytes towards the caller.
+    /// Copies both ways until both sides have ended; accounts for the bytes.
     pub async fn carry(self, mut account: Account) {
         let Ok(near) = self.near.await else {
             return; // the caller went away before it had the answer
@@ -163,7 +163,8 @@ impl Switched {
             Far::Opaque(tunnel) => tunnel.carry(near).await,
         };
         match copied {
-            Ok(bytes) => {
+            Ok((there, bytes)) => {
+                account.cx.sends().add(there);
                 account
                     .cx
                     .passed_on(usize::try_from(bytes).unwrap_or(usize::MAX));
@@ -174,11 +175,12 @@ impl Switched {
     }
 }
 
-async fn copy(near: &mut TokioIo<Upgraded>, mut far: TokioIo<Upgraded>) -> Result<u64, Error> {
-    match opaque::copy(near, &mut far).await {
-        Ok((_, back)) => Ok(back),
-        Err(error) => Err(Error::new(Reason::UpstreamReset, error.to_string())),
-    }
+async fn copy(
+    near: &mut TokioIo<Upgraded>,
+    mut far: TokioIo<Upgraded>,
+) -> Result<(u64, u64), Error> {
+    let broke = |error: std::io::Error| Error::new(Reason::UpstreamReset, error.to_string());
+    opaque::copy(near, &mut far).await.map_err(broke)
 }
 
 #[cfg(test)]

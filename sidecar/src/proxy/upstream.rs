@@ -25,11 +25,13 @@ use tokio_rustls::client::TlsStream;
 use super::body::RequestBody;
 use super::error::{Error, Reason};
 use crate::config::service::{Endpoint, Protocol};
+use crate::identity::SpiffeId;
 use crate::identity::certs::Credentials;
 use crate::identity::verify::identity_of;
 use crate::net::connect::Connector;
 use crate::net::tls::HANDSHAKE_TIMEOUT;
 use crate::policy::load_balancer::InFlight;
+use crate::telemetry::metrics::{Direction, RequestMetrics};
 
 /// How a request is written on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,8 @@ pub struct Dial {
     pub connector: Rc<Connector>,
     /// Who we are: this worker's own handle, so that looking takes no lock.
     pub credentials: Rc<RefCell<Option<Arc<Credentials>>>>,
+    /// What is counted.
+    pub metrics: Rc<RequestMetrics>,
 }
 
 #[derive(Clone, Debug)]
@@ -131,7 +135,7 @@ impl Upstream {
         self.identity().is_some()
     }
 
-    fn identity(&self) -> Option<(&Endpoint, &crate::identity::SpiffeId)> {
+    fn identity(&self) -> Option<(&Endpoint, &SpiffeId)> {
         match &self.to {
             To::Endpoint(endpoint) => endpoint.identity.as_ref().map(|id| (endpoint, id)),
             To::Application(_) => None,
@@ -227,29 +231,42 @@ impl Upstream {
             .to_peer(address)
             .await
             .map_err(|error| Error::connect(address, &error))?;
-        let name = ServerName::IpAddress(address.ip().into());
-        let handshake = TlsConnector::from(tls).connect(name, tcp);
-        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
-            .await
-            .map_err(|_| Error::connect(address, &"the TLS handshake took too long"))?
-            .map_err(|error| not_verified_or_failed(address, &error))?;
-        let not_verified =
-            |why: String| Error::new(Reason::PeerNotVerified, format!("{address}: {why}"));
-        let leaf = stream
-            .get_ref()
-            .1
-            .peer_certificates()
-            .and_then(<[_]>::first);
-        let leaf = leaf.ok_or_else(|| not_verified("no certificate".into()))?;
-        let proved = identity_of(leaf, credentials.id.trust_domain())
-            .map_err(|error| not_verified(error.to_string()))?;
-        if proved != *expected {
-            return Err(not_verified(format!(
-                "expected {expected}, it proved {proved}"
-            )));
-        }
-        Ok(stream)
+        let ended = prove(tcp, tls, credentials, address, expected).await;
+        let metrics = self.dial.metrics.all();
+        metrics.handshake(Direction::outbound, ended)
     }
+}
+
+/// Mutual TLS with the peer that is `expected`, and no other.
+async fn prove(
+    tcp: TcpStream,
+    tls: Arc<ClientConfig>,
+    credentials: &Credentials,
+    address: SocketAddr,
+    expected: &SpiffeId,
+) -> Result<TlsStream<TcpStream>, Error> {
+    let name = ServerName::IpAddress(address.ip().into());
+    let handshake = TlsConnector::from(tls).connect(name, tcp);
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
+        .await
+        .map_err(|_| Error::connect(address, &"the TLS handshake took too long"))?
+        .map_err(|error| not_verified_or_failed(address, &error))?;
+    let not_verified =
+        |why: String| Error::new(Reason::PeerNotVerified, format!("{address}: {why}"));
+    let leaf = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first);
+    let leaf = leaf.ok_or_else(|| not_verified("no certificate".into()))?;
+    let proved = identity_of(leaf, credentials.id.trust_domain())
+        .map_err(|error| not_verified(error.to_string()))?;
+    if proved != *expected {
+        return Err(not_verified(format!(
+            "expected {expected}, it proved {proved}"
+        )));
+    }
+    Ok(stream)
 }
 
 /// A certificate that does not verify is another matter than a connection that breaks.

@@ -4,12 +4,18 @@
 //! Lines are written by a thread of their own; when it cannot keep up they are dropped and
 //! counted, because a slow disk must not slow requests.
 
+pub mod selection;
+
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::SystemTime;
 
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
+
+use self::selection::{Facts, Selected, Selection};
+use super::metrics::GrpcStatus;
 
 /// Lines waiting for the writer.
 const QUEUE: usize = 4096;
@@ -44,6 +50,9 @@ pub struct Line<'a> {
     pub endpoint: &'a str,
     /// 0 when the caller went away before there was one.
     pub status: u16,
+    /// The status of a gRPC answer.
+    #[serde(skip_serializing_if = "GrpcStatus::is_none")]
+    pub grpc_status: GrpcStatus,
     /// Why the mesh answered itself; see `proxy::error`.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub reason: &'a str,
@@ -56,8 +65,14 @@ pub struct Line<'a> {
     pub attempts: u32,
     /// From the request's head to the response's last byte, microseconds.
     pub duration_us: u64,
+    /// Body bytes of the request that were passed on.
+    pub request_bytes: u64,
     /// Body bytes of the response that were passed on.
     pub response_bytes: u64,
+    /// Of `traceparent`: the same at every hop of a call.
+    pub trace_id: &'a str,
+    /// Of `x-request-id`.
+    pub request_id: &'a str,
 }
 
 /// A point in time, written as RFC 3339 with microseconds.
@@ -68,6 +83,7 @@ pub struct Timestamp(pub SystemTime);
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     lines: Option<SyncSender<Vec<u8>>>,
+    selected: Arc<Selected>,
     dropped: Counter,
 }
 
@@ -90,8 +106,8 @@ impl AccessLog {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn to_stdout(dropped: Counter) -> io::Result<(Self, Receiver<()>)> {
-        Self::to(io::stdout(), dropped)
+    pub fn to_stdout(selection: Selection, dropped: Counter) -> io::Result<(Self, Receiver<()>)> {
+        Self::to(io::stdout(), selection, dropped)
     }
 
     /// As [`AccessLog::to_stdout`], to `writer`.
@@ -100,6 +116,7 @@ impl AccessLog {
     /// When the thread cannot be started.
     pub fn to(
         writer: impl Write + Send + 'static,
+        selection: Selection,
         dropped: Counter,
     ) -> io::Result<(Self, Receiver<()>)> {
         let (lines, queue) = sync_channel(QUEUE);
@@ -112,6 +129,7 @@ impl AccessLog {
             })?;
         let log = Self {
             lines: Some(lines),
+            selected: Arc::new(Selected::new(selection)),
             dropped,
         };
         Ok((log, written))
@@ -121,6 +139,7 @@ impl AccessLog {
     pub fn off() -> Self {
         Self {
             lines: None,
+            selected: Arc::new(Selected::new(Selection::default())),
             dropped: Counter::default(),
         }
     }
@@ -128,6 +147,16 @@ impl AccessLog {
     /// Whether lines are written at all.
     pub fn is_on(&self) -> bool {
         self.lines.is_some()
+    }
+
+    /// Which requests are written, in every clone; `None` when none ever are.
+    pub fn selected(&self) -> Option<Arc<Selected>> {
+        self.is_on().then(|| self.selected.clone())
+    }
+
+    /// Whether a request is written.
+    pub fn includes(&self, facts: Facts) -> bool {
+        self.is_on() && self.selected.get().includes(facts)
     }
 
     /// Queues a line.
@@ -195,19 +224,24 @@ mod tests {
             rule: "",
             endpoint: "",
             status: 200,
+            grpc_status: GrpcStatus::None,
             reason: "",
             detail: "",
             outcome: "complete",
             attempts: 1,
             duration_us: 5,
+            request_bytes: 0,
             response_bytes: 0,
+            trace_id: "",
+            request_id: "",
         }
     }
 
     #[test]
     fn every_line_is_written_before_the_process_may_end() {
         let to = Written::default();
-        let (log, written) = AccessLog::to(to.clone(), Counter::default()).unwrap();
+        let (log, written) =
+            AccessLog::to(to.clone(), Selection::default(), Counter::default()).unwrap();
         for _ in 0..100 {
             log.write(&line());
         }
@@ -220,5 +254,37 @@ mod tests {
             text.starts_with(r#"{"time":"1970-01-01T00:00:00.000000Z","direction":"outbound""#),
             "{text}"
         );
+    }
+
+    /// Takes nothing until it is let.
+    struct Stuck(std::sync::mpsc::Receiver<()>, Written);
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // Returns at once when the other end is gone.
+            let _ = self.0.recv();
+            self.1.write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_writer_that_is_stuck_holds_nobody_up_and_what_it_misses_is_counted() {
+        let to = Written::default();
+        let (stuck, letting) = std::sync::mpsc::channel();
+        let dropped = Counter::default();
+        let writer = Stuck(letting, to.clone());
+        let (log, written) = AccessLog::to(writer, Selection::default(), dropped.clone()).unwrap();
+        let lines = 3 * QUEUE;
+        for _ in 0..lines {
+            log.write(&line());
+        }
+        assert!(dropped.get() > 0);
+        drop(stuck);
+        drop(log);
+        assert!(written.recv().is_err());
+        let text = String::from_utf8(to.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count() as u64 + dropped.get(), lines as u64);
     }
 }

@@ -1,49 +1,72 @@
-//! Metrics in the Prometheus text format, all named `meshwright_…`.
+//! Metrics, all named `meshwright_…`; docs/telemetry.md lists them.
 //!
-//! Series live in one registry; each worker keeps handles to the series it has used
+//! Series live in one registry; each worker keeps handles to the request series it has used
 //! ([`RequestMetrics`]), so that a request looks nothing up in what workers share. What is left is
-//! an atomic for its count, and the histogram's lock for one addition.
-//! Labels come from configuration or are small closed sets: no client can make up a new series.
+//! an atomic for each count, and the histogram's lock for one addition.
+//!
+//! Labels come from configuration and proved identities or are small closed sets, the series of
+//! requests are bounded, and those that are idle are dropped: nobody fills the memory by calling.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+pub mod labels;
+mod requests;
+mod series;
+pub mod text;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use wire::generation::{Generation, Input};
 
+use self::labels::{
+    BytesLabels, ConnectionLabels, HandshakeLabels, InputLabels, PlaintextLabels, RefusedLabels,
+    UpstreamLabels,
+};
+pub use self::labels::{
+    Code, CodeClass, ConnectionKind, Direction, DirectionLabels, GrpcStatus, KindLabels,
+    ReasonLabel, RequestLabels, Shared, Source, Way,
+};
+use self::requests::Rendered;
+pub use self::requests::{Ended, RequestMetrics, Requests};
+use self::text::Format;
 use super::plaintext::Callers;
-use crate::proxy::error::Reason;
+use crate::proxy::error::{Error, Reason};
 
-/// Upper bounds of the duration buckets, seconds: half a millisecond to a minute.
-const DURATION_BUCKETS: [f64; 12] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0, 60.0,
-];
+/// How often idle series are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// What is counted, and the registry that renders it. Shared by all workers.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: Family<RequestLabels, Counter>,
-    durations: Family<DurationLabels, Histogram, fn() -> Histogram>,
+    /// What is counted of requests.
+    pub requests: Arc<Requests>,
     connections: Family<ConnectionLabels, Counter>,
+    closed: Family<ConnectionLabels, Counter>,
+    open: Family<ConnectionLabels, Gauge>,
+    bytes: Family<BytesLabels, Counter>,
+    upstreams: Family<UpstreamLabels, Gauge>,
     refused: Family<RefusedLabels, Counter>,
+    handshakes: Family<HandshakeLabels, Counter>,
     plaintext: Family<PlaintextLabels, Counter>,
     /// Who called in plaintext.
     pub plaintext_callers: Callers,
-    /// Connections open now.
-    pub connections_open: Family<DirectionLabels, Gauge>,
+    /// Accepted sockets open now.
+    pub sockets_open: Family<DirectionLabels, Gauge>,
     /// When the own leaf ends, unix seconds; 0 without one.
     pub certificate_expiry: Gauge,
     /// 1 while the stream to the operator is up.
     pub operator_connected: Gauge,
+    /// States put in force since start.
+    pub config_version: Gauge,
+    /// When the last one was, unix seconds.
+    pub config_changed: Gauge,
+    revisions: Family<InputLabels, Gauge>,
     /// Resources held, by kind.
     pub resources: Family<KindLabels, Gauge>,
     /// Resources rejected since start.
@@ -52,134 +75,17 @@ pub struct Metrics {
     pub access_log_dropped: Counter,
 }
 
-/// Labels of one request series.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RequestLabels {
-    /// Which way.
-    pub direction: Direction,
-    /// `namespace/service`; empty when no Service was found.
-    pub service: Shared,
-    /// `namespace/name` of the ApiRoute; empty without one.
-    pub route: Shared,
-    /// Its rule.
-    pub rule: Shared,
-    /// The status sent, 0 when none was.
-    pub code: u16,
-    /// Why the mesh answered itself; empty when it did not.
-    pub reason: ReasonLabel,
-}
-
-/// Labels of one duration series.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct DurationLabels {
-    direction: Direction,
-    service: Shared,
-    route: Shared,
-    rule: Shared,
-}
-
-/// Labels of connection counts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ConnectionLabels {
-    /// Which way.
-    pub direction: Direction,
-    /// What it carried.
-    pub kind: ConnectionKind,
-}
-
-/// Labels of refused connections.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RefusedLabels {
-    direction: Direction,
-    reason: ReasonLabel,
-}
-
-/// Labels of what came in plaintext: a Guard's Service and port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PlaintextLabels {
-    service: Shared,
-    port: u16,
-}
-
-/// One direction.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct DirectionLabels {
-    /// Which way.
-    pub direction: Direction,
-}
-
-/// One kind of resource.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct KindLabels {
-    /// As in resource ids.
-    pub kind: &'static str,
-}
-
-/// Which way a connection goes, seen from the application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types)]
-pub enum Direction {
-    /// The application calls.
-    outbound,
-    /// The application is called.
-    inbound,
-}
-
-/// What a connection carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types)]
-pub enum ConnectionKind {
-    /// HTTP/1.1 or HTTP/2 from or to the application.
-    http,
-    /// HTTP/2 over mutual TLS from or to a peer.
-    mtls_http,
-    /// Opaque bytes of a known service, over mutual TLS.
-    mtls_tcp,
-    /// HTTP/1.1 or HTTP/2 from a caller outside the mesh, at a port that takes plaintext.
-    plaintext_http,
-    /// Opaque bytes of such a caller.
-    plaintext_tcp,
-    /// Opaque bytes to an address that the mesh does not know.
-    passthrough,
-}
-
-/// A text from configuration, shared instead of copied.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Shared(pub Arc<str>);
-
-/// A reason, or none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ReasonLabel(pub Option<Reason>);
-
-/// A worker's handles to request series. Not shared between threads.
+/// A connection to an upstream, counted until it is dropped.
 #[derive(Debug)]
-pub struct RequestMetrics {
-    metrics: Arc<Metrics>,
-    used: RefCell<HashMap<RequestLabels, (Counter, Histogram)>>,
-}
+pub struct UpstreamConnection(Gauge);
 
-// === impl labels ===
-
-impl Direction {
-    /// As in labels and log lines.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::outbound => "outbound",
-            Self::inbound => "inbound",
-        }
-    }
-}
-
-impl EncodeLabelValue for Shared {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        EncodeLabelValue::encode(&&*self.0, encoder)
-    }
-}
-
-impl EncodeLabelValue for ReasonLabel {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        EncodeLabelValue::encode(&self.0.map_or("", Reason::name), encoder)
-    }
+/// A connection while it is carried: counted as open, and when dropped as closed.
+#[derive(Debug)]
+pub struct Connection {
+    closed: Counter,
+    open: Gauge,
+    to_destination: Counter,
+    to_source: Counter,
 }
 
 // === impl Metrics ===
@@ -194,90 +100,139 @@ impl Metrics {
     /// All series, at zero.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("meshwright");
-        let durations = Family::new_with_constructor(
-            (|| Histogram::new(DURATION_BUCKETS)) as fn() -> Histogram,
-        );
-        let metrics = Self {
-            requests: Family::default(),
-            durations,
-            connections: Family::default(),
-            refused: Family::default(),
-            plaintext: Family::default(),
-            plaintext_callers: Callers::default(),
-            connections_open: Family::default(),
-            certificate_expiry: Gauge::<i64, AtomicI64>::default(),
-            operator_connected: Gauge::default(),
-            resources: Family::default(),
-            rejected: Counter::<u64, AtomicU64>::default(),
-            access_log_dropped: Counter::default(),
-            registry: Registry::default(),
-        };
+        let overflow = Counter::default();
+        let requests = Arc::new(Requests::new(overflow.clone()));
+        registry.register_collector(Box::new(Rendered(requests.clone())));
+        /// Makes a metric and registers it.
+        macro_rules! register {
+            ($name:literal, $help:literal) => {{
+                let metric = Default::default();
+                register(&mut registry, $name, $help, &metric);
+                metric
+            }};
+        }
         registry.register(
-            "requests",
-            "Requests, counted when their response has ended",
-            metrics.requests.clone(),
-        );
-        registry.register(
-            "request_duration_seconds",
-            "From a request's head to its response's last byte",
-            metrics.durations.clone(),
-        );
-        registry.register(
-            "connections",
-            "Connections accepted",
-            metrics.connections.clone(),
-        );
-        registry.register(
-            "connections_refused",
-            "Connections refused before a request was read",
-            metrics.refused.clone(),
-        );
-        registry.register(
-            "plaintext_requests",
-            "Requests and opaque connections taken from callers outside the mesh",
-            metrics.plaintext.clone(),
-        );
-        registry.register(
-            "connections_open",
-            "Connections open now",
-            metrics.connections_open.clone(),
-        );
-        registry.register(
-            "certificate_expiry_timestamp_seconds",
-            "When the workload's certificate ends; 0 without one",
-            metrics.certificate_expiry.clone(),
-        );
-        registry.register(
-            "operator_connected",
-            "1 while the configuration stream is up",
-            metrics.operator_connected.clone(),
-        );
-        registry.register(
-            "config_resources",
-            "Resources held",
-            metrics.resources.clone(),
-        );
-        registry.register(
-            "config_rejected",
-            "Resources rejected",
-            metrics.rejected.clone(),
-        );
-        registry.register(
-            "access_log_dropped",
-            "Access-log lines dropped because nobody took them fast enough",
-            metrics.access_log_dropped.clone(),
+            "series_overflow",
+            "Requests counted under source=\"other\" because there were too many series",
+            overflow,
         );
         Self {
+            requests,
+            connections: register!(
+                "connections",
+                "Connections carried, counted when they begin"
+            ),
+            closed: register!("connections_closed", "Connections carried that have ended"),
+            open: register!("connections_open", "Connections carried now"),
+            sockets_open: register!(
+                "sockets_open",
+                "Accepted sockets open now, whatever they carry"
+            ),
+            upstreams: register!(
+                "upstream_connections_open",
+                "Connections for requests to peers, applications and outside, kept or in use"
+            ),
+            refused: register!(
+                "connections_refused",
+                "Connections refused before a request was read"
+            ),
+            bytes: register!("opaque_bytes", "Bytes of connections that nobody reads"),
+            handshakes: register!("tls_handshakes", "TLS handshakes that have ended"),
+            plaintext: register!(
+                "plaintext_requests",
+                "Requests and opaque connections taken from callers outside the mesh"
+            ),
+            plaintext_callers: Callers::default(),
+            certificate_expiry: register!(
+                "certificate_expiry_timestamp_seconds",
+                "When the workload's certificate ends; 0 without one"
+            ),
+            operator_connected: register!(
+                "operator_connected",
+                "1 while the configuration stream is up"
+            ),
+            config_version: register!(
+                "config_version",
+                "Configurations put in force since the process started"
+            ),
+            config_changed: register!(
+                "config_changed_timestamp_seconds",
+                "When the last one was put in force; 0 before the first"
+            ),
+            revisions: register!(
+                "config_revision",
+                "The newest revision of each kind of input that is in force"
+            ),
+            resources: register!("config_resources", "Resources held"),
+            rejected: register!("config_rejected", "Resources rejected"),
+            access_log_dropped: register!(
+                "access_log_dropped",
+                "Access-log lines dropped because nobody took them fast enough"
+            ),
             registry,
-            ..metrics
         }
     }
 
-    /// Counts a connection.
-    pub fn connection(&self, direction: Direction, kind: ConnectionKind) {
-        self.connections
-            .get_or_create(&ConnectionLabels { direction, kind })
-            .inc();
+    /// A connection is carried from now on, until what is returned is dropped.
+    #[must_use]
+    pub fn connection(&self, direction: Direction, kind: ConnectionKind) -> Connection {
+        let labels = ConnectionLabels { direction, kind };
+        self.connections.get_or_create(&labels).inc();
+        let bytes = |way| {
+            let labels = BytesLabels {
+                direction,
+                kind,
+                way,
+            };
+            self.bytes.get_or_create_owned(&labels)
+        };
+        let (to_destination, to_source) = match kind {
+            // Counted request by request.
+            ConnectionKind::http | ConnectionKind::mtls_http | ConnectionKind::plaintext_http => {
+                Default::default()
+            }
+            ConnectionKind::mtls_tcp
+            | ConnectionKind::plaintext_tcp
+            | ConnectionKind::passthrough => (bytes(Way::to_destination), bytes(Way::to_source)),
+        };
+        let open = self.open.get_or_create_owned(&labels);
+        open.inc();
+        Connection {
+            closed: self.closed.get_or_create_owned(&labels),
+            open,
+            to_destination,
+            to_source,
+        }
+    }
+
+    /// Connections carried now.
+    pub fn connections_open(&self, direction: Direction, kind: ConnectionKind) -> i64 {
+        let labels = ConnectionLabels { direction, kind };
+        self.open.get(&labels).map_or(0, |open| open.get())
+    }
+
+    /// A connection for requests is open from now on, until what is returned is dropped.
+    #[must_use]
+    pub fn upstream(&self, is_peer: bool, protocol: &'static str) -> UpstreamConnection {
+        let labels = UpstreamLabels {
+            to: if is_peer { "peer" } else { "plaintext" },
+            protocol,
+        };
+        let open = self.upstreams.get_or_create_owned(&labels);
+        open.inc();
+        UpstreamConnection(open)
+    }
+
+    /// Connections for requests that are open, by where they lead and protocol.
+    pub fn upstreams_open(&self) -> BTreeMap<String, i64> {
+        let labels = ["peer", "plaintext"]
+            .into_iter()
+            .flat_map(|to| ["http1", "http2"].map(|protocol| UpstreamLabels { to, protocol }));
+        let open = labels.map(|labels| {
+            let open = self.upstreams.get(&labels).map_or(0, |open| open.get());
+            (format!("{} {}", labels.to, labels.protocol), open)
+        });
+        open.collect()
     }
 
     /// Counts a refused connection.
@@ -286,6 +241,20 @@ impl Metrics {
         self.refused
             .get_or_create(&RefusedLabels { direction, reason })
             .inc();
+    }
+
+    /// Counts a TLS handshake by how it ended.
+    ///
+    /// # Errors
+    /// Those that it is given.
+    pub fn handshake<T>(&self, direction: Direction, ended: Result<T, Error>) -> Result<T, Error> {
+        let outcome = match &ended {
+            Ok(_) => "ok",
+            Err(error) => error.reason.name(),
+        };
+        let labels = HandshakeLabels { direction, outcome };
+        self.handshakes.get_or_create(&labels).inc();
+        ended
     }
 
     /// Counts a request or an opaque connection that was taken in plaintext. `service` and `port`
@@ -300,81 +269,77 @@ impl Metrics {
         self.plaintext_callers.called(from, service, now);
     }
 
-    /// Renders all series (OpenMetrics text).
-    pub fn render(&self) -> String {
+    /// A state of this number is in force, made of inputs up to these revisions.
+    pub fn config_in_force(&self, number: u64, newest: &Generation) {
+        let set = |gauge: &Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.config_version, number);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        set(&self.config_changed, now.map_or(0, |now| now.as_secs()));
+        for input in Input::ALL {
+            let name = match input {
+                Input::ApiRoute => "api_route",
+                Input::Service => "service",
+                Input::EndpointSlice => "endpoint_slice",
+                Input::Pod => "pod",
+                Input::Namespace => "namespace",
+                Input::Settings => "settings",
+            };
+            let gauge = self.revisions.get_or_create(&InputLabels { input: name });
+            set(&gauge, newest.at(input));
+        }
+    }
+
+    /// Drops the series of requests that have been idle, again and again.
+    pub async fn drop_idle(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.requests.sweep();
+        }
+    }
+
+    /// Renders all series.
+    pub fn render(&self, format: Format) -> String {
         let mut text = String::new();
         match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
-            Ok(()) => text,
+            Ok(()) => format.of(text),
             // Writing into a String does not fail; an empty page would say so if it did.
             Err(_) => String::new(),
         }
     }
 }
 
-// === impl RequestMetrics ===
+fn register<M>(registry: &mut Registry, name: &str, help: &str, metric: &M)
+where
+    M: prometheus_client::registry::Metric + Clone,
+{
+    registry.register(name, help, metric.clone());
+}
 
-impl RequestMetrics {
-    /// A worker's own view.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self {
-            metrics,
-            used: RefCell::default(),
-        }
+// === impl Connection ===
+
+impl Connection {
+    /// Bytes of who connected were passed on, or are about to be.
+    pub fn to_destination(&self, bytes: usize) {
+        self.to_destination.inc_by(bytes as u64);
     }
 
-    /// The shared series.
-    pub fn all(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    /// Counts one request that has ended.
-    pub fn observe(&self, labels: RequestLabels, duration: Duration) {
-        let mut used = self.used.borrow_mut();
-        let (count, durations) = used.entry(labels).or_insert_with_key(|labels| {
-            let durations = DurationLabels {
-                direction: labels.direction,
-                service: labels.service.clone(),
-                route: labels.route.clone(),
-                rule: labels.rule.clone(),
-            };
-            (
-                self.metrics.requests.get_or_create_owned(labels),
-                self.metrics.durations.get_or_create_owned(&durations),
-            )
-        });
-        count.inc();
-        durations.observe(duration.as_secs_f64());
+    /// Bytes of the other side were.
+    pub fn to_source(&self, bytes: usize) {
+        self.to_source.inc_by(bytes as u64);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.open.dec();
+        self.closed.inc();
+    }
+}
 
-    #[test]
-    fn a_request_is_counted_with_its_route_and_reason() {
-        let metrics = Arc::new(Metrics::new());
-        let worker = RequestMetrics::new(metrics.clone());
-        let labels = RequestLabels {
-            direction: Direction::outbound,
-            service: Shared("shop/orders".into()),
-            route: Shared("shop/orders".into()),
-            rule: Shared("canary".into()),
-            code: 504,
-            reason: ReasonLabel(Some(Reason::RequestTimeout)),
-        };
-        worker.observe(labels.clone(), Duration::from_millis(3));
-        worker.observe(labels, Duration::from_millis(3));
-        let text = metrics.render();
-        assert!(
-            text.contains(
-                r#"meshwright_requests_total{direction="outbound",service="shop/orders",route="shop/orders",rule="canary",code="504",reason="request_timeout"} 2"#
-            ),
-            "{text}"
-        );
-        assert!(
-            text.contains("meshwright_request_duration_seconds_bucket"),
-            "{text}"
-        );
+impl Drop for UpstreamConnection {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

@@ -1,6 +1,11 @@
-//! What happened: logs, metrics, and one access-log line for each request.
+//! What happened: logs, metrics, and one access-log line for each request. `docs/telemetry.md` is
+//! the reference.
 
 pub mod access_log;
 pub mod log;
 pub mod metrics;
 pub mod plaintext;
+pub mod trace;
+
+#[cfg(test)]
+mod tests;

@@ -6,13 +6,15 @@ use std::process::Stdio;
 use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use http::Method;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use super::{SOON, binary, lock, tail};
-use crate::client::Client;
+use crate::client::{Answer, Client};
 use crate::wait_until;
 
 /// A sidecar beside an application or a client.
@@ -158,12 +160,40 @@ impl Sidecar {
         Ok(serde_json::from_str(&answer.body)?)
     }
 
-    /// The value of the first series of its metrics whose line begins with `series`.
+    /// The sum of the series of its metrics that have this name and at least these labels, such as
+    /// `meshwright_requests_total{code="200"}`; `None` when there are none.
     pub async fn metric(&self, series: &str) -> Result<Option<f64>> {
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let labels = labels.trim_end_matches('}');
+        let labels = labels.strip_suffix('"').unwrap_or(labels);
+        let labels: Vec<&str> = labels.split_terminator("\",").collect();
         let answer = Client::direct()
             .get(&format!("http://{}:15020/metrics", self.address))
             .await?;
-        let line = answer.body.lines().find(|line| line.starts_with(series));
-        Ok(line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()))
+        let values = answer.body.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let (held, value) = rest.rsplit_once(' ')?;
+            let has = |label: &&str| {
+                let mut before = ["{", ","].into_iter();
+                before.any(|before| held.contains(&format!("{before}{label}\"")))
+            };
+            let same = held.is_empty() || held.starts_with('{');
+            (same && labels.iter().all(has)).then(|| value.parse().ok())?
+        });
+        Ok(values.fold(None, |sum: Option<f64>, value: f64| {
+            Some(sum.unwrap_or_default() + value)
+        }))
+    }
+
+    /// Asks its admin: `GET` without a body, else `PUT`.
+    pub async fn admin(&self, path: &str, body: Option<&str>) -> Result<Answer> {
+        let method = if body.is_some() {
+            Method::PUT
+        } else {
+            Method::GET
+        };
+        let url = format!("http://{}:15000{path}", self.address);
+        let body = Bytes::from(body.unwrap_or_default().to_owned());
+        Client::direct().send(method, &url, &[], body).await
     }
 }

@@ -71,22 +71,27 @@ impl Upstream {
             true => {
                 let credentials = self.current_credentials()?;
                 let tls = credentials.tls.client_h1.clone();
-                handshake(self.open_mutual_tls(tls, &credentials).await?).await
+                self.h1_on(self.open_mutual_tls(tls, &credentials).await?)
+                    .await
             }
-            false => handshake(self.open_plain().await?).await,
+            false => self.h1_on(self.open_plain().await?).await,
         }
     }
-}
 
-async fn handshake<I>(io: I) -> Result<SendRequest<RequestBody>, Error>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = limits::h1_client()
-        .handshake(TokioIo::new(io))
-        .await
-        .map_err(|error| Error::exchange(&error))?;
-    // What goes wrong on the connection reaches the request that is on it.
-    tokio::task::spawn_local(connection.with_upgrades());
-    Ok(sender)
+    async fn h1_on<I>(&self, io: I) -> Result<SendRequest<RequestBody>, Error>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = limits::h1_client()
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|error| Error::exchange(&error))?;
+        // What goes wrong on the connection reaches the request that is on it.
+        let open = self.dial.metrics.all().upstream(self.is_peer(), "http1");
+        tokio::task::spawn_local(async move {
+            let _ = connection.with_upgrades().await;
+            drop(open);
+        });
+        Ok(sender)
+    }
 }

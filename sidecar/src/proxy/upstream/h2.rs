@@ -132,7 +132,11 @@ impl Upstream {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Error::exchange(&error))?;
-        tokio::task::spawn_local(connection);
+        let open = self.dial.metrics.all().upstream(self.is_peer(), "http2");
+        tokio::task::spawn_local(async move {
+            let _ = connection.await;
+            drop(open);
+        });
         self.opened_h2(sender, Some(credentials));
         Ok(())
     }
@@ -143,7 +147,11 @@ impl Upstream {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Error::exchange(&error))?;
-        tokio::task::spawn_local(connection);
+        let open = self.dial.metrics.all().upstream(self.is_peer(), "http2");
+        tokio::task::spawn_local(async move {
+            let _ = connection.await;
+            drop(open);
+        });
         self.opened_h2(sender, None);
         Ok(())
     }

@@ -1,0 +1,134 @@
+//! That docs/telemetry.md is what the code does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use wire::generation::Generation;
+
+use super::access_log::{Line, Timestamp};
+use super::metrics::text::Format;
+use super::metrics::{
+    Code, CodeClass, ConnectionKind, Direction, DirectionLabels, Ended, GrpcStatus, KindLabels,
+    Metrics, ReasonLabel, RequestLabels, RequestMetrics, Shared, Source,
+};
+use crate::proxy::error::Reason;
+
+const REFERENCE: &str = include_str!("../../../docs/telemetry.md");
+
+/// The rows of the table whose first column is called so, cell by cell.
+fn table(first: &str) -> impl Iterator<Item = Vec<&'static str>> {
+    let begins = format!("| {first} |");
+    let lines = REFERENCE
+        .lines()
+        .skip_while(move |line| !line.starts_with(&begins));
+    let rows = lines.skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.split('|').skip(1).map(str::trim).collect())
+}
+
+/// What is in backquotes.
+fn quoted(cell: &str) -> impl Iterator<Item = String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned)
+}
+
+/// One series of everything.
+fn everything() -> Arc<Metrics> {
+    let metrics = Arc::new(Metrics::new());
+    let worker = RequestMetrics::new(metrics.clone());
+    let status = Some(StatusCode::OK);
+    let labels = RequestLabels {
+        direction: Direction::outbound,
+        source: Source::Unknown,
+        service: Shared("shop/orders".into()),
+        route: Shared("shop/orders".into()),
+        rule: Shared("all".into()),
+        code_class: CodeClass::of(status),
+        code: Code::of(status),
+        grpc_status: GrpcStatus::None,
+        reason: ReasonLabel(None),
+    };
+    worker.begun(labels.direction);
+    let ended = Ended {
+        duration: Duration::from_millis(1),
+        request_bytes: 1,
+        response_bytes: 1,
+    };
+    worker.ended(labels, ended);
+    let direction = Direction::inbound;
+    drop(metrics.connection(direction, ConnectionKind::mtls_tcp));
+    drop(metrics.upstream(true, "http2"));
+    metrics.refused(direction, Reason::PlaintextRefused);
+    let _ = metrics.handshake(direction, Ok(()));
+    metrics.config_in_force(1, &Generation::ZERO);
+    let kind = KindLabels { kind: "route" };
+    metrics.resources.get_or_create(&kind).set(1);
+    let open = &metrics.sockets_open;
+    open.get_or_create(&DirectionLabels { direction }).inc();
+    metrics
+}
+
+#[test]
+fn the_reference_lists_every_metric_with_its_type_and_labels() {
+    let text = everything().render(Format::Classic);
+    let types: BTreeMap<&str, &str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .collect();
+    let mut rendered = BTreeMap::new();
+    for (name, kind) in types {
+        let samples = text.lines().filter_map(|line| line.strip_prefix(name));
+        let mut labels = BTreeSet::new();
+        for sample in samples.filter(|rest| rest.starts_with(['{', ' ', '_'])) {
+            let all = sample
+                .split_once('{')
+                .and_then(|(_, rest)| rest.split_once('}'));
+            let names = all.map_or("", |(all, _)| all).split("\",");
+            labels.extend(names.filter_map(|label| Some(label.split_once('=')?.0.to_owned())));
+        }
+        labels.remove("le");
+        rendered.insert(name.to_owned(), (kind.to_owned(), labels));
+    }
+    let documented: BTreeMap<_, _> = table("metric")
+        .map(|row| {
+            let name = quoted(row[0]).collect::<String>();
+            (name, (row[1].to_owned(), quoted(row[2]).collect()))
+        })
+        .collect();
+    assert_eq!(documented, rendered);
+}
+
+#[test]
+fn the_reference_lists_every_field_of_the_access_log_in_order() {
+    let line = Line {
+        time: Timestamp(SystemTime::UNIX_EPOCH),
+        direction: "inbound",
+        method: "GET",
+        host: "orders",
+        path: "/",
+        source: "spiffe://cluster.local/ns/shop/sa/web",
+        service: "shop/orders",
+        route: "shop/orders",
+        rule: "all",
+        endpoint: "shop/orders-1",
+        status: 200,
+        grpc_status: GrpcStatus::Known(14),
+        reason: "no_endpoints",
+        detail: "none",
+        outcome: "complete",
+        attempts: 1,
+        duration_us: 1,
+        request_bytes: 1,
+        response_bytes: 1,
+        trace_id: "4bf92f3577b34da6a3ce929d0e0e4736",
+        request_id: "1",
+    };
+    let text = serde_json::to_string(&line).unwrap();
+    let written: Vec<&str> = text
+        .split(['{', ',', '}'])
+        .filter_map(|field| field.split_once("\":"))
+        .map(|(name, _)| name.trim_start_matches('"'))
+        .collect();
+    let documented: Vec<String> = table("field").flat_map(|row| quoted(row[0])).collect();
+    assert_eq!(documented, written);
+}
