@@ -6,13 +6,16 @@ use compiler::{ObjectKey, Output};
 use operator::source::reading::{Reading, read_folder};
 
 use crate::up::plan::Plan;
-use crate::up::{plain, table::say};
+use crate::up::{callers, plain, table::say};
 
 /// Says what is wrong with a folder of documents; exit code 1 when anything is.
 ///
 /// Reads every file as `meshwright up` does and compiles it as the operator does. In a cluster the
 /// same is done by `kubectl apply` (fields that don't exist are refused by its strict validation)
 /// and by the status of each object.
+///
+/// Where `meshwright up` runs the folder, it also tells who calls its workloads in plaintext: those
+/// that have to become members before a workload that is permissive can be strict.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckArgs {
     /// The folder of documents.
@@ -38,6 +41,10 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<i32> {
         say(plain(sentence));
     }
     say(conclusion(&reading, sentences.is_empty()));
+    // Not wrong, but what has to end before the workload can be strict.
+    for line in callers::lines(&folder) {
+        say(line);
+    }
     Ok(i32::from(!sentences.is_empty()))
 }
 

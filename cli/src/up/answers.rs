@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use anyhow::{Context as _, bail};
 use compiler::ObjectKey;
 
+use super::callers;
 use super::control::{Answer, Asked, Request, Status};
 use super::fleet::Running;
 use super::mesh::{Mesh, verdicts};
@@ -35,6 +36,16 @@ pub(super) fn answer(mesh: &Mesh, asked: Asked) {
                 names.in_verdicts(&mut status.verdicts);
                 let status = serde_json::to_value(status).map_err(|error| error.to_string());
                 let _ = answer.send((status, Vec::new()));
+            });
+        }
+        Request::Plaintext => {
+            let pods = mesh.pods.iter();
+            let pods = pods.map(|(key, pod)| (key.clone(), pod.place.clone()));
+            let gathering = callers::gather(mesh.around.folder.clone(), pods.collect());
+            tokio::spawn(async move {
+                let callers = serde_json::to_value(gathering.await);
+                let callers = callers.map_err(|error| error.to_string());
+                let _ = answer.send((callers, Vec::new()));
             });
         }
     }

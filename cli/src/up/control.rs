@@ -18,6 +18,8 @@ pub enum Request {
     Enter(String),
     /// How everything is.
     Status,
+    /// Who calls in plaintext.
+    Plaintext,
 }
 
 /// How a program runs inside a workload. Accompanied by its user, process, mount and network

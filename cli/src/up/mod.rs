@@ -20,6 +20,7 @@
 mod accepted;
 mod addresses;
 mod answers;
+pub(crate) mod callers;
 pub(crate) mod changes;
 pub mod control;
 mod dns;

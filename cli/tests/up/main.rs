@@ -7,6 +7,7 @@
 )]
 
 mod asking;
+mod addresses;
 mod check;
 mod edits;
 mod endings;
