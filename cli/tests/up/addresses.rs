@@ -61,6 +61,13 @@ fn a_pod_is_called_by_its_own_address_and_by_a_headless_services_name_over_mutua
         hosts.contains(&format!("{one} orders orders.shop ")),
         "{hosts}"
     );
+    let name = "NAME=orders.shop.svc.cluster.local";
+    let lookup = programs::command("lookup").join(" ");
+    let answer = folder.exec("web", &format!("{name} {lookup}"));
+    let other = address(&folder, "shop/orders-0");
+    for pod in [&one, &other] {
+        assert!(answer.contains(&format!("A {pod}\n")), "{answer}");
+    }
     let body = folder.get_from("web", "http://orders.shop:8080/");
     assert!(body.contains("called by 127.0.0.6"), "{body}");
 }

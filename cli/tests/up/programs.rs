@@ -123,3 +123,34 @@ fn client() {
     let body = get_claiming(&given("URL").unwrap(), claim.as_deref(), proxy.as_deref());
     println!("{}", body.unwrap());
 }
+
+/// Prints the IPv4 addresses that the name server answers for `$NAME`, asked itself: the hosts file
+/// has a say in what a resolver finds.
+#[test]
+#[ignore = "a program: run by its caller"]
+fn lookup() {
+    let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap();
+    let servers = resolv
+        .lines()
+        .filter_map(|line| line.strip_prefix("nameserver "));
+    let server = servers.map(str::trim).next().unwrap().to_owned();
+    let mut query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0".to_vec();
+    for label in std::env::var("NAME").unwrap().split('.') {
+        query.push(label.len().try_into().unwrap());
+        query.extend(label.as_bytes());
+    }
+    query.extend(b"\0\0\x01\0\x01");
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let wait = std::time::Duration::from_secs(10);
+    socket.set_read_timeout(Some(wait)).unwrap();
+    socket.send_to(&query, (server.as_str(), 53)).unwrap();
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer).unwrap();
+    // After the question, records of 16 bytes each that end in an address.
+    for record in answer[query.len()..length].chunks_exact(16) {
+        println!(
+            "A {}",
+            std::net::Ipv4Addr::new(record[12], record[13], record[14], record[15])
+        );
+    }
+}
