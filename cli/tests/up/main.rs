@@ -6,8 +6,8 @@
     reason = "these are tests and their programs"
 )]
 
-mod asking;
 mod addresses;
+mod asking;
 mod check;
 mod edits;
 mod endings;
