@@ -57,6 +57,25 @@ async fn a_body_of_any_framing_arrives_whole_with_its_trailers() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_request_without_a_body_is_given_no_length() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    for method in ["GET", "OPTIONS", "PROPFIND", "POST"] {
+        let (listener, _sidecar) = mesh.listener("orders").await?;
+        let application = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await?;
+            anyhow::Ok(head(&mut stream).await?.0)
+        });
+        let client = mesh.client("web").await?;
+        let mut stream = connect(&client).await?;
+        let request = format!("{method} http://orders/ HTTP/1.1\r\nhost: orders\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let asked = timeout(SOON, application).await???;
+        assert!(!asked.contains("content-length"), "{asked}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_caller_that_waits_for_100_continue_gets_it_and_its_body_arrives() -> Result<()> {
     let mesh = Mesh::start(&services(&["orders"])).await?;
     let orders = mesh.workload("orders").await?;

@@ -84,7 +84,8 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Streamed(body, _) => body.size_hint(),
-            Self::Empty => SizeHint::with_exact(0),
+            // Not that it is 0: whoever sends it would say so with a content-length that nobody sent.
+            Self::Empty => SizeHint::default(),
         }
     }
 }
