@@ -55,6 +55,28 @@ async fn a_server_that_speaks_first_is_heard() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_command_in_capital_letters_is_not_taken_for_http() -> Result<()> {
+    let mesh = Mesh::start(&service("store", "")).await?;
+    let (listener, _sidecar) = mesh.listener("store").await?;
+    let application = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await?;
+        let mut asked = [0; 6];
+        stream.read_exact(&mut asked).await?;
+        stream.write_all(b"+PONG\r\n").await?;
+        anyhow::Ok(asked)
+    });
+    let client = mesh.client("web").await?;
+    let mut stream = tunnel(&client, "store:80").await?;
+    stream.write_all(b"PI").await?;
+    stream.write_all(b"NG\r\n").await?;
+    let mut answer = [0; 7];
+    timeout(SOON, stream.read_exact(&mut answer)).await??;
+    assert_eq!(&answer, b"+PONG\r\n");
+    assert_eq!(&timeout(SOON, application).await???, b"PING\r\n");
+    Ok(())
+}
+
+#[tokio::test]
 async fn opaque_bytes_do_not_enter_a_port_that_is_declared_http() -> Result<()> {
     for declared in ["http", "grpc"] {
         let mesh = Mesh::start(&service("orders", declared)).await?;

@@ -158,8 +158,9 @@ where
         let mut said = [0; FIRST];
         tokio::select! {
             read = stream.read(&mut first) => {
-                let read = read.map_err(|error| broke(&error))?;
-                match detect::classify(&first[..read]) {
+                let mut read = read.map_err(|error| broke(&error))?;
+                let seen = until_told(&mut stream, &mut first, &mut read).await?;
+                match seen {
                     FirstBytes::Http1 | FirstBytes::Http2 => {
                         return Err(Error::new(Reason::BadRequest, "HTTP sent as opaque bytes"));
                     }
@@ -177,6 +178,29 @@ where
         }
     }
     copied(opaque::copy_counted(&mut stream, &mut application, &carried).await)
+}
+
+/// What a peer's first bytes are, of which `read` have come: as many more are read as it takes to
+/// tell. Whatever is not told in time is taken for what it may be, HTTP.
+async fn until_told(
+    stream: &mut server::TlsStream<TcpStream>,
+    first: &mut [u8; FIRST],
+    read: &mut usize,
+) -> Result<FirstBytes, Error> {
+    let more = async {
+        loop {
+            if let Some(seen) = detect::classify_any(&first[..*read]) {
+                return Ok(seen);
+            }
+            match stream.read(&mut first[*read..]).await {
+                Ok(0) => return Ok(FirstBytes::Http1),
+                Ok(more) => *read += more,
+                Err(error) => return Err(broke(&error)),
+            }
+        }
+    };
+    let told = tokio::time::timeout(detect::DETECT_TIMEOUT, more).await;
+    told.unwrap_or(Ok(FirstBytes::Http1))
 }
 
 // === impl Tunnel ===

@@ -28,7 +28,9 @@ use super::{Proxy, headers, limits};
 use crate::config::service::Protocol;
 use crate::identity::SpiffeId;
 use crate::identity::verify::identity_of;
-use crate::net::detect::{DETECT_TIMEOUT, FirstBytes, first_bytes, whenever_they_come};
+use crate::net::detect::{
+    DETECT_TIMEOUT, FirstBytes, first_bytes, line_of_any_protocol, whenever_they_come,
+};
 use crate::net::original_dst::{local, original_dst};
 use crate::net::rewound::Rewound;
 use crate::net::tls::{ALPN_H1, ALPN_H2, ALPN_TCP, HANDSHAKE_TIMEOUT};
@@ -91,6 +93,12 @@ async fn outbound_to_service(
             Silent::Server(tunnel) => return tunnel.carry(stream).await.map(drop),
         },
         Ok(seen) => seen,
+    };
+    let seen = match seen {
+        FirstBytes::Http1 => line_of_any_protocol(&stream)
+            .await
+            .unwrap_or(FirstBytes::Closed),
+        seen => seen,
     };
     match seen {
         FirstBytes::Http1 => outbound_http(px, stream, Captured::To(called), false).await,
