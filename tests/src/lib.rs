@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod foreign;
 pub mod mesh;
 pub mod python;
 pub mod raw;
