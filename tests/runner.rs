@@ -129,6 +129,32 @@ fn a_tier_that_a_machine_cannot_run_is_counted_as_skipped() {
 }
 
 #[test]
+fn foreign_programs_are_announced_or_counted_as_skipped() {
+    let other = "id() { echo 1000; }
+        make() { :; }";
+    let run_by_others = run("tests/run", &["mesh"], other);
+    run_by_others.ends("3 passed, 0 failed, 1 skipped", true);
+    assert!(
+        run_by_others
+            .line("skipping the foreign programs")
+            .is_some()
+    );
+
+    // Where they are to be installed, that is said before anything else is done.
+    let lacking = "
+        unshare() { return 1; }
+        command() { [[ $* != '-v redis-server' ]] && builtin command \"$@\"; }";
+    let lacks = run("tests/run", &["mesh"], lacking);
+    lacks.ends("0 passed, 1 failed, 0 skipped", false);
+    let announced = lacks.line("will be installed for the mesh tier: ");
+    assert!(
+        announced.is_some_and(|line| line.contains("redis-server")),
+        "{:?}",
+        lacks.lines
+    );
+}
+
+#[test]
 fn a_change_lands_only_when_lint_passes_and_no_test_fails_or_is_skipped() {
     let make = |lint: &str, test: &str| {
         let make = format!("make() {{ case $2 in lint) {lint} ;; test) {test} ;; esac; }}");
