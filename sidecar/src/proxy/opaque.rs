@@ -182,11 +182,14 @@ where
 
 /// What a peer's first bytes are, of which `read` have come: as many more are read as it takes to
 /// tell. Whatever is not told in time is taken for what it may be, HTTP.
-async fn until_told(
-    stream: &mut server::TlsStream<TcpStream>,
+async fn until_told<S>(
+    stream: &mut S,
     first: &mut [u8; FIRST],
     read: &mut usize,
-) -> Result<FirstBytes, Error> {
+) -> Result<FirstBytes, Error>
+where
+    S: AsyncRead + Unpin,
+{
     let more = async {
         loop {
             if let Some(seen) = detect::classify_any(&first[..*read]) {

@@ -21,7 +21,7 @@ use super::inbound::{self, FromPeer};
 use super::opaque::FIRST;
 use super::serve::{Entered, handshake};
 use crate::config::service::Protocol;
-use crate::net::detect::{FirstBytes, first_bytes, whenever_they_come};
+use crate::net::detect::{FirstBytes, first_bytes, line_of_any_protocol, whenever_they_come};
 use crate::net::opaque;
 use crate::net::rewound::Rewound;
 use crate::net::tls::{ALPN_H1, ALPN_H2, ALPN_TCP, HANDSHAKE_TIMEOUT};
@@ -81,6 +81,13 @@ pub(super) async fn stranger(
                 },
             }
         }
+    };
+    let seen = match seen {
+        // Other protocols are as likely there, and their commands, too, may begin with a letter.
+        Ok(FirstBytes::Http1) if protocol == Protocol::Detect => {
+            line_of_any_protocol(&stream).await
+        }
+        seen => seen,
     };
     let read_as_http = protocol != Protocol::Tcp;
     Ok(Some(match seen {
