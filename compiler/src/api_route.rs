@@ -17,6 +17,7 @@ use crate::host::{self, Suggestions};
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings};
 
+pub(crate) mod filters;
 mod matching;
 
 pub(crate) use matching::capabilities;
@@ -108,6 +109,7 @@ impl Reader<'_> {
         }
         // What can't be matched is no smaller mistake: the rules mean something as a whole only.
         refusals.extend(matching::problems(self.spec));
+        refusals.extend(filters::problems(self.spec));
         hosts.refusal = Refusal::all(refusals);
         hosts
     }
@@ -201,14 +203,7 @@ impl Reader<'_> {
                     ),
                 });
             }
-            // What doesn't exist is named all the same: no sidecar has endpoints for it. What must
-            // not be reached is sent as a Service without a name, which is nowhere either.
-            let unreachable = problem.is_some_and(|(reason, _, _)| {
-                matches!(
-                    reason,
-                    Reason::RefNotPermitted | Reason::UnsupportedProtocol
-                )
-            });
+            let unreachable = problem.is_some_and(|(reason, _, _)| is_nowhere(reason));
             backends.push(mesh::Backend {
                 service: Some(match unreachable {
                     true => mesh::ServiceRef::default(),
@@ -219,11 +214,14 @@ impl Reader<'_> {
             });
             compiled.services.insert(key);
         }
+        let mirror = self.mirror(index, rule, hosts, compiled, refusals);
         mesh::Rule {
+            mirror,
             name: rule.name.clone().unwrap_or_else(|| rule_name(index)),
             matches: rule.matches.iter().map(matching::request_match).collect(),
             backends,
             request_timeout_ms: self.request_timeout(rule.timeouts.as_ref()),
+            ..filters::compile(rule)
         }
     }
 
@@ -298,6 +296,15 @@ impl Reader<'_> {
             .map(crds::Duration::millis)
             .filter(|millis| *millis != 0)
     }
+}
+
+/// What doesn't exist is named all the same: no sidecar has endpoints for it. What must not be
+/// reached is sent as a Service without a name, which is nowhere either.
+fn is_nowhere(problem: Reason) -> bool {
+    matches!(
+        problem,
+        Reason::RefNotPermitted | Reason::UnsupportedProtocol
+    )
 }
 
 fn namespaces(services: &[ObjectKey]) -> impl Iterator<Item = &str> {

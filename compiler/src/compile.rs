@@ -7,7 +7,7 @@ use crds::status::{ConditionType, Reason};
 use wire::resource::MAX_BODY_BYTES;
 use wire::{Kind, Resource, ResourceId, capability, mesh};
 
-use crate::api_route::{Hosts, Reader, Refusal};
+use crate::api_route::{Hosts, Reader, Refusal, filters};
 use crate::attach::{Claim, Precedence};
 use crate::host::Suggestions;
 use crate::index::{Neighbourhood, selector};
@@ -251,7 +251,8 @@ impl Compilation<'_> {
         match (id, &refusal) {
             (Some(id), None) => {
                 resources.push(id.clone());
-                let capabilities = crate::api_route::capabilities(&rules.rules);
+                let mut capabilities = crate::api_route::capabilities(&rules.rules);
+                capabilities.extend(filters::needed(&rules.rules));
                 let route = mesh::Route {
                     namespace: key.namespace.clone(),
                     name: key.name.clone(),

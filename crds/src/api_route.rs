@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::Duration;
 
+pub mod filters;
 mod matching;
 
+use filters::{Cors, DirectResponse, Fault, HeaderEdits, Mirror, Redirect, Rewrite};
 pub use matching::{HeaderMatch, Match, Method, PathMatch, PathType, QueryMatch, ValueType};
 
 /// Rules for the calls to one or more Services. In the Services' own namespace it governs every
@@ -93,6 +95,27 @@ pub struct ApiRouteSpec {
 /// One entry of `rules`: requests, and where they go.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Cel::new(
+    "!has(self.rewrite) || !has(self.rewrite.path) || self.rewrite.path.type != 'ReplacePrefix' || \
+     (has(self.matches) && self.matches.size() > 0 && \
+     self.matches.all(m, has(m.path) && m.path.type == 'Prefix'))"
+).message("rewrite.path: ReplacePrefix needs a path of type Prefix in each of the rule's matches"))]
+#[x_kube(validation = Cel::new(
+    "!has(self.redirect) || !has(self.redirect.path) || \
+     self.redirect.path.type != 'ReplacePrefix' || \
+     (has(self.matches) && self.matches.size() > 0 && \
+     self.matches.all(m, has(m.path) && m.path.type == 'Prefix'))"
+).message("redirect.path: ReplacePrefix needs a path of type Prefix in each of the rule's matches"))]
+#[x_kube(validation = Cel::new("!has(self.redirect) || !has(self.directResponse)")
+    .message("a rule has redirect or directResponse, not both"))]
+#[x_kube(validation = Cel::new(
+    "!(has(self.redirect) || has(self.directResponse)) || !(has(self.backendRefs) || \
+     has(self.rewrite) || has(self.mirror) || has(self.requestHeaders) || \
+     has(self.responseHeaders) || has(self.maxRequestBytes))"
+).message(
+    "a rule with redirect or directResponse sends nothing on: it has no backendRefs, rewrite, \
+     mirror, requestHeaders, responseHeaders or maxRequestBytes"
+))]
 pub struct RouteRule {
     /// The rule's name in metrics, logs and references; `rule-<index>` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +138,47 @@ pub struct RouteRule {
     /// Time limits of this rule, instead of those of the whole object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+
+    /// Changes of the requests' headers before they are sent: `remove` first, then `set`, then
+    /// `add`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_headers: Option<HeaderEdits>,
+
+    /// Changes of the headers of the Service's responses, in the same order. What the mesh answers
+    /// itself is not changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_headers: Option<HeaderEdits>,
+
+    /// Host and path that the application is told in place of those of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<Rewrite>,
+
+    /// Where the requests are sent back to ask, instead of anywhere on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
+
+    /// What the requests are answered, without being sent on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_response: Option<DirectResponse>,
+
+    /// Which pages in browsers may read the answers, and what they may send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors: Option<Cors>,
+
+    /// Delays and errors for a share of the requests, to see how callers bear them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+
+    /// Another Service that gets copies of the requests; what it answers is thrown away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
+
+    /// The most bytes that the body of a request may have. A larger one is answered 413: at once
+    /// when it says its length, else when it turns out, with nothing more of it sent on; if the
+    /// response has begun by then, it is cut off. Without it bodies are streamed without end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_099_511_627_776_u64))]
+    pub max_request_bytes: Option<u64>,
 }
 
 /// A Service that requests go to.

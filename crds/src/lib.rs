@@ -9,6 +9,10 @@ pub mod schema;
 pub mod status;
 mod units;
 
+pub use api_route::filters::{
+    self, Abort, Cors, Delay, DirectResponse, Fault, Header, HeaderEdits, Mirror, MirrorRef,
+    PathChange, PathChangeType, Redirect, RedirectScheme, Rewrite,
+};
 pub use api_route::{
     ApiRoute, ApiRouteSpec, ApiRouteStatus, BackendRef, HeaderMatch, Match, Method, PathMatch,
     PathType, QueryMatch, RouteRule, Timeouts, ValueType,

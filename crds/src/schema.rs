@@ -65,9 +65,10 @@ fn tidy_schema(schema: &mut Map<String, Value>) {
         values.retain(|value| !value.is_null());
     }
     if let Some(format) = schema.get_mut("format")
-        && format.as_str().is_some_and(|f| f.starts_with("uint"))
+        && let Some(rust) = format.as_str()
+        && rust.starts_with("uint")
     {
-        *format = "int32".into();
+        *format = if rust == "uint64" { "int64" } else { "int32" }.into();
     }
     for bound in ["minimum", "maximum"] {
         if let Some(number) = schema.get_mut(bound)

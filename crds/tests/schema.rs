@@ -63,6 +63,7 @@ fn inspect(schema: &Value, path: String, problems: &mut Vec<String>) {
                 }
             }
         }
+        Some("boolean") => {}
         other => problems.push(format!("{path}: type {other:?} is not structural")),
     }
     for combination in ["oneOf", "anyOf", "allOf", "not", "$ref", "nullable"] {

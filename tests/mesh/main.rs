@@ -3,6 +3,7 @@
 mod addresses;
 mod bounds;
 mod configuration;
+mod filters;
 mod http1;
 mod http2;
 mod identity;

@@ -332,3 +332,24 @@ async fn an_application_cannot_speak_for_the_mesh() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn requests_beyond_those_of_one_connection_get_another_one_and_do_not_wait() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let orders = mesh.workload("orders").await?;
+    orders.upstream.takes(Duration::from_secs(3));
+    let client = mesh.client("web").await?;
+    let calls = (0..140).map(|_| client.get("http://orders/"));
+    let answers = futures::future::join_all(calls);
+    let arrived = wait_until("all are under way", SOON, async || {
+        anyhow::ensure!(orders.upstream.requests() == 140);
+        let between = r#"meshwright_connections_total{direction="inbound",kind="mtls_http"}"#;
+        orders.sidecar.metric(between).await
+    });
+    let (answers, between) = futures::future::join(answers, arrived).await;
+    assert_eq!(between?, Some(2.0));
+    for answer in answers {
+        assert_eq!(answer?.status, 200);
+    }
+    Ok(())
+}

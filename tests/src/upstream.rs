@@ -47,7 +47,8 @@ struct Shared {
     body: Bytes,
     delay: Duration,
     body_delay: Duration,
-    header: Option<(HeaderName, HeaderValue)>,
+    hasty: bool,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 // === impl Upstream ===
@@ -61,7 +62,8 @@ impl Upstream {
             body: address.to_string().into(),
             delay: Duration::ZERO,
             body_delay: Duration::ZERO,
-            header: None,
+            hasty: false,
+            headers: Vec::new(),
         }));
         let mut upstream = Self {
             address,
@@ -118,10 +120,11 @@ impl Upstream {
         self.shared().body = body.into();
     }
 
-    /// Sends this header with every answer from now on.
+    /// Sends this line too with every answer from now on.
     pub fn adds(&self, name: &'static str, value: &'static str) {
         let name = HeaderName::from_static(name);
-        self.shared().header = Some((name, HeaderValue::from_static(value)));
+        let line = (name, HeaderValue::from_static(value));
+        self.shared().headers.push(line);
     }
 
     /// Waits this long before it answers, from now on.
@@ -132,6 +135,11 @@ impl Upstream {
     /// Waits this long between the head of an answer and its body, from now on.
     pub fn dawdles(&self, delay: Duration) {
         self.shared().body_delay = delay;
+    }
+
+    /// Answers before it has read the body, from now on; what it saw then has none.
+    pub fn hurries(&self) {
+        self.shared().hasty = true;
     }
 
     /// What it has seen.
@@ -165,12 +173,18 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Channel<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let body = body
-        .collect()
-        .await
-        .map(|body| body.to_bytes())
-        .unwrap_or_default();
-    let (status, answer, delay, body_delay, header) = {
+    let hasty = {
+        let shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.hasty
+    };
+    let body = body.collect();
+    let body = if hasty {
+        tokio::spawn(body);
+        Bytes::new()
+    } else {
+        body.await.map(|body| body.to_bytes()).unwrap_or_default()
+    };
+    let (status, answer, delay, body_delay, headers) = {
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.seen.push(Seen {
             version: head.version,
@@ -179,14 +193,14 @@ async fn answer(
             headers: head.headers,
             body,
         });
-        let header = shared.header.clone();
+        let headers = shared.headers.clone();
         let (delay, body_delay) = (shared.delay, shared.body_delay);
         (
             shared.status,
             shared.body.clone(),
             delay,
             body_delay,
-            header,
+            headers,
         )
     };
     tokio::time::sleep(delay).await;
@@ -200,8 +214,8 @@ async fn answer(
         let _ = sender.send_data(answer).await;
     });
     *response.status_mut() = status;
-    if let Some((name, value)) = header {
-        response.headers_mut().insert(name, value);
+    for (name, value) in headers {
+        response.headers_mut().append(name, value);
     }
     Ok(response)
 }

@@ -24,6 +24,24 @@ pub const MATCH_PATTERN: &str = "match.pattern";
 pub const MATCH_REGEX: &str = "match.regex";
 /// Matches requests by the parameters of their query (`mesh.Match.query`).
 pub const MATCH_QUERY: &str = "match.query";
+/// Edits the headers of requests (`mesh.Rule.request_headers`).
+pub const FILTER_REQUEST_HEADERS: &str = "filter.request-headers";
+/// Edits the headers of responses (`mesh.Rule.response_headers`).
+pub const FILTER_RESPONSE_HEADERS: &str = "filter.response-headers";
+/// Rewrites host and path (`mesh.Rule.rewrite`).
+pub const FILTER_REWRITE: &str = "filter.rewrite";
+/// Redirects (`mesh.Rule.redirect`).
+pub const FILTER_REDIRECT: &str = "filter.redirect";
+/// Answers itself (`mesh.Rule.direct_response`).
+pub const FILTER_DIRECT_RESPONSE: &str = "filter.direct-response";
+/// Injects delays and errors (`mesh.Rule.fault`).
+pub const FILTER_FAULT: &str = "filter.fault";
+/// Sends copies of requests elsewhere (`mesh.Rule.mirror`).
+pub const FILTER_MIRROR: &str = "filter.mirror";
+/// Answers preflights and says who may read answers (`mesh.Rule.cors`).
+pub const FILTER_CORS: &str = "filter.cors";
+/// Limits the bodies of requests (`mesh.Rule.max_request_bytes`).
+pub const FILTER_MAX_REQUEST_BYTES: &str = "filter.max-request-bytes";
 /// Refuses calls to addresses that the mesh doesn't know (`mesh.Workload.refuse_unknown`). That it
 /// takes plaintext needs none: a sidecar that doesn't know of it stays strict.
 pub const REFUSE_UNKNOWN: &str = "workload.refuse-unknown";
@@ -40,5 +58,14 @@ pub const ALL: &[&str] = &[
     MATCH_PATTERN,
     MATCH_REGEX,
     MATCH_QUERY,
+    FILTER_REQUEST_HEADERS,
+    FILTER_RESPONSE_HEADERS,
+    FILTER_REWRITE,
+    FILTER_REDIRECT,
+    FILTER_DIRECT_RESPONSE,
+    FILTER_FAULT,
+    FILTER_MIRROR,
+    FILTER_CORS,
+    FILTER_MAX_REQUEST_BYTES,
     REFUSE_UNKNOWN,
 ];

@@ -7,9 +7,12 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::Value;
 
+mod filters;
+
 /// Whether a value keeps a rule, given the rule's text; `None` for a rule that isn't known here.
 pub(super) fn holds(rule: &str, value: &Value) -> Option<bool> {
-    let (_, holds) = RULES.iter().find(|(text, _)| *text == rule)?;
+    let mut rules = RULES.iter().chain(filters::RULES);
+    let (_, holds) = rules.find(|(text, _)| *text == rule)?;
     Some(holds(value))
 }
 

@@ -140,8 +140,17 @@ fn api_route() -> impl Strategy<Value = Value> {
         2 => Just(json!({"type": "Regex", "value": "/a+"})),
         1 => Just(json!({"type": "Regex", "value": "/(a"})),
     ];
-    let rule = (path, vec(backend, 0..3))
-        .prop_map(|(path, backends)| json!({"matches": [{"path": path}], "backendRefs": backends}));
+    let mirror = (
+        select(vec!["orders", "payments", "nothing"]),
+        select(vec!["shop", "web", "bank"]),
+    );
+    let mirror = mirror.prop_map(|(name, namespace)| {
+        json!({"backendRef": {"name": name, "namespace": namespace, "port": 80}})
+    });
+    let mirror = option::weighted(0.3, mirror);
+    let rule = (path, vec(backend, 0..3), mirror).prop_map(|(path, backends, mirror)| {
+        json!({"matches": [{"path": path}], "backendRefs": backends, "mirror": mirror})
+    });
     (
         vec(host, 1..3),
         vec(rule, 0..3),

@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 use wire::Kind;
 use wire::mesh::{self, r#match::Path};
 
+mod filters;
+
 /// Resources and verdicts.
 pub(crate) fn output(output: &Output) -> String {
     let resources: Map<String, Value> = output
@@ -158,6 +160,7 @@ fn route(sent: mesh::Route) -> Value {
         if let Some(timeout) = rule.request_timeout_ms {
             shown.insert("requestTimeoutMs".to_owned(), json!(timeout));
         }
+        shown.extend(filters::shown(rule));
         Value::Object(shown)
     });
     json!({

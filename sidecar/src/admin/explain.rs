@@ -50,7 +50,7 @@ pub(super) fn answer(state: &State, held: &[Resource], query: &str) -> Result<Va
     let sent = sent(held, &route.object).ok_or("the ApiRoute has just gone: ask again")?;
     let rules = explain(&sent, &head)?;
     told["rules"] = json!(rules);
-    let Some(rule) = route.find(&head).map(|place| &route.rules()[place]) else {
+    let Some(rule) = route.find(&head).map(|found| &route.rules()[found.rule]) else {
         told["refused"] = refused(Reason::NoRoute, Reason::NoRoute.told())["refused"].take();
         return Ok(told);
     };

@@ -17,11 +17,16 @@ mod index;
 mod matching;
 pub mod query;
 
+pub use index::Found;
 use index::Index;
 use matching::Match;
 use query::Names;
 
 use super::service::{ServiceKey, parse_port};
+
+pub mod filters;
+
+use filters::Filters;
 
 /// An ApiRoute, for callers.
 #[derive(Debug)]
@@ -46,6 +51,8 @@ pub struct Rule {
     pub backends: Vec<Backend>,
     /// From the request's head to the response's last byte.
     pub request_timeout: Option<Duration>,
+    /// What is done to requests and responses beside.
+    pub filters: Filters,
 }
 
 /// One place to go.
@@ -70,8 +77,9 @@ impl Route {
         let mut matches = Vec::new();
         let mut names = Names::new();
         let mut rules = Vec::with_capacity(sent.rules.len());
-        for (place, rule) in sent.rules.into_iter().enumerate() {
+        for (place, mut rule) in sent.rules.into_iter().enumerate() {
             let within = |error: String| format!("rules[{place}]: {error}");
+            let filters = Filters::build(&mut rule).map_err(within)?;
             if rule.matches.is_empty() {
                 matches.push((Match::everything(), place));
             }
@@ -83,6 +91,7 @@ impl Route {
                 name: rule.name.into(),
                 backends: backends.collect::<Result<_, _>>().map_err(within)?,
                 request_timeout: rule.request_timeout_ms.map(Duration::from_millis),
+                filters,
             }));
         }
         Ok(Self {
@@ -113,8 +122,8 @@ impl Backend {
 // === request ===
 
 impl Route {
-    /// The place in [`Route::rules`] of the rule that governs a request; `None` when none fits.
-    pub fn find(&self, head: &Parts) -> Option<usize> {
+    /// What governs a request, by its place in [`Route::rules`]; `None` when nothing fits.
+    pub fn find(&self, head: &Parts) -> Option<Found> {
         self.index.find(head)
     }
 
@@ -169,7 +178,7 @@ mod tests {
         let (head, ()) = request.body(()).unwrap().into_parts();
         route
             .find(&head)
-            .map(|place| route.rules()[place].name.to_string())
+            .map(|found| route.rules()[found.rule].name.to_string())
     }
 
     /// Rules by the names of which requests they get, in whatever order they are written.
@@ -181,7 +190,9 @@ mod tests {
             let shown = format!("{request:?}");
             let (head, ()) = request.body(()).unwrap().into_parts();
             for route in [&route, &backwards] {
-                let rule = route.find(&head).map(|place| &*route.rules()[place].name);
+                let rule = route
+                    .find(&head)
+                    .map(|found| &*route.rules()[found.rule].name);
                 assert_eq!(rule.unwrap_or("none"), expected, "{shown}");
             }
         }

@@ -2,11 +2,70 @@
 //!
 //! | policy | phase | CRD field | verb |
 //! |---|---|---|---|
+//! | [`body_limit`] | before all attempts, while the body streams | `ApiRoute.rules[].maxRequestBytes` | `guard` |
+//! | [`cors`] | before and after all attempts | `ApiRoute.rules[].cors` | `preflight`, `share` |
+//! | [`direct_response`] | instead of any attempt | `ApiRoute.rules[].directResponse` | `answer` |
+//! | [`fault`] | before all attempts | `ApiRoute.rules[].fault` | `inject` |
+//! | [`header_edits`] | before and after all attempts | `ApiRoute.rules[].requestHeaders`, `responseHeaders` | `apply` |
+//! | [`mirror`] | beside all attempts | `ApiRoute.rules[].mirror` | `draw` |
+//! | [`redirect`] | instead of any attempt | `ApiRoute.rules[].redirect` | `answer` |
+//! | [`rewrite`] | before all attempts | `ApiRoute.rules[].rewrite` | `apply` |
 //! | [`timeout`] | around all attempts | `ApiRoute.rules[].timeouts.request`, `grpc-timeout` | `start` |
 //! | [`load_balancer`] | endpoint | (always on) | `pick` |
 //!
 //! The anatomy of a file: what it does, in which phase, from which field, and what a client sees
 //! when it says no; the runtime type; how it is built; its verb; tests on a paused clock.
 
+pub mod body_limit;
+pub mod cors;
+pub mod direct_response;
+pub mod fault;
+pub mod header_edits;
 pub mod load_balancer;
+pub mod mirror;
+pub mod redirect;
+pub mod rewrite;
 pub mod timeout;
+
+use rand::Rng as _;
+
+/// A share of requests, drawn for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Percent(u32);
+
+// === impl Percent ===
+
+impl Percent {
+    /// Builds from what was sent: 1 to 100.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn build(sent: u32) -> Result<Self, String> {
+        match sent {
+            1..=100 => Ok(Self(sent)),
+            other => Err(format!("{other} is no percentage from 1 to 100")),
+        }
+    }
+
+    /// Whether the next one belongs to the share.
+    pub fn draw(self) -> bool {
+        self.0 == 100 || rand::rng().random_range(0..100) < self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_belongs_to_the_share_with_its_probability() {
+        let drawn = |percent| {
+            let percent = Percent::build(percent).unwrap();
+            (0..10_000).filter(|_| percent.draw()).count()
+        };
+        assert_eq!(drawn(100), 10_000);
+        // Six standard deviations of 10 000 draws at 30 % are 275, at 1 % 60.
+        assert!((2725..=3275).contains(&drawn(30)));
+        assert!((40..=160).contains(&drawn(1)));
+    }
+}

@@ -1,5 +1,6 @@
 //! Bodies on their way through: streamed, timed, counted.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll, ready};
@@ -10,21 +11,40 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::context::{Account, Context, RequestBytes};
+use super::copy::Copy;
 use super::error::{Error, Reason};
 use super::upgrade::Switched;
 use super::upstream::Lease;
+use crate::policy::body_limit::Left;
 use crate::policy::timeout::Deadline;
+
+mod watched;
+
+pub use watched::Watched;
 
 /// A request's body, as it goes to an upstream. Streamed as it comes, never buffered.
 ///
-/// Where a rule will ask to look at a body (inspection) or to send it again (retries), that is
-/// another variant here: the path files do not change.
+/// Where a rule asks to look at a body or to send it again (retries), that is another variant here:
+/// the path files do not change.
 #[derive(Debug)]
 pub enum RequestBody {
     /// As it comes from downstream.
     Streamed(Incoming, RequestBytes),
+    /// The same, looked at while it passes.
+    Watched(Box<Watched>),
+    /// All of it is there.
+    Whole(Option<Bytes>),
     /// There is none: the request can be sent again.
     Empty,
+}
+
+/// Why a request's body breaks off.
+#[derive(Debug)]
+pub enum Cut {
+    /// Downstream did.
+    Downstream(hyper::Error),
+    /// It is larger than the rule allows.
+    TooLarge,
 }
 
 /// A response's body, as it goes downstream.
@@ -52,24 +72,52 @@ impl RequestBody {
             Self::Streamed(body, cx.sends())
         }
     }
+
+    /// Breaks off where no more of it may pass.
+    pub fn at_most(self, left: Left) -> Self {
+        self.watched(|watched| watched.at_most(left))
+    }
+
+    /// Makes a copy as it passes.
+    pub fn copied(self, copy: Copy) -> Self {
+        self.watched(|watched| watched.copied(copy))
+    }
+
+    /// A body that is all there.
+    pub fn whole(body: Bytes) -> Self {
+        match body.is_empty() {
+            true => Self::Empty,
+            false => Self::Whole(Some(body)),
+        }
+    }
+
+    fn watched(self, look: impl FnOnce(Watched) -> Watched) -> Self {
+        match self {
+            Self::Watched(watched) => Self::Watched(Box::new(look(*watched))),
+            Self::Streamed(..) => Self::Watched(Box::new(look(Watched::new(self)))),
+            Self::Whole(_) | Self::Empty => self,
+        }
+    }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Cut;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         task: &mut Task<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self.get_mut() {
             Self::Streamed(body, passed) => {
                 let frame = ready!(Pin::new(body).poll_frame(task));
                 if let Some(data) = frame.iter().flatten().find_map(Frame::data_ref) {
                     passed.add(data.len() as u64);
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(Cut::Downstream)))
             }
+            Self::Watched(body) => Pin::new(&mut **body).poll_frame(task),
+            Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
             Self::Empty => Poll::Ready(None),
         }
     }
@@ -77,6 +125,8 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Streamed(body, _) => body.is_end_stream(),
+            Self::Watched(body) => body.is_end_stream(),
+            Self::Whole(body) => body.is_none(),
             Self::Empty => true,
         }
     }
@@ -84,8 +134,32 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Streamed(body, _) => body.size_hint(),
+            Self::Watched(body) => body.size_hint(),
+            Self::Whole(body) => {
+                SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
+            }
             // Not that it is 0: whoever sends it would say so with a content-length that nobody sent.
             Self::Empty => SizeHint::default(),
+        }
+    }
+}
+
+// === impl Cut ===
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Downstream(error) => error.fmt(f),
+            Self::TooLarge => f.write_str("the request is larger than the route allows"),
+        }
+    }
+}
+
+impl std::error::Error for Cut {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Downstream(error) => error.source(),
+            Self::TooLarge => None,
         }
     }
 }

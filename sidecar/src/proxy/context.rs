@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::error::{Error, Reads, Reason};
 use super::upgrade::Upgrade;
 use crate::identity::SpiffeId;
+use crate::policy::cors::Share;
 use crate::telemetry::access_log::selection::Facts;
 use crate::telemetry::access_log::{AccessLog, Line, Timestamp};
 use crate::telemetry::metrics::{
@@ -42,6 +43,10 @@ pub struct Context {
     pub upgrade: Option<Upgrade>,
     /// How the caller reads a refusal.
     pub reads: Reads,
+    /// What the answer says of who may read it.
+    pub cors: Option<Share>,
+    /// A fault has delayed it.
+    pub delayed: bool,
     trace: Trace,
     time: SystemTime,
     method: Method,
@@ -94,6 +99,8 @@ impl Context {
             attempts: 0,
             upgrade: None,
             reads: Reads::of(&head.headers),
+            cors: None,
+            delayed: false,
             trace: Trace::of(&mut head.headers),
             time: SystemTime::now(),
             method: head.method.clone(),
@@ -189,7 +196,8 @@ impl Context {
     }
 
     fn reason(&self) -> Option<Reason> {
-        self.error.as_ref().map(|error| error.reason)
+        let delayed = self.delayed.then_some(Reason::FaultInjected);
+        self.error.as_ref().map(|error| error.reason).or(delayed)
     }
 
     fn facts(&self, duration: Duration) -> Facts {

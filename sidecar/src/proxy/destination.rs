@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 use rand::Rng;
@@ -18,6 +19,7 @@ use rand::Rng;
 use super::error::{Error, Reason};
 use super::upstream::{Dial, Upstream};
 use crate::config::State;
+use crate::config::route::filters::{self, Filters};
 use crate::config::route::{Route, Rule};
 use crate::config::service::{Endpoint, Port, Protocol, Service, ServiceKey};
 use crate::policy::load_balancer::LoadBalancer;
@@ -38,13 +40,18 @@ pub struct Destination {
 struct Targets {
     total_weight: u64,
     backends: Vec<(u32, Option<Backend>)>,
+    mirror: Option<Backend>,
 }
 
+/// One port of one Service, as sent to.
 #[derive(Clone, Debug)]
-struct Backend {
-    service: Arc<str>,
-    protocol: Protocol,
-    balancer: Rc<LoadBalancer<Upstream>>,
+pub struct Backend {
+    /// `namespace/service`.
+    pub service: Arc<str>,
+    /// How it is spoken to.
+    pub protocol: Protocol,
+    /// Its endpoints.
+    pub balancer: Rc<LoadBalancer<Upstream>>,
 }
 
 /// What governs one request: the rule, and who answers.
@@ -52,12 +59,12 @@ struct Backend {
 pub struct Routed {
     /// `namespace/name` of the ApiRoute and its rule; `None` without an ApiRoute.
     pub route: Option<(Arc<str>, Arc<Rule>)>,
-    /// The Service that answers.
-    pub service: Arc<str>,
-    /// How they are spoken to.
-    pub protocol: Protocol,
-    /// Its endpoints.
-    pub balancer: Rc<LoadBalancer<Upstream>>,
+    /// How many bytes of the path are the prefix by which the rule was found.
+    pub prefix: usize,
+    /// Where the rule's copies go; nowhere when it makes none, or to a Service that does not exist.
+    pub mirror: Option<Backend>,
+    /// Who answers; nobody when the backend that was drawn does not exist.
+    pub backend: Option<Backend>,
 }
 
 /// A port of a Service.
@@ -174,21 +181,27 @@ impl Destinations {
 
     fn targets(&self, state: &State, rule: &Rule) -> Targets {
         let backends = rule.backends.iter().map(|backend| {
-            let found = state.service(&backend.service).and_then(|service| {
-                let port = service.port(backend.port)?;
-                Some(Backend {
-                    service: service.key.text().clone(),
-                    protocol: port.protocol,
-                    balancer: self.balancer(&service.key, port),
-                })
-            });
+            let found = self.backend(state, &backend.service, backend.port);
             (backend.weight, found)
         });
         let backends: Vec<_> = backends.collect();
+        let mirror = rule.filters.mirror.as_ref();
         Targets {
             total_weight: backends.iter().map(|(weight, _)| u64::from(*weight)).sum(),
             backends,
+            mirror: mirror.and_then(|to| self.backend(state, &to.service, to.port)),
         }
+    }
+
+    /// A port of a Service that may not exist.
+    fn backend(&self, state: &State, service: &ServiceKey, port: u16) -> Option<Backend> {
+        let service = state.service(service)?;
+        let port = service.port(port)?;
+        Some(Backend {
+            service: service.key.text().clone(),
+            protocol: port.protocol,
+            balancer: self.balancer(&service.key, port),
+        })
     }
 
     fn balancer(&self, service: &ServiceKey, port: &Arc<Port>) -> Rc<LoadBalancer<Upstream>> {
@@ -231,15 +244,20 @@ impl Destination {
     /// What governs a request to this destination.
     ///
     /// # Errors
-    /// `no_route` when there is an ApiRoute and none of its rules fits; `backend_missing`;
-    /// `bad_request` for a CONNECT where there is an ApiRoute.
+    /// `no_route` when there is an ApiRoute and none of its rules fits; `bad_request` for a CONNECT
+    /// where there is an ApiRoute.
     pub fn route(&self, head: &http::request::Parts) -> Result<Routed, (Error, Option<Arc<str>>)> {
+        let own = || Backend {
+            service: self.service.clone(),
+            protocol: self.protocol,
+            balancer: self.own.clone(),
+        };
         let Some((route, targets)) = &self.route else {
             return Ok(Routed {
                 route: None,
-                service: self.service.clone(),
-                protocol: self.protocol,
-                balancer: self.own.clone(),
+                prefix: 0,
+                mirror: None,
+                backend: Some(own()),
             });
         };
         let object = || Some(route.object.clone());
@@ -247,33 +265,44 @@ impl Destination {
             let why = "CONNECT names no path, and an ApiRoute governs this Service";
             return Err((Error::new(Reason::BadRequest, why), object()));
         }
-        let place = route
-            .find(head)
+        let found = route
+            .find_preflight(head)
+            .or_else(|| route.find(head))
             .ok_or_else(|| (Reason::NoRoute.into(), object()))?;
-        let rule = route.rules()[place].clone();
-        let routed = Some((route.object.clone(), rule));
-        if targets[place].backends.is_empty() {
-            return Ok(Routed {
-                route: routed,
-                service: self.service.clone(),
-                protocol: self.protocol,
-                balancer: self.own.clone(),
-            });
-        }
-        let backend = targets[place]
-            .pick()
-            .ok_or_else(|| (Reason::BackendMissing.into(), object()))?;
+        let (rule, targets) = (route.rules()[found.rule].clone(), &targets[found.rule]);
         Ok(Routed {
-            route: routed,
-            service: backend.service.clone(),
-            protocol: backend.protocol,
-            balancer: backend.balancer.clone(),
+            route: Some((route.object.clone(), rule)),
+            prefix: found.prefix,
+            mirror: targets.mirror.clone(),
+            backend: match targets.backends.is_empty() {
+                true => Some(own()),
+                false => targets.pick().cloned(),
+            },
         })
     }
 
     /// The endpoints of the Service itself, for bytes that have no route.
     pub fn balancer(&self) -> &Rc<LoadBalancer<Upstream>> {
         &self.own
+    }
+}
+
+impl Routed {
+    /// The ApiRoute and its rule, as logs and metrics name them.
+    pub fn names(&self) -> Option<(Arc<str>, Arc<str>)> {
+        let (object, rule) = self.route.as_ref()?;
+        Some((object.clone(), rule.name.clone()))
+    }
+
+    /// How long the whole request may take.
+    pub fn request_timeout(&self) -> Option<Duration> {
+        self.route.as_ref()?.1.request_timeout
+    }
+
+    /// What the rule does beside routing.
+    pub fn filters(&self) -> &Filters {
+        let rule = self.route.as_ref().map(|(_, rule)| &rule.filters);
+        rule.unwrap_or(&filters::NONE)
     }
 }
 

@@ -83,6 +83,12 @@ reasons! {
     /// The request itself cannot be carried.
     BadRequest = "bad_request", BAD_REQUEST, Caller, true,
         "The request cannot be forwarded as it is.";
+    /// A page of this origin may not call.
+    OriginNotAllowed = "origin_not_allowed", FORBIDDEN, Caller, true,
+        "Pages of this origin may not call this service.";
+    /// The body is larger than the rule allows.
+    RequestTooLarge = "request_too_large", PAYLOAD_TOO_LARGE, Caller, false,
+        "The request's body is larger than the route allows.";
     /// A backend that the rule names does not exist.
     BackendMissing = "backend_missing", SERVICE_UNAVAILABLE, Mesh, true,
         "The route sends this request to a backend that does not exist.";
@@ -116,6 +122,9 @@ reasons! {
     /// No Guard covers the port.
     PortNotServed = "port_not_served", FORBIDDEN, Caller, true,
         "No service serves this port.";
+    /// The rule says that this request fails, or that it is delayed.
+    FaultInjected = "fault_injected", SERVICE_UNAVAILABLE, Mesh, true,
+        "The route makes this request fail on purpose.";
     /// Plaintext into a port that takes mutual TLS only.
     PlaintextRefused = "plaintext_refused", FORBIDDEN, Caller, true,
         "This port takes calls from the mesh only, over mutual TLS.";
@@ -139,6 +148,8 @@ pub struct Error {
     pub reason: Reason,
     /// For the person on call; never sent to a caller.
     pub detail: String,
+    /// In place of the reason's own status.
+    status: Option<StatusCode>,
 }
 
 // === impl Reason ===
@@ -159,20 +170,30 @@ impl Reason {
             .find(|reason| name == reason.name())
     }
 
+    /// Labels a response that is not the mesh's own; one that has a reason keeps it.
+    pub fn label(self, headers: &mut HeaderMap) {
+        let label = HeaderValue::from_static(self.name());
+        headers.entry(REASON_HEADER).or_insert(label);
+    }
+
     /// The response, as its caller reads it, with the reason in a header.
     pub fn response(self, reads: Reads) -> Response<Bytes> {
+        self.response_with(reads, self.status())
+    }
+
+    fn response_with(self, reads: Reads, status: StatusCode) -> Response<Bytes> {
         match reads {
-            Reads::Http => self.problem(),
-            Reads::Grpc => self.grpc(),
+            Reads::Http => self.problem(status),
+            Reads::Grpc => self.grpc(status),
         }
     }
 
     /// Trailers alone (gRPC over HTTP/2, "Responses").
-    fn grpc(self) -> Response<Bytes> {
+    fn grpc(self, status: StatusCode) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS, HeaderValue::from(self.grpc_status()));
+        headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(status)));
         // Every sentence is a constant of ours without characters that would have to be encoded.
         headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.told()));
         headers.insert(REASON_HEADER, HeaderValue::from_static(self.name()));
@@ -181,22 +202,11 @@ impl Reason {
 
     /// The gRPC status that means the same as the HTTP status (google.rpc.Code).
     pub const fn grpc_status(self) -> u16 {
-        match self.status() {
-            StatusCode::UNAUTHORIZED => 16,
-            StatusCode::FORBIDDEN => 7,
-            StatusCode::NOT_FOUND => 12,
-            StatusCode::PAYLOAD_TOO_LARGE
-            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-            | StatusCode::TOO_MANY_REQUESTS => 8,
-            StatusCode::GATEWAY_TIMEOUT => 4,
-            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => 14,
-            _ => 13,
-        }
+        grpc_status(self.status())
     }
 
     /// A problem document (RFC 9457).
-    fn problem(self) -> Response<Bytes> {
-        let status = self.status();
+    fn problem(self, status: StatusCode) -> Response<Bytes> {
         let title = status.canonical_reason().unwrap_or_default();
         // Every part is a constant of ours without characters that JSON escapes.
         let problem = format!(
@@ -237,6 +247,21 @@ impl Reads {
     }
 }
 
+/// The code of google.rpc.Code that means the same as an HTTP status.
+const fn grpc_status(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::UNAUTHORIZED => 16,
+        StatusCode::FORBIDDEN => 7,
+        StatusCode::NOT_FOUND => 12,
+        StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        | StatusCode::TOO_MANY_REQUESTS => 8,
+        StatusCode::GATEWAY_TIMEOUT => 4,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => 14,
+        _ => 13,
+    }
+}
+
 // === impl Error ===
 
 impl Error {
@@ -245,7 +270,24 @@ impl Error {
         Self {
             reason,
             detail: detail.into(),
+            status: None,
         }
+    }
+
+    /// The same, answered with another status than the reason's own.
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// The status of the response.
+    pub fn status(&self) -> StatusCode {
+        self.status.unwrap_or_else(|| self.reason.status())
+    }
+
+    /// The response; see [`Reason::response`].
+    pub fn response(&self, reads: Reads) -> Response<Bytes> {
+        self.reason.response_with(reads, self.status())
     }
 
     /// No connection to `address`.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use http::header::{
-    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
@@ -99,6 +99,13 @@ pub fn remove_reserved(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
+}
+
+/// Whether a header is the mesh's own business: no rule edits it.
+pub fn is_of_the_mesh(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+        || [TE, HOST, CONTENT_LENGTH].contains(name)
+        || name.as_str().starts_with(RESERVED)
 }
 
 /// Refuses what cannot be carried as a request with a response.

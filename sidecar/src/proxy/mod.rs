@@ -18,7 +18,9 @@
 
 pub mod attempt;
 pub mod body;
+pub mod captured;
 pub mod context;
+pub mod copy;
 pub mod destination;
 pub mod error;
 pub mod forward;
@@ -44,6 +46,7 @@ use upstream::{Dial, Upstream};
 use crate::config::State;
 use crate::drain::Drain;
 use crate::net::places::Places;
+use crate::policy::mirror::Copies;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::RequestMetrics;
 
@@ -61,6 +64,8 @@ pub struct Proxy {
     pub drain: Drain,
     /// Places for connections whose peer has not proved who it is yet.
     pub strangers: Rc<Places>,
+    /// Copies of requests that are under way.
+    pub copies: Rc<Copies>,
     /// Connections to the own application, by the address called.
     applications: RefCell<HashMap<SocketAddr, Rc<Upstream>>>,
 }
@@ -82,6 +87,7 @@ impl Proxy {
             access_log,
             drain,
             strangers: Places::new(limits::STRANGERS),
+            copies: Rc::default(),
             applications: RefCell::default(),
         }
     }

@@ -1,31 +1,22 @@
 //! Calls of the application: application → destination → route → forward.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 
+pub use super::captured::Captured;
+
 use super::body::{RequestBody, ResponseBody};
 use super::context::{Account, Context};
-use super::destination::Destination;
 use super::error::{Error, Reason};
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
-use super::{Proxy, forward, headers, opaque, path};
+use super::{Proxy, copy, forward, headers, opaque, path};
 use crate::config::State;
 use crate::policy::timeout::Deadline;
 use crate::telemetry::metrics::Direction;
-
-/// A captured connection, as far as its requests care.
-#[derive(Clone, Copy, Debug)]
-pub enum Captured {
-    /// It was going to this address.
-    To(SocketAddr),
-    /// It came to our own port: an explicit proxy request, whose host selects.
-    Explicitly,
-}
 
 /// Total: every request gets exactly one response, one count and one line in the access log.
 ///
@@ -42,7 +33,15 @@ pub async fn serve(
     let state = px.destinations.state();
     let request = Request::from_parts(head, RequestBody::of(body, &mut account.cx));
     let response = outbound(&px, &state, &mut account.cx, captured, request).await;
-    Ok(super::serve::account_for(account, response))
+    let (delayed, cors) = (account.cx.delayed, account.cx.cors.take());
+    let mut response = super::serve::account_for(account, response);
+    if let Some(cors) = cors {
+        cors.apply(response.headers_mut());
+    }
+    if delayed {
+        Reason::FaultInjected.label(response.headers_mut());
+    }
+    Ok(response)
 }
 
 /// Fallible: reads like the picture in [`super`].
@@ -57,7 +56,7 @@ async fn outbound(
     headers::check(&head)?;
     cx.upgrade = Upgrade::wanted(&mut head, &px.drain);
     path::settle(cx, &mut head)?;
-    let destination = destination(px, state, captured, &head)?;
+    let destination = captured.destination(px, state, &head)?;
     cx.service = Some(destination.service.clone());
     if let (Captured::Explicitly, Some(tunnel)) = (captured, cx.upgrade.take_if(|u| u.is_tunnel()))
     {
@@ -67,48 +66,51 @@ async fn outbound(
         cx.route = route.map(|route| (route, Default::default()));
         error
     })?;
-    cx.service = Some(routed.service);
-    let timeout = routed
-        .route
-        .as_ref()
-        .and_then(|(_, rule)| rule.request_timeout);
-    cx.route = routed
-        .route
-        .map(|(object, rule)| (object, rule.name.clone()));
-    let deadline = Deadline::start(timeout, cx.started)
+    if let Some(backend) = &routed.backend {
+        cx.service = Some(backend.service.clone());
+    }
+    cx.route = routed.names();
+    let deadline = Deadline::start(routed.request_timeout(), cx.started)
         .or_sooner(headers::grpc_timeout(&head.headers), cx.started);
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
-    let speak = Speak::to_application(routed.protocol, head.version == Version::HTTP_2);
-    let forwarded = forward::forward(cx, &routed.balancer, speak, deadline, head, body);
-    // One box here keeps the future of every connection small.
-    Box::pin(forwarded).await
-}
-
-/// The address called selects the Service; the host does only when there is no such address.
-fn destination(
-    px: &Proxy,
-    state: &State,
-    captured: Captured,
-    head: &http::request::Parts,
-) -> Result<Rc<Destination>, Error> {
-    let address = match captured {
-        // It was there when the connection was accepted, and may be gone since.
-        Captured::To(address) => address,
-        Captured::Explicitly => {
-            let (host, port) = (headers::host(head), headers::port(head));
-            let host = host.ok_or(Reason::UnknownHost)?;
-            if let Some(service) = state.named(host) {
-                let port = service.port(port).ok_or(Reason::UnknownHost)?;
-                return Ok(px.destinations.find(service, port));
-            }
-            let address = host.parse().map_err(|_| Reason::UnknownHost)?;
-            SocketAddr::new(address, port)
+    let filters = routed.filters();
+    if let Some(cors) = &filters.cors {
+        if let Some(answer) = cors.preflight(&head)? {
+            return Ok(answer);
         }
-    };
-    match state.called(address) {
-        Some(called) => Ok(px.destinations.at(address, called)),
-        None if state.refuses_unknown() => Err(Reason::AddressNotKnown.into()),
-        None => Err(Reason::UnknownHost.into()),
+        cx.cors = Some(cors.share(&head));
     }
+    if let Some(fault) = &filters.fault {
+        cx.delayed = Box::pin(fault.inject(deadline)).await?;
+    }
+    if let Some(redirect) = &filters.redirect {
+        return redirect.answer(&head, captured.port(&head), routed.prefix);
+    }
+    if let Some(direct) = &filters.direct_response {
+        return Ok(direct.answer(cx.is_head()));
+    }
+    let (body, overrun) = match filters.max_request_bytes {
+        Some(limit) => limit.guard(body)?,
+        None => (body, Default::default()),
+    };
+    if let Some(edits) = &filters.request_headers {
+        edits.apply(&mut head.headers);
+    }
+    if let Some(rewrite) = &filters.rewrite {
+        rewrite.apply(&mut head, routed.prefix)?;
+    }
+    let body = copy::begin(px, cx, &routed, &head, body);
+    let backend = routed.backend.as_ref().ok_or(Reason::BackendMissing)?;
+    let speak = Speak::to_application(backend.protocol, head.version == Version::HTTP_2);
+    let forwarded = forward::forward(cx, &backend.balancer, speak, deadline, head, body);
+    // One box here keeps the future of every connection small.
+    let forwarded = Box::pin(forwarded).await;
+    let mut response = forwarded.map_err(|error| overrun.blame(error))?;
+    if let Some(edits) = &filters.response_headers
+        && Reason::of(response.headers()).is_none()
+    {
+        edits.apply(response.headers_mut());
+    }
+    Ok(response)
 }

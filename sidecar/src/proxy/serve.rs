@@ -393,7 +393,7 @@ pub(super) fn account_for(
             response
         }
         Err(error) => {
-            let mut response = error.reason.response(account.cx.reads);
+            let mut response = error.response(account.cx.reads);
             if account.cx.is_head() {
                 // As long as it would be, and not there (RFC 9110 section 9.3.2).
                 let length = HeaderValue::from(response.body().len());

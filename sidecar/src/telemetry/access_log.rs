@@ -53,7 +53,7 @@ pub struct Line<'a> {
     /// The status of a gRPC answer.
     #[serde(skip_serializing_if = "GrpcStatus::is_none")]
     pub grpc_status: GrpcStatus,
-    /// Why the mesh answered itself; see `proxy::error`.
+    /// Why the mesh answered itself, or delayed; see `proxy::error`.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub reason: &'a str,
     /// For the person on call.

@@ -29,7 +29,7 @@ use self::labels::{
 };
 pub use self::labels::{
     Code, CodeClass, ConnectionKind, Direction, DirectionLabels, GrpcStatus, KindLabels,
-    ReasonLabel, RequestLabels, Shared, Source, Way,
+    MirrorLabels, MirrorOutcome, ReasonLabel, RequestLabels, Shared, Source, Way,
 };
 use self::requests::Rendered;
 pub use self::requests::{Ended, RequestMetrics, Requests};
@@ -54,6 +54,7 @@ pub struct Metrics {
     refused: Family<RefusedLabels, Counter>,
     handshakes: Family<HandshakeLabels, Counter>,
     plaintext: Family<PlaintextLabels, Counter>,
+    mirror: Family<MirrorLabels, Counter>,
     /// Who called in plaintext.
     pub plaintext_callers: Callers,
     /// Accepted sockets open now.
@@ -142,6 +143,7 @@ impl Metrics {
                 "plaintext_requests",
                 "Requests and opaque connections taken from callers outside the mesh"
             ),
+            mirror: register!("mirror", "Copies of requests, by what became of them"),
             plaintext_callers: Callers::default(),
             certificate_expiry: register!(
                 "certificate_expiry_timestamp_seconds",
@@ -267,6 +269,11 @@ impl Metrics {
         self.plaintext.get_or_create(&labels).inc();
         let now = SystemTime::now();
         self.plaintext_callers.called(from, service, now);
+    }
+
+    /// Counts a copy of a request by what became of it.
+    pub fn mirrored(&self, labels: &MirrorLabels) {
+        self.mirror.get_or_create(labels).inc();
     }
 
     /// A state of this number is in force, made of inputs up to these revisions.

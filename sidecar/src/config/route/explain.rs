@@ -43,7 +43,9 @@ pub struct Asked {
 /// # Errors
 /// As [`Route::build`].
 pub fn explain(sent: &mesh::Route, head: &Parts) -> Result<Vec<RuleExplained>, String> {
-    let governs = Route::build(sent.clone())?.find(head);
+    let governs = Route::build(sent.clone())?
+        .find(head)
+        .map(|found| found.rule);
     let rules = sent.rules.iter().enumerate().map(|(place, rule)| {
         let matches = rule.matches.iter().map(|sent| {
             let asks: Vec<Asked> = one_by_one(sent)

@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 
+use http::Method;
 use http::request::Parts;
 use smallvec::SmallVec;
 use wire::path::Segment;
@@ -22,14 +23,23 @@ use super::query::{Names, Query};
 /// All entries of a route.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// By precedence; the number is the rule's place.
-    entries: Vec<(Conditions, usize)>,
+    /// By precedence.
+    entries: Vec<(Conditions, Found)>,
     exact: Texts<Places>,
     tree: Tree,
     regexes: regex::Set,
     /// Of the expressions of `regexes`.
     by_regex: Vec<usize>,
     names: Names,
+}
+
+/// The entry that governs a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The place of its rule.
+    pub rule: usize,
+    /// How many bytes of the path are its prefix; 0 for one that compares something else.
+    pub prefix: usize,
 }
 
 /// Places in [`Index::entries`], ascending.
@@ -77,6 +87,7 @@ impl Index {
         let mut expressions = Vec::new();
         let mut by_regex = Vec::new();
         for (place, (Match { path, conditions }, rule)) in matches.into_iter().enumerate() {
+            let prefix = path.prefix();
             match path {
                 Path::Exact(path) => exact.at(path).push(place),
                 Path::Whole(segments) => tree.at(segments).whole.push(place),
@@ -86,7 +97,7 @@ impl Index {
                     by_regex.push(place);
                 }
             }
-            entries.push((conditions, rule));
+            entries.push((conditions, Found { rule, prefix }));
         }
         let of_values = entries.iter().map(|(entry, _)| entry.expressions());
         let count = expressions.len() + of_values.sum::<usize>();
@@ -149,11 +160,26 @@ impl<T> Default for Texts<T> {
 // === request ===
 
 impl Index {
-    /// The place of the rule whose entry comes first among those that a request fits.
-    pub(super) fn find(&self, head: &Parts) -> Option<usize> {
+    /// The entry that comes first among those that a request fits.
+    pub(super) fn find(&self, head: &Parts) -> Option<Found> {
+        self.find_by(head, |method, _| {
+            method.is_none_or(|one| *one == head.method)
+        })
+    }
+
+    /// As [`Index::find`], where `takes` says of the method of an entry, if it has one, and of its
+    /// rule whether they fit.
+    pub(super) fn find_by(
+        &self,
+        head: &Parts,
+        takes: impl Fn(Option<&Method>, Found) -> bool,
+    ) -> Option<Found> {
         let path = head.uri.path();
         let query = Query::new(head.uri.query(), &self.names);
-        let fits = |place: &usize| self.entries[*place].0.hold(head, &query);
+        let fits = |place: &usize| {
+            let (conditions, found) = &self.entries[*place];
+            takes(conditions.method(), *found) && conditions.hold(head, &query)
+        };
 
         // In order of precedence: no entry of a later kind comes before one of an earlier kind.
         let exact = self.exact.get(path).into_iter().flatten();

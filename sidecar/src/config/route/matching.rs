@@ -149,6 +149,18 @@ impl Path {
         })
     }
 
+    /// Bytes of a prefix, without a slash at its end; 0 for what is none.
+    pub(super) fn prefix(&self) -> usize {
+        let lengths = match self {
+            Self::Beginning(segments) => segments.iter().map(|segment| match segment {
+                Segment::Literal(text) => Some("/".len() + text.len()),
+                Segment::Variable(_) => None,
+            }),
+            _ => return 0,
+        };
+        lengths.sum::<Option<usize>>().unwrap_or_default()
+    }
+
     fn precedence(&self) -> impl Ord + use<> {
         let literals = |segments: &[Segment]| {
             let texts = segments.iter().filter_map(|segment| match segment {
@@ -204,13 +216,16 @@ impl Conditions {
 // === request ===
 
 impl Conditions {
-    /// Whether all hold.
+    /// The method that is asked for.
+    pub(super) fn method(&self) -> Option<&Method> {
+        self.method.as_ref()
+    }
+
+    /// Whether all hold but the method.
     pub(super) fn hold(&self, head: &Parts, query: &Query<'_>) -> bool {
-        let method = self.method.as_ref();
         let mut headers = self.headers.iter();
         let mut parameters = self.query.iter();
-        method.is_none_or(|method| *method == head.method)
-            && headers.all(|(name, value)| value.fits_header(&head.headers, name))
+        headers.all(|(name, value)| value.fits_header(&head.headers, name))
             && parameters
                 .all(|(name, value)| query.first(*name).is_some_and(|sent| value.fits(sent)))
     }

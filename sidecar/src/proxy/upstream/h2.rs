@@ -84,12 +84,14 @@ impl Upstream {
             proved.is_none_or(|proved| current.as_ref().is_some_and(|now| Arc::ptr_eq(now, proved)))
         };
         let mut open = self.h2.open.borrow_mut();
-        // What a burst left over goes when it has nothing to do.
-        let mut first = true;
+        // What a burst left over goes when it has nothing to do; not the one that has just been
+        // opened because all others are full.
+        let mut room = false;
         open.retain(|one| {
-            !one.sender.is_closed()
-                && usable(one)
-                && (std::mem::take(&mut first) || one.streams.get() > 0)
+            let streams = one.streams.get();
+            let kept = !one.sender.is_closed() && usable(one) && (streams > 0 || !room);
+            room |= kept && streams < limits::STREAMS_PER_CONNECTION;
+            kept
         });
         open.iter()
             .find(|one| one.streams.get() < limits::STREAMS_PER_CONNECTION)

@@ -150,6 +150,33 @@ pub enum ConnectionKind {
     passthrough,
 }
 
+/// Labels of copies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MirrorLabels {
+    /// `namespace/name` of the ApiRoute.
+    pub route: Shared,
+    /// Its rule.
+    pub rule: Shared,
+    /// What became of the copy.
+    pub outcome: MirrorOutcome,
+}
+
+/// What became of a copy of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types)]
+pub enum MirrorOutcome {
+    /// It was answered.
+    sent,
+    /// It was not answered.
+    failed,
+    /// Too many others were under way.
+    dropped,
+    /// The body was larger than what is kept of one.
+    too_large,
+    /// The original broke off, or its service did not want all of it.
+    unfinished,
+}
+
 /// Labels of what came in plaintext: a Guard's Service and port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PlaintextLabels {
