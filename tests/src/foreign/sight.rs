@@ -17,6 +17,11 @@ const EXPLAINED: &[(&str, &str)] = &[
         "of one hop, and an offer only, which this one does not take up",
     ),
     ("http2-settings: ", "a part of that offer"),
+    (
+        "traceparent: ",
+        "begun where a caller has none, so that one id joins the hops of a call",
+    ),
+    ("x-request-id: ", "given where a caller gives none"),
 ];
 
 /// Statuses of answers before the answer that may differ: sidecars ask for bodies themselves, as soon
