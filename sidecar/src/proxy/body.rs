@@ -110,7 +110,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self.get_mut() {
             Self::Streamed(body, passed) => {
-                let frame = ready!(Pin::new(body).poll_frame(task));
+                let frame = ready!(Pin::new(body).poll_frame(task).map_ok(cleaned));
                 if let Some(data) = frame.iter().flatten().find_map(Frame::data_ref) {
                     passed.add(data.len() as u64);
                 }
@@ -142,6 +142,14 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::default(),
         }
     }
+}
+
+/// Trailers decide nothing that was decided before them.
+fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        super::headers::clean_trailers(trailers);
+    }
+    frame
 }
 
 // === impl Cut ===
@@ -277,7 +285,7 @@ impl Body for ResponseBody {
         let frame = match &mut this.from {
             From::Mesh(body) => body.take().map(|body| Ok(Frame::data(body))),
             From::Switched(_) => None,
-            From::Upstream(body, _) => ready!(Pin::new(body).poll_frame(task)),
+            From::Upstream(body, _) => ready!(Pin::new(body).poll_frame(task).map_ok(cleaned)),
         };
         match frame {
             Some(Ok(frame)) => {

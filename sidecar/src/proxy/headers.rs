@@ -1,5 +1,8 @@
 //! What may cross a hop, and what a request is called on each side of it.
 
+mod claims;
+mod strict;
+
 use std::time::Duration;
 
 use http::header::{
@@ -12,6 +15,9 @@ use http::{Method, Request, Version};
 
 use super::error::{Error, Reason};
 use super::upstream::Speak;
+
+pub use claims::{Origin, remove_claims};
+pub use strict::{check, clean_trailers};
 
 /// Headers that concern one connection only (RFC 9110 section 7.6.1, and what predates it).
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -92,36 +98,28 @@ pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 
 /// Removes headers that only the mesh sets, which anybody else can only have made up.
 pub fn remove_reserved(headers: &mut HeaderMap) {
-    let made_up = |name: &HeaderName| name.as_str().starts_with(RESERVED);
-    if headers.keys().any(made_up) {
-        let names: Vec<HeaderName> = headers.keys().filter(|n| made_up(n)).cloned().collect();
+    remove(headers, |name| name.as_str().starts_with(RESERVED));
+}
+
+/// Removes the headers that are `unwanted`; looks only, when there are none.
+fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    if headers.keys().any(&unwanted) {
+        let names: Vec<HeaderName> = headers.keys().filter(|n| unwanted(n)).cloned().collect();
         for name in names {
             headers.remove(name);
         }
     }
 }
 
-/// Whether a header is the mesh's own business: no rule edits it.
-pub fn is_of_the_mesh(name: &HeaderName) -> bool {
+fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
-        || [TE, HOST, CONTENT_LENGTH].contains(name)
-        || name.as_str().starts_with(RESERVED)
 }
 
-/// Refuses what cannot be carried as a request with a response.
-///
-/// # Errors
-/// `bad_request`.
-pub fn check(head: &Parts) -> Result<(), Error> {
-    if head.method == Method::CONNECT && head.version != Version::HTTP_11 {
-        let why = "CONNECT is carried over HTTP/1.1 only";
-        return Err(Error::new(Reason::BadRequest, why));
-    }
-    // RFC 9112 section 3.2: more than one Host line is an attack or a mistake.
-    if head.headers.get_all(HOST).iter().nth(1).is_some() {
-        return Err(Error::new(Reason::BadRequest, "more than one Host header"));
-    }
-    Ok(())
+/// Whether a header is the mesh's own business: no rule edits it.
+pub fn is_of_the_mesh(name: &HeaderName) -> bool {
+    is_hop_by_hop(name)
+        || [TE, HOST, CONTENT_LENGTH].contains(name)
+        || name.as_str().starts_with(RESERVED)
 }
 
 /// The host that a request names, without port: the authority, else the Host header.
@@ -301,11 +299,5 @@ mod tests {
         for wrong in ["", "m", "123456789S", "1.5S", "5x", "-1S", "S5"] {
             assert_eq!(timeout(wrong), None, "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn two_host_headers_are_refused() {
-        let head = head(Request::get("/").header("host", "a").header("host", "b"));
-        assert_eq!(check(&head).unwrap_err().reason, Reason::BadRequest);
     }
 }

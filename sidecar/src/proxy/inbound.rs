@@ -74,6 +74,7 @@ async fn inbound(
     let speak = Speak::to_application(served.protocol, http2);
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
+    headers::remove_claims(&mut head.headers, headers::Origin::Peer);
     let application = px.application(peer.called);
     Box::pin(forward::to_application(cx, &application, speak, head, body)).await
 }

@@ -1,0 +1,142 @@
+//! Headers with which somebody in front says where a request comes from and who sent it.
+//!
+//! | | names | from outside the mesh | from a peer |
+//! |---|---|---|---|
+//! | identity | `client-cert*` (RFC 9440), `x-client-cert*`, `x-forwarded-client-cert` (Envoy), `x-forwarded-tls-client-cert*` (Traefik), `ssl-client-*`, `x-ssl-*` (nginx, HAProxy), `x-arr-clientcert` (Azure), `x-amzn-mtls-*` (AWS), `l5d-client-id` (Linkerd) | removed | removed |
+//! | origin | `forwarded` (RFC 7239), `x-forwarded*`, `x-real-ip`, `x-client-ip`, `x-cluster-client-ip`, `x-original-forwarded-for`, `true-client-ip`, `cf-connecting-ip`, `x-envoy-*`, `l5d-*`, `remote-user`, `x-remote-*`, `x-auth-request-*` | removed | passed |
+//!
+//! Who a peer is says its certificate, and nothing that a peer writes can: an identity header that
+//! arrives is somebody's word, which the application would take for the mesh's. So none does.
+//!
+//! Origin headers between peers are data of the application that wrote them, such as an ingress in
+//! the mesh: they are worth what that application is. Outside it nobody is known who wrote them.
+
+use http::header::{HeaderMap, HeaderName};
+
+/// Where a request has come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A peer, known by its certificate.
+    Peer,
+    /// Plaintext, or anybody else outside the mesh.
+    Outside,
+}
+
+/// Who the caller is, wherever it comes from: names, and beginnings of names.
+const IDENTITY: &[&str] = &["x-arr-clientcert", "l5d-client-id"];
+const IDENTITY_FAMILIES: &[&str] = &[
+    "client-cert",
+    "x-client-cert",
+    "x-forwarded-client-cert",
+    "x-forwarded-tls-client-cert",
+    "ssl-client-",
+    "x-ssl-",
+    "x-amzn-mtls-",
+];
+
+/// Where the caller is, and on whose behalf it calls.
+const ORIGIN: &[&str] = &[
+    "forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "remote-user",
+];
+const ORIGIN_FAMILIES: &[&str] = &[
+    "x-forwarded",
+    "x-envoy-",
+    "l5d-",
+    "x-remote-",
+    "x-auth-request-",
+];
+
+/// Removes what must not be believed.
+pub fn remove_claims(headers: &mut HeaderMap, from: Origin) {
+    super::remove(headers, |name| match from {
+        Origin::Peer => is_identity(name),
+        Origin::Outside => is_claim(name),
+    });
+}
+
+/// Of either kind.
+pub(super) fn is_claim(name: &HeaderName) -> bool {
+    is_identity(name) || is_of(name.as_str(), ORIGIN, ORIGIN_FAMILIES)
+}
+
+fn is_identity(name: &HeaderName) -> bool {
+    is_of(name.as_str(), IDENTITY, IDENTITY_FAMILIES)
+}
+
+fn is_of(name: &str, names: &[&str], families: &[&str]) -> bool {
+    names.contains(&name) || families.iter().any(|family| name.starts_with(family))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLAIMS: &[&str] = &[
+        "client-cert",
+        "client-cert-chain",
+        "x-client-cert",
+        "x-client-cert-verified",
+        "x-forwarded-client-cert",
+        "x-forwarded-tls-client-cert-info",
+        "ssl-client-verify",
+        "ssl-client-subject-dn",
+        "x-ssl-client-cert",
+        "x-arr-clientcert",
+        "x-amzn-mtls-clientcert",
+        "l5d-client-id",
+    ];
+    const PLACES: &[&str] = &[
+        "forwarded",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-user",
+        "x-real-ip",
+        "true-client-ip",
+        "x-envoy-internal",
+        "l5d-dst-override",
+        "x-remote-user",
+        "x-auth-request-email",
+    ];
+    const OTHERS: &[&str] = &[
+        "accept",
+        "client",
+        "x-request-id",
+        "traceparent",
+        "x-forward",
+    ];
+
+    fn left(from: Origin) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for name in [CLAIMS, PLACES, OTHERS].concat() {
+            // More than one line each.
+            headers.append(HeaderName::from_static(name), "1".parse().unwrap());
+            headers.append(HeaderName::from_static(name), "2".parse().unwrap());
+        }
+        remove_claims(&mut headers, from);
+        let mut left: Vec<_> = headers
+            .keys()
+            .map(|name| name.as_str().to_owned())
+            .collect();
+        left.sort_unstable();
+        left
+    }
+
+    #[test]
+    fn nobody_vouches_for_an_identity_and_only_peers_for_an_origin() {
+        let mut of_a_peer = [PLACES, OTHERS].concat();
+        of_a_peer.sort_unstable();
+        assert_eq!(left(Origin::Peer), of_a_peer);
+        let mut of_a_stranger = OTHERS.to_vec();
+        of_a_stranger.sort_unstable();
+        assert_eq!(left(Origin::Outside), of_a_stranger);
+    }
+}
