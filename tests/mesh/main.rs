@@ -12,5 +12,6 @@ mod matching;
 mod opaque;
 mod permissive;
 mod routing;
+mod smuggling;
 mod telemetry;
 mod upgrades;

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod cluster;
 pub mod foreign;
+pub mod frames;
 pub mod mesh;
 pub mod python;
 pub mod raw;

@@ -9,11 +9,32 @@ use hyper_util::rt::TokioTimer;
 
 use crate::worker::LocalExecutor;
 
-/// Header lines of one message; more is 431.
-const MAX_HEADERS: usize = 100;
+/// Header lines of one message; more is 431. As hyper, Envoy and nginx-ingress have it.
+pub const MAX_HEADERS: usize = 100;
 
-/// Bytes of one HTTP/1.1 head, and of the read buffer; more is 431.
-const MAX_HEAD: usize = 64 * 1024;
+/// Bytes of one HTTP/1.1 head, of its trailers, and of the read buffer; more is 431. Envoy reads
+/// 60 KiB, Go 1 MiB, nginx 32 KiB: large tokens and cookies fit.
+pub const MAX_HEAD: usize = 64 * 1024;
+
+/// From the first byte of a head to its last; of HTTP/2 also from accept to the first SETTINGS. A
+/// head is some packets: Apache's mod_reqtimeout gives 20 s at first, nginx 60 s. Longer than any
+/// stall that TCP mends soon (three retransmissions are 7 s).
+pub const HEAD_TIME: Duration = Duration::from_secs(20);
+
+/// Bytes of a chunk's size line, extension included. Nobody uses extensions; Go allows 4 KiB.
+pub const MAX_CHUNK_LINE: usize = 4096;
+
+/// Interim answers (1xx) to one request. 100 and a few 103 are real; Go's client reads 5.
+pub const MAX_INTERIM: usize = 32;
+
+/// Frames of HTTP/2 in a row that bring nothing forward (PING, SETTINGS, PRIORITY, RST_STREAM,
+/// WINDOW_UPDATE, CONTINUATION, empty DATA, requests that get no answer): more end the connection.
+/// nghttp2 and Envoy bound what they queue in answer by the same number.
+pub const CONTROL_FRAMES: u32 = 1000;
+
+/// And so many each second for ever: what costs a thousandth of a core harms nobody, and a caller
+/// whose deadlines pass one after another sends as many RST_STREAM.
+pub const CONTROL_FRAMES_EACH_SECOND: u32 = 100;
 
 /// Bytes of one HTTP/2 header list, uncompressed (RFC 9113 section 6.5.2).
 const MAX_HEADER_LIST: u32 = 64 * 1024;
@@ -58,6 +79,7 @@ pub fn h1_server() -> server1::Builder {
         .header_read_timeout(IDLE)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
+        .max_header_size(MAX_HEAD)
         // A caller that hangs up ends its request; waiting for its half of a connection would hide it.
         .half_close(false)
         .auto_date_header(false)
@@ -96,6 +118,7 @@ pub fn h1_client() -> client1::Builder {
     builder
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
+        .max_header_size(MAX_HEAD)
         .writev(false);
     builder
 }

@@ -24,6 +24,7 @@ pub mod copy;
 pub mod destination;
 pub mod error;
 pub mod forward;
+pub mod gate;
 pub mod headers;
 pub mod inbound;
 pub mod limits;

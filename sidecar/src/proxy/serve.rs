@@ -4,10 +4,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
-use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -20,6 +21,7 @@ use super::body::ResponseBody;
 use super::context::Account;
 use super::destination::Destination;
 use super::error::{Error, Reads, Reason};
+use super::gate::{Ended, Gate};
 use super::inbound::{self, FromPeer};
 use super::opaque::{self, Silent};
 use super::outbound::{self, Captured};
@@ -154,7 +156,7 @@ async fn outbound_http(
         service_fn(move |request| outbound::serve(px.clone(), captured, request))
     };
     let h1 = (!h2).then(limits::h1_server);
-    http(px, TokioIo::new(stream), h1, service).await
+    http(px, stream, h1, service).await
 }
 
 /// Who has come in.
@@ -326,14 +328,14 @@ where
         service_fn(move |request| inbound::serve(px.clone(), peer.clone(), request))
     };
     let h1 = limits::h1_server_for_peers();
-    http(px, TokioIo::new(stream), (!h2).then_some(h1), service).await
+    http(px, stream, (!h2).then_some(h1), service).await
 }
 
 /// Serves HTTP until the connection ends; when draining, until what is in flight has ended. HTTP/2
 /// when there is no `h1`.
 async fn http<I, S, F>(
     px: &Proxy,
-    io: TokioIo<I>,
+    io: I,
     h1: Option<http1::Builder>,
     service: S,
 ) -> Result<(), Error>
@@ -364,16 +366,41 @@ where
         }};
     }
     let ended = match h1 {
-        None => until_drained!(limits::h2_server().serve_connection(io, service)),
-        Some(h1) => until_drained!(h1.serve_connection(io, service).with_upgrades()),
+        None => {
+            let io = TokioIo::new(Gate::http2_client(io));
+            until_drained!(limits::h2_server().serve_connection(io, service))
+        }
+        Some(h1) => {
+            let answered = Arc::default();
+            let io = TokioIo::new(Gate::requests(io, Arc::clone(&answered)));
+            let telling = service_fn(|request| {
+                let (answer, answered) = (service.call(request), answered.clone());
+                async move {
+                    let mut answer = answer.await?;
+                    if answer.body().is_switched() {
+                        answered.switched();
+                    }
+                    // Whoever sent what can not be carried may mean what follows otherwise, too.
+                    if Reason::of(answer.headers()) == Some(Reason::BadRequest) {
+                        let close = HeaderValue::from_static("close");
+                        answer.headers_mut().insert(CONNECTION, close);
+                    }
+                    Ok::<_, std::convert::Infallible>(answer)
+                }
+            });
+            until_drained!(h1.serve_connection(io, telling).with_upgrades())
+        }
     };
     match ended {
         // hyper has answered 400 or 431 itself: no request came of it.
         Err(error) if error.is_parse() => Err(Error::new(Reason::BadRequest, error.to_string())),
-        Err(error) => {
-            tracing::debug!(%error, "a connection ended early");
-            Ok(())
-        }
+        Err(error) => match Ended::of(&error) {
+            Some(why) => Err(Error::new(Reason::BadRequest, why)),
+            None => {
+                tracing::debug!(%error, "a connection ended early");
+                Ok(())
+            }
+        },
         Ok(()) => Ok(()),
     }
 }

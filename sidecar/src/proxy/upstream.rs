@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -89,7 +89,7 @@ pub struct Connection {
 }
 
 enum Sender {
-    H1(http1::SendRequest<RequestBody>),
+    H1(h1::Exchange),
     H2(http2::SendRequest<RequestBody>),
 }
 
@@ -101,7 +101,7 @@ pub struct Lease {
 }
 
 enum LeaseKind {
-    H1(Option<http1::SendRequest<RequestBody>>),
+    H1(Option<h1::Exchange>),
     H2(Rc<Cell<usize>>),
 }
 
@@ -152,7 +152,7 @@ impl Upstream {
         // the least busy one to every request.
         let mut lease = Lease::new(self);
         let sender = match speak {
-            Speak::Http1 => Sender::H1(self.h1_sender().await?),
+            Speak::Http1 => Sender::H1(self.h1_exchange().await?),
             Speak::Http2 => {
                 let (sender, streams) = self.h2_sender().await?;
                 lease.kind = LeaseKind::H2(streams);
@@ -311,9 +311,9 @@ impl Connection {
     ) -> Result<(Response<Incoming>, Lease), (Error, Option<Request<RequestBody>>)> {
         let Self { sender, mut lease } = self;
         let sent = match sender {
-            Sender::H1(mut sender) => {
-                let sent = sender.try_send_request(request).await;
-                lease.kind = LeaseKind::H1(Some(sender));
+            Sender::H1(mut exchange) => {
+                let sent = exchange.send(request).await;
+                lease.kind = LeaseKind::H1(Some(exchange));
                 sent
             }
             Sender::H2(mut sender) => sender.try_send_request(request).await,
@@ -346,13 +346,13 @@ impl Lease {
 
     /// The response has ended: the connection can carry the next request.
     pub fn complete(mut self) {
-        let LeaseKind::H1(sender) = &mut self.kind else {
+        let LeaseKind::H1(exchange) = &mut self.kind else {
             return;
         };
-        let Some(sender) = sender.take().filter(|sender| !sender.is_closed()) else {
+        let Some(exchange) = exchange.take().filter(|one| !one.is_closed()) else {
             return;
         };
-        self.upstream.h1.keep(sender);
+        self.upstream.h1.keep(exchange);
     }
 }
 

@@ -1,8 +1,12 @@
 //! HTTP/1.1: one request at a time, over connections that are kept and reused.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,6 +15,8 @@ use tokio::time::Instant;
 use super::Upstream;
 use crate::proxy::body::RequestBody;
 use crate::proxy::error::Error;
+use crate::proxy::gate::Gate;
+use crate::proxy::gate::answers::Asked;
 use crate::proxy::limits;
 
 /// An idle connection to an application is not reused after this: servers close idle connections,
@@ -25,15 +31,38 @@ const MAX_IDLE_CONNECTIONS: usize = 100;
 pub(super) struct Pool(RefCell<Vec<Idle>>);
 
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    exchange: Exchange,
     since: Instant,
+}
+
+/// One connection, which carries one request at a time.
+pub(super) struct Exchange {
+    sender: SendRequest<RequestBody>,
+    asked: Arc<Asked>,
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    /// Sends a request; the answer before it has ended.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        self.asked.one();
+        self.sender.try_send_request(request).await
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
 }
 
 // === impl Pool ===
 
 impl Pool {
     /// The most recently used one that is still good: the others age and are closed.
-    fn take(&self) -> Option<SendRequest<RequestBody>> {
+    fn take(&self) -> Option<Exchange> {
         let mut idle = self.0.borrow_mut();
         let oldest = Instant::now().checked_sub(MAX_IDLE)?;
         while let Some(one) = idle.pop() {
@@ -41,19 +70,19 @@ impl Pool {
                 idle.clear();
                 return None;
             }
-            if one.sender.is_ready() {
-                return Some(one.sender);
+            if one.exchange.sender.is_ready() {
+                return Some(one.exchange);
             }
         }
         None
     }
 
     /// Keeps one whose response has ended.
-    pub(super) fn keep(&self, sender: SendRequest<RequestBody>) {
+    pub(super) fn keep(&self, exchange: Exchange) {
         let mut idle = self.0.borrow_mut();
         if idle.len() < MAX_IDLE_CONNECTIONS {
             idle.push(Idle {
-                sender,
+                exchange,
                 since: Instant::now(),
             });
         }
@@ -63,9 +92,9 @@ impl Pool {
 // === impl Upstream ===
 
 impl Upstream {
-    pub(super) async fn h1_sender(&self) -> Result<SendRequest<RequestBody>, Error> {
-        if let Some(sender) = self.h1.take() {
-            return Ok(sender);
+    pub(super) async fn h1_exchange(&self) -> Result<Exchange, Error> {
+        if let Some(exchange) = self.h1.take() {
+            return Ok(exchange);
         }
         match self.is_peer() {
             true => {
@@ -78,10 +107,12 @@ impl Upstream {
         }
     }
 
-    async fn h1_on<I>(&self, io: I) -> Result<SendRequest<RequestBody>, Error>
+    async fn h1_on<I>(&self, io: I) -> Result<Exchange, Error>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let asked = Arc::default();
+        let io = Gate::answers(io, Arc::clone(&asked));
         let (sender, connection) = limits::h1_client()
             .handshake(TokioIo::new(io))
             .await
@@ -92,6 +123,6 @@ impl Upstream {
             let _ = connection.with_upgrades().await;
             drop(open);
         });
-        Ok(sender)
+        Ok(Exchange { sender, asked })
     }
 }

@@ -17,6 +17,7 @@ use crate::identity::certs::Credentials;
 use crate::net::tls::HANDSHAKE_TIMEOUT;
 use crate::proxy::body::RequestBody;
 use crate::proxy::error::{Error, Reason};
+use crate::proxy::gate::Gate;
 use crate::proxy::limits;
 use crate::worker::LocalExecutor;
 
@@ -131,7 +132,7 @@ impl Upstream {
         let mut stream = self.open_mutual_tls(tls, &credentials).await?;
         accepted(self.address(), &mut stream).await?;
         let (sender, connection) = limits::h2_client(LocalExecutor)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Gate::http2_server(stream)))
             .await
             .map_err(|error| Error::exchange(&error))?;
         let open = self.dial.metrics.all().upstream(self.is_peer(), "http2");
@@ -146,7 +147,7 @@ impl Upstream {
     async fn new_h2_in_plaintext(&self) -> Result<(), Error> {
         let stream = self.open_plain().await?;
         let (sender, connection) = limits::h2_client_in_plaintext(LocalExecutor)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Gate::http2_server(stream)))
             .await
             .map_err(|error| Error::exchange(&error))?;
         let open = self.dial.metrics.all().upstream(self.is_peer(), "http2");
