@@ -69,7 +69,9 @@ impl Upstream {
                 let why = "it closes every connection";
                 return Err(Error::connect(self.address(), &why));
             }
+            let waiting = self.wait()?;
             self.connecting().await?;
+            drop(waiting);
             let open = self.h2.open.borrow();
             if open.iter().all(|one| one.sender.is_closed()) {
                 closed_at_once += 1;
