@@ -129,6 +129,7 @@ impl Mesh {
     /// Starts the operator, or starts it again.
     pub async fn start_operator(&self) -> Result<()> {
         let path = |name: &str| self.folder.path().join(name);
+        self.check_for_panics();
         let log = std::fs::File::create(path("operator.log"))?;
         let child = Command::new(binary("meshwright-operator")?)
             .arg("--files")
@@ -433,8 +434,41 @@ impl Mesh {
         Ok(std::fs::rename(temporary, path)?)
     }
 
+    /// Fails the test when an operator or a sidecar has panicked: no input may bring that about,
+    /// also where nobody would have noticed.
+    ///
+    /// # Panics
+    /// Then; says so only, while the test fails already.
+    fn check_for_panics(&self) {
+        let entries = std::fs::read_dir(self.folder.path());
+        let files = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
+        for file in files.filter(|file| file.extension().is_some_and(|end| end == "log")) {
+            let log = std::fs::read(&file).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let Some(at) = log.lines().position(|line| line.contains("panicked at")) else {
+                continue;
+            };
+            let told: Vec<_> = log.lines().skip(at).take(4).collect();
+            let told = format!("{}: {}", file.display(), told.join("\n"));
+            match std::thread::panicking() {
+                true => eprintln!("{told}"),
+                false => panic!("{told}"),
+            }
+        }
+    }
+
     fn log(&self, name: &str) -> String {
         tail(&self.folder.path().join(name))
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.check_for_panics();
     }
 }
 
@@ -453,4 +487,27 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn a_panic_in_any_log_fails_the_test() -> Result<()> {
+        let said = b"{}\nthread 'worker-0' panicked at sidecar/src/x.rs:1:1:\nno\n";
+        for name in ["operator.log", "orders-2.log"] {
+            let mesh = Mesh::prepare()?;
+            std::fs::write(mesh.folder.path().join(name), said)?;
+            assert!(
+                catch_unwind(AssertUnwindSafe(|| drop(mesh))).is_err(),
+                "{name}"
+            );
+        }
+        let mesh = Mesh::prepare()?;
+        std::fs::write(mesh.folder.path().join("orders-2.log"), b"{}\n")?;
+        drop(mesh);
+        Ok(())
+    }
 }
