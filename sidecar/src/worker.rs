@@ -128,6 +128,7 @@ fn run(
             connector: Rc::new(shared.connector),
             credentials: Rc::default(),
             metrics: metrics.clone(),
+            waiting: Rc::default(),
         };
         let own = dial.credentials.clone();
         let proxy = Proxy::new(dial, metrics, shared.access_log, shared.drain);

@@ -1,22 +1,45 @@
 //! Bytes and frames that an ordinary client would not send, through the sidecar beside one.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use sidecar::identity::store::{Store, parse_bundle};
+use sidecar::net::tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::client::Client;
-use crate::mesh::SOON;
+use crate::mesh::{APPLICATION_PORT, SOON, Sidecar};
 
 /// A connection to the outbound port of the client's sidecar.
 pub async fn connect(client: &Client) -> Result<TcpStream> {
     let to = SocketAddr::new(client.sidecar().address().into(), 15001);
     Ok(TcpStream::connect(to).await?)
+}
+
+/// A connection of mutual TLS as the sidecar of `from` would open it, with its key and leaf, to the
+/// inbound port of another. `alpn` is one of [`sidecar::net::tls`].
+pub async fn peer(from: &Sidecar, to: &Sidecar, alpn: &[u8]) -> Result<TlsStream<TcpStream>> {
+    let own = Store::open(&from.state())?;
+    let own = own.key_and_chain().context("a key and a chain")?;
+    let roots = std::fs::read(from.state().join("roots.pem"))?;
+    let roots = tls::root_store(&parse_bundle(&roots)?)?;
+    let context = tls::TlsContext::new(&own, roots)?;
+    let mut config = (*context.client_h2).clone();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let address = SocketAddr::new(to.address().into(), APPLICATION_PORT);
+    let tcp = TcpStream::connect(address).await?;
+    let name = rustls_pki_types::ServerName::IpAddress(address.ip().into());
+    Ok(TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await?)
 }
 
 /// The head of an answer, and what came with it.

@@ -15,6 +15,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 /// Ends when dropped.
@@ -49,6 +50,7 @@ struct Shared {
     body_delay: Duration,
     hasty: bool,
     headers: Vec<(HeaderName, HeaderValue)>,
+    released: Option<watch::Receiver<()>>,
 }
 
 // === impl Upstream ===
@@ -64,6 +66,7 @@ impl Upstream {
             body_delay: Duration::ZERO,
             hasty: false,
             headers: Vec::new(),
+            released: None,
         }));
         let mut upstream = Self {
             address,
@@ -132,6 +135,13 @@ impl Upstream {
         self.shared().delay = delay;
     }
 
+    /// Answers nothing that comes from now on until told to.
+    pub fn holds(&self) -> watch::Sender<()> {
+        let (release, released) = watch::channel(());
+        self.shared().released = Some(released);
+        release
+    }
+
     /// Waits this long between the head of an answer and its body, from now on.
     pub fn dawdles(&self, delay: Duration) {
         self.shared().body_delay = delay;
@@ -184,7 +194,7 @@ async fn answer(
     } else {
         body.await.map(|body| body.to_bytes()).unwrap_or_default()
     };
-    let (status, answer, delay, body_delay, headers) = {
+    let (status, answer, delay, body_delay, headers, released) = {
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.seen.push(Seen {
             version: head.version,
@@ -201,8 +211,13 @@ async fn answer(
             delay,
             body_delay,
             headers,
+            shared.released.clone(),
         )
     };
+    if let Some(mut released) = released {
+        // An error means that the test is over.
+        let _ = released.changed().await;
+    }
     tokio::time::sleep(delay).await;
     let (mut sender, body) = Channel::new(1);
     let mut response = Response::new(body);

@@ -11,6 +11,7 @@ use http::{Method, Response, StatusCode, Uri};
 use tokio::time::Instant;
 
 use super::error::{Error, Reads, Reason};
+use super::load::{Admitted, Seat};
 use super::upgrade::Upgrade;
 use crate::identity::SpiffeId;
 use crate::policy::cors::Share;
@@ -81,6 +82,7 @@ pub struct Account {
     pub cx: Context,
     metrics: Rc<RequestMetrics>,
     log: AccessLog,
+    admitted: Option<Admitted>,
 }
 
 // === impl Context ===
@@ -290,7 +292,21 @@ impl Account {
     /// Opens the account of a request.
     pub fn open(cx: Context, metrics: Rc<RequestMetrics>, log: AccessLog) -> Self {
         metrics.begun(cx.direction);
-        Self { cx, metrics, log }
+        Self {
+            cx,
+            metrics,
+            log,
+            admitted: None,
+        }
+    }
+
+    /// Takes a place among what is in flight, until the response has ended.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    pub fn admit(&mut self, seat: &Rc<Seat>) -> Result<(), Error> {
+        self.admitted = Some(seat.admit().ok_or(Reason::Overloaded)?);
+        Ok(())
     }
 }
 

@@ -119,6 +119,9 @@ reasons! {
     /// The complete set of Guards has not arrived.
     NotReady = "not_ready", SERVICE_UNAVAILABLE, Mesh, true,
         "The mesh does not know yet who may call this service.";
+    /// More is being done than can be.
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, Mesh, true,
+        "The mesh carries more than it can at the moment.";
     /// No Guard covers the port.
     PortNotServed = "port_not_served", FORBIDDEN, Caller, true,
         "No service serves this port.";

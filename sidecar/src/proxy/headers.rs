@@ -183,6 +183,9 @@ fn for_h1<B>(request: &mut Request<B>) -> Result<(), Error> {
             *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         }
     }
+    // HTTP/1.0 may have named none; HTTP/1.1 has the line, empty (RFC 9112 section 3.2).
+    let host = request.headers_mut().entry(HOST);
+    host.or_insert(HeaderValue::from_static(""));
     join_cookies(request.headers_mut());
     *request.version_mut() = Version::HTTP_11;
     Ok(())

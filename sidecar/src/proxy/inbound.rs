@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use super::body::{RequestBody, ResponseBody};
 use super::context::{Account, Context};
 use super::error::{Error, Reason};
+use super::load::Seat;
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
 use super::{Proxy, forward, headers, path};
@@ -37,12 +38,16 @@ pub struct FromPeer {
 pub async fn serve(
     px: Rc<Proxy>,
     peer: Rc<FromPeer>,
+    seat: Rc<Seat>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let (mut head, body) = request.into_parts();
     let mut cx = Context::new(Direction::inbound, &mut head);
     cx.source = peer.identity.clone();
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
+    if let Err(overloaded) = account.admit(&seat) {
+        return Ok(super::serve::account_for(account, Err(overloaded)));
+    }
     let state = px.destinations.state();
     let request = Request::from_parts(head, RequestBody::of(body, &mut account.cx));
     let response = inbound(&px, &state, &mut account.cx, &peer, request).await;
@@ -74,7 +79,10 @@ async fn inbound(
     let speak = Speak::to_application(served.protocol, http2);
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
-    headers::remove_claims(&mut head.headers, headers::Origin::Peer);
+    headers::remove_claims(
+        &mut head.headers,
+        headers::Origin::of(peer.identity.as_ref()),
+    );
     let application = px.application(peer.called);
     Box::pin(forward::to_application(cx, &application, speak, head, body)).await
 }

@@ -7,6 +7,7 @@ use hyper::client::conn::{http1 as client1, http2 as client2};
 use hyper::server::conn::{http1 as server1, http2 as server2};
 use hyper_util::rt::TokioTimer;
 
+use super::load::Bounds;
 use crate::worker::LocalExecutor;
 
 /// Header lines of one message; more is 431. As hyper, Envoy and nginx-ingress have it.
@@ -66,6 +67,30 @@ pub const STRANGERS: usize = 1024;
 
 /// A peer's HTTP/1.1 connection, and a plaintext one, may stay this long without a request.
 const IDLE_STRANGER: Duration = Duration::from_secs(75);
+
+/// What one worker takes on in one direction. Measured (tests/mesh/overload.rs): a connection that
+/// rests has 20 KiB, a request in flight with a small head as much; all taken, some 80 MiB. Linkerd
+/// admits 10 000 requests a proxy, Envoy 1024 a cluster by default.
+pub const LOAD: Bounds = Bounds {
+    connections: 4096,
+    connections_each: 2048,
+    requests: 4096,
+    requests_each: 2048,
+};
+
+/// The own application shares with nobody.
+pub const LOAD_OF_APPLICATION: Bounds = Bounds {
+    connections_each: LOAD.connections,
+    requests_each: LOAD.requests,
+    ..LOAD
+};
+
+/// Requests of one worker that wait for a connection to be opened; one more is turned away. Each
+/// waits for as long as connecting may take, and what cannot be reached gets more of them meanwhile.
+pub const WAITING: usize = 1024;
+
+/// How long a connection whose seat was given to another has to end in peace.
+pub const GIVE_WAY: Duration = Duration::from_secs(5);
 
 /// PING on a connection with nothing else to say, and the time for its answer: a peer that
 /// vanished without a word is noticed within both.

@@ -28,6 +28,7 @@ pub mod gate;
 pub mod headers;
 pub mod inbound;
 pub mod limits;
+pub mod load;
 pub mod opaque;
 pub mod outbound;
 pub mod path;
@@ -42,6 +43,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use destination::Destinations;
+use load::Load;
 use upstream::{Dial, Upstream};
 
 use crate::config::State;
@@ -65,6 +67,10 @@ pub struct Proxy {
     pub drain: Drain,
     /// Places for connections whose peer has not proved who it is yet.
     pub strangers: Rc<Places>,
+    /// What is taken on of the own application.
+    pub outbound: Rc<Load>,
+    /// What is taken on of others.
+    pub inbound: Rc<Load>,
     /// Copies of requests that are under way.
     pub copies: Rc<Copies>,
     /// Connections to the own application, by the address called.
@@ -88,6 +94,8 @@ impl Proxy {
             access_log,
             drain,
             strangers: Places::new(limits::STRANGERS),
+            outbound: Load::new(limits::LOAD_OF_APPLICATION),
+            inbound: Load::new(limits::LOAD),
             copies: Rc::default(),
             applications: RefCell::default(),
         }

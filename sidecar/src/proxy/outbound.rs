@@ -11,6 +11,7 @@ pub use super::captured::Captured;
 use super::body::{RequestBody, ResponseBody};
 use super::context::{Account, Context};
 use super::error::{Error, Reason};
+use super::load::Seat;
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
 use super::{Proxy, copy, forward, headers, opaque, path};
@@ -25,11 +26,15 @@ use crate::telemetry::metrics::Direction;
 pub async fn serve(
     px: Rc<Proxy>,
     captured: Captured,
+    seat: Rc<Seat>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let (mut head, body) = request.into_parts();
     let cx = Context::new(Direction::outbound, &mut head);
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
+    if let Err(overloaded) = account.admit(&seat) {
+        return Ok(super::serve::account_for(account, Err(overloaded)));
+    }
     let state = px.destinations.state();
     let request = Request::from_parts(head, RequestBody::of(body, &mut account.cx));
     let response = outbound(&px, &state, &mut account.cx, captured, request).await;

@@ -23,6 +23,7 @@ use super::destination::Destination;
 use super::error::{Error, Reads, Reason};
 use super::gate::{Ended, Gate};
 use super::inbound::{self, FromPeer};
+use super::load::Seat;
 use super::opaque::{self, Silent};
 use super::outbound::{self, Captured};
 use super::plaintext::{self, Plaintext};
@@ -44,15 +45,21 @@ pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
     let (Ok(called), Ok(local)) = (original_dst(&stream), local(&stream)) else {
         return;
     };
+    let Some(seat) = px.outbound.take(None) else {
+        return px
+            .metrics
+            .all()
+            .refused(Direction::outbound, Reason::Overloaded);
+    };
     let ended = if called == local {
-        outbound_declared(&px, stream, Captured::Explicitly).await
+        outbound_declared(&px, stream, &seat, Captured::Explicitly).await
     } else {
         let state = px.destinations.state();
         match state.called(called) {
             Some(found) => {
                 let destination = px.destinations.at(called, found);
                 drop(state);
-                outbound_to_service(&px, stream, called, &destination).await
+                outbound_to_service(&px, stream, &seat, called, &destination).await
             }
             // A Service without this port: nobody listens there, as nobody would without a mesh.
             None if state.is_virtual(called.ip()) => Ok(()),
@@ -60,7 +67,7 @@ pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
                 let (inside, refused) = (state.is_endpoint(called.ip()), state.refuses_unknown());
                 drop(state);
                 match refused {
-                    true => refuse_unknown(&px, stream, called).await,
+                    true => refuse_unknown(&px, stream, &seat, called).await,
                     false => opaque::passthrough(&px, stream, called, inside).await,
                 }
             }
@@ -77,13 +84,14 @@ pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
 async fn outbound_to_service(
     px: &Rc<Proxy>,
     stream: TcpStream,
+    seat: &Rc<Seat>,
     called: SocketAddr,
     destination: &Destination,
 ) -> Result<(), Error> {
     let seen = match destination.protocol {
         Protocol::Tcp => return opaque::outbound(px, stream, destination).await,
         Protocol::Http | Protocol::Http2 => {
-            return outbound_declared(px, stream, Captured::To(called)).await;
+            return outbound_declared(px, stream, seat, Captured::To(called)).await;
         }
         Protocol::Detect => tokio::time::timeout(DETECT_TIMEOUT, whenever_they_come(&stream)).await,
     };
@@ -103,8 +111,8 @@ async fn outbound_to_service(
         seen => seen,
     };
     match seen {
-        FirstBytes::Http1 => outbound_http(px, stream, Captured::To(called), false).await,
-        FirstBytes::Http2 => outbound_http(px, stream, Captured::To(called), true).await,
+        FirstBytes::Http1 => outbound_http(px, stream, seat, Captured::To(called), false).await,
+        FirstBytes::Http2 => outbound_http(px, stream, seat, Captured::To(called), true).await,
         FirstBytes::Closed => Ok(()),
         FirstBytes::Tls | FirstBytes::Other => opaque::outbound(px, stream, destination).await,
     }
@@ -115,12 +123,13 @@ async fn outbound_to_service(
 async fn outbound_declared(
     px: &Rc<Proxy>,
     stream: TcpStream,
+    seat: &Rc<Seat>,
     captured: Captured,
 ) -> Result<(), Error> {
     let seen = tokio::time::timeout(limits::IDLE, whenever_they_come(&stream)).await;
     match seen.map_err(io::Error::from).flatten() {
-        Ok(FirstBytes::Http1) => outbound_http(px, stream, captured, false).await,
-        Ok(FirstBytes::Http2) => outbound_http(px, stream, captured, true).await,
+        Ok(FirstBytes::Http1) => outbound_http(px, stream, seat, captured, false).await,
+        Ok(FirstBytes::Http2) => outbound_http(px, stream, seat, captured, true).await,
         Ok(FirstBytes::Closed) | Err(_) => Ok(()),
         Ok(FirstBytes::Tls | FirstBytes::Other) => Err(Error::new(
             Reason::BadRequest,
@@ -133,12 +142,13 @@ async fn outbound_declared(
 async fn refuse_unknown(
     px: &Rc<Proxy>,
     stream: TcpStream,
+    seat: &Rc<Seat>,
     called: SocketAddr,
 ) -> Result<(), Error> {
     let captured = Captured::To(called);
     match tokio::time::timeout(DETECT_TIMEOUT, whenever_they_come(&stream)).await {
-        Ok(Ok(FirstBytes::Http1)) => outbound_http(px, stream, captured, false).await,
-        Ok(Ok(FirstBytes::Http2)) => outbound_http(px, stream, captured, true).await,
+        Ok(Ok(FirstBytes::Http1)) => outbound_http(px, stream, seat, captured, false).await,
+        Ok(Ok(FirstBytes::Http2)) => outbound_http(px, stream, seat, captured, true).await,
         _ => Err(Reason::AddressNotKnown.into()),
     }
 }
@@ -146,17 +156,18 @@ async fn refuse_unknown(
 async fn outbound_http(
     px: &Rc<Proxy>,
     stream: TcpStream,
+    seat: &Rc<Seat>,
     captured: Captured,
     h2: bool,
 ) -> Result<(), Error> {
     let metrics = px.metrics.all();
     let _carried = metrics.connection(Direction::outbound, ConnectionKind::http);
     let service = {
-        let px = px.clone();
-        service_fn(move |request| outbound::serve(px.clone(), captured, request))
+        let (px, seat) = (px.clone(), seat.clone());
+        service_fn(move |request| outbound::serve(px.clone(), captured, seat.clone(), request))
     };
     let h1 = (!h2).then(limits::h1_server);
-    http(px, stream, h1, service).await
+    http(px, stream, seat, h1, service).await
 }
 
 /// Who has come in.
@@ -290,10 +301,15 @@ async fn inbound_proved(
     stream: TlsStream<Rewound<TcpStream>>,
     peer: FromPeer,
 ) -> Result<(), Error> {
+    let seat = px.inbound.take(peer.identity.as_ref());
+    let seat = &seat.ok_or(Reason::Overloaded)?;
     match stream.get_ref().1.alpn_protocol() {
-        Some(protocol) if protocol == ALPN_H2 => inbound_http(px, stream, peer, true).await,
-        Some(protocol) if protocol == ALPN_H1 => inbound_http(px, stream, peer, false).await,
-        Some(protocol) if protocol == ALPN_TCP => opaque::inbound(px, stream, &peer).await,
+        Some(protocol) if protocol == ALPN_H2 => inbound_http(px, stream, seat, peer, true).await,
+        Some(protocol) if protocol == ALPN_H1 => inbound_http(px, stream, seat, peer, false).await,
+        Some(protocol) if protocol == ALPN_TCP => {
+            let _admitted = seat.admit().ok_or(Reason::Overloaded)?;
+            opaque::inbound(px, stream, &peer).await
+        }
         _ => Err(Error::new(
             Reason::PeerNotVerified,
             "no protocol of the mesh was offered",
@@ -306,14 +322,26 @@ async fn inbound_plaintext(
     plaintext: Plaintext,
     from: FromPeer,
 ) -> Result<(), Error> {
+    // All who have proved nothing count as one.
+    let seat = px.inbound.take(None);
+    let seat = &seat.ok_or(Reason::Overloaded)?;
     match plaintext {
-        Plaintext::Http1(stream) => inbound_http(px, stream, from, false).await,
-        Plaintext::Http2(stream) => inbound_http(px, stream, from, true).await,
-        Plaintext::Opaque(opaque) => plaintext::opaque(px, *opaque, &from).await,
+        Plaintext::Http1(stream) => inbound_http(px, stream, seat, from, false).await,
+        Plaintext::Http2(stream) => inbound_http(px, stream, seat, from, true).await,
+        Plaintext::Opaque(opaque) => {
+            let _admitted = seat.admit().ok_or(Reason::Overloaded)?;
+            plaintext::opaque(px, *opaque, &from).await
+        }
     }
 }
 
-async fn inbound_http<S>(px: &Rc<Proxy>, stream: S, peer: FromPeer, h2: bool) -> Result<(), Error>
+async fn inbound_http<S>(
+    px: &Rc<Proxy>,
+    stream: S,
+    seat: &Rc<Seat>,
+    peer: FromPeer,
+    h2: bool,
+) -> Result<(), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -324,11 +352,11 @@ where
     let metrics = px.metrics.all();
     let _carried = metrics.connection(Direction::inbound, kind);
     let service = {
-        let (px, peer) = (px.clone(), Rc::new(peer));
-        service_fn(move |request| inbound::serve(px.clone(), peer.clone(), request))
+        let (px, peer, seat) = (px.clone(), Rc::new(peer), seat.clone());
+        service_fn(move |request| inbound::serve(px.clone(), peer.clone(), seat.clone(), request))
     };
     let h1 = limits::h1_server_for_peers();
-    http(px, stream, (!h2).then_some(h1), service).await
+    http(px, stream, seat, (!h2).then_some(h1), service).await
 }
 
 /// Serves HTTP until the connection ends; when draining, until what is in flight has ended. HTTP/2
@@ -336,6 +364,7 @@ where
 async fn http<I, S, F>(
     px: &Proxy,
     io: I,
+    seat: &Rc<Seat>,
     h1: Option<http1::Builder>,
     service: S,
 ) -> Result<(), Error>
@@ -362,9 +391,15 @@ where
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
+                () = seat.given_way() => {
+                    connection.as_mut().graceful_shutdown();
+                    let ended = tokio::time::timeout(limits::GIVE_WAY, connection).await;
+                    ended.unwrap_or(Ok(()))
+                }
             }
         }};
     }
+    let _resting = seat.rest();
     let ended = match h1 {
         None => {
             let io = TokioIo::new(Gate::http2_client(io));

@@ -24,6 +24,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::body::RequestBody;
 use super::error::{Error, Reason};
+use super::limits;
 use crate::config::service::{Endpoint, Protocol};
 use crate::identity::SpiffeId;
 use crate::identity::certs::Credentials;
@@ -72,7 +73,12 @@ pub struct Dial {
     pub credentials: Rc<RefCell<Option<Arc<Credentials>>>>,
     /// What is counted.
     pub metrics: Rc<RequestMetrics>,
+    /// Requests that wait for a connection.
+    pub waiting: Rc<Cell<usize>>,
 }
+
+/// A request that waits for a connection.
+struct Waiting(Rc<Cell<usize>>);
 
 #[derive(Clone, Debug)]
 enum To {
@@ -197,6 +203,17 @@ impl Upstream {
         })
     }
 
+    /// Waits for a connection, unless too many do.
+    fn wait(&self) -> Result<Waiting, Error> {
+        let waiting = &self.dial.waiting;
+        if waiting.get() >= limits::WAITING {
+            let why = "too many requests wait for a connection";
+            return Err(Error::new(Reason::Overloaded, why));
+        }
+        waiting.set(waiting.get() + 1);
+        Ok(Waiting(waiting.clone()))
+    }
+
     fn address(&self) -> SocketAddr {
         match &self.to {
             To::Endpoint(endpoint) => endpoint.address,
@@ -294,6 +311,12 @@ impl std::fmt::Debug for Upstream {
             .field("to", &self.to)
             .field("in_flight", &self.in_flight)
             .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

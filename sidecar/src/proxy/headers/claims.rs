@@ -13,6 +13,8 @@
 
 use http::header::{HeaderMap, HeaderName};
 
+use crate::identity::SpiffeId;
+
 /// Where a request has come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -20,6 +22,16 @@ pub enum Origin {
     Peer,
     /// Plaintext, or anybody else outside the mesh.
     Outside,
+}
+
+impl Origin {
+    /// A peer when an identity was proved.
+    pub fn of(identity: Option<&SpiffeId>) -> Self {
+        match identity {
+            Some(_) => Self::Peer,
+            None => Self::Outside,
+        }
+    }
 }
 
 /// Who the caller is, wherever it comes from: names, and beginnings of names.

@@ -96,6 +96,7 @@ impl Upstream {
         if let Some(exchange) = self.h1.take() {
             return Ok(exchange);
         }
+        let _waiting = self.wait()?;
         match self.is_peer() {
             true => {
                 let credentials = self.current_credentials()?;
