@@ -180,6 +180,8 @@ fn for_h1<B>(request: &mut Request<B>) -> Result<(), Error> {
         request.headers_mut().insert(HOST, host);
         // CONNECT has the authority where others have the path (RFC 9112 section 3.2.3).
         if request.method() != Method::CONNECT {
+            // An absolute URI may have an empty path, which is shown as `/` there and as nothing here.
+            let path = path.filter(|path| path.as_str() != "/");
             *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         }
     }
@@ -260,6 +262,15 @@ mod tests {
         fit(&mut request, Speak::Http1).unwrap();
         assert_eq!(request.uri(), "/a?b=c");
         assert_eq!(request.headers()["host"], "orders.shop:80");
+    }
+
+    #[test]
+    fn a_target_without_a_path_has_one_on_the_wire() {
+        for target in ["http://orders", "http://orders/", "http://orders#x"] {
+            let mut request = Request::get(target).body(()).unwrap();
+            fit(&mut request, Speak::Http1).unwrap();
+            assert_eq!(request.uri().to_string(), "/", "{target}");
+        }
     }
 
     #[test]
