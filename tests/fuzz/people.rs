@@ -1,0 +1,111 @@
+//! What people write.
+
+use std::sync::LazyLock;
+
+use compiler::yaml::{self, Object};
+use compiler::{Inputs, Output, compile};
+use regex::Regex;
+
+use crate::{fuzz, text};
+
+const DOCUMENTS: &str = "\
+apiVersion: v1
+kind: Service
+metadata: { name: orders, namespace: shop }
+spec: { selector: { app: orders }, ports: [{ name: http, port: 80, targetPort: 8080 }] }
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: ApiRoute
+metadata:
+  name: orders
+  namespace: shop
+spec:
+  hosts: [orders, orders.shop.svc.cluster.local]
+  rules:
+    - name: read
+      matches:
+        - path: { type: Prefix, value: /a }
+          method: GET
+          headers: [{ name: x-a, value: \"1\" }]
+      backends: [{ service: orders, port: 80, weight: 1 }]
+      timeouts: { request: 1m30s }
+";
+
+#[test]
+fn fuzz_documents_and_what_becomes_of_them() {
+    let pieces: &[&[u8]] = &[
+        b"hosts: [",
+        b"orders",
+        b"orders.shop",
+        b"*.shop",
+        b"type: Regex",
+        b"type: Pattern",
+        b"&x ",
+        b"*x",
+        b"<<: ",
+        b"|\n",
+        b"null",
+        b"  ",
+        b"- ",
+    ];
+    fuzz(
+        1_500,
+        &[DOCUMENTS.as_bytes()],
+        pieces,
+        text(|text| {
+            // As YAML counts them.
+            let lines = text
+                .split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'])
+                .count();
+            let parsed = yaml::parse("a.yaml", text);
+            for problem in &parsed.problems {
+                // What is missing at the end is missing on the line after the last.
+                assert!((1..=lines + 1).contains(&problem.line), "{problem}");
+            }
+            let mut inputs = Inputs::default();
+            for document in parsed.documents {
+                assert!((1..=lines).contains(&document.line));
+                // As it is shown, it is read as the same.
+                let again = yaml::parse("b.yaml", &document.value.to_string());
+                assert!(again.problems.is_empty(), "{:?}", again.problems);
+                assert_eq!(again.documents.len(), 1);
+                assert_eq!(again.documents[0].value, document.value);
+                match document.object {
+                    Object::ApiRoute(object) => {
+                        drop(inputs.api_routes.insert(document.key, object))
+                    }
+                    Object::Service(object) => drop(inputs.services.insert(document.key, object)),
+                    _ => {}
+                }
+            }
+            // Hosts among the rest: what is accepted compiles, and to the same each time.
+            let output = compile(&inputs, Output::default());
+            let again = compile(&inputs, Output::default());
+            assert_eq!(
+                output.resources.keys().collect::<Vec<_>>(),
+                again.resources.keys().collect::<Vec<_>>()
+            );
+            assert_eq!(output.verdicts.len(), inputs.api_routes.len());
+        }),
+    );
+}
+
+#[test]
+fn fuzz_durations() {
+    static PATTERN: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(crds::Duration::PATTERN).expect("the pattern is constant"));
+    let pieces: &[&[u8]] = &[b"ms", b"h", b"m", b"s", b"99999"];
+    fuzz(
+        50_000,
+        &[b"1m30s", b"250ms", b"99999h99999m99999s99999ms"],
+        pieces,
+        text(|text| {
+            // The schema and the parser agree on every text.
+            let read = text.parse::<crds::Duration>();
+            assert_eq!(read.is_ok(), PATTERN.is_match(text), "{text:?}");
+            if let Ok(read) = read {
+                assert_eq!(read.to_string(), text);
+            }
+        }),
+    );
+}
