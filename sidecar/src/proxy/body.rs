@@ -13,6 +13,7 @@ use tokio::time::Sleep;
 use super::context::{Account, Context, RequestBytes};
 use super::copy::Copy;
 use super::error::{Error, Reason};
+use super::idle::Idle;
 use super::upgrade::Switched;
 use super::upstream::Lease;
 use crate::policy::body_limit::Left;
@@ -51,6 +52,7 @@ pub enum Cut {
 pub struct ResponseBody {
     from: From,
     deadline: Option<Pin<Box<Sleep>>>,
+    idle: Idle,
     account: Option<Account>,
 }
 
@@ -113,6 +115,9 @@ impl Body for RequestBody {
                 let frame = ready!(Pin::new(body).poll_frame(task).map_ok(cleaned));
                 if let Some(data) = frame.iter().flatten().find_map(Frame::data_ref) {
                     passed.add(data.len() as u64);
+                }
+                if let Some(Err(_)) = frame {
+                    passed.broke_off();
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Cut::Downstream)))
             }
@@ -189,6 +194,7 @@ impl ResponseBody {
                 .instant()
                 .filter(|_| !ended)
                 .map(|at| Box::pin(tokio::time::sleep_until(at))),
+            idle: Idle::default(),
             account: None,
         }
     }
@@ -198,6 +204,7 @@ impl ResponseBody {
         Self {
             from: From::Mesh(Some(body).filter(|body| !body.is_empty())),
             deadline: None,
+            idle: Idle::default(),
             account: None,
         }
     }
@@ -207,6 +214,7 @@ impl ResponseBody {
         Self {
             from: From::Switched(Some(Box::new(switched))),
             deadline: None,
+            idle: Idle::default(),
             account: None,
         }
     }
@@ -285,7 +293,17 @@ impl Body for ResponseBody {
         let frame = match &mut this.from {
             From::Mesh(body) => body.take().map(|body| Ok(Frame::data(body))),
             From::Switched(_) => None,
-            From::Upstream(body, _) => ready!(Pin::new(body).poll_frame(task).map_ok(cleaned)),
+            From::Upstream(body, _) => match Pin::new(body).poll_frame(task) {
+                Poll::Ready(frame) => frame.map(|frame| frame.map(cleaned)),
+                Poll::Pending => {
+                    let moved = this
+                        .account
+                        .as_ref()
+                        .map_or(0, |account| account.cx.moved());
+                    ready!(this.idle.poll(task, moved));
+                    return this.broke_off(Reason::IdleTimeout.into());
+                }
+            },
         };
         match frame {
             Some(Ok(frame)) => {

@@ -63,7 +63,13 @@ pub struct Context {
 
 /// Body bytes of a request that were passed on, counted where they pass.
 #[derive(Clone, Debug, Default)]
-pub struct RequestBytes(Option<Rc<Cell<u64>>>);
+pub struct RequestBytes(Option<Rc<Sent>>);
+
+#[derive(Debug, Default)]
+struct Sent {
+    bytes: Cell<u64>,
+    broke_off: Cell<bool>,
+}
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,8 +135,34 @@ impl Context {
 
     /// The request has a body: what is returned counts it.
     pub fn sends(&mut self) -> RequestBytes {
-        self.request_bytes.0 = Some(Rc::default());
+        self.request_bytes = RequestBytes::counted();
         self.request_bytes.clone()
+    }
+
+    /// How much of the request's body has been passed on.
+    pub fn sent(&self) -> RequestBytes {
+        self.request_bytes.clone()
+    }
+
+    /// How many bytes have moved, in both directions.
+    pub fn moved(&self) -> u64 {
+        self.request_bytes.get() + self.response_bytes
+    }
+
+    /// Why there is no answer. A request whose own body broke off has none because of that, and not
+    /// because of whom it was sent to.
+    pub fn unanswered(&self, error: Error) -> Error {
+        let broke_off = self
+            .request_bytes
+            .0
+            .as_ref()
+            .is_some_and(|sent| sent.broke_off.get());
+        match error.reason {
+            Reason::UpstreamReset if broke_off => {
+                Error::new(Reason::BadRequest, "the request's body broke off")
+            }
+            _ => error,
+        }
     }
 
     /// The response's head is known.
@@ -274,15 +306,28 @@ fn without_credentials(authority: &str) -> &str {
 // === impl RequestBytes ===
 
 impl RequestBytes {
+    /// None yet.
+    pub fn counted() -> Self {
+        Self(Some(Rc::default()))
+    }
+
     /// More of the body was passed on.
     pub fn add(&self, bytes: u64) {
-        if let Some(count) = &self.0 {
-            count.set(count.get() + bytes);
+        if let Some(sent) = &self.0 {
+            sent.bytes.set(sent.bytes.get() + bytes);
         }
     }
 
-    fn get(&self) -> u64 {
-        self.0.as_ref().map_or(0, |count| count.get())
+    /// The body ended before its end.
+    pub fn broke_off(&self) {
+        if let Some(sent) = &self.0 {
+            sent.broke_off.set(true);
+        }
+    }
+
+    /// How many.
+    pub fn get(&self) -> u64 {
+        self.0.as_ref().map_or(0, |sent| sent.bytes.get())
     }
 }
 

@@ -107,6 +107,9 @@ reasons! {
     /// The request timeout passed.
     RequestTimeout = "request_timeout", GATEWAY_TIMEOUT, Target, false,
         "The service did not answer in time.";
+    /// No byte of the request or its answer moved for too long.
+    IdleTimeout = "idle_timeout", GATEWAY_TIMEOUT, Target, false,
+        "Nothing was said for too long.";
     /// The connection ended before the response did.
     UpstreamReset = "upstream_reset", BAD_GATEWAY, Target, false,
         "The service ended the connection before it answered.";

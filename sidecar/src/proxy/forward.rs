@@ -16,6 +16,7 @@ use super::attempt;
 use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
 use super::error::{Error, Reason};
+use super::idle;
 use super::upgrade::Upgrade;
 use super::upstream::{Lease, Speak, Upstream};
 use crate::policy::load_balancer::LoadBalancer;
@@ -37,8 +38,14 @@ pub async fn forward(
     head: Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
+    let sent = cx.sent();
     let attempts = attempts(cx, balancer, speak, Request::from_parts(head, body));
-    let (response, lease) = deadline.bound(attempts).await?;
+    let attempts = async {
+        let answer = idle::bound(sent, attempts).await;
+        answer.unwrap_or_else(|idle| Err(idle.into()))
+    };
+    let answer = deadline.bound(attempts).await;
+    let (response, lease) = answer.map_err(|error| cx.unanswered(error))?;
     answered(cx, response, lease, deadline)
 }
 
@@ -107,7 +114,8 @@ pub async fn to_application(
     let mut request = Request::from_parts(head, body);
     loop {
         cx.attempts += 1;
-        match attempt::send(application, speak, cx.upgrade.as_ref(), request).await {
+        let sending = attempt::send(application, speak, cx.upgrade.as_ref(), request);
+        match idle::bound(cx.sent(), sending).await? {
             Ok((response, lease)) => {
                 let deadline = Deadline::start(None, cx.started);
                 return answered(cx, response, lease, deadline);
@@ -116,7 +124,7 @@ pub async fn to_application(
             Err((error, Some(again))) if !error.reason.unsent() && cx.attempts < MAX_ATTEMPTS => {
                 request = again;
             }
-            Err((error, _)) => return Err(error),
+            Err((error, _)) => return Err(cx.unanswered(error)),
         }
     }
 }

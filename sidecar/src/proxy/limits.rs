@@ -44,6 +44,11 @@ const MAX_HEADER_LIST: u32 = 64 * 1024;
 /// application: the bound only collects what was forgotten.
 pub const IDLE: Duration = Duration::from_secs(3600);
 
+/// A request may go on this long while no byte of it moves, in either direction: then it is answered
+/// 504, or its answer is cut off. Envoy gives a stream 5 minutes, which ends long polls and silent
+/// subscriptions; an hour only collects what was forgotten.
+pub const BODY_IDLE: Duration = Duration::from_secs(3600);
+
 /// Requests at a time that we accept on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 250;
 

@@ -26,6 +26,7 @@ pub mod error;
 pub mod forward;
 pub mod gate;
 pub mod headers;
+pub mod idle;
 pub mod inbound;
 pub mod limits;
 pub mod load;
