@@ -2,6 +2,7 @@
 
 mod addresses;
 mod bounds;
+mod claims;
 mod configuration;
 mod filters;
 mod floods;
