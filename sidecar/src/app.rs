@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use wire::delta::{Held, Save};
@@ -41,11 +42,26 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     runtime.block_on(run_until(args, ended()))
 }
 
+/// Takes as many descriptors as the process may have: the bounds on connections are ours to keep
+/// (`proxy/limits.rs`), and a soft limit of 1024, which many a host starts with, is less than they
+/// are.
+fn raise_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
 /// As [`run`], ending with `stop` instead of a signal; needs a runtime that can spawn locally.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    raise_descriptors();
     let store = Store::open(&args.state)
         .with_context(|| format!("cannot make the state folder {}", args.state.display()))?;
     let first_roots = match store.roots() {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sidecar::net::tls::ALPN_H2;
 use sidecar::proxy::limits::{LOAD, WAITING};
 use tests::client::Client;
@@ -24,6 +25,13 @@ use crate::routing::service;
 const STREAMS: usize = 250;
 
 async fn world() -> Result<(Mesh, Workload, Client)> {
+    // For as many connections as there are places.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, most)?;
     let mesh = Mesh::start(&service("orders", "kubernetes.io/h2c")).await?;
     let orders = mesh.workload("orders").await?;
     let client = mesh.client("web").await?;
@@ -184,6 +192,9 @@ async fn of_connections_that_rest_the_oldest_gives_way_and_one_at_work_does_not(
 async fn an_application_that_opens_more_connections_than_there_are_places_loses_the_oldest()
 -> Result<()> {
     let (_mesh, _orders, client) = world().await?;
+    // Not the descriptors run out first.
+    let (now, most) = client.sidecar().open_files()?;
+    assert_eq!(now, most);
     let mut open = Vec::new();
     for _ in 0..=LOAD.connections {
         let mut frames = Frames::client(connect(&client).await?).await?;

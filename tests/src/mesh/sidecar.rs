@@ -144,6 +144,20 @@ impl Sidecar {
         Ok(kib.context("no VmRSS")?.parse::<u64>()? * 1024)
     }
 
+    /// How many files its process may have open: now, and at the most.
+    pub fn open_files(&self) -> Result<(String, String)> {
+        let process = lock(&self.process);
+        let id = process.as_ref().and_then(Child::id);
+        let id = id.context("it does not run")?;
+        let limits = std::fs::read_to_string(format!("/proc/{id}/limits"))?;
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"));
+        let mut words = line.context("no such limit")?.split_whitespace();
+        let mut next = || words.next().map(str::to_owned).context("no number");
+        Ok((next()?, next()?))
+    }
+
     /// `GET /config`.
     pub async fn config(&self) -> Result<Value> {
         let answer = Client::direct()
