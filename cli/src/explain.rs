@@ -94,6 +94,9 @@ fn in_words(told: &Value) -> String {
             line(2, Vec::from_iter(asks).join(", "));
         }
     }
+    for done in list(&told["does"]) {
+        line(0, text(&done));
+    }
     for to in list(&told["goes"]) {
         let there = match (
             to["missing"] == true,
@@ -142,6 +145,7 @@ mod tests {
                     { "what": "header x-canary = always", "holds": false }] }] },
                 { "rule": "all", "governs": true, "matches": [] },
             ],
+            "does": ["refuses bodies of more than 1000 bytes: 413"],
             "goes": [
                 { "service": "shop/orders-v1", "port": 80, "weight": 90, "endpoints": 2 },
                 { "service": "shop/orders-v2", "port": 80, "weight": 10, "missing": true },
@@ -153,6 +157,7 @@ mod tests {
              path /1\n\
              rule testers: does not fit\n  method GET, not header x-canary = always\n\
              rule all: governs it\n\
+             refuses bodies of more than 1000 bytes: 413\n\
              goes to shop/orders-v1:80, weight 90, 2 endpoints\n\
              goes to shop/orders-v2:80, weight 10, which does not exist: 503\n\
              for 300 ms at most, then 504"

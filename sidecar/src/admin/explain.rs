@@ -9,6 +9,8 @@ use http::{Method, Request};
 use serde_json::{Value, json};
 use wire::{Kind, Resource, mesh};
 
+mod filters;
+
 use crate::config::State;
 use crate::config::route::explain::explain;
 use crate::config::route::query::parameters;
@@ -50,12 +52,27 @@ pub(super) fn answer(state: &State, held: &[Resource], query: &str) -> Result<Va
     let sent = sent(held, &route.object).ok_or("the ApiRoute has just gone: ask again")?;
     let rules = explain(&sent, &head)?;
     told["rules"] = json!(rules);
-    let Some(rule) = route.find(&head).map(|found| &route.rules()[found.rule]) else {
+    let entry = route.find_preflight(&head).or_else(|| route.find(&head));
+    let Some(found) = entry else {
         told["refused"] = refused(Reason::NoRoute, Reason::NoRoute.told())["refused"].take();
         return Ok(told);
     };
+    let rule = &route.rules()[found.rule];
+    let called = filters::Called {
+        head: &head,
+        port: port.number,
+        prefix: found.prefix,
+    };
+    told["does"] = json!(filters::told(
+        &sent.rules[found.rule],
+        &rule.filters,
+        &called
+    ));
     if let Some(timeout) = rule.request_timeout {
         told["timeoutMs"] = json!(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+    }
+    if rule.filters.redirect.is_some() || rule.filters.direct_response.is_some() {
+        return Ok(told);
     }
     let backends = rule
         .backends

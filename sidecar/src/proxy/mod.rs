@@ -5,8 +5,9 @@
 //!      │ captured: 15001                                                    ▲
 //!      ▼                                                                    │ at the address called
 //!  outbound ── original destination → Destination                       inbound ── peer's identity, Guard of the port
-//!      │        (destination.rs)                                            ▲
+//!      │        (captured.rs, destination.rs)                               ▲
 //!      │ route: which rule, which backend                                   │ mutual TLS, ALPN meshwright/h2: 15006
+//!      │ filters of the rule: answer, edit, copy (policy/, copy.rs)         │
 //!      ▼                                                                    │
 //!  forward ──── deadline, pick an endpoint, connect, send ──────────────────┘
 //!   (forward.rs)   (policy/timeout, policy/load_balancer, attempt.rs, upstream.rs)
