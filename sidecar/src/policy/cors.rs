@@ -142,7 +142,9 @@ impl Cors {
         if asked(head).is_none() {
             return Ok(None);
         }
-        let share = self.share(head);
+        let mut share = self.share(head);
+        // There is nothing to read in this answer.
+        share.expose = None;
         if share.origin.is_none() {
             return Err(Reason::OriginNotAllowed.into());
         }
@@ -150,7 +152,6 @@ impl Cors {
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
         share.apply(headers);
-        headers.remove(ACCESS_CONTROL_EXPOSE_HEADERS);
         for (name, value) in [
             (ACCESS_CONTROL_ALLOW_METHODS, &self.methods),
             (ACCESS_CONTROL_ALLOW_HEADERS, &self.headers),
