@@ -1,5 +1,7 @@
-//! The three services written in Rust. The fourth, `inventory`, is written in Go.
+//! The three services written in Rust, and `echo`, which other examples look through. The fourth of
+//! the shop, `inventory`, is written in Go.
 
 pub mod customers;
+pub mod echo;
 pub mod orders;
 pub mod web;

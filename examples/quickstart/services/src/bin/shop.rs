@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use quickstart::shop::orders::Version;
-use quickstart::shop::{customers, orders, web};
+use quickstart::shop::{customers, echo, orders, web};
 use quickstart::{client, server};
 
 const USAGE: &str = "\
 usage: shop web | orders | customers        runs a service (HOST, PORT; orders: ORDERS_VERSION=v1|v2)
+       shop echo                            runs one that answers each request with itself
        shop call METHOD URL [NAME:VALUE]... asks, and shows status, headers and body";
 
 #[tokio::main]
@@ -31,6 +32,7 @@ async fn run() -> anyhow::Result<()> {
     match arguments.as_slice() {
         ["web"] => server::serve("web", web::answer).await,
         ["customers"] => server::serve("customers", customers::answer).await,
+        ["echo"] => server::serve("echo", echo::answer).await,
         ["orders"] => {
             let version = env::var("ORDERS_VERSION").unwrap_or_else(|_| "v1".to_owned());
             let version = Version::of(&version)

@@ -1,0 +1,251 @@
+//! Every example is right, and its README tells no tales: what it says to type exists, and answers
+//! what it says. The quickstart, which people edit and break, is told by `make demo`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tests::mesh::{SOON, binary};
+
+/// One thing to type, and what it answers as far as the README shows it.
+#[derive(Debug)]
+struct Typed {
+    command: String,
+    answer: Vec<String>,
+}
+
+fn root() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("tests is in the root").to_owned()
+}
+
+/// The folders of all examples.
+fn examples() -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join("examples")).expect("examples");
+    let folders = entries.map(|entry| entry.expect("an entry").path());
+    let mut folders: Vec<PathBuf> = folders.filter(|path| path.is_dir()).collect();
+    folders.sort();
+    assert!(folders.len() >= 5, "{folders:?}");
+    folders
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What the READMEs' blocks of `console` say to type.
+fn typed(readme: &str) -> Vec<Typed> {
+    let mut typed: Vec<Typed> = Vec::new();
+    let mut inside = false;
+    for line in readme.lines() {
+        match line {
+            "```console" => inside = true,
+            "```" => inside = false,
+            _ if !inside => {}
+            line => match (line.strip_prefix("$ "), typed.last_mut()) {
+                (Some(command), _) => typed.push(Typed {
+                    command: command.to_owned(),
+                    answer: Vec::new(),
+                }),
+                (None, Some(last)) => last.answer.push(line.to_owned()),
+                (None, None) => panic!("an answer to nothing: {line}"),
+            },
+        }
+    }
+    typed
+}
+
+fn meshwright(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("meshwright").expect("the binaries are built"));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+#[test]
+fn nothing_is_wrong_with_any_example() {
+    for folder in examples() {
+        let folder = folder.to_str().expect("a name");
+        let checked = meshwright(&["check", folder]).output().expect("it runs");
+        let said = String::from_utf8_lossy(&checked.stdout);
+        assert!(checked.status.success(), "{folder}: {said}");
+        assert!(said.contains("nothing is wrong"), "{folder}: {said}");
+    }
+}
+
+#[test]
+fn what_a_readme_says_to_type_and_to_read_exists() {
+    let others = [
+        "cargo", "cd", "export", "make", "curl", "kubectl", "ctr", "pkill",
+    ];
+    for folder in examples() {
+        let readme = read(&folder.join("README.md"));
+        let name = folder.file_name().and_then(|name| name.to_str());
+        let name = name.expect("a name");
+        let documents = fs::read_dir(&folder).expect("a folder");
+        let documents = documents
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.extension().is_some_and(|is| is == "yaml"));
+        let yaml: String = documents.map(|path| read(&path)).collect();
+        let commands = typed(&readme);
+        assert!(
+            commands
+                .iter()
+                .any(|one| one.command == format!("meshwright up examples/{name}")),
+            "{name}: nobody is told how to open it"
+        );
+        for Typed { command, .. } in commands {
+            let words: Vec<&str> = command.trim_start_matches('(').split(' ').collect();
+            match words.as_slice() {
+                ["meshwright", verb, rest @ ..] => {
+                    let help = meshwright(&[verb, "--help"]).output().expect("it runs");
+                    assert!(help.status.success(), "{name}: {command}");
+                    if let (&"exec", [workload, "--", "shop", verb, ..]) = (verb, rest) {
+                        assert_eq!(*verb, "call", "{name}: {command}");
+                        let deployment = format!("metadata: {{name: {workload}, ");
+                        assert!(yaml.contains(&deployment), "{name}: {command}");
+                    }
+                }
+                [other, ..] => assert!(others.contains(other), "{name}: {command}"),
+                [] => panic!("{name}: an empty command"),
+            }
+        }
+        let links = readme.split("](").skip(1);
+        for link in links.filter_map(|rest| rest.split([')', '#']).next()) {
+            let there = link.starts_with("http") || folder.join(link).exists();
+            assert!(there, "{name}: {link}");
+        }
+    }
+}
+
+/// A running example, which ends when dropped.
+struct Up {
+    child: Child,
+    state: TempDir,
+}
+
+impl Up {
+    fn of(folder: &Path) -> Self {
+        let state = tempfile::tempdir().expect("a folder");
+        let folder = folder.to_str().expect("a name");
+        let mut child = meshwright(&["up", folder])
+            .env("PATH", path())
+            .env("XDG_RUNTIME_DIR", state.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let said = child.stdout.take().expect("it says something");
+        let this = Self { child, state };
+        let mut lines = BufReader::new(said).lines();
+        let ready = lines.any(|line| line.is_ok_and(|line| line.contains("Ctrl-C ends all")));
+        assert!(ready, "{folder} ended before it was ready");
+        // What it says later is read, so that saying it never waits.
+        std::thread::spawn(move || lines.count());
+        this
+    }
+
+    /// What a command answers, both of its outputs in one.
+    fn types(&self, command: &str) -> String {
+        let output = Command::new("bash")
+            .args(["-c", &format!("{command} 2>&1")])
+            .current_dir(root())
+            .env("PATH", path())
+            .env("XDG_RUNTIME_DIR", self.state.path())
+            .output()
+            .expect("it runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let id = i32::try_from(self.child.id()).expect("a process id");
+        let _ = kill(Pid::from_raw(id), Signal::SIGINT);
+        let _ = self.child.wait();
+    }
+}
+
+/// With what was built here first.
+fn path() -> String {
+    let own = binary("meshwright").expect("the binaries are built");
+    let own = own.parent().expect("a folder").display().to_string();
+    format!("{own}:{}", std::env::var("PATH").unwrap_or_default())
+}
+
+/// Whether lines are as they are shown: `...` stands for anything in a line, and alone for any lines.
+fn is_as_shown(shown: &[String], lines: &[&str]) -> bool {
+    match shown.split_first() {
+        None => lines.is_empty(),
+        Some((first, rest)) if first == "..." => {
+            (0..=lines.len()).any(|skipped| is_as_shown(rest, &lines[skipped..]))
+        }
+        Some((first, rest)) => lines
+            .split_first()
+            .is_some_and(|(line, more)| fits(first, line) && is_as_shown(rest, more)),
+    }
+}
+
+fn fits(shown: &str, line: &str) -> bool {
+    match shown.split_once("...") {
+        None => shown == line,
+        Some((before, after)) => line.strip_prefix(before).is_some_and(|rest| {
+            let mut ends = rest.char_indices().map(|(at, _)| &rest[at..]);
+            ends.any(|end| fits(after, end)) || fits(after, "")
+        }),
+    }
+}
+
+#[test]
+fn what_is_shown_is_compared_line_by_line_and_in_order() {
+    let shown = |text: &str, lines: &str| {
+        let text: Vec<String> = text.lines().map(str::to_owned).collect();
+        is_as_shown(&text, &lines.lines().collect::<Vec<_>>())
+    };
+    assert!(shown("a\n...\nb...d...", "a\nx\ny\nbccd"));
+    assert!(shown("...", "") && shown("a\n...", "a"));
+    assert!(!shown("a\n...\nb", "a\nb\nc"));
+    assert!(!shown("a...c", "abd") && !shown("a", "ab") && !shown("a", ""));
+}
+
+#[test]
+fn the_commands_of_a_readme_answer_what_it_says() {
+    let mut told = BTreeSet::new();
+    for folder in examples() {
+        let name = folder.file_name().and_then(|name| name.to_str());
+        let name = name.expect("a name").to_owned();
+        if name == "quickstart" {
+            continue;
+        }
+        let commands = typed(&read(&folder.join("README.md")));
+        let after = commands
+            .iter()
+            .skip_while(|one| !one.command.starts_with("meshwright up "));
+        let up = Up::of(&folder);
+        for Typed { command, answer } in after.skip(1) {
+            // What has been counted is counted when its request has ended, a moment later.
+            let again = command.contains("15020/metrics");
+            let deadline = Instant::now() + SOON;
+            loop {
+                let said = up.types(command);
+                let lines: Vec<&str> = said.trim_end().lines().collect();
+                if is_as_shown(answer, &lines) {
+                    break;
+                }
+                assert!(
+                    again && Instant::now() < deadline,
+                    "{name}: {command}\n{said}\nis not as shown:\n{}",
+                    answer.join("\n")
+                );
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+            told.insert(name.clone());
+        }
+    }
+    assert!(told.len() >= 4, "only {told:?} say something to type");
+}
