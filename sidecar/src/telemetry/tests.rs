@@ -11,7 +11,8 @@ use super::access_log::{Line, Timestamp};
 use super::metrics::text::Format;
 use super::metrics::{
     Code, CodeClass, ConnectionKind, Direction, DirectionLabels, Ended, GrpcStatus, KindLabels,
-    Metrics, ReasonLabel, RequestLabels, RequestMetrics, Shared, Source,
+    Metrics, MirrorLabels, MirrorOutcome, ReasonLabel, RequestLabels, RequestMetrics, Shared,
+    Source,
 };
 use crate::proxy::error::Reason;
 
@@ -60,6 +61,11 @@ fn everything() -> Arc<Metrics> {
     drop(metrics.upstream(true, "http2"));
     metrics.refused(direction, Reason::PlaintextRefused);
     let _ = metrics.handshake(direction, Ok(()));
+    metrics.mirrored(&MirrorLabels {
+        route: Shared("shop/orders".into()),
+        rule: Shared("all".into()),
+        outcome: MirrorOutcome::sent,
+    });
     metrics.config_in_force(1, &Generation::ZERO);
     let kind = KindLabels { kind: "route" };
     metrics.resources.get_or_create(&kind).set(1);

@@ -31,7 +31,7 @@ pub struct RequestLabels {
     pub code: Code,
     /// The status of a gRPC answer; empty for others.
     pub grpc_status: GrpcStatus,
-    /// Why the mesh answered itself; empty when it did not.
+    /// Why the mesh answered itself, or delayed; empty when it did not.
     pub reason: ReasonLabel,
 }
 
