@@ -59,17 +59,17 @@ async fn a_body_of_any_framing_arrives_whole_with_its_trailers() -> Result<()> {
 #[tokio::test]
 async fn a_request_without_a_body_is_given_no_length() -> Result<()> {
     let mesh = Mesh::start(&services(&["orders"])).await?;
+    let (listener, _sidecar) = mesh.listener("orders").await?;
+    let client = mesh.client("web").await?;
     for method in ["GET", "OPTIONS", "PROPFIND", "POST"] {
-        let (listener, _sidecar) = mesh.listener("orders").await?;
-        let application = tokio::spawn(async move {
+        let application = async {
             let (mut stream, _) = listener.accept().await?;
             anyhow::Ok(head(&mut stream).await?.0)
-        });
-        let client = mesh.client("web").await?;
+        };
         let mut stream = connect(&client).await?;
         let request = format!("{method} http://orders/ HTTP/1.1\r\nhost: orders\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
-        let asked = timeout(SOON, application).await???;
+        let asked = timeout(SOON, application).await??;
         assert!(!asked.contains("content-length"), "{asked}");
     }
     Ok(())
