@@ -26,7 +26,7 @@ pub(crate) async fn tell(shop: &mut Shop) -> anyhow::Result<String> {
     let url = address.as_str();
     requests::canary(shop, url).await?;
     requests::identities(shop).await?;
-    requests::plaintext(shop).await?;
+    requests::own_address(shop).await?;
     requests::header(shop, url).await?;
     requests::timeout(shop, url).await?;
     requests::methods(shop).await?;
