@@ -6,7 +6,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, bail};
 use nix::sched::{CloneFlags, setns};
@@ -51,6 +51,8 @@ pub struct Place {
 /// A `kubectl port-forward`, ended when dropped.
 struct Forward {
     kubectl: Child,
+    /// Held open: kubectl says a line per connection, and would die of a closed pipe.
+    says: Option<BufReader<ChildStdout>>,
     to: SocketAddr,
 }
 
@@ -135,14 +137,15 @@ fn forward(beside: &Beside) -> anyhow::Result<Forward> {
             "no mesh runs on this machine (`meshwright up DIR` starts one), and kubectl, which is \
              the way into a cluster, can't be started",
         )?;
-    let mut line = String::new();
-    if let Some(output) = kubectl.stdout.take() {
-        BufReader::new(output).read_line(&mut line)?;
-    }
     let mut forward = Forward {
+        says: kubectl.stdout.take().map(BufReader::new),
         kubectl,
         to: (Ipv4Addr::LOCALHOST, 0).into(),
     };
+    let mut line = String::new();
+    if let Some(says) = &mut forward.says {
+        says.read_line(&mut line)?;
+    }
     // "Forwarding from 127.0.0.1:40123 -> 15000"
     let to = line.split(' ').find_map(|word| word.parse().ok());
     forward.to = to.context("kubectl port-forward did not reach the workload")?;

@@ -10,7 +10,7 @@ pub use super::captured::Captured;
 
 use super::body::{RequestBody, ResponseBody};
 use super::context::{Account, Context};
-use super::error::{Error, Reason};
+use super::error::{Error, Reads, Reason};
 use super::load::Seat;
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
@@ -75,8 +75,12 @@ async fn outbound(
         cx.service = Some(backend.service.clone());
     }
     cx.route = routed.names();
-    let deadline = Deadline::start(routed.request_timeout(), cx.started)
-        .or_sooner(headers::grpc_timeout(&head.headers), cx.started);
+    let callers = match cx.reads {
+        Reads::Grpc => headers::grpc_timeout(&head.headers),
+        Reads::Http => None,
+    };
+    let deadline =
+        Deadline::start(routed.request_timeout(), cx.started).or_sooner(callers, cx.started);
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
     let filters = routed.filters();

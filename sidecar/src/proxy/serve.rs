@@ -191,7 +191,7 @@ pub async fn inbound_connection(px: Rc<Proxy>, stream: TcpStream) {
     drop(place);
     let from = |identity| FromPeer {
         identity,
-        from: from.ip(),
+        from: from.ip().to_canonical(),
         called,
     };
     let ended = match proved {
