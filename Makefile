@@ -1,6 +1,6 @@
 # Every command of the project. `.ci/run`, the README and the workflow call these and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-mesh test-cluster lint fmt bench images crds
+.PHONY: help demo test test-unit test-mesh test-cluster soak lint fmt bench images crds
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,11 @@ test-mesh: ## Whole operators and sidecars over real sockets, meshwright up, and
 
 test-cluster: ## A real Kubernetes on this machine: injection, RBAC, status (root on Debian or Ubuntu)
 	tests/run cluster
+
+soak: ## Ten minutes of mixed load with churn, and 10 GB each way: nothing fails, nothing grows
+	cargo build --locked --workspace --bins
+	MESHWRIGHT_SOAK_SECONDS=600 MESHWRIGHT_SOAK_BODY_BYTES=10737418240 \
+		cargo test --locked --workspace --test soak -- --nocapture --test-threads 1
 
 lint: ## Formatting, clippy, go vet; warnings are errors
 	cargo fmt --all --check

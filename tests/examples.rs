@@ -31,7 +31,7 @@ fn examples() -> Vec<PathBuf> {
     let folders = entries.map(|entry| entry.expect("an entry").path());
     let mut folders: Vec<PathBuf> = folders.filter(|path| path.is_dir()).collect();
     folders.sort();
-    assert!(folders.len() >= 5, "{folders:?}");
+    assert!(folders.len() >= 8, "{folders:?}");
     folders
 }
 
@@ -81,7 +81,7 @@ fn nothing_is_wrong_with_any_example() {
 #[test]
 fn what_a_readme_says_to_type_and_to_read_exists() {
     let others = [
-        "cargo", "cd", "export", "make", "curl", "kubectl", "ctr", "pkill",
+        "cargo", "cd", "export", "make", "curl", "kubectl", "ctr", "pkill", "sed", "echo", "rm",
     ];
     for folder in examples() {
         let readme = read(&folder.join("README.md"));
@@ -106,7 +106,8 @@ fn what_a_readme_says_to_type_and_to_read_exists() {
                     let help = meshwright(&[verb, "--help"]).output().expect("it runs");
                     assert!(help.status.success(), "{name}: {command}");
                     if let (&"exec", [workload, "--", "shop", verb, ..]) = (verb, rest) {
-                        assert_eq!(*verb, "call", "{name}: {command}");
+                        let known = ["call", "grpc", "talk"].contains(verb);
+                        assert!(known, "{name}: {command}");
                         let deployment = format!("metadata: {{name: {workload}, ");
                         assert!(yaml.contains(&deployment), "{name}: {command}");
                     }
@@ -123,25 +124,32 @@ fn what_a_readme_says_to_type_and_to_read_exists() {
     }
 }
 
-/// A running example, which ends when dropped.
+/// A running example, which ends when dropped. Readers edit it, so it is a copy.
 struct Up {
     child: Child,
-    state: TempDir,
+    checkout: TempDir,
 }
 
 impl Up {
-    fn of(folder: &Path) -> Self {
-        let state = tempfile::tempdir().expect("a folder");
-        let folder = folder.to_str().expect("a name");
-        let mut child = meshwright(&["up", folder])
+    fn of(name: &str) -> Self {
+        let checkout = tempfile::tempdir().expect("a folder");
+        let folder = format!("examples/{name}");
+        let copy = checkout.path().join(&folder);
+        fs::create_dir_all(&copy).expect("a folder");
+        for entry in fs::read_dir(root().join(&folder)).expect("a folder") {
+            let entry = entry.expect("an entry");
+            fs::copy(entry.path(), copy.join(entry.file_name())).expect("a file");
+        }
+        let mut child = meshwright(&["up", &folder])
             .env("PATH", path())
-            .env("XDG_RUNTIME_DIR", state.path())
+            .env("XDG_RUNTIME_DIR", checkout.path())
+            .current_dir(checkout.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .expect("it starts");
         let said = child.stdout.take().expect("it says something");
-        let this = Self { child, state };
+        let this = Self { child, checkout };
         let mut lines = BufReader::new(said).lines();
         let ready = lines.any(|line| line.is_ok_and(|line| line.contains("Ctrl-C ends all")));
         assert!(ready, "{folder} ended before it was ready");
@@ -154,9 +162,9 @@ impl Up {
     fn types(&self, command: &str) -> String {
         let output = Command::new("bash")
             .args(["-c", &format!("{command} 2>&1")])
-            .current_dir(root())
+            .current_dir(self.checkout.path())
             .env("PATH", path())
-            .env("XDG_RUNTIME_DIR", self.state.path())
+            .env("XDG_RUNTIME_DIR", self.checkout.path())
             .output()
             .expect("it runs");
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -178,7 +186,8 @@ fn path() -> String {
     format!("{own}:{}", std::env::var("PATH").unwrap_or_default())
 }
 
-/// Whether lines are as they are shown: `...` stands for anything in a line, and alone for any lines.
+/// Whether lines are as they are shown: `...` stands for anything in a line, and alone for any lines;
+/// `~` and a number at the beginning of a line for a number that chance may have made of it.
 fn is_as_shown(shown: &[String], lines: &[&str]) -> bool {
     match shown.split_first() {
         None => lines.is_empty(),
@@ -192,6 +201,12 @@ fn is_as_shown(shown: &[String], lines: &[&str]) -> bool {
 }
 
 fn fits(shown: &str, line: &str) -> bool {
+    if let Some((expected, shown)) = shown.trim_start().strip_prefix('~').and_then(counted) {
+        return counted(line.trim_start()).is_some_and(|(seen, line)| {
+            // Of what is drawn with any probability, the variance is below the expected number.
+            (seen - expected).abs() < 5.0 * expected.sqrt() && fits(shown, line)
+        });
+    }
     match shown.split_once("...") {
         None => shown == line,
         Some((before, after)) => line.strip_prefix(before).is_some_and(|rest| {
@@ -199,6 +214,12 @@ fn fits(shown: &str, line: &str) -> bool {
             ends.any(|end| fits(after, end)) || fits(after, "")
         }),
     }
+}
+
+/// The number at the beginning of a line, and the rest.
+fn counted(line: &str) -> Option<(f64, &str)> {
+    let (number, _) = line.split_once(' ')?;
+    Some((number.parse().ok()?, &line[number.len()..]))
 }
 
 #[test]
@@ -210,6 +231,8 @@ fn what_is_shown_is_compared_line_by_line_and_in_order() {
     assert!(shown("a\n...\nb...d...", "a\nx\ny\nbccd"));
     assert!(shown("...", "") && shown("a\n...", "a"));
     assert!(!shown("a\n...\nb", "a\nb\nc"));
+    assert!(shown(" ~100 v1\n  ~36 v2", "     81 v1\n     55 v2"));
+    assert!(!shown("~100 v1", "50 v1") && !shown("~100 v1", "100 v2") && !shown("~100 v1", "v1"));
     assert!(!shown("a...c", "abd") && !shown("a", "ab") && !shown("a", ""));
 }
 
@@ -226,10 +249,13 @@ fn the_commands_of_a_readme_answer_what_it_says() {
         let after = commands
             .iter()
             .skip_while(|one| !one.command.starts_with("meshwright up "));
-        let up = Up::of(&folder);
+        let up = Up::of(&name);
+        let mut edited = false;
         for Typed { command, answer } in after.skip(1) {
-            // What has been counted is counted when its request has ended, a moment later.
-            let again = command.contains("15020/metrics");
+            // What has been counted is counted when its request has ended, and what was edited is
+            // enforced, a moment later.
+            let again = command.contains("15020/metrics") || edited;
+            edited = command.starts_with("sed -i");
             let deadline = Instant::now() + SOON;
             loop {
                 let said = up.types(command);
@@ -247,5 +273,27 @@ fn the_commands_of_a_readme_answer_what_it_says() {
             told.insert(name.clone());
         }
     }
-    assert!(told.len() >= 4, "only {told:?} say something to type");
+    assert!(told.len() >= 7, "only {told:?} say something to type");
+}
+
+/// How long the greeting took, in milliseconds, as `shop talk` says.
+fn greeted(said: &str) -> u32 {
+    let rest = said.strip_prefix("greeted after ");
+    let took = rest.and_then(|rest| rest.split(' ').next()?.parse().ok());
+    took.unwrap_or_else(|| panic!("nobody was greeted: {said}"))
+}
+
+#[test]
+fn a_server_that_speaks_first_is_not_waited_for_where_its_port_is_declared() {
+    let up = Up::of("tcp");
+    let all = |name: &str| {
+        let command = format!("meshwright exec web -- shop talk {name}:7000 SUM");
+        Vec::from_iter((0..5).map(|_| greeted(&up.types(&command))))
+    };
+    let (declared, undeclared) = (all("ledger"), all("undeclared"));
+    // The time in which a client that has something to say would have.
+    let said = format!("{declared:?} ms, undeclared {undeclared:?} ms");
+    assert!(declared.iter().any(|took| *took < 100), "{said}");
+    assert!(undeclared.iter().all(|took| *took >= 190), "{said}");
+    assert!(undeclared.iter().any(|took| *took < 1000), "{said}");
 }

@@ -385,7 +385,8 @@ fn every_policy_is_in_the_table_and_has_the_anatomy() {
             .file_stem()
             .and_then(|name| name.to_str())
             .unwrap_or_default();
-        if name == "mod" {
+        // A folder holds parts of the policy of its name.
+        if name == "mod" || path.is_dir() {
             continue;
         }
         assert!(

@@ -8,7 +8,9 @@ use crate::check::CheckArgs;
 use crate::config::{ConfigArgs, RoutesArgs};
 use crate::exec::ExecArgs;
 use crate::explain::ExplainArgs;
+use crate::port_forward::PortForwardArgs;
 use crate::status::StatusArgs;
+use crate::tap::TapArgs;
 use crate::up::UpArgs;
 
 /// Meshwright: an API integration mesh.
@@ -37,6 +39,10 @@ pub enum Command {
     Routes(RoutesArgs),
     /// Say which rule would govern a request, and why the others don't.
     Explain(ExplainArgs),
+    /// Show requests as they end, as the sidecars see them.
+    Tap(TapArgs),
+    /// Forward ports of this machine to ports of a workload.
+    PortForward(PortForwardArgs),
     /// Write a script that completes this command's words in a shell.
     Completion(CompletionArgs),
     /// The mesh's own steps: see `up::inside`.
@@ -99,6 +105,8 @@ impl Command {
             Self::Config(args) => crate::config::config(args),
             Self::Routes(args) => crate::config::routes(args),
             Self::Explain(args) => crate::explain::run(args),
+            Self::Tap(args) => crate::tap::run(args),
+            Self::PortForward(args) => crate::port_forward::run(args),
             Self::Completion(args) => completion(args),
             Self::Mesh(step) => crate::up::inside::mesh(&step.arguments),
             Self::Init(step) => crate::up::inside::init(&step.arguments),

@@ -1,26 +1,41 @@
-//! `meshwright check`: what is wrong with a folder, without running it.
+//! `meshwright check`: what is wrong with a folder, without running it, or in a cluster.
 
-use std::path::PathBuf;
+mod cluster;
+mod sent;
+mod written;
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
 use compiler::{ObjectKey, Output};
-use operator::source::reading::{Reading, read_folder};
+use operator::source::reading::Reading;
 
+use self::written::{Written, field_of};
+use crate::sidecar::Cluster;
 use crate::up::plan::Plan;
-use crate::up::{callers, plain, table::say};
+use crate::up::{callers, plain, stalls, table::say};
 
-/// Says what is wrong with a folder of documents; exit code 1 when anything is.
+/// Says what is wrong with a folder of documents, or in a cluster; exit code 1 when anything is.
 ///
 /// Reads every file as `meshwright up` does and compiles it as the operator does. In a cluster the
 /// same is done by `kubectl apply` (fields that don't exist are refused by its strict validation)
 /// and by the status of each object.
 ///
 /// Where `meshwright up` runs the folder, it also tells who calls its workloads in plaintext: those
-/// that have to become members before a workload that is permissive can be strict.
+/// that have to become members before a workload that is permissive can be strict; and which ports have
+/// to be declared, because their servers speak first and callers wait for it.
+///
+/// With --cluster, --context or --namespace it asks a cluster through kubectl instead: which fields of
+/// the folder, if one is named, are stored otherwise than they were sent; which objects of the mesh have
+/// a condition that is False, and why; and of the sidecars that can be reached the same as above.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckArgs {
     /// The folder of documents.
-    #[arg(value_name = "DIR")]
-    pub folder: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present_any = ["cluster", "context", "namespace"])]
+    pub folder: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cluster: Cluster,
 }
 
 /// What nobody who checked a folder should conclude about a cluster.
@@ -29,21 +44,35 @@ const IN_A_CLUSTER: &str = "in a cluster, fields that don't exist are refused by
 
 /// Checks; returns the exit code.
 pub fn run(args: &CheckArgs) -> anyhow::Result<i32> {
-    let folder = args.folder.canonicalize()?;
+    let folder = args.folder.as_deref();
+    if args.cluster.is_named() {
+        return cluster::run(folder, &args.cluster);
+    }
+    check(folder.context("name the folder to check")?)
+}
+
+fn check(named: &Path) -> anyhow::Result<i32> {
+    let folder = named.canonicalize()?;
     // By the name that the user gave it, and so are the files in it.
-    let reading = read_folder(std::slice::from_ref(&args.folder), &Reading::default());
-    let sentences = match Plan::of(&reading, &folder) {
+    let written = Written::of(named);
+    let reading = &written.reading;
+    let sentences = match Plan::of(reading, &folder) {
         Err(problems) => problems.iter().map(ToString::to_string).collect(),
         // Of documents that are not all there, too much would be missing.
-        Ok(_) => refused(&reading),
+        Ok(_) => refused(&written),
     };
     for sentence in &sentences {
         say(plain(sentence));
     }
-    say(conclusion(&reading, sentences.is_empty()));
+    say(conclusion(reading, sentences.is_empty()));
     // Not wrong, but what has to end before the workload can be strict.
     for line in callers::lines(&folder) {
         say(line);
+    }
+    // Not wrong either, but slow.
+    let waited = stalls::where_it_runs(&folder);
+    for line in stalls::lines(&waited, |service, port| written.port(service, port)) {
+        say(plain(&line));
     }
     Ok(i32::from(!sentences.is_empty()))
 }
@@ -54,34 +83,33 @@ fn conclusion(reading: &Reading, in_order: bool) -> String {
         return IN_A_CLUSTER.to_owned();
     }
     format!(
-        "{} documents, {} of them ApiRoutes: nothing is wrong\n{IN_A_CLUSTER}",
+        "{} documents, {} of them ApiRoutes and {} RetryPolicies: nothing is wrong\n{IN_A_CLUSTER}",
         reading.documents().count(),
-        reading.inputs.api_routes.len()
+        reading.inputs.api_routes.len(),
+        reading.inputs.retry_policies.len()
     )
 }
 
 /// What the compiler refuses, in sentences.
-fn refused(reading: &Reading) -> Vec<String> {
-    let mut inputs = reading.inputs.clone();
+fn refused(written: &Written) -> Vec<String> {
+    let mut inputs = written.reading.inputs.clone();
     inputs.settings.trust_domain = "cluster.local".to_owned();
     inputs.settings.cluster_domain = "cluster.local".to_owned();
     let output = compiler::compile(&inputs, Output::default());
     let mut sentences = Vec::new();
     for verdict in output.verdicts.values() {
         let key = ObjectKey::new(&verdict.object.namespace, &verdict.object.name);
-        let place = reading.origins.get(&verdict.object);
-        let place = place.map_or_else(String::new, |origin| {
-            format!("{}:{}: ", origin.file.display(), origin.line)
-        });
+        let kind = verdict.object.kind.as_str();
         for condition in verdict
             .conditions
             .iter()
             .filter(|condition| !condition.status)
         {
-            let (object, message) = (&verdict.object, &condition.message);
+            let message = &condition.message;
+            let place = written.place(kind, &key.namespace, &key.name, field_of(message));
             sentences.push(format!(
-                "{place}{} {key}: {message} ({})",
-                object.kind, condition.reason
+                "{place}{kind} {key}: {message} ({})",
+                condition.reason
             ));
         }
     }
@@ -100,7 +128,9 @@ mod tests {
                             validation, not by Meshwright";
         assert_eq!(
             conclusion(&Reading::default(), true),
-            format!("0 documents, 0 of them ApiRoutes: nothing is wrong\n{in_a_cluster}")
+            format!(
+                "0 documents, 0 of them ApiRoutes and 0 RetryPolicies: nothing is wrong\n{in_a_cluster}"
+            )
         );
         assert_eq!(conclusion(&Reading::default(), false), in_a_cluster);
     }
@@ -121,9 +151,9 @@ mod tests {
         fs::write(folder.path().join("1.yaml"), first).unwrap();
         fs::write(folder.path().join("2.yaml"), second).unwrap();
 
-        let reading = read_folder(&[folder.path().to_owned()], &Reading::default());
-        assert_eq!(*reading.problems, []);
-        let sentences = refused(&reading);
+        let written = Written::of(folder.path());
+        assert_eq!(*written.reading.problems, []);
+        let sentences = refused(&written);
         let [sentence] = sentences.as_slice() else {
             panic!("{sentences:?}");
         };
@@ -137,5 +167,21 @@ mod tests {
             ),
             "{sentence}"
         );
+    }
+
+    #[test]
+    fn what_is_refused_has_the_line_of_its_field() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: {name: orders, \
+                    namespace: shop}\nspec:\n  hosts: [orders]\n  rules:\n  - name: all\n    \
+                    backendRefs:\n    - {name: elsewhere, port: 80}\n---\napiVersion: v1\nkind: \
+                    Service\nmetadata: {name: orders, namespace: shop}\nspec: {ports: [{port: 80}]}\n";
+        fs::write(folder.path().join("a.yaml"), text).unwrap();
+        let written = Written::of(folder.path());
+        assert_eq!(*written.reading.problems, []);
+        let sentences = refused(&written);
+        let place = format!("{}:9: ", folder.path().join("a.yaml").display());
+        assert!(sentences[0].starts_with(&place), "{sentences:?}");
+        assert!(sentences[0].contains("spec.rules[0].backendRefs[0].name: "));
     }
 }

@@ -58,8 +58,6 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<i32> {
 }
 
 fn in_words(told: &Value) -> String {
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut words = String::new();
     let mut line = |indent: usize, text: String| {
         let _ = writeln!(words, "{:indent$}{text}", "");
@@ -77,6 +75,15 @@ fn in_words(told: &Value) -> String {
         );
         line(0, format!("path {}", text(&told["path"])));
     }
+    governed(&mut words, told, 0);
+    words.trim_end().to_owned()
+}
+
+/// What an ApiRoute makes of the request, and those that it leads on to.
+fn governed(words: &mut String, told: &Value, indent: usize) {
+    let line = |words: &mut String, more: usize, text: String| {
+        let _ = writeln!(words, "{:1$}{text}", "", indent + more);
+    };
     for rule in list(&told["rules"]) {
         let matches = list(&rule["matches"]);
         let fits = matches.is_empty() || matches.iter().any(|one| one["fits"] == true);
@@ -85,17 +92,17 @@ fn in_words(told: &Value) -> String {
             (false, true) => "fits, but a more specific match governs it",
             (false, false) => "does not fit",
         };
-        line(0, format!("rule {}: {verdict}", text(&rule["rule"])));
+        line(words, 0, format!("rule {}: {verdict}", text(&rule["rule"])));
         for one in matches {
             let asks = list(&one["asks"]).into_iter().map(|asked| {
                 let holds = if asked["holds"] == true { "" } else { "not " };
                 format!("{holds}{}", text(&asked["what"]))
             });
-            line(2, Vec::from_iter(asks).join(", "));
+            line(words, 2, Vec::from_iter(asks).join(", "));
         }
     }
     for done in list(&told["does"]) {
-        line(0, text(&done));
+        line(words, 0, text(&done));
     }
     for to in list(&told["goes"]) {
         let there = match (
@@ -109,16 +116,29 @@ fn in_words(told: &Value) -> String {
         };
         let (service, port, weight) = (text(&to["service"]), &to["port"], &to["weight"]);
         line(
+            words,
             0,
             format!("goes to {service}:{port}, weight {weight}, {there}"),
         );
+        if let Some(route) = to["then"]["route"].as_str() {
+            line(
+                words,
+                2,
+                format!("from there on governed by ApiRoute {route}"),
+            );
+            governed(words, &to["then"], indent + 2);
+        }
     }
     if let Some(timeout) = told["timeoutMs"].as_u64() {
-        line(0, format!("for {timeout} ms at most, then 504"));
+        line(words, 0, format!("for {timeout} ms at most, then 504"));
+    }
+    if let Some(idle) = told["idleTimeoutMs"].as_u64() {
+        line(words, 0, format!("ended when nothing moves for {idle} ms"));
     }
     if told["refused"].is_object() {
         let (status, reason) = (&told["refused"]["status"], text(&told["refused"]["reason"]));
         line(
+            words,
             0,
             format!(
                 "answered {status}, {reason}: {}",
@@ -126,7 +146,14 @@ fn in_words(told: &Value) -> String {
             ),
         );
     }
-    words.trim_end().to_owned()
+}
+
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -138,7 +165,7 @@ mod tests {
     fn an_explanation_reads_from_the_service_to_the_endpoints() {
         let told = json!({
             "service": "shop/orders", "port": 80, "protocol": "Http", "path": "/1",
-            "route": "shop/orders", "timeoutMs": 300,
+            "route": "shop/orders", "timeoutMs": 300, "idleTimeoutMs": 30_000,
             "rules": [
                 { "rule": "testers", "governs": false, "matches": [{ "fits": false, "asks": [
                     { "what": "method GET", "holds": true },
@@ -160,10 +187,35 @@ mod tests {
              refuses bodies of more than 1000 bytes: 413\n\
              goes to shop/orders-v1:80, weight 90, 2 endpoints\n\
              goes to shop/orders-v2:80, weight 10, which does not exist: 503\n\
-             for 300 ms at most, then 504"
+             for 300 ms at most, then 504\n\
+             ended when nothing moves for 30000 ms"
         );
         let refused =
             json!({ "refused": { "status": 404, "reason": "unknown_host", "why": "No." } });
         assert_eq!(in_words(&refused), "answered 404, unknown_host: No.");
+    }
+
+    #[test]
+    fn what_is_led_on_reads_from_the_outside_in() {
+        let told = json!({
+            "service": "shop/app", "port": 80, "protocol": "Http", "path": "/api/orders",
+            "route": "shop/app", "rules": [], "goes": [{
+                "service": "shop/orders", "port": 80, "weight": 1, "endpoints": 2,
+                "then": {
+                    "route": "shop/orders",
+                    "rules": [{ "rule": "all", "governs": true, "matches": [] }],
+                    "goes": [{ "service": "shop/orders", "port": 80, "weight": 1, "endpoints": 2 }],
+                },
+            }],
+        });
+        assert_eq!(
+            in_words(&told),
+            "Service shop/app, port 80 (http): governed by ApiRoute shop/app\n\
+             path /api/orders\n\
+             goes to shop/orders:80, weight 1, 2 endpoints\n  \
+             from there on governed by ApiRoute shop/orders\n  \
+             rule all: governs it\n  \
+             goes to shop/orders:80, weight 1, 2 endpoints"
+        );
     }
 }

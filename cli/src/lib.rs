@@ -4,7 +4,8 @@
 //! - [`exec`] and [`status`] ask a mesh that runs;
 //! - [`check`] says what is wrong with a folder;
 //! - [`config`] shows what a sidecar has in force, [`explain`] what would become of a request, both
-//!   asked by way of [`sidecar`];
+//!   [`tap`] its requests as they end, all asked by way of [`sidecar`]; [`port_forward`] goes to the
+//!   application beside it;
 //! - [`fds`] and [`http`] are how the parts of a mesh talk;
 //! - [`terminal`] runs a command in one.
 
@@ -15,7 +16,11 @@ pub mod exec;
 pub mod explain;
 pub mod fds;
 pub mod http;
+pub mod kubectl;
+pub mod port_forward;
 pub mod sidecar;
+pub mod signals;
 pub mod status;
+pub mod tap;
 pub mod terminal;
 pub mod up;

@@ -4,20 +4,22 @@
 //! workload's network and asks from there; in a cluster `kubectl port-forward` does, with the
 //! user's own kubeconfig and rights.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::{Context as _, bail};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::exec::find;
+use crate::kubectl::{self, Forward};
 use crate::up::control::{Entrance, Request, Status, ask};
-use crate::up::state::running;
+use crate::up::state::{Layout, running};
 
 /// Where a sidecar answers to people.
-const ADMIN: u16 = 15000;
+pub const ADMIN: u16 = 15000;
 
 /// Which sidecar.
 #[derive(Clone, Debug, clap::Args)]
@@ -37,6 +39,14 @@ pub struct Place {
     /// Which mesh on this machine, when several run: the name that `meshwright up` tells.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["cluster", "context", "namespace"])]
     pub up: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cluster: Cluster,
+}
+
+/// Which cluster.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Cluster {
     /// In the cluster of the current kubeconfig, also while a mesh runs on this machine.
     #[arg(long)]
     pub cluster: bool,
@@ -48,12 +58,32 @@ pub struct Place {
     pub namespace: Option<String>,
 }
 
-/// A `kubectl port-forward`, ended when dropped.
-struct Forward {
-    kubectl: Child,
-    /// Held open: kubectl says a line per connection, and would die of a closed pipe.
-    says: Option<BufReader<ChildStdout>>,
-    to: SocketAddr,
+/// A pod whose ports can be reached, and its sidecar's.
+#[derive(Debug)]
+pub struct Reached {
+    /// Its namespace and name.
+    pub pod: String,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// Through its network namespace, in which this process has the rights.
+    Inside(OwnedFd),
+    /// Without networks of their own, sidecar and application each have an address on this machine.
+    At {
+        sidecar: IpAddr,
+        application: IpAddr,
+    },
+    /// Through kubectl, to the sidecar alone.
+    Forwarded { to: SocketAddr, _by: Forward },
+}
+
+/// A mesh on this machine, into which this process can go.
+#[derive(Debug)]
+pub struct Inside {
+    mesh: Layout,
+    entered: bool,
 }
 
 /// What the sidecar answers to a GET of `path`. Must be called while the process has one thread.
@@ -61,119 +91,203 @@ struct Forward {
 /// # Errors
 /// When the workload or its sidecar can't be reached, or it answers with something else than 200.
 pub fn get(beside: &Beside, path: &str) -> anyhow::Result<Value> {
-    let place = &beside.place;
-    let elsewhere = place.cluster || place.context.is_some() || place.namespace.is_some();
-    if !elsewhere && (place.up.is_some() || !running()?.is_empty()) {
-        return here(beside, path);
-    }
-    let forward = forward(beside)?;
-    request(forward.to, path)
-}
-
-/// From inside the workload's network.
-fn here(beside: &Beside, path: &str) -> anyhow::Result<Value> {
-    let mesh = find(beside.place.up.as_deref())?;
-    let asked = Request::Enter(beside.workload.clone());
-    let (entrance, namespaces) = ask::<Entrance>(&mesh.control(), &asked)?;
-    // As they come: user, processes, mounts, network. The right to enter the last comes with the
-    // first; the others are of no use here.
-    let mut namespaces = namespaces.into_iter();
-    let (user, network) = (namespaces.next(), namespaces.nth(2));
-    let address = match (user, network) {
-        (Some(user), Some(network)) => {
-            let entering = || format!("entering the network of {}", entrance.pod);
-            setns(user, CloneFlags::CLONE_NEWUSER).with_context(entering)?;
-            setns(network, CloneFlags::CLONE_NEWNET).with_context(entering)?;
-            Ipv4Addr::LOCALHOST
-        }
-        // Without networks of their own, each has an address of its own on this machine.
-        _ => {
-            let (status, _) = ask::<Status>(&mesh.control(), &Request::Status)?;
-            let row = status
-                .pods
-                .into_iter()
-                .find(|row| row.workload == entrance.pod);
-            let address = row.and_then(|row| row.address.parse().ok());
-            address.with_context(|| format!("{} has no address", entrance.pod))?
-        }
+    let reached = if beside.place.is_here()? {
+        Inside::of(&beside.place)?.reach(&beside.workload)?
+    } else {
+        let (namespace, workload) = kubectl::split(&beside.workload);
+        through(&beside.place.cluster, namespace, workload)?.reached()?
     };
-    request(SocketAddr::new(address.into(), ADMIN), path)
-}
-
-fn request(address: SocketAddr, path: &str) -> anyhow::Result<Value> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (status, body) = runtime
-        .block_on(crate::http::get(address, path))
-        .context("asking the sidecar")?;
-    match status {
-        200 => Ok(serde_json::from_slice(&body)?),
-        _ => bail!("{}", String::from_utf8_lossy(&body).trim()),
-    }
+    runtime.block_on(reached.get(path))
 }
 
-fn forward(beside: &Beside) -> anyhow::Result<Forward> {
-    let mut command = Command::new("kubectl");
-    if let Some(context) = &beside.place.context {
-        command.args(["--context", context]);
-    }
-    // `namespace/name`, as everywhere here, unless it is kubectl's `kind/name`.
-    let (namespace, workload) = match beside.workload.split_once('/') {
-        Some((first, rest)) if !is_kind(first) => (Some(first), rest),
-        _ => (None, beside.workload.as_str()),
+/// A way to a sidecar through kubectl that is being made: several can be at a time.
+#[derive(Debug)]
+pub struct Through {
+    pod: String,
+    by: Forward,
+}
+
+/// Begins to make a way to the sidecar of a workload of a cluster.
+///
+/// # Errors
+/// When there is no kubectl.
+pub fn through(
+    cluster: &Cluster,
+    namespace: Option<&str>,
+    workload: &str,
+) -> anyhow::Result<Through> {
+    let pod = match cluster.namespace.as_deref().or(namespace) {
+        Some(namespace) => format!("{namespace}/{workload}"),
+        None => workload.to_owned(),
     };
-    if let Some(namespace) = beside.place.namespace.as_deref().or(namespace) {
-        command.args(["--namespace", namespace]);
+    let ports = [format!(":{ADMIN}")];
+    let by = Forward::start(cluster, namespace, workload, &ports)?;
+    Ok(Through { pod, by })
+}
+
+// === impl Through ===
+
+impl Through {
+    /// Waits until it is made.
+    ///
+    /// # Errors
+    /// When kubectl ends before; it says itself why.
+    pub fn reached(mut self) -> anyhow::Result<Reached> {
+        let to = self.by.forwarded()?;
+        let way = Way::Forwarded { to, _by: self.by };
+        Ok(Reached { pod: self.pod, way })
     }
-    let mut kubectl = command
-        .args(["port-forward", "--address", "127.0.0.1", workload])
-        .arg(format!(":{ADMIN}"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .context(
-            "no mesh runs on this machine (`meshwright up DIR` starts one), and kubectl, which is \
-             the way into a cluster, can't be started",
-        )?;
-    let mut forward = Forward {
-        says: kubectl.stdout.take().map(BufReader::new),
-        kubectl,
-        to: (Ipv4Addr::LOCALHOST, 0).into(),
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Whether a mesh on this machine is meant, rather than a cluster.
+    ///
+    /// # Errors
+    /// When it can't be seen which meshes run.
+    pub fn is_here(&self) -> anyhow::Result<bool> {
+        let elsewhere = self.cluster.is_named();
+        Ok(!elsewhere && (self.up.is_some() || !running()?.is_empty()))
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Whether anything about a cluster was said.
+    pub fn is_named(&self) -> bool {
+        self.cluster || self.context.is_some() || self.namespace.is_some()
+    }
+}
+
+// === impl Inside ===
+
+impl Inside {
+    /// The mesh that is meant.
+    ///
+    /// # Errors
+    /// When none runs, or several and none is named.
+    pub fn of(place: &Place) -> anyhow::Result<Self> {
+        Ok(Self {
+            mesh: find(place.up.as_deref())?,
+            entered: false,
+        })
+    }
+
+    /// The pods of a workload, by namespace and name: all of a Deployment's; all of the mesh when none
+    /// is named.
+    ///
+    /// # Errors
+    /// When there is no such workload.
+    pub fn pods(&self, workload: Option<&str>) -> anyhow::Result<Vec<String>> {
+        let asked = Request::Pods(workload.map(str::to_owned));
+        Ok(ask(&self.mesh.control(), &asked)?.0)
+    }
+
+    /// A way to a pod, or to a Deployment's first. Must be called while the process has one thread, the
+    /// first time.
+    ///
+    /// # Errors
+    /// When there is no such workload, or it can't be entered.
+    pub fn reach(&mut self, workload: &str) -> anyhow::Result<Reached> {
+        let asked = Request::Enter(workload.to_owned());
+        let (entrance, namespaces) = ask::<Entrance>(&self.mesh.control(), &asked)?;
+        // As they come: user, processes, mounts, network. The right to enter the last comes with the
+        // first, which is the same for all; the others are of no use here.
+        let mut namespaces = namespaces.into_iter();
+        let (user, network) = (namespaces.next(), namespaces.nth(2));
+        let way = match (user, network) {
+            (Some(user), Some(network)) => {
+                if !self.entered {
+                    setns(user, CloneFlags::CLONE_NEWUSER)
+                        .with_context(|| format!("entering the network of {}", entrance.pod))?;
+                    self.entered = true;
+                }
+                Way::Inside(network)
+            }
+            _ => self.on_loopback(&entrance)?,
+        };
+        let pod = entrance.pod;
+        Ok(Reached { pod, way })
+    }
+
+    fn on_loopback(&self, entrance: &Entrance) -> anyhow::Result<Way> {
+        let (status, _) = ask::<Status>(&self.mesh.control(), &Request::Status)?;
+        let mut rows = status.pods.into_iter();
+        let row = rows.find(|row| row.workload == entrance.pod);
+        let sidecar = row.and_then(|row| row.address.parse().ok());
+        let sidecar = sidecar.with_context(|| format!("{} has no address", entrance.pod))?;
+        // Where its application was told to listen.
+        let mut env = entrance.env.iter();
+        let host = env.find(|(name, _)| name == "HOST");
+        let application = host.and_then(|(_, host)| host.parse().ok());
+        Ok(Way::At {
+            sidecar,
+            application: application.unwrap_or(sidecar),
+        })
+    }
+}
+
+// === impl Reached ===
+
+impl Reached {
+    /// Connects to the sidecar, where it answers people.
+    ///
+    /// # Errors
+    /// The network's.
+    pub async fn sidecar(&self) -> io::Result<TcpStream> {
+        match &self.way {
+            Way::Inside(network) => inside(network, Ipv4Addr::LOCALHOST.into(), ADMIN).await,
+            Way::At { sidecar, .. } => TcpStream::connect((*sidecar, ADMIN)).await,
+            Way::Forwarded { to, .. } => TcpStream::connect(to).await,
+        }
+    }
+
+    /// Connects to a port of the application as another program beside it would, around the sidecar.
+    ///
+    /// # Errors
+    /// The network's; that only the sidecar can be reached.
+    pub async fn application(&self, port: u16) -> io::Result<TcpStream> {
+        match &self.way {
+            Way::Inside(network) => match inside(network, Ipv4Addr::LOCALHOST.into(), port).await {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    let other = inside(network, Ipv6Addr::LOCALHOST.into(), port).await;
+                    other.map_err(|_| error)
+                }
+                connected => connected,
+            },
+            Way::At { application, .. } => TcpStream::connect((*application, port)).await,
+            Way::Forwarded { .. } => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// What the sidecar answers to a GET of `path`.
+    ///
+    /// # Errors
+    /// When it can't be asked, or it answers with something else than 200.
+    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let asking = "asking the sidecar";
+        let stream = self.sidecar().await.context(asking)?;
+        let asked = crate::http::ask(stream, "localhost", path).await;
+        let (status, body) = asked.context(asking)?;
+        match status {
+            200 => Ok(serde_json::from_slice(&body)?),
+            _ => bail!("{}", String::from_utf8_lossy(&body).trim()),
+        }
+    }
+}
+
+/// Connects inside another network namespace. A socket stays in the namespace that it was made in; the
+/// thread, which has no other work, goes there to make it.
+async fn inside(network: &OwnedFd, address: IpAddr, port: u16) -> io::Result<TcpStream> {
+    setns(network.as_fd(), CloneFlags::CLONE_NEWNET)?;
+    let socket = match address {
+        IpAddr::V4(_) => TcpSocket::new_v4(),
+        IpAddr::V6(_) => TcpSocket::new_v6(),
     };
-    let mut line = String::new();
-    if let Some(says) = &mut forward.says {
-        says.read_line(&mut line)?;
-    }
-    // "Forwarding from 127.0.0.1:40123 -> 15000"
-    let to = line.split(' ').find_map(|word| word.parse().ok());
-    forward.to = to.context("kubectl port-forward did not reach the workload")?;
-    Ok(forward)
-}
-
-fn is_kind(word: &str) -> bool {
-    [
-        "deployment",
-        "deployments",
-        "deploy",
-        "pod",
-        "pods",
-        "po",
-        "statefulset",
-        "sts",
-        "daemonset",
-        "ds",
-        "service",
-        "svc",
-    ]
-    .contains(&word)
-}
-
-impl Drop for Forward {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.kubectl.kill();
-        let _ = self.kubectl.wait();
-    }
+    socket?.connect((address, port).into()).await
 }

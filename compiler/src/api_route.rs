@@ -8,18 +8,21 @@
 use std::collections::BTreeSet;
 
 use crds::status::Reason;
-use crds::{ApiRouteSpec, BackendRef, RouteRule, Timeouts};
-use k8s_openapi::api::core::v1::{Service, ServicePort};
-use wire::mesh::{self, Protocol};
+use crds::{ApiRouteSpec, BackendKind, BackendRef, RouteRule, Timeouts};
+use k8s_openapi::api::core::v1::Service;
+use wire::mesh;
 
-use crate::endpoints::{is_external_name, protocol, tcp_ports};
+use crate::endpoints::{is_external_name, speaks_http, tcp_ports};
 use crate::host::{self, Suggestions};
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings};
 
+mod connections;
 pub(crate) mod filters;
+pub(crate) mod layers;
 mod matching;
 
+use layers::Layers;
 pub(crate) use matching::capabilities;
 
 /// What is known when an ApiRoute is read.
@@ -30,6 +33,7 @@ pub(crate) struct Reader<'a> {
     pub(crate) services: &'a Objects<Service>,
     pub(crate) suggestions: &'a Suggestions<'a>,
     pub(crate) settings: &'a Settings,
+    pub(crate) layers: Layers<'a>,
 }
 
 /// The Services that the hosts name.
@@ -46,7 +50,10 @@ pub(crate) struct Hosts {
 /// The compiled rules.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
+    /// None where `connections` are governed.
     pub(crate) rules: Vec<mesh::Rule>,
+    /// None where requests are.
+    pub(crate) connections: Vec<mesh::ConnectionRule>,
     /// Every Service named, whether it exists or not.
     pub(crate) services: BTreeSet<ObjectKey>,
     /// What is wrong with the backends.
@@ -144,9 +151,17 @@ impl Reader<'_> {
                 ),
             });
         }
-        let mut ports = tcp_ports(service).peekable();
-        let speaks_http = ports.peek().is_none() || ports.any(|(_, port)| is_http(port));
-        (!speaks_http).then(|| Refusal {
+        if !self.reads_requests() {
+            return (!connections::carries_bytes(service)).then(|| Refusal {
+                reason: Reason::UnsupportedProtocol,
+                message: format!(
+                    "spec.hosts[{index}]: every port of Service {name:?} in namespace {namespace} is \
+                     declared to speak HTTP: set a port's appProtocol to tcp, or name it tcp, if it \
+                     does not, or leave spec.protocol out."
+                ),
+            });
+        }
+        (!speaks_http(service)).then(|| Refusal {
             reason: Reason::UnsupportedProtocol,
             message: format!(
                 "spec.hosts[{index}]: no port of Service {name:?} in namespace {namespace} speaks \
@@ -159,6 +174,11 @@ impl Reader<'_> {
     pub(crate) fn rules(&self, hosts: &[ObjectKey]) -> Rules {
         let mut compiled = Rules::default();
         let mut refusals = Vec::new();
+        if !self.reads_requests() {
+            self.connections(hosts, &mut compiled, &mut refusals);
+            compiled.refusal = Refusal::all(refusals);
+            return compiled;
+        }
         for (index, rule) in self.spec.rules.iter().enumerate() {
             let rule = self.rule(index, rule, hosts, &mut compiled, &mut refusals);
             compiled.rules.push(rule);
@@ -169,6 +189,7 @@ impl Reader<'_> {
             compiled.rules.push(mesh::Rule {
                 name: rule_name(0),
                 request_timeout_ms: self.request_timeout(None),
+                idle_timeout_ms: self.idle_timeout(None),
                 ..mesh::Rule::default()
             });
         }
@@ -184,36 +205,7 @@ impl Reader<'_> {
         compiled: &mut Rules,
         refusals: &mut Vec<Refusal>,
     ) -> mesh::Rule {
-        let total: u64 = rule.backend_refs.iter().map(|b| u64::from(b.weight)).sum();
-        let mut backends = Vec::new();
-        for (place, backend) in rule.backend_refs.iter().enumerate() {
-            let key = ObjectKey::new(
-                backend.namespace.as_ref().unwrap_or(&self.key.namespace),
-                &*backend.name,
-            );
-            let shown = refusals.len() < MAX_SENTENCES;
-            let problem = self.problem(backend, &key, hosts, shown, &mut compiled.lost);
-            if let Some((reason, field, problem)) = &problem {
-                refusals.push(Refusal {
-                    reason: *reason,
-                    message: format!(
-                        "spec.rules[{index}].backendRefs[{place}].{field}: {} {}",
-                        ended(problem.clone()),
-                        meanwhile(backend.weight, total),
-                    ),
-                });
-            }
-            let unreachable = problem.is_some_and(|(reason, _, _)| is_nowhere(reason));
-            backends.push(mesh::Backend {
-                service: Some(match unreachable {
-                    true => mesh::ServiceRef::default(),
-                    false => service_ref(&key),
-                }),
-                port: backend.port.into(),
-                weight: backend.weight,
-            });
-            compiled.services.insert(key);
-        }
+        let backends = self.backends(index, rule, hosts, compiled, refusals);
         let mirror = self.mirror(index, rule, hosts, compiled, refusals);
         mesh::Rule {
             mirror,
@@ -221,8 +213,68 @@ impl Reader<'_> {
             matches: rule.matches.iter().map(matching::request_match).collect(),
             backends,
             request_timeout_ms: self.request_timeout(rule.timeouts.as_ref()),
+            idle_timeout_ms: self.idle_timeout(rule.timeouts.as_ref()),
             ..filters::compile(rule)
         }
+    }
+
+    fn backends(
+        &self,
+        index: usize,
+        rule: &RouteRule,
+        hosts: &[ObjectKey],
+        compiled: &mut Rules,
+        refusals: &mut Vec<Refusal>,
+    ) -> Vec<mesh::Backend> {
+        let total: u64 = rule.backend_refs.iter().map(|b| u64::from(b.weight)).sum();
+        let mut backends = Vec::new();
+        for (place, backend) in rule.backend_refs.iter().enumerate() {
+            let mut key = self.key_of(backend);
+            let mut route = None;
+            let shown = refusals.len() < MAX_SENTENCES;
+            let problem = match backend.kind {
+                BackendKind::Service => {
+                    self.problem(backend, &key, hosts, shown, &mut compiled.lost)
+                }
+                BackendKind::ApiRoute => match self.layer(backend, hosts, &mut compiled.lost) {
+                    Ok(service) => {
+                        route = Some(mesh::RouteRef {
+                            namespace: key.namespace.clone(),
+                            name: key.name.clone(),
+                        });
+                        key = service;
+                        None
+                    }
+                    Err(problem) => Some(problem),
+                },
+            };
+            if let Some((reason, field, problem)) = &problem {
+                refusals.push(Refusal {
+                    reason: *reason,
+                    message: format!(
+                        "spec.rules[{index}].backendRefs[{place}].{field}: {} {}",
+                        ended(problem.clone()),
+                        self.meanwhile(backend.weight, total),
+                    ),
+                });
+            }
+            let unreachable = problem.is_some_and(|(reason, _, _)| {
+                is_nowhere(reason) || backend.kind == BackendKind::ApiRoute
+            });
+            backends.push(mesh::Backend {
+                service: Some(match unreachable {
+                    true => mesh::ServiceRef::default(),
+                    false => service_ref(&key),
+                }),
+                port: backend.port.into(),
+                weight: backend.weight,
+                route,
+            });
+            if backend.kind == BackendKind::Service || !unreachable {
+                compiled.services.insert(key);
+            }
+        }
+        backends
     }
 
     /// Why requests can't go to a backend: reason, field and a clause, which has no suggestion where
@@ -276,15 +328,10 @@ impl Reader<'_> {
                     listed(service)
                 ),
             )),
-            Some((number, port)) if !is_http(port) => Some((
-                Reason::UnsupportedProtocol,
-                "port",
-                format!(
-                    "port {number} of Service {name:?} in namespace {namespace} is declared not to \
-                     speak HTTP: set its appProtocol to http if it does"
-                ),
-            )),
-            Some(_) => None,
+            Some((_, port)) => {
+                let otherwise = self.reads_otherwise(port, backend)?;
+                Some((Reason::UnsupportedProtocol, "port", otherwise))
+            }
         }
     }
 
@@ -295,6 +342,28 @@ impl Reader<'_> {
         own.or(common)
             .map(crds::Duration::millis)
             .filter(|millis| *millis != 0)
+    }
+
+    /// What becomes of the requests of a backend that can't be reached.
+    fn meanwhile(&self, weight: u32, total: u64) -> String {
+        let (requests, answered) = match self.reads_requests() {
+            true => ("requests", "answered 503"),
+            false => ("connections", "closed"),
+        };
+        match u64::from(weight) {
+            0 => format!("It has weight 0 and gets no {requests}."),
+            all if all == total => format!("The rule's {requests} are {answered} meanwhile."),
+            some => format!(
+                "Its share of the rule's {requests}, {some} of {total}, is {answered} meanwhile."
+            ),
+        }
+    }
+
+    fn idle_timeout(&self, rule: Option<&Timeouts>) -> Option<u64> {
+        let own = rule.and_then(|timeouts| timeouts.idle.as_ref());
+        let common = self.spec.timeouts.as_ref();
+        let common = common.and_then(|timeouts| timeouts.idle.as_ref());
+        own.or(common).map(crds::Duration::millis)
     }
 }
 
@@ -309,10 +378,6 @@ fn is_nowhere(problem: Reason) -> bool {
 
 fn namespaces(services: &[ObjectKey]) -> impl Iterator<Item = &str> {
     services.iter().map(|service| service.namespace.as_str())
-}
-
-fn is_http(port: &ServicePort) -> bool {
-    protocol(port) != Protocol::Tcp
 }
 
 pub(crate) fn service_ref(key: &ObjectKey) -> mesh::ServiceRef {
@@ -345,18 +410,8 @@ fn listed(service: &Service) -> String {
     format!("only {}", ports.join(", "))
 }
 
-/// What requests get while a backend can't be reached.
-fn meanwhile(weight: u32, total: u64) -> String {
-    match u64::from(weight) {
-        0 => "It has weight 0 and gets no requests.".to_owned(),
-        all if all == total => "The rule's requests are answered 503 meanwhile.".to_owned(),
-        some => format!(
-            "Its share of the rule's requests, {some} of {total}, is answered 503 meanwhile."
-        ),
-    }
-}
-
-fn ended(clause: String) -> String {
+/// A clause as the end of a sentence.
+pub(crate) fn ended(clause: String) -> String {
     match clause.ends_with('?') {
         true => clause,
         false => clause + ".",
@@ -398,6 +453,7 @@ mod tests {
         let rule = |rule: u32| RouteRule {
             backend_refs: (0..16)
                 .map(|backend| BackendRef {
+                    kind: BackendKind::Service,
                     name: format!("backend-{:04}", 2000 + 16 * rule + backend),
                     namespace: None,
                     port: 80,
@@ -417,6 +473,11 @@ mod tests {
             services: &services,
             suggestions: &suggestions,
             settings: &Settings::default(),
+            layers: Layers {
+                written: &Objects::new(),
+                leads: &Default::default(),
+                in_force: &Default::default(),
+            },
         };
         let rules = reader.rules(&[]);
         let message = rules.refusal.unwrap().message;

@@ -7,20 +7,21 @@
 //!
 //! An object that isn't in force is as though it weren't there: its Services are reached as they
 //! are without it. Keeping what it said before its last edit would be hidden state, different on
-//! each replica and gone after a restart. A route only says where calls go, so nothing is opened
+//! each replica and gone after a restart. It only says where calls go and how, so nothing is opened
 //! by this; what says who may enter must not be compiled this way.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use crds::ApiRoute;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::inputs::{Inputs, ObjectKey, ObjectRef};
 
-/// Every ApiRoute's claims, and which ApiRoutes are in force.
+/// The claims of every object of one kind, and which of them are in force. Objects of two kinds never
+/// stand in each other's way: they say different things of the same calls.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Attachments {
-    routes: BTreeMap<ObjectKey, Attachment>,
+    objects: BTreeMap<ObjectKey, Attachment>,
     claims: HashMap<Claim, BTreeSet<Precedence>>,
 }
 
@@ -36,6 +37,16 @@ struct Attachment {
 pub(crate) struct Claim {
     pub(crate) service: ObjectKey,
     pub(crate) consumer: Option<String>,
+    pub(crate) of: Of,
+}
+
+/// Of what a claim is. A Service can have ports of both kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Of {
+    /// Requests; and whatever is said of a Service as a whole.
+    Calls,
+    /// Connections whose bytes nobody reads.
+    Connections,
 }
 
 /// The order of objects by age: the lesser one is older and wins. No two are equal.
@@ -59,7 +70,7 @@ pub(crate) struct Conflict {
 // === impl Attachments ===
 
 impl Attachments {
-    /// Notes what the ApiRoute claims from now on, nothing when it is gone. Answers whose case must
+    /// Notes what the object claims from now on, nothing when it is gone. Answers whose case must
     /// be decided again.
     pub(crate) fn claim(
         &mut self,
@@ -67,12 +78,12 @@ impl Attachments {
         claims: Option<(Precedence, BTreeSet<Claim>)>,
     ) -> BTreeSet<Precedence> {
         let mut affected = BTreeSet::new();
-        let before = self.routes.remove(key);
+        let before = self.objects.remove(key);
         if let (Some(before), Some((precedence, claims))) = (&before, &claims)
             && (&before.precedence, &before.claims) == (precedence, claims)
         {
             affected.insert(precedence.clone());
-            self.routes.insert(key.clone(), before.clone());
+            self.objects.insert(key.clone(), before.clone());
             return affected;
         }
         if let Some(before) = before {
@@ -98,15 +109,15 @@ impl Attachments {
                 claims,
                 in_force: false,
             };
-            self.routes.insert(key.clone(), attachment);
+            self.objects.insert(key.clone(), attachment);
         }
         affected
     }
 
-    /// Decides whether the ApiRoute is in force. Every older one must have been decided. Answers
+    /// Decides whether the object is in force. Every older one must have been decided. Answers
     /// the younger ones whose case this changes, and the conflict that it lost.
     pub(crate) fn decide(&mut self, key: &ObjectKey) -> (BTreeSet<Precedence>, Option<Conflict>) {
-        let Some(attachment) = self.routes.get(key) else {
+        let Some(attachment) = self.objects.get(key) else {
             return (BTreeSet::new(), None);
         };
         let conflict = attachment
@@ -121,7 +132,7 @@ impl Attachments {
                 affected.extend(younger.cloned());
             }
         }
-        if let Some(attachment) = self.routes.get_mut(key) {
+        if let Some(attachment) = self.objects.get_mut(key) {
             attachment.in_force = in_force;
         }
         (affected, conflict)
@@ -131,7 +142,7 @@ impl Attachments {
     fn holder(&self, claim: &Claim, than: &Precedence) -> Option<Conflict> {
         let rivals = self.claims.get(claim)?;
         let holder = rivals.range(..than).find(|rival| {
-            let attachment = self.routes.get(&rival.key);
+            let attachment = self.objects.get(&rival.key);
             attachment.is_some_and(|attachment| attachment.in_force)
         })?;
         Some(Conflict {
@@ -145,13 +156,13 @@ impl Attachments {
 // === impl Precedence ===
 
 impl Precedence {
-    pub(crate) fn of(key: &ObjectKey, route: &ApiRoute, inputs: &Inputs) -> Self {
-        let given = inputs.precedence.get(&ObjectRef::api_route(key));
-        let created = route.metadata.creation_timestamp.as_ref();
+    pub(crate) fn of(object: &ObjectRef, metadata: &ObjectMeta, inputs: &Inputs) -> Self {
+        let given = inputs.precedence.get(object);
+        let created = metadata.creation_timestamp.as_ref();
         Precedence {
             given: given.copied().unwrap_or(u64::MAX),
             created: created.map_or(i64::MAX, |time| time.0.as_microsecond()),
-            key: key.clone(),
+            key: object.key(),
         }
     }
 }
@@ -162,10 +173,17 @@ impl Precedence {
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ObjectKey { namespace, name } = &self.service;
+        let calls = match self.of {
+            Of::Calls => "calls",
+            Of::Connections => "connections",
+        };
         match &self.consumer {
-            None => write!(f, "the calls to {name}.{namespace}"),
+            None => write!(f, "the {calls} to {name}.{namespace}"),
             Some(consumer) => {
-                write!(f, "the calls of namespace {consumer} to {name}.{namespace}")
+                write!(
+                    f,
+                    "the {calls} of namespace {consumer} to {name}.{namespace}"
+                )
             }
         }
     }

@@ -21,6 +21,11 @@ pub fn protocol(port: &ServicePort) -> Protocol {
     declared(port).unwrap_or(Protocol::Detect)
 }
 
+/// The same, where an ApiRoute has said what ports carry that declare nothing.
+pub(crate) fn carries(port: &ServicePort, said: Option<Protocol>) -> Protocol {
+    declared(port).or(said).unwrap_or(Protocol::Detect)
+}
+
 /// By `appProtocol`, else by the first word of the port's name.
 fn declared(port: &ServicePort) -> Option<Protocol> {
     let by_word = |word: &str| match word {
@@ -64,6 +69,13 @@ pub(crate) fn tcp_ports(service: &Service) -> impl Iterator<Item = (u16, &Servic
         .filter_map(|port| Some((u16::try_from(port.port).ok().filter(|n| *n != 0)?, port)))
 }
 
+/// Whether some port of a Service may carry HTTP, as far as is declared. Of one without ports nothing
+/// is known.
+pub(crate) fn speaks_http(service: &Service) -> bool {
+    let mut ports = tcp_ports(service).peekable();
+    ports.peek().is_none() || ports.any(|(_, port)| protocol(port) != Protocol::Tcp)
+}
+
 /// The Service that a slice belongs to.
 pub(crate) fn service_of(key: &ObjectKey, slice: &EndpointSlice) -> Option<ObjectKey> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
@@ -83,8 +95,7 @@ pub(crate) fn pods_of<'a>(
 
 /// The Endpoints of a Service.
 pub(crate) fn compile<'a>(
-    key: &ObjectKey,
-    service: &Service,
+    (key, service, said): (&ObjectKey, &Service, Option<Protocol>),
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
     pods: &Objects<Pod>,
     settings: &Settings,
@@ -94,7 +105,7 @@ pub(crate) fn compile<'a>(
         .map(|(number, port)| mesh::ServicePort {
             port: number.into(),
             name: port.name.clone().unwrap_or_default(),
-            protocol: protocol(port).into(),
+            protocol: carries(port, said).into(),
             endpoints: endpoints(key, port, family, slices.clone(), pods, settings),
         })
         .collect();
@@ -163,9 +174,13 @@ fn compiled(
     pods: &Objects<Pod>,
     settings: &Settings,
 ) -> Option<mesh::Endpoint> {
+    let hints = endpoint.hints.as_ref();
+    let zones = hints.and_then(|hints| hints.for_zones.as_ref());
+    let zones = zones.into_iter().flatten().map(|zone| zone.name.clone());
     let mut compiled = mesh::Endpoint {
         address: address.to_string(),
         port: port.into(),
+        for_zones: zones.collect(),
         ..mesh::Endpoint::default()
     };
     if !names_pod(endpoint) {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use wire::mesh::{self, Protocol};
 
-use crate::endpoints::{protocol, tcp_ports};
+use crate::endpoints::{carries, tcp_ports};
 use crate::inputs::ObjectKey;
 
 /// The Guard of a Service, from the meshed pods that it selects. Its ports are those that any of
@@ -14,6 +14,7 @@ use crate::inputs::ObjectKey;
 pub(crate) fn compile<'a>(
     key: &ObjectKey,
     service: &Service,
+    declared: Option<Protocol>,
     pods: impl Iterator<Item = &'a Pod>,
 ) -> mesh::Guard {
     let mut ports: BTreeMap<u16, Protocol> = BTreeMap::new();
@@ -25,8 +26,9 @@ pub(crate) fn compile<'a>(
             // Where two of the Service's ports mean one port of the pod and differ, that holds on
             // which more can be enforced.
             let entry = ports.entry(target).or_insert(Protocol::Tcp);
-            if enforceable(protocol(port)) > enforceable(*entry) {
-                *entry = protocol(port);
+            let protocol = carries(port, declared);
+            if enforceable(protocol) > enforceable(*entry) {
+                *entry = protocol;
             }
         }
     }

@@ -7,12 +7,14 @@ use std::hash::Hash;
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use crds::ApiRoute;
+use crds::{ApiRoute, RetryPolicy};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use wire::mesh::Protocol;
 
+use crate::api_route::layers::Layer;
 use crate::attach::Attachments;
-use crate::inputs::{ObjectKey, ObjectRef, Settings};
+use crate::inputs::{ObjectKey, ObjectKind, ObjectRef, Settings};
 
 /// What is remembered from one compilation to the next.
 #[derive(Clone, Debug, Default)]
@@ -20,12 +22,17 @@ pub(crate) struct Memo {
     pub(crate) settings: Option<Settings>,
     pub(crate) precedence: BTreeMap<ObjectRef, u64>,
     pub(crate) api_routes: Objects<ApiRoute>,
+    pub(crate) retry_policies: Objects<RetryPolicy>,
     pub(crate) services: Objects<Service>,
     pub(crate) endpoint_slices: Objects<EndpointSlice>,
     pub(crate) pods: Objects<Pod>,
     pub(crate) namespaces: Objects<Namespace>,
     pub(crate) links: Indexes,
-    pub(crate) attachments: Attachments,
+    pub(crate) attachments: BTreeMap<ObjectKind, Attachments>,
+    /// ApiRoutes, for those that lead to them; nothing for those that are not in force.
+    pub(crate) layers: BTreeMap<ObjectKey, Option<Layer>>,
+    /// What ApiRoutes in force say that undeclared ports of their Services carry.
+    pub(crate) declared: BTreeMap<ObjectKey, Protocol>,
 }
 
 /// Who depends on whom.
@@ -41,10 +48,14 @@ pub(crate) struct Indexes {
     pub(crate) pod_labels: Links<ObjectKey, Label>,
     /// A Service and one label of its selector: every pod that it selects has that label.
     pub(crate) selector_label: Links<ObjectKey, Label>,
-    /// An ApiRoute and the Services that it names, whether they exist or not.
-    pub(crate) mentions: Links<ObjectKey, ObjectKey>,
-    /// An ApiRoute that names Services that don't exist, and what their suggestions depend on.
-    pub(crate) lost: Links<ObjectKey, Neighbourhood>,
+    /// What a person wrote, and the Services that it names, whether they exist or not.
+    pub(crate) mentions: Links<ObjectRef, ObjectKey>,
+    /// The same that names Services that don't exist, and what their suggestions depend on.
+    pub(crate) lost: Links<ObjectRef, Neighbourhood>,
+    /// An ApiRoute and the Services of which it says what undeclared ports carry.
+    pub(crate) declares: Links<ObjectKey, ObjectKey>,
+    /// An ApiRoute and those that it leads to.
+    pub(crate) leads: Links<ObjectKey, ObjectKey>,
     /// Services whose Endpoints are larger than what is sent.
     pub(crate) oversized: BTreeSet<ObjectKey>,
 }
@@ -265,6 +276,11 @@ impl<A: Clone + Ord + Hash, B: Clone + Ord + Hash> Links<A, B> {
                 .insert(from.clone());
         }
         before
+    }
+
+    /// Everything that `from` is linked to.
+    pub(crate) fn from(&self, from: &A) -> Option<&BTreeSet<B>> {
+        self.forward.get(from)
     }
 
     /// Everything that is linked to `to`.

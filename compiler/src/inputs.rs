@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crds::ApiRoute;
+use crds::{ApiRoute, RetryPolicy};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
-use wire::Generation;
+use wire::generation::Input;
+use wire::{Generation, Kind};
 
 /// The world at one moment. Objects are shared: one that did not change keeps its `Arc`, which is
 /// how [`crate::compile`] knows that it need not look at it again.
@@ -16,6 +17,8 @@ use wire::Generation;
 pub struct Inputs {
     /// ApiRoutes by namespace and name.
     pub api_routes: BTreeMap<ObjectKey, Arc<ApiRoute>>,
+    /// RetryPolicies by namespace and name.
+    pub retry_policies: BTreeMap<ObjectKey, Arc<RetryPolicy>>,
     /// Services by namespace and name.
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
     /// EndpointSlices by namespace and name.
@@ -59,6 +62,8 @@ pub struct ObjectKey {
 pub enum ObjectKind {
     /// `crds::ApiRoute`.
     ApiRoute,
+    /// `crds::RetryPolicy`.
+    RetryPolicy,
 }
 
 /// An object that people wrote. Shown as `ApiRoute shop/orders`.
@@ -122,10 +127,30 @@ impl fmt::Display for ObjectKey {
 // === impl ObjectKind ===
 
 impl ObjectKind {
+    /// Every kind.
+    pub const ALL: [ObjectKind; 2] = [ObjectKind::ApiRoute, ObjectKind::RetryPolicy];
+
+    /// The place that objects of this kind have in a generation.
+    pub fn input(self) -> Input {
+        match self {
+            ObjectKind::ApiRoute => Input::ApiRoute,
+            ObjectKind::RetryPolicy => Input::RetryPolicy,
+        }
+    }
+
+    /// The kind of resource that objects of this kind become.
+    pub(crate) fn resource(self) -> Kind {
+        match self {
+            ObjectKind::ApiRoute => Kind::Route,
+            ObjectKind::RetryPolicy => Kind::RetryPolicy,
+        }
+    }
+
     /// As written in an object's `kind`.
     pub fn as_str(self) -> &'static str {
         match self {
             ObjectKind::ApiRoute => "ApiRoute",
+            ObjectKind::RetryPolicy => "RetryPolicy",
         }
     }
 }
@@ -139,13 +164,23 @@ impl fmt::Display for ObjectKind {
 // === impl ObjectRef ===
 
 impl ObjectRef {
-    /// The ApiRoute with this key.
-    pub fn api_route(key: &ObjectKey) -> Self {
+    /// The object of this kind with this key.
+    pub fn new(kind: ObjectKind, key: &ObjectKey) -> Self {
         ObjectRef {
-            kind: ObjectKind::ApiRoute,
+            kind,
             namespace: key.namespace.clone(),
             name: key.name.clone(),
         }
+    }
+
+    /// The ApiRoute with this key.
+    pub fn api_route(key: &ObjectKey) -> Self {
+        ObjectRef::new(ObjectKind::ApiRoute, key)
+    }
+
+    /// The RetryPolicy with this key.
+    pub fn retry_policy(key: &ObjectKey) -> Self {
+        ObjectRef::new(ObjectKind::RetryPolicy, key)
     }
 
     /// Namespace and name alone.

@@ -17,6 +17,7 @@ mod index;
 mod inputs;
 mod output;
 pub mod permissive;
+mod retry_policy;
 mod verdict;
 mod workload;
 pub mod yaml;

@@ -52,6 +52,17 @@ pub enum AudienceKey {
     Pod(String, String),
 }
 
+// === impl Compiled ===
+
+impl Compiled {
+    /// Whether they are the same but for their generations.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.resource.hash == other.resource.hash
+            && self.audience == other.audience
+            && self.object == other.object
+    }
+}
+
 // === impl Output ===
 
 impl Output {

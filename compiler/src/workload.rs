@@ -41,6 +41,14 @@ pub(crate) fn identity(key: &ObjectKey, pod: &Pod, settings: &Settings) -> Strin
     )
 }
 
+/// The zone of the pod's node: Kubernetes copies the node's label to the pod (from 1.35 on without
+/// being asked to). In a folder people write it.
+fn zone(pod: &Pod) -> String {
+    let labels = pod.metadata.labels.as_ref();
+    let zone = labels.and_then(|labels| labels.get("topology.kubernetes.io/zone"));
+    zone.cloned().unwrap_or_default()
+}
+
 /// What the pod is. `services` are those that select it: each has a Guard, because it selects at
 /// least this meshed pod.
 pub(crate) fn compile(
@@ -64,5 +72,6 @@ pub(crate) fn compile(
         refuse_unknown: refuses_unknown(namespace),
         permissive: permissive.all,
         permissive_ports: permissive.ports.into_iter().map(u32::from).collect(),
+        zone: zone(pod),
     }
 }

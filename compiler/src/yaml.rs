@@ -14,7 +14,7 @@ mod structural;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use crds::ApiRoute;
+use crds::{ApiRoute, RetryPolicy};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
@@ -28,6 +28,7 @@ use serde_json::{Map, Value};
 use crate::host;
 use crate::inputs::ObjectKey;
 use lines::Lines;
+pub use lines::line_of;
 use structural::Schema;
 
 /// What a file contains. When there are problems, its documents are those that have none; whoever
@@ -64,6 +65,7 @@ pub struct Document {
 #[allow(missing_docs)]
 pub enum Object {
     ApiRoute(Arc<ApiRoute>),
+    RetryPolicy(Arc<RetryPolicy>),
     Service(Arc<Service>),
     Deployment(Arc<Deployment>),
     EndpointSlice(Arc<EndpointSlice>),
@@ -107,6 +109,11 @@ const KINDS: &[Known] = &[
         api_version: crds::API_VERSION,
         kind: "ApiRoute",
         read: |value| typed(value).map(Object::ApiRoute),
+    },
+    Known {
+        api_version: crds::API_VERSION,
+        kind: "RetryPolicy",
+        read: |value| typed(value).map(Object::RetryPolicy),
     },
     Known {
         api_version: "v1",

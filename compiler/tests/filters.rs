@@ -184,6 +184,65 @@ fn a_body_has_at_most_a_tebibyte() {
 }
 
 #[test]
+fn the_least_response_that_is_compressed_has_at_most_a_mebibyte() {
+    accepts("{compression: {}}");
+    accepts("{compression: {minBytes: 0}}");
+    accepts("{compression: {minBytes: 1048576}}");
+    for bytes in ["-1", "1048577"] {
+        refuses(
+            &format!("{{compression: {{minBytes: {bytes}}}}}"),
+            &[&format!(
+                ".compression.minBytes: must be 0 to 1048576, not {bytes}"
+            )],
+        );
+    }
+}
+
+#[test]
+fn a_limit_of_concurrency_is_at_least_one_and_only_a_queue_has_a_timeout() {
+    accepts("{concurrency: {max: 1}}");
+    accepts("{concurrency: {max: 65536, queue: 65536, queueTimeout: 5m}}");
+    accepts("{concurrency: {max: 1, queue: 1, queueTimeout: 1ms}}");
+    for (written, refused) in [
+        ("max: 0", ".max: must be 1 to 65536, not 0"),
+        ("max: 65537", ".max: must be 1 to 65536, not 65537"),
+        (
+            "max: 1, queue: 65537",
+            ".queue: must be 0 to 65536, not 65537",
+        ),
+        (
+            "max: 1, queue: 1, queueTimeout: 0s",
+            ".queueTimeout: a request waits longer than 0s and not longer than 5m",
+        ),
+        (
+            "max: 1, queue: 1, queueTimeout: 5m1ms",
+            ".queueTimeout: a request waits longer than 0s and not longer than 5m",
+        ),
+        (
+            "max: 1, queueTimeout: 1s",
+            ": queueTimeout is how long a request waits, and none does without queue",
+        ),
+    ] {
+        refuses(
+            &format!("{{concurrency: {{{written}}}}}"),
+            &[&format!(".concurrency{refused}")],
+        );
+    }
+}
+
+#[test]
+fn a_silence_lasts_from_a_second_to_an_hour() {
+    accepts("{timeouts: {idle: 1s}}");
+    accepts("{timeouts: {idle: 60m}}");
+    for idle in ["0s", "999ms", "1h1ms", "24h"] {
+        refuses(
+            &format!("{{timeouts: {{idle: {idle}}}}}"),
+            &[".timeouts.idle: a silence lasts from 1s to 1h"],
+        );
+    }
+}
+
+#[test]
 fn a_fault_is_a_bounded_delay_or_an_error_for_a_share_of_the_requests() {
     accepts("{fault: {delay: {duration: 5m, percent: 1}, abort: {status: 599, percent: 100}}}");
     refuses("{fault: {}}", &[".fault: write delay, abort or both"]);
@@ -245,13 +304,15 @@ fn a_rule_that_answers_itself_has_nothing_to_say_of_what_is_sent_on() {
             "requestHeaders: {remove: [x]}",
             "responseHeaders: {remove: [x]}",
             "maxRequestBytes: 1",
+            "compression: {}",
+            "concurrency: {max: 1}",
         ] {
             refuses(
                 &format!("{{{one}, {other}}}"),
                 &[
                     ": a rule with redirect or directResponse sends nothing on: it has no \
-                   backendRefs, rewrite, mirror, requestHeaders, responseHeaders or \
-                   maxRequestBytes",
+                   backendRefs, rewrite, mirror, requestHeaders, responseHeaders, \
+                   maxRequestBytes, compression or concurrency",
                 ],
             );
         }

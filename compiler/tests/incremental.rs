@@ -158,13 +158,15 @@ proptest! {
     }
 }
 
-/// A Service with a pod, a slice and an ApiRoute.
+/// A Service with a pod, a slice, an ApiRoute and a RetryPolicy.
 fn application(namespace: &str, name: &str, number: u8) -> String {
     let metadata = |name: &str| format!("name: {name}, namespace: {namespace}");
     let (service, slice) = (metadata(name), metadata(&format!("{name}-slice")));
     format!(
         "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: {{{service}}}\n\
          spec: {{hosts: [{name}], rules: [{{backendRefs: [{{name: {name}, port: 80}}]}}]}}\n---\n\
+         apiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {{{service}}}\n\
+         spec: {{targetRefs: [{{kind: Service, name: {name}}}], loadBalancing: {{}}}}\n---\n\
          apiVersion: v1\nkind: Service\nmetadata: {{{service}}}\n\
          spec: {{selector: {{app: {name}}}, ports: [{{port: 80}}]}}\n---\n\
          apiVersion: v1\nkind: Pod\nmetadata: {{{service}, labels: {{app: {name}}}}}\n\
@@ -188,6 +190,7 @@ fn a_change_compiles_what_depends_on_it_and_nothing_else() {
         Kind::Guard,
         Kind::Endpoints,
         Kind::Route,
+        Kind::RetryPolicy,
         Kind::Identity,
     ];
     let expected = all.map(|kind| (kind, if kind == Kind::Identity { 1 } else { 10 }));
@@ -221,6 +224,27 @@ fn a_change_compiles_what_depends_on_it_and_nothing_else() {
         Arc::make_mut(route.unwrap()).spec.rules.clear();
     });
     assert_eq!(route, (BTreeMap::from([(Kind::Route, 1)]), 1));
+
+    let policy = after(&|inputs| {
+        let policy = inputs.retry_policies.get_mut(&ObjectKey::new("shop", "c"));
+        let balancing = &mut Arc::make_mut(policy.unwrap()).spec.load_balancing;
+        balancing.as_mut().unwrap().type_ = crds::BalancingType::RoundRobin;
+    });
+    assert_eq!(policy, (BTreeMap::from([(Kind::RetryPolicy, 1)]), 1));
+
+    let service = after(&|inputs| {
+        let service = inputs.services.get_mut(&ObjectKey::new("shop", "c"));
+        let spec = Arc::make_mut(service.unwrap()).spec.as_mut().unwrap();
+        spec.ports.as_mut().unwrap()[0].app_protocol = Some("tcp".to_owned());
+    });
+    let what_names_a_service = [
+        (Kind::Guard, 1),
+        (Kind::Endpoints, 1),
+        (Kind::Route, 1),
+        (Kind::RetryPolicy, 1),
+    ];
+    // The route has nothing to say of bytes that nobody reads; which endpoint gets them the policy has.
+    assert_eq!(service, (BTreeMap::from(what_names_a_service), 3));
 
     let nothing = after(&|_| {});
     assert_eq!(nothing, (BTreeMap::new(), 0));
@@ -269,11 +293,12 @@ fn edits_and_orders(longest: usize) -> impl Strategy<Value = (Vec<Edit>, Vec<Edi
 fn name(edit: &Edit) -> String {
     match edit {
         Edit::ApiRoute(key, _) => format!("route {key}"),
+        Edit::RetryPolicy(key, _) => format!("policy {key}"),
         Edit::Service(key, _) => format!("service {key}"),
         Edit::EndpointSlice(key, _) => format!("slice {key}"),
         Edit::Pod(key, _) => format!("pod {key}"),
         Edit::Namespace(key, _) => format!("namespace {key}"),
-        Edit::Precedence(key, _) => format!("precedence {key}"),
+        Edit::Precedence(object, _) => format!("precedence {object}"),
         Edit::TrustDomain(_) => "trust domain".to_owned(),
         Edit::ClusterDomain(_) => "cluster domain".to_owned(),
         Edit::Root(_) => "root".to_owned(),

@@ -125,6 +125,7 @@ fn with_mutant(
     let key = &document.key;
     let key = match document.kind.as_str() {
         "ApiRoute" => replace(&mut inputs.api_routes, key, mutant)?,
+        "RetryPolicy" => replace(&mut inputs.retry_policies, key, mutant)?,
         "Service" => replace(&mut inputs.services, key, mutant)?,
         "EndpointSlice" => replace(&mut inputs.endpoint_slices, key, mutant)?,
         "Pod" => replace(&mut inputs.pods, key, mutant)?,
@@ -133,14 +134,14 @@ fn with_mutant(
     Some((inputs, key))
 }
 
-/// Whether an object leans on the document: both are of one application. The ApiRoute `rival`, which
+/// Whether an object leans on the document: both are of one application. What is called `rival`, which
 /// wants the Service that another one has, has an application for itself, but for that Service.
 fn leans_on(document: &Document, namespace: &str, name: &str) -> bool {
-    let route = document.kind == "ApiRoute";
+    let written = matches!(document.kind.as_str(), "ApiRoute" | "RetryPolicy");
     let application = |namespace: &str, name: &str| match namespace {
         "bank" => "bank",
         _ if name.starts_with("bystander") => "bystander",
-        _ if name == "rival" && route => "rival",
+        _ if name == "rival" && written => "rival",
         _ => "orders",
     };
     let key = &document.key;
@@ -158,8 +159,8 @@ struct Others {
 }
 
 impl Others {
-    /// They are as they were, or as though the spoilt object were not there; an ApiRoute can also
-    /// have lost against it.
+    /// They are as they were, or as though the spoilt object were not there; what people wrote can
+    /// also have lost against it.
     fn check(
         &mut self,
         (document, mutant): (&Document, &ObjectKey),
@@ -180,7 +181,7 @@ impl Others {
             } else {
                 let accepted = accepted.unwrap_or_else(|| panic!("{what}: {object} is gone"));
                 assert_eq!(accepted.reason, Reason::Conflicted, "{what}: {now:?}");
-                let winner = format!("ApiRoute {mutant} ");
+                let winner = format!("{} {mutant} ", document.kind);
                 assert!(accepted.message.starts_with(&winner), "{what}: {now:?}");
                 assert_eq!(now.unwrap().resources, [], "{what}");
                 lost.extend(&before.resources);

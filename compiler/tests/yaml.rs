@@ -100,7 +100,7 @@ fn a_misspelt_field_is_refused_with_the_nearest_one() {
         &route("spec: {hosts: [orders], rules: [{matches: [{cookie: a}]}]}"),
         &[
             "shop.yaml:4: spec.rules[0].matches[0].cookie: unknown field; the fields here are \
-           headers, method, path, query",
+           headers, method, path, query, sni",
         ],
     );
 }
@@ -159,7 +159,7 @@ fn a_value_outside_its_bounds_is_refused() {
             "shop.yaml:8: spec.rules[0].matches[0].method: \"get\" is not one of GET, HEAD, POST, \
              PUT, DELETE, OPTIONS, TRACE, PATCH; did you mean GET?",
             "shop.yaml:9: spec.rules[0].backendRefs[0].name: \"Orders\" doesn't have the form \
-             ^[a-z]([-a-z0-9]*[a-z0-9])?$ (The Service's name)",
+             ^[a-z]([-a-z0-9]*[a-z0-9])?$ (The name of the Service or ApiRoute)",
             "shop.yaml:9: spec.rules[0].backendRefs[0].port: must be 1 to 65535, not 0",
             "shop.yaml:9: spec.rules[0].backendRefs[1].name: has 0 characters; at least 1 must be \
              there",
@@ -295,9 +295,9 @@ fn a_kind_that_means_nothing_in_a_folder_is_refused_with_those_that_do() {
     refuses(
         &document("v1", "PersistentVolume"),
         &[
-            "shop.yaml:2: kind: unknown kind PersistentVolume; a folder holds ApiRoute, Service, \
-             Deployment, EndpointSlice, Pod, StatefulSet, DaemonSet, Job, CronJob, Namespace, \
-             ServiceAccount, ConfigMap",
+            "shop.yaml:2: kind: unknown kind PersistentVolume; a folder holds ApiRoute, \
+             RetryPolicy, Service, Deployment, EndpointSlice, Pod, StatefulSet, DaemonSet, Job, \
+             CronJob, Namespace, ServiceAccount, ConfigMap",
         ],
     );
     refuses(

@@ -6,17 +6,20 @@
     reason = "KubeSchema derives from a private copy of each type; printer columns repeat their type"
 )]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::Rule as Cel;
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::status::ObjectStatus;
 use crate::units::Duration;
 
 pub mod filters;
 mod matching;
 
-use filters::{Cors, DirectResponse, Fault, HeaderEdits, Mirror, Redirect, Rewrite};
+use filters::{
+    Compression, Concurrency, Cors, DirectResponse, Fault, HeaderEdits, Mirror, Redirect, Rewrite,
+};
 pub use matching::{HeaderMatch, Match, Method, PathMatch, PathType, QueryMatch, ValueType};
 
 /// Rules for the calls to one or more Services. In the Services' own namespace it governs every
@@ -31,7 +34,7 @@ pub use matching::{HeaderMatch, Match, Method, PathMatch, PathType, QueryMatch, 
     shortname = "ar",
     category = "meshwright",
     derive = "PartialEq",
-    status = "ApiRouteStatus",
+    status = "ObjectStatus",
     printcolumn(
         name = "Target",
         type_ = "string",
@@ -58,6 +61,32 @@ pub use matching::{HeaderMatch, Match, Method, PathMatch, PathType, QueryMatch, 
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Cel::new(
+    "!(self.protocol in ['TCP', 'TLS']) || !has(self.rules) || self.rules.all(r, !(\
+     has(r.requestHeaders) || has(r.responseHeaders) || has(r.rewrite) || has(r.redirect) || \
+     has(r.directResponse) || has(r.cors) || has(r.fault) || has(r.mirror) || \
+     has(r.maxRequestBytes) || has(r.compression) || has(r.concurrency)))"
+).message(
+    "of TCP and TLS nobody reads requests: a rule has name, matches, backendRefs and timeouts.idle only"
+))]
+#[x_kube(validation = Cel::new(
+    "!(self.protocol in ['TCP', 'TLS']) || !(has(self.timeouts) && has(self.timeouts.request)) && \
+     (!has(self.rules) || self.rules.all(r, !(has(r.timeouts) && has(r.timeouts.request))))"
+).message("of TCP and TLS nobody reads requests: timeouts.idle bounds their connections"))]
+#[x_kube(validation = Cel::new(
+    "!has(self.rules) || self.rules.all(r, !has(r.matches) || r.matches.all(m, \
+     self.protocol == 'TLS' ? has(m.sni) && !(has(m.path) || has(m.method) || has(m.headers) || \
+     has(m.query)) : self.protocol != 'TCP' && !has(m.sni)))"
+).message(
+    "a match of TLS has sni and nothing else, one of requests has no sni, and TCP has no matches"
+))]
+#[x_kube(validation = Cel::new(
+    "self.protocol != 'TCP' || !has(self.rules) || self.rules.size() <= 1"
+).message("connections of TCP are all alike: write one rule"))]
+#[x_kube(validation = Cel::new(
+    "!(self.protocol in ['TCP', 'TLS']) || !has(self.rules) || self.rules.all(r, \
+     !has(r.backendRefs) || r.backendRefs.all(b, b.kind == 'Service'))"
+).message("connections of TCP and TLS go to Services: the rules of another ApiRoute read requests"))]
 pub struct ApiRouteSpec {
     /// The Services whose calls this object governs: `orders` (in the object's namespace),
     /// `orders.shop`, `orders.shop.svc` or the full name in the cluster's domain. All in one
@@ -71,6 +100,15 @@ pub struct ApiRouteSpec {
     )]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub hosts: Vec<String>,
+
+    /// What the Services speak. It says so for those of their ports that do not declare it
+    /// themselves (`appProtocol`, or the first word of the port's name), where otherwise the first
+    /// bytes tell; a port that declares another protocol than the rules are about is not governed by
+    /// them. `HTTP`: REST, SOAP, GraphQL and the like, over HTTP/1.1 or HTTP/2. `GRPC`: the
+    /// applications are spoken to in HTTP/2. `TCP`: nobody reads the bytes. `TLS`: the applications'
+    /// own TLS, of which the name is read that a client asks for (SNI).
+    #[serde(default)]
+    pub protocol: ApiProtocol,
 
     /// What happens to which requests. The most specific match of all rules decides. What fits whole
     /// paths comes first: an exact path, then a pattern (with more literal segments before fewer,
@@ -92,6 +130,26 @@ pub struct ApiRouteSpec {
     pub timeouts: Option<Timeouts>,
 }
 
+/// What an API's Services speak.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ApiProtocol {
+    /// As their ports declare; the rules are about requests.
+    #[default]
+    Declared,
+    /// HTTP/1.1 or HTTP/2.
+    #[serde(rename = "HTTP")]
+    Http,
+    /// gRPC, over HTTP/2.
+    #[serde(rename = "GRPC")]
+    Grpc,
+    /// Opaque bytes.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// The applications' own TLS.
+    #[serde(rename = "TLS")]
+    Tls,
+}
+
 /// One entry of `rules`: requests, and where they go.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -111,10 +169,11 @@ pub struct ApiRouteSpec {
 #[x_kube(validation = Cel::new(
     "!(has(self.redirect) || has(self.directResponse)) || !(has(self.backendRefs) || \
      has(self.rewrite) || has(self.mirror) || has(self.requestHeaders) || \
-     has(self.responseHeaders) || has(self.maxRequestBytes))"
+     has(self.responseHeaders) || has(self.maxRequestBytes) || has(self.compression) || \
+     has(self.concurrency))"
 ).message(
     "a rule with redirect or directResponse sends nothing on: it has no backendRefs, rewrite, \
-     mirror, requestHeaders, responseHeaders or maxRequestBytes"
+     mirror, requestHeaders, responseHeaders, maxRequestBytes, compression or concurrency"
 ))]
 pub struct RouteRule {
     /// The rule's name in metrics, logs and references; `rule-<index>` when absent.
@@ -179,17 +238,31 @@ pub struct RouteRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_099_511_627_776_u64))]
     pub max_request_bytes: Option<u64>,
+
+    /// Responses are compressed for callers that accept it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+
+    /// How many requests a caller's sidecar has under way at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
 }
 
-/// A Service that requests go to.
+/// A Service, or another ApiRoute, that requests go to.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendRef {
-    /// The Service's name.
+    /// `Service`, or `ApiRoute`: then the requests are governed by that object's rules from here on,
+    /// as though they had been sent to the first of its hosts. It governs its own namespace's
+    /// Services, and speaks HTTP. No object leads back to itself, and none through more than 8.
+    #[serde(default)]
+    pub kind: BackendKind,
+
+    /// The name of the Service or ApiRoute.
     #[schemars(length(min = 1, max = 63), pattern(r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
 
-    /// The Service's namespace: the object's (when absent) or that of the hosts.
+    /// Its namespace: the object's (when absent) or that of the hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub namespace: Option<String>,
@@ -205,6 +278,16 @@ pub struct BackendRef {
     pub weight: u32,
 }
 
+/// A kind that requests can go to.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BackendKind {
+    /// A Service.
+    #[default]
+    Service,
+    /// The rules of another ApiRoute.
+    ApiRoute,
+}
+
 /// Time limits.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -213,27 +296,17 @@ pub struct Timeouts {
     /// is none. A request that takes longer is answered 504.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Duration>,
-}
 
-/// What became of an ApiRoute; written by the operator.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ApiRouteStatus {
-    /// `Accepted`, `ResolvedRefs` and `Programmed`, each with a reason and a sentence.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "crate::schema::conditions")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
-    pub conditions: Vec<Condition>,
-
-    /// How many of the sidecars that should enforce the object do, such as `3/4`.
+    /// How long a request under way may wait for its Service while no byte of it passes in either
+    /// direction, such as `30s`, from `1s` to `1h`; `1h` when absent. A silence that lasts longer, and
+    /// a quarter of that time more at the most, is answered 504, or ends a response that has begun.
+    /// What follows an upgrade (WebSocket) and connections of `TCP` and `TLS` are ended too, but never
+    /// when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
-    pub programmed: Option<String>,
-
-    /// The Services that the hosts name, such as `orders.shop`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 4096))]
-    pub target: Option<String>,
+    #[x_kube(validation = Cel::new(
+        "duration(self) >= duration('1s') && duration(self) <= duration('1h')"
+    ).message("a silence lasts from 1s to 1h"))]
+    pub idle: Option<Duration>,
 }
 
 // === impl BackendRef ===

@@ -5,18 +5,24 @@
 //! this crate, so that `kubectl apply -f crds/` works from a checkout.
 
 pub mod api_route;
+pub mod retry_policy;
 pub mod schema;
 pub mod status;
 mod units;
 
 pub use api_route::filters::{
-    self, Abort, Cors, Delay, DirectResponse, Fault, Header, HeaderEdits, Mirror, MirrorRef,
-    PathChange, PathChangeType, Redirect, RedirectScheme, Rewrite,
+    self, Abort, Compression, Concurrency, Cors, Delay, DirectResponse, Fault, Header, HeaderEdits,
+    Mirror, MirrorRef, PathChange, PathChangeType, Redirect, RedirectScheme, Rewrite,
 };
 pub use api_route::{
-    ApiRoute, ApiRouteSpec, ApiRouteStatus, BackendRef, HeaderMatch, Match, Method, PathMatch,
-    PathType, QueryMatch, RouteRule, Timeouts, ValueType,
+    ApiProtocol, ApiRoute, ApiRouteSpec, BackendKind, BackendRef, HeaderMatch, Match, Method,
+    PathMatch, PathType, QueryMatch, RouteRule, Timeouts, ValueType,
 };
+pub use retry_policy::{
+    BalancingType, HashOn, HashType, HealthCheck, LoadBalancing, RetryPolicy, RetryPolicySpec,
+    TargetGroup, TargetKind, TargetRef,
+};
+pub use status::ObjectStatus;
 pub use units::{Duration, ParseDurationError};
 
 /// The API group of every kind.

@@ -5,7 +5,7 @@ use kube::CustomResourceExt;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
 
-use crate::ApiRoute;
+use crate::{ApiRoute, RetryPolicy};
 
 /// Where the definitions are committed, from this crate's folder: here, and in the Helm chart, which
 /// can read no file outside of its own.
@@ -13,7 +13,10 @@ pub const FOLDERS: [&str; 2] = ["", "../charts/meshwright/files/crds"];
 
 /// Every kind's definition as the API server takes it, with the name of its file in `crds/`.
 pub fn definitions() -> Vec<(&'static str, Value)> {
-    vec![("apiroutes.yaml", definition(ApiRoute::crd()))]
+    vec![
+        ("apiroutes.yaml", definition(ApiRoute::crd())),
+        ("retrypolicies.yaml", definition(RetryPolicy::crd())),
+    ]
 }
 
 /// The structural schema of one of our kinds (the whole object, with `spec` and `status`); `None`

@@ -1,8 +1,36 @@
-//! The words of a status: condition types and reasons.
+//! What became of an object: the status that every kind has, and its words.
+
+#![allow(
+    unreachable_pub,
+    reason = "KubeSchema derives from a private copy of each type"
+)]
 
 use std::fmt;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
+
+/// What became of the object; written by the operator.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectStatus {
+    /// `Accepted`, `ResolvedRefs` and `Programmed`, each with a reason and a sentence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::conditions")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+
+    /// How many of the sidecars that should enforce the object do, such as `3/4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub programmed: Option<String>,
+
+    /// The Services that it is for, such as `orders.shop`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub target: Option<String>,
+}
 
 /// What a condition is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -20,12 +48,16 @@ pub enum ConditionType {
 pub enum Reason {
     /// `Accepted=True`.
     Accepted,
-    /// `Accepted=False`: an object that is older, or comes first, has the same host.
+    /// `Accepted=False`: an object that is older, or comes first, has the same host or target.
     Conflicted,
     /// `Accepted=False`: a host names no Service.
     HostNotFound,
     /// `Accepted=False`: a host that no ApiRoute can govern, such as one outside the cluster.
     UnsupportedHost,
+    /// `Accepted=False`: a target names no Service.
+    TargetNotFound,
+    /// `Accepted=False`: a target that nothing can be done about, such as a name outside the cluster.
+    UnsupportedTarget,
     /// `Accepted=False` or `ResolvedRefs=False`: a Service whose ports don't speak HTTP.
     UnsupportedProtocol,
     /// `Accepted=False`: the object contradicts itself.
@@ -38,6 +70,8 @@ pub enum Reason {
     PortNotFound,
     /// `ResolvedRefs=False`: a backend in a namespace that the object may not send to.
     RefNotPermitted,
+    /// `ResolvedRefs=False`: an ApiRoute as backend that leads back, or on through too many.
+    Cycle,
     /// `ResolvedRefs=False`: a Service with more endpoints than a sidecar can be sent.
     TooManyEndpoints,
     /// `Programmed=True`: every sidecar that should enforce the object does.
@@ -79,12 +113,15 @@ impl Reason {
             Reason::Conflicted => "Conflicted",
             Reason::HostNotFound => "HostNotFound",
             Reason::UnsupportedHost => "UnsupportedHost",
+            Reason::TargetNotFound => "TargetNotFound",
+            Reason::UnsupportedTarget => "UnsupportedTarget",
             Reason::UnsupportedProtocol => "UnsupportedProtocol",
             Reason::Invalid => "Invalid",
             Reason::ResolvedRefs => "ResolvedRefs",
             Reason::BackendNotFound => "BackendNotFound",
             Reason::PortNotFound => "PortNotFound",
             Reason::RefNotPermitted => "RefNotPermitted",
+            Reason::Cycle => "Cycle",
             Reason::TooManyEndpoints => "TooManyEndpoints",
             Reason::Programmed => "Programmed",
             Reason::Pending => "Pending",

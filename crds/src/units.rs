@@ -26,6 +26,14 @@ impl Duration {
     /// The longest string that the pattern lets through.
     pub const MAX_LENGTH: usize = 28;
 
+    /// So many seconds.
+    pub(crate) fn of_seconds(seconds: u16) -> Self {
+        Duration {
+            written: format!("{seconds}s"),
+            millis: u64::from(seconds) * 1_000,
+        }
+    }
+
     /// The whole span in milliseconds.
     pub fn millis(&self) -> u64 {
         self.millis

@@ -84,29 +84,38 @@ fn inspect(schema: &Value, path: String, problems: &mut Vec<String>) {
 
 #[test]
 fn kubectl_knows_the_short_name_and_the_category_and_shows_what_became_of_an_object() {
-    let [(_, definition)] = &crds::schema::definitions()[..] else {
-        panic!("say what kubectl shows of the new kind");
-    };
-    let names = &definition["spec"]["names"];
-    assert_eq!(names["shortNames"], json!(["ar"]));
-    assert_eq!(names["categories"], json!(["meshwright"]));
-
-    let version = &definition["spec"]["versions"][0];
-    let columns = version["additionalPrinterColumns"].as_array().unwrap();
-    let shown = columns.iter().map(|column| {
-        let text = |field: &str| column[field].as_str().unwrap();
-        (text("name"), text("type"), text("jsonPath"))
+    let definitions = crds::schema::definitions();
+    let short_names = definitions.iter().map(|(_, definition)| {
+        let names = &definition["spec"]["names"];
+        assert_eq!(names["categories"], json!(["meshwright"]));
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        (text(&names["kind"]), text(&names["shortNames"][0]))
     });
-    let accepted = ".status.conditions[?(@.type==\"Accepted\")].status";
+    let short = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
     assert_eq!(
-        Vec::from_iter(shown),
-        [
-            ("Target", "string", ".status.target"),
-            ("Accepted", "string", accepted),
-            ("Programmed", "string", ".status.programmed"),
-            ("Age", "date", ".metadata.creationTimestamp"),
-        ]
+        Vec::from_iter(short_names),
+        [short("ApiRoute", "ar"), short("RetryPolicy", "rp")]
     );
+
+    for (name, definition) in &definitions {
+        let version = &definition["spec"]["versions"][0];
+        let columns = version["additionalPrinterColumns"].as_array().unwrap();
+        let shown = columns.iter().map(|column| {
+            let text = |field: &str| column[field].as_str().unwrap();
+            (text("name"), text("type"), text("jsonPath"))
+        });
+        let accepted = ".status.conditions[?(@.type==\"Accepted\")].status";
+        assert_eq!(
+            Vec::from_iter(shown),
+            [
+                ("Target", "string", ".status.target"),
+                ("Accepted", "string", accepted),
+                ("Programmed", "string", ".status.programmed"),
+                ("Age", "date", ".metadata.creationTimestamp"),
+            ],
+            "{name}"
+        );
+    }
 
     // What a cell shows is what an object's status has: the paths lead somewhere.
     let status = json!({
@@ -120,7 +129,7 @@ fn kubectl_knows_the_short_name_and_the_category_and_shows_what_became_of_an_obj
         "programmed": "3/4",
         "target": "orders.shop",
     });
-    let read: crds::ApiRouteStatus = serde_json::from_value(status.clone()).unwrap();
+    let read: crds::ObjectStatus = serde_json::from_value(status.clone()).unwrap();
     assert_eq!(serde_json::to_value(read).unwrap(), status);
 }
 

@@ -116,7 +116,7 @@ pub async fn start(config: Config) -> Result<Running> {
         Some(client) => {
             let observed = Observed::new(streams.clone());
             let seen = observed.clone();
-            let on_status = Box::new(move |key: &_, status| seen.saw(key, status));
+            let on_status = Arc::new(move |object: &_, status| seen.saw(object, status));
             let source = Cluster::new(client, on_status);
             workers.spawn(reconciler.run(source, ca.bundle(), readiness));
             let statuses = Statuses {

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use compiler::{ObjectKey, ObjectKind, ObjectRef};
+use compiler::{ObjectKind, ObjectRef};
 use crds::status::ConditionType;
-use crds::{ApiRoute, ApiRouteStatus};
+use crds::{ApiRoute, ObjectStatus, RetryPolicy};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::api::{Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -39,7 +39,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The statuses that the cluster has. Cheap to share.
 #[derive(Debug)]
 pub struct Observed {
-    known: Mutex<BTreeMap<ObjectKey, ApiRouteStatus>>,
+    known: Mutex<BTreeMap<ObjectRef, ObjectStatus>>,
     streams: Arc<Streams>,
 }
 
@@ -93,25 +93,25 @@ impl Observed {
         })
     }
 
-    /// The cluster has this status for the ApiRoute; `None` when it is deleted.
-    pub fn saw(&self, key: &ObjectKey, status: Option<ApiRouteStatus>) {
+    /// The cluster has this status for the object; `None` when it is deleted.
+    pub fn saw(&self, object: &ObjectRef, status: Option<ObjectStatus>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let before = match &status {
-            Some(status) => known.insert(key.clone(), status.clone()),
-            None => known.remove(key),
+            Some(status) => known.insert(object.clone(), status.clone()),
+            None => known.remove(object),
         };
         drop(known);
         // Somebody else may have written it, or have removed what was written.
         if before != status {
-            self.streams.touch([ObjectRef::api_route(key)]);
+            self.streams.touch([object.clone()]);
         }
     }
 
-    fn get(&self, key: &ObjectKey) -> Option<ApiRouteStatus> {
+    fn get(&self, object: &ObjectRef) -> Option<ObjectStatus> {
         self.known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get(key)
+            .get(object)
             .cloned()
     }
 }
@@ -151,12 +151,10 @@ impl Statuses {
 
     /// `until`: before that time a status which a predecessor wrote may stand if only counts differ.
     async fn write(&self, object: &ObjectRef, until: Option<Instant>) -> Written {
-        let ObjectKind::ApiRoute = object.kind;
-        let key = object.key();
         let Some(report) = self.verdicts.report_of(object) else {
             return Written::Gone;
         };
-        let observed = self.observed.get(&key);
+        let observed = self.observed.get(object);
         let Some(status) = status(&report, observed.as_ref(), Timestamp::now()) else {
             return Written::Nothing;
         };
@@ -165,7 +163,10 @@ impl Statuses {
         {
             return Written::Early(until);
         }
-        let api: Api<ApiRoute> = Api::namespaced(self.client.clone(), &object.namespace);
+        let resource = resource(object.kind);
+        // Dynamic: every kind has the same status, and nothing else of the answer is read.
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &object.namespace, &resource);
         let patch = serde_json::json!({
             "apiVersion": crds::API_VERSION,
             "kind": object.kind.as_str(),
@@ -178,7 +179,7 @@ impl Statuses {
             Ok(_) => {
                 self.metrics.status_writes.inc();
                 // The watch will say the same, later.
-                self.observed.saw(&key, Some(status));
+                self.observed.saw(object, Some(status));
                 Written::Done
             }
             Err(kube::Error::Api(error)) if error.code == 404 => Written::Gone,
@@ -251,12 +252,20 @@ impl Schedule {
     }
 }
 
+/// Where the API server has objects of a kind.
+fn resource(kind: ObjectKind) -> ApiResource {
+    match kind {
+        ObjectKind::ApiRoute => ApiResource::erase::<ApiRoute>(&()),
+        ObjectKind::RetryPolicy => ApiResource::erase::<RetryPolicy>(&()),
+    }
+}
+
 /// The status that the object is to have; `None` when it has it.
 fn status(
     report: &Report,
-    observed: Option<&ApiRouteStatus>,
+    observed: Option<&ObjectStatus>,
     now: Timestamp,
-) -> Option<ApiRouteStatus> {
+) -> Option<ObjectStatus> {
     // Kubernetes keeps whole seconds.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let old = |type_: &str| observed?.conditions.iter().find(|old| old.type_ == type_);
@@ -274,7 +283,7 @@ fn status(
                 .map_or(Time(now), |old| old.last_transition_time.clone()),
         })
         .collect();
-    let status = ApiRouteStatus {
+    let status = ObjectStatus {
         conditions,
         programmed: Some(format!("{}/{}", report.programmed.n, report.programmed.m)),
         target: Some(report.target.clone()).filter(|target| !target.is_empty()),
@@ -289,7 +298,7 @@ fn status(
 }
 
 /// Whether the two say the same of the same generation, but for the sidecars' answers.
-fn only_counts_differ(new: &ApiRouteStatus, observed: &ApiRouteStatus) -> bool {
+fn only_counts_differ(new: &ObjectStatus, observed: &ObjectStatus) -> bool {
     let programmed = ConditionType::Programmed.as_str();
     let mut new = new.conditions.iter().filter(|c| c.type_ != programmed);
     let known = |type_: &str| observed.conditions.iter().find(|c| c.type_ == type_);
@@ -297,177 +306,4 @@ fn only_counts_differ(new: &ApiRouteStatus, observed: &ApiRouteStatus) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api_server::fake;
-    use crate::source::Seen;
-    use crate::verdicts::{Counts, ReportedCondition};
-    use compiler::{Output, Verdict};
-    use tokio::sync::mpsc;
-
-    fn report(programmed: &str, n: usize) -> Report {
-        let condition = |type_: &str, status: &str| ReportedCondition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason: type_.to_owned(),
-            message: String::new(),
-        };
-        Report {
-            kind: "ApiRoute".to_owned(),
-            namespace: "shop".to_owned(),
-            name: "orders".to_owned(),
-            generation: 2,
-            file: None,
-            line: None,
-            target: "orders.shop".to_owned(),
-            conditions: vec![
-                condition("Accepted", "True"),
-                condition("Programmed", programmed),
-            ],
-            programmed: Counts { n, m: 3 },
-            waiting: Vec::new(),
-        }
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn object(name: &str) -> ObjectRef {
-        ObjectRef::api_route(&ObjectKey::new("shop", name))
-    }
-
-    #[test]
-    fn a_status_that_is_there_is_not_written_again() {
-        let written = status(&report("True", 3), None, at(100)).unwrap();
-        assert_eq!(status(&report("True", 3), Some(&written), at(200)), None);
-        let mut shuffled = written.clone();
-        shuffled.conditions.reverse();
-        assert_eq!(status(&report("True", 3), Some(&shuffled), at(200)), None);
-    }
-
-    #[test]
-    fn the_time_of_a_transition_is_kept_while_the_status_is_the_same() {
-        let before = status(&report("False", 2), None, at(100)).unwrap();
-        let after = status(&report("True", 3), Some(&before), at(200)).unwrap();
-        let times: Vec<_> = after
-            .conditions
-            .iter()
-            .map(|c| c.last_transition_time.0.as_second())
-            .collect();
-        assert_eq!(times, [100, 200], "Accepted stayed, Programmed changed");
-        assert_eq!(after.programmed.as_deref(), Some("3/3"));
-        assert_eq!(after.conditions[0].observed_generation, Some(2));
-    }
-
-    #[test]
-    fn counts_that_a_predecessor_wrote_are_told_from_what_is_wrong() {
-        let before = status(&report("True", 3), None, at(100)).unwrap();
-        let fewer = status(&report("Unknown", 0), Some(&before), at(200)).unwrap();
-        assert!(only_counts_differ(&fewer, &before));
-        let mut edited = report("Unknown", 0);
-        edited.generation = 3;
-        let edited = status(&edited, Some(&before), at(200)).unwrap();
-        assert!(!only_counts_differ(&edited, &before));
-        let mut refused = report("Unknown", 0);
-        refused.conditions[0].status = "False".to_owned();
-        let refused = status(&refused, Some(&before), at(200)).unwrap();
-        assert!(!only_counts_differ(&refused, &before));
-        assert!(!only_counts_differ(&fewer, &ApiRouteStatus::default()));
-    }
-
-    #[tokio::test]
-    async fn many_changes_of_an_object_are_one_write() {
-        let mut schedule = Schedule::default();
-        let now = Instant::now();
-        for n in 0..10 {
-            schedule.touch([object("orders")].into(), now + FIRST / 20 * n);
-        }
-        assert_eq!(schedule.next(), Some(now + FIRST));
-        assert_eq!(schedule.start(now), None, "not yet");
-        assert_eq!(schedule.start(now + FIRST), Some(object("orders")));
-        schedule.done(object("orders"), &Written::Done, now + FIRST);
-        assert_eq!(schedule.next(), None);
-        schedule.touch([object("orders")].into(), now + FIRST);
-        assert_eq!(
-            schedule.next(),
-            Some(now + FIRST + SPACING),
-            "two writes are apart"
-        );
-    }
-
-    #[tokio::test]
-    async fn what_changes_while_it_is_written_is_written_again_later() {
-        let mut schedule = Schedule::default();
-        let now = Instant::now();
-        schedule.touch([object("orders")].into(), now);
-        schedule.start(now + FIRST).unwrap();
-        schedule.touch([object("orders")].into(), now + FIRST);
-        assert_eq!(schedule.next(), None, "one write at a time");
-        schedule.done(object("orders"), &Written::Done, now + FIRST);
-        assert_eq!(schedule.next(), Some(now + FIRST + SPACING));
-    }
-
-    #[tokio::test]
-    async fn what_was_too_early_is_looked_at_again_when_it_changes() {
-        let mut schedule = Schedule::default();
-        let now = Instant::now();
-        schedule.touch([object("orders")].into(), now);
-        schedule.start(now + FIRST).unwrap();
-        schedule.done(object("orders"), &Written::Early(now + RETURN), now + FIRST);
-        assert_eq!(schedule.next(), Some(now + RETURN));
-        schedule.touch([object("orders")].into(), now + SPACING);
-        assert_eq!(schedule.next(), Some(now + SPACING + FIRST));
-    }
-
-    #[tokio::test]
-    async fn a_failed_write_is_tried_again_with_growing_pauses() {
-        let mut schedule = Schedule::default();
-        let now = Instant::now();
-        let mut pauses = Vec::new();
-        for _ in 0..8 {
-            schedule.done(object("orders"), &Written::Failed, now);
-            pauses.push(schedule.next().unwrap() - now);
-        }
-        assert!(pauses.is_sorted() && pauses[0] >= SPACING && pauses[7] == LONGEST_PAUSE);
-    }
-    #[tokio::test(start_paused = true)]
-    async fn a_write_that_is_never_answered_is_given_up_and_tried_again() {
-        let (asks, mut asked) = mpsc::unbounded_channel();
-        let client = fake::client(move |request| {
-            asks.send((Instant::now(), request.uri().path().to_owned()))
-                .unwrap();
-            fake::silence()
-        });
-        let streams = Arc::new(Streams::default());
-        let verdicts = Arc::new(Verdicts::new(streams.clone()));
-        let verdict = Verdict {
-            object: object("orders"),
-            generation: 1,
-            target: "orders.shop".to_owned(),
-            conditions: Vec::new(),
-            resources: Vec::new(),
-        };
-        let mut output = Output::default();
-        output.changed_verdicts.insert(object("orders"));
-        output.verdicts.insert(object("orders"), verdict);
-        verdicts.replace(&output, &Seen::default());
-        let statuses = Statuses {
-            client,
-            verdicts,
-            streams: streams.clone(),
-            observed: Observed::new(streams.clone()),
-            metrics: Metrics::new(),
-        };
-        let metrics = statuses.metrics.clone();
-        tokio::spawn(statuses.run());
-        streams.touch([object("orders")]);
-
-        let (first, path) = asked.recv().await.unwrap();
-        assert!(path.ends_with("/apiroutes/orders/status"), "{path}");
-        let again = tokio::time::timeout(ANSWER * 3, asked.recv()).await;
-        let (again, _) = again.unwrap().unwrap();
-        assert!(again - first >= ANSWER && again - first <= ANSWER + SPACING * 2);
-        assert_eq!(metrics.status_failures.get(), 1);
-    }
-}
+mod tests;

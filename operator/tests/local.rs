@@ -91,15 +91,21 @@ impl World {
 
     /// The ApiRoute's report, once `is` holds of it.
     async fn report(&self, is: impl Fn(&Report) -> bool) -> Report {
+        self.report_of("ApiRoute", is).await
+    }
+
+    /// The report of the one object of a kind, once `is` holds of it.
+    async fn report_of(&self, kind: &str, is: impl Fn(&Report) -> bool) -> Report {
         let start = Instant::now();
         loop {
             let (_, body) = self.get("/verdicts").await;
             let reports: Vec<Report> = serde_json::from_str(&body).unwrap();
-            let [report] = reports.try_into().unwrap();
-            if is(&report) {
-                return report;
+            let mut reports = reports.into_iter();
+            let report = reports.find(|report| report.kind == kind);
+            match report {
+                Some(report) if is(&report) => return report,
+                report => assert!(start.elapsed() < LONG, "{report:?}"),
             }
-            assert!(start.elapsed() < LONG, "{report:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -169,6 +175,46 @@ async fn a_sidecar_with_a_token_is_given_a_leaf_and_then_its_resources() {
         .unwrap();
     assert_eq!(endpoints.ports[0].endpoints[0].address, "10.0.0.1");
     world.operator.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_retry_policy_reaches_callers_and_is_counted_beside_the_route_of_its_name() {
+    const POLICY: &str = "
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: RetryPolicy
+metadata: { name: orders, namespace: shop }
+spec: { targetRefs: [{ kind: Service, name: orders }], loadBalancing: { type: RoundRobin } }
+";
+    let world = World::start().await;
+    let mut web = world.sidecar("b").await;
+    web.until(Held::is_complete).await;
+    world.write(&format!("{WORLD}{POLICY}"));
+    web.until(|held| holds(held, "retry-policy/shop/orders"))
+        .await;
+    let held = web.held.borrow().clone();
+    let policy = held.get(&"retry-policy/shop/orders".parse().unwrap());
+    let policy: mesh::RetryPolicy = policy.unwrap().decode().unwrap();
+    assert_eq!(policy.services[0].name, "orders");
+    assert!(!policy.consumer);
+    let report = world
+        .report_of("RetryPolicy", |report| report.programmed.n == 1)
+        .await;
+    assert_eq!((report.programmed.m, &*report.target), (1, "orders.shop"));
+    assert!(report.conditions.iter().all(|c| c.status == "True"));
+    assert_eq!(
+        world.report(|report| report.programmed.n == 1).await.name,
+        "orders"
+    );
+
+    let misspelt = POLICY.replace("name: orders }]", "name: ordres }]");
+    world.write(&format!("{WORLD}{misspelt}"));
+    web.until(|held| !holds(held, "retry-policy/shop/orders"))
+        .await;
+    let refused = |report: &Report| report.conditions[0].reason == "TargetNotFound";
+    let report = world.report_of("RetryPolicy", refused).await;
+    let message = &report.conditions[0].message;
+    assert!(message.contains("did you mean \"orders\"?"), "{message}");
 }
 
 #[tokio::test]

@@ -102,10 +102,13 @@ fn route(paths: impl Iterator<Item = Path>) -> Route {
         }],
         ..Default::default()
     });
-    Route::build(mesh::Route {
-        rules: rules.collect(),
-        ..Default::default()
-    })
+    Route::build(
+        mesh::Route {
+            rules: rules.collect(),
+            ..Default::default()
+        },
+        None,
+    )
     .unwrap()
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -35,6 +36,8 @@ use crate::net::places::Places;
 use crate::telemetry::access_log::selection::Selected;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::text::Format;
+use crate::telemetry::tap::wanted::Wanted;
+use crate::telemetry::tap::{MAX_TAPS, Taps};
 
 /// Connections to one of these servers at a time; for one more the oldest is closed, so that nobody
 /// can keep the kubelet or a scraper out by staying.
@@ -58,6 +61,8 @@ const PAGES: &str = "\
 GET /config            what is in force
 GET /explain           ?method=GET&url=http://orders/1&header=x-canary:+1: what would become of it
 GET /plaintext         who calls without mutual TLS
+GET /stalls            which ports to declare: their servers speak first
+GET /tap               ?status=5xx&path=/orders&sample=10: requests as they end, until you hang up
 GET /stats             what is going on
 GET /metrics           the same for scrapers, and more
 GET /ready
@@ -76,6 +81,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Which requests are written down; not the log itself, which ends when nobody holds it.
     pub access_log: Option<Arc<Selected>>,
+    /// Who watches requests live.
+    pub taps: Arc<Taps>,
 }
 
 /// Ready means: a certificate in force, a complete configuration, and the own Guards in it.
@@ -119,7 +126,7 @@ pub fn start(
     Ok(servers)
 }
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// A request, its body included.
 #[derive(Debug)]
@@ -216,6 +223,8 @@ impl Admin {
             "/config" => question.tells(|| json(StatusCode::OK, &self.config())),
             "/explain" => question.tells(|| self.explain(&question.query)),
             "/plaintext" => question.tells(|| json(StatusCode::OK, &self.plaintext())),
+            "/stalls" => question.tells(|| json(StatusCode::OK, &self.stalls())),
+            "/tap" => question.tells(|| self.tap(&question.query)),
             "/stats" => question.tells(|| json(StatusCode::OK, &self.stats())),
             "/ready" => self.to_kubelet(question),
             "/metrics" => self.to_scrapers(question),
@@ -231,6 +240,22 @@ impl Admin {
             Ok(told) => json(StatusCode::OK, &told),
             Err(wrong) => text(StatusCode::BAD_REQUEST, wrong + "\n"),
         }
+    }
+
+    /// Requests as they end, for as long as somebody reads.
+    fn tap(&self, query: &str) -> Answer {
+        let wanted = match Wanted::read(query) {
+            Ok(wanted) => wanted,
+            Err(wrong) => return text(StatusCode::BAD_REQUEST, wrong + "\n"),
+        };
+        let Some(tap) = self.taps.open(wanted) else {
+            let why = format!("{MAX_TAPS} taps are open here, and no more may be: end one\n");
+            return text(StatusCode::TOO_MANY_REQUESTS, why);
+        };
+        let mut response = Response::new(tap.boxed_unsync());
+        let lines = HeaderValue::from_static("application/x-ndjson");
+        response.headers_mut().insert(CONTENT_TYPE, lines);
+        response
     }
 
     fn to_scrapers(&self, question: &Question) -> Answer {
@@ -286,7 +311,7 @@ impl Readiness {
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);

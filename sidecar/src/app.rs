@@ -107,6 +107,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         followers: followers.clone(),
         metrics: metrics.clone(),
         access_log,
+        healths: Arc::default(),
         drain: drain.clone(),
     };
     let workers = worker::start(&shared, args.workers(), &stopped)?;
@@ -157,6 +158,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         held,
         metrics,
         access_log: shared.access_log.selected(),
+        taps: shared.access_log.taps().clone(),
     };
     let servers = admin::start(
         admin,

@@ -32,8 +32,9 @@ use crate::drain::Drain;
 use crate::identity::certs::Credentials;
 use crate::net::accept::{accept, listen};
 use crate::net::connect::Connector;
+use crate::policy::health_check::Healths;
 use crate::proxy::upstream::Dial;
-use crate::proxy::{Proxy, serve};
+use crate::proxy::{Proxy, from_application, from_peer};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Metrics, RequestMetrics};
 
@@ -64,6 +65,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// What is written down.
     pub access_log: AccessLog,
+    /// How endpoints are.
+    pub healths: Arc<Healths>,
     /// When to stop.
     pub drain: Drain,
 }
@@ -129,6 +132,7 @@ fn run(
             credentials: Rc::default(),
             metrics: metrics.clone(),
             waiting: Rc::default(),
+            healths: shared.healths,
         };
         let own = dial.credentials.clone();
         let proxy = Proxy::new(dial, metrics, shared.access_log, shared.drain);
@@ -142,14 +146,14 @@ fn run(
         tokio::task::spawn_local(following.run(shared.state, shared.credentials));
         let accepting = accept_all(outbound, {
             let proxy = proxy.clone();
-            move |stream| serve::outbound_connection(proxy.clone(), stream)
+            move |stream| from_application::outbound_connection(proxy.clone(), stream)
         });
         tokio::task::spawn_local(accepting);
         for listener in inbound {
             let proxy = proxy.clone();
             let mut drain = proxy.drain.clone();
             let accepting = accept_all(listener, move |stream| {
-                serve::inbound_connection(proxy.clone(), stream)
+                from_peer::inbound_connection(proxy.clone(), stream)
             });
             tokio::task::spawn_local(async move {
                 // The application may still call while it ends; whom it calls does not change by

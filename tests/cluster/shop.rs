@@ -150,8 +150,13 @@ spec:
 
     /// Waits until an ApiRoute is programmed in all sidecars, and returns the count as `n/m`.
     pub(crate) async fn programmed(&self, name: &str) -> Result<String> {
-        wait_until(&format!("{name} is programmed"), PODS, async || {
-            let object = self.object(name).await?;
+        self.enforced("apiroute", name).await
+    }
+
+    /// The same of an object of any kind.
+    pub(crate) async fn enforced(&self, kind: &str, name: &str) -> Result<String> {
+        wait_until(&format!("{kind} {name} is programmed"), PODS, async || {
+            let object = self.of_kind(kind, name).await?;
             let count = object["status"]["programmed"].as_str().unwrap_or_default();
             let (n, m) = count.split_once('/').unwrap_or_default();
             ensure!(n == m && !n.is_empty() && n != "0", "{}", object["status"]);
@@ -167,8 +172,13 @@ spec:
 
     /// An ApiRoute as the API server has it.
     pub(crate) async fn object(&self, name: &str) -> Result<serde_json::Value> {
+        self.of_kind("apiroute", name).await
+    }
+
+    /// An object of any kind as the API server has it.
+    pub(crate) async fn of_kind(&self, kind: &str, name: &str) -> Result<serde_json::Value> {
         self.cluster
-            .json(&["get", "apiroute", name, "-n", &self.namespace])
+            .json(&["get", kind, name, "-n", &self.namespace])
             .await
     }
 

@@ -27,12 +27,23 @@ spec:
         - path: { type: Prefix, value: /a }
           method: GET
           headers: [{ name: x-a, value: \"1\" }]
-      backends: [{ service: orders, port: 80, weight: 1 }]
+      backendRefs: [{ name: orders, port: 80, weight: 1 }]
       timeouts: { request: 1m30s }
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: RetryPolicy
+metadata: { name: orders, namespace: web }
+spec:
+  targetRefs: [{ group: \"\", kind: Service, name: orders, namespace: shop }]
+  loadBalancing: { type: ConsistentHash, hashOn: { type: Header, name: X-User } }
+  healthCheck: { path: /a, interval: 10s, timeout: 1s, unhealthyThreshold: 3 }
 ";
 
 #[test]
 fn fuzz_documents_and_what_becomes_of_them() {
+    // Spoilt is only what was good.
+    let good = yaml::parse("a.yaml", DOCUMENTS);
+    assert!(good.problems.is_empty(), "{:?}", good.problems);
     let pieces: &[&[u8]] = &[
         b"hosts: [",
         b"orders",
@@ -40,6 +51,10 @@ fn fuzz_documents_and_what_becomes_of_them() {
         b"*.shop",
         b"type: Regex",
         b"type: Pattern",
+        b"type: RoundRobin",
+        b"slowStart: 30s",
+        b"namespace: web",
+        b"path: /%2e%2E/",
         b"&x ",
         b"*x",
         b"<<: ",
@@ -74,6 +89,9 @@ fn fuzz_documents_and_what_becomes_of_them() {
                     Object::ApiRoute(object) => {
                         drop(inputs.api_routes.insert(document.key, object))
                     }
+                    Object::RetryPolicy(object) => {
+                        drop(inputs.retry_policies.insert(document.key, object))
+                    }
                     Object::Service(object) => drop(inputs.services.insert(document.key, object)),
                     _ => {}
                 }
@@ -85,7 +103,8 @@ fn fuzz_documents_and_what_becomes_of_them() {
                 output.resources.keys().collect::<Vec<_>>(),
                 again.resources.keys().collect::<Vec<_>>()
             );
-            assert_eq!(output.verdicts.len(), inputs.api_routes.len());
+            let written = inputs.api_routes.len() + inputs.retry_policies.len();
+            assert_eq!(output.verdicts.len(), written);
         }),
     );
 }

@@ -4,13 +4,16 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use regex::bytes::Regex;
 use sidecar::identity::SpiffeId;
 use sidecar::net::detect::{FirstBytes, classify};
+use sidecar::net::server_name;
+use sidecar::policy::compression::accepts_gzip;
 use sidecar::proxy::gate::answers::{Answers, Asked};
 use sidecar::proxy::gate::frames::Frames;
 use sidecar::proxy::gate::requests::Requests;
@@ -18,7 +21,7 @@ use sidecar::proxy::gate::{Gate, Refused};
 use sidecar::proxy::headers::{self, Origin};
 use sidecar::proxy::limits;
 use sidecar::proxy::upstream::Speak;
-use tests::frames::{END_HEADERS, HEADERS, PING, SETTINGS, block, frame};
+use tests::frames::{DATA, END_HEADERS, HEADERS, PING, SETTINGS, block, frame};
 use tokio::io::AsyncWriteExt;
 
 use crate::{fuzz, text};
@@ -197,6 +200,20 @@ fn fuzz_the_gate_for_answers() {
     });
 }
 
+/// What passes of a piece, as the gate reads it.
+fn sifted(frames: &mut Frames, piece: &[u8], passed: &mut Vec<u8>) -> Result<(), Refused> {
+    let missing = frames.withheld();
+    let now = missing.len().min(piece.len());
+    missing[..now].copy_from_slice(&piece[..now]);
+    if now > 0 {
+        passed.extend(frames.came(now)?.into_iter().flatten());
+    }
+    let mut rest = piece[now..].to_vec();
+    let left = frames.sift(&mut rest)?;
+    passed.extend_from_slice(&rest[..left]);
+    Ok(())
+}
+
 #[test]
 fn fuzz_the_gate_for_frames() {
     let preface: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -209,19 +226,29 @@ fn fuzz_the_gate_for_frames() {
     ]
     .concat();
     let flood = frame(PING, 0, 0, &[0; 8]).repeat(400);
+    let empty = frame(DATA, 0, 1, &[]);
     fuzz(
         2_000,
         &[&whole, &flood],
-        &[&frame(PING, 0, 0, &[0; 8]), &request],
+        &[&frame(PING, 0, 0, &[0; 8]), &request, &empty],
         |bytes| {
-            cut_anyhow(bytes, |pieces| {
+            let passes = |pieces: Vec<&[u8]>| {
                 let mut frames = Frames::of_client();
-                let refused = pieces
+                let mut passed = Vec::new();
+                let read = pieces
                     .into_iter()
-                    .find_map(|piece| frames.read(piece).err());
+                    .try_for_each(|piece| sifted(&mut frames, piece, &mut passed));
                 frames.written(bytes);
-                refused
-            });
+                read.map(|()| passed).map_err(|refused| refused.why)
+            };
+            let whole = passes(vec![bytes]);
+            for size in [1, 7] {
+                assert_eq!(
+                    passes(bytes.chunks(size).collect()),
+                    whole,
+                    "in pieces of {size}"
+                );
+            }
         },
     );
 }
@@ -239,6 +266,52 @@ fn fuzz_the_first_bytes() {
         FirstBytes::Http2 => assert!(examples[0].starts_with(bytes)),
         FirstBytes::Http1 => assert!(bytes[0].is_ascii_uppercase() || b"\r\n".contains(&bytes[0])),
         FirstBytes::Other => assert_ne!(bytes[0], 0x16),
+    });
+}
+
+/// Whether gzip weighs something, and no less than nothing does: by the grammar of RFC 9110, sections
+/// 12.4.2 and 12.5.3.
+fn gzip_by_the_book(accepts: &[u8]) -> bool {
+    let entry = Regex::new(
+        r"(?-u)^[ \t]*([^; \t]+)[ \t]*(?:;[ \t]*[qQ]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*)?$",
+    )
+    .expect("an expression");
+    let weight = |names: &[&str]| {
+        let entries = accepts.split(|byte| *byte == b',');
+        let weights = entries.filter_map(|one| {
+            let read = entry.captures(one)?;
+            let name = String::from_utf8_lossy(&read[1]).to_ascii_lowercase();
+            let weight = read.get(2).map_or("1".into(), |weight| {
+                String::from_utf8_lossy(weight.as_bytes()).into_owned()
+            });
+            names.contains(&&*name).then(|| weight.parse::<f64>())?.ok()
+        });
+        weights.reduce(f64::min)
+    };
+    let gzip = weight(&["gzip", "x-gzip"]).or_else(|| weight(&["*"]));
+    gzip.is_some_and(|gzip| gzip > 0.0 && gzip >= weight(&["identity"]).unwrap_or(0.0))
+}
+
+#[test]
+fn fuzz_what_is_accepted_to_be_compressed() {
+    let examples: &[&[u8]] = &[
+        b"gzip",
+        b"gzip, deflate, br, zstd",
+        b"gzip;q=1.0, identity; q=0.5, *;q=0",
+        b"*;q=0.001, br ; q=0.9",
+        b"identity;q=1, x-gzip;q=1.000",
+    ];
+    let pieces: &[&[u8]] = &[b",", b"gzip", b";q=0", b"*", b"identity", b"Q=0.999", b" "];
+    fuzz(5_000, examples, pieces, |bytes| {
+        let Ok(value) = HeaderValue::from_bytes(bytes) else {
+            return;
+        };
+        let mut headers = HeaderMap::new();
+        headers.append(ACCEPT_ENCODING, value);
+        assert_eq!(accepts_gzip(&headers), gzip_by_the_book(bytes));
+        // Who refuses it once is believed.
+        headers.append(ACCEPT_ENCODING, HeaderValue::from_static("gzip;q=0"));
+        assert!(!accepts_gzip(&headers));
     });
 }
 
@@ -378,5 +451,36 @@ fn fuzz_paths() {
             !form.split('/').any(|segment| matches!(segment, "." | "..")),
             "{form}"
         );
+    });
+}
+
+#[test]
+fn fuzz_what_a_tls_client_says_first() {
+    // A ClientHello as rustls writes it, with a name in it.
+    let config = rustls::ClientConfig::builder_with_provider(sidecar::net::tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "db.example.com".try_into().expect("a name");
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).expect("a client");
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).expect("bytes");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let pieces: &[&[u8]] = &[
+        b"\x16\x03\x01",
+        b"\0\0\0\x12",
+        b"db.example.com",
+        b"\xff\xff",
+    ];
+    fuzz(4_000, &[&hello], pieces, |bytes| {
+        let mut rest = bytes;
+        let heard = runtime.block_on(server_name::read(&mut rest));
+        // Whatever it was, all that was read is passed on.
+        let heard = heard.expect("nothing is waited for");
+        assert_eq!([&heard.read[..], rest].concat(), bytes);
     });
 }

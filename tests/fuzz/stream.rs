@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use http::Request;
 use prost::Message as _;
 use sidecar::config::guard::{Guard, Workload};
-use sidecar::config::route::Route;
+use sidecar::config::retry_policy::RetryPolicy;
+use sidecar::config::route::{Route, connections};
 use sidecar::config::service::Service;
 use wire::delta::{Apply, Change, Held, Rejected};
 use wire::generation::{Generation, Input};
@@ -71,8 +72,16 @@ fn route() -> mesh::Route {
                 service: Some(service()),
                 port: 80,
                 weight: 1,
+                ..Default::default()
             }],
             request_timeout_ms: Some(1000),
+            idle_timeout_ms: Some(30_000),
+            compression: Some(mesh::Compression { min_bytes: 1024 }),
+            concurrency: Some(mesh::Concurrency {
+                max: 100,
+                queue: 50,
+                queue_timeout_ms: 1000,
+            }),
             ..Default::default()
         }],
         ..Default::default()
@@ -241,13 +250,85 @@ fn fuzz_routes() {
             return;
         };
         let rules = sent.rules.len();
-        let Ok(route) = Route::build(sent) else {
+        let Ok(route) = Route::build(sent, None) else {
             return;
         };
         for head in &requests {
             assert!(route.find(head).is_none_or(|found| found.rule < rules));
         }
     });
+}
+
+#[test]
+fn fuzz_routes_of_connections() {
+    let rule = |names: &[&str]| mesh::ConnectionRule {
+        name: "rule-0".into(),
+        server_names: names.iter().map(|name| (*name).to_owned()).collect(),
+        idle_timeout_ms: Some(1000),
+        ..Default::default()
+    };
+    let route = mesh::Route {
+        connections: vec![rule(&["db.example.com", "*.example.com"]), rule(&[])],
+        rules: Vec::new(),
+        ..route()
+    };
+    let pieces: &[&[u8]] = &[b"*.", b".", b"example"];
+    fuzz(4_000, &[&route.encode_to_vec()], pieces, |bytes| {
+        let Ok(sent) = mesh::Route::decode(bytes) else {
+            return;
+        };
+        let Ok(route) = Route::build(sent, None) else {
+            return;
+        };
+        for asked in [Some("db.example.com"), Some("."), Some(""), None] {
+            let found = connections::find(route.connections(), asked);
+            assert!(found.is_none_or(|place| place < route.connections().len()));
+        }
+    });
+}
+
+#[test]
+fn fuzz_retry_policies() {
+    use mesh::load_balancing::Algorithm;
+    let hash = mesh::ConsistentHash {
+        on: Some(mesh::consistent_hash::On::Header("x-user".into())),
+    };
+    let policy = mesh::RetryPolicy {
+        namespace: "shop".into(),
+        name: "orders".into(),
+        services: vec![mesh::ServiceRef {
+            namespace: "shop".into(),
+            name: "orders".into(),
+        }],
+        load_balancing: Some(mesh::LoadBalancing {
+            algorithm: Some(Algorithm::ConsistentHash(hash)),
+            slow_start_ms: None,
+        }),
+        health_check: Some(mesh::HealthCheck {
+            path: "/health".into(),
+            interval_ms: 5000,
+            timeout_ms: 1000,
+            unhealthy_threshold: 2,
+            healthy_threshold: 2,
+        }),
+        ..Default::default()
+    };
+    fuzz(
+        10_000,
+        &[&policy.encode_to_vec()],
+        &[b"/", b"//"],
+        |bytes| {
+            let Ok(sent) = mesh::RetryPolicy::decode(bytes) else {
+                return;
+            };
+            if let Ok(policy) = RetryPolicy::build(sent) {
+                let check = policy.health_check.iter();
+                let mut bounds =
+                    check.flat_map(|one| [one.unhealthy_threshold, one.healthy_threshold]);
+                assert!(bounds.all(|bound| bound > 0));
+            }
+        },
+    );
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! What a rule does to requests and responses beside routing them: one file for each filter.
 
 mod body_limit;
+mod compression;
+mod concurrency;
 mod cors;
 mod direct_response;
 mod fault;
 mod headers;
+mod idle;
 mod mirror;
 mod redirect;
 mod rewrite;

@@ -1,14 +1,17 @@
 //! Whole operators and sidecars over real sockets: one file for each subject.
 
 mod addresses;
+mod balancing;
 mod bounds;
 mod claims;
 mod configuration;
+mod connections;
 mod filters;
 mod floods;
 mod http1;
 mod http2;
 mod identity;
+mod layers;
 mod life;
 mod matching;
 mod opaque;
@@ -16,6 +19,7 @@ mod overload;
 mod permissive;
 mod routing;
 mod smuggling;
+mod tap;
 mod telemetry;
 mod upgrades;
 mod upstreams;

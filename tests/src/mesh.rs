@@ -25,8 +25,10 @@ use crate::client::Client;
 use crate::upstream::Upstream;
 use crate::wait_until;
 
+mod churn;
 mod sidecar;
 
+pub use self::churn::Usage;
 pub use self::sidecar::Sidecar;
 
 /// The namespace of every object of the tests that names none.

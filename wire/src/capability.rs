@@ -45,6 +45,18 @@ pub const FILTER_MAX_REQUEST_BYTES: &str = "filter.max-request-bytes";
 /// Refuses calls to addresses that the mesh doesn't know (`mesh.Workload.refuse_unknown`). That it
 /// takes plaintext needs none: a sidecar that doesn't know of it stays strict.
 pub const REFUSE_UNKNOWN: &str = "workload.refuse-unknown";
+/// Carries out `mesh.RetryPolicy` as a caller.
+pub const RETRY_POLICY: &str = "retry-policy";
+/// Compresses responses (`mesh.Rule.compression`).
+pub const FILTER_COMPRESSION: &str = "filter.compression";
+/// Bounds the requests of a rule that are under way (`mesh.Rule.concurrency`).
+pub const FILTER_CONCURRENCY: &str = "filter.concurrency";
+/// Bounds silence as a rule says (`mesh.Rule.idle_timeout_ms`).
+pub const FILTER_IDLE_TIMEOUT: &str = "filter.idle-timeout";
+/// Routes connections whose bytes nobody reads (`mesh.Route.connections`).
+pub const ROUTE_CONNECTIONS: &str = "route.connections";
+/// Lets another ApiRoute govern what a rule sends on (`mesh.Backend.route`).
+pub const ROUTE_LAYERS: &str = "route.layers";
 
 /// What the sidecar of this build can do.
 pub const ALL: &[&str] = &[
@@ -68,4 +80,10 @@ pub const ALL: &[&str] = &[
     FILTER_CORS,
     FILTER_MAX_REQUEST_BYTES,
     REFUSE_UNKNOWN,
+    RETRY_POLICY,
+    FILTER_COMPRESSION,
+    FILTER_CONCURRENCY,
+    FILTER_IDLE_TIMEOUT,
+    ROUTE_CONNECTIONS,
+    ROUTE_LAYERS,
 ];

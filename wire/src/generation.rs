@@ -32,6 +32,8 @@ pub enum Input {
     Settings = 4,
     /// `Namespace` objects.
     Namespace = 5,
+    /// `RetryPolicy` objects.
+    RetryPolicy = 6,
 }
 
 /// For each [`Input`], the newest revision observed; 0 where nothing was seen or nothing depends.
@@ -50,13 +52,14 @@ pub struct Generation {
 
 impl Input {
     /// Every input, in the order of its place.
-    pub const ALL: [Input; 6] = [
+    pub const ALL: [Input; 7] = [
         Input::ApiRoute,
         Input::Service,
         Input::EndpointSlice,
         Input::Pod,
         Input::Settings,
         Input::Namespace,
+        Input::RetryPolicy,
     ];
 }
 

@@ -14,7 +14,7 @@ pub const POD_EXTENSION: &[u64] = &[2, 25, 7310868735422118765];
 pub const MAX_PART_BYTES: usize = 253;
 
 /// The longest id in its text form, in bytes: the longest kind, two parts, two slashes.
-pub const MAX_ID_BYTES: usize = 9 + 2 + 2 * MAX_PART_BYTES;
+pub const MAX_ID_BYTES: usize = 12 + 2 + 2 * MAX_PART_BYTES;
 
 /// The kinds of resource: which message of `mesh.proto` a resource's body is.
 ///
@@ -32,6 +32,8 @@ pub enum Kind {
     Endpoints,
     /// `mesh.Route`: an ApiRoute, for its callers.
     Route,
+    /// `mesh.RetryPolicy`: a RetryPolicy, for callers.
+    RetryPolicy,
 }
 
 /// The name of a resource. Cheap to clone: many streams keep the same ids.
@@ -63,12 +65,13 @@ pub enum InvalidId {
 
 impl Kind {
     /// Every kind, in the order in which they are sent.
-    pub const ALL: [Kind; 5] = [
+    pub const ALL: [Kind; 6] = [
         Kind::Identity,
         Kind::Workload,
         Kind::Guard,
         Kind::Endpoints,
         Kind::Route,
+        Kind::RetryPolicy,
     ];
 
     /// The first part of an id's text form.
@@ -79,6 +82,7 @@ impl Kind {
             Kind::Guard => "guard",
             Kind::Endpoints => "endpoints",
             Kind::Route => "route",
+            Kind::RetryPolicy => "retry-policy",
         }
     }
 
@@ -96,13 +100,16 @@ impl Kind {
                 Input::Settings,
             ],
             Kind::Guard => &[Input::ApiRoute, Input::Service, Input::Pod],
+            // An ApiRoute can declare what a Service's ports carry.
             Kind::Endpoints => &[
+                Input::ApiRoute,
                 Input::Service,
                 Input::EndpointSlice,
                 Input::Pod,
                 Input::Settings,
             ],
             Kind::Route => &[Input::ApiRoute, Input::Service, Input::Settings],
+            Kind::RetryPolicy => &[Input::RetryPolicy, Input::Service],
         }
     }
 }

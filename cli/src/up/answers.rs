@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use compiler::ObjectKey;
@@ -9,7 +10,9 @@ use compiler::ObjectKey;
 use super::callers;
 use super::control::{Answer, Asked, Request, Status};
 use super::fleet::Running;
+use super::ground::Place;
 use super::mesh::{Mesh, verdicts};
+use super::stalls;
 
 /// Answers now, or as soon as the operator has answered.
 pub(super) fn answer(mesh: &Mesh, asked: Asked) {
@@ -38,17 +41,41 @@ pub(super) fn answer(mesh: &Mesh, asked: Asked) {
                 let _ = answer.send((status, Vec::new()));
             });
         }
+        Request::Pods(workload) => {
+            let pods = match workload {
+                Some(workload) => find_all(mesh, &workload),
+                None => Ok(mesh.pods.keys().collect()),
+            };
+            let names = pods.map(|pods| Vec::from_iter(pods.iter().map(ToString::to_string)));
+            let _ = answer.send(match names {
+                Ok(names) => (Ok(names.into()), Vec::new()),
+                Err(error) => (Err(format!("{error:#}")), Vec::new()),
+            });
+        }
         Request::Plaintext => {
-            let pods = mesh.pods.iter();
-            let pods = pods.map(|(key, pod)| (key.clone(), pod.place.clone()));
-            let gathering = callers::gather(mesh.around.folder.clone(), pods.collect());
+            let gathering = callers::gather(mesh.around.folder.clone(), places(mesh));
             tokio::spawn(async move {
                 let callers = serde_json::to_value(gathering.await);
                 let callers = callers.map_err(|error| error.to_string());
                 let _ = answer.send((callers, Vec::new()));
             });
         }
+        Request::Stalls => {
+            let gathering = stalls::gather(mesh.around.folder.clone(), places(mesh));
+            tokio::spawn(async move {
+                let stalls = serde_json::to_value(gathering.await);
+                let stalls = stalls.map_err(|error| error.to_string());
+                let _ = answer.send((stalls, Vec::new()));
+            });
+        }
     }
+}
+
+/// Every pod and where it is.
+fn places(mesh: &Mesh) -> Vec<(ObjectKey, Arc<Place>)> {
+    let pods = mesh.pods.iter();
+    pods.map(|(key, pod)| (key.clone(), pod.place.clone()))
+        .collect()
 }
 
 fn enter(mesh: &Mesh, workload: &str) -> anyhow::Result<(Answer, Vec<OwnedFd>)> {
@@ -72,17 +99,7 @@ fn enter(mesh: &Mesh, workload: &str) -> anyhow::Result<(Answer, Vec<OwnedFd>)> 
 /// `[NAMESPACE/]NAME` of a pod or a Deployment, as people write it: `deployment/` or `pod/` may
 /// stand before the name.
 fn find<'a>(mesh: &'a Mesh, asked: &str) -> anyhow::Result<&'a Running> {
-    let mut name = asked;
-    for kind in ["deployments/", "deployment/", "deploy/", "pods/", "pod/"] {
-        name = name.strip_prefix(kind).unwrap_or(name);
-    }
-    let (namespace, name) = match name.split_once('/') {
-        Some((namespace, name)) => (Some(namespace), name),
-        None => (None, name),
-    };
-    let fits = |key: &ObjectKey| {
-        key.name == name && namespace.is_none_or(|namespace| key.namespace == namespace)
-    };
+    let fits = named(asked);
     let mut found: Vec<_> = mesh.pods.iter().filter(|(key, _)| fits(key)).collect();
     for workload in mesh.plan.workloads.keys().filter(|key| fits(key)) {
         // Any of its replicas.
@@ -94,21 +111,46 @@ fn find<'a>(mesh: &'a Mesh, asked: &str) -> anyhow::Result<&'a Running> {
     }
     match found.as_slice() {
         [(_, pod)] => Ok(pod),
-        [] => {
-            let known: Vec<_> = mesh
-                .plan
-                .workloads
-                .keys()
-                .map(ToString::to_string)
-                .collect();
-            bail!(
-                "no workload is named `{asked}`; there are {}",
-                known.join(", ")
-            )
-        }
+        [] => Err(nobody(mesh, asked)),
         several => {
             let known: Vec<_> = several.iter().map(|(key, _)| format!("`{key}`")).collect();
             bail!("`{asked}` may be {}: name one of them", known.join(" or "))
         }
     }
+}
+
+/// As [`find`], every replica of a Deployment.
+fn find_all<'a>(mesh: &'a Mesh, asked: &str) -> anyhow::Result<Vec<&'a ObjectKey>> {
+    let fits = named(asked);
+    let is_meant =
+        |key: &ObjectKey, pod: &Running| fits(key) || pod.workload.as_ref().is_some_and(&fits);
+    let pods = mesh.pods.iter();
+    let found: Vec<_> = pods
+        .filter(|(key, pod)| is_meant(key, pod))
+        .map(|(key, _)| key)
+        .collect();
+    match found.is_empty() {
+        false => Ok(found),
+        true => Err(nobody(mesh, asked)),
+    }
+}
+
+/// Whether a pod or a Deployment is meant by what people write.
+fn named(asked: &str) -> impl Fn(&ObjectKey) -> bool {
+    let mut name = asked;
+    for kind in ["deployments/", "deployment/", "deploy/", "pods/", "pod/"] {
+        name = name.strip_prefix(kind).unwrap_or(name);
+    }
+    let (namespace, name) = match name.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (None, name),
+    };
+    move |key| key.name == name && namespace.is_none_or(|namespace| key.namespace == namespace)
+}
+
+fn nobody(mesh: &Mesh, asked: &str) -> anyhow::Error {
+    let known = mesh.plan.workloads.keys().map(ToString::to_string);
+    let known: Vec<_> = known.collect();
+    let known = known.join(", ");
+    anyhow::anyhow!("no workload is named `{asked}`; there are {known}")
 }

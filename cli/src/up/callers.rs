@@ -75,7 +75,7 @@ pub(crate) fn lines(folder: &Path) -> Vec<String> {
 // === impl Caller ===
 
 impl Caller {
-    fn line(&self, pod: &str) -> String {
+    pub(crate) fn line(&self, pod: &str) -> String {
         let times = match self.requests {
             1 => "once".to_owned(),
             times => format!("{times} times"),

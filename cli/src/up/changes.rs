@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use compiler::ObjectKey;
 use compiler::yaml::Document;
+use compiler::{ObjectKey, ObjectKind, ObjectRef};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -24,8 +24,8 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Changes {
     /// In words, a line each.
     pub(super) lines: Vec<String>,
-    /// The routes that were added or changed.
-    pub(super) routes: BTreeSet<ObjectKey>,
+    /// What the sidecars enforce, and was added or changed.
+    pub(super) enforced: BTreeSet<ObjectRef>,
 }
 
 // === impl Changes ===
@@ -48,8 +48,11 @@ pub(super) fn between(old: &Plan, new: &Plan) -> Changes {
             (Some(before), Some(after)) => described(before, after),
             (None, None) => Vec::new(),
         };
-        if !lines.is_empty() && kind == "ApiRoute" && new.documents.contains_key(id) {
-            changes.routes.insert(key.clone());
+        if !lines.is_empty() && new.documents.contains_key(id) {
+            let kind = enforced(kind);
+            changes
+                .enforced
+                .extend(kind.map(|kind| ObjectRef::new(kind, key)));
         }
         changes.lines.extend(
             lines
@@ -72,26 +75,32 @@ fn described(before: &Document, after: &Document) -> Vec<String> {
     }
 }
 
-/// Tells, once the sidecars have answered, whether they enforce `routes`.
-pub(super) fn follow(operator: Ipv4Addr, mut routes: BTreeSet<ObjectKey>) {
-    if routes.is_empty() {
+/// The kind that has this name, if it is one that sidecars enforce.
+fn enforced(kind: &str) -> Option<ObjectKind> {
+    ObjectKind::ALL.into_iter().find(|one| one.as_str() == kind)
+}
+
+/// Tells, once the sidecars have answered, whether they enforce `objects`.
+pub(super) fn follow(operator: Ipv4Addr, mut objects: BTreeSet<ObjectRef>) {
+    if objects.is_empty() {
         return;
     }
     let operator = SocketAddr::from((operator, 15014));
     tokio::spawn(async move {
         sleep(COMPILED).await;
         let until = Instant::now() + ANSWERED;
-        while !routes.is_empty() {
+        while !objects.is_empty() {
             let late = Instant::now() >= until;
             if let Ok(Value::Array(reports)) = verdicts(operator).await {
                 let reports: BTreeMap<_, _> = reports
                     .iter()
-                    .filter_map(|report| Some((key(report)?, report)))
+                    .filter_map(|report| Some((object(report)?, report)))
                     .collect();
-                routes.retain(|route| {
-                    match reports.get(route).and_then(|report| outcome(report, late)) {
+                objects.retain(|object| {
+                    let report = reports.get(object);
+                    match report.and_then(|report| outcome(report, late)) {
                         Some(outcome) => {
-                            say(format_args!("  ApiRoute {route}: {outcome}"));
+                            say(format_args!("  {object}: {outcome}"));
                             false
                         }
                         None => true,
@@ -99,9 +108,9 @@ pub(super) fn follow(operator: Ipv4Addr, mut routes: BTreeSet<ObjectKey>) {
                 });
             }
             if late {
-                for route in &routes {
+                for object in &objects {
                     say(format_args!(
-                        "  ApiRoute {route}: the operator has said nothing of it yet"
+                        "  {object}: the operator has said nothing of it yet"
                     ));
                 }
                 return;
@@ -111,14 +120,10 @@ pub(super) fn follow(operator: Ipv4Addr, mut routes: BTreeSet<ObjectKey>) {
     });
 }
 
-fn key(report: &Value) -> Option<ObjectKey> {
-    if report["kind"] != "ApiRoute" {
-        return None;
-    }
-    Some(ObjectKey::new(
-        report["namespace"].as_str()?,
-        report["name"].as_str()?,
-    ))
+fn object(report: &Value) -> Option<ObjectRef> {
+    let kind = enforced(report["kind"].as_str()?)?;
+    let key = ObjectKey::new(report["namespace"].as_str()?, report["name"].as_str()?);
+    Some(ObjectRef::new(kind, &key))
 }
 
 /// What became of an object, in words. `None`: that isn't known yet, and it isn't `late`.
@@ -172,4 +177,43 @@ pub(crate) fn outcome(report: &Value, late: bool) -> Option<String> {
         };
         format!("enforced by {n}/{m} sidecars{message}{waiting}")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn plan(type_: &str, port: u16) -> Plan {
+        let text = format!(
+            "apiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\n\
+             metadata: {{name: orders, namespace: shop}}\nspec:\n  \
+             targetRefs: [{{kind: Service, name: orders}}]\n  loadBalancing: {{type: {type_}}}\n\
+             ---\napiVersion: v1\nkind: Service\nmetadata: {{name: orders, namespace: shop}}\n\
+             spec: {{ports: [{{port: {port}}}]}}\n"
+        );
+        let file = compiler::yaml::parse("shop.yaml", &text);
+        assert_eq!(file.problems, []);
+        Plan::new(file.documents.into_iter(), Path::new("/")).unwrap()
+    }
+
+    #[test]
+    fn of_all_that_was_edited_what_sidecars_enforce_is_followed() {
+        let changes = between(&plan("RoundRobin", 80), &plan("LeastRequest", 81));
+        let policy = ObjectRef::retry_policy(&ObjectKey::new("shop", "orders"));
+        assert_eq!(changes.enforced, BTreeSet::from([policy.clone()]));
+        assert_eq!(
+            changes.lines,
+            [
+                "RetryPolicy shop/orders: spec.loadBalancing.type: RoundRobin -> LeastRequest",
+                "Service shop/orders: spec.ports[0].port: 80 -> 81",
+            ]
+        );
+        let report = |kind: &str| json!({"kind": kind, "namespace": "shop", "name": "orders"});
+        assert_eq!(object(&report("RetryPolicy")), Some(policy));
+        assert_eq!(object(&report("Service")), None);
+    }
 }

@@ -18,8 +18,13 @@ pub enum Request {
     Enter(String),
     /// How everything is.
     Status,
+    /// The names of the pods of a workload that may be named as in [`Request::Enter`], all of a
+    /// Deployment's; of all when none is named.
+    Pods(Option<String>),
     /// Who calls in plaintext.
     Plaintext,
+    /// Which ports made callers wait for a server that speaks first.
+    Stalls,
 }
 
 /// How a program runs inside a workload. Accompanied by its user, process, mount and network

@@ -313,7 +313,7 @@ impl Mesh {
             say(format_args!("  {error:#}"));
         }
         self.bring_about();
-        changes::follow(self.around.ground.operator(), changes.routes);
+        changes::follow(self.around.ground.operator(), changes.enforced);
     }
 
     /// Ends everything in good order: callers before those they call, as far as that is known, so

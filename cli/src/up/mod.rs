@@ -44,6 +44,7 @@ mod process;
 mod publish;
 mod runtime;
 mod settled;
+pub(crate) mod stalls;
 pub mod state;
 pub(crate) mod table;
 mod written;
@@ -54,8 +55,8 @@ pub use publish::Publish;
 
 /// Runs the services of a folder as a mesh on this machine, until Ctrl-C.
 ///
-/// The folder holds ordinary documents: Deployments (with a command), Services and ApiRoutes. The
-/// same folder can be applied to a cluster. Edits take effect while it runs.
+/// The folder holds ordinary documents: Deployments (with a command), Services, ApiRoutes and
+/// RetryPolicies. The same folder can be applied to a cluster. Edits take effect while it runs.
 #[derive(Clone, Debug, clap::Args)]
 pub struct UpArgs {
     /// The folder of documents.

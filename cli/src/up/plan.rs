@@ -102,7 +102,7 @@ impl Plan {
         Err(problems)
     }
 
-    fn new(
+    pub(super) fn new(
         documents: impl Iterator<Item = Document>,
         folder: &Path,
     ) -> Result<Self, Vec<yaml::Problem>> {
@@ -131,6 +131,7 @@ impl Plan {
                     plan.services.insert(document.key.clone(), service.clone());
                 }
                 Object::ApiRoute(_)
+                | Object::RetryPolicy(_)
                 | Object::EndpointSlice(_)
                 | Object::Pod(_)
                 | Object::Namespace(_)

@@ -89,7 +89,15 @@ fn every_command_is_completed_in_every_shell() {
     for shell in ["bash", "zsh", "fish"] {
         let script = said(&folder, &["completion", shell]);
         for command in [
-            "up", "exec", "status", "check", "config", "routes", "explain",
+            "up",
+            "exec",
+            "status",
+            "check",
+            "config",
+            "routes",
+            "explain",
+            "tap",
+            "port-forward",
         ] {
             assert!(script.contains(command), "{shell} lacks {command}");
         }

@@ -9,10 +9,14 @@
 mod addresses;
 mod asking;
 mod check;
+mod cluster;
 mod edits;
 mod endings;
 mod mesh;
+mod port_forward;
 mod programs;
+mod stalls;
+mod tap;
 
 use std::net::TcpListener;
 use std::process::Command;

@@ -154,3 +154,27 @@ fn lookup() {
         );
     }
 }
+
+/// Greets everyone who connects to `$HOST:$PORT`, before they say anything.
+#[test]
+#[ignore = "a program: run by its caller"]
+fn greeter() {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let host = std::env::var("HOST").unwrap_or_else(|_| "0.0.0.0".to_owned());
+    let listener = TcpListener::bind(format!("{host}:{}", variable("PORT"))).unwrap();
+    for mut stream in listener.incoming().flatten() {
+        // Who has gone needs no greeting.
+        let _ = stream.write_all(b"220 ready\r\n");
+    }
+}
+
+/// Prints what `$TO` says first, and after how many milliseconds.
+#[test]
+#[ignore = "a program: run by its caller"]
+fn hearer() {
+    let begun = std::time::Instant::now();
+    let mut stream = TcpStream::connect(std::env::var("TO").unwrap()).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    println!("{} after {} ms", said.trim(), begun.elapsed().as_millis());
+}

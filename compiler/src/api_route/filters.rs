@@ -1,7 +1,7 @@
 //! Filters of a rule: from `crds::filters` to the fields of `mesh::Rule` from `request_headers` on.
 
 use crds::status::Reason;
-use crds::{ApiRouteSpec, BackendRef, PathChangeType, RouteRule};
+use crds::{ApiRouteSpec, BackendKind, BackendRef, PathChangeType, RouteRule};
 use wire::path::normalise;
 use wire::{capability, mesh};
 
@@ -42,6 +42,8 @@ pub(super) fn compile(rule: &RouteRule) -> mesh::Rule {
         cors: rule.cors.as_ref().map(cors),
         fault: rule.fault.as_ref().map(fault),
         max_request_bytes: rule.max_request_bytes,
+        compression: rule.compression.as_ref().map(compression),
+        concurrency: rule.concurrency.as_ref().map(concurrency),
         ..mesh::Rule::default()
     }
 }
@@ -67,6 +69,15 @@ pub(crate) fn needed(rules: &[mesh::Rule]) -> impl Iterator<Item = &'static str>
         (capability::FILTER_MAX_REQUEST_BYTES, |rule| {
             rule.max_request_bytes.is_some()
         }),
+        (capability::FILTER_COMPRESSION, |rule| {
+            rule.compression.is_some()
+        }),
+        (capability::FILTER_CONCURRENCY, |rule| {
+            rule.concurrency.is_some()
+        }),
+        (capability::FILTER_IDLE_TIMEOUT, |rule| {
+            rule.idle_timeout_ms.is_some()
+        }),
     ];
     let needed = NEEDS.iter().filter(|(_, uses)| rules.iter().any(uses));
     needed.map(|(capability, _)| *capability)
@@ -84,6 +95,7 @@ impl Reader<'_> {
     ) -> Option<mesh::Mirror> {
         let written = rule.mirror.as_ref()?;
         let to = BackendRef {
+            kind: BackendKind::Service,
             name: written.backend_ref.name.clone(),
             namespace: written.backend_ref.namespace.clone(),
             port: written.backend_ref.port,
@@ -191,6 +203,22 @@ fn cors(written: &crds::Cors) -> mesh::Cors {
         expose_headers: written.expose_headers.clone(),
         allow_credentials: written.allow_credentials,
         max_age_s: written.max_age.as_ref().map(|age| age.millis() / 1000),
+    }
+}
+
+fn compression(written: &crds::Compression) -> mesh::Compression {
+    mesh::Compression {
+        min_bytes: written.min_bytes,
+    }
+}
+
+fn concurrency(written: &crds::Concurrency) -> mesh::Concurrency {
+    const SECOND: u64 = 1000;
+    let timeout = written.queue_timeout.as_ref();
+    mesh::Concurrency {
+        max: written.max,
+        queue: written.queue,
+        queue_timeout_ms: timeout.map_or(SECOND, crds::Duration::millis),
     }
 }
 

@@ -24,11 +24,14 @@ impl Compilation<'_> {
                 Kind::Workload => drop(self.dirty.workloads.insert(key)),
                 Kind::Guard => drop(self.dirty.guards.insert(key)),
                 Kind::Endpoints => drop(self.dirty.endpoints.insert(key)),
-                Kind::Route => drop(self.dirty.routes.insert(key)),
+                Kind::Route => drop(self.dirty.objects.insert(ObjectRef::api_route(&key))),
+                Kind::RetryPolicy => {
+                    self.dirty.objects.insert(ObjectRef::retry_policy(&key));
+                }
             }
         }
         let objects = self.out.verdicts.keys();
-        self.dirty.routes.extend(objects.map(ObjectRef::key));
+        self.dirty.objects.extend(objects.cloned());
     }
 
     pub(super) fn settings(&mut self) {
@@ -48,7 +51,8 @@ impl Compilation<'_> {
             let memo = &self.out.memo;
             self.dirty.endpoints.extend(memo.services.keys().cloned());
             self.dirty.workloads.extend(memo.pods.keys().cloned());
-            self.dirty.routes.extend(memo.api_routes.keys().cloned());
+            let routes = memo.api_routes.keys().map(ObjectRef::api_route);
+            self.dirty.objects.extend(routes);
         }
         let id = |settings: &Settings| {
             let domain = ObjectKey::new(&*settings.trust_domain, "bundle");
@@ -73,13 +77,13 @@ impl Compilation<'_> {
             let selector = new.as_ref().and_then(|service| selector(service));
             memo.links.index_selector(&key, selector);
             let mentioned_by = memo.links.mentions.to(&key).into_iter().flatten();
-            self.dirty.routes.extend(mentioned_by.cloned());
+            self.dirty.objects.extend(mentioned_by.cloned());
             if old.is_none() || new.is_none() {
                 let around = Neighbourhood::of(&key);
                 let lost = around
                     .iter()
                     .filter_map(|around| memo.links.lost.to(around));
-                self.dirty.routes.extend(lost.flatten().cloned());
+                self.dirty.objects.extend(lost.flatten().cloned());
             }
             self.dirty.guards.insert(key.clone());
             self.dirty.endpoints.insert(key);
@@ -132,17 +136,19 @@ impl Compilation<'_> {
         }
     }
 
-    pub(super) fn api_routes(&mut self) {
-        let memo = &mut self.out.memo;
-        let changed = differences(&mut memo.api_routes, &self.inputs.api_routes);
-        self.dirty
-            .routes
-            .extend(changed.into_iter().map(|difference| difference.key));
-        if memo.precedence != self.inputs.precedence {
-            memo.precedence = self.inputs.precedence.clone();
-            self.dirty
-                .routes
-                .extend(self.inputs.api_routes.keys().cloned());
+    pub(super) fn written(&mut self) {
+        let (memo, inputs) = (&mut self.out.memo, self.inputs);
+        let routes = differences(&mut memo.api_routes, &inputs.api_routes);
+        let routes = routes.iter().map(|one| ObjectRef::api_route(&one.key));
+        self.dirty.objects.extend(routes);
+        let policies = differences(&mut memo.retry_policies, &inputs.retry_policies);
+        let policies = policies.iter().map(|one| ObjectRef::retry_policy(&one.key));
+        self.dirty.objects.extend(policies);
+        if memo.precedence != inputs.precedence {
+            memo.precedence = inputs.precedence.clone();
+            let routes = inputs.api_routes.keys().map(ObjectRef::api_route);
+            let policies = inputs.retry_policies.keys().map(ObjectRef::retry_policy);
+            self.dirty.objects.extend(routes.chain(policies));
         }
     }
 }

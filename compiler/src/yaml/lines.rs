@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 use super::ambiguous::Ambiguous;
-use super::child;
+use super::{Document, child, split};
 
 /// The lines of a document's fields by path, such as `spec.rules[0].name`.
 #[derive(Debug, Default)]
@@ -17,6 +17,20 @@ pub(super) struct Lines {
 
 /// Deeper than any object goes; the value parser refuses what is deeper still.
 const MAX_DEPTH: usize = 128;
+
+/// The line of a field of a document, such as `spec.rules[0].name`, or of the nearest one around it that
+/// is there, in the text of the document's file.
+pub fn line_of(text: &str, document: &Document, field: &str) -> usize {
+    let documents = split(text);
+    // The last one that begins before the document's first field.
+    let own = documents
+        .iter()
+        .rev()
+        .find(|(before, _)| *before < document.line);
+    own.map_or(document.line, |(before, text)| {
+        before + Lines::of(text).line(field)
+    })
+}
 
 type Events<'a> = Parser<'a, saphyr_parser::StrInput<'a>>;
 

@@ -11,18 +11,25 @@ use compiler::yaml::{self, Object};
 use compiler::{Inputs, ObjectKey, ObjectRef};
 use wire::generation::Input;
 
-/// The inputs that documents describe; the order of ApiRoutes without a timestamp is that of the
-/// documents.
+/// The inputs that documents describe; the order of what people wrote without a timestamp is that of
+/// the documents.
 pub(crate) fn inputs(file: &str, text: &str) -> Inputs {
     let parsed = yaml::parse(file, text);
     let problems: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     let mut inputs = Inputs::default();
     for (place, document) in parsed.documents.into_iter().enumerate() {
-        if let Object::ApiRoute(route) = &document.object
-            && route.metadata.creation_timestamp.is_none()
+        let written = match &document.object {
+            Object::ApiRoute(route) => Some((ObjectRef::api_route(&document.key), &route.metadata)),
+            Object::RetryPolicy(policy) => {
+                let object = ObjectRef::retry_policy(&document.key);
+                Some((object, &policy.metadata))
+            }
+            _ => None,
+        };
+        if let Some((object, metadata)) = written
+            && metadata.creation_timestamp.is_none()
         {
-            let object = ObjectRef::api_route(&document.key);
             inputs.precedence.insert(object, place as u64);
         }
         insert(&mut inputs, document.key, document.object);
@@ -36,6 +43,7 @@ pub(crate) fn inputs(file: &str, text: &str) -> Inputs {
 pub(crate) fn insert(inputs: &mut Inputs, key: ObjectKey, object: Object) {
     match object {
         Object::ApiRoute(object) => drop(inputs.api_routes.insert(key, object)),
+        Object::RetryPolicy(object) => drop(inputs.retry_policies.insert(key, object)),
         Object::Service(object) => drop(inputs.services.insert(key, object)),
         Object::EndpointSlice(object) => drop(inputs.endpoint_slices.insert(key, object)),
         Object::Pod(object) => drop(inputs.pods.insert(key, object)),
@@ -53,6 +61,7 @@ pub(crate) fn without_sharing(inputs: &Inputs) -> Inputs {
     }
     let mut inputs = inputs.clone();
     anew(&mut inputs.api_routes);
+    anew(&mut inputs.retry_policies);
     anew(&mut inputs.services);
     anew(&mut inputs.endpoint_slices);
     anew(&mut inputs.pods);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use compiler::{Inputs, ObjectKey, ObjectRef};
+use compiler::{Inputs, ObjectKey, ObjectKind, ObjectRef};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -16,11 +16,12 @@ use wire::generation::Input;
 #[derive(Clone, Debug)]
 pub(crate) enum Edit {
     ApiRoute(ObjectKey, Option<Value>),
+    RetryPolicy(ObjectKey, Option<Value>),
     Service(ObjectKey, Option<Value>),
     EndpointSlice(ObjectKey, Option<Value>),
     Pod(ObjectKey, Option<Value>),
     Namespace(ObjectKey, Option<Value>),
-    Precedence(ObjectKey, Option<u64>),
+    Precedence(ObjectRef, Option<u64>),
     TrustDomain(&'static str),
     ClusterDomain(&'static str),
     Root(u8),
@@ -31,6 +32,10 @@ impl Edit {
     pub(crate) fn apply(&self, inputs: &mut Inputs) {
         let input = match self {
             Edit::ApiRoute(key, value) => set(&mut inputs.api_routes, key, value, Input::ApiRoute),
+            Edit::RetryPolicy(key, value) => {
+                let place = Input::RetryPolicy;
+                set(&mut inputs.retry_policies, key, value, place)
+            }
             Edit::Service(key, value) => set(&mut inputs.services, key, value, Input::Service),
             Edit::EndpointSlice(key, value) => {
                 let place = Input::EndpointSlice;
@@ -40,13 +45,12 @@ impl Edit {
             Edit::Namespace(key, value) => {
                 set(&mut inputs.namespaces, key, value, Input::Namespace)
             }
-            Edit::Precedence(key, given) => {
-                let object = ObjectRef::api_route(key);
+            Edit::Precedence(object, given) => {
                 match given {
-                    Some(given) => drop(inputs.precedence.insert(object, *given)),
-                    None => drop(inputs.precedence.remove(&object)),
+                    Some(given) => drop(inputs.precedence.insert(object.clone(), *given)),
+                    None => drop(inputs.precedence.remove(object)),
                 }
-                Input::ApiRoute
+                object.kind.input()
             }
             Edit::TrustDomain(domain) => {
                 (*domain).clone_into(&mut inputs.settings.trust_domain);
@@ -93,6 +97,8 @@ pub(crate) fn edits(longest: usize) -> impl Strategy<Value = Vec<Edit>> {
     let edit = prop_oneof![
         6 => (key(&routes), option::weighted(0.8, api_route()))
             .prop_map(|(key, value)| Edit::ApiRoute(key, value)),
+        4 => (key(&routes), option::weighted(0.8, retry_policy()))
+            .prop_map(|(key, value)| Edit::RetryPolicy(key, value)),
         4 => (key(&services), option::weighted(0.8, service()))
             .prop_map(|(key, value)| Edit::Service(key, value)),
         3 => (key(&slices), option::weighted(0.8, slice()))
@@ -101,8 +107,8 @@ pub(crate) fn edits(longest: usize) -> impl Strategy<Value = Vec<Edit>> {
             .prop_map(|(key, value)| Edit::Pod(key, value)),
         2 => (select(vec!["shop", "web"]), option::weighted(0.8, namespace()))
             .prop_map(|(name, value)| Edit::Namespace(ObjectKey::namespace(name), value)),
-        1 => (key(&routes), option::of(0..3u64))
-            .prop_map(|(key, given)| Edit::Precedence(key, given)),
+        1 => (select(Vec::from(ObjectKind::ALL)), key(&routes), option::of(0..3u64))
+            .prop_map(|(kind, key, given)| Edit::Precedence(ObjectRef::new(kind, &key), given)),
         1 => select(vec!["cluster.local", "example.org"]).prop_map(Edit::TrustDomain),
         1 => select(vec!["cluster.local", "example.org"]).prop_map(Edit::ClusterDomain),
         1 => (0..2u8).prop_map(Edit::Root),
@@ -126,13 +132,18 @@ fn api_route() -> impl Strategy<Value = Value> {
         "api.example.com",
     ]);
     let backend = (
-        select(vec!["orders", "payments", "nothing"]),
+        select(vec!["Service", "Service", "ApiRoute"]),
+        select(vec![
+            "orders", "orders", "payments", "nothing", "first", "second", "third",
+        ]),
         option::of(select(vec!["shop", "web", "bank"])),
         select(vec![80, 81]),
         0..3u32,
     );
-    let backend = backend.prop_map(|(name, namespace, port, weight)| {
-        json!({"name": name, "namespace": namespace, "port": port, "weight": weight})
+    let backend = backend.prop_map(|(kind, name, namespace, port, weight)| {
+        json!({
+            "kind": kind, "name": name, "namespace": namespace, "port": port, "weight": weight,
+        })
     });
     // One that no sidecar could match makes the object as good as absent.
     let path = prop_oneof![
@@ -154,6 +165,7 @@ fn api_route() -> impl Strategy<Value = Value> {
     (
         vec(host, 1..3),
         vec(rule, 0..3),
+        select(vec!["Declared", "Declared", "HTTP", "GRPC", "TCP"]),
         select(vec![
             json!(null),
             json!("2026-01-01T00:00:00Z"),
@@ -161,14 +173,54 @@ fn api_route() -> impl Strategy<Value = Value> {
         ]),
         0..3,
     )
-        .prop_map(|(hosts, rules, created, generation)| {
+        .prop_map(|(hosts, rules, protocol, created, generation)| {
             json!({
                 "apiVersion": "meshwright.dev/v1alpha1",
                 "kind": "ApiRoute",
                 "metadata": {"creationTimestamp": created, "generation": generation},
-                "spec": {"hosts": hosts, "rules": rules},
+                "spec": {"hosts": hosts, "rules": rules, "protocol": protocol},
             })
         })
+}
+
+fn retry_policy() -> impl Strategy<Value = Value> {
+    let target = (
+        select(vec!["orders", "order", "payments"]),
+        option::of(select(vec!["shop", "web"])),
+    );
+    let target = target.prop_map(
+        |(name, namespace)| json!({"kind": "Service", "name": name, "namespace": namespace}),
+    );
+    let balancing = select(vec![
+        json!(null),
+        json!({"type": "RoundRobin", "slowStart": "10s"}),
+        json!({"type": "ConsistentHash", "hashOn": {"type": "Source"}}),
+        json!({"type": "ConsistentHash", "hashOn": {"type": "Header", "name": "X-User"}}),
+        // Refused by the schema, and by the compiler.
+        json!({"type": "ConsistentHash"}),
+    ]);
+    let check = select(vec![
+        json!(null),
+        json!({"path": "/health"}),
+        json!({"path": "/../health"}),
+    ]);
+    let created = select(vec![
+        json!(null),
+        json!("2026-01-01T00:00:00Z"),
+        json!("2026-01-02T00:00:00Z"),
+    ]);
+    (vec(target, 1..3), balancing, check, created, 0..3).prop_map(
+        |(targets, balancing, check, created, generation)| {
+            json!({
+                "apiVersion": "meshwright.dev/v1alpha1",
+                "kind": "RetryPolicy",
+                "metadata": {"creationTimestamp": created, "generation": generation},
+                "spec": {
+                    "targetRefs": targets, "loadBalancing": balancing, "healthCheck": check,
+                },
+            })
+        },
+    )
 }
 
 fn service() -> impl Strategy<Value = Value> {

@@ -6,6 +6,7 @@ use wire::Kind;
 use wire::mesh::{self, r#match::Path};
 
 mod filters;
+mod retry_policy;
 
 /// Resources and verdicts.
 pub(crate) fn output(output: &Output) -> String {
@@ -59,6 +60,7 @@ fn body(compiled: &Compiled) -> Value {
     let resource = &compiled.resource;
     match resource.id.kind {
         Kind::Route => route(resource.decode().unwrap()),
+        Kind::RetryPolicy => retry_policy::shown(resource.decode().unwrap()),
         Kind::Endpoints => endpoints(resource.decode().unwrap()),
         Kind::Guard => guard(resource.decode().unwrap()),
         Kind::Workload => {
@@ -70,6 +72,7 @@ fn body(compiled: &Compiled) -> Value {
                 refuse_unknown,
                 permissive,
                 permissive_ports,
+                zone,
             } = resource.decode().unwrap();
             let mut shown = json!({
                 "pod": format!("{namespace}/{pod}"), "identity": identity, "guards": guards,
@@ -82,6 +85,9 @@ fn body(compiled: &Compiled) -> Value {
             }
             if !permissive_ports.is_empty() {
                 shown["permissivePorts"] = json!(permissive_ports);
+            }
+            if !zone.is_empty() {
+                shown["zone"] = json!(zone);
             }
             shown
         }
@@ -99,7 +105,7 @@ fn protocol(number: i32) -> &'static str {
     mesh::Protocol::try_from(number).unwrap().as_str_name()
 }
 
-fn service(service: &mesh::ServiceRef) -> String {
+pub(super) fn service(service: &mesh::ServiceRef) -> String {
     match service.name.as_str() {
         "" => "nowhere".to_owned(),
         name => format!("{}/{name}", service.namespace),
@@ -113,6 +119,10 @@ fn endpoints(sent: mesh::Endpoints) -> Value {
             let address = match endpoint.own_address {
                 true => format!("{address}, its own"),
                 false => address,
+            };
+            let address = match endpoint.for_zones.is_empty() {
+                true => address,
+                false => format!("{address}, for {}", endpoint.for_zones.join(" and ")),
             };
             match (endpoint.pod.as_str(), endpoint.identity.as_str()) {
                 ("", _) => address,
@@ -147,15 +157,25 @@ fn guard(sent: mesh::Guard) -> Value {
 }
 
 fn route(sent: mesh::Route) -> Value {
+    let connections = sent.connections.iter().map(|rule| {
+        let backends = rule.backends.iter().map(backend);
+        let mut shown = json!({
+            "name": rule.name,
+            "serverNames": rule.server_names,
+            "backends": Vec::from_iter(backends),
+        });
+        if let Some(timeout) = rule.idle_timeout_ms {
+            shown["idleTimeoutMs"] = json!(timeout);
+        }
+        shown
+    });
+    let connections = Vec::from_iter(connections);
     let rules = sent.rules.iter().map(|rule| {
         let mut shown = Map::new();
         shown.insert("name".to_owned(), json!(rule.name));
         let matches: Vec<String> = rule.matches.iter().map(request_match).collect();
         shown.insert("matches".to_owned(), json!(matches));
-        let backends = rule.backends.iter().map(|backend| {
-            let to = service(backend.service.as_ref().unwrap());
-            format!("{to} port {} weight {}", backend.port, backend.weight)
-        });
+        let backends = rule.backends.iter().map(backend);
         shown.insert("backends".to_owned(), json!(Vec::from_iter(backends)));
         if let Some(timeout) = rule.request_timeout_ms {
             shown.insert("requestTimeoutMs".to_owned(), json!(timeout));
@@ -163,11 +183,24 @@ fn route(sent: mesh::Route) -> Value {
         shown.extend(filters::shown(rule));
         Value::Object(shown)
     });
-    json!({
+    let mut shown = json!({
         "services": Vec::from_iter(sent.services.iter().map(service)),
         "rules": Vec::from_iter(rules),
         "consumer": sent.consumer,
-    })
+    });
+    if !connections.is_empty() {
+        shown["connections"] = json!(connections);
+    }
+    shown
+}
+
+fn backend(backend: &mesh::Backend) -> String {
+    let to = service(backend.service.as_ref().unwrap());
+    let by = match &backend.route {
+        None => String::new(),
+        Some(route) => format!(" by route {}/{}", route.namespace, route.name),
+    };
+    format!("{to} port {} weight {}{by}", backend.port, backend.weight)
 }
 
 fn compared(name: &str, value: &str, type_: mesh::MatchType) -> String {

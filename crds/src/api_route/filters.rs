@@ -328,6 +328,47 @@ pub struct Mirror {
     pub percent: u8,
 }
 
+/// Compression of responses for callers that accept it, with gzip. What is compressed: `text/...`
+/// (but `text/event-stream`), JSON, XML, JavaScript, WebAssembly, SVG and what is built on them
+/// (`application/...+json`, `...+xml`). What is not: a response that is already encoded, that says
+/// `Cache-Control: no-transform`, that is a part of something (206), or whose length is less than
+/// `minBytes`; nor what the mesh answers itself. At most 64 responses at a time are compressed by
+/// each worker of a sidecar, and those beyond it pass as they are. Don't write it for responses that
+/// hold a secret beside something that an attacker chooses: their length then tells the secret (BREACH).
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Compression {
+    /// A response that says it is shorter is left as it is. One that says no length is compressed.
+    #[serde(default = "kibibyte")]
+    #[schemars(range(min = 0, max = 1_048_576))]
+    pub min_bytes: u64,
+}
+
+/// How many requests of a rule one caller's sidecar has under way at once, over all its workers. One
+/// is under way until its response has ended, or the protocol that follows it (WebSocket).
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Cel::new("!has(self.queueTimeout) || self.queue > 0")
+    .message("queueTimeout is how long a request waits, and none does without queue"))]
+pub struct Concurrency {
+    /// The most requests at once. One more is answered 503, `concurrency_limit`.
+    #[schemars(range(min = 1, max = 65536))]
+    pub max: u32,
+
+    /// How many more wait for their turn, in the order in which they come; none when absent.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 65536))]
+    pub queue: u32,
+
+    /// How long one waits at most before it is answered 503, such as `500ms`; `1s` when absent, at
+    /// most `5m`. It counts against `timeouts.request`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Cel::new(
+        "duration(self) > duration('0s') && duration(self) <= duration('5m')"
+    ).message("a request waits longer than 0s and not longer than 5m"))]
+    pub queue_timeout: Option<Duration>,
+}
+
 /// A Service that copies go to.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -360,6 +401,10 @@ impl RedirectScheme {
 
 fn all() -> u8 {
     100
+}
+
+fn kibibyte() -> u64 {
+    1024
 }
 
 fn found() -> u16 {

@@ -31,6 +31,17 @@ pub struct Match {
     #[x_kube(validation = Cel::new("self.all(q, self.exists_one(o, o.name == q.name))")
         .message("a parameter is named twice; one match can hold one value of a parameter"))]
     pub query: Vec<QueryMatch>,
+
+    /// The name that a TLS client asks for (SNI), such as `db.example.com`, or `*.example.com` for
+    /// any one label before it. An exact name comes before one with `*`, and of those a longer one
+    /// first. A client that asks for no name is governed by a rule without matches, if there is one;
+    /// a connection that no rule matches is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        pattern(r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub sni: Option<String>,
 }
 
 /// How a request's path is compared.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use compiler::{Inputs, ObjectKey, permissive};
-use crds::{ApiRoute, ApiRouteStatus};
+use compiler::{Inputs, ObjectKey, ObjectRef, permissive};
+use crds::{ApiRoute, ObjectStatus, RetryPolicy};
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -27,8 +27,8 @@ pub struct Cluster {
     tasks: JoinSet<()>,
 }
 
-/// Hears of the status that an ApiRoute has in the cluster, and of `None` when it is deleted.
-pub type OnStatus = Box<dyn FnMut(&ObjectKey, Option<ApiRouteStatus>) + Send>;
+/// Hears of the status that an object has in the cluster, and of `None` when it is deleted.
+pub type OnStatus = Arc<dyn Fn(&ObjectRef, Option<ObjectStatus>) + Send + Sync>;
 
 #[derive(Debug)]
 struct Store {
@@ -55,7 +55,7 @@ struct Kind<K, Slim> {
 
 impl Cluster {
     /// Starts to follow every kind. `on_status` must not block.
-    pub fn new(client: &Client, mut on_status: OnStatus) -> Cluster {
+    pub fn new(client: &Client, on_status: OnStatus) -> Cluster {
         let (nudge, settling) = nudge();
         let store = Arc::new(Store {
             world: Mutex::default(),
@@ -63,11 +63,21 @@ impl Cluster {
         });
         let mut tasks = JoinSet::new();
         // The table of kinds.
+        let of_routes = on_status.clone();
         let routes = Kind {
             input: Input::ApiRoute,
             objects: |inputs| &mut inputs.api_routes,
             slim: move |key: &ObjectKey, route: Option<&mut ApiRoute>| {
-                on_status(key, route.and_then(|route| route.status.take()));
+                let status = route.and_then(|route| route.status.take());
+                of_routes(&ObjectRef::api_route(key), status);
+            },
+        };
+        let policies = Kind {
+            input: Input::RetryPolicy,
+            objects: |inputs| &mut inputs.retry_policies,
+            slim: move |key: &ObjectKey, policy: Option<&mut RetryPolicy>| {
+                let status = policy.and_then(|policy| policy.status.take());
+                on_status(&ObjectRef::retry_policy(key), status);
             },
         };
         let services = Kind {
@@ -101,6 +111,7 @@ impl Cluster {
             },
         };
         keep(&mut tasks, client, &store, routes);
+        keep(&mut tasks, client, &store, policies);
         keep(&mut tasks, client, &store, services);
         keep(&mut tasks, client, &store, slices);
         keep(&mut tasks, client, &store, pods);
@@ -137,7 +148,7 @@ impl Source for Cluster {
     }
 }
 
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 
 // === impl Store ===
 

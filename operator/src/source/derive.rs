@@ -9,12 +9,17 @@ use compiler::{Inputs, ObjectKey};
 use k8s_openapi::api::core::v1::{
     Container, ObjectReference, Pod, PodStatus, Service, ServicePort, ServiceSpec,
 };
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// The label that names a slice's Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The label that Kubernetes copies from a node to its pods.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 
 /// The ports of a slice, as numbers: pods that resolve a named port differently need slices of
@@ -82,6 +87,7 @@ fn slices_of(
                 .push(endpoint(pod_key, pod, address));
         }
     }
+    groups.values_mut().for_each(|group| hint(spec, group));
     groups
         .into_iter()
         .enumerate()
@@ -136,8 +142,29 @@ fn slice(
     }
 }
 
+/// Hints endpoints to their own zones where the Service asks for it and all of them have one, as
+/// Kubernetes' controller does.
+fn hint(service: &ServiceSpec, endpoints: &mut [Endpoint]) {
+    let asked = matches!(
+        service.traffic_distribution.as_deref(),
+        Some("PreferClose" | "PreferSameZone" | "PreferSameNode")
+    );
+    if !asked || endpoints.iter().any(|endpoint| endpoint.zone.is_none()) {
+        return;
+    }
+    for endpoint in endpoints {
+        let zone = endpoint.zone.clone().map(|name| ForZone { name });
+        endpoint.hints = Some(EndpointHints {
+            for_zones: Some(Vec::from_iter(zone)),
+            ..EndpointHints::default()
+        });
+    }
+}
+
 fn endpoint(key: &ObjectKey, pod: &Pod, address: IpAddr) -> Endpoint {
+    let labels = pod.metadata.labels.as_ref();
     Endpoint {
+        zone: labels.and_then(|labels| labels.get(ZONE)).cloned(),
         addresses: vec![address.to_string()],
         conditions: Some(EndpointConditions {
             ready: Some(true),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use compiler::yaml::{self, Document, Object};
-use compiler::{Inputs, ObjectKey, ObjectRef, describe_change};
+use compiler::{Inputs, ObjectKey, ObjectKind, ObjectRef, describe_change};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use wire::generation::Input;
@@ -290,11 +290,15 @@ impl<'a> Gather<'a> {
         self.taken.insert(name, (folder, origin.clone()));
         match &document.object {
             Object::ApiRoute(route) => {
-                let object = ObjectRef::api_route(key);
-                let order = self.inputs.api_routes.len() as u64;
-                self.inputs.precedence.insert(object.clone(), order);
-                self.origins.insert(object, origin);
+                let place = self.inputs.api_routes.len();
+                self.written(ObjectRef::api_route(key), place, origin);
                 self.inputs.api_routes.insert(key.clone(), route.clone());
+            }
+            Object::RetryPolicy(policy) => {
+                let place = self.inputs.retry_policies.len();
+                self.written(ObjectRef::retry_policy(key), place, origin);
+                let policies = &mut self.inputs.retry_policies;
+                policies.insert(key.clone(), policy.clone());
             }
             Object::Service(service) => {
                 self.inputs.services.insert(key.clone(), service.clone());
@@ -317,6 +321,12 @@ impl<'a> Gather<'a> {
             }
             Object::Ignored => {}
         }
+    }
+
+    /// Of two objects of a kind that conflict, the one that stands first wins.
+    fn written(&mut self, object: ObjectRef, place: usize, origin: Origin) {
+        self.inputs.precedence.insert(object.clone(), place as u64);
+        self.origins.insert(object, origin);
     }
 
     /// What a cluster would have assigned, and whoever runs the folder has.
@@ -365,6 +375,10 @@ impl<'a> Gather<'a> {
             Input::ApiRoute,
             settle(&mut inputs.api_routes, &old.api_routes),
         );
+        note(
+            Input::RetryPolicy,
+            settle(&mut inputs.retry_policies, &old.retry_policies),
+        );
         note(Input::Service, settle(&mut inputs.services, &old.services));
         note(
             Input::EndpointSlice,
@@ -375,8 +389,11 @@ impl<'a> Gather<'a> {
             Input::Namespace,
             settle(&mut inputs.namespaces, &old.namespaces),
         );
-        // The order of paths decides conflicts between ApiRoutes: a rename is a change of them.
-        note(Input::ApiRoute, inputs.precedence != old.precedence);
+        // The order of paths decides conflicts between objects of a kind: a rename is a change of
+        // them.
+        for kind in ObjectKind::ALL {
+            note(kind.input(), order(&inputs, kind).ne(order(old, kind)));
+        }
         inputs.seen = seen;
         Reading {
             inputs,
@@ -386,6 +403,12 @@ impl<'a> Gather<'a> {
             ..Reading::default()
         }
     }
+}
+
+/// Which objects of a kind come first.
+fn order(inputs: &Inputs, kind: ObjectKind) -> impl Iterator<Item = (&ObjectRef, &u64)> {
+    let given = inputs.precedence.iter();
+    given.filter(move |(object, _)| object.kind == kind)
 }
 
 /// Keeps the `Arc` of what is as it was; whether anything isn't.

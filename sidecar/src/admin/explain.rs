@@ -1,6 +1,7 @@
 //! `GET /explain`: what would become of a request of the application, and why.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
@@ -14,8 +15,10 @@ mod filters;
 use crate::config::State;
 use crate::config::route::explain::explain;
 use crate::config::route::query::parameters;
+use crate::config::route::{Backend, Route};
 use crate::config::service::{Port, Service};
 use crate::proxy::error::Reason;
+use crate::proxy::layers::MAX_LAYERS;
 use crate::proxy::{headers, path};
 
 /// What is asked: `method` (GET), `url`, and any number of `header` (`name: value`).
@@ -48,48 +51,104 @@ pub(super) fn answer(state: &State, held: &[Resource], query: &str) -> Result<Va
         told["goes"] = json!([backend(service, port.number, 1)]);
         return Ok(told);
     };
-    told["route"] = json!(&*route.object);
-    let sent = sent(held, &route.object).ok_or("the ApiRoute has just gone: ask again")?;
-    let rules = explain(&sent, &head)?;
-    told["rules"] = json!(rules);
-    let entry = route.find_preflight(&head).or_else(|| route.find(&head));
-    let Some(found) = entry else {
-        told["refused"] = refused(Reason::NoRoute, Reason::NoRoute.told())["refused"].take();
-        return Ok(told);
-    };
-    let rule = &route.rules()[found.rule];
-    let called = filters::Called {
-        head: &head,
+    let asked = Governed {
+        state,
+        held,
+        service,
         port: port.number,
-        prefix: found.prefix,
     };
-    told["does"] = json!(filters::told(
-        &sent.rules[found.rule],
-        &rule.filters,
-        &called
-    ));
-    if let Some(timeout) = rule.request_timeout {
-        told["timeoutMs"] = json!(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+    let governed = asked.by(route, head, 0)?;
+    if let (Value::Object(told), Value::Object(governed)) = (&mut told, governed) {
+        told.extend(governed);
     }
-    if rule.filters.redirect.is_some() || rule.filters.direct_response.is_some() {
-        return Ok(told);
+    Ok(told)
+}
+
+/// A request that has come to a Service's port.
+#[derive(Clone, Copy)]
+struct Governed<'a> {
+    state: &'a State,
+    held: &'a [Resource],
+    service: &'a Arc<Service>,
+    port: u16,
+}
+
+impl Governed<'_> {
+    /// What an ApiRoute makes of it; `depth` others have led it here.
+    fn by(self, route: &Route, mut head: Parts, depth: u32) -> Result<Value, String> {
+        let mut told = json!({ "route": &*route.object });
+        let sent = sent(self.held, &route.object).ok_or("the ApiRoute has just gone: ask again")?;
+        told["rules"] = json!(explain(&sent, &head)?);
+        let entry = route.find_preflight(&head).or_else(|| route.find(&head));
+        let Some(found) = entry else {
+            told["refused"] = refused(Reason::NoRoute, Reason::NoRoute.told())["refused"].take();
+            return Ok(told);
+        };
+        let rule = &route.rules()[found.rule];
+        let called = filters::Called {
+            head: &head,
+            port: self.port,
+            prefix: found.prefix,
+        };
+        let sent = &sent.rules[found.rule];
+        told["does"] = json!(filters::told(sent, &rule.filters, &called));
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        if let Some(timeout) = rule.request_timeout {
+            told["timeoutMs"] = json!(millis(timeout));
+        }
+        if let Some(idle) = rule.idle_timeout {
+            told["idleTimeoutMs"] = json!(millis(idle));
+        }
+        if rule.filters.redirect.is_some() || rule.filters.direct_response.is_some() {
+            return Ok(told);
+        }
+        if let Some(edits) = &rule.filters.request_headers {
+            edits.apply(&mut head.headers);
+        }
+        if let Some(rewrite) = &rule.filters.rewrite
+            && rewrite.apply(&mut head, found.prefix).is_err()
+        {
+            told["refused"] =
+                refused(Reason::BadRequest, "the path that it is rewritten to")["refused"].take();
+            return Ok(told);
+        }
+        let backends = rule.backends.iter().map(|to| self.goes(to, &head, depth));
+        let backends: Vec<Value> = backends.collect::<Result<_, _>>()?;
+        told["goes"] = match backends.is_empty() {
+            true => json!([backend(self.service, self.port, 1)]),
+            false => json!(backends),
+        };
+        Ok(told)
     }
-    let backends = rule
-        .backends
-        .iter()
-        .map(|to| match state.service(&to.service) {
-            Some(service) => backend(service, to.port, to.weight),
-            None => json!({
+
+    fn goes(self, to: &Backend, head: &Parts, depth: u32) -> Result<Value, String> {
+        let missing = || {
+            json!({
                 "service": to.service.to_string(), "port": to.port, "weight": to.weight,
                 "missing": true,
-            }),
-        });
-    let backends: Vec<Value> = backends.collect();
-    told["goes"] = match backends.is_empty() {
-        true => json!([backend(service, port.number, 1)]),
-        false => json!(backends),
-    };
-    Ok(told)
+            })
+        };
+        let Some(service) = self.state.service(&to.service) else {
+            return Ok(missing());
+        };
+        let mut goes = backend(service, to.port, to.weight);
+        let Some(object) = &to.route else {
+            return Ok(goes);
+        };
+        let route = self.state.named_route(object);
+        match route.filter(|_| depth < MAX_LAYERS) {
+            Some(route) => {
+                let next = Governed {
+                    service,
+                    port: to.port,
+                    ..self
+                };
+                goes["then"] = next.by(route, head.clone(), depth + 1)?;
+                Ok(goes)
+            }
+            None => Ok(missing()),
+        }
+    }
 }
 
 fn refused(reason: Reason, why: &str) -> Value {

@@ -8,6 +8,7 @@ use wire::Resource;
 
 use super::Admin;
 use crate::config::State;
+use crate::config::service::Protocol;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{ConnectionKind, Direction, GrpcStatus, Metrics};
 
@@ -40,6 +41,7 @@ impl Admin {
             },
             "held": held.iter().map(held_line).collect::<Vec<_>>(),
             "inForce": in_force(&state),
+            "avoidedEndpoints": self.metrics.endpoints_avoided.get(),
         })
     }
 
@@ -56,6 +58,28 @@ impl Admin {
             })
         });
         json!({ "callers": callers.collect::<Vec<_>>(), "forgotten": forgotten })
+    }
+
+    /// Which ports made callers wait for a server that speaks first, and would still.
+    pub(super) fn stalls(&self) -> Value {
+        let (mut stalls, forgotten) = self.metrics.stalls.all();
+        let state = self.readiness.state.borrow().clone();
+        stalls.retain(|((service, number), _)| {
+            let mut services = state.services();
+            let service = services.find(|known| known.key.text() == service);
+            let port = service.and_then(|service| service.port(*number));
+            port.is_some_and(|port| port.protocol == Protocol::Detect)
+        });
+        let stalls = stalls.into_iter().map(|((service, port), stall)| {
+            let last = stall.last.duration_since(UNIX_EPOCH);
+            json!({
+                "service": &*service,
+                "port": port,
+                "connections": stall.connections,
+                "last": last.ok().and_then(|last| rfc3339(last.as_secs())),
+            })
+        });
+        json!({ "stalls": stalls.collect::<Vec<_>>(), "forgotten": forgotten })
     }
 
     /// What is going on, and what went on since the start.
@@ -163,6 +187,8 @@ fn in_force(state: &State) -> Value {
             "service": service.key.to_string(),
             "addresses": service.addresses,
             "route": state.route(&service.key).map(|route| &*route.object),
+            "connectionRoute": state.connections(&service.key).map(|route| &*route.object),
+            "retryPolicy": state.retry_policy(&service.key).map(|policy| &*policy.object),
             "ports": ports.collect::<Vec<_>>(),
         })
     });

@@ -144,6 +144,7 @@ async fn beside_an_admin<F: Future<Output = ()>>(test: impl FnOnce(std::net::Soc
         held,
         metrics: Arc::new(Metrics::new()),
         access_log: Some(Arc::new(Selected::new(Default::default()))),
+        taps: Arc::default(),
     };
     let local = tokio::task::LocalSet::new();
     let test = async {

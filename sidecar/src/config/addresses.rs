@@ -110,6 +110,7 @@ mod tests {
                 pod: format!("{namespace}/pod"),
                 identity: String::new(),
                 own_address,
+                for_zones: Vec::new(),
             };
             let sent = mesh::Endpoints {
                 namespace: namespace.into(),

@@ -9,6 +9,7 @@ use wire::{Kind, ResourceId};
 
 use super::followers::Followers;
 use super::guard::{Guard, Workload};
+use super::retry_policy::RetryPolicy;
 use super::route::Route;
 use super::service::Service;
 use super::state::{Built, State};
@@ -77,8 +78,14 @@ impl Applier {
                 self.built.services.insert(id, Arc::new(built));
             }
             Kind::Route => {
-                let built = Route::build(resource.decode().map_err(unreadable)?)?;
+                let old = self.built.routes.get(&id).map(|old| &**old);
+                let built = Route::build(resource.decode().map_err(unreadable)?, old)?;
+                self.metrics.concurrency.watch(&built);
                 self.built.routes.insert(id, Arc::new(built));
+            }
+            Kind::RetryPolicy => {
+                let built = RetryPolicy::build(resource.decode().map_err(unreadable)?)?;
+                self.built.retry_policies.insert(id, Arc::new(built));
             }
             Kind::Guard => {
                 let built = Guard::build(resource.decode().map_err(unreadable)?)?;
@@ -105,6 +112,7 @@ impl Applier {
         match id.kind {
             Kind::Endpoints => drop(self.built.services.remove(&text)),
             Kind::Route => drop(self.built.routes.remove(&text)),
+            Kind::RetryPolicy => drop(self.built.retry_policies.remove(&text)),
             Kind::Guard => drop(self.built.guards.remove(&text)),
             // Another's is not the own one, whatever has been sent.
             Kind::Workload if self.own.as_ref() == Some(id) => {
@@ -125,6 +133,7 @@ impl Applier {
         let kinds = [
             ("endpoints", self.built.services.len()),
             ("route", self.built.routes.len()),
+            ("retry-policy", self.built.retry_policies.len()),
             ("guard", self.built.guards.len()),
             ("workload", usize::from(self.built.workload.is_some())),
             ("identity", usize::from(self.built.roots.is_some())),

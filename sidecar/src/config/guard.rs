@@ -33,6 +33,8 @@ pub struct Workload {
     pub permissive: bool,
     /// Ports that do, if a Guard covers them.
     pub permissive_ports: Vec<u16>,
+    /// The zone that it runs in; empty when that is not known.
+    pub zone: Arc<str>,
 }
 
 // === build ===
@@ -70,6 +72,7 @@ impl Workload {
             namespace: sent.namespace.into(),
             identity: sent.identity,
             guards: sent.guards,
+            zone: sent.zone.into(),
         })
     }
 

@@ -8,6 +8,7 @@ mod addresses;
 pub mod apply;
 pub mod followers;
 pub mod guard;
+pub mod retry_policy;
 pub mod route;
 pub mod service;
 pub mod state;

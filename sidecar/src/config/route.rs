@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::request::Parts;
 use wire::mesh;
 
+pub mod connections;
 pub mod explain;
 mod index;
 mod matching;
@@ -26,6 +27,9 @@ use super::service::{ServiceKey, parse_port};
 
 pub mod filters;
 
+use crate::policy::concurrency::Concurrency;
+use crate::proxy::limits;
+use connections::ConnectionRule;
 use filters::Filters;
 
 /// An ApiRoute, for callers.
@@ -38,6 +42,7 @@ pub struct Route {
     /// Written by the callers' own namespace; wins over the producer's.
     pub consumer: bool,
     rules: Vec<Arc<Rule>>,
+    connections: Vec<ConnectionRule>,
     /// The numbers in it are places in `rules`.
     index: Index,
 }
@@ -51,6 +56,8 @@ pub struct Rule {
     pub backends: Vec<Backend>,
     /// From the request's head to the response's last byte.
     pub request_timeout: Option<Duration>,
+    /// How long they may wait while no byte of them moves; absent: the sidecar's own limit.
+    pub idle_timeout: Option<Duration>,
     /// What is done to requests and responses beside.
     pub filters: Filters,
 }
@@ -64,22 +71,27 @@ pub struct Backend {
     pub port: u16,
     /// Its share.
     pub weight: u32,
+    /// `namespace/name` of the ApiRoute whose rules govern requests from there on.
+    pub route: Option<Arc<str>>,
 }
 
 // === build ===
 
 impl Route {
-    /// Builds from what was sent.
+    /// Builds from what was sent. A rule that bounds what is under way goes on counting where the one
+    /// that had its name stopped.
     ///
     /// # Errors
     /// A sentence naming the field that cannot be used.
-    pub fn build(sent: mesh::Route) -> Result<Self, String> {
+    pub fn build(sent: mesh::Route, old: Option<&Route>) -> Result<Self, String> {
         let mut matches = Vec::new();
         let mut names = Names::new();
         let mut rules = Vec::with_capacity(sent.rules.len());
         for (place, mut rule) in sent.rules.into_iter().enumerate() {
             let within = |error: String| format!("rules[{place}]: {error}");
-            let filters = Filters::build(&mut rule).map_err(within)?;
+            let old = old.and_then(|old| old.rules.iter().find(|old| *old.name == *rule.name));
+            let old = old.map(|old| &old.filters);
+            let filters = Filters::build(&mut rule, old).map_err(within)?;
             if rule.matches.is_empty() {
                 matches.push((Match::everything(), place));
             }
@@ -91,9 +103,22 @@ impl Route {
                 name: rule.name.into(),
                 backends: backends.collect::<Result<_, _>>().map_err(within)?,
                 request_timeout: rule.request_timeout_ms.map(Duration::from_millis),
+                idle_timeout: idle_timeout(rule.idle_timeout_ms).map_err(within)?,
                 filters,
             }));
         }
+        let index = Index::build(matches, names)?;
+        let connections = sent.connections.into_iter().enumerate();
+        let connections = connections.map(|(place, rule)| {
+            let built = ConnectionRule::build(rule);
+            built.map_err(|error| format!("connections[{place}]: {error}"))
+        });
+        let connections: Vec<_> = connections.collect::<Result<_, _>>()?;
+        // Nothing can be refused any more.
+        let bounded = rules
+            .iter()
+            .filter_map(|rule| rule.filters.concurrency.as_ref());
+        bounded.for_each(Concurrency::in_force);
         Ok(Self {
             object: format!("{}/{}", sent.namespace, sent.name).into(),
             services: sent
@@ -103,8 +128,20 @@ impl Route {
                 .collect(),
             consumer: sent.consumer,
             rules,
-            index: Index::build(matches, names)?,
+            connections,
+            index,
         })
+    }
+}
+
+/// What cannot be kept is refused: a destination's sidecar has a limit of its own.
+fn idle_timeout(millis: Option<u64>) -> Result<Option<Duration>, String> {
+    let idle = millis.map(Duration::from_millis);
+    match idle.filter(|idle| idle.is_zero() || *idle > limits::BODY_IDLE) {
+        Some(idle) => Err(format!(
+            "idle_timeout_ms: a silence of {idle:?} cannot be kept to"
+        )),
+        None => Ok(idle),
     }
 }
 
@@ -115,6 +152,9 @@ impl Backend {
             service: ServiceKey::new(&service.namespace, &service.name),
             port: parse_port(sent.port)?,
             weight: sent.weight,
+            route: sent
+                .route
+                .map(|route| format!("{}/{}", route.namespace, route.name).into()),
         })
     }
 }
@@ -125,6 +165,16 @@ impl Route {
     /// What governs a request, by its place in [`Route::rules`]; `None` when nothing fits.
     pub fn find(&self, head: &Parts) -> Option<Found> {
         self.index.find(head)
+    }
+
+    /// Whether it is about connections whose bytes nobody reads, and not about requests.
+    pub fn governs_connections(&self) -> bool {
+        !self.connections.is_empty()
+    }
+
+    /// The rules about connections, in the order written.
+    pub fn connections(&self) -> &[ConnectionRule] {
+        &self.connections
     }
 
     /// The rules, in the order written.
@@ -165,12 +215,15 @@ mod tests {
     }
 
     fn route(rules: Vec<mesh::Rule>) -> Route {
-        Route::build(mesh::Route {
-            namespace: "shop".into(),
-            name: "orders".into(),
-            rules,
-            ..Default::default()
-        })
+        Route::build(
+            mesh::Route {
+                namespace: "shop".into(),
+                name: "orders".into(),
+                rules,
+                ..Default::default()
+            },
+            None,
+        )
         .unwrap()
     }
 
@@ -371,10 +424,13 @@ mod tests {
     #[test]
     fn what_cannot_be_enforced_is_rejected_with_the_place() {
         let build = |bad: mesh::Match| {
-            Route::build(mesh::Route {
-                rules: vec![rule("fine", vec![]), rule("bad", vec![bad])],
-                ..Default::default()
-            })
+            Route::build(
+                mesh::Route {
+                    rules: vec![rule("fine", vec![]), rule("bad", vec![bad])],
+                    ..Default::default()
+                },
+                None,
+            )
             .unwrap_err()
         };
         let header = |value: &str, type_: i32| mesh::Match {

@@ -34,6 +34,9 @@ pub struct Port {
     pub protocol: Protocol,
     /// Who is ready to answer.
     pub endpoints: Vec<Endpoint>,
+    /// The zones whose callers are to prefer each of them; empty: every zone's. Not in [`Endpoint`]:
+    /// one that is hinted elsewhere keeps its connections.
+    for_zones: Vec<Vec<String>>,
 }
 
 /// How the bytes of a port are read.
@@ -116,7 +119,8 @@ impl Service {
                 let same = old
                     .and_then(|old| old.port(built.number))
                     .filter(|old| old.protocol == built.protocol)
-                    .filter(|old| old.endpoints == built.endpoints);
+                    .filter(|old| old.endpoints == built.endpoints)
+                    .filter(|old| old.for_zones == built.for_zones);
                 Ok(same.cloned().unwrap_or_else(|| Arc::new(built)))
             })
             .collect::<Result<_, String>>()?;
@@ -147,6 +151,8 @@ impl Port {
     fn build(sent: mesh::ServicePort) -> Result<Self, String> {
         let number = parse_port(sent.port)?;
         let protocol = Protocol::build(sent.protocol)?;
+        let hints = sent.endpoints.iter().map(|one| one.for_zones.clone());
+        let for_zones = hints.collect();
         let endpoints = sent
             .endpoints
             .into_iter()
@@ -156,7 +162,14 @@ impl Port {
             number,
             protocol,
             endpoints,
+            for_zones,
         })
+    }
+
+    /// Each endpoint, and the zones that it is hinted to.
+    pub fn hinted(&self) -> impl Iterator<Item = (&Endpoint, &[String])> {
+        let for_zones = self.for_zones.iter().map(Vec::as_slice);
+        self.endpoints.iter().zip(for_zones)
     }
 }
 

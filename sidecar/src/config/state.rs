@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::addresses;
 use super::guard::{Guard, Workload};
+use super::retry_policy::RetryPolicy;
 use super::route::Route;
 use super::service::{Endpoint, Port, Protocol, Service, ServiceKey};
 
@@ -26,6 +27,9 @@ pub struct State {
     by_host: HashMap<String, Arc<Service>>,
     services: HashMap<ServiceKey, Arc<Service>>,
     routes: HashMap<ServiceKey, Arc<Route>>,
+    /// Those that are about connections whose bytes nobody reads.
+    connections: HashMap<ServiceKey, Arc<Route>>,
+    retry_policies: HashMap<ServiceKey, Arc<RetryPolicy>>,
     inbound: Inbound,
 }
 
@@ -36,6 +40,8 @@ pub struct Built {
     pub services: HashMap<String, Arc<Service>>,
     /// `route/…`
     pub routes: HashMap<String, Arc<Route>>,
+    /// `retry-policy/…`
+    pub retry_policies: HashMap<String, Arc<RetryPolicy>>,
     /// `guard/…`
     pub guards: HashMap<String, Arc<Guard>>,
     /// `workload/…`: the own one.
@@ -105,13 +111,23 @@ impl State {
             }
         }
         for route in built.routes.values() {
+            let routes = match route.governs_connections() {
+                true => &mut state.connections,
+                false => &mut state.routes,
+            };
             for service in &route.services {
-                let wins = state
-                    .routes
-                    .get(service)
-                    .is_none_or(|other| route.consumer && !other.consumer);
-                if wins {
-                    state.routes.insert(service.clone(), route.clone());
+                let held = routes.get(service);
+                if held.is_none_or(|other| route.consumer && !other.consumer) {
+                    routes.insert(service.clone(), route.clone());
+                }
+            }
+        }
+        for policy in built.retry_policies.values() {
+            for service in &policy.services {
+                let held = state.retry_policies.get(service);
+                if held.is_none_or(|other| policy.consumer && !other.consumer) {
+                    let policy = policy.clone();
+                    state.retry_policies.insert(service.clone(), policy);
                 }
             }
         }
@@ -178,6 +194,21 @@ impl State {
     /// The route that governs calls to a Service, if there is one.
     pub fn route(&self, service: &ServiceKey) -> Option<&Arc<Route>> {
         self.routes.get(service)
+    }
+
+    /// The route that governs connections to a Service whose bytes nobody reads, if there is one.
+    pub fn connections(&self, service: &ServiceKey) -> Option<&Arc<Route>> {
+        self.connections.get(service)
+    }
+
+    /// An ApiRoute, by `namespace/name`.
+    pub fn named_route(&self, object: &str) -> Option<&Arc<Route>> {
+        self.built.routes.get(&format!("route/{object}"))
+    }
+
+    /// What callers of a Service do about its endpoints, if that is written.
+    pub fn retry_policy(&self, service: &ServiceKey) -> Option<&Arc<RetryPolicy>> {
+        self.retry_policies.get(service)
     }
 
     /// Who may enter at a port of the own application.
@@ -379,7 +410,7 @@ mod tests {
                 consumer,
                 ..Default::default()
             };
-            (name.to_owned(), Arc::new(Route::build(sent).unwrap()))
+            (name.to_owned(), Arc::new(Route::build(sent, None).unwrap()))
         };
         let mut built = Built::default();
         built.routes.extend([route("a", true), route("b", false)]);

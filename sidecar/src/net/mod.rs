@@ -7,5 +7,6 @@ pub mod opaque;
 pub mod original_dst;
 pub mod places;
 pub mod rewound;
+pub mod server_name;
 pub mod tls;
 pub mod to_operator;

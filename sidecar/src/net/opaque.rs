@@ -1,5 +1,6 @@
 //! Bytes that nobody reads: copied both ways until both sides are done.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -26,27 +27,70 @@ where
 ///
 /// # Errors
 /// As [`copy`].
-pub async fn copy_counted<A, B>(
+pub async fn copy_counted<A, B, C>(
     source: &mut A,
     destination: &mut B,
-    connection: &Connection,
+    counts: &C,
 ) -> io::Result<(u64, u64)>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
+    C: Counts,
 {
-    let mut source = Counted { source, connection };
+    let mut source = Counted { source, counts };
     copy_bidirectional(&mut source, destination).await
 }
 
-struct Counted<'a, A> {
+/// What counts bytes while they flow.
+pub trait Counts {
+    /// More of them have come from who connected.
+    fn to_destination(&self, bytes: usize);
+    /// More of them have gone back.
+    fn to_source(&self, bytes: usize);
+}
+
+struct Counted<'a, A, C> {
     source: &'a mut A,
-    connection: &'a Connection,
+    counts: &'a C,
+}
+
+// === impl Counts ===
+
+impl Counts for Connection {
+    fn to_destination(&self, bytes: usize) {
+        Connection::to_destination(self, bytes);
+    }
+
+    fn to_source(&self, bytes: usize) {
+        Connection::to_source(self, bytes);
+    }
+}
+
+impl Counts for (&Connection, &Cell<u64>) {
+    fn to_destination(&self, bytes: usize) {
+        Counts::to_destination(self.0, bytes);
+        Counts::to_destination(self.1, bytes);
+    }
+
+    fn to_source(&self, bytes: usize) {
+        Counts::to_source(self.0, bytes);
+        Counts::to_source(self.1, bytes);
+    }
+}
+
+impl Counts for Cell<u64> {
+    fn to_destination(&self, bytes: usize) {
+        self.set(self.get() + bytes as u64);
+    }
+
+    fn to_source(&self, bytes: usize) {
+        self.to_destination(bytes);
+    }
 }
 
 // === impl Counted ===
 
-impl<A: AsyncRead + Unpin> AsyncRead for Counted<'_, A> {
+impl<A: AsyncRead + Unpin, C: Counts> AsyncRead for Counted<'_, A, C> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
@@ -54,19 +98,19 @@ impl<A: AsyncRead + Unpin> AsyncRead for Counted<'_, A> {
     ) -> Poll<io::Result<()>> {
         let before = to.filled().len();
         ready!(Pin::new(&mut *self.source).poll_read(task, to))?;
-        self.connection.to_destination(to.filled().len() - before);
+        self.counts.to_destination(to.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<A: AsyncWrite + Unpin> AsyncWrite for Counted<'_, A> {
+impl<A: AsyncWrite + Unpin, C: Counts> AsyncWrite for Counted<'_, A, C> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut *self.source).poll_write(task, bytes))?;
-        self.connection.to_source(written);
+        self.counts.to_source(written);
         Poll::Ready(Ok(written))
     }
 
@@ -76,7 +120,7 @@ impl<A: AsyncWrite + Unpin> AsyncWrite for Counted<'_, A> {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut *self.source).poll_write_vectored(task, bytes))?;
-        self.connection.to_source(written);
+        self.counts.to_source(written);
         Poll::Ready(Ok(written))
     }
 

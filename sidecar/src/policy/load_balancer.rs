@@ -1,142 +1,313 @@
-//! Least request: of two endpoints drawn at random, the one with fewer requests in flight.
+//! Which endpoint a request goes to.
 //!
-//! Phase: endpoint, in the caller's sidecar, for every attempt. Always on, no field yet. When there
-//! is nobody to pick, the client sees 503 with reason `no_endpoints` and `Retry-After`.
+//! Phase: endpoint, in the caller's sidecar, for every attempt. From `RetryPolicy.loadBalancing`;
+//! without it, least request. When there is nobody to pick, the client sees 503 with reason
+//! `no_endpoints` and `Retry-After`.
 //!
-//! Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001). Requests
-//! in flight are this worker's own: nothing is shared between workers, and two random choices need
-//! no exact counts.
+//! - Least request: of two endpoints drawn at random, the one that is expected to answer sooner: the
+//!   average of its answer times ([`answer_time`]) times the requests it has in flight, this one
+//!   included. Of two of which one has not answered yet, the one with fewer in flight. Source:
+//!   Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001).
+//! - Round robin: one after the other, from a place drawn at random, so that callers do not march in
+//!   step.
+//! - Consistent hash: always the same endpoint for the same value ([`hash`]); the next one for it
+//!   when that one is avoided. A request without the value is balanced by least request.
+//!
+//! Who is picked from: endpoints that are well ([`super::health_check`]) and were not tried for this
+//! request; of these, those that their slices hint to the caller's zone, if all endpoints have
+//! hints and some are for that zone (as kube-proxy does). Each of these is given up, the zone first,
+//! rather than that nobody is asked. A new endpoint's share grows for `slowStart`, from a tenth.
+//!
+//! Requests in flight and answer times are this worker's own: nothing is shared between workers, and
+//! two random choices need no exact counts.
 
+use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
+use http::HeaderMap;
 use rand::Rng;
+use tokio::time::Instant;
 
+use super::health_check::Health;
+use crate::config::retry_policy::{Algorithm, Balancing};
 use crate::proxy::error::{Error, Reason};
+
+pub mod answer_time;
+pub mod hash;
+
+/// The share of its fair share that a new endpoint begins with, under slow start.
+const FIRST_SHARE: f64 = 0.1;
 
 /// The endpoints of one port of a Service, as one worker uses them.
 #[derive(Debug)]
 pub struct LoadBalancer<E> {
-    endpoints: Vec<Rc<E>>,
+    /// Those for the caller's zone first.
+    places: Vec<Place<E>>,
+    /// How many of them are.
+    near: usize,
+    balancing: Balancing,
+    /// The hash of the calling workload.
+    source: u64,
+    turn: Cell<usize>,
+    used: Cell<bool>,
+}
+
+/// An endpoint among the others.
+#[derive(Debug)]
+pub struct Place<E> {
+    /// The endpoint.
+    pub endpoint: Rc<E>,
+    /// What is known of its health, where that is asked.
+    pub health: Option<Arc<Health>>,
+    hash: u64,
+    /// When it came while others were there already.
+    came: Option<Instant>,
 }
 
 /// What can be picked.
-pub trait InFlight {
+pub trait Candidate {
     /// Requests in flight.
     fn in_flight(&self) -> u32;
+    /// How long it takes to answer, in seconds, as far as is known.
+    fn answer_time(&self, now: Instant) -> Option<f64>;
+}
+
+/// What a balancer is made for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller<'a> {
+    /// Its workload, `namespace/pod`.
+    pub workload: &'a str,
+    /// Its zone; empty when that is not known.
+    pub zone: &'a str,
+}
+
+/// One endpoint that a balancer is made of.
+#[derive(Debug)]
+pub struct Offered<'a, E> {
+    /// The endpoint.
+    pub endpoint: Rc<E>,
+    /// What it is called, for hashing: the same for all callers.
+    pub address: std::net::SocketAddr,
+    /// The zones that it is hinted to.
+    pub for_zones: &'a [String],
+    /// What is known of its health, where that is asked.
+    pub health: Option<Arc<Health>>,
 }
 
 // === build ===
 
-impl<E: InFlight> LoadBalancer<E> {
-    /// Balances over `endpoints`; what is known of them lives in themselves and so survives.
-    pub fn new(endpoints: Vec<Rc<E>>) -> Self {
-        Self { endpoints }
+impl<E: Candidate> LoadBalancer<E> {
+    /// Balances over endpoints; what is known of them lives in themselves and so survives. `old` is
+    /// the balancer that this one replaces: an endpoint that it did not have is new.
+    pub fn build(
+        offered: Vec<Offered<'_, E>>,
+        balancing: Balancing,
+        caller: Caller<'_>,
+        old: Option<&Self>,
+    ) -> Self {
+        let hinted = offered.iter().all(|one| !one.for_zones.is_empty());
+        let is_near = |one: &Offered<'_, E>| one.for_zones.iter().any(|zone| zone == caller.zone);
+        let prefers = hinted && !caller.zone.is_empty() && offered.iter().any(is_near);
+        let old = old.filter(|old| !old.is_empty());
+        let place = |one: Offered<'_, E>| {
+            let known = old.map(|old| old.place_of(&one.endpoint));
+            Place {
+                hash: hash::of_text(one.address.to_string().as_bytes()),
+                came: match known {
+                    None => None,
+                    Some(Some(known)) => known.came,
+                    Some(None) => Some(Instant::now()),
+                },
+                endpoint: one.endpoint,
+                health: one.health,
+            }
+        };
+        let (near, far): (Vec<_>, Vec<_>) = offered
+            .into_iter()
+            .partition(|one| !prefers || is_near(one));
+        let count = near.len();
+        let places: Vec<_> = near.into_iter().chain(far).map(place).collect();
+        Self {
+            turn: Cell::new(rand::rng().random_range(0..places.len().max(1))),
+            places,
+            near: count,
+            balancing,
+            source: hash::of_text(caller.workload.as_bytes()),
+            used: Cell::new(false),
+        }
     }
 
-    // === request ===
+    /// Balances over `endpoints` by least request.
+    pub fn new(endpoints: Vec<Rc<E>>) -> Self {
+        let place = |endpoint| Place {
+            endpoint,
+            health: None,
+            hash: 0,
+            came: None,
+        };
+        Self {
+            near: endpoints.len(),
+            places: endpoints.into_iter().map(place).collect(),
+            balancing: Balancing::default(),
+            source: 0,
+            turn: Cell::new(0),
+            used: Cell::new(false),
+        }
+    }
+
+    fn place_of(&self, endpoint: &Rc<E>) -> Option<&Place<E>> {
+        let mut places = self.places.iter();
+        places.find(|place| Rc::ptr_eq(&place.endpoint, endpoint))
+    }
+}
+
+// === request ===
+
+impl<E: Candidate> LoadBalancer<E> {
+    /// What [`LoadBalancer::pick`] hashes of a request; of a connection, which has no headers, only
+    /// where it comes from.
+    pub fn key(&self, headers: Option<&HeaderMap>) -> Option<u64> {
+        match &self.balancing.algorithm {
+            Algorithm::ConsistentHash(on) => hash::of_request(on, self.source, headers),
+            Algorithm::LeastRequest | Algorithm::RoundRobin => None,
+        }
+    }
 
     /// Picks an endpoint that is not among `tried`, or any when all have been.
     ///
     /// # Errors
     /// `no_endpoints`.
-    pub fn pick(&self, tried: &[Rc<E>]) -> Result<Rc<E>, Error> {
-        let fresh = |endpoint: &Rc<E>| !tried.iter().any(|one| Rc::ptr_eq(one, endpoint));
-        match self.endpoints.as_slice() {
-            [] => Err(Reason::NoEndpoints.into()),
-            [only] => Ok(only.clone()),
-            all if tried.is_empty() => Ok(two_choices(all)),
-            all => {
-                let fresh: Vec<Rc<E>> = all.iter().filter(|e| fresh(e)).cloned().collect();
-                Ok(two_choices(if fresh.is_empty() { all } else { &fresh }))
+    pub fn pick(&self, key: Option<u64>, tried: &[Rc<E>]) -> Result<Rc<E>, Error> {
+        self.used.set(true);
+        let near = self.places.get(..self.near).unwrap_or_default();
+        match self.places.as_slice() {
+            [] => return Err(Reason::NoEndpoints.into()),
+            [only] => return Ok(only.endpoint.clone()),
+            _ if tried.is_empty() && near.iter().all(Place::is_well) => {
+                return Ok(self.among(near.len(), |n| &near[n], key).endpoint.clone());
+            }
+            _ => {}
+        }
+        let fresh = |place: &&Place<E>| !tried.iter().any(|e| Rc::ptr_eq(e, &place.endpoint));
+        let well = |place: &&Place<E>| place.is_well();
+        let (all, near) = (self.places.iter(), near.iter());
+        let candidates = [
+            near.clone().filter(fresh).filter(well).collect::<Vec<_>>(),
+            all.clone().filter(fresh).filter(well).collect(),
+            near.filter(fresh).collect(),
+            all.clone().filter(fresh).collect(),
+            all.collect(),
+        ];
+        let some = candidates.into_iter().find(|some| !some.is_empty());
+        let some = some.ok_or(Reason::NoEndpoints)?;
+        Ok(self.among(some.len(), |n| some[n], key).endpoint.clone())
+    }
+
+    /// One of `count` places, which is not 0.
+    fn among<'a>(
+        &self,
+        count: usize,
+        at: impl Fn(usize) -> &'a Place<E>,
+        key: Option<u64>,
+    ) -> &'a Place<E> {
+        match (&self.balancing.algorithm, key) {
+            (Algorithm::ConsistentHash(_), Some(key)) => {
+                let weight = |n: &usize| hash::weight(key, at(*n).hash);
+                at((0..count).max_by_key(weight).unwrap_or(0))
+            }
+            (Algorithm::RoundRobin, _) => self.next(count, at),
+            (Algorithm::LeastRequest | Algorithm::ConsistentHash(_), _) => {
+                self.sooner_of_two(count, at)
             }
         }
     }
 
+    /// The next in turn; a new one lets some of its turns pass.
+    fn next<'a>(&self, count: usize, at: impl Fn(usize) -> &'a Place<E>) -> &'a Place<E> {
+        let turn = || {
+            let turn = self.turn.get();
+            self.turn.set(turn.wrapping_add(1));
+            at(turn % count)
+        };
+        let now = self.balancing.slow_start.map(|_| Instant::now());
+        let takes = |place: &Place<E>| match (now, self.balancing.slow_start) {
+            (Some(now), Some(grows)) => {
+                place.came.is_none() || rand::rng().random_bool(place.share(grows, now))
+            }
+            _ => true,
+        };
+        let mut place = turn();
+        for _ in 1..count {
+            if takes(place) {
+                break;
+            }
+            place = turn();
+        }
+        place
+    }
+
+    fn sooner_of_two<'a>(&self, count: usize, at: impl Fn(usize) -> &'a Place<E>) -> &'a Place<E> {
+        let mut random = rand::rng();
+        let first = random.random_range(0..count);
+        if count == 1 {
+            return at(first);
+        }
+        // Any other one, all equally likely.
+        let second = (first + random.random_range(1..count)) % count;
+        let (first, second) = (at(first), at(second));
+        let now = Instant::now();
+        let requests = |place: &Place<E>| f64::from(place.endpoint.in_flight()) + 1.0;
+        let share = |place: &Place<E>| match self.balancing.slow_start {
+            Some(grows) => place.share(grows, now),
+            None => 1.0,
+        };
+        let times = [first, second].map(|place| place.endpoint.answer_time(now));
+        let [one, other] = match times {
+            [Some(one), Some(other)] => [one, other],
+            _ => [1.0, 1.0],
+        };
+        let one = one * requests(first) / share(first);
+        let other = other * requests(second) / share(second);
+        if other < one { second } else { first }
+    }
+
+    /// Whether it has been picked from since this was last asked.
+    pub fn was_used(&self) -> bool {
+        self.used.replace(false)
+    }
+
+    /// The endpoints, and what is known of their health.
+    pub fn places(&self) -> &[Place<E>] {
+        &self.places
+    }
+
     /// How many endpoints there are.
     pub fn len(&self) -> usize {
-        self.endpoints.len()
+        self.places.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.endpoints.is_empty()
+        self.places.is_empty()
     }
 }
 
-/// `all` is not empty.
-fn two_choices<E: InFlight>(all: &[Rc<E>]) -> Rc<E> {
-    let mut random = rand::rng();
-    let first = random.random_range(0..all.len());
-    if all.len() == 1 {
-        return all[first].clone();
+impl<E> Place<E> {
+    fn is_well(&self) -> bool {
+        self.health.as_ref().is_none_or(|health| health.is_well())
     }
-    // Any other one, all equally likely.
-    let second = (first + random.random_range(1..all.len())) % all.len();
-    if all[second].in_flight() < all[first].in_flight() {
-        all[second].clone()
-    } else {
-        all[first].clone()
+
+    /// Its share, relative to those that have been there for longer than `grows`.
+    fn share(&self, grows: Duration, now: Instant) -> f64 {
+        let Some(came) = self.came else {
+            return 1.0;
+        };
+        let there = now.saturating_duration_since(came).as_secs_f64();
+        (there / grows.as_secs_f64()).clamp(FIRST_SHARE, 1.0)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cell::Cell;
-
-    #[derive(Debug)]
-    struct Fake(Cell<u32>);
-    impl InFlight for Fake {
-        fn in_flight(&self) -> u32 {
-            self.0.get()
-        }
-    }
-
-    fn balancer(in_flight: &[u32]) -> LoadBalancer<Fake> {
-        let fakes = in_flight.iter().map(|n| Rc::new(Fake(Cell::new(*n))));
-        LoadBalancer::new(fakes.collect())
-    }
-
-    #[test]
-    fn of_two_endpoints_the_less_busy_one_is_always_picked() {
-        let balancer = balancer(&[5, 2]);
-        for _ in 0..100 {
-            assert_eq!(balancer.pick(&[]).unwrap().in_flight(), 2);
-        }
-    }
-
-    #[test]
-    fn the_busiest_of_many_is_never_picked() {
-        let balancer = balancer(&[1, 1, 1, 9]);
-        for _ in 0..200 {
-            assert_eq!(balancer.pick(&[]).unwrap().in_flight(), 1);
-        }
-    }
-
-    #[test]
-    fn equally_busy_endpoints_share_evenly() {
-        let balancer = balancer(&[0, 0, 0]);
-        let mut picked = [0u32; 3];
-        for _ in 0..3000 {
-            let one = balancer.pick(&[]).unwrap();
-            let place = balancer.endpoints.iter().position(|e| Rc::ptr_eq(e, &one));
-            picked[place.unwrap()] += 1;
-        }
-        // Five standard deviations of a fair draw are 130.
-        assert!(picked.iter().all(|n| (850..1150).contains(n)), "{picked:?}");
-    }
-
-    #[test]
-    fn a_second_try_goes_to_another_endpoint() {
-        let balancer = balancer(&[0, 9]);
-        let first = balancer.pick(&[]).unwrap();
-        let second = balancer.pick(std::slice::from_ref(&first)).unwrap();
-        assert!(!Rc::ptr_eq(&first, &second));
-    }
-
-    #[test]
-    fn nobody_to_pick_is_an_error_with_a_reason() {
-        let error = balancer(&[]).pick(&[]).unwrap_err();
-        assert_eq!(error.reason, Reason::NoEndpoints);
-    }
-}
+mod tests;

@@ -3,6 +3,8 @@
 //! | policy | phase | CRD field | verb |
 //! |---|---|---|---|
 //! | [`body_limit`] | before all attempts, while the body streams | `ApiRoute.rules[].maxRequestBytes` | `guard` |
+//! | [`compression`] | after all attempts, while the body streams | `ApiRoute.rules[].compression` | `apply` |
+//! | [`concurrency`] | before all attempts, until the response has ended | `ApiRoute.rules[].concurrency` | `enter` |
 //! | [`cors`] | before and after all attempts | `ApiRoute.rules[].cors` | `preflight`, `share` |
 //! | [`direct_response`] | instead of any attempt | `ApiRoute.rules[].directResponse` | `answer` |
 //! | [`fault`] | before all attempts | `ApiRoute.rules[].fault` | `inject` |
@@ -11,16 +13,20 @@
 //! | [`redirect`] | instead of any attempt | `ApiRoute.rules[].redirect` | `answer` |
 //! | [`rewrite`] | before all attempts | `ApiRoute.rules[].rewrite` | `apply` |
 //! | [`timeout`] | around all attempts | `ApiRoute.rules[].timeouts.request`, `grpc-timeout` | `start` |
-//! | [`load_balancer`] | endpoint | (always on) | `pick` |
+//! | [`load_balancer`] | endpoint | `RetryPolicy.loadBalancing` | `pick` |
+//! | [`health_check`] | endpoint | `RetryPolicy.healthCheck` | `observe` |
 //!
 //! The anatomy of a file: what it does, in which phase, from which field, and what a client sees
 //! when it says no; the runtime type; how it is built; its verb; tests on a paused clock.
 
 pub mod body_limit;
+pub mod compression;
+pub mod concurrency;
 pub mod cors;
 pub mod direct_response;
 pub mod fault;
 pub mod header_edits;
+pub mod health_check;
 pub mod load_balancer;
 pub mod mirror;
 pub mod redirect;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -14,13 +15,17 @@ use super::context::{Account, Context, RequestBytes};
 use super::copy::Copy;
 use super::error::{Error, Reason};
 use super::idle::Idle;
+use super::limits;
 use super::upgrade::Switched;
 use super::upstream::Lease;
 use crate::policy::body_limit::Left;
+use crate::policy::compression::Gzip;
 use crate::policy::timeout::Deadline;
 
+mod encoded;
 mod watched;
 
+use encoded::Encoded;
 pub use watched::Watched;
 
 /// A request's body, as it goes to an upstream. Streamed as it comes, never buffered.
@@ -51,6 +56,7 @@ pub enum Cut {
 /// A response's body, as it goes downstream.
 pub struct ResponseBody {
     from: From,
+    encoded: Option<Box<Encoded>>,
     deadline: Option<Pin<Box<Sleep>>>,
     idle: Idle,
     account: Option<Account>,
@@ -177,12 +183,24 @@ impl std::error::Error for Cut {
     }
 }
 
+// === impl From ===
+
+impl From {
+    fn is_end(&self) -> bool {
+        match self {
+            Self::Upstream(body, _) => body.is_end_stream(),
+            Self::Mesh(body) => body.is_none(),
+            Self::Switched(_) => true,
+        }
+    }
+}
+
 // === impl ResponseBody ===
 
 impl ResponseBody {
     /// What an upstream answers. The connection goes back to its pool, and `lease` ends, when the
     /// last byte has passed.
-    pub fn upstream(body: Incoming, lease: Lease, deadline: Deadline) -> Self {
+    pub fn upstream(body: Incoming, lease: Lease, deadline: Deadline, idle: Duration) -> Self {
         let ended = body.is_end_stream();
         let mut lease = Some(lease);
         if ended && let Some(lease) = lease.take() {
@@ -190,11 +208,12 @@ impl ResponseBody {
         }
         Self {
             from: From::Upstream(body, lease),
+            encoded: None,
             deadline: deadline
                 .instant()
                 .filter(|_| !ended)
                 .map(|at| Box::pin(tokio::time::sleep_until(at))),
-            idle: Idle::default(),
+            idle: Idle::new(idle),
             account: None,
         }
     }
@@ -203,8 +222,9 @@ impl ResponseBody {
     pub fn mesh(body: Bytes) -> Self {
         Self {
             from: From::Mesh(Some(body).filter(|body| !body.is_empty())),
+            encoded: None,
             deadline: None,
-            idle: Idle::default(),
+            idle: Idle::new(limits::BODY_IDLE),
             account: None,
         }
     }
@@ -213,10 +233,17 @@ impl ResponseBody {
     pub fn switched(switched: Switched) -> Self {
         Self {
             from: From::Switched(Some(Box::new(switched))),
+            encoded: None,
             deadline: None,
-            idle: Idle::default(),
+            idle: Idle::new(limits::BODY_IDLE),
             account: None,
         }
+    }
+
+    /// The same, compressed while it passes.
+    pub fn compressed(mut self, gzip: Gzip) -> Self {
+        self.encoded = Some(Box::new(Encoded::new(gzip)));
+        self
     }
 
     /// Whether another protocol follows.
@@ -290,11 +317,22 @@ impl Body for ResponseBody {
         {
             return this.broke_off(Reason::RequestTimeout.into());
         }
+        if let Some(encoded) = &mut this.encoded {
+            if encoded.is_end() {
+                return Poll::Ready(None);
+            }
+            if let Some(frame) = encoded.waiting() {
+                this.passed(&frame);
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        }
         let frame = match &mut this.from {
             From::Mesh(body) => body.take().map(|body| Ok(Frame::data(body))),
             From::Switched(_) => None,
             From::Upstream(body, _) => match Pin::new(body).poll_frame(task) {
-                Poll::Ready(frame) => frame.map(|frame| frame.map(cleaned)),
+                Poll::Ready(frame) => {
+                    frame.map(|frame| frame.map(cleaned).map_err(|error| Error::exchange(&error)))
+                }
                 Poll::Pending => {
                     let moved = this
                         .account
@@ -305,12 +343,16 @@ impl Body for ResponseBody {
                 }
             },
         };
+        let frame = match &mut this.encoded {
+            Some(encoded) => encoded.pass(frame, this.from.is_end()),
+            None => frame,
+        };
         match frame {
             Some(Ok(frame)) => {
                 this.passed(&frame);
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => this.broke_off(Error::exchange(&error)),
+            Some(Err(error)) => this.broke_off(error),
             None => {
                 this.ended();
                 Poll::Ready(None)
@@ -319,14 +361,16 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.from {
-            From::Upstream(body, _) => body.is_end_stream(),
-            From::Mesh(body) => body.is_none(),
-            From::Switched(_) => true,
+        match &self.encoded {
+            Some(encoded) => encoded.is_end(),
+            None => self.from.is_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.encoded.is_some() {
+            return SizeHint::default();
+        }
         match &self.from {
             From::Upstream(body, _) => body.size_hint(),
             From::Switched(_) => SizeHint::with_exact(0),

@@ -10,10 +10,13 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode, Uri};
 use tokio::time::Instant;
 
+use super::destination::Routed;
 use super::error::{Error, Reads, Reason};
+use super::limits;
 use super::load::{Admitted, Seat};
 use super::upgrade::Upgrade;
 use crate::identity::SpiffeId;
+use crate::policy::concurrency::Place;
 use crate::policy::cors::Share;
 use crate::telemetry::access_log::selection::Facts;
 use crate::telemetry::access_log::{AccessLog, Line, Timestamp};
@@ -48,6 +51,10 @@ pub struct Context {
     pub cors: Option<Share>,
     /// A fault has delayed it.
     pub delayed: bool,
+    /// How long its rule lets it wait while no byte of it moves.
+    pub idle: Option<Duration>,
+    /// Its places among the requests of the rules that govern it, until its account is closed.
+    pub places: Vec<Place>,
     trace: Trace,
     time: SystemTime,
     method: Method,
@@ -109,6 +116,8 @@ impl Context {
             reads: Reads::of(&head.headers),
             cors: None,
             delayed: false,
+            idle: None,
+            places: Vec::new(),
             trace: Trace::of(&mut head.headers),
             time: SystemTime::now(),
             method: head.method.clone(),
@@ -121,6 +130,15 @@ impl Context {
             request_bytes: RequestBytes::default(),
             response_bytes: 0,
         }
+    }
+
+    /// Another rule governs it from here on.
+    pub fn governed_by(&mut self, routed: &Routed) {
+        if let Some(backend) = &routed.backend {
+            self.service = Some(backend.service.clone());
+        }
+        let idle = [self.idle, routed.idle_timeout()];
+        self.idle = idle.into_iter().flatten().min();
     }
 
     /// The path has another form than it was sent in, and this is the one that counts.
@@ -142,6 +160,11 @@ impl Context {
     /// How much of the request's body has been passed on.
     pub fn sent(&self) -> RequestBytes {
         self.request_bytes.clone()
+    }
+
+    /// How long it may wait for its answer while no byte of it moves.
+    pub fn idle_limit(&self) -> Duration {
+        self.idle.unwrap_or(limits::BODY_IDLE)
     }
 
     /// How many bytes have moved, in both directions.
@@ -364,9 +387,8 @@ impl Drop for Account {
         };
         let labels = self.cx.labels(|| self.metrics.own());
         self.metrics.ended(labels, ended);
-        if self.log.includes(self.cx.facts(ended.duration)) {
-            self.log.write(&self.cx.line());
-        }
+        let facts = self.cx.facts(ended.duration);
+        self.log.ended(facts, || self.cx.line());
     }
 }
 

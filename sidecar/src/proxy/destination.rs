@@ -1,26 +1,29 @@
 //! Where a call leads, as one worker reaches it: the Service called, its route, and the balancers
 //! and upstreams behind them.
 //!
-//! [`Destinations`] follows the shared [`State`]: what a new state did not change keeps its
-//! balancer, and an endpoint that is still there keeps its connections and counts.
+//! [`Destinations`] follows the shared [`State`], and keeps what that does not change.
 
+mod balancers;
 mod direct;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 use rand::Rng;
 
+use balancers::Balancers;
+
 use super::error::{Error, Reason};
 use super::upstream::{Dial, Upstream};
 use crate::config::State;
+use crate::config::route::connections::{self, ConnectionRule};
 use crate::config::route::filters::{self, Filters};
-use crate::config::route::{Route, Rule};
+use crate::config::route::{self as config, Route, Rule};
 use crate::config::service::{Endpoint, Port, Protocol, Service, ServiceKey};
 use crate::policy::load_balancer::LoadBalancer;
 
@@ -29,13 +32,24 @@ use crate::policy::load_balancer::LoadBalancer;
 pub struct Destination {
     /// `namespace/service`.
     pub service: Arc<str>,
+    /// The Service's port.
+    pub port: u16,
     /// How its bytes are read.
     pub protocol: Protocol,
     own: Rc<LoadBalancer<Upstream>>,
-    route: Option<(Arc<Route>, Vec<Targets>)>,
+    route: Option<Rc<Linked>>,
+    /// What governs connections whose bytes nobody reads.
+    connections: Option<(Arc<Route>, Vec<Targets>)>,
 }
 
-/// Where one rule's requests go.
+/// An ApiRoute, and where the requests of each of its rules go.
+#[derive(Debug)]
+pub struct Linked {
+    route: Arc<Route>,
+    targets: Vec<Targets>,
+}
+
+/// Where one rule's requests or connections go.
 #[derive(Debug)]
 struct Targets {
     total_weight: u64,
@@ -52,6 +66,8 @@ pub struct Backend {
     pub protocol: Protocol,
     /// Its endpoints.
     pub balancer: Rc<LoadBalancer<Upstream>>,
+    /// `namespace/name` of the ApiRoute whose rules govern requests from there on.
+    pub route: Option<Arc<str>>,
 }
 
 /// What governs one request: the rule, and who answers.
@@ -70,9 +86,6 @@ pub struct Routed {
 /// A port of a Service.
 type PortKey = (ServiceKey, u16);
 
-/// The port that a balancer was made for, and the balancer.
-type Balanced = (Arc<Port>, Rc<LoadBalancer<Upstream>>);
-
 /// An endpoint that was called by its own address, and its balancer.
 type Held = (Endpoint, Rc<LoadBalancer<Upstream>>);
 
@@ -80,13 +93,13 @@ type Held = (Endpoint, Rc<LoadBalancer<Upstream>>);
 pub struct Destinations {
     state: RefCell<Rc<InForce>>,
     linked: RefCell<HashMap<PortKey, Rc<Destination>>>,
-    balancers: RefCell<HashMap<PortKey, Balanced>>,
-    upstreams: RefCell<HashMap<Endpoint, Weak<Upstream>>>,
+    /// ApiRoutes that others lead to.
+    layers: RefCell<HashMap<Arc<str>, Rc<Linked>>>,
+    balancers: Balancers,
     /// Pods that were called by their own addresses.
     direct: RefCell<HashMap<SocketAddr, Rc<Destination>>>,
     /// What those destinations keep from one state to the next.
     held: RefCell<HashMap<SocketAddr, Held>>,
-    dial: Dial,
 }
 
 /// The state in force, counted by this worker alone.
@@ -109,11 +122,10 @@ impl Destinations {
         Self {
             state: RefCell::default(),
             linked: RefCell::default(),
-            balancers: RefCell::default(),
-            upstreams: RefCell::default(),
+            layers: RefCell::default(),
+            balancers: Balancers::new(dial),
             direct: RefCell::default(),
             held: RefCell::default(),
-            dial,
         }
     }
 
@@ -123,33 +135,14 @@ impl Destinations {
         self.state.borrow().clone()
     }
 
-    /// Puts another state in force. Only what this worker has used is followed; the rest is linked
-    /// when first used, so that the cost of a change does not grow with the mesh.
+    /// Puts another state in force.
     pub fn follow(&self, state: Arc<State>) {
         self.linked.borrow_mut().clear();
-        let used: Vec<_> = {
-            let balancers = self.balancers.borrow();
-            let ports = balancers
-                .iter()
-                .map(|(key, (port, _))| (key.clone(), port.clone()));
-            ports.collect()
-        };
-        for (key, known) in used {
-            let now = state
-                .service(&key.0)
-                .and_then(|service| service.port(key.1));
-            match now {
-                // An endpoint that is in both finds its upstream again, connections and all.
-                Some(now) if !Arc::ptr_eq(now, &known) => drop(self.balancer(&key.0, now)),
-                Some(_) => {}
-                None => drop(self.balancers.borrow_mut().remove(&key)),
-            }
-        }
+        self.layers.borrow_mut().clear();
+        self.balancers.follow(&state);
         self.follow_direct(&state);
         *self.state.borrow_mut() = Rc::new(InForce(state));
-        self.upstreams
-            .borrow_mut()
-            .retain(|_, upstream| upstream.strong_count() > 0);
+        self.balancers.forget();
     }
 
     /// The destination that a port of a Service is.
@@ -166,30 +159,71 @@ impl Destinations {
     fn link(&self, service: &Service, port: &Arc<Port>) -> Destination {
         Destination {
             service: service.key.text().clone(),
+            port: port.number,
             protocol: port.protocol,
-            own: self.balancer(&service.key, port),
+            own: self.balancers.of(&self.state(), &service.key, port),
             route: self.route_of(service),
+            connections: self.connections_of(service),
         }
     }
 
-    fn route_of(&self, service: &Service) -> Option<(Arc<Route>, Vec<Targets>)> {
+    fn route_of(&self, service: &Service) -> Option<Rc<Linked>> {
         let state = self.state();
         let route = state.route(&service.key)?;
-        let targets = route.rules().iter().map(|rule| self.targets(&state, rule));
+        Some(Rc::new(self.link_route(&state, route)))
+    }
+
+    fn link_route(&self, state: &State, route: &Arc<Route>) -> Linked {
+        let targets = route.rules().iter().map(|rule| {
+            let mirror = rule.filters.mirror.as_ref();
+            let mirror = mirror.and_then(|to| self.backend(state, &to.service, to.port));
+            Targets {
+                mirror,
+                ..self.targets(state, &rule.backends)
+            }
+        });
+        Linked {
+            targets: targets.collect(),
+            route: route.clone(),
+        }
+    }
+
+    fn connections_of(&self, service: &Service) -> Option<(Arc<Route>, Vec<Targets>)> {
+        let state = self.state();
+        let route = state.connections(&service.key)?;
+        let rules = route.connections().iter();
+        let targets = rules.map(|rule| self.targets(&state, &rule.backends));
         Some((route.clone(), targets.collect()))
     }
 
-    fn targets(&self, state: &State, rule: &Rule) -> Targets {
-        let backends = rule.backends.iter().map(|backend| {
+    /// An ApiRoute that another leads to, by `namespace/name`.
+    pub fn layer(&self, object: &Arc<str>) -> Option<Rc<Linked>> {
+        if let Some(linked) = self.layers.borrow().get(object) {
+            return Some(linked.clone());
+        }
+        let state = self.state();
+        let route = state.named_route(object);
+        let route = route.filter(|route| !route.governs_connections())?;
+        let linked = Rc::new(self.link_route(&state, route));
+        let mut layers = self.layers.borrow_mut();
+        layers.insert(object.clone(), linked.clone());
+        Some(linked)
+    }
+
+    fn targets(&self, state: &State, backends: &[config::Backend]) -> Targets {
+        let backends = backends.iter().map(|backend| {
             let found = self.backend(state, &backend.service, backend.port);
+            let found = found.map(|found| Backend {
+                route: backend.route.clone(),
+                ..found
+            });
             (backend.weight, found)
         });
         let backends: Vec<_> = backends.collect();
-        let mirror = rule.filters.mirror.as_ref();
         Targets {
             total_weight: backends.iter().map(|(weight, _)| u64::from(*weight)).sum(),
             backends,
-            mirror: mirror.and_then(|to| self.backend(state, &to.service, to.port)),
+            mirror: None,
         }
     }
 
@@ -200,35 +234,9 @@ impl Destinations {
         Some(Backend {
             service: service.key.text().clone(),
             protocol: port.protocol,
-            balancer: self.balancer(&service.key, port),
+            balancer: self.balancers.of(state, &service.key, port),
+            route: None,
         })
-    }
-
-    fn balancer(&self, service: &ServiceKey, port: &Arc<Port>) -> Rc<LoadBalancer<Upstream>> {
-        let key = (service.clone(), port.number);
-        let mut balancers = self.balancers.borrow_mut();
-        if let Some((known, balancer)) = balancers.get(&key)
-            && Arc::ptr_eq(known, port)
-        {
-            return balancer.clone();
-        }
-        let endpoints = port
-            .endpoints
-            .iter()
-            .map(|endpoint| self.upstream(endpoint));
-        let balancer = Rc::new(LoadBalancer::new(endpoints.collect()));
-        balancers.insert(key, (port.clone(), balancer.clone()));
-        balancer
-    }
-
-    fn upstream(&self, endpoint: &Endpoint) -> Rc<Upstream> {
-        let mut upstreams = self.upstreams.borrow_mut();
-        if let Some(known) = upstreams.get(endpoint).and_then(Weak::upgrade) {
-            return known;
-        }
-        let upstream = Upstream::endpoint(endpoint.clone(), self.dial.clone());
-        upstreams.insert(endpoint.clone(), Rc::downgrade(&upstream));
-        upstream
     }
 }
 
@@ -246,29 +254,104 @@ impl Destination {
     /// # Errors
     /// `no_route` when there is an ApiRoute and none of its rules fits; `bad_request` for a CONNECT
     /// where there is an ApiRoute.
-    pub fn route(&self, head: &http::request::Parts) -> Result<Routed, (Error, Option<Arc<str>>)> {
-        let own = || Backend {
-            service: self.service.clone(),
-            protocol: self.protocol,
-            balancer: self.own.clone(),
-        };
-        let Some((route, targets)) = &self.route else {
-            return Ok(Routed {
+    pub fn route(&self, head: &http::request::Parts) -> Result<Routed, Error> {
+        match &self.route {
+            Some(linked) => linked.route(head, || self.alone()),
+            None => Ok(Routed {
                 route: None,
                 prefix: 0,
                 mirror: None,
-                backend: Some(own()),
-            });
+                backend: Some(self.alone()),
+            }),
+        }
+    }
+
+    /// `namespace/name` of the ApiRoute that governs requests to it.
+    pub fn object(&self) -> Option<Arc<str>> {
+        let linked = self.route.as_ref()?;
+        Some(linked.route.object.clone())
+    }
+
+    /// How its bytes are read: where nothing is declared and an ApiRoute is about connections, that
+    /// declares it for its callers.
+    pub fn reads(&self) -> Protocol {
+        match (self.protocol, &self.connections) {
+            (Protocol::Detect, Some(_)) => Protocol::Tcp,
+            (protocol, _) => protocol,
+        }
+    }
+
+    /// Whether the name that a client asks for must be known to govern its connection.
+    pub fn asks_for_a_name(&self) -> bool {
+        let route = self.connections.as_ref().map(|(route, _)| route);
+        route.is_some_and(|route| route.connections().iter().any(ConnectionRule::is_named))
+    }
+
+    /// Where a connection goes whose bytes nobody reads, and how long no byte of it may move.
+    ///
+    /// # Errors
+    /// `no_route` when an ApiRoute is about such connections and none of its rules fits;
+    /// `backend_missing`.
+    pub fn connect(
+        &self,
+        server_name: Option<&str>,
+    ) -> Result<(Rc<LoadBalancer<Upstream>>, Option<Duration>), Error> {
+        let Some((route, targets)) = &self.connections else {
+            return Ok((self.own.clone(), None));
         };
-        let object = || Some(route.object.clone());
+        let place = connections::find(route.connections(), server_name);
+        let place = place.ok_or(Reason::NoRoute)?;
+        let (rule, targets) = (&route.connections()[place], &targets[place]);
+        let balancer = match targets.backends.is_empty() {
+            true => self.own.clone(),
+            false => {
+                let backend = targets.pick().ok_or(Reason::BackendMissing)?;
+                backend.balancer.clone()
+            }
+        };
+        Ok((balancer, rule.idle_timeout))
+    }
+
+    /// Itself, as sent to.
+    fn alone(&self) -> Backend {
+        Backend {
+            service: self.service.clone(),
+            protocol: self.protocol,
+            balancer: self.own.clone(),
+            route: None,
+        }
+    }
+}
+
+impl Backend {
+    /// The same, with nothing that governs requests from there on.
+    pub fn alone(&self) -> Backend {
+        Backend {
+            route: None,
+            ..self.clone()
+        }
+    }
+}
+
+// === impl Linked ===
+
+impl Linked {
+    /// What governs a request; a rule without backends sends it to its `own` place.
+    ///
+    /// # Errors
+    /// `no_route`, `bad_request`.
+    pub fn route(
+        &self,
+        head: &http::request::Parts,
+        own: impl FnOnce() -> Backend,
+    ) -> Result<Routed, Error> {
+        let Self { route, targets } = self;
         if head.method == Method::CONNECT {
             let why = "CONNECT names no path, and an ApiRoute governs this Service";
-            return Err((Error::new(Reason::BadRequest, why), object()));
+            return Err(Error::new(Reason::BadRequest, why));
         }
-        let found = route
-            .find_preflight(head)
-            .or_else(|| route.find(head))
-            .ok_or_else(|| (Reason::NoRoute.into(), object()))?;
+        let found = route.find_preflight(head).or_else(|| route.find(head));
+        let found = found.ok_or(Reason::NoRoute)?;
         let (rule, targets) = (route.rules()[found.rule].clone(), &targets[found.rule]);
         Ok(Routed {
             route: Some((route.object.clone(), rule)),
@@ -281,9 +364,9 @@ impl Destination {
         })
     }
 
-    /// The endpoints of the Service itself, for bytes that have no route.
-    pub fn balancer(&self) -> &Rc<LoadBalancer<Upstream>> {
-        &self.own
+    /// `namespace/name` of the ApiRoute.
+    pub fn object(&self) -> &str {
+        &self.route.object
     }
 }
 
@@ -297,6 +380,17 @@ impl Routed {
     /// How long the whole request may take.
     pub fn request_timeout(&self) -> Option<Duration> {
         self.route.as_ref()?.1.request_timeout
+    }
+
+    /// How long it may wait while no byte of it moves, if the rule says so.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        self.route.as_ref()?.1.idle_timeout
+    }
+
+    /// Whether the rules of another ApiRoute govern it from there on.
+    pub fn leads_on(&self) -> bool {
+        let backend = self.backend.as_ref();
+        backend.is_some_and(|backend| backend.route.is_some())
     }
 
     /// What the rule does beside routing.

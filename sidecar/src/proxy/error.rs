@@ -125,6 +125,9 @@ reasons! {
     /// More is being done than can be.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, Mesh, true,
         "The mesh carries more than it can at the moment.";
+    /// As many requests of the rule are under way as may be.
+    ConcurrencyLimit = "concurrency_limit", SERVICE_UNAVAILABLE, Mesh, true,
+        "As many requests of the route are under way as may be.";
     /// No Guard covers the port.
     PortNotServed = "port_not_served", FORBIDDEN, Caller, true,
         "No service serves this port.";

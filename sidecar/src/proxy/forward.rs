@@ -11,11 +11,12 @@ use std::rc::Rc;
 
 use http::{Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::attempt;
 use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
-use super::error::{Error, Reason};
+use super::error::{Error, Fault, Reason};
 use super::idle;
 use super::upgrade::Upgrade;
 use super::upstream::{Lease, Speak, Upstream};
@@ -38,10 +39,11 @@ pub async fn forward(
     head: Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
-    let sent = cx.sent();
-    let attempts = attempts(cx, balancer, speak, Request::from_parts(head, body));
+    let (idle, sent) = (cx.idle_limit(), cx.sent());
+    let key = balancer.key(Some(&head.headers));
+    let attempts = attempts(cx, balancer, key, speak, Request::from_parts(head, body));
     let attempts = async {
-        let answer = idle::bound(sent, attempts).await;
+        let answer = idle::bound(idle, || sent.get(), attempts).await;
         answer.unwrap_or_else(|idle| Err(idle.into()))
     };
     let answer = deadline.bound(attempts).await;
@@ -68,18 +70,20 @@ fn answered(
         let why = "it switches to a protocol that was not asked for";
         return Err(Error::new(Reason::BadResponse, why));
     }
-    Ok(response.map(|body| ResponseBody::upstream(body, lease, deadline)))
+    let idle = cx.idle_limit();
+    Ok(response.map(|body| ResponseBody::upstream(body, lease, deadline, idle)))
 }
 
 async fn attempts(
     cx: &mut Context,
     balancer: &LoadBalancer<Upstream>,
+    key: Option<u64>,
     speak: Speak,
     mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Lease), Error> {
     let mut tried: Vec<Rc<Upstream>> = Vec::new();
     loop {
-        let upstream = balancer.pick(&tried)?;
+        let upstream = balancer.pick(key, &tried)?;
         cx.attempts += 1;
         cx.endpoint = Some(upstream.pod.clone());
         let last = cx.attempts >= MAX_ATTEMPTS || tried.len() + 1 >= balancer.len();
@@ -88,7 +92,14 @@ async fn attempts(
         } else {
             attempt::copy(&request)
         };
-        match attempt::send(&upstream, speak, cx.upgrade.as_ref(), request).await {
+        let since = Instant::now();
+        let sent = attempt::send(&upstream, speak, cx.upgrade.as_ref(), request).await;
+        match &sent {
+            Ok(_) => upstream.answered(since),
+            Err((error, _)) if error.reason.fault() == Fault::Caller => {}
+            Err(_) => upstream.failed(),
+        }
+        match sent {
             Ok((response, lease)) => match again {
                 Some(again) if attempt::unsent(&upstream, &response) => request = again,
                 _ => return Ok((response, lease)),
@@ -115,7 +126,7 @@ pub async fn to_application(
     loop {
         cx.attempts += 1;
         let sending = attempt::send(application, speak, cx.upgrade.as_ref(), request);
-        match idle::bound(cx.sent(), sending).await? {
+        match idle::bound(cx.idle_limit(), || cx.sent().get(), sending).await? {
             Ok((response, lease)) => {
                 let deadline = Deadline::start(None, cx.started);
                 return answered(cx, response, lease, deadline);

@@ -10,7 +10,8 @@
 //! - Both: the time from the first byte of a head to its last (slowloris), apart from the time that
 //!   a connection may rest between requests.
 //!
-//! Nothing is changed on its way, and bodies are only counted. A head that is refused is given to
+//! Nothing is changed on its way, but that frames of DATA without any are taken out ([`frames`]);
+//! bodies are only counted. A head that is refused is given to
 //! hyper spoilt ([`SPOILT`]), so that hyper answers 400 when it is that request's turn.
 
 pub mod answers;
@@ -30,7 +31,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::limits;
 use answers::{Answers, Asked};
-use frames::Frames;
+use frames::{FRAME_HEAD, Frames};
 use requests::{Answered, Requests};
 
 /// No head of HTTP/1 has a NUL, wherever in it this stands, and none goes on after it.
@@ -43,6 +44,8 @@ pub struct Gate<I> {
     watch: Watch,
     /// Of [`SPOILT`], what hyper has not read yet.
     spoilt: Option<&'static [u8]>,
+    /// A frame's head that came in pieces, and how much of it hyper has read.
+    pieced: Option<([u8; FRAME_HEAD], usize)>,
     /// When the head that has begun must have ended, and which one that is.
     deadline: Option<(u64, Pin<Box<Sleep>>)>,
 }
@@ -133,6 +136,7 @@ impl<I> Gate<I> {
             io,
             watch,
             spoilt: None,
+            pieced: None,
             deadline: None,
         }
     }
@@ -154,11 +158,27 @@ impl<I> Gate<I> {
 }
 
 impl Watch {
-    fn read(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+    /// Answers how many of the bytes are passed on, from their beginning.
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Refused> {
         match self {
-            Self::Requests(requests) => requests.read(bytes),
-            Self::Answers(answers) => answers.read(bytes),
-            Self::Frames(frames) => frames.read(bytes),
+            Self::Requests(requests) => requests.read(bytes).map(|()| bytes.len()),
+            Self::Answers(answers) => answers.read(bytes).map(|()| bytes.len()),
+            Self::Frames(frames) => frames.sift(bytes),
+        }
+    }
+
+    /// Where the rest of a frame's head is to be read that has begun; empty when none has.
+    fn withheld(&mut self) -> &mut [u8] {
+        match self {
+            Self::Requests(_) | Self::Answers(_) => &mut [],
+            Self::Frames(frames) => frames.withheld(),
+        }
+    }
+
+    fn came(&mut self, bytes: usize) -> Result<Option<[u8; FRAME_HEAD]>, Refused> {
+        match self {
+            Self::Requests(_) | Self::Answers(_) => Ok(None),
+            Self::Frames(frames) => frames.came(bytes),
         }
     }
 
@@ -178,6 +198,52 @@ impl Watch {
     }
 }
 
+impl<I: AsyncRead + Unpin> Gate<I> {
+    /// Reads into `buffer`, as long as nothing takes too long.
+    fn poll_in_time(
+        &mut self,
+        task: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(task, buffer) {
+            return Poll::Ready(read);
+        }
+        ready!(self.poll_late(task));
+        let why = Ended("a head took too long");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
+    }
+
+    /// Reads more of a frame's head that has come in pieces; ready when nothing of it is missing, or
+    /// nothing more comes.
+    fn poll_withheld(&mut self, task: &mut Context<'_>) -> Poll<io::Result<Came>> {
+        while !self.watch.withheld().is_empty() {
+            let mut piece = [0; FRAME_HEAD];
+            let missing = self.watch.withheld().len();
+            let mut read = ReadBuf::new(&mut piece[..missing]);
+            ready!(self.poll_in_time(task, &mut read))?;
+            let read = read.filled();
+            if read.is_empty() {
+                return Poll::Ready(Ok(Came::ToAnEnd));
+            }
+            self.watch.withheld()[..read.len()].copy_from_slice(read);
+            let whole = self.watch.came(read.len()).map_err(ended)?;
+            self.pieced = whole.map(|head| (head, 0));
+        }
+        Poll::Ready(Ok(Came::Whole))
+    }
+}
+
+enum Came {
+    Whole,
+    ToAnEnd,
+}
+
+/// Where hyper cannot answer any more.
+fn ended(refused: Refused) -> io::Error {
+    tracing::debug!(why = refused.why, "bytes were refused");
+    io::Error::new(io::ErrorKind::InvalidData, Ended(refused.why))
+}
+
 impl<I: AsyncRead + Unpin> AsyncRead for Gate<I> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -192,25 +258,46 @@ impl<I: AsyncRead + Unpin> AsyncRead for Gate<I> {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(task, buffer) else {
-            ready!(this.poll_late(task));
-            let why = Ended("a head took too long");
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
-        };
-        read?;
-        let Err(refused) = this.watch.read(&buffer.filled()[before..]) else {
+        loop {
+            if let Came::ToAnEnd = ready!(this.poll_withheld(task))? {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some((head, given)) = &mut this.pieced {
+                let now = (FRAME_HEAD - *given).min(buffer.remaining());
+                buffer.put_slice(&head[*given..*given + now]);
+                *given += now;
+                if *given == FRAME_HEAD {
+                    this.pieced = None;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            ready!(this.poll_in_time(task, buffer))?;
+            let read = &mut buffer.filled_mut()[before..];
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let refused = match this.watch.read(read) {
+                // Nothing is not the end: there is more to come.
+                Ok(0) => {
+                    buffer.set_filled(before);
+                    continue;
+                }
+                Ok(passed) => {
+                    buffer.set_filled(before + passed);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(refused) => refused,
+            };
+            let Some(at) = refused.head_at else {
+                return Poll::Ready(Err(ended(refused)));
+            };
+            tracing::debug!(why = refused.why, "bytes were refused");
+            buffer.set_filled(before + at);
+            let now = SPOILT.len().min(buffer.remaining());
+            buffer.put_slice(&SPOILT[..now]);
+            this.spoilt = Some(&SPOILT[now..]);
             return Poll::Ready(Ok(()));
-        };
-        tracing::debug!(why = refused.why, "bytes were refused");
-        let Some(at) = refused.head_at else {
-            let why = Ended(refused.why);
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
-        };
-        buffer.set_filled(before + at);
-        let now = SPOILT.len().min(buffer.remaining());
-        buffer.put_slice(&SPOILT[..now]);
-        this.spoilt = Some(&SPOILT[now..]);
-        Poll::Ready(Ok(()))
+        }
     }
 }
 

@@ -1,35 +1,54 @@
 //! How long a request may go on while no byte of it moves, in either direction.
 //!
-//! Nothing is noted when bytes move: once in a long while it is looked whether any have. A request
-//! that stands still is ended after [`limits::BODY_IDLE`] at the least, and twice that at the most.
+//! Nothing is noted when bytes move: now and then it is looked whether any have. A request that
+//! stands still is ended after its limit at the least, and a quarter of it more at the most. The
+//! limit is its rule's (`ApiRoute.rules[].timeouts.idle`), or else [`super::limits::BODY_IDLE`].
 
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context as Task, Poll};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use super::context::RequestBytes;
 use super::error::Reason;
-use super::limits;
+
+/// Looks without a move that make a request idle.
+const LOOKS: u32 = 4;
 
 /// Watches a body while it is waited for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Idle {
+    limit: Duration,
     look: Option<Pin<Box<Sleep>>>,
     passed: u64,
+    still: u32,
 }
 
 impl Idle {
-    /// Ready when nothing has passed since the last look; `passed` is how much ever has.
+    /// Nothing is watched before it is first waited for.
+    pub fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            look: None,
+            passed: 0,
+            still: 0,
+        }
+    }
+
+    /// Ready when nothing has passed for the limit; `passed` is how much ever has.
     pub fn poll(&mut self, task: &mut Task<'_>, passed: u64) -> Poll<()> {
-        let next = || Instant::now() + limits::BODY_IDLE;
+        let next = || Instant::now() + self.limit / LOOKS;
         let look = self.look.get_or_insert_with(|| {
             self.passed = passed;
             Box::pin(sleep_until(next()))
         });
         while look.as_mut().poll(task).is_ready() {
-            if self.passed == passed {
+            match self.passed == passed {
+                true => self.still += 1,
+                false => self.still = 0,
+            }
+            if self.still == LOOKS {
                 return Poll::Ready(());
             }
             self.passed = passed;
@@ -39,32 +58,39 @@ impl Idle {
     }
 }
 
-/// Runs `work`, which waits for an answer, as long as something of the request is `sent`.
+/// Runs `work`, unless nothing has `moved` meanwhile for the limit.
 ///
 /// # Errors
 /// `idle_timeout`.
-pub async fn bound<T>(sent: RequestBytes, work: impl Future<Output = T>) -> Result<T, Reason> {
+pub async fn bound<T>(
+    limit: Duration,
+    moved: impl Fn() -> u64,
+    work: impl Future<Output = T>,
+) -> Result<T, Reason> {
     let mut work = pin!(work);
-    loop {
-        let before = sent.get();
-        match timeout(limits::BODY_IDLE, work.as_mut()).await {
+    let mut still = 0;
+    while still < LOOKS {
+        let before = moved();
+        match timeout(limit / LOOKS, work.as_mut()).await {
             Ok(done) => return Ok(done),
-            Err(_) if sent.get() == before => return Err(Reason::IdleTimeout),
-            Err(_) => {}
+            Err(_) if moved() == before => still += 1,
+            Err(_) => still = 0,
         }
     }
+    Err(Reason::IdleTimeout)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::context::RequestBytes;
+    use crate::proxy::limits;
     use std::future::{pending, poll_fn};
-    use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stands_still_is_ended_and_one_that_moves_is_not() {
         let begun = Instant::now();
-        let mut idle = Idle::default();
+        let mut idle = Idle::new(limits::BODY_IDLE);
         // A byte now and then, for a day; then none.
         let stops = begun + 24 * limits::BODY_IDLE;
         let passed = || stops.min(Instant::now()).duration_since(begun).as_secs() / 60;
@@ -72,10 +98,37 @@ mod tests {
         let ended = Instant::now();
         assert!(ended >= stops + limits::BODY_IDLE, "{:?}", ended - begun);
         assert!(
-            ended <= stops + 2 * limits::BODY_IDLE,
+            ended <= stops + limits::BODY_IDLE * 5 / 4,
             "{:?}",
             ended - begun
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silence_that_is_shorter_than_the_limit_is_borne_and_a_longer_one_is_not() {
+        const LIMIT: Duration = Duration::from_secs(30);
+        for (silence, ends) in [(29, false), (38, true)] {
+            let begun = Instant::now();
+            let mut idle = Idle::new(LIMIT);
+            let passed = || begun.elapsed().as_secs() / silence;
+            let watched = poll_fn(|task| idle.poll(task, passed()));
+            let ended = timeout(100 * LIMIT, watched).await;
+            assert_eq!(ended.is_ok(), ends, "{silence} s");
+
+            let sent = RequestBytes::counted();
+            let moving = async {
+                loop {
+                    tokio::time::sleep(Duration::from_secs(silence)).await;
+                    sent.add(1);
+                }
+            };
+            let answer = bound(LIMIT, || sent.get(), pending::<()>());
+            let ended = tokio::select! {
+                ended = timeout(100 * LIMIT, answer) => ended,
+                () = moving => unreachable!("it never ends"),
+            };
+            assert_eq!(ended.ok(), ends.then_some(Err(Reason::IdleTimeout)));
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -89,7 +142,7 @@ mod tests {
             pending::<()>().await;
         };
         let begun = Instant::now();
-        let answer = bound(sent.clone(), pending::<()>());
+        let answer = bound(limits::BODY_IDLE, || sent.get(), pending::<()>());
         let reason = tokio::select! {
             answer = answer => answer.unwrap_err(),
             () = sending => unreachable!("it never ends"),

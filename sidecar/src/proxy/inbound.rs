@@ -14,7 +14,7 @@ use super::error::{Error, Reason};
 use super::load::Seat;
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
-use super::{Proxy, forward, headers, path};
+use super::{Proxy, forward, headers, health, path};
 use crate::config::State;
 use crate::config::state::{NotServed, Served};
 use crate::identity::SpiffeId;
@@ -77,6 +77,7 @@ async fn inbound(
         None => head.version == Version::HTTP_2,
     };
     let speak = Speak::to_application(served.protocol, http2);
+    let asked = peer.identity.is_some() && health::is_asked(&head);
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
     headers::remove_claims(
@@ -84,6 +85,10 @@ async fn inbound(
         headers::Origin::of(peer.identity.as_ref()),
     );
     let application = px.application(peer.called);
+    if asked {
+        let answers = &px.health_answers;
+        return Ok(answers.of(peer.called, application, speak, head).await);
+    }
     Box::pin(forward::to_application(cx, &application, speak, head, body)).await
 }
 

@@ -7,7 +7,7 @@
 //!  outbound ── original destination → Destination                       inbound ── peer's identity, Guard of the port
 //!      │        (captured.rs, destination.rs)                               ▲
 //!      │ route: which rule, which backend                                   │ mutual TLS, ALPN meshwright/h2: 15006
-//!      │ filters of the rule: answer, edit, copy (policy/, copy.rs)         │
+//!   layers ─── filters of the rule: answer, edit, copy (policy/, copy.rs)  │
 //!      ▼                                                                    │
 //!  forward ──── deadline, pick an endpoint, connect, send ──────────────────┘
 //!   (forward.rs)   (policy/timeout, policy/load_balancer, attempt.rs, upstream.rs)
@@ -25,10 +25,14 @@ pub mod copy;
 pub mod destination;
 pub mod error;
 pub mod forward;
+pub mod from_application;
+pub mod from_peer;
 pub mod gate;
 pub mod headers;
+pub mod health;
 pub mod idle;
 pub mod inbound;
+pub mod layers;
 pub mod limits;
 pub mod load;
 pub mod opaque;
@@ -51,6 +55,7 @@ use upstream::{Dial, Upstream};
 use crate::config::State;
 use crate::drain::Drain;
 use crate::net::places::Places;
+use crate::policy::compression::Compressors;
 use crate::policy::mirror::Copies;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::RequestMetrics;
@@ -75,6 +80,10 @@ pub struct Proxy {
     pub inbound: Rc<Load>,
     /// Copies of requests that are under way.
     pub copies: Rc<Copies>,
+    /// Responses that are compressed.
+    pub compressors: Rc<Compressors>,
+    /// How the own application is, as it said lately.
+    pub health_answers: health::Answers,
     /// Connections to the own application, by the address called.
     applications: RefCell<HashMap<SocketAddr, Rc<Upstream>>>,
 }
@@ -99,6 +108,8 @@ impl Proxy {
             outbound: Load::new(limits::LOAD_OF_APPLICATION),
             inbound: Load::new(limits::LOAD),
             copies: Rc::default(),
+            compressors: Rc::default(),
+            health_answers: health::Answers::default(),
             applications: RefCell::default(),
         }
     }

@@ -5,9 +5,11 @@
 //! of the port. What is HTTP does not pass this way into a port that is HTTP: the destination looks
 //! at the first bytes itself, whatever the caller's sidecar took them for.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::Response;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -21,10 +23,11 @@ use super::error::{Error, Reason};
 use super::inbound::{self, FromPeer};
 use super::upgrade::Upgrade;
 use super::upstream::{Lease, Upstream};
-use super::{Proxy, forward};
+use super::{Proxy, forward, idle};
 use crate::config::service::Protocol;
 use crate::net::detect::{self, FirstBytes};
-use crate::net::opaque;
+use crate::net::rewound::Rewound;
+use crate::net::{opaque, server_name};
 use crate::telemetry::metrics::{Connection, ConnectionKind, Direction};
 
 /// What is read to learn who speaks first, and passed on then.
@@ -37,6 +40,8 @@ pub struct Tunnel {
     /// What the server said before the client said anything.
     said: Vec<u8>,
     carried: Connection,
+    /// How long no byte may move.
+    idle: Option<Duration>,
     _in_flight: Lease,
 }
 
@@ -59,13 +64,24 @@ pub enum Silent {
 ///
 /// # Errors
 /// No endpoint could be reached, or the connection broke off.
-pub async fn outbound(
+pub async fn outbound<S>(
     px: &Proxy,
-    stream: TcpStream,
+    mut stream: S,
     destination: &Destination,
-) -> Result<(), Error> {
-    let tunnel = Tunnel::open(px, destination).await?;
-    tunnel.carry(stream).await.map(drop)
+) -> Result<(u64, u64), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if !destination.asks_for_a_name() {
+        return Tunnel::open(px, destination, None)
+            .await?
+            .carry(stream)
+            .await;
+    }
+    let hello = server_name::read(&mut stream).await;
+    let hello = hello.map_err(|error| Error::new(Reason::BadRequest, error.to_string()))?;
+    let tunnel = Tunnel::open(px, destination, hello.server_name.as_deref()).await?;
+    tunnel.carry(Rewound::new(stream, hello.read)).await
 }
 
 /// Carries opaque bytes to a Service for a caller that asks for it explicitly (`CONNECT`).
@@ -73,12 +89,15 @@ pub async fn outbound(
 /// # Errors
 /// As [`outbound`].
 pub async fn tunnel(
-    px: &Proxy,
-    destination: &Destination,
+    px: &Rc<Proxy>,
+    destination: Rc<Destination>,
     upgrade: Upgrade,
 ) -> Result<Response<ResponseBody>, Error> {
-    let tunnel = Tunnel::open(px, destination).await?;
-    let switched = upgrade.join_opaque(tunnel);
+    let switched = match destination.asks_for_a_name() {
+        // Whoever is to hear the name answers first.
+        true => upgrade.join_named(px.clone(), destination),
+        false => upgrade.join_opaque(Tunnel::open(px, &destination, None).await?),
+    };
     Ok(Response::new(ResponseBody::switched(switched)))
 }
 
@@ -91,7 +110,7 @@ pub async fn silent(
     stream: &TcpStream,
     destination: &Destination,
 ) -> Result<Silent, Error> {
-    let mut tunnel = Tunnel::open(px, destination).await?;
+    let mut tunnel = Tunnel::open(px, destination, None).await?;
     let mut first = [0; FIRST];
     let read = tokio::select! {
         seen = detect::whenever_they_come(stream) => {
@@ -99,6 +118,12 @@ pub async fn silent(
         }
         read = tunnel.read(&mut first) => read.map_err(|error| broke(&error))?,
     };
+    if read > 0 {
+        // Declared, the port would have been opened at once.
+        px.metrics
+            .all()
+            .stalled(&destination.service, destination.port);
+    }
     tunnel.said = first[..read].to_vec();
     Ok(Silent::Server(tunnel))
 }
@@ -210,12 +235,17 @@ where
 
 impl Tunnel {
     /// Tries endpoints as [`forward`] does: nothing has been sent, so another may be tried.
-    async fn open(px: &Proxy, destination: &Destination) -> Result<Self, Error> {
+    async fn open(
+        px: &Proxy,
+        destination: &Destination,
+        server_name: Option<&str>,
+    ) -> Result<Self, Error> {
+        let (balancer, idle) = destination.connect(server_name)?;
         let metrics = px.metrics.all();
         let carried = metrics.connection(Direction::outbound, ConnectionKind::mtls_tcp);
         let mut tried: Vec<Rc<Upstream>> = Vec::new();
         loop {
-            let upstream = destination.balancer().pick(&tried)?;
+            let upstream = balancer.pick(balancer.key(None), &tried)?;
             let in_flight = upstream.lease();
             let opened = match upstream.is_peer() {
                 true => upstream
@@ -230,6 +260,7 @@ impl Tunnel {
                         to,
                         said: Vec::new(),
                         carried,
+                        idle,
                         _in_flight: in_flight,
                     });
                 }
@@ -258,8 +289,10 @@ impl Tunnel {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         match self.to {
-            To::Peer(peer) => carry(stream, *peer, &self.said, &self.carried).await,
-            To::Outside(outside) => carry(stream, outside, &self.said, &self.carried).await,
+            To::Peer(peer) => carry(stream, *peer, &self.said, &self.carried, self.idle).await,
+            To::Outside(outside) => {
+                carry(stream, outside, &self.said, &self.carried, self.idle).await
+            }
         }
     }
 }
@@ -269,6 +302,7 @@ async fn carry<S, T>(
     mut to: T,
     said: &[u8],
     carried: &Connection,
+    idle: Option<Duration>,
 ) -> Result<(u64, u64), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -279,7 +313,16 @@ where
         .write_all(said)
         .await
         .map_err(|error| broke(&error))?;
-    match opaque::copy_counted(&mut stream, &mut to, carried).await {
+    let copied = match idle {
+        None => opaque::copy_counted(&mut stream, &mut to, carried).await,
+        Some(limit) => {
+            let moved = Cell::new(0);
+            let counts = (carried, &moved);
+            let copied = opaque::copy_counted(&mut stream, &mut to, &counts);
+            idle::bound(limit, || moved.get(), copied).await?
+        }
+    };
+    match copied {
         Ok((there, back)) => Ok((there, back + said.len() as u64)),
         Err(error) => Err(broke(&error)),
     }

@@ -17,9 +17,9 @@ use tokio::time::timeout;
 
 use super::Proxy;
 use super::error::{Error, Reason};
+use super::from_peer::{Entered, handshake};
 use super::inbound::{self, FromPeer};
 use super::opaque::FIRST;
-use super::serve::{Entered, handshake};
 use crate::config::service::Protocol;
 use crate::net::detect::{FirstBytes, first_bytes, line_of_any_protocol, whenever_they_come};
 use crate::net::opaque;

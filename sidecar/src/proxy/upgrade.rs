@@ -3,7 +3,12 @@
 //!
 //! Between sidecars such a request travels over an HTTP/1.1 connection of its own. From the answer
 //! that agrees to it on, its bytes are copied and nobody reads them; its account stays open until
-//! they end.
+//! they end, or none has passed for as long as the rule of the request lets pass
+//! (`ApiRoute.rules[].timeouts.idle`).
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use http::request::Parts;
@@ -12,8 +17,11 @@ use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
+use super::Proxy;
 use super::context::Account;
+use super::destination::Destination;
 use super::error::{Error, Reason};
+use super::idle;
 use super::opaque::Tunnel;
 use super::upstream::Lease;
 use crate::drain::{Drain, Work};
@@ -49,6 +57,8 @@ enum Far {
     Upgraded(OnUpgrade, Lease),
     /// The opaque bytes of a Service.
     Opaque(Box<Tunnel>),
+    /// The same, once the name is known that the caller asks for.
+    Named(Rc<Proxy>, Rc<Destination>),
 }
 
 // === impl Upgrade ===
@@ -117,6 +127,15 @@ impl Upgrade {
             _work: self.work,
         }
     }
+
+    /// Joins the caller to the opaque bytes of a Service that has a place for each name.
+    pub fn join_named(self, px: Rc<Proxy>, destination: Rc<Destination>) -> Switched {
+        Switched {
+            near: self.near,
+            far: Far::Named(px, destination),
+            _work: self.work,
+        }
+    }
 }
 
 /// The protocol that a request names in `Upgrade` and means (`Connection: upgrade`).
@@ -153,7 +172,7 @@ impl Switched {
         let copied = match self.far {
             Far::Upgraded(far, lease) => {
                 let copied = match far.await {
-                    Ok(far) => copy(&mut near, TokioIo::new(far)).await,
+                    Ok(far) => copy(&mut near, TokioIo::new(far), account.cx.idle).await,
                     Err(error) => Err(Error::exchange(&error)),
                 };
                 // The connection has become something else: it goes back to no pool.
@@ -161,6 +180,7 @@ impl Switched {
                 copied
             }
             Far::Opaque(tunnel) => tunnel.carry(near).await,
+            Far::Named(px, destination) => super::opaque::outbound(&px, near, &destination).await,
         };
         match copied {
             Ok((there, bytes)) => {
@@ -178,9 +198,16 @@ impl Switched {
 async fn copy(
     near: &mut TokioIo<Upgraded>,
     mut far: TokioIo<Upgraded>,
+    idle: Option<Duration>,
 ) -> Result<(u64, u64), Error> {
     let broke = |error: std::io::Error| Error::new(Reason::UpstreamReset, error.to_string());
-    opaque::copy(near, &mut far).await.map_err(broke)
+    let Some(limit) = idle else {
+        return opaque::copy(near, &mut far).await.map_err(broke);
+    };
+    let moved = Cell::new(0);
+    let copied = opaque::copy_counted(near, &mut far, &moved);
+    let copied = idle::bound(limit, || moved.get(), copied).await?;
+    copied.map_err(broke)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use hyper::client::conn::http2;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -31,7 +32,9 @@ use crate::identity::certs::Credentials;
 use crate::identity::verify::identity_of;
 use crate::net::connect::Connector;
 use crate::net::tls::HANDSHAKE_TIMEOUT;
-use crate::policy::load_balancer::InFlight;
+use crate::policy::health_check::Healths;
+use crate::policy::load_balancer::Candidate;
+use crate::policy::load_balancer::answer_time::{AnswerTime, FAILED};
 use crate::telemetry::metrics::{Direction, RequestMetrics};
 
 /// How a request is written on the wire.
@@ -60,6 +63,7 @@ pub struct Upstream {
     to: To,
     dial: Dial,
     in_flight: Cell<u32>,
+    answer_time: AnswerTime,
     h1: h1::Pool,
     h2: h2::Pool,
 }
@@ -75,6 +79,8 @@ pub struct Dial {
     pub metrics: Rc<RequestMetrics>,
     /// Requests that wait for a connection.
     pub waiting: Rc<Cell<usize>>,
+    /// How endpoints are, which all workers know together.
+    pub healths: Arc<Healths>,
 }
 
 /// A request that waits for a connection.
@@ -131,6 +137,7 @@ impl Upstream {
             to,
             dial,
             in_flight: Cell::new(0),
+            answer_time: AnswerTime::default(),
             h1: h1::Pool::default(),
             h2: h2::Pool::default(),
         })
@@ -166,6 +173,18 @@ impl Upstream {
             }
         };
         Ok(Connection { sender, lease })
+    }
+
+    /// Notes how long it took to answer a request that was sent at `since`.
+    pub fn answered(&self, since: Instant) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(since);
+        self.answer_time.observe(took, now);
+    }
+
+    /// Notes that it could not be reached.
+    pub fn failed(&self) {
+        self.answer_time.observe(FAILED, Instant::now());
     }
 
     /// Counts opaque bytes that are about to flow as in flight.
@@ -299,9 +318,13 @@ fn not_verified_or_failed(address: SocketAddr, error: &std::io::Error) -> Error 
     }
 }
 
-impl InFlight for Upstream {
+impl Candidate for Upstream {
     fn in_flight(&self) -> u32 {
         self.in_flight.get()
+    }
+
+    fn answer_time(&self, now: Instant) -> Option<f64> {
+        self.answer_time.at(now)
     }
 }
 

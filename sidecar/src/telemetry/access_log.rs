@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use self::selection::{Facts, Selected, Selection};
 use super::metrics::GrpcStatus;
+use super::tap::Taps;
 
 /// Lines waiting for the writer.
 const QUEUE: usize = 4096;
@@ -81,9 +82,13 @@ pub struct Timestamp(pub SystemTime);
 
 /// Where lines go; what is dropped is counted. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct AccessLog {
+pub struct AccessLog(Arc<To>);
+
+#[derive(Debug)]
+struct To {
     lines: Option<SyncSender<Vec<u8>>>,
     selected: Arc<Selected>,
+    taps: Arc<Taps>,
     dropped: Counter,
 }
 
@@ -127,41 +132,64 @@ impl AccessLog {
                 write_all(&queue, writer);
                 drop(done);
             })?;
-        let log = Self {
+        let log = To {
             lines: Some(lines),
             selected: Arc::new(Selected::new(selection)),
+            taps: Arc::default(),
             dropped,
         };
-        Ok((log, written))
+        Ok((Self(Arc::new(log)), written))
     }
 
-    /// Writes nothing.
+    /// Writes nothing; requests can be watched all the same.
     pub fn off() -> Self {
-        Self {
+        Self(Arc::new(To {
             lines: None,
             selected: Arc::new(Selected::new(Selection::default())),
+            taps: Arc::default(),
             dropped: Counter::default(),
-        }
+        }))
     }
 
     /// Whether lines are written at all.
     pub fn is_on(&self) -> bool {
-        self.lines.is_some()
+        self.0.lines.is_some()
     }
 
     /// Which requests are written, in every clone; `None` when none ever are.
     pub fn selected(&self) -> Option<Arc<Selected>> {
-        self.is_on().then(|| self.selected.clone())
+        self.is_on().then(|| self.0.selected.clone())
     }
 
     /// Whether a request is written.
     pub fn includes(&self, facts: Facts) -> bool {
-        self.is_on() && self.selected.get().includes(facts)
+        self.is_on() && self.0.selected.get().includes(facts)
+    }
+
+    /// Who watches live, in every clone.
+    pub fn taps(&self) -> &Arc<Taps> {
+        &self.0.taps
+    }
+
+    /// A request has ended: it is written if it is selected, and shown to who watches. Its line is
+    /// made only then.
+    pub fn ended<'a>(&self, facts: Facts, line: impl FnOnce() -> Line<'a>) {
+        let (written, watched) = (self.includes(facts), self.0.taps.are_open());
+        if !written && !watched {
+            return;
+        }
+        let line = line();
+        if written {
+            self.write(&line);
+        }
+        if watched {
+            self.0.taps.offer(&line, facts);
+        }
     }
 
     /// Queues a line.
     pub fn write(&self, line: &Line<'_>) {
-        let Some(lines) = &self.lines else { return };
+        let Some(lines) = &self.0.lines else { return };
         let mut bytes = Vec::with_capacity(512);
         if serde_json::to_writer(&mut bytes, line).is_err() {
             return;
@@ -170,7 +198,7 @@ impl AccessLog {
         match lines.try_send(bytes) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.dropped.inc();
+                self.0.dropped.inc();
             }
         }
     }
@@ -254,6 +282,29 @@ mod tests {
             text.starts_with(r#"{"time":"1970-01-01T00:00:00.000000Z","direction":"outbound""#),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_line_is_made_only_when_somebody_is_to_have_it() {
+        let log = AccessLog::off();
+        let facts = Facts {
+            failed: true,
+            duration: std::time::Duration::ZERO,
+            lot: 0,
+        };
+        let made = std::cell::Cell::new(0);
+        let ended = || {
+            log.ended(facts, || {
+                made.set(made.get() + 1);
+                line()
+            });
+            made.get()
+        };
+        assert_eq!(ended(), 0);
+        let tap = log.taps().open(Default::default());
+        assert_eq!(ended(), 1);
+        drop(tap);
+        assert_eq!(ended(), 1);
     }
 
     /// Takes nothing until it is let.

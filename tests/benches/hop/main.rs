@@ -11,10 +11,11 @@
 //! - *paced*: calls are due at a fixed rate, and latency counts from when they were.
 //!
 //! All proxies have one worker, a route that matches by prefix, a timeout and counters, and no
-//! access log. Options: `--quick` (to see that it works; the figures mean little), `--repetitions
-//! N`, `--out FILE` (the same as JSON), `--profile 'Meshwright pair paced'` (nothing but that load for
-//! half a minute, for `perf` and `strace`). The release binaries of operator and sidecar must be
-//! built.
+//! access log. What else than small calls passes a pair is in [`protocols`], and a table of its own.
+//! Options: `--quick` (to see that it works; the figures mean little), `--repetitions N`, `--out FILE`
+//! (the same as JSON), `--only calls` (or `protocols`, or one of them as the table calls it),
+//! `--profile 'Meshwright pair paced'` or `'Meshwright download'` (nothing but that load for half a
+//! minute, for `perf` and `strace`). The release binaries of operator and sidecar must be built.
 
 #![allow(
     clippy::print_stdout,
@@ -26,16 +27,18 @@ mod envoy;
 mod load;
 mod measure;
 mod mesh;
+mod protocols;
 mod relay;
 mod report;
 mod subject;
 
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use load::{Client, Upstream};
@@ -52,6 +55,10 @@ struct Plan {
     calls: u32,
     /// Length of one paced measurement.
     paced: Duration,
+    /// Bytes of one measurement of bulk.
+    bulk_bytes: u64,
+    /// Not everything: `calls`, `protocols`, or one of these.
+    only: Option<String>,
     out: Option<PathBuf>,
     /// Not to measure, but to keep up this load: proxy, call and load as in the table.
     profile: Option<String>,
@@ -96,18 +103,53 @@ async fn told_to_end() -> Result<()> {
 
 async fn bench(plan: &Plan) -> Result<()> {
     let cpus = Cpus::choose()?;
-    let environment = report::Environment::read(&cpus)?;
-
-    // What is started now inherits the proxies' CPU.
-    cpus.pin_to_proxies()?;
-    let upstream = Upstream::start("127.0.0.1:0".parse()?).await?;
-    let relay = relay::start(upstream.address()).await?;
     let envoy = match envoy::install().await {
-        Ok(binary) => Some(envoy::Envoys::start(&binary, upstream.address()).await?),
+        Ok(binary) => Some(binary),
         Err(error) => {
             println!("Envoy's rows stay empty, for it is not to be had: {error:#}\n");
             None
         }
+    };
+    let environment = report::Environment::read(&cpus)?;
+    let mut out = json!({});
+    if plan.wants_calls() {
+        let report = calls(plan, &cpus, environment, envoy.as_deref()).await?;
+        println!("{}", report.table());
+        out = report.json();
+    } else {
+        println!("{}\n", environment.line());
+    }
+    if plan.wants_protocols() {
+        let report = protocols::bench(plan, &cpus, envoy.as_deref()).await?;
+        println!("{}", report.table());
+        out["protocols"] = report.json();
+    }
+    if let Some(path) = &plan.out {
+        std::fs::write(path, format!("{out:#}\n"))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Small HTTP/1.1 calls through a hop and a pair.
+async fn calls(
+    plan: &Plan,
+    cpus: &Cpus,
+    environment: report::Environment,
+    envoy: Option<&Path>,
+) -> Result<report::Report> {
+    // What is started now inherits the proxies' CPU.
+    cpus.pin_to_proxies()?;
+    let upstream = Upstream::start("127.0.0.1:0".parse()?).await?;
+    let relay = relay::start(upstream.address()).await?;
+    let envoy = match envoy {
+        Some(binary) => {
+            let envoys = envoy::Envoys::new(binary.to_owned())?;
+            let hop = envoys.hop(upstream.address()).await?;
+            let pair = envoys.pair(upstream.address(), envoy::Carries::Http1);
+            Some((hop, pair.await?))
+        }
+        None => None,
     };
     let mesh = mesh::Ours::start().await?;
     let empty_kib = mesh::empty_sidecar_kib().await?;
@@ -117,15 +159,15 @@ async fn bench(plan: &Plan) -> Result<()> {
         Subject::new("direct", Way::Direct, upstream.address(), vec![]),
         Subject::new("TCP relay", Way::Hop, relay.address, vec![relay.process()]),
     ];
-    if let Some(envoy) = &envoy {
-        let (hop, pair) = (&envoy.hop, envoy.client.address);
+    if let Some((hop, pair)) = &envoy {
         subjects.push(Subject::new(
             "Envoy",
             Way::Hop,
             hop.address,
             vec![hop.process()],
         ));
-        subjects.push(Subject::new("Envoy", Way::Pair, pair, envoy.pair()));
+        let (address, pair) = (pair.client.address, pair.processes());
+        subjects.push(Subject::new("Envoy", Way::Pair, address, pair));
     }
     let (hop, pair) = (vec![mesh.hop_process], mesh.pair_processes.clone());
     subjects.push(Subject::new("Meshwright", Way::Hop, mesh.hop, hop));
@@ -144,7 +186,8 @@ async fn bench(plan: &Plan) -> Result<()> {
         ready.await?;
     }
     if let Some(name) = &plan.profile {
-        return profile(&subjects, name).await;
+        profile(&subjects, name).await?;
+        subjects.clear();
     }
     for repetition in 0..plan.repetitions {
         eprintln!("repetition {} of {}", repetition + 1, plan.repetitions);
@@ -157,18 +200,12 @@ async fn bench(plan: &Plan) -> Result<()> {
     for subject in &mut subjects {
         subject.loaded_kib = subject.resident_kib()?;
     }
-    let report = report::Report {
+    Ok(report::Report {
         environment,
         subjects,
         empty_kib,
         repetitions: plan.repetitions,
-    };
-    println!("{}", report.table());
-    if let Some(out) = &plan.out {
-        std::fs::write(out, format!("{:#}\n", report.json()))
-            .with_context(|| format!("cannot write {}", out.display()))?;
-    }
-    Ok(())
+    })
 }
 
 /// Keeps one load up, for another program to look at the processes.
@@ -207,6 +244,8 @@ impl Plan {
             repetitions: 7,
             calls: 40_000,
             paced: Duration::from_secs(2),
+            bulk_bytes: 1 << 30,
+            only: None,
             out: None,
             profile: None,
         };
@@ -223,12 +262,15 @@ impl Plan {
                     plan.repetitions = 2;
                     plan.calls = 8_000;
                     plan.paced = Duration::from_millis(500);
+                    plan.bulk_bytes = 1 << 27;
                 }
                 "--repetitions" => plan.repetitions = value()?.parse()?,
+                "--only" => plan.only = Some(value()?.clone()),
                 "--out" => plan.out = Some(value()?.into()),
                 "--profile" => plan.profile = Some(value()?.clone()),
                 _ => bail!(
-                    "unknown option {argument}: --quick, --repetitions N, --out FILE, --profile NAME"
+                    "unknown option {argument}: --quick, --repetitions N, --only NAME, --out FILE, \
+                     --profile NAME"
                 ),
             }
         }
@@ -236,5 +278,18 @@ impl Plan {
             bail!("--repetitions must be at least 1");
         }
         Ok(plan)
+    }
+    fn wants_calls(&self) -> bool {
+        match &self.profile {
+            Some(name) => name.ends_with(" saturated") || name.ends_with(" paced"),
+            None => matches!(self.only.as_deref(), None | Some("calls")),
+        }
+    }
+
+    fn wants_protocols(&self) -> bool {
+        match &self.profile {
+            Some(_) => !self.wants_calls(),
+            None => self.only.as_deref() != Some("calls"),
+        }
     }
 }

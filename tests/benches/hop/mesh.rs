@@ -12,6 +12,9 @@ use crate::measure::Watched;
 /// The variable by which sidecars are told to write no access log.
 pub(crate) const ACCESS_LOG: &str = "MESHWRIGHT_ACCESS_LOG";
 
+/// For a request: longer than any bulk takes.
+pub(crate) const TIMEOUT: &str = "60s";
+
 /// The Service whose endpoint is outside the mesh.
 pub(crate) const PLAIN: &str = "plain";
 
@@ -39,21 +42,28 @@ struct Running {
     _mesh: Mesh,
 }
 
-/// As in Envoy's configuration: one prefix, one timeout.
-fn objects() -> String {
-    let of = |name: &str| {
-        format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
-             spec: {{selector: {{app: {name}}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}\n\
-             ---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
-             metadata: {{name: {name}, namespace: shop}}\n\
-             spec:\n  hosts: [{name}]\n  rules:\n\
-             \x20   - name: api\n\
-             \x20     matches: [{{path: {{type: Prefix, value: /api}}}}]\n\
-             \x20     timeouts: {{request: 15s}}\n"
-        )
-    };
-    [of(PLAIN), of(MESHED)].join("---\n")
+/// A Service whose port is declared so, and as in Envoy's configuration one prefix and one timeout.
+pub(crate) fn service(name: &str, declared: &str, prefix: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec: {{selector: {{app: {name}}}, ports: [{{port: 80, targetPort: 8080, \
+         appProtocol: {declared}}}]}}\n\
+         ---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+         metadata: {{name: {name}, namespace: shop}}\n\
+         spec:\n  hosts: [{name}]\n  rules:\n\
+         \x20   - name: api\n\
+         \x20     matches: [{{path: {{type: Prefix, value: {prefix}}}}}]\n\
+         \x20     timeouts: {{request: {TIMEOUT}}}\n"
+    )
+}
+
+/// A Service whose bytes nobody reads.
+pub(crate) fn opaque_service(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec: {{selector: {{app: {name}}}, ports: [{{port: 80, targetPort: 8080, \
+         appProtocol: tcp}}]}}\n"
+    )
 }
 
 /// Resident memory of a sidecar that has nothing to do, KiB.
@@ -63,11 +73,13 @@ pub(crate) async fn empty_sidecar_kib() -> Result<u64> {
     process(client.sidecar())?.resident_kib()
 }
 
-fn process(sidecar: &Sidecar) -> Result<Watched> {
+/// For its CPU time.
+pub(crate) fn process(sidecar: &Sidecar) -> Result<Watched> {
     Watched::find(&format!("--listen-outbound={}", outbound(sidecar)))
 }
 
-fn outbound(sidecar: &Sidecar) -> SocketAddr {
+/// Where the application calls.
+pub(crate) fn outbound(sidecar: &Sidecar) -> SocketAddr {
     SocketAddr::new(sidecar.address().into(), 15001)
 }
 
@@ -86,7 +98,12 @@ async fn replace(recording: &mut tests::upstream::Upstream) -> Result<Upstream> 
 impl Ours {
     /// Returns when every sidecar enforces what it should.
     pub(crate) async fn start() -> Result<Self> {
-        let mesh = Mesh::start(&objects()).await?;
+        let mesh = Mesh::start(
+            &[PLAIN, MESHED]
+                .map(|name| service(name, "http", "/api"))
+                .join("---\n"),
+        )
+        .await?;
         let mut outsider = mesh.outsider(PLAIN).await?;
         let mut workload = mesh.workload(MESHED).await?;
         let upstreams = [

@@ -13,6 +13,9 @@ use crate::child::{Proxy, free_address};
 /// The first argument of this benchmark when it is to be a relay.
 pub(crate) const ROLE: &str = "relay";
 
+/// Copied at once: bulk is not to wait for system calls.
+const BUFFER: usize = 64 * 1024;
+
 /// Starts one; returns when it listens.
 pub(crate) async fn start(to: SocketAddr) -> Result<Proxy> {
     let address = free_address().await?;
@@ -36,7 +39,7 @@ pub(crate) fn run(listen: SocketAddr, to: SocketAddr) -> Result<()> {
                 let mut to = TcpStream::connect(to).await?;
                 from.set_nodelay(true)?;
                 to.set_nodelay(true)?;
-                tokio::io::copy_bidirectional(&mut from, &mut to).await
+                tokio::io::copy_bidirectional_with_sizes(&mut from, &mut to, BUFFER, BUFFER).await
             });
         }
     })

@@ -69,7 +69,8 @@ impl Environment {
         })
     }
 
-    fn line(&self) -> String {
+    /// For people.
+    pub(crate) fn line(&self) -> String {
         let Self {
             cpu,
             cores,
@@ -78,7 +79,7 @@ impl Environment {
             places,
         } = self;
         format!(
-            "{cores} cores ({cpu}), Linux {kernel}, load {load} before and {} after; {places}; \
+            "{cores} cores ({cpu}), Linux {kernel}, load {load} before and {} now; {places}; \
              Meshwright {}",
             load_now(),
             env!("CARGO_PKG_VERSION"),

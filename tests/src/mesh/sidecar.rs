@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use super::{SOON, binary, lock, tail};
+use super::{SOON, Usage, binary, lock, tail};
 use crate::client::{Answer, Client};
 use crate::wait_until;
 
@@ -133,15 +133,14 @@ impl Sidecar {
         self.command.log.with_extension("state")
     }
 
+    /// What its process takes.
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::of(lock(&self.process).as_ref().context("it does not run")?)
+    }
+
     /// The memory that its process has in RAM, in bytes.
     pub fn resident_bytes(&self) -> Result<u64> {
-        let process = lock(&self.process);
-        let id = process.as_ref().and_then(Child::id);
-        let id = id.context("it does not run")?;
-        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        Ok(kib.context("no VmRSS")?.parse::<u64>()? * 1024)
+        Ok(self.usage()?.resident)
     }
 
     /// How many files its process may have open: now, and at the most.

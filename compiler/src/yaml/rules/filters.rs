@@ -47,7 +47,8 @@ pub(super) const RULES: &[Rule] = &[
     (
         "!(has(self.redirect) || has(self.directResponse)) || !(has(self.backendRefs) || \
          has(self.rewrite) || has(self.mirror) || has(self.requestHeaders) || \
-         has(self.responseHeaders) || has(self.maxRequestBytes))",
+         has(self.responseHeaders) || has(self.maxRequestBytes) || has(self.compression) || \
+         has(self.concurrency))",
         |rule| {
             let answers = has(rule, "redirect") || has(rule, "directResponse");
             let of_what_is_sent_on = [
@@ -57,6 +58,8 @@ pub(super) const RULES: &[Rule] = &[
                 "requestHeaders",
                 "responseHeaders",
                 "maxRequestBytes",
+                "compression",
+                "concurrency",
             ];
             !answers || !of_what_is_sent_on.iter().any(|field| has(rule, field))
         },
@@ -111,6 +114,13 @@ pub(super) const RULES: &[Rule] = &[
         "duration(self) > duration('0s') && duration(self) <= duration('5m')",
         |written| (1..=300_000).contains(&millis(written)),
     ),
+    (
+        "duration(self) >= duration('1s') && duration(self) <= duration('1h')",
+        |written| (1_000..=3_600_000).contains(&millis(written)),
+    ),
+    ("!has(self.queueTimeout) || self.queue > 0", |concurrency| {
+        !has(concurrency, "queueTimeout") || concurrency["queue"].as_u64().unwrap_or(0) > 0
+    }),
 ];
 
 /// Headers that frame a message, concern one connection, name the host, or say who calls.

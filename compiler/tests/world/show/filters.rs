@@ -31,7 +31,23 @@ pub(super) fn shown(rule: &mesh::Rule) -> Map<String, Value> {
         "maxRequestBytes",
         rule.max_request_bytes.map(|bytes| json!(bytes)),
     );
+    show(
+        "compression",
+        rule.compression
+            .map(|sent| json!({"minBytes": sent.min_bytes})),
+    );
+    show("concurrency", rule.concurrency.map(concurrency));
+    show(
+        "idleTimeoutMs",
+        rule.idle_timeout_ms.map(|millis| json!(millis)),
+    );
     shown
+}
+
+fn concurrency(sent: mesh::Concurrency) -> Value {
+    json!({
+        "max": sent.max, "queue": sent.queue, "queueTimeoutMs": sent.queue_timeout_ms,
+    })
 }
 
 fn header_edits(sent: &mesh::HeaderEdits) -> Value {

@@ -51,9 +51,9 @@ pub async fn call(method: Method, url: &str, headers: HeaderMap) -> anyhow::Resu
 
 /// Whom to connect to, and what to ask of them.
 #[derive(Debug, PartialEq, Eq)]
-struct Way {
-    through: (String, u16),
-    target: Uri,
+pub(crate) struct Way {
+    pub(crate) through: (String, u16),
+    pub(crate) target: Uri,
 }
 
 async fn exchange(method: Method, url: &str, headers: HeaderMap) -> anyhow::Result<Answer> {
@@ -98,7 +98,11 @@ async fn exchange(method: Method, url: &str, headers: HeaderMap) -> anyhow::Resu
 // === impl Way ===
 
 impl Way {
-    fn to(uri: &Uri, authority: &Authority, proxy: Option<&str>) -> anyhow::Result<Self> {
+    pub(crate) fn to(
+        uri: &Uri,
+        authority: &Authority,
+        proxy: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let place = |authority: &Authority| {
             let host = authority.host().trim_matches(['[', ']']).to_owned();
             (host, authority.port_u16().unwrap_or(80))

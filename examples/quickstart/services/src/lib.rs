@@ -2,5 +2,7 @@
 //! each other by name over plain HTTP and know nothing of the mesh.
 
 pub mod client;
+pub mod grpc;
 pub mod server;
 pub mod shop;
+pub mod talk;

@@ -42,18 +42,8 @@ pub async fn serve<F>(
 where
     F: Future<Output = Reply> + Send + 'static,
 {
-    let host = env::var("HOST").unwrap_or_else(|_| "0.0.0.0".to_owned());
-    let port = env::var("PORT").unwrap_or_else(|_| "8080".to_owned());
-    let address = format!("{host}:{port}");
-    let listener = TcpListener::bind(&address)
-        .await
-        .with_context(|| format!("{name} can't listen on {address}"))?;
-    eprintln!("{name} listens on {address}");
-
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let listener = listen(name).await?;
+    let mut asked_to_end = std::pin::pin!(asked_to_end()?);
     let (ending, ended) = watch::channel(false);
     let answer = Arc::new(answer);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -64,8 +54,7 @@ where
             (place, listener.accept().await)
         };
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = &mut asked_to_end => break,
             Some(_) = connections.join_next() => {}
             (place, accepted) = accept => {
                 // A caller that went away before it was accepted is not worth ending for.
@@ -84,6 +73,38 @@ where
     let _ = tokio::time::timeout(DRAIN, drained).await;
     eprintln!("{name} has ended");
     Ok(())
+}
+
+/// Listens as the service called `name`, where `HOST` and `PORT` say.
+///
+/// # Errors
+/// When the address can't be listened on.
+pub async fn listen(name: &str) -> anyhow::Result<TcpListener> {
+    let host = env::var("HOST").unwrap_or_else(|_| "0.0.0.0".to_owned());
+    let port = env::var("PORT").unwrap_or_else(|_| "8080".to_owned());
+    let address = format!("{host}:{port}");
+    let listener = TcpListener::bind(&address)
+        .await
+        .with_context(|| format!("{name} can't listen on {address}"))?;
+    eprintln!("{name} listens on {address}");
+    Ok(listener)
+}
+
+/// Ends with SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the signals can't be waited for.
+pub fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 async fn connection<F>(

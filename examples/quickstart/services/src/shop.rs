@@ -1,7 +1,9 @@
-//! The three services written in Rust, and `echo`, which other examples look through. The fourth of
-//! the shop, `inventory`, is written in Go.
+//! The three services written in Rust, and those of other examples: `echo`, `ledger` and `stock`. The
+//! fourth of the shop, `inventory`, is written in Go.
 
 pub mod customers;
 pub mod echo;
+pub mod ledger;
 pub mod orders;
+pub mod stock;
 pub mod web;

@@ -3,6 +3,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
+use crds::BalancingType;
 use http::{Request, Response};
 use http_body_util::channel::{Channel, Sender};
 use http_body_util::combinators::BoxBody;
@@ -40,6 +41,7 @@ impl ApiServer {
         let server = ApiServer::default();
         for kind in [
             "apiroutes",
+            "retrypolicies",
             "services",
             "endpointslices",
             "pods",
@@ -124,6 +126,15 @@ fn route(version: &str, hosts: Value) -> Value {
         "status": { "programmed": "1/2" } })
 }
 
+fn policy(version: &str, type_: &str) -> Value {
+    json!({
+        "apiVersion": "meshwright.dev/v1alpha1", "kind": "RetryPolicy",
+        "metadata": { "name": "orders", "namespace": "shop", "resourceVersion": version },
+        "spec": { "targetRefs": [{ "kind": "Service", "name": "orders" }],
+                  "loadBalancing": { "type": type_ } },
+        "status": { "programmed": "1/2" } })
+}
+
 fn pod(version: &str, ready: &str, heartbeat: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -139,7 +150,7 @@ fn bookmark(kind: &str, version: &str) -> Value {
 }
 
 fn cluster(client: &Client) -> Cluster {
-    Cluster::new(client, Box::new(|_, _| {}))
+    Cluster::new(client, Arc::new(|_, _| {}))
 }
 
 async fn changed(cluster: &mut Cluster) -> Inputs {
@@ -273,34 +284,87 @@ async fn a_watch_whose_version_expired_lists_again_and_forgets_what_is_gone() {
 async fn a_status_is_heard_of_and_is_no_change_of_the_world() {
     let (server, client) = ApiServer::start().await;
     server.list("apiroutes", "10", json!([route("9", json!(["orders"]))]));
-    let heard: Arc<Mutex<Vec<Option<String>>>> = Arc::default();
+    server.list("retrypolicies", "10", json!([policy("9", "RoundRobin")]));
+    let heard = Arc::new(Mutex::new(Vec::new()));
     let hears = heard.clone();
-    let on_status = move |_: &ObjectKey, status: Option<ApiRouteStatus>| {
-        hears
-            .lock()
-            .unwrap()
-            .push(status.and_then(|status| status.programmed));
+    let on_status = move |object: &ObjectRef, status: Option<ObjectStatus>| {
+        let programmed = status.and_then(|status| status.programmed);
+        hears.lock().unwrap().push((object.clone(), programmed));
     };
-    let mut cluster = Cluster::new(&client, Box::new(on_status));
+    let mut cluster = Cluster::new(&client, Arc::new(on_status));
     let before = changed(&mut cluster).await;
-    let mut written = route("11", json!(["orders"]));
-    written["status"]["programmed"] = json!("2/2");
-    server.tell("apiroutes", "MODIFIED", written).await;
-    let after = until(&mut cluster, |inputs| inputs.seen.at(Input::ApiRoute) == 11).await;
+    let mut written = [route("11", json!(["orders"])), policy("11", "RoundRobin")];
+    for object in &mut written {
+        object["status"]["programmed"] = json!("2/2");
+    }
+    let [written_route, written_policy] = written;
+    server.tell("apiroutes", "MODIFIED", written_route).await;
+    server
+        .tell("retrypolicies", "MODIFIED", written_policy)
+        .await;
+    let seen = |inputs: &Inputs, version| {
+        let kinds = [Input::ApiRoute, Input::RetryPolicy];
+        kinds.iter().all(|kind| inputs.seen.at(*kind) == version)
+    };
+    let after = until(&mut cluster, |inputs| seen(inputs, 11)).await;
     let key = ObjectKey::new("shop", "orders");
     assert!(Arc::ptr_eq(
         &before.api_routes[&key],
         &after.api_routes[&key]
     ));
+    assert!(Arc::ptr_eq(
+        &before.retry_policies[&key],
+        &after.retry_policies[&key]
+    ));
     server
         .tell("apiroutes", "DELETED", route("12", json!(["orders"])))
         .await;
-    until(&mut cluster, |inputs| inputs.seen.at(Input::ApiRoute) == 12).await;
+    server
+        .tell("retrypolicies", "DELETED", policy("12", "RoundRobin"))
+        .await;
+    until(&mut cluster, |inputs| seen(inputs, 12)).await;
     let heard = heard.lock().unwrap().clone();
-    assert_eq!(
-        heard,
-        [Some("1/2".to_owned()), Some("2/2".to_owned()), None]
-    );
+    for object in [ObjectRef::api_route(&key), ObjectRef::retry_policy(&key)] {
+        let of_it = heard.iter().filter(|(of, _)| *of == object);
+        let of_it: Vec<_> = of_it
+            .map(|(_, status): &(_, Option<String>)| status.as_deref())
+            .collect();
+        assert_eq!(of_it, [Some("1/2"), Some("2/2"), None], "{object}");
+    }
+}
+
+#[tokio::test]
+async fn a_retry_policy_comes_changes_and_goes() {
+    let (server, client) = ApiServer::start().await;
+    let mut cluster = cluster(&client);
+    changed(&mut cluster).await;
+    let key = ObjectKey::new("shop", "orders");
+    let type_ = |inputs: &Inputs| {
+        let policy = inputs.retry_policies.get(&key)?;
+        Some(policy.spec.load_balancing.as_ref()?.type_)
+    };
+    for (version, event, type_written, expected) in [
+        ("20", "ADDED", "RoundRobin", Some(BalancingType::RoundRobin)),
+        (
+            "21",
+            "MODIFIED",
+            "LeastRequest",
+            Some(BalancingType::LeastRequest),
+        ),
+        // Of a newer schema: what was last good holds on.
+        ("22", "MODIFIED", "Newer", Some(BalancingType::LeastRequest)),
+        ("23", "DELETED", "LeastRequest", None),
+    ] {
+        let object = policy(version, type_written);
+        server.tell("retrypolicies", event, object).await;
+        let version: u64 = version.parse().unwrap();
+        let inputs = until(&mut cluster, |inputs| {
+            inputs.seen.at(Input::RetryPolicy) == version
+        })
+        .await;
+        assert_eq!(type_(&inputs), expected, "{event}");
+        assert_eq!(inputs.seen.at(Input::ApiRoute), 10);
+    }
 }
 
 #[tokio::test]
@@ -314,7 +378,7 @@ async fn of_a_namespace_only_what_it_tells_the_mesh_is_kept() {
     };
     let (server, client) = ApiServer::start().await;
     server.list("namespaces", "10", json!([namespace("9", "permissive")]));
-    let mut cluster = Cluster::new(&client, Box::new(|_, _| {}));
+    let mut cluster = Cluster::new(&client, Arc::new(|_, _| {}));
     let key = ObjectKey::namespace("shop");
     let before = until(&mut cluster, |inputs| inputs.namespaces.contains_key(&key)).await;
     let labels = before.namespaces[&key].metadata.labels.clone().unwrap();

@@ -9,6 +9,13 @@ metadata: { name: orders, namespace: shop }
 spec: { hosts: [orders] }
 ";
 
+const POLICY: &str = "
+apiVersion: meshwright.dev/v1alpha1
+kind: RetryPolicy
+metadata: { name: orders, namespace: shop }
+spec: { targetRefs: [{ kind: Service, name: orders }], loadBalancing: { type: RoundRobin } }
+";
+
 const SERVICE: &str = "
 apiVersion: v1
 kind: Service
@@ -82,6 +89,51 @@ fn files_become_objects_with_their_origins() {
     let origin = &reading.origins[&ObjectRef::api_route(&key("orders"))];
     assert!(origin.file.ends_with("a.yaml"));
     assert_eq!(reading.changes.len(), 3, "{:?}", reading.changes);
+}
+
+#[test]
+fn retry_policies_come_first_in_the_order_of_paths_and_a_rename_is_a_change_of_them_alone() {
+    let policy = |name: &str| {
+        POLICY.replace(
+            "name: orders, namespace",
+            &format!("name: {name}, namespace"),
+        )
+    };
+    let mut folder = Folder::new(&[
+        (
+            "a.yaml",
+            &format!("{ROUTE}---{SERVICE}---{}", policy("first")),
+        ),
+        ("b.yaml", &policy("second")),
+    ]);
+    let before = folder.read().clone();
+    assert_eq!(*before.problems, []);
+    let place = |reading: &Reading, name: &str| {
+        let object = ObjectRef::retry_policy(&key(name));
+        let origin = &reading.origins[&object];
+        let file = origin.file.file_name().unwrap().to_owned();
+        (
+            reading.inputs.precedence[&object],
+            file.into_string().unwrap(),
+        )
+    };
+    assert_eq!(place(&before, "first"), (0, "a.yaml".to_owned()));
+    assert_eq!(place(&before, "second"), (1, "b.yaml".to_owned()));
+    let targets = &before.inputs.retry_policies[&key("first")].spec.target_refs;
+    assert_eq!(targets[0].name, "orders");
+
+    let path = |name: &str| folder.dir.path().join(name);
+    fs::rename(path("b.yaml"), path("0.yaml")).unwrap();
+    let after = folder.read().clone();
+    assert_eq!(place(&after, "second"), (0, "0.yaml".to_owned()));
+    assert_eq!(place(&after, "first"), (1, "a.yaml".to_owned()));
+    let (old, new) = (before.inputs.seen, after.inputs.seen);
+    assert!(old.at(Input::RetryPolicy) < new.at(Input::RetryPolicy));
+    assert_eq!(old.at(Input::ApiRoute), new.at(Input::ApiRoute));
+    assert!(Arc::ptr_eq(
+        &before.inputs.retry_policies[&key("second")],
+        &after.inputs.retry_policies[&key("second")]
+    ));
 }
 
 #[test]

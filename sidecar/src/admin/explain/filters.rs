@@ -40,6 +40,16 @@ pub(super) fn told(sent: &mesh::Rule, built: &Filters, called: &Called<'_>) -> V
     if let Some(bytes) = sent.max_request_bytes {
         told.push(format!("refuses bodies of more than {bytes} bytes: 413"));
     }
+    if let Some(bound) = &sent.concurrency {
+        let queue = match bound.queue {
+            0 => String::new(),
+            queue => format!("{queue} more wait {} ms; ", bound.queue_timeout_ms),
+        };
+        told.push(format!(
+            "sends at most {} at once, {queue}others are answered 503",
+            bound.max
+        ));
+    }
     told.extend(sent.request_headers.as_ref().map(|to| edits("request", to)));
     told.extend(built.rewrite.as_ref().map(|to| rewritten(to, called)));
     if let Some(mirror) = &sent.mirror {
@@ -54,6 +64,12 @@ pub(super) fn told(sent: &mesh::Rule, built: &Filters, called: &Called<'_>) -> V
             .as_ref()
             .map(|to| edits("response", to)),
     );
+    if let Some(compression) = &sent.compression {
+        told.push(format!(
+            "compresses text of {} bytes and more for who accepts it: gzip",
+            compression.min_bytes
+        ));
+    }
     told
 }
 
@@ -112,7 +128,7 @@ mod tests {
             rules,
             ..Default::default()
         };
-        let route = Route::build(sent.clone()).unwrap();
+        let route = Route::build(sent.clone(), None).unwrap();
         let request = http::Request::get(uri).header("host", "orders");
         let (head, ()) = request.body(()).unwrap().into_parts();
         let found = route.find(&head).unwrap();
@@ -156,6 +172,12 @@ mod tests {
                 }),
             }),
             max_request_bytes: Some(1000),
+            concurrency: Some(mesh::Concurrency {
+                max: 100,
+                queue: 50,
+                queue_timeout_ms: 1000,
+            }),
+            compression: Some(mesh::Compression { min_bytes: 1024 }),
             request_headers: Some(mesh::HeaderEdits {
                 remove: vec!["x-a".into()],
                 set: vec![header("x-b"), header("x-c")],
@@ -186,10 +208,12 @@ mod tests {
                 "delays 10 % by 100 ms",
                 "answers 5 % with 503",
                 "refuses bodies of more than 1000 bytes: 413",
+                "sends at most 100 at once, 50 more wait 1000 ms; others are answered 503",
                 "request headers: removes x-a; sets x-b, x-c",
                 "sends it as host legacy, path /api/a",
                 "copies 50 % to shop/shadow:81",
                 "response headers: adds x-d",
+                "compresses text of 1024 bytes and more for who accepts it: gzip",
             ]
         );
     }

@@ -43,7 +43,7 @@ pub struct Asked {
 /// # Errors
 /// As [`Route::build`].
 pub fn explain(sent: &mesh::Route, head: &Parts) -> Result<Vec<RuleExplained>, String> {
-    let governs = Route::build(sent.clone())?
+    let governs = Route::build(sent.clone(), None)?
         .find(head)
         .map(|found| found.rule);
     let rules = sent.rules.iter().enumerate().map(|(place, rule)| {
@@ -78,7 +78,7 @@ fn holds(alone: mesh::Match, head: &Parts) -> Result<bool, String> {
         rules: vec![rule],
         ..mesh::Route::default()
     };
-    Ok(Route::build(route)?.find(head).is_some())
+    Ok(Route::build(route, None)?.find(head).is_some())
 }
 
 /// Each thing that a match asks, in words and as a match that asks nothing else.

@@ -6,6 +6,8 @@ use wire::mesh;
 
 use super::{Found, Route};
 use crate::policy::body_limit::BodyLimit;
+use crate::policy::compression::Compression;
+use crate::policy::concurrency::Concurrency;
 use crate::policy::cors::{self, Cors};
 use crate::policy::direct_response::DirectResponse;
 use crate::policy::fault::Fault;
@@ -27,6 +29,8 @@ pub struct Filters {
     pub direct_response: Option<DirectResponse>,
     /// How large requests may be.
     pub max_request_bytes: Option<BodyLimit>,
+    /// How many requests are under way at once.
+    pub concurrency: Option<Concurrency>,
     /// Changes of requests.
     pub request_headers: Option<HeaderEdits>,
     /// Changes of host and path.
@@ -35,6 +39,8 @@ pub struct Filters {
     pub mirror: Option<Mirror>,
     /// Changes of responses.
     pub response_headers: Option<HeaderEdits>,
+    /// Which responses are compressed.
+    pub compression: Option<Compression>,
 }
 
 /// Those of requests that no rule governs.
@@ -44,20 +50,23 @@ pub static NONE: Filters = Filters {
     redirect: None,
     direct_response: None,
     max_request_bytes: None,
+    concurrency: None,
     request_headers: None,
     rewrite: None,
     mirror: None,
     response_headers: None,
+    compression: None,
 };
 
 // === build ===
 
 impl Filters {
-    /// Takes the filters out of a rule that was sent.
+    /// Takes the filters out of a rule that was sent; `old` are those of the rule that had its name.
     ///
     /// # Errors
     /// A sentence naming the filter that cannot be used.
-    pub fn build(sent: &mut mesh::Rule) -> Result<Self, String> {
+    pub fn build(sent: &mut mesh::Rule, old: Option<&Filters>) -> Result<Self, String> {
+        let counted = old.and_then(|old| old.concurrency.as_ref());
         Ok(Self {
             cors: built("cors", sent.cors.take(), Cors::build)?,
             fault: built("fault", sent.fault.take(), Fault::build)?,
@@ -68,6 +77,9 @@ impl Filters {
                 DirectResponse::build,
             )?,
             max_request_bytes: sent.max_request_bytes.map(BodyLimit::new),
+            concurrency: built("concurrency", sent.concurrency.take(), |sent| {
+                Concurrency::build(sent, counted)
+            })?,
             request_headers: built(
                 "request_headers",
                 sent.request_headers.take(),
@@ -80,6 +92,9 @@ impl Filters {
                 sent.response_headers.take(),
                 HeaderEdits::build,
             )?,
+            compression: sent
+                .compression
+                .map(|sent| Compression::new(sent.min_bytes)),
         })
     }
 }
@@ -114,6 +129,7 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::timeout::Deadline;
     use http::Request;
     use wire::mesh::r#match::Path as Sent;
 
@@ -125,10 +141,13 @@ mod tests {
     }
 
     fn route(rule: mesh::Rule) -> Route {
-        Route::build(mesh::Route {
-            rules: vec![mesh::Rule::default(), rule],
-            ..Default::default()
-        })
+        Route::build(
+            mesh::Route {
+                rules: vec![mesh::Rule::default(), rule],
+                ..Default::default()
+            },
+            None,
+        )
         .unwrap()
     }
 
@@ -182,14 +201,17 @@ mod tests {
             }),
             ..Default::default()
         };
-        let route = Route::build(mesh::Route {
-            rules: vec![
-                rule("get", "GET", true),
-                rule("post", "POST", false),
-                rule("options", "OPTIONS", false),
-            ],
-            ..Default::default()
-        })
+        let route = Route::build(
+            mesh::Route {
+                rules: vec![
+                    rule("get", "GET", true),
+                    rule("post", "POST", false),
+                    rule("options", "OPTIONS", false),
+                ],
+                ..Default::default()
+            },
+            None,
+        )
         .unwrap();
         let asks = |path: &str, method: &str| {
             let preflight = Request::options(path.to_owned())
@@ -208,6 +230,47 @@ mod tests {
         assert_eq!(route.find_preflight(&no_preflight), None);
     }
 
+    #[tokio::test]
+    async fn a_rule_of_the_same_name_goes_on_counting_and_a_rejected_route_changes_no_limit() {
+        let bounded = |name: &str, max, bad| {
+            let rule = mesh::Rule {
+                name: name.into(),
+                concurrency: Some(mesh::Concurrency {
+                    max,
+                    queue: 0,
+                    queue_timeout_ms: 0,
+                }),
+                ..Default::default()
+            };
+            let bad = mesh::Rule {
+                idle_timeout_ms: bad,
+                ..Default::default()
+            };
+            mesh::Route {
+                rules: vec![rule, bad],
+                ..Default::default()
+            }
+        };
+        let enter = async |route: &Route| {
+            let concurrency = route.rules()[0].filters.concurrency.as_ref();
+            let no_deadline = Deadline::start(None, tokio::time::Instant::now());
+            concurrency.unwrap().enter(no_deadline).await
+        };
+        let first = Route::build(bounded("few", 2, None), None).unwrap();
+        let _place = enter(&first).await.unwrap();
+        for too_long in [0, 3_600_001] {
+            let rejected = Route::build(bounded("few", 1, Some(too_long)), Some(&first));
+            assert!(rejected.unwrap_err().contains("rules[1]: idle_timeout_ms"));
+        }
+        let second = enter(&first).await.unwrap();
+        drop(second);
+        let smaller = Route::build(bounded("few", 1, Some(3_600_000)), Some(&first)).unwrap();
+        assert!(enter(&smaller).await.is_err());
+        // Another name is another rule.
+        let other = Route::build(bounded("other", 1, None), Some(&smaller)).unwrap();
+        assert!(enter(&other).await.is_ok());
+    }
+
     #[test]
     fn a_filter_that_cannot_be_used_is_rejected_with_its_place() {
         let bad = mesh::Rule {
@@ -223,7 +286,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            Route::build(sent).unwrap_err(),
+            Route::build(sent, None).unwrap_err(),
             "rules[1]: request_headers: header `host` cannot be edited"
         );
     }

@@ -27,7 +27,7 @@ impl Destinations {
     /// there is a virtual address, whoever calls this one means the pod.
     fn link_direct(&self, address: SocketAddr, called: &Called) -> Destination {
         let endpoint = called.endpoint();
-        let upstream = endpoint.map(|endpoint| self.upstream(endpoint));
+        let upstream = endpoint.map(|endpoint| self.balancers.upstream(endpoint));
         let own = Rc::new(LoadBalancer::new(upstream.into_iter().collect()));
         if let Some(endpoint) = endpoint {
             let held = (endpoint.clone(), own.clone());
@@ -38,7 +38,12 @@ impl Destinations {
                 true => self.route_of(&called.service),
                 false => None,
             },
+            connections: match called.service.is_headless() {
+                true => self.connections_of(&called.service),
+                false => None,
+            },
             service: called.service.key.text().clone(),
+            port: called.port.number,
             protocol: called.port.protocol,
             own,
         }

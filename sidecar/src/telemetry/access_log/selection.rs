@@ -105,7 +105,8 @@ impl Default for Sample {
 }
 
 impl Sample {
-    fn includes(self, lot: u32) -> bool {
+    /// Whether a trace that has drawn this lot is among them.
+    pub fn includes(self, lot: u32) -> bool {
         (u64::from(lot) * u64::from(WHOLE)) >> 32 < u64::from(self.0)
     }
 }

@@ -150,6 +150,15 @@ pub enum ConnectionKind {
     passthrough,
 }
 
+/// Labels of what a rule counts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RuleLabels {
+    /// `namespace/name` of the ApiRoute.
+    pub route: Shared,
+    /// Its rule.
+    pub rule: Shared,
+}
+
 /// Labels of copies.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct MirrorLabels {
@@ -183,6 +192,15 @@ pub struct PlaintextLabels {
     /// `namespace/service`.
     pub service: Shared,
     /// Of the pod.
+    pub port: u16,
+}
+
+/// Labels of what waited for a server that speaks first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StallLabels {
+    /// `namespace/service`.
+    pub service: Shared,
+    /// Of the Service.
     pub port: u16,
 }
 

@@ -7,13 +7,17 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use quickstart::shop::orders::Version;
-use quickstart::shop::{customers, echo, orders, web};
-use quickstart::{client, server};
+use quickstart::shop::{customers, echo, ledger, orders, stock, web};
+use quickstart::{client, grpc, server, talk};
 
 const USAGE: &str = "\
 usage: shop web | orders | customers        runs a service (HOST, PORT; orders: ORDERS_VERSION=v1|v2)
        shop echo                            runs one that answers each request with itself
-       shop call METHOD URL [NAME:VALUE]... asks, and shows status, headers and body";
+       shop stock                           runs one that speaks gRPC (STOCK_SAYS: its name in answers)
+       shop ledger                          runs one with a protocol of its own, in which it speaks first
+       shop call METHOD URL [NAME:VALUE]... asks, and shows status, headers and body
+       shop grpc URL ITEM [NAME:VALUE]...   calls a method of stock, and shows messages and status
+       shop talk HOST:PORT [LINE]...        says each line once it was answered, and shows the answers";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -32,6 +36,11 @@ async fn run() -> anyhow::Result<()> {
     match arguments.as_slice() {
         ["web"] => server::serve("web", web::answer).await,
         ["customers"] => server::serve("customers", customers::answer).await,
+        ["ledger"] => ledger::serve().await,
+        ["stock"] => {
+            let says = env::var("STOCK_SAYS").unwrap_or_else(|_| "stock".to_owned());
+            stock::serve(says).await
+        }
         ["echo"] => server::serve("echo", echo::answer).await,
         ["orders"] => {
             let version = env::var("ORDERS_VERSION").unwrap_or_else(|_| "v1".to_owned());
@@ -40,27 +49,22 @@ async fn run() -> anyhow::Result<()> {
             let name = format!("orders {}", version.name());
             server::serve(&name, move |request| orders::answer(version, request)).await
         }
-        ["call", method, url, headers @ ..] => call(method, url, headers).await,
+        ["call", method, url, lines @ ..] => call(method, url, headers(lines)?).await,
+        ["grpc", url, item, metadata @ ..] => {
+            let answer = grpc::call(url, item, headers(metadata)?).await?;
+            shown(answer.to_string().as_bytes())
+        }
+        ["talk", to, lines @ ..] => shown(talk::talk(to, lines).await?.as_bytes()),
         _ => anyhow::bail!("{USAGE}"),
     }
 }
 
 /// Shows an answer as `curl -i` does.
-async fn call(method: &str, url: &str, headers: &[&str]) -> anyhow::Result<()> {
+async fn call(method: &str, url: &str, headers: HeaderMap) -> anyhow::Result<()> {
     let method: Method = method
         .parse()
         .with_context(|| format!("{method} is no method"))?;
-    let mut map = HeaderMap::new();
-    for header in headers {
-        let (name, value) = header
-            .split_once(':')
-            .with_context(|| format!("{header} has no colon"))?;
-        map.append(
-            name.trim().parse::<HeaderName>()?,
-            value.trim().parse::<HeaderValue>()?,
-        );
-    }
-    let answer = client::call(method, url, map).await?;
+    let answer = client::call(method, url, headers).await?;
     let mut text = format!("HTTP/1.1 {}\n", answer.status).into_bytes();
     for (name, value) in &answer.headers {
         text.extend_from_slice(name.as_str().as_bytes());
@@ -70,6 +74,25 @@ async fn call(method: &str, url: &str, headers: &[&str]) -> anyhow::Result<()> {
     }
     text.push(b'\n');
     text.extend_from_slice(&answer.body);
-    // Written at once, and without panicking when the reader has gone.
-    Ok(std::io::stdout().write_all(&text)?)
+    shown(&text)
+}
+
+/// Headers as they are written on the command line.
+fn headers(lines: &[&str]) -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let (name, value) = line
+            .split_once(':')
+            .with_context(|| format!("{line} has no colon"))?;
+        headers.append(
+            name.trim().parse::<HeaderName>()?,
+            value.trim().parse::<HeaderValue>()?,
+        );
+    }
+    Ok(headers)
+}
+
+/// Written at once, and without panicking when the reader has gone.
+fn shown(text: &[u8]) -> anyhow::Result<()> {
+    Ok(std::io::stdout().write_all(text)?)
 }

@@ -264,7 +264,7 @@ proptest! {
         sent in route(),
         requests in vec(request(), 1..20),
     ) {
-        let route = Route::build(sent.clone()).unwrap();
+        let route = Route::build(sent.clone(), None).unwrap();
         for head in requests {
             prop_assert_eq!(route.find(&head).map(|found| found.rule), scan(&sent, &head), "{:?}", head);
         }
@@ -278,13 +278,16 @@ fn a_route_has_as_many_regular_expressions_as_the_compiler_accepts() {
         ..Default::default()
     };
     let build = |paths: usize| {
-        Route::build(mesh::Route {
-            rules: vec![mesh::Rule {
-                matches: (0..paths).map(entry).collect(),
+        Route::build(
+            mesh::Route {
+                rules: vec![mesh::Rule {
+                    matches: (0..paths).map(entry).collect(),
+                    ..Default::default()
+                }],
                 ..Default::default()
-            }],
-            ..Default::default()
-        })
+            },
+            None,
+        )
     };
     assert!(build(wire::regex::MAX_IN_ROUTE).is_ok());
     let error = build(wire::regex::MAX_IN_ROUTE + 1).unwrap_err();

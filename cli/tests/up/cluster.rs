@@ -1,0 +1,293 @@
+//! Commands that ask a cluster. There is none here: a program called kubectl stands in for it, which
+//! answers what was recorded; `tests/cluster` has a real one.
+
+use std::fs::Permissions;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::mesh::{Folder, route, until};
+use crate::tap::Runs;
+
+/// The stand-in: writes down what it is asked, and its own process when it forwards.
+const KUBECTL: &str = r#"#!/bin/sh
+cd "$STANDIN" || exit 1
+echo "$*" >> asked
+case "$*" in
+*'get --ignore-not-found -f -'*) cat > input; cat stored.json ;;
+*'get deployment/web'*) cat deployment.json ;;
+*'get meshwright'*) cat routes.json ;;
+*'get pods'*) cat pods.json ;;
+*port-forward*)
+  echo $$ >> forwards
+  for last; do :; done
+  echo "Forwarding from 127.0.0.1:$FORWARDED -> ${last##*:}"
+  exec sleep 600 ;;
+*) echo "what is $*?" >&2; exit 1 ;;
+esac
+"#;
+
+/// What a sidecar was recorded to answer.
+const TAPPED: &str = r#"{"time":"2026-01-31T06:29:06.123456Z","direction":"outbound","method":"GET","host":"orders","path":"/1","service":"shop/orders","status":200,"outcome":"complete","duration_us":1234}"#;
+
+struct StandIn {
+    folder: Folder,
+    around: tempfile::TempDir,
+    forwarded: u16,
+}
+
+impl StandIn {
+    fn new(documents: &[Value]) -> Self {
+        let around = tempfile::tempdir().unwrap();
+        let kubectl = around.path().join("kubectl");
+        std::fs::write(&kubectl, KUBECTL).unwrap();
+        std::fs::set_permissions(kubectl, Permissions::from_mode(0o755)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let forwarded = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || sidecar(stream));
+            }
+        });
+        let this = Self {
+            folder: Folder::new(documents),
+            around,
+            forwarded,
+        };
+        for (file, answer) in [
+            ("routes.json", json!({ "kind": "List", "items": [] })),
+            (
+                "pods.json",
+                json!({ "kind": "List", "items": [pod("web-5d9f")] }),
+            ),
+            (
+                "deployment.json",
+                json!({ "spec": { "selector": { "matchLabels": { "app": "web" } } } }),
+            ),
+        ] {
+            this.answers(file, &answer);
+        }
+        this
+    }
+
+    fn answers(&self, file: &str, answer: &Value) {
+        std::fs::write(self.path().join(file), answer.to_string()).unwrap();
+    }
+
+    fn path(&self) -> &Path {
+        self.around.path()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.folder.command(arguments);
+        let path = std::env::var("PATH").unwrap();
+        command
+            .env("PATH", format!("{}:{path}", self.path().display()))
+            .env("STANDIN", self.path())
+            .env("FORWARDED", self.forwarded.to_string());
+        command
+    }
+
+    fn kept(&self, file: &str) -> String {
+        std::fs::read_to_string(self.path().join(file)).unwrap_or_default()
+    }
+
+    /// Waits until no kubectl forwards any more.
+    fn nobody_forwards(&self) {
+        let ids = self.kept("forwards");
+        assert!(!ids.is_empty());
+        until("every kubectl has ended", || {
+            let mut ids = ids.lines();
+            ids.all(|id| !Path::new("/proc").join(id).exists())
+        });
+    }
+}
+
+/// A pod of the mesh, as the API server tells it.
+fn pod(name: &str) -> Value {
+    json!({
+        "metadata": { "namespace": "shop", "name": name },
+        "spec": { "initContainers": [{ "name": "meshwright-sidecar" }] },
+        "status": { "phase": "Running" },
+    })
+}
+
+/// Answers as the sidecar of that pod.
+fn sidecar(stream: TcpStream) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut lines = lines.by_ref().map_while(Result::ok);
+    let asked = lines.next().unwrap_or_default();
+    let _ = lines.find(String::is_empty);
+    let body = match asked.split(' ').nth(1).unwrap_or_default() {
+        "/plaintext" => json!({ "callers": [{ "address": "10.1.2.3", "service": "shop/web",
+            "requests": 2, "last": "2026-01-31T06:29:06Z" }], "forgotten": 0 })
+        .to_string(),
+        "/stalls" => json!({ "stalls": [{ "service": "shop/mail", "port": 25, "connections": 3,
+            "last": "2026-01-31T06:29:06Z" }], "forgotten": 0 })
+        .to_string(),
+        tap if tap.starts_with("/tap") => format!("{TAPPED}\n"),
+        _ => "an application".to_owned(),
+    };
+    let length = body.len();
+    let mut stream = stream;
+    let _ = write!(
+        stream,
+        "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+}
+
+#[test]
+fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_waits() {
+    let mail = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "mail", "namespace": "shop" },
+        "spec": { "ports": [{ "port": 25 }] } });
+    let gone = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } });
+    let cluster = StandIn::new(&[route("2s"), mail.clone(), gone]);
+    let mut stored = route("3s");
+    stored["metadata"]["uid"] = json!("1");
+    stored["status"] = json!({ "conditions": [
+        { "type": "Accepted", "status": "True", "reason": "Accepted", "message": "" },
+        { "type": "ResolvedRefs", "status": "False", "reason": "BackendNotFound",
+          "message": "there is no Service orders-v2" },
+    ] });
+    let mut dropped = mail;
+    dropped["spec"] = json!({ "clusterIP": "10.0.0.1" });
+    cluster.answers(
+        "stored.json",
+        &json!({ "kind": "List", "items": [stored, dropped] }),
+    );
+    cluster.answers("routes.json", &json!({ "kind": "List", "items": [stored] }));
+
+    let folder = cluster.folder.path().to_str().unwrap();
+    let checked = cluster
+        .command(&["check", folder, "--cluster"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(checked.stdout).unwrap();
+    assert_eq!(checked.status.code(), Some(1), "{said}{:?}", checked.stderr);
+    let file = cluster.folder.path().join("shop.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let line = |what: &str| 1 + text.lines().position(|line| line.contains(what)).unwrap();
+    let file = file.display();
+    for told in [
+        format!(
+            "{file}:{}: ApiRoute shop/orders: spec.timeouts.request: the file says `\"2s\"`, stored is `\"3s\"`",
+            line("\"request\"")
+        ),
+        format!(
+            "{file}:{}: Service shop/mail: spec.ports: the file says `[{{\"port\":25}}]`, and nothing is stored",
+            line("\"ports\"")
+        ),
+        ": Namespace shop is not in the cluster: `kubectl apply -f ".to_owned(),
+        "ApiRoute shop/orders: ResolvedRefs is False: there is no Service orders-v2 (BackendNotFound)"
+            .to_owned(),
+        "plaintext: 10.1.2.3 calls shop/web-5d9f (shop/web) without mutual TLS: 2 times".to_owned(),
+        "Service shop/mail: port 25 is not declared and its server speaks first: 3 connections of shop/web-5d9f"
+            .to_owned(),
+        "3 documents compared with what is stored, 1 objects of the mesh looked at, 1 of 1 sidecars asked"
+            .to_owned(),
+    ] {
+        assert!(said.contains(&told), "{told}\nis not in\n{said}");
+    }
+    assert_eq!(said.lines().count(), 7, "{said}");
+    // Each object is asked for by its own name.
+    let input: Value = serde_json::from_str(&cluster.kept("input")).unwrap();
+    assert_eq!(
+        input["items"][0]["metadata"],
+        json!({ "name": "orders", "namespace": "shop" })
+    );
+    assert_eq!(input["items"][2]["metadata"], json!({ "name": "shop" }));
+    cluster.nobody_forwards();
+
+    // As sent, nothing is wrong.
+    cluster.answers("stored.json", &json!({ "kind": "List", "items": [] }));
+    cluster.answers("routes.json", &json!({ "kind": "List", "items": [] }));
+    let checked = cluster
+        .command(&["check", "--context", "test", "-n", "shop"])
+        .output()
+        .unwrap();
+    assert_eq!(checked.status.code(), Some(0));
+    let asked = cluster.kept("asked");
+    let last = "--context test --namespace shop get meshwright -o json";
+    assert!(asked.lines().any(|line| line == last), "{asked}");
+}
+
+#[test]
+fn what_kubectl_refuses_is_said_in_its_words() {
+    let cluster = StandIn::new(&[route("2s")]);
+    let refused =
+        "#!/bin/sh\necho 'Error from server (Forbidden): apiroutes is forbidden' >&2\nexit 1\n";
+    std::fs::write(cluster.path().join("kubectl"), refused).unwrap();
+    let checked = cluster.command(&["check", "--cluster"]).output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(
+        said.contains("kubectl: Error from server (Forbidden)"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_tap_in_a_cluster_goes_through_kubectl_and_ends_it() {
+    let cluster = StandIn::new(&[]);
+    cluster.answers(
+        "pods.json",
+        &json!({ "kind": "List", "items": [pod("web-1"), pod("web-2")] }),
+    );
+    let tap = [
+        "tap",
+        "deployment/web",
+        "-n",
+        "shop",
+        "-o",
+        "json",
+        "--count",
+        "2",
+        "--status",
+        "2xx",
+    ];
+    let mut runs = Runs::start(cluster.command(&tap));
+    let (code, output) = runs.ends();
+    assert_eq!(code, Some(0), "{output}");
+    for pod in ["shop/web-1", "shop/web-2"] {
+        assert!(
+            output.contains(&format!("{{\"workload\":\"{pod}\",\"time\"")),
+            "{output}"
+        );
+    }
+    let asked = cluster.kept("asked");
+    for line in [
+        "--namespace shop get deployment/web -o json",
+        "--namespace shop get pods --selector app=web -o json",
+        "--namespace shop port-forward --address 127.0.0.1 web-2 :15000",
+    ] {
+        assert!(
+            asked.lines().any(|asked| asked == line),
+            "{line} is not in {asked}"
+        );
+    }
+    cluster.nobody_forwards();
+}
+
+#[test]
+fn a_port_of_a_cluster_is_forwarded_by_kubectl_which_ends_at_ctrl_c() {
+    let cluster = StandIn::new(&[]);
+    let command = cluster.command(&["port-forward", "shop/deployment/web", "--cluster", ":8080"]);
+    let mut runs = Runs::start(command);
+    let here = format!("127.0.0.1:{}", cluster.forwarded);
+    assert_eq!(
+        runs.line(),
+        format!("{here} leads to port 8080 of shop/deployment/web; Ctrl-C ends it\n")
+    );
+    assert_eq!(
+        cluster.kept("asked"),
+        "--namespace shop port-forward --address 127.0.0.1 deployment/web :8080\n"
+    );
+    runs.signal(Signal::SIGTERM);
+    assert_eq!(runs.ends().0, Some(0));
+    cluster.nobody_forwards();
+}

@@ -1,0 +1,255 @@
+//! What people wrote: who is in force, what it becomes, and the verdict.
+
+use std::collections::BTreeSet;
+
+use crds::status::{ConditionType, Reason};
+use wire::mesh;
+use wire::resource::MAX_BODY_BYTES;
+
+use super::{Compilation, everyone, resource_id};
+use crate::api_route::Refusal;
+use crate::attach::{Claim, Conflict, Of, Precedence};
+use crate::index::Neighbourhood;
+use crate::inputs::{ObjectKey, ObjectKind, ObjectRef};
+use crate::output::AudienceKey;
+use crate::verdict::{Condition, Verdict};
+
+/// The schema's bound of `status.target`: with a longer one the API server refuses the status.
+const MAX_TARGET_BYTES: usize = 4096;
+
+/// An object as it was read.
+pub(super) struct Read<'k> {
+    pub(super) object: &'k ObjectRef,
+    /// The Services that it is for.
+    pub(super) targets: Vec<ObjectKey>,
+    /// Every Service that it names, whether it exists or not.
+    pub(super) mentions: BTreeSet<ObjectKey>,
+    /// Services that don't exist, for which something else is suggested.
+    pub(super) lost: BTreeSet<ObjectKey>,
+    /// Why it can't be in force, conflicts not counted.
+    pub(super) refusal: Option<Refusal>,
+    /// What it refers to and can't have.
+    pub(super) unresolved: Option<Refusal>,
+    /// What to do about a conflict.
+    pub(super) remedy: &'static str,
+}
+
+/// Where the resource of an object goes.
+pub(super) struct Place {
+    /// Written outside of the targets' namespace: for the callers in its own one only.
+    pub(super) consumer: bool,
+    pub(super) services: Vec<mesh::ServiceRef>,
+}
+
+impl Compilation<'_> {
+    pub(super) fn objects(&mut self) {
+        // The oldest first: whether a younger one is in force depends on the older ones.
+        let mut undecided: BTreeSet<(ObjectKind, Precedence)> = BTreeSet::new();
+        while let Some(object) = self.dirty.objects.pop_first() {
+            let key = object.key();
+            let claims = match object.kind {
+                ObjectKind::ApiRoute => self.route_claims(&key),
+                ObjectKind::RetryPolicy => self.retry_policy_claims(&key),
+            };
+            if claims.is_none() {
+                self.forget(&object);
+                if object.kind == ObjectKind::ApiRoute {
+                    self.forget_route(&key);
+                }
+            }
+            let attachments = self.out.memo.attachments.entry(object.kind).or_default();
+            let affected = attachments.claim(&key, claims);
+            undecided.extend(affected.into_iter().map(|one| (object.kind, one)));
+        }
+        while let Some((kind, Precedence { key, .. })) = undecided.pop_first() {
+            let affected = match kind {
+                ObjectKind::ApiRoute => self.route(&key),
+                ObjectKind::RetryPolicy => self.retry_policy(&key),
+            };
+            undecided.extend(affected.into_iter().map(|one| (kind, one)));
+        }
+    }
+
+    /// Concludes what becomes of an object: a verdict, and if it is in force the resource that
+    /// `message` makes, with the capabilities that it needs. Answers the younger objects whose case
+    /// this changes.
+    pub(super) fn conclude<M: prost::Message>(
+        &mut self,
+        read: Read<'_>,
+        generation: Option<i64>,
+        message: impl FnOnce(Place) -> (Vec<&'static str>, M),
+    ) -> BTreeSet<Precedence> {
+        let object = read.object;
+        let links = &mut self.out.memo.links;
+        let oversized = read.mentions.intersection(&links.oversized).map(oversized);
+        let unresolved = Refusal::all(read.unresolved.into_iter().chain(oversized).collect());
+        links.mentions.set(object, read.mentions);
+        let lost = read.lost.iter().flat_map(Neighbourhood::of).collect();
+        links.lost.set(object, lost);
+
+        let id = resource_id(object.kind.resource(), &object.key());
+        let attachments = self.out.memo.attachments.entry(object.kind).or_default();
+        let (affected, conflict) = attachments.decide(&object.key());
+        let refusal = read.refusal.or_else(|| {
+            let conflict = conflict?;
+            Some(conflicted(object.kind, &conflict, read.remedy))
+        });
+        let refusal = refusal.or_else(|| {
+            id.is_none().then(|| Refusal {
+                reason: Reason::Invalid,
+                message: "metadata.name or metadata.namespace is no valid name.".to_owned(),
+            })
+        });
+
+        let mut resources = Vec::new();
+        match (id, &refusal) {
+            (Some(id), None) => {
+                resources.push(id.clone());
+                let namespace = read.targets.first().map(|target| &target.namespace);
+                let consumer = namespace.is_some_and(|target| *target != object.namespace);
+                let services = read.targets.iter().map(crate::api_route::service_ref);
+                let (capabilities, message) = message(Place {
+                    consumer,
+                    services: services.collect(),
+                });
+                let audience = match consumer {
+                    true => BTreeSet::from([AudienceKey::Namespace(object.namespace.clone())]),
+                    false => everyone(),
+                };
+                self.put(id, &capabilities, &message, audience, Some(object.clone()));
+            }
+            (Some(id), Some(_)) => self.remove(id),
+            (None, _) => {}
+        }
+        self.decided(Verdict {
+            object: object.clone(),
+            generation: generation.unwrap_or_default(),
+            target: target(&read.targets),
+            conditions: vec![
+                condition(ConditionType::Accepted, Reason::Accepted, refusal),
+                condition(
+                    ConditionType::ResolvedRefs,
+                    Reason::ResolvedRefs,
+                    unresolved,
+                ),
+            ],
+            resources,
+        });
+        affected
+    }
+
+    /// The object is gone.
+    fn forget(&mut self, object: &ObjectRef) {
+        let links = &mut self.out.memo.links;
+        links.mentions.set(object, BTreeSet::new());
+        links.lost.set(object, BTreeSet::new());
+        if let Some(id) = resource_id(object.kind.resource(), &object.key()) {
+            self.remove(id);
+        }
+        if let Some(before) = self.out.verdicts.remove(object) {
+            let known = self.verdicts_before.entry(object.clone());
+            known.or_insert(Some(before));
+        }
+    }
+
+    fn decided(&mut self, verdict: Verdict) {
+        let object = verdict.object.clone();
+        if self.out.verdicts.get(&object) != Some(&verdict) {
+            let before = self.out.verdicts.insert(object.clone(), verdict);
+            self.verdicts_before.entry(object).or_insert(before);
+        }
+    }
+}
+
+/// What an object with these targets claims; nothing when it is refused.
+pub(super) fn claims(
+    key: &ObjectKey,
+    targets: &[ObjectKey],
+    refusal: Option<&Refusal>,
+) -> BTreeSet<Claim> {
+    let targets = match refusal {
+        None => targets,
+        Some(_) => &[],
+    };
+    targets
+        .iter()
+        .map(|service| Claim {
+            service: service.clone(),
+            consumer: (service.namespace != key.namespace).then(|| key.namespace.clone()),
+            of: Of::Calls,
+        })
+        .collect()
+}
+
+fn conflicted(kind: ObjectKind, conflict: &Conflict, remedy: &str) -> Refusal {
+    let wins = match conflict.by_age {
+        true => "is older",
+        false => "comes first",
+    };
+    Refusal {
+        reason: Reason::Conflicted,
+        message: format!(
+            "{kind} {} {wins} and already governs {}: {remedy}",
+            conflict.winner, conflict.claim
+        ),
+    }
+}
+
+/// What is wrong with a Service whose Endpoints are too large to be sent.
+fn oversized(service: &ObjectKey) -> Refusal {
+    let ObjectKey { namespace, name } = service;
+    Refusal {
+        reason: Reason::TooManyEndpoints,
+        message: format!(
+            "Service {name:?} in namespace {namespace} has more endpoints than the {MAX_BODY_BYTES} \
+             bytes hold that a sidecar is sent of one Service: sidecars keep those that they have \
+             had, or none. Spread its pods over several Services, or remove ports from it."
+        ),
+    }
+}
+
+/// The Services, as many as a status holds.
+fn target(services: &[ObjectKey]) -> String {
+    let names = services
+        .iter()
+        .map(|service| format!("{}.{}", service.name, service.namespace));
+    let mut names = Vec::from_iter(names);
+    let mut target = names.join(", ");
+    while target.len() > MAX_TARGET_BYTES && names.pop().is_some() {
+        let more = services.len() - names.len();
+        target = format!("{} and {more} more", names.join(", "));
+    }
+    target
+}
+
+fn condition(type_: ConditionType, good: Reason, refusal: Option<Refusal>) -> Condition {
+    match refusal {
+        None => Condition::holds(type_, good),
+        Some(Refusal { reason, message }) => Condition::fails(type_, reason, message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_shortened_to_what_a_status_holds() {
+        for kind in ObjectKind::ALL {
+            let schema = crds::schema::of_kind(kind.as_str()).unwrap();
+            let most = schema.pointer("/properties/status/properties/target/maxLength");
+            assert_eq!(most.unwrap(), MAX_TARGET_BYTES);
+        }
+
+        let namespace = "n".repeat(63);
+        let service = |number| ObjectKey::new(&*namespace, format!("{number:0253}"));
+        let services: Vec<ObjectKey> = (0..16).map(service).collect();
+        let shortened = target(&services);
+        assert!(shortened.len() <= MAX_TARGET_BYTES, "{}", shortened.len());
+        assert!(shortened.ends_with(&format!(".{namespace} and 4 more")));
+        assert_eq!(shortened.matches(", ").count(), 11);
+
+        let few = [ObjectKey::new("shop", "a"), ObjectKey::new("shop", "b")];
+        assert_eq!(target(&few), "a.shop, b.shop");
+    }
+}

@@ -1,0 +1,279 @@
+//! Health checks, both ends of them: a caller's sidecar asks endpoints of the Services that it calls,
+//! as [`crate::policy::health_check`] says, and a destination's asks its application for all callers
+//! at once.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use futures::future::{FutureExt, LocalBoxFuture, Shared};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use rand::Rng;
+use tokio::time::Instant;
+
+use super::attempt;
+use super::body::{RequestBody, ResponseBody};
+use super::context::Context;
+use super::error::{Error, Reason};
+use super::forward;
+use super::upstream::{Dial, Speak, Upstream};
+use crate::config::retry_policy::HealthCheck;
+use crate::policy::health_check::{Health, Healths, SHARED, UNUSED_ROUNDS};
+use crate::policy::load_balancer::LoadBalancer;
+use crate::telemetry::metrics::Direction;
+
+/// Between sidecars: a health check, which may be answered for several at once.
+const MARK: HeaderName = HeaderName::from_static("meshwright-health-check");
+
+/// How much of an answer is read, so that its connection can be used again.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Paths whose answers are shared at a time: more than anybody checks, and a bound for what peers
+/// can make up.
+const MAX_PATHS: usize = 64;
+
+// === the caller's end ===
+
+/// What is asked of the endpoints of one port of a Service, by one worker. Dropped, it ends.
+pub struct Asking {
+    balancer: RefCell<Weak<LoadBalancer<Upstream>>>,
+    check: RefCell<HealthCheck>,
+    speak: Speak,
+    host: HeaderValue,
+    dial: Dial,
+}
+
+impl Asking {
+    /// Begins to ask. `service` is `namespace/name`.
+    pub fn begin(
+        balancer: &Rc<LoadBalancer<Upstream>>,
+        check: HealthCheck,
+        speak: Speak,
+        service: &str,
+        dial: Dial,
+    ) -> Rc<Self> {
+        let (namespace, name) = service.split_once('/').unwrap_or(("", service));
+        let host = HeaderValue::try_from(format!("{name}.{namespace}"));
+        let asking = Rc::new(Self {
+            balancer: RefCell::new(Rc::downgrade(balancer)),
+            check: RefCell::new(check),
+            speak,
+            host: host.unwrap_or(HeaderValue::from_static("")),
+            dial,
+        });
+        let healths = asking.dial.healths.clone();
+        tokio::task::spawn_local(rounds(Rc::downgrade(&asking), healths));
+        asking
+    }
+
+    /// Asks these endpoints from here on.
+    pub fn follow(&self, balancer: &Rc<LoadBalancer<Upstream>>, check: HealthCheck) {
+        *self.balancer.borrow_mut() = Rc::downgrade(balancer);
+        *self.check.borrow_mut() = check;
+    }
+
+    /// Whether it asks as `speak` says.
+    pub fn speaks(&self, speak: Speak) -> bool {
+        self.speak == speak
+    }
+
+    async fn ask(&self, upstream: &Rc<Upstream>, health: &Health) {
+        let check = self.check.borrow().clone();
+        let Some(good) = answers(upstream, self.speak, &check, self.host.clone()).await else {
+            return;
+        };
+        if health.observe(good, &check) {
+            self.count();
+            let (pod, path) = (&upstream.pod, &check.path);
+            match good {
+                true => tracing::info!(%pod, %path, "an endpoint is well again"),
+                false => tracing::warn!(%pod, %path, "an endpoint is not well, and is avoided"),
+            }
+        }
+    }
+}
+
+impl Asking {
+    /// Says how many are avoided.
+    fn count(&self) {
+        let avoided = self.dial.healths.avoided();
+        let metrics = self.dial.metrics.all();
+        let avoided = i64::try_from(avoided).unwrap_or(i64::MAX);
+        metrics.endpoints_avoided.set(avoided);
+    }
+}
+
+/// One round after the other, as long as somebody wants to know.
+async fn rounds(asking: Weak<Asking>, healths: Arc<Healths>) {
+    let asker = healths.asker();
+    let mut asked: Vec<Arc<Health>> = Vec::new();
+    let mut unused = 0;
+    loop {
+        let begun = Instant::now();
+        let Some(now) = asking.upgrade() else {
+            break;
+        };
+        let interval = now.check.borrow().interval;
+        now.count();
+        let balancer = now.balancer.borrow().upgrade();
+        let used = balancer.as_ref().is_some_and(|one| one.was_used());
+        unused = if used { 0 } else { unused + 1 };
+        let places: Vec<_> = match &balancer {
+            Some(balancer) if unused <= UNUSED_ROUNDS => {
+                let places = balancer.places().iter();
+                let mine = places.filter_map(|place| {
+                    let health = place.health.clone()?;
+                    let mine = health.ask_as(asker);
+                    mine.then(|| (place.endpoint.clone(), health))
+                });
+                mine.collect()
+            }
+            _ => Vec::new(),
+        };
+        let mine = |health: &Arc<Health>| places.iter().any(|(_, one)| Arc::ptr_eq(one, health));
+        for gone in asked.iter().filter(|health| !mine(health)) {
+            gone.leave(asker);
+        }
+        asked = places.iter().map(|(_, health)| health.clone()).collect();
+        drop((balancer, now));
+        for (upstream, health) in places {
+            tokio::time::sleep_until(healths.turn()).await;
+            let Some(now) = asking.upgrade() else {
+                break;
+            };
+            tokio::task::spawn_local(async move { now.ask(&upstream, &health).await });
+        }
+        // A tenth more or less, so that callers which began together do not go on together.
+        let jitter = rand::rng().random_range(0.9..1.1);
+        tokio::time::sleep_until(begun + interval.mul_f64(jitter)).await;
+    }
+    for health in asked {
+        health.leave(asker);
+    }
+}
+
+/// Whether an endpoint answers as it should; `None` when that it does not is our own fault.
+async fn answers(
+    upstream: &Rc<Upstream>,
+    speak: Speak,
+    check: &HealthCheck,
+    host: HeaderValue,
+) -> Option<bool> {
+    let mut request = Request::new(RequestBody::Empty);
+    *request.uri_mut() = check.path.clone().into();
+    let headers = request.headers_mut();
+    headers.insert(HOST, host);
+    headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static("meshwright-health-check"),
+    );
+    if upstream.is_peer() {
+        headers.insert(MARK, HeaderValue::from_static("1"));
+    }
+    let asked = async {
+        let (response, lease) = attempt::send(upstream, speak, None, request).await?;
+        let good = is_good(response.status());
+        if read(response.into_body()).await {
+            lease.complete();
+        }
+        Ok::<_, (Error, _)>(good)
+    };
+    match tokio::time::timeout(check.timeout, asked).await {
+        Ok(Ok(good)) => Some(good),
+        Ok(Err((error, _))) => match error.reason {
+            Reason::NoCertificate | Reason::Overloaded => None,
+            _ => Some(false),
+        },
+        Err(_) => Some(false),
+    }
+}
+
+fn is_good(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection()
+}
+
+/// Reads an answer; whether that came to its end.
+async fn read(mut body: Incoming) -> bool {
+    let mut left = MAX_ANSWER;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            return false;
+        };
+        match left.checked_sub(frame.data_ref().map_or(0, bytes::Bytes::len)) {
+            Some(rest) => left = rest,
+            None => return false,
+        }
+    }
+    true
+}
+
+// === the destination's end ===
+
+/// What the own application answered lately, to each question.
+#[derive(Debug, Default)]
+pub struct Answers(RefCell<HashMap<(SocketAddr, PathAndQuery), Answer>>);
+
+#[derive(Debug)]
+struct Answer {
+    since: Instant,
+    status: Shared<LocalBoxFuture<'static, StatusCode>>,
+}
+
+/// Whether a peer's sidecar asks how the application is.
+pub fn is_asked(head: &Parts) -> bool {
+    head.method == Method::GET && marked(&head.headers)
+}
+
+fn marked(headers: &HeaderMap) -> bool {
+    headers.contains_key(MARK)
+}
+
+impl Answers {
+    /// The status that the application answers, now or within the last second. A failure to reach
+    /// it is one that the mesh says: 503.
+    pub async fn of(
+        &self,
+        called: SocketAddr,
+        application: Rc<Upstream>,
+        speak: Speak,
+        mut head: Parts,
+    ) -> Response<ResponseBody> {
+        let path = head.uri.path_and_query().cloned();
+        let key = (called, path.unwrap_or(PathAndQuery::from_static("/")));
+        let status = {
+            let mut answers = self.0.borrow_mut();
+            let now = Instant::now();
+            answers.retain(|_, answer| now.duration_since(answer.since) < SHARED);
+            let known = answers.get(&key).map(|answer| answer.status.clone());
+            let asked = || {
+                let asked = async move {
+                    let mut cx = Context::new(Direction::inbound, &mut head);
+                    let body = RequestBody::Empty;
+                    let sent = forward::to_application(&mut cx, &application, speak, head, body);
+                    let answer = sent.await;
+                    answer.map_or(StatusCode::SERVICE_UNAVAILABLE, |answer| answer.status())
+                };
+                asked.boxed_local().shared()
+            };
+            let status = known.unwrap_or_else(asked);
+            if answers.len() < MAX_PATHS {
+                let answer = || Answer {
+                    since: now,
+                    status: status.clone(),
+                };
+                answers.entry(key).or_insert_with(answer);
+            }
+            status
+        };
+        let mut response = Response::new(ResponseBody::mesh(bytes::Bytes::new()));
+        *response.status_mut() = status.await;
+        response
+    }
+}
