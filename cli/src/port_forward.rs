@@ -154,7 +154,7 @@ impl Forwarded {
         let connected = match reached.application(port).await {
             Ok(connected) => Ok(connected),
             Err(_) => {
-                let reached = self.reached.borrow().clone();
+                let reached = Rc::new(self.mesh.borrow_mut().reach(&self.workload)?);
                 *self.reached.borrow_mut() = reached.clone();
                 reached.application(port).await
             }

@@ -52,7 +52,7 @@ pub(super) fn run(folder: Option<&Path>, cluster: &Cluster) -> anyhow::Result<i3
     let documents = written.reading.documents().count();
     if documents > 0 {
         let stored = stored(cluster, written.reading.documents())?;
-        let _ = compared(&written, &stored);
+        told.wrong.extend(compared(&written, &stored));
     }
     let mut asking = kubectl::command(cluster, None);
     asking.args(["get", ENFORCED]);

@@ -59,6 +59,7 @@ fn everything() -> Arc<Metrics> {
     };
     worker.ended(labels, ended);
     metrics.stalled(&"shop/mail".into(), 25);
+    metrics.plaintext(&"shop/orders".into(), 8080, [10, 0, 0, 1].into());
     let direction = Direction::inbound;
     drop(metrics.connection(direction, ConnectionKind::mtls_tcp));
     drop(metrics.upstream(true, "http2"));
