@@ -36,7 +36,7 @@ fmt: ## Format everything
 	cargo fmt --all
 	gofmt -w examples/quickstart/inventory tests/cluster/programs
 
-bench: ## Cost of a hop and of a mutual-TLS pair beside Envoy, of compiling, of pushing, of finding a rule
+bench: ## Cost of a hop, of a mutual-TLS pair, of other protocols and bulk beside Envoy, of compiling, of pushing, of finding a rule
 	cargo build --locked --release --bins -p operator -p sidecar
 	cargo bench --locked -p tests --bench hop
 	cargo bench --locked -p compiler --bench compile

@@ -37,7 +37,7 @@ pub enum Command {
     Config(ConfigArgs),
     /// Show where the calls of a workload lead.
     Routes(RoutesArgs),
-    /// Say which rule would govern a request, and why the others don't.
+    /// Say which rule would govern a request or a connection, and why the others don't.
     Explain(ExplainArgs),
     /// Show requests as they end, as the sidecars see them.
     Tap(TapArgs),

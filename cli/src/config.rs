@@ -70,11 +70,14 @@ fn rows(services: &Value) -> Vec<Vec<String>> {
                 (all, 0) => all.to_string(),
                 (all, outside) => format!("{all}, {outside} of them outside the mesh"),
             };
+            // An older sidecar tells only what is declared, and one ApiRoute for all ports.
+            let reads = port.get("reads").unwrap_or(&port["protocol"]);
+            let route = port.get("route").unwrap_or(&service["route"]);
             rows.push(vec![
                 text(&service["service"]),
                 port["port"].to_string(),
-                text(&port["protocol"]).to_lowercase(),
-                text(&service["route"]),
+                text(reads).to_lowercase(),
+                text(route),
                 endpoints,
             ]);
         }
@@ -88,16 +91,24 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn each_port_of_each_service_is_a_row() {
+    fn each_port_of_each_service_is_a_row_with_what_governs_it() {
         let services = json!([{
-            "service": "shop/orders", "route": "shop/orders",
+            "service": "shop/orders", "route": "shop/orders", "connectionRoute": "shop/ledger",
             "ports": [
-                { "port": 80, "protocol": "Http", "endpoints": [
+                { "port": 80, "protocol": "Http", "reads": "Http", "route": "shop/orders",
+                  "endpoints": [
                     { "identity": "spiffe://x/ns/shop/sa/orders" }, { "identity": null }] },
-                { "port": 5432, "protocol": "Tcp", "endpoints": [] },
+                { "port": 5432, "protocol": "Tcp", "reads": "Tcp", "route": "shop/ledger",
+                  "endpoints": [] },
+                { "port": 7000, "protocol": "Detect", "reads": "Tcp", "route": "shop/ledger",
+                  "endpoints": [] },
             ],
-        }, { "service": "shop/web", "route": null, "ports": [
-            { "port": 80, "protocol": "Detect", "endpoints": [{ "identity": "spiffe://x" }] }] }]);
+        }, { "service": "shop/web", "route": "shop/web", "ports": [
+            { "port": 80, "protocol": "Tcp", "reads": "Tcp", "route": null,
+              "endpoints": [{ "identity": "spiffe://x" }] }] },
+        // As an older sidecar tells it.
+        { "service": "shop/old", "route": "shop/old", "ports": [
+            { "port": 80, "protocol": "Detect", "endpoints": [] }] }]);
         assert_eq!(
             rows(&services),
             [
@@ -108,8 +119,10 @@ mod tests {
                     "shop/orders",
                     "2, 1 of them outside the mesh"
                 ],
-                ["shop/orders", "5432", "tcp", "shop/orders", "none"],
-                ["shop/web", "80", "detect", "-", "1"],
+                ["shop/orders", "5432", "tcp", "shop/ledger", "none"],
+                ["shop/orders", "7000", "tcp", "shop/ledger", "none"],
+                ["shop/web", "80", "tcp", "-", "1"],
+                ["shop/old", "80", "detect", "shop/old", "none"],
             ]
         );
     }

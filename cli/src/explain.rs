@@ -1,5 +1,5 @@
-//! `meshwright explain`: which rule would govern a request, why the others don't, and what will
-//! become of it.
+//! `meshwright explain`: which rule would govern a request or a connection, why the others don't, and
+//! what will become of it.
 
 use std::fmt::Write as _;
 
@@ -8,22 +8,31 @@ use serde_json::Value;
 use crate::sidecar::{Beside, Place, get};
 use crate::up::table::say;
 
-/// Says which rule would govern a request of a workload, why the others don't, and what will become
-/// of it. Asks the workload's own sidecar; sends nothing to anybody else.
+#[cfg(test)]
+mod tests;
+
+/// Says which rule would govern a call of a workload, why the others don't, and what will become of
+/// it. Asks the workload's own sidecar; sends nothing to anybody else.
 #[derive(Clone, Debug, clap::Args)]
+#[command(allow_missing_positional = true)]
 pub struct ExplainArgs {
     /// The request's method.
-    #[arg(value_name = "METHOD")]
+    #[arg(value_name = "METHOD", default_value = "GET")]
     pub method: String,
-    /// The request's URL, with the Service's name: `http://orders/1`.
+    /// What would be called, by a Service's name or an address: `http://orders/1` with a request,
+    /// `tls://ledger:5432` and `https://ledger` with TLS of the application's own, `tcp://ledger:7000`
+    /// with other bytes.
     #[arg(value_name = "URL")]
     pub url: String,
-    /// Who would send it: a Deployment or a pod, as `meshwright config` takes it.
+    /// Who would call: a Deployment or a pod, as `meshwright config` takes it.
     #[arg(long, value_name = "WORKLOAD")]
     pub from: String,
     /// A header of the request, `name: value`; may be given several times.
     #[arg(short = 'H', long, value_name = "HEADER")]
     pub header: Vec<String>,
+    /// The name that a TLS client asks for (SNI), if it is not the URL's host.
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
     /// As JSON, for programs.
     #[arg(long)]
     pub json: bool,
@@ -32,7 +41,7 @@ pub struct ExplainArgs {
     pub place: Place,
 }
 
-/// Explains; returns the exit code: 1 when the request would be refused.
+/// Explains; returns the exit code: 1 when the call would be refused.
 ///
 /// # Errors
 /// When the sidecar can't be asked, or what is asked makes no sense.
@@ -44,6 +53,9 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<i32> {
     for header in &args.header {
         query.append_pair("header", header);
     }
+    if let Some(name) = &args.server_name {
+        query.append_pair("server-name", name);
+    }
     let beside = Beside {
         workload: args.from.clone(),
         place: args.place.clone(),
@@ -54,32 +66,72 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<i32> {
     } else {
         say(in_words(&told));
     }
-    Ok(i32::from(told["refused"].is_object()))
+    Ok(i32::from(is_refused(&told)))
+}
+
+/// Whether it is refused wherever it might go.
+fn is_refused(told: &Value) -> bool {
+    let refused = |to: &Value| to["missing"] == true || is_refused(&to["then"]);
+    let goes = list(&told["goes"]);
+    let mut drawn = goes.iter().filter(|to| to["weight"] != 0).peekable();
+    told["refused"].is_object() || drawn.peek().is_some() && drawn.all(refused)
 }
 
 fn in_words(told: &Value) -> String {
     let mut words = String::new();
-    let mut line = |indent: usize, text: String| {
-        let _ = writeln!(words, "{:indent$}{text}", "");
+    let mut line = |text: String| {
+        let _ = writeln!(words, "{text}");
     };
     if told["service"].is_string() {
-        let governed = match told["route"].as_str() {
-            Some(route) => format!("governed by ApiRoute {route}"),
-            None => "no ApiRoute governs it".to_owned(),
-        };
-        let protocol = text(&told["protocol"]).to_lowercase();
-        let (service, port) = (text(&told["service"]), &told["port"]);
-        line(
-            0,
-            format!("Service {service}, port {port} ({protocol}): {governed}"),
-        );
-        line(0, format!("path {}", text(&told["path"])));
+        line(called(told));
+        if let Some(path) = told["path"].as_str() {
+            line(format!("path {path}"));
+        }
+        if told["carried"] == "connection" {
+            line(match told["serverName"].as_str() {
+                Some(name) => format!("a connection that asks for server name {name}"),
+                None => "a connection that asks for no server name".to_owned(),
+            });
+        }
+    }
+    for aside in list(&told["asides"]) {
+        line(text(&aside));
+    }
+    if told["passes"].is_object() {
+        let (to, why) = (text(&told["passes"]["to"]), text(&told["passes"]["why"]));
+        line(format!("passes through as it is, to {to}: {why}"));
     }
     governed(&mut words, told, 0);
+    if told["asProxy"].is_object() {
+        let (status, reason) = (&told["asProxy"]["status"], text(&told["asProxy"]["reason"]));
+        let _ = writeln!(
+            words,
+            "asked as an HTTP proxy, the sidecar answers {status}, {reason}"
+        );
+    }
     words.trim_end().to_owned()
 }
 
-/// What an ApiRoute makes of the request, and those that it leads on to.
+/// What was called, and what governs it.
+fn called(told: &Value) -> String {
+    let governed = match told["route"].as_str() {
+        Some(route) => format!("governed by ApiRoute {route}"),
+        None => "no ApiRoute governs it".to_owned(),
+    };
+    // An older sidecar tells only what is declared.
+    let reads = told["reads"].as_str().or(told["protocol"].as_str());
+    let reads = reads.unwrap_or_default().to_lowercase();
+    let (service, port) = (text(&told["service"]), &told["port"]);
+    let pod = &told["pod"];
+    let of = match (pod["name"].as_str(), pod["address"].as_str()) {
+        (Some("") | None, Some(address)) => format!("{address}, of "),
+        (Some(name), Some(address)) => format!("Pod {name} at {address}, of "),
+        (_, None) => String::new(),
+    };
+    format!("{of}Service {service}, port {port} ({reads}): {governed}")
+}
+
+/// What an ApiRoute makes of the call, and those that it leads on to.
 fn governed(words: &mut String, told: &Value, indent: usize) {
     let line = |words: &mut String, more: usize, text: String| {
         let _ = writeln!(words, "{:1$}{text}", "", indent + more);
@@ -104,22 +156,14 @@ fn governed(words: &mut String, told: &Value, indent: usize) {
     for done in list(&told["does"]) {
         line(words, 0, text(&done));
     }
+    let is_connection = told["carried"] == "connection";
     for to in list(&told["goes"]) {
-        let there = match (
-            to["missing"] == true,
-            to["endpoints"].as_u64().unwrap_or_default(),
-        ) {
-            (true, _) => "which does not exist: 503".to_owned(),
-            (false, 0) => "which has no ready endpoint: 503".to_owned(),
-            (false, 1) => "1 endpoint".to_owned(),
-            (false, several) => format!("{several} endpoints"),
-        };
-        let (service, port, weight) = (text(&to["service"]), &to["port"], &to["weight"]);
-        line(
-            words,
-            0,
-            format!("goes to {service}:{port}, weight {weight}, {there}"),
-        );
+        line(words, 0, goes(&to, is_connection));
+        if to["balanced"].is_object() {
+            let (by, policy) = (&to["balanced"]["by"], &to["balanced"]["retryPolicy"]);
+            let (by, policy) = (text(by), text(policy));
+            line(words, 2, format!("balanced by {by} (RetryPolicy {policy})"));
+        }
         if let Some(route) = to["then"]["route"].as_str() {
             line(
                 words,
@@ -135,17 +179,34 @@ fn governed(words: &mut String, told: &Value, indent: usize) {
     if let Some(idle) = told["idleTimeoutMs"].as_u64() {
         line(words, 0, format!("ended when nothing moves for {idle} ms"));
     }
-    if told["refused"].is_object() {
-        let (status, reason) = (&told["refused"]["status"], text(&told["refused"]["reason"]));
-        line(
-            words,
-            0,
-            format!(
-                "answered {status}, {reason}: {}",
-                text(&told["refused"]["why"])
-            ),
-        );
+    let refused = &told["refused"];
+    if refused.is_object() {
+        let mut said = match refused["closed"] == true {
+            true => "closed".to_owned(),
+            false => format!("answered {}", refused["status"]),
+        };
+        if let Some(reason) = refused["reason"].as_str() {
+            said += &format!(", {reason}");
+        }
+        line(words, 0, format!("{said}: {}", text(&refused["why"])));
     }
+}
+
+/// One place that it may go to.
+fn goes(to: &Value, is_connection: bool) -> String {
+    if let Some(address) = to["itself"].as_str() {
+        return format!("goes to {address} itself");
+    }
+    let fails = if is_connection { "closed" } else { "503" };
+    let endpoints = to["endpoints"].as_u64().unwrap_or_default();
+    let there = match (to["missing"] == true, endpoints) {
+        (true, _) => format!("which does not exist: {fails}"),
+        (false, 0) => format!("which has no ready endpoint: {fails}"),
+        (false, 1) => "1 endpoint".to_owned(),
+        (false, several) => format!("{several} endpoints"),
+    };
+    let (service, port, weight) = (text(&to["service"]), &to["port"], &to["weight"]);
+    format!("goes to {service}:{port}, weight {weight}, {there}")
 }
 
 fn list(value: &Value) -> Vec<Value> {
@@ -154,68 +215,4 @@ fn list(value: &Value) -> Vec<Value> {
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn an_explanation_reads_from_the_service_to_the_endpoints() {
-        let told = json!({
-            "service": "shop/orders", "port": 80, "protocol": "Http", "path": "/1",
-            "route": "shop/orders", "timeoutMs": 300, "idleTimeoutMs": 30_000,
-            "rules": [
-                { "rule": "testers", "governs": false, "matches": [{ "fits": false, "asks": [
-                    { "what": "method GET", "holds": true },
-                    { "what": "header x-canary = always", "holds": false }] }] },
-                { "rule": "all", "governs": true, "matches": [] },
-            ],
-            "does": ["refuses bodies of more than 1000 bytes: 413"],
-            "goes": [
-                { "service": "shop/orders-v1", "port": 80, "weight": 90, "endpoints": 2 },
-                { "service": "shop/orders-v2", "port": 80, "weight": 10, "missing": true },
-            ],
-        });
-        assert_eq!(
-            in_words(&told),
-            "Service shop/orders, port 80 (http): governed by ApiRoute shop/orders\n\
-             path /1\n\
-             rule testers: does not fit\n  method GET, not header x-canary = always\n\
-             rule all: governs it\n\
-             refuses bodies of more than 1000 bytes: 413\n\
-             goes to shop/orders-v1:80, weight 90, 2 endpoints\n\
-             goes to shop/orders-v2:80, weight 10, which does not exist: 503\n\
-             for 300 ms at most, then 504\n\
-             ended when nothing moves for 30000 ms"
-        );
-        let refused =
-            json!({ "refused": { "status": 404, "reason": "unknown_host", "why": "No." } });
-        assert_eq!(in_words(&refused), "answered 404, unknown_host: No.");
-    }
-
-    #[test]
-    fn what_is_led_on_reads_from_the_outside_in() {
-        let told = json!({
-            "service": "shop/app", "port": 80, "protocol": "Http", "path": "/api/orders",
-            "route": "shop/app", "rules": [], "goes": [{
-                "service": "shop/orders", "port": 80, "weight": 1, "endpoints": 2,
-                "then": {
-                    "route": "shop/orders",
-                    "rules": [{ "rule": "all", "governs": true, "matches": [] }],
-                    "goes": [{ "service": "shop/orders", "port": 80, "weight": 1, "endpoints": 2 }],
-                },
-            }],
-        });
-        assert_eq!(
-            in_words(&told),
-            "Service shop/app, port 80 (http): governed by ApiRoute shop/app\n\
-             path /api/orders\n\
-             goes to shop/orders:80, weight 1, 2 endpoints\n  \
-             from there on governed by ApiRoute shop/orders\n  \
-             rule all: governs it\n  \
-             goes to shop/orders:80, weight 1, 2 endpoints"
-        );
-    }
 }

@@ -116,4 +116,45 @@ mod tests {
             io::ErrorKind::UnexpectedEof
         );
     }
+
+    #[test]
+    fn no_bytes_from_a_socket_confuse_who_receives() {
+        use crate::up::control::Request;
+        let framed = |body: &[u8]| [&(body.len() as u32).to_le_bytes()[..], body].concat();
+        let enter = framed(br#"{"Enter":"deployment/web"}"#);
+        let pods = framed(br#"{"Pods":null}"#);
+        let pieces: &[&[u8]] = &[
+            b"\0\0\0\0",
+            b"\xff\xff\xff\xff",
+            b"\0\0\0\x01",
+            b"null",
+            b"{\"Status\":",
+            b"\"Status\"",
+            b"[[[[[[[[",
+        ];
+        crate::spoilt::spoilt(5_000, &[&enter, &pods], pieces, |bytes| {
+            let (mut here, there) = UnixStream::pair().unwrap();
+            // Less than the socket holds: nobody waits.
+            here.write_all(bytes).unwrap();
+            drop(here);
+            let received = receive::<Request>(&there);
+            let Some((length, rest)) = bytes.split_first_chunk() else {
+                return assert!(received.is_err());
+            };
+            let length = u32::from_le_bytes(*length) as usize;
+            match received {
+                Ok((request, fds)) => {
+                    assert!(fds.is_empty());
+                    // What was read is the frame, and all of it.
+                    let same: Request = serde_json::from_slice(&rest[..length]).unwrap();
+                    assert_eq!(format!("{request:?}"), format!("{same:?}"));
+                }
+                // Before it makes room for what will not come.
+                Err(error) if length > LONGEST => {
+                    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+                }
+                Err(_) => {}
+            }
+        });
+    }
 }

@@ -20,6 +20,8 @@ pub mod kubectl;
 pub mod port_forward;
 pub mod sidecar;
 pub mod signals;
+#[cfg(test)]
+mod spoilt;
 pub mod status;
 pub mod tap;
 pub mod terminal;

@@ -165,7 +165,8 @@ impl Reader<'_> {
             reason: Reason::UnsupportedProtocol,
             message: format!(
                 "spec.hosts[{index}]: no port of Service {name:?} in namespace {namespace} speaks \
-                 HTTP: set the port's appProtocol to http, or name it http, if it does."
+                 HTTP: set the port's appProtocol to http, or name it http, if it does, or write \
+                 spec.protocol: TCP if it does not."
             ),
         })
     }
@@ -236,7 +237,7 @@ impl Reader<'_> {
                 BackendKind::Service => {
                     self.problem(backend, &key, hosts, shown, &mut compiled.lost)
                 }
-                BackendKind::ApiRoute => match self.layer(backend, hosts, &mut compiled.lost) {
+                BackendKind::ApiRoute => match self.layer(backend, hosts, compiled) {
                     Ok(service) => {
                         route = Some(mesh::RouteRef {
                             namespace: key.namespace.clone(),

@@ -251,6 +251,43 @@ fn a_change_compiles_what_depends_on_it_and_nothing_else() {
 }
 
 #[test]
+fn a_port_that_comes_to_a_service_concerns_those_who_are_led_to_its_route() {
+    let world = |ports: &str| {
+        world::inputs(
+            "shop.yaml",
+            &format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: app, namespace: shop}}\n\
+                 spec: {{ports: [{{port: 80}}]}}\n---\n\
+                 apiVersion: v1\nkind: Service\nmetadata: {{name: orders, namespace: shop}}\n\
+                 spec: {{ports: {ports}}}\n---\n\
+                 apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+                 metadata: {{name: inner, namespace: shop}}\nspec: {{hosts: [orders]}}\n---\n\
+                 apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+                 metadata: {{name: outer, namespace: shop}}\n\
+                 spec: {{hosts: [app], rules: [{{backendRefs: [{{kind: ApiRoute, name: inner, port: 81}}]}}]}}\n"
+            ),
+        )
+    };
+    let (few, more) = (
+        "[{name: a, port: 80}]",
+        "[{name: a, port: 80}, {name: b, port: 81}]",
+    );
+    for (before, after) in [(few, more), (more, few)] {
+        let (before, mut after) = (world(before), world(after));
+        // But for the Service nothing has changed.
+        let services = std::mem::take(&mut after.services);
+        after = Inputs {
+            services,
+            ..before.clone()
+        };
+        let edited = compile(&after, compile(&before, Output::default()));
+        let anew = compile(&after, Output::default());
+        assert_eq!(contents(&edited), contents(&anew));
+        assert_eq!(edited.verdicts, anew.verdicts);
+    }
+}
+
+#[test]
 fn a_new_service_concerns_only_those_who_look_for_one_of_its_namespace_or_name() {
     let text: String = ["shop", "bank"]
         .map(|namespace| {

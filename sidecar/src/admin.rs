@@ -59,7 +59,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// What there is to ask on 15000.
 const PAGES: &str = "\
 GET /config            what is in force
-GET /explain           ?method=GET&url=http://orders/1&header=x-canary:+1: what would become of it
+GET /explain           ?method=GET&url=http://orders/1&header=x-canary:+1: what would become of it,
+                       or of a connection: ?url=tcp://ledger:7000, ?url=tls://db:5432&server-name=db
 GET /plaintext         who calls without mutual TLS
 GET /stalls            which ports to declare: their servers speak first
 GET /tap               ?status=5xx&path=/orders&sample=10: requests as they end, until you hang up

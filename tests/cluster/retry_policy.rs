@@ -39,7 +39,8 @@ async fn an_applied_retry_policy_is_enforced_by_every_sidecar_and_says_so() -> R
         assert!(columns.contains(column), "{columns}");
     }
 
-    let lost = policy(&shop, "loadBalancing: {}").replace("name: orders}", "name: ordres}");
+    let lost = policy(&shop, "loadBalancing: {type: LeastRequest}")
+        .replace("name: orders}", "name: ordres}");
     shop.cluster.apply(&lost).await?;
     let accepted = wait_until("the target is missed", PODS, async || {
         let object = shop.of_kind("retrypolicy", "endpoints").await?;

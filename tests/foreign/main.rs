@@ -4,6 +4,7 @@
 //! `tests/foreign/programs/build` says what is needed, and installs or builds it.
 
 mod curl;
+mod go;
 mod grpc;
 mod java;
 mod mail;

@@ -147,6 +147,48 @@ async fn who_answers_slowly_gets_few_requests_without_any_policy() -> Result<()>
 }
 
 #[tokio::test]
+async fn who_does_not_answer_in_time_gets_few_requests() -> Result<()> {
+    let route = crate::routing::route("    - timeouts: { request: 300ms }\n");
+    let mesh = Mesh::start(&(services(&["orders"]) + &route)).await?;
+    let orders: [Workload; 2] = mesh.workloads("orders").await?;
+    let client = mesh.client("web").await?;
+    mesh.programmed("orders").await?;
+    knows(&client, 2).await?;
+    let _held = orders[0].upstream.holds();
+    let mut late = 0;
+    for _ in 0..60 {
+        late += usize::from(client.get("http://orders/").await?.status == 504);
+    }
+    assert!((1..=6).contains(&late), "{late} of 60");
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_fails_at_once_draws_no_requests() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let mut orders: [Workload; 2] = mesh.workloads("orders").await?;
+    let client = mesh.client("web").await?;
+    knows(&client, 2).await?;
+    let posted = async || {
+        let body = bytes::Bytes::from_static(b"x");
+        let answer = client.send(http::Method::POST, "http://orders/", &[], body);
+        anyhow::Ok(answer.await?.status)
+    };
+    orders[1].upstream.takes(Duration::from_millis(20));
+    for _ in 0..20 {
+        assert_eq!(posted().await?, 200);
+    }
+    // An application that is gone: its sidecar answers at once, with a body that can't be sent again.
+    orders[0].upstream.close();
+    let mut refused = 0;
+    for _ in 0..100 {
+        refused += usize::from(posted().await? != 200);
+    }
+    assert!(refused <= 10, "{refused} of 100");
+    Ok(())
+}
+
+#[tokio::test]
 async fn callers_stay_in_their_zone_while_its_endpoints_are_there() -> Result<()> {
     let yaml = services(&["orders"]).replace(
         "spec: { selector",
@@ -299,17 +341,29 @@ async fn however_many_ask_how_an_application_is_it_hears_one_question() -> Resul
         try_join_all(asked).await
     };
     let begun = Instant::now();
-    ask("meshwright-health-check: 1\r\n").await?;
+    ask("meshwright-health-check: 1\r\nauthorization: x\r\n").await?;
     // One a second; the thirty may have taken longer than that to come.
     let most = 1 + usize::try_from(begun.elapsed().as_secs())?;
     let heard = orders.upstream.requests();
     assert!((1..=most).contains(&heard), "{heard} of at most {most}");
+    // Nothing of what the peer has written but the path.
+    let seen = &orders.upstream.seen()[0];
+    assert_eq!(seen.headers["host"], "orders.shop");
+    assert!(!seen.headers.contains_key("authorization"), "{seen:?}");
     ask("").await?;
     assert_eq!(
         orders.upstream.requests(),
         heard + 30,
         "requests are all its own"
     );
+    // One with a body is a request, whatever it says of itself: it arrives with all of it.
+    let mut io = peer(client.sidecar(), &orders.sidecar, ALPN_H1).await?;
+    let request = "GET /health HTTP/1.1\r\nhost: orders\r\nmeshwright-health-check: 1\r\n\
+                   content-length: 5\r\n\r\nhello";
+    io.write_all(request.as_bytes()).await?;
+    timeout(SOON, io.read_exact(&mut [0; 12])).await??;
+    let seen = orders.upstream.seen();
+    assert_eq!(seen.last().map(|seen| &seen.body[..]), Some(&b"hello"[..]));
     Ok(())
 }
 

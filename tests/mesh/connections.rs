@@ -1,6 +1,7 @@
 //! Connections whose bytes nobody reads, governed by an ApiRoute.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -156,21 +157,25 @@ async fn tls_passes_through_to_whom_its_server_name_means() -> Result<()> {
 
 #[tokio::test]
 async fn a_connection_that_is_silent_for_too_long_is_closed() -> Result<()> {
-    let rules = "  - timeouts: { idle: 1s }\n";
+    let rules = "  - timeouts: { idle: 2s }\n";
     let mesh = Mesh::start(&(service("ledger", "tcp") + &route("TCP", rules))).await?;
     let (listener, _sidecar) = mesh.listener("ledger").await?;
     let client = mesh.client("web").await?;
     mesh.programmed("ledger-route").await?;
     let mut stream = tunnel(&client, "ledger:80").await?;
     let (mut application, _) = timeout(SOON, listener.accept()).await??;
-    // What talks now and then goes on.
-    let mut byte = [0];
-    for _ in 0..4 {
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    // What talks now and then goes on, for much longer than it may be silent.
+    let begun = Instant::now();
+    let mut pace = tokio::time::interval(Duration::from_millis(200));
+    let (mut byte, mut last) = ([0], begun);
+    while begun.elapsed() < Duration::from_secs(5) {
+        pace.tick().await;
+        last = Instant::now();
         stream.write_all(b"x").await?;
         timeout(SOON, application.read_exact(&mut byte)).await??;
     }
     let ended = timeout(SOON, stream.read(&mut byte)).await?;
     assert!(matches!(ended, Ok(0) | Err(_)));
+    assert!(last.elapsed() >= Duration::from_secs(2));
     Ok(())
 }

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use tests::mesh::{Mesh, SOON};
+use tests::raw::{connect, head};
 use tests::wait_until;
+use tokio::io::AsyncWriteExt;
 
 use crate::routing::services;
 
@@ -141,5 +143,38 @@ async fn what_an_api_is_led_to_may_change_or_go_and_the_callers_are_told() -> Re
     })
     .await?;
     assert!(orders.upstream.requests() > 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_limit_of_each_api_holds_for_a_body_that_is_led_through_both() -> Result<()> {
+    let limited = ROUTES
+        .replace(
+            "    responseHeaders: { add: [{ name: x-through, value: app }] }\n",
+            "    maxRequestBytes: 10\n",
+        )
+        .replace(
+            "    requestHeaders: { set: [{ name: x-layer, value: orders }] }\n",
+            "    maxRequestBytes: 1000\n",
+        );
+    let mesh = Mesh::start(&(services(&["app", "orders", "orders-beta"]) + &limited)).await?;
+    let orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    mesh.programmed("app-route").await?;
+    mesh.programmed("orders-route").await?;
+    let chunked = async |size: usize| {
+        let mut stream = connect(&client).await?;
+        let body = format!("{size:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(size));
+        let request = format!(
+            "POST http://app/api/orders/1 HTTP/1.1\r\nhost: app\r\n\
+             transfer-encoding: chunked\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let (answer, _) = head(&mut stream).await?;
+        anyhow::Ok(answer[9..12].to_owned())
+    };
+    assert_eq!(chunked(10).await?, "200");
+    assert_eq!(chunked(100).await?, "413");
+    assert_eq!(orders.upstream.requests(), 1);
     Ok(())
 }

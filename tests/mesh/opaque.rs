@@ -1,8 +1,9 @@
 //! Bytes that nobody reads.
 
 use anyhow::Result;
+use sidecar::net::tls::ALPN_TCP;
 use tests::mesh::{Mesh, SOON};
-use tests::raw::{connect, head, tunnel};
+use tests::raw::{connect, head, peer, tunnel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -82,17 +83,47 @@ async fn opaque_bytes_do_not_enter_a_port_that_is_declared_http() -> Result<()> 
         let mesh = Mesh::start(&service("orders", declared)).await?;
         let orders = mesh.workload("orders").await?;
         let client = mesh.client("web").await?;
-        let mut stream = tunnel(&client, "orders:80").await?;
         // In small letters, so that nobody takes it for HTTP who goes by its first letter.
-        stream
-            .write_all(b"get / HTTP/1.1\r\nhost: orders\r\n\r\n")
-            .await?;
+        let request = b"get / HTTP/1.1\r\nhost: orders\r\n\r\n";
+        // As a caller's sidecar would, if it let them pass.
+        let mut stream = peer(client.sidecar(), &orders.sidecar, ALPN_TCP).await?;
+        let _ = stream.write_all(request).await;
         let mut answer = Vec::new();
         // Closed or reset, but not answered.
         let _ = timeout(SOON, stream.read_to_end(&mut answer)).await?;
         assert!(answer.is_empty(), "{:?}", String::from_utf8_lossy(&answer));
         assert_eq!(orders.upstream.requests(), 0);
+        // And the own sidecar opens no tunnel there.
+        let mut stream = connect(&client).await?;
+        stream
+            .write_all(b"CONNECT orders:80 HTTP/1.1\r\nhost: orders:80\r\n\r\n")
+            .await?;
+        let (answer, _) = head(&mut stream).await?;
+        assert!(answer.starts_with("http/1.1 400"), "{answer}");
+        assert!(
+            answer.contains("meshwright-reason: bad_request"),
+            "{answer}"
+        );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn requests_in_a_tunnel_pass_no_route() -> Result<()> {
+    let yaml = service("orders", "") + &route("    - directResponse: { status: 204 }\n");
+    let mesh = Mesh::start(&yaml).await?;
+    // Outside the mesh, where nobody else would look at what the tunnel carries.
+    let orders = mesh.outsider("orders").await?;
+    let client = mesh.client("web").await?;
+    mesh.programmed("orders").await?;
+    let mut stream = tunnel(&client, "orders:80").await?;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: orders\r\n\r\n")
+        .await?;
+    let mut answer = Vec::new();
+    let _ = timeout(SOON, stream.read_to_end(&mut answer)).await?;
+    assert!(answer.is_empty(), "{:?}", String::from_utf8_lossy(&answer));
+    assert_eq!(orders.requests(), 0);
     Ok(())
 }
 
@@ -114,6 +145,24 @@ async fn a_tunnel_leads_to_services_only_and_past_no_route() -> Result<()> {
         );
         assert!(
             answer.contains("meshwright-reason: unknown_host"),
+            "{answer}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tunnel_to_a_service_that_has_no_endpoint_is_refused_with_its_reason() -> Result<()> {
+    for declared in ["tcp", ""] {
+        let mesh = Mesh::start(&service("ledger", declared)).await?;
+        let client = mesh.client("web").await?;
+        let mut stream = connect(&client).await?;
+        let ask = "CONNECT ledger:80 HTTP/1.1\r\nhost: ledger:80\r\n\r\n";
+        stream.write_all(ask.as_bytes()).await?;
+        let (answer, _) = head(&mut stream).await?;
+        assert!(answer.starts_with("http/1.1 503"), "{answer}");
+        assert!(
+            answer.contains("meshwright-reason: no_endpoints"),
             "{answer}"
         );
     }

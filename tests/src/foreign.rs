@@ -25,6 +25,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
 use self::sight::{difference, normalised};
+use crate::panics;
 
 /// Longer than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(90);
@@ -445,8 +446,41 @@ impl Place for Mesh {
 
 impl Drop for Mesh {
     fn drop(&mut self) {
-        // However the test went; what is inside dies with it.
+        // However the test went; what is inside dies with it, and its logs stay.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Those of servers and clients are their own.
+        panics::check(&self.state, |name| {
+            name == "operator.log" || name.ends_with(".sidecar.log")
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn a_panic_in_a_log_of_the_meshs_fails_the_test_and_one_in_an_applications_does_not()
+    -> Result<()> {
+        let said = b"{}\nthread 'worker-0' panicked at sidecar/src/x.rs:1:1:\nno\n";
+        for (name, fails) in [
+            ("operator.log", true),
+            ("foreign.server-0.sidecar.log", true),
+            ("foreign.server-0.log", false),
+        ] {
+            let around = tempfile::tempdir()?;
+            let logs = around.path().join("meshwright-0/documents/logs");
+            std::fs::create_dir_all(&logs)?;
+            std::fs::write(logs.join(name), said)?;
+            let mesh = Mesh {
+                child: Command::new("true").spawn()?,
+                state: around.path().to_owned(),
+            };
+            let dropped = catch_unwind(AssertUnwindSafe(|| drop(mesh)));
+            assert_eq!(dropped.is_err(), fails, "{name}");
+        }
+        Ok(())
     }
 }

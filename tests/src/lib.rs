@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod foreign;
 pub mod frames;
 pub mod mesh;
+mod panics;
 pub mod python;
 pub mod raw;
 pub mod upstream;

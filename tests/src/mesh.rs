@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::client::Client;
+use crate::panics;
 use crate::upstream::Upstream;
 use crate::wait_until;
 
@@ -436,31 +437,9 @@ impl Mesh {
         Ok(std::fs::rename(temporary, path)?)
     }
 
-    /// Fails the test when an operator or a sidecar has panicked: no input may bring that about,
-    /// also where nobody would have noticed.
-    ///
-    /// # Panics
-    /// Then; says so only, while the test fails already.
+    /// Fails the test when an operator or a sidecar has panicked.
     fn check_for_panics(&self) {
-        let entries = std::fs::read_dir(self.folder.path());
-        let files = entries
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path());
-        for file in files.filter(|file| file.extension().is_some_and(|end| end == "log")) {
-            let log = std::fs::read(&file).unwrap_or_default();
-            let log = String::from_utf8_lossy(&log);
-            let Some(at) = log.lines().position(|line| line.contains("panicked at")) else {
-                continue;
-            };
-            let told: Vec<_> = log.lines().skip(at).take(4).collect();
-            let told = format!("{}: {}", file.display(), told.join("\n"));
-            match std::thread::panicking() {
-                true => eprintln!("{told}"),
-                false => panic!("{told}"),
-            }
-        }
+        panics::check(self.folder.path(), |name| name.ends_with(".log"));
     }
 
     fn log(&self, name: &str) -> String {

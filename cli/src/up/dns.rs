@@ -282,6 +282,43 @@ mod tests {
     }
 
     #[test]
+    fn no_bytes_from_a_workload_confuse_the_name_server() {
+        let back =
+            b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x011\x010\x0210\x07in-addr\x04arpa\0\0\x0c\0\x01";
+        let host =
+            b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04host\x0ameshwright\x08internal\0\0\x01\0\x01";
+        let pieces: &[&[u8]] = &[
+            b"\0",
+            b"\x01a",
+            b"\x3f",
+            b"\x40",
+            b"\xc0\x0c",
+            b"\xff",
+            b"\x01\xff",
+            b"\x02.a",
+            b"\x07cluster\x05local\0",
+            b"\0\x01\0\x01",
+        ];
+        crate::spoilt::spoilt(50_000, &[ORDERS, back, host], pieces, |bytes| {
+            let Some(question) = question(bytes) else {
+                return;
+            };
+            assert!((HEADER + 5..=bytes.len()).contains(&question.end));
+            let known = lookup(&names(), "cluster.local", &question);
+            let (code, addresses) = known.unwrap_or((SERVER_FAILURE, vec![]));
+            let reply = answer(bytes, &question, code, &addresses);
+            assert!(reply.len() <= LONGEST, "{reply:?}");
+            // An answer to this question, with nothing in it but what is counted.
+            assert_eq!(reply[..2], bytes[..2]);
+            assert_eq!(reply[HEADER..question.end], bytes[HEADER..question.end]);
+            let count = u16::from_be_bytes([reply[6], reply[7]]);
+            assert_eq!(reply.len(), question.end + 16 * usize::from(count));
+            assert_eq!(reply[8..HEADER], [0; 4]);
+            assert!(reply[2] & 0x80 != 0 && super::question(&reply).is_none());
+        });
+    }
+
+    #[test]
     fn the_first_name_server_is_asked() {
         let server =
             first_nameserver("# mine\nsearch lan\nnameserver 127.0.0.53\nnameserver 1.1.1.1\n");

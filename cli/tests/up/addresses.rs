@@ -126,6 +126,90 @@ fn a_namespace_can_refuse_calls_to_addresses_that_the_mesh_does_not_know() {
     assert!(body.contains("orders-0 called by"), "{body}");
 }
 
+/// How many connections web's sidecar has passed through.
+fn passed_through(folder: &Folder) -> f64 {
+    let labels = [r#"direction="outbound""#, r#"kind="passthrough""#];
+    folder.counted("web", "meshwright_connections_total", &labels)
+}
+
+/// How many connections web's sidecar has refused for this reason.
+fn refused(folder: &Folder, reason: &str) -> f64 {
+    let labels = [r#"direction="outbound""#, &format!(r#"reason="{reason}""#)];
+    folder.counted("web", "meshwright_connections_refused_total", &labels)
+}
+
+#[test]
+fn what_is_called_at_an_unknown_address_is_counted_or_closed_and_at_no_port_of_a_service_closed() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            use std::io::{Read as _, Write as _};
+            // What was said is read before the connection is closed, lest it be reset.
+            let mut asked = [0; 4];
+            let _ = stream.read_exact(&mut asked);
+            let _ = stream.write_all(b"\x01ok");
+        }
+    });
+    let mut documents = workload("web", "server", 1, &[]);
+    documents.extend(workload("orders", "server", 1, &[]));
+    let folder = Folder::new(&documents);
+    let _mesh = folder.up(&[]);
+
+    // At once: not after the time that a connection to nowhere, or an undeclared port, is given.
+    let (said, lived) = folder.says("web", "orders:81", b"");
+    assert_eq!(said, "");
+    assert!(lived < 1000, "{lived} ms");
+    assert_eq!(passed_through(&folder), 0.0);
+
+    let outside = format!("host.meshwright.internal:{port}");
+    for count in [1.0, 2.0] {
+        let (said, _) = folder.says("web", &outside, b"\0\0\0\0");
+        assert_eq!(said, "016f6b");
+        assert_eq!(passed_through(&folder), count);
+    }
+    assert_eq!(refused(&folder, "address_not_known"), 0.0);
+
+    let key = "meshwright.dev/unknown-addresses";
+    folder.write("namespace.yaml", &[namespace("annotations", key, "refuse")]);
+    until("it is closed on", || {
+        folder.says("web", &outside, b"\0\0\0\0").0.is_empty()
+    });
+    let passed = passed_through(&folder);
+    assert_eq!(refused(&folder, "address_not_known"), 1.0);
+    // The same, for whoever waits for the server to speak.
+    assert_eq!(folder.says("web", &outside, b"").0, "");
+    assert_eq!(refused(&folder, "address_not_known"), 2.0);
+    assert_eq!(passed_through(&folder), passed);
+}
+
+#[test]
+fn an_applications_own_tls_into_a_port_that_is_http_is_closed_on_and_counted() {
+    let mut declared = workload("web", "server", 1, &[]);
+    declared.extend(workload("orders", "server", 1, &[]));
+    // Where the port declares nothing, an ApiRoute does.
+    let mut said = declared.clone();
+    said[3]["spec"]["ports"][0]["name"] = json!("any");
+    said.push(json!({
+        "apiVersion": "meshwright.dev/v1alpha1",
+        "kind": "ApiRoute",
+        "metadata": { "name": "orders", "namespace": "shop" },
+        "spec": { "hosts": ["orders"], "protocol": "HTTP" },
+    }));
+    for documents in [declared, said] {
+        let folder = Folder::new(&documents);
+        let _mesh = folder.up(&[]);
+        // As a ClientHello begins: a record of a handshake, and in it a message of that kind.
+        let hello = b"\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03";
+        let (said, lived) = folder.says("web", "orders:80", hello);
+        assert_eq!(said, "");
+        assert!(lived < 1000, "{lived} ms");
+        assert_eq!(refused(&folder, "bad_request"), 1.0);
+        let body = folder.get_from("web", "http://orders/");
+        assert!(body.contains("orders-0 called by"), "{body}");
+    }
+}
+
 #[test]
 fn check_tells_who_still_calls_a_running_workload_in_plaintext() {
     let folder = Folder::new(&workload("orders", "server", 1, &[]));

@@ -67,9 +67,17 @@ fn a_request_is_explained_as_it_is_carried() {
     assert!(told.contains("for 2000 ms at most"), "{told}");
 
     let nobody = folder.run(&["explain", "GET", "http://nobody/", "--from", "web"]);
-    assert_eq!(nobody.status.code(), Some(1));
+    assert_eq!(nobody.status.code(), Some(0));
     let told = String::from_utf8_lossy(&nobody.stdout);
-    assert!(told.starts_with("answered 404, unknown_host"), "{told}");
+    assert!(told.starts_with("passes through as it is, "), "{told}");
+    assert!(told.contains("answers 404, unknown_host"), "{told}");
+    let none = folder.run(&["explain", "http://orders:81/", "--from", "web"]);
+    assert_eq!(none.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&none.stdout);
+    assert!(
+        told.starts_with("closed: Service shop/orders has no port 81"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(crate) struct Mesh {
     child: Child,
     state: PathBuf,
     said: Arc<(Mutex<Said>, Condvar)>,
+    /// What it said itself of its panics.
+    panics: Arc<Mutex<Vec<String>>>,
 }
 
 #[derive(Default)]
@@ -106,6 +108,21 @@ fn meshwright() -> Command {
         );
     }
     Command::new(own)
+}
+
+/// The logs of operators and sidecars within a folder; those of applications are their own.
+fn logs(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.append(&mut logs(&entry.path()));
+        } else if name == "operator.log" || name.ends_with(".sidecar.log") {
+            found.push(entry.path());
+        }
+    }
+    found
 }
 
 /// Waits for a condition.
@@ -260,6 +277,32 @@ impl Folder {
         )
     }
 
+    /// What a program inside a workload hears, in hex, when it says `bytes` to an address, and for how
+    /// many milliseconds the connection lives.
+    pub(crate) fn says(&self, workload: &str, to: &str, bytes: &[u8]) -> (String, u128) {
+        let say: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let sayer = programs::command("sayer").join(" ");
+        let output = self.exec(workload, &format!("TO={to} SAY={say} {sayer}"));
+        let heard = output.lines().find_map(|line| {
+            let (said, until) = line.split_once("said [")?.1.split_once("] until ")?;
+            Some((said.to_owned(), until.strip_suffix(" ms")?.parse().ok()?))
+        });
+        heard.unwrap_or_else(|| panic!("{output}"))
+    }
+
+    /// The sum of the series of a workload's metrics that have this name and all of these labels, each
+    /// written as `name="value"`.
+    pub(crate) fn counted(&self, workload: &str, name: &str, labels: &[&str]) -> f64 {
+        let metrics = self.get_from(workload, "http://127.0.0.1:15000/metrics");
+        let series = metrics.lines().filter(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('{'))
+                && labels.iter().all(|label| line.contains(label))
+        });
+        let values = series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        values.sum()
+    }
+
     /// Whether the sidecar of a pod has answered a request of whoever proved this identity.
     pub(crate) fn was_called_by(&self, pod: &str, identity: &str) -> bool {
         let log = self.kept(&format!("logs/shop.{pod}.sidecar.log"));
@@ -285,9 +328,19 @@ impl Mesh {
     pub(crate) fn of(mut command: Command, state: &Path) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let panics = Arc::new(Mutex::new(Vec::new()));
+        let (output, heard) = (child.stderr.take().unwrap(), panics.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                if line.contains("panicked at") {
+                    heard.lock().unwrap().push(line);
+                }
+            }
+        });
         let said = Arc::new((Mutex::new(Said::default()), Condvar::new()));
         let (output, heard) = (child.stdout.take().unwrap(), said.clone());
         std::thread::spawn(move || {
@@ -302,6 +355,7 @@ impl Mesh {
             child,
             state: state.to_owned(),
             said,
+            panics,
         }
     }
 
@@ -344,7 +398,27 @@ impl Mesh {
         format!("{}/", line.split_whitespace().last().unwrap())
     }
 
+    /// Fails the test when the mesh, its operator or a sidecar has panicked: no input may bring that
+    /// about, also where nobody would have noticed. Says so only, while the test fails already.
+    fn check_for_panics(&self) {
+        let mut told = self.panics.lock().unwrap().clone();
+        for file in logs(&self.state) {
+            let log = std::fs::read(&file).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            if let Some(at) = log.find("panicked at") {
+                let rest: Vec<_> = log[at..].lines().take(4).collect();
+                told.push(format!("{}: {}", file.display(), rest.join("\n")));
+            }
+        }
+        match std::thread::panicking() {
+            true => told.iter().for_each(|told| eprintln!("{told}")),
+            false => assert!(told.is_empty(), "{}", told.join("\n")),
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
+        // What ends in order takes its logs along.
+        self.check_for_panics();
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
@@ -388,5 +462,36 @@ impl Drop for Mesh {
         // However the test went; what is inside dies with it.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.check_for_panics();
+    }
+}
+
+#[test]
+fn a_panic_of_the_mesh_or_in_a_log_of_its_own_fails_the_test() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    let said = "thread 'worker-0' panicked at sidecar/src/x.rs:1:1:";
+    for (script, log, fails) in [
+        ("true", "operator.log", true),
+        ("true", "shop.web-0.sidecar.log", true),
+        ("true", "shop.web-0.log", false),
+        ("echo \"$SAID\" >&2; echo it said so", "none", true),
+    ] {
+        let state = tempfile::tempdir().unwrap();
+        let logs = state.path().join("meshwright-0/shop/logs");
+        std::fs::create_dir_all(&logs).unwrap();
+        if log != "none" {
+            std::fs::write(logs.join(log), said).unwrap();
+        }
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).env("SAID", said);
+        let mesh = Mesh::of(command, state.path());
+        if log == "none" {
+            mesh.waits_for("it said so");
+            until("its words have arrived", || {
+                !mesh.panics.lock().unwrap().is_empty()
+            });
+        }
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(mesh)));
+        assert_eq!(dropped.is_err(), fails, "{script} {log}");
     }
 }

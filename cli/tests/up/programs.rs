@@ -178,3 +178,22 @@ fn hearer() {
     stream.read_to_string(&mut said).unwrap();
     println!("{} after {} ms", said.trim(), begun.elapsed().as_millis());
 }
+
+/// Says `$SAY` (in hex) to `$TO`, and prints what is said until the connection ends (in hex as well),
+/// and after how many milliseconds that is.
+#[test]
+#[ignore = "a program: run by its caller"]
+fn sayer() {
+    let say = std::env::var("SAY").unwrap_or_default();
+    let pairs = say.as_bytes().chunks(2);
+    let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let say: Vec<u8> = pairs.map(byte).collect();
+    let begun = std::time::Instant::now();
+    let mut stream = TcpStream::connect(std::env::var("TO").unwrap()).unwrap();
+    // It may be closed already, or reset: then nothing was said.
+    let _ = stream.write_all(&say);
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said);
+    let said: String = said.iter().map(|byte| format!("{byte:02x}")).collect();
+    println!("said [{said}] until {} ms", begun.elapsed().as_millis());
+}

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::status::Reason;
 use crds::{ApiRoute, ApiRouteSpec, BackendKind, BackendRef};
 
-use super::{Reader, namespaces};
+use super::{Reader, Rules, namespaces};
 use crate::host;
 use crate::index::{Links, Objects};
 use crate::inputs::{ObjectKey, Settings};
@@ -91,11 +91,17 @@ impl Layers<'_> {
 // === impl Reader ===
 
 impl Reader<'_> {
-    /// The ApiRoutes that this one leads to, whether it may or not.
-    pub(crate) fn leads(&self) -> BTreeSet<ObjectKey> {
+    /// The ApiRoutes that this one leads to, whether it can or not. Not those that it must not lead
+    /// to: whoever writes one in another namespace could otherwise make a circle of two.
+    pub(crate) fn leads(&self, hosts: &[ObjectKey]) -> BTreeSet<ObjectKey> {
         let backends = self.spec.rules.iter().flat_map(|rule| &rule.backend_refs);
         let routes = backends.filter(|to| to.kind == BackendKind::ApiRoute);
-        routes.map(|to| self.key_of(to)).collect()
+        let routes = routes.map(|to| self.key_of(to));
+        routes.filter(|to| self.may_lead(to, hosts)).collect()
+    }
+
+    fn may_lead(&self, to: &ObjectKey, hosts: &[ObjectKey]) -> bool {
+        to.namespace == self.key.namespace || namespaces(hosts).any(|host| host == to.namespace)
     }
 
     pub(super) fn key_of(&self, to: &BackendRef) -> ObjectKey {
@@ -103,16 +109,17 @@ impl Reader<'_> {
         ObjectKey::new(namespace, &*to.name)
     }
 
-    /// The Service that requests count as sent to which are led to another ApiRoute.
+    /// The Service that requests count as sent to which are led to another ApiRoute. Whether they can
+    /// be or not, it is among the `compiled` services, once it is known.
     pub(super) fn layer(
         &self,
         to: &BackendRef,
         hosts: &[ObjectKey],
-        lost: &mut BTreeSet<ObjectKey>,
+        compiled: &mut Rules,
     ) -> Result<ObjectKey, Problem> {
         let key = self.key_of(to);
         let ObjectKey { namespace, name } = &key;
-        if *namespace != self.key.namespace && !namespaces(hosts).any(|host| host == namespace) {
+        if !self.may_lead(&key, hosts) {
             let clause = format!(
                 "requests can be led to ApiRoutes in this object's namespace or in that of its \
                  hosts, not in {namespace}"
@@ -163,7 +170,8 @@ impl Reader<'_> {
             namespace: Some(layer.service.namespace.clone()),
             ..to.clone()
         };
-        match self.problem(&service, &layer.service, hosts, false, lost) {
+        compiled.services.insert(layer.service.clone());
+        match self.problem(&service, &layer.service, hosts, false, &mut compiled.lost) {
             Some((reason, field, clause)) => Err((reason, field, clause)),
             None => Ok(layer.service.clone()),
         }

@@ -44,6 +44,7 @@ impl Compilation<'_> {
         let generation = generation.and_then(|route| route.metadata.generation);
         let mut mentions = rules.services;
         mentions.extend(hosts.services.iter().cloned());
+        let leads = reader.leads(&hosts.services);
         let read = Read {
             object: &ObjectRef::api_route(key),
             targets: hosts.services,
@@ -54,7 +55,6 @@ impl Compilation<'_> {
             remedy: REMEDY,
         };
         let layer = Layer::of(key, reader.spec, reader.reads_requests(), reader.settings);
-        let leads = reader.leads();
         let says = (reader.declares(), read.targets.clone());
         let (rules, connections) = (rules.rules, rules.connections);
         let affected = self.conclude(read, generation, |Place { consumer, services }| {

@@ -45,9 +45,10 @@ pub struct HeaderEdits {
     #[x_kube(validation = Cel::new(
         "self.all(name, !(name.lowerAscii() in ['connection', 'keep-alive', 'proxy-connection', \
          'proxy-authenticate', 'proxy-authorization', 'te', 'trailer', 'transfer-encoding', \
-         'upgrade', 'http2-settings', 'content-length', 'expect', 'host', \
-         'x-forwarded-client-cert', 'client-cert', 'client-cert-chain']) && \
-         !name.lowerAscii().startsWith('meshwright-'))"
+         'upgrade', 'http2-settings', 'content-length', 'expect', 'host']) && \
+         !name.lowerAscii().matches('^(meshwright-|client-cert|x-client-cert|\
+         x-forwarded-client-cert|x-forwarded-tls-client-cert|ssl-client-|x-ssl-|x-amzn-mtls-|\
+         (x-arr-clientcert|l5d-client-id)$)'))"
     ).message(NOT_EDITED))]
     pub remove: Vec<String>,
 }
@@ -63,9 +64,10 @@ pub struct Header {
     #[x_kube(validation = Cel::new(
         "!(self.lowerAscii() in ['connection', 'keep-alive', 'proxy-connection', \
          'proxy-authenticate', 'proxy-authorization', 'te', 'trailer', 'transfer-encoding', \
-         'upgrade', 'http2-settings', 'content-length', 'expect', 'host', \
-         'x-forwarded-client-cert', 'client-cert', 'client-cert-chain']) && \
-         !self.lowerAscii().startsWith('meshwright-')"
+         'upgrade', 'http2-settings', 'content-length', 'expect', 'host']) && \
+         !self.lowerAscii().matches('^(meshwright-|client-cert|x-client-cert|\
+         x-forwarded-client-cert|x-forwarded-tls-client-cert|ssl-client-|x-ssl-|x-amzn-mtls-|\
+         (x-arr-clientcert|l5d-client-id)$)')"
     ).message(NOT_EDITED))]
     pub name: String,
 

@@ -1,87 +1,203 @@
-//! `GET /explain`: what would become of a request of the application, and why.
+//! `GET /explain`: what would become of a call of the application, and why.
+//!
+//! The call is captured, unless it is said that a proxy is asked. What is carried as requests is
+//! governed by rules about requests, and every other connection by rules about connections.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderMap;
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use http::{Method, Request};
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use wire::{Kind, Resource, mesh};
 
+mod asked;
 mod filters;
+mod place;
+#[cfg(test)]
+mod tests;
 
 use crate::config::State;
+use crate::config::retry_policy::{Algorithm, HashOn};
 use crate::config::route::explain::explain;
-use crate::config::route::query::parameters;
-use crate::config::route::{Backend, Route};
-use crate::config::service::{Port, Service};
+use crate::config::route::{Backend, Route, connections};
+use crate::config::service::{Endpoint, Protocol, Service};
+use crate::config::state::Called;
+use crate::policy::load_balancer::hash;
 use crate::proxy::error::Reason;
 use crate::proxy::layers::MAX_LAYERS;
-use crate::proxy::{headers, path};
-
-/// What is asked: `method` (GET), `url`, and any number of `header` (`name: value`).
-struct Asked {
-    head: Parts,
-}
+use crate::proxy::path;
+use asked::{Asked, Begins};
+use place::Place;
 
 /// The explanation, or a sentence on what was asked wrongly.
 pub(super) fn answer(state: &State, held: &[Resource], query: &str) -> Result<Value, String> {
-    let Asked { mut head } = Asked::read(query)?;
-    let form = path::normalise(head.uri.path().as_bytes());
-    let form = match form {
-        Ok(form) => form.into_owned(),
-        Err(why) => return Ok(refused(Reason::BadRequest, &format!("the path: {why}"))),
+    let asked = Asked::read(query)?;
+    match place::find(state, &asked) {
+        Place::Service(called, asides) => reached(state, held, asked, &called, asides),
+        Place::Nobody(why) => {
+            let mut told = json!({ "refused": { "closed": true, "why": why } });
+            let named = state.named(&asked.host).is_some();
+            let reason = match state.refuses_unknown() && !named {
+                true => Reason::AddressNotKnown,
+                false => Reason::UnknownHost,
+            };
+            as_a_proxy(&mut told, &asked, reason);
+            Ok(told)
+        }
+        Place::Unknown { why, named } => Ok(unknown(state, &asked, why, named)),
+    }
+}
+
+/// A call to what is no Service's.
+fn unknown(state: &State, asked: &Asked, mut why: String, named: bool) -> Value {
+    if named {
+        why += "; if it leads to an address that the mesh knows, ask with that";
+    }
+    if state.refuses_unknown() {
+        let mut told = json!({});
+        told["refused"] = refused(Reason::AddressNotKnown, &asked.begins, &why);
+        if named {
+            as_a_proxy(&mut told, asked, Reason::UnknownHost);
+        }
+        return told;
+    }
+    let to = match asked.host.contains(':') {
+        true => format!("[{}]:{}", asked.host, asked.port),
+        false => format!("{}:{}", asked.host, asked.port),
     };
-    head.uri = with_path(&head.uri, &form).ok_or("the path is too long")?;
-    let Some((service, port)) = called(state, &head) else {
-        return Ok(refused(
-            Reason::UnknownHost,
-            "the host and port are no Service's of the mesh: by its address it passes as it is",
-        ));
+    let mut told = json!({ "passes": { "to": to, "why": why } });
+    as_a_proxy(&mut told, asked, Reason::UnknownHost);
+    told
+}
+
+/// What a request is answered that is sent to the sidecar as a proxy, where that differs.
+fn as_a_proxy(told: &mut Value, asked: &Asked, reason: Reason) {
+    if asked.begins == Begins::Request {
+        told["asProxy"] = json!({ "reason": reason.name(), "status": reason.status().as_u16() });
+    }
+}
+
+/// A call to a Service, or to a pod of it by the pod's own address.
+fn reached(
+    state: &State,
+    held: &[Resource],
+    asked: Asked,
+    called: &Called,
+    mut asides: Vec<String>,
+) -> Result<Value, String> {
+    let Called { service, port, .. } = called;
+    let key = &service.key;
+    let itself = called.endpoint();
+    // As `Destinations::at` has it.
+    let governed = itself.is_none() || service.is_headless();
+    let (requests, bytes) = (state.route(key), state.connections(key));
+    let all = [requests, bytes].into_iter().flatten();
+    if !governed {
+        asides.extend(all.map(|route| {
+            format!(
+                "who calls a pod's own address means that pod: ApiRoute {} does not govern it",
+                route.object
+            )
+        }));
+    }
+    let (requests, bytes) = match governed {
+        true => (requests, bytes),
+        false => (None, None),
     };
+    let reads = port.protocol.with_connections(bytes.is_some());
     let mut told = json!({
-        "path": form,
-        "service": service.key.to_string(),
+        "service": key.to_string(),
         "port": port.number,
         "protocol": format!("{:?}", port.protocol),
+        "reads": format!("{reads:?}"),
     });
-    let Some(route) = state.route(&service.key) else {
-        told["goes"] = json!([backend(service, port.number, 1)]);
-        return Ok(told);
-    };
-    let asked = Governed {
+    if let Some(endpoint) = itself {
+        told["pod"] = json!({ "name": &*endpoint.pod, "address": endpoint.address.to_string() });
+    }
+    let to = Governed {
         state,
         held,
         service,
         port: port.number,
+        itself,
     };
-    let governed = asked.by(route, head, 0)?;
-    if let (Value::Object(told), Value::Object(governed)) = (&mut told, governed) {
-        told.extend(governed);
-    }
+    let is_request = asked.begins == Begins::Request;
+    let more = match (reads, is_request) {
+        (Protocol::Http | Protocol::Http2, false) => {
+            let why = "what is sent where only HTTP is carried is not HTTP";
+            json!({ "refused": refused(Reason::BadRequest, &asked.begins, why) })
+        }
+        (Protocol::Tcp, _) | (Protocol::Detect, false) => {
+            asides.extend(requests.map(|route| {
+                format!(
+                    "ApiRoute {} is about requests, and of this nobody reads any",
+                    route.object
+                )
+            }));
+            to.connection(bytes, &asked.begins)
+        }
+        (_, true) => {
+            asides.extend(bytes.map(|route| {
+                format!(
+                    "ApiRoute {} is about connections that nobody reads, and this port's are read",
+                    route.object
+                )
+            }));
+            to.request(requests, asked)?
+        }
+    };
+    told["asides"] = json!(asides);
+    extend(&mut told, more);
     Ok(told)
 }
 
-/// A request that has come to a Service's port.
-#[derive(Clone, Copy)]
+/// A call that has come to a Service's port.
+#[derive(Clone, Copy, Debug)]
 struct Governed<'a> {
     state: &'a State,
     held: &'a [Resource],
     service: &'a Arc<Service>,
     port: u16,
+    /// The endpoint that was called by its own address.
+    itself: Option<&'a Endpoint>,
 }
 
 impl Governed<'_> {
-    /// What an ApiRoute makes of it; `depth` others have led it here.
+    fn request(self, route: Option<&Arc<Route>>, asked: Asked) -> Result<Value, String> {
+        let mut head = asked.head;
+        let form = match path::normalise(head.uri.path().as_bytes()) {
+            Ok(form) => form.into_owned(),
+            Err(why) => {
+                let why = format!("the path: {why}");
+                let refused = refused(Reason::BadRequest, &Begins::Request, &why);
+                return Ok(json!({ "refused": refused }));
+            }
+        };
+        head.uri = with_path(&head.uri, &form).ok_or("the path is too long")?;
+        let mut told = json!({ "carried": "request", "path": form });
+        match route {
+            Some(route) => extend(&mut told, self.by(route, head, 0)?),
+            None => told["goes"] = json!([self.own(Some(&head.headers))]),
+        }
+        Ok(told)
+    }
+
+    /// What an ApiRoute makes of a request; `depth` others have led it here.
     fn by(self, route: &Route, mut head: Parts, depth: u32) -> Result<Value, String> {
         let mut told = json!({ "route": &*route.object });
+        let refuse = |reason, why| refused(reason, &Begins::Request, why);
+        if head.method == Method::CONNECT {
+            told["refused"] = refuse(Reason::BadRequest, "CONNECT names no path");
+            return Ok(told);
+        }
         let sent = sent(self.held, &route.object).ok_or("the ApiRoute has just gone: ask again")?;
         told["rules"] = json!(explain(&sent, &head)?);
         let entry = route.find_preflight(&head).or_else(|| route.find(&head));
         let Some(found) = entry else {
-            told["refused"] = refused(Reason::NoRoute, Reason::NoRoute.told())["refused"].take();
+            told["refused"] = refuse(Reason::NoRoute, Reason::NoRoute.told());
             return Ok(told);
         };
         let rule = &route.rules()[found.rule];
@@ -92,7 +208,6 @@ impl Governed<'_> {
         };
         let sent = &sent.rules[found.rule];
         told["does"] = json!(filters::told(sent, &rule.filters, &called));
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         if let Some(timeout) = rule.request_timeout {
             told["timeoutMs"] = json!(millis(timeout));
         }
@@ -108,67 +223,163 @@ impl Governed<'_> {
         if let Some(rewrite) = &rule.filters.rewrite
             && rewrite.apply(&mut head, found.prefix).is_err()
         {
-            told["refused"] =
-                refused(Reason::BadRequest, "the path that it is rewritten to")["refused"].take();
+            told["refused"] = refuse(Reason::BadRequest, "the path that it is rewritten to");
             return Ok(told);
         }
         let backends = rule.backends.iter().map(|to| self.goes(to, &head, depth));
         let backends: Vec<Value> = backends.collect::<Result<_, _>>()?;
-        told["goes"] = match backends.is_empty() {
-            true => json!([backend(self.service, self.port, 1)]),
-            false => json!(backends),
-        };
+        self.leads(&mut told, backends, Some(&head.headers));
         Ok(told)
     }
 
     fn goes(self, to: &Backend, head: &Parts, depth: u32) -> Result<Value, String> {
-        let missing = || {
-            json!({
-                "service": to.service.to_string(), "port": to.port, "weight": to.weight,
-                "missing": true,
-            })
-        };
-        let Some(service) = self.state.service(&to.service) else {
-            return Ok(missing());
-        };
-        let mut goes = backend(service, to.port, to.weight);
-        let Some(object) = &to.route else {
+        let mut goes = backend(self.state, to, Some(&head.headers));
+        let service = self.state.service(&to.service);
+        let service = service.filter(|_| goes["missing"] != true);
+        let (Some(service), Some(object)) = (service, &to.route) else {
             return Ok(goes);
         };
+        // Of whom the last one names.
+        goes["balanced"] = Value::Null;
         let route = self.state.named_route(object);
+        let route = route.filter(|route| !route.governs_connections());
         match route.filter(|_| depth < MAX_LAYERS) {
             Some(route) => {
                 let next = Governed {
                     service,
                     port: to.port,
+                    itself: None,
                     ..self
                 };
                 goes["then"] = next.by(route, head.clone(), depth + 1)?;
-                Ok(goes)
             }
-            None => Ok(missing()),
+            None => goes["missing"] = json!(true),
         }
+        Ok(goes)
+    }
+
+    /// A connection whose bytes nobody reads.
+    fn connection(self, route: Option<&Arc<Route>>, begins: &Begins) -> Value {
+        let server_name = match begins {
+            Begins::Tls(name) => name.as_deref(),
+            Begins::Request | Begins::Bytes => None,
+        };
+        let mut told = json!({ "carried": "connection", "serverName": server_name });
+        let Some(route) = route else {
+            told["goes"] = json!([self.own(None)]);
+            return told;
+        };
+        told["route"] = json!(&*route.object);
+        let rules = route.connections();
+        told["rules"] = json!(connections::explain(rules, server_name));
+        let found = connections::find(rules, server_name);
+        let Some(rule) = found.and_then(|place| rules.get(place)) else {
+            let why = "no rule is for this connection";
+            told["refused"] = closed(Reason::NoRoute, why);
+            return told;
+        };
+        if let Some(idle) = rule.idle_timeout {
+            told["idleTimeoutMs"] = json!(millis(idle));
+        }
+        let backends = rule.backends.iter().map(|to| backend(self.state, to, None));
+        self.leads(&mut told, backends.collect(), None);
+        told
+    }
+
+    /// To the backends of a rule, or without any to what was called. `headers` of a request.
+    fn leads(self, told: &mut Value, backends: Vec<Value>, headers: Option<&HeaderMap>) {
+        if backends.is_empty() {
+            told["goes"] = json!([self.own(headers)]);
+            return;
+        }
+        let somewhere = |to: &Value| to["missing"] != true && to["weight"] != 0;
+        if !backends.iter().any(somewhere) {
+            let why = Reason::BackendMissing.told();
+            told["refused"] = match headers {
+                Some(_) => refused(Reason::BackendMissing, &Begins::Request, why),
+                None => closed(Reason::BackendMissing, "it goes to no backend that exists"),
+            };
+        }
+        told["goes"] = json!(backends);
+    }
+
+    /// What was called, as a place to go.
+    fn own(self, headers: Option<&HeaderMap>) -> Value {
+        let own = Backend {
+            service: self.service.key.clone(),
+            port: self.port,
+            weight: 1,
+            route: None,
+        };
+        let Some(endpoint) = self.itself else {
+            return backend(self.state, &own, headers);
+        };
+        json!({
+            "service": own.service.to_string(), "port": own.port, "weight": own.weight,
+            "endpoints": 1, "missing": false, "itself": endpoint.address.to_string(),
+        })
     }
 }
 
-fn refused(reason: Reason, why: &str) -> Value {
-    json!({ "refused": {
-        "reason": reason.name(), "status": reason.status().as_u16(), "why": why,
-    } })
-}
-
-fn called<'a>(state: &'a State, head: &Parts) -> Option<(&'a Arc<Service>, &'a Arc<Port>)> {
-    let service = state.named(headers::host(head)?)?;
-    Some((service, service.port(headers::port(head))?))
-}
-
-fn backend(service: &Service, port: u16, weight: u32) -> Value {
-    let found = service.port(port);
-    json!({
-        "service": service.key.to_string(), "port": port, "weight": weight,
+/// A backend, and how one of its endpoints is picked if a RetryPolicy says that.
+fn backend(state: &State, to: &Backend, headers: Option<&HeaderMap>) -> Value {
+    let found = state.service(&to.service);
+    let found = found.and_then(|service| service.port(to.port));
+    let mut told = json!({
+        "service": to.service.to_string(), "port": to.port, "weight": to.weight,
         "endpoints": found.map_or(0, |port| port.endpoints.len()),
         "missing": found.is_none(),
-    })
+    });
+    if let Some(policy) = state.retry_policy(&to.service) {
+        let balancing = &policy.balancing;
+        let mut balanced = balanced(&balancing.algorithm, headers);
+        if let Some(time) = balancing.slow_start {
+            balanced += &format!(", with a slow start of {time:?}");
+        }
+        told["balanced"] = json!({ "by": balanced, "retryPolicy": &*policy.object });
+    }
+    told
+}
+
+/// What is hashed is asked of the request itself; a connection has no headers.
+fn balanced(algorithm: &Algorithm, headers: Option<&HeaderMap>) -> String {
+    let on = match algorithm {
+        Algorithm::LeastRequest => return "least request".to_owned(),
+        Algorithm::RoundRobin => return "round robin".to_owned(),
+        Algorithm::ConsistentHash(on) => on,
+    };
+    let what = match on {
+        HashOn::Header(name) => format!("header {name}"),
+        HashOn::Cookie(name) => format!("cookie {name}"),
+        HashOn::Source => "the calling workload".to_owned(),
+    };
+    match hash::of_request(on, 0, headers) {
+        Some(_) => format!("consistent hash of {what}"),
+        None => format!("least request, for it has no {what} to hash"),
+    }
+}
+
+/// A request is answered, and every other connection closed.
+fn refused(reason: Reason, begins: &Begins, why: &str) -> Value {
+    if *begins != Begins::Request {
+        return closed(reason, why);
+    }
+    let status: StatusCode = reason.status();
+    json!({ "reason": reason.name(), "status": status.as_u16(), "why": why })
+}
+
+fn closed(reason: Reason, why: &str) -> Value {
+    json!({ "reason": reason.name(), "closed": true, "why": why })
+}
+
+fn extend(told: &mut Value, more: Value) {
+    if let (Value::Object(told), Value::Object(more)) = (told, more) {
+        told.extend(more);
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The resource that a route was built from.
@@ -188,69 +399,4 @@ fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::from_maybe_shared(target.into_bytes()).ok()?);
     Uri::from_parts(parts).ok()
-}
-
-impl Asked {
-    fn read(query: &str) -> Result<Self, String> {
-        let mut request = Request::builder();
-        let mut url = None;
-        for (name, value) in parameters(query.as_bytes()) {
-            match &*name {
-                b"method" => {
-                    let method = Method::from_bytes(&value);
-                    request = request.method(method.map_err(|_| "that is no method")?);
-                }
-                b"url" => url = Some(value.into_owned()),
-                b"header" => {
-                    let colon = value.iter().position(|byte| *byte == b':');
-                    let (name, rest) =
-                        value.split_at(colon.ok_or("write a header as name: value")?);
-                    let name = HeaderName::from_bytes(name.trim_ascii());
-                    let value = HeaderValue::from_bytes(rest[1..].trim_ascii());
-                    request = request.header(
-                        name.map_err(|_| "that is no header name")?,
-                        value.map_err(|_| "that is no header value")?,
-                    );
-                }
-                _ => return Err("ask with method, url and header".to_owned()),
-            }
-        }
-        let url = url.ok_or("which url? such as url=http://orders/1")?;
-        let uri = Uri::from_maybe_shared(url).map_err(|_| "that is no URL")?;
-        if uri.authority().is_none() {
-            return Err("write the URL with its host, such as http://orders/1".to_owned());
-        }
-        let request = request
-            .uri(uri)
-            .body(())
-            .map_err(|error| error.to_string())?;
-        Ok(Self {
-            head: request.into_parts().0,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_asked_wrongly_is_said_with_how_to_ask() {
-        let state = State::default();
-        let wrong = |query: &str| answer(&state, &[], query).unwrap_err();
-        assert!(wrong("").contains("url=http://orders/1"));
-        assert!(wrong("url=/orders").contains("with its host"));
-        assert!(wrong("url=http://orders/&header=x").contains("name: value"));
-        assert!(wrong("url=http://orders/&method=%20").contains("no method"));
-        assert!(wrong("url=http://orders/&x=1").contains("method, url and header"));
-    }
-
-    #[test]
-    fn a_host_that_is_nobodys_and_a_path_that_is_refused_are_said_with_their_reason() {
-        let state = State::default();
-        let told = answer(&state, &[], "url=http://nobody/").unwrap();
-        assert_eq!(told["refused"]["reason"], "unknown_host");
-        let told = answer(&state, &[], "url=http://orders/a%2500").unwrap();
-        assert_eq!(told["refused"]["reason"], "bad_request");
-    }
 }

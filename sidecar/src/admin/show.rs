@@ -169,7 +169,13 @@ fn in_force(state: &State) -> Value {
     let mut services: Vec<_> = state.services().collect();
     services.sort_by_key(|service| service.key.clone());
     let services = services.into_iter().map(|service| {
+        let (requests, bytes) = (state.route(&service.key), state.connections(&service.key));
         let ports = service.ports.iter().map(|port| {
+            let reads = port.protocol.with_connections(bytes.is_some());
+            let governs = match reads {
+                Protocol::Tcp => bytes,
+                Protocol::Http | Protocol::Http2 | Protocol::Detect => requests,
+            };
             let endpoints = port.endpoints.iter().map(|endpoint| {
                 json!({
                     "address": endpoint.address.to_string(),
@@ -180,14 +186,16 @@ fn in_force(state: &State) -> Value {
             json!({
                 "port": port.number,
                 "protocol": format!("{:?}", port.protocol),
+                "reads": format!("{reads:?}"),
+                "route": governs.map(|route| &*route.object),
                 "endpoints": endpoints.collect::<Vec<_>>(),
             })
         });
         json!({
             "service": service.key.to_string(),
             "addresses": service.addresses,
-            "route": state.route(&service.key).map(|route| &*route.object),
-            "connectionRoute": state.connections(&service.key).map(|route| &*route.object),
+            "route": requests.map(|route| &*route.object),
+            "connectionRoute": bytes.map(|route| &*route.object),
             "retryPolicy": state.retry_policy(&service.key).map(|policy| &*policy.object),
             "ports": ports.collect::<Vec<_>>(),
         })

@@ -7,6 +7,9 @@ use wire::mesh::{self, consistent_hash, load_balancing};
 
 use super::service::ServiceKey;
 
+/// No span of a policy is longer.
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
 /// A RetryPolicy, for callers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -104,6 +107,12 @@ impl Balancing {
             Some(Sent::ConsistentHash(hash)) => Algorithm::ConsistentHash(HashOn::build(hash)?),
             None => return Err("the algorithm is not known to this sidecar".into()),
         };
+        if sent
+            .slow_start_ms
+            .is_some_and(|span| !(1..=DAY_MS).contains(&span))
+        {
+            return Err("a slow start takes some time, and no more than a day".into());
+        }
         if sent.slow_start_ms.is_some() && matches!(algorithm, Algorithm::ConsistentHash(_)) {
             return Err("a consistent hash has no slow start".into());
         }
@@ -132,8 +141,9 @@ impl HealthCheck {
     fn build(sent: mesh::HealthCheck) -> Result<Self, String> {
         let path = sent.path.parse().ok();
         let path = path.filter(|_| sent.path.starts_with('/'));
-        if sent.interval_ms == 0 || sent.timeout_ms == 0 {
-            return Err("interval and timeout are more than nothing".into());
+        let spans = [sent.interval_ms, sent.timeout_ms];
+        if !spans.iter().all(|span| (1..=DAY_MS).contains(span)) {
+            return Err("interval and timeout are more than nothing and no more than a day".into());
         }
         Ok(Self {
             path: path.ok_or_else(|| format!("`{}` is no path", sent.path))?,

@@ -189,6 +189,15 @@ impl Protocol {
             }
         }
     }
+
+    /// How the bytes are read, as the callers of a Service have it: where nothing is declared and an
+    /// ApiRoute is about its connections, that declares it.
+    pub fn with_connections(self, governed: bool) -> Self {
+        match (self, governed) {
+            (Self::Detect, true) => Self::Tcp,
+            (declared, _) => declared,
+        }
+    }
 }
 
 impl Endpoint {

@@ -23,7 +23,8 @@ pub const ALPN_TCP: &[u8] = b"meshwright/tcp";
 /// gRPC to the operator.
 pub const ALPN_GRPC: &[u8] = b"h2";
 
-/// How long a TLS handshake may take, both sides' round trips and signatures included.
+/// How long a TLS handshake may take, both sides' round trips and signatures included. Longer than two
+/// lost packets in a row take (1 s and 2 s more). agentgateway gives it 15 s.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a workload needs to speak TLS, made anew when its leaf or the trust bundle changes.

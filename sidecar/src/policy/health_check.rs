@@ -45,9 +45,16 @@ type Key = (ServiceKey, u16, Endpoint);
 /// The health of all endpoints, for all workers of a sidecar.
 #[derive(Debug, Default)]
 pub struct Healths {
-    known: Mutex<HashMap<Key, Weak<Health>>>,
+    known: Mutex<Known>,
     next: Mutex<Option<Instant>>,
     askers: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    healths: HashMap<Key, Weak<Health>>,
+    /// How many there may be before those that nobody holds are looked for.
+    room: usize,
 }
 
 // === build ===
@@ -57,12 +64,15 @@ impl Healths {
     pub fn of(&self, service: &ServiceKey, port: u16, endpoint: &Endpoint) -> Arc<Health> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (service.clone(), port, endpoint.clone());
-        if let Some(health) = known.get(&key).and_then(Weak::upgrade) {
+        if let Some(health) = known.healths.get(&key).and_then(Weak::upgrade) {
             return health;
         }
-        known.retain(|_, health| health.strong_count() > 0);
+        if known.healths.len() >= known.room {
+            known.healths.retain(|_, health| health.strong_count() > 0);
+            known.room = 2 * known.healths.len();
+        }
         let health = Arc::default();
-        known.insert(key, Arc::downgrade(&health));
+        known.healths.insert(key, Arc::downgrade(&health));
         health
     }
 
@@ -83,7 +93,7 @@ impl Healths {
     /// How many endpoints are avoided.
     pub fn avoided(&self) -> usize {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = known.values().filter_map(Weak::upgrade);
+        let held = known.healths.values().filter_map(Weak::upgrade);
         held.filter(|health| !health.is_well()).count()
     }
 }
@@ -199,6 +209,9 @@ mod tests {
         assert_eq!(healths.avoided(), 1);
         drop(held);
         assert!(healths.of(&key, 80, &endpoint(1)).is_well());
-        assert_eq!(healths.known.lock().unwrap().len(), 1);
+        for port in 2..1000 {
+            healths.of(&key, 80, &endpoint(port));
+        }
+        assert!(healths.known.lock().unwrap().healths.len() <= 2);
     }
 }

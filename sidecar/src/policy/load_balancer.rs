@@ -22,6 +22,7 @@
 //! two random choices need no exact counts.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub struct LoadBalancer<E> {
     places: Vec<Place<E>>,
     /// How many of them are.
     near: usize,
+    /// Whether any of them is asked if it is well.
+    asked: bool,
     balancing: Balancing,
     /// The hash of the calling workload.
     source: u64,
@@ -110,16 +113,19 @@ impl<E: Candidate> LoadBalancer<E> {
         let hinted = offered.iter().all(|one| !one.for_zones.is_empty());
         let is_near = |one: &Offered<'_, E>| one.for_zones.iter().any(|zone| zone == caller.zone);
         let prefers = hinted && !caller.zone.is_empty() && offered.iter().any(is_near);
-        let old = old.filter(|old| !old.is_empty());
+        let old = old.filter(|old| !old.is_empty() && balancing.slow_start.is_some());
+        let old = old.map(|old| {
+            let places = old.places.iter();
+            let places = places.map(|place| (Rc::as_ptr(&place.endpoint), place.came));
+            places.collect::<HashMap<_, _>>()
+        });
         let place = |one: Offered<'_, E>| {
-            let known = old.map(|old| old.place_of(&one.endpoint));
+            let known = old
+                .as_ref()
+                .map(|old| old.get(&Rc::as_ptr(&one.endpoint)).copied());
             Place {
                 hash: hash::of_text(one.address.to_string().as_bytes()),
-                came: match known {
-                    None => None,
-                    Some(Some(known)) => known.came,
-                    Some(None) => Some(Instant::now()),
-                },
+                came: known.and_then(|known| known.unwrap_or_else(|| Some(Instant::now()))),
                 endpoint: one.endpoint,
                 health: one.health,
             }
@@ -130,6 +136,7 @@ impl<E: Candidate> LoadBalancer<E> {
         let count = near.len();
         let places: Vec<_> = near.into_iter().chain(far).map(place).collect();
         Self {
+            asked: places.iter().any(|place| place.health.is_some()),
             turn: Cell::new(rand::rng().random_range(0..places.len().max(1))),
             places,
             near: count,
@@ -148,6 +155,7 @@ impl<E: Candidate> LoadBalancer<E> {
             came: None,
         };
         Self {
+            asked: false,
             near: endpoints.len(),
             places: endpoints.into_iter().map(place).collect(),
             balancing: Balancing::default(),
@@ -155,11 +163,6 @@ impl<E: Candidate> LoadBalancer<E> {
             turn: Cell::new(0),
             used: Cell::new(false),
         }
-    }
-
-    fn place_of(&self, endpoint: &Rc<E>) -> Option<&Place<E>> {
-        let mut places = self.places.iter();
-        places.find(|place| Rc::ptr_eq(&place.endpoint, endpoint))
     }
 }
 
@@ -185,24 +188,33 @@ impl<E: Candidate> LoadBalancer<E> {
         match self.places.as_slice() {
             [] => return Err(Reason::NoEndpoints.into()),
             [only] => return Ok(only.endpoint.clone()),
-            _ if tried.is_empty() && near.iter().all(Place::is_well) => {
+            _ if tried.is_empty() && (!self.asked || near.iter().all(Place::is_well)) => {
                 return Ok(self.among(near.len(), |n| &near[n], key).endpoint.clone());
             }
             _ => {}
         }
-        let fresh = |place: &&Place<E>| !tried.iter().any(|e| Rc::ptr_eq(e, &place.endpoint));
-        let well = |place: &&Place<E>| place.is_well();
-        let (all, near) = (self.places.iter(), near.iter());
-        let candidates = [
-            near.clone().filter(fresh).filter(well).collect::<Vec<_>>(),
-            all.clone().filter(fresh).filter(well).collect(),
-            near.filter(fresh).collect(),
-            all.clone().filter(fresh).collect(),
-            all.collect(),
-        ];
-        let some = candidates.into_iter().find(|some| !some.is_empty());
-        let some = some.ok_or(Reason::NoEndpoints)?;
-        Ok(self.among(some.len(), |n| some[n], key).endpoint.clone())
+        let fresh = |place: &Place<E>| !tried.iter().any(|e| Rc::ptr_eq(e, &place.endpoint));
+        let good = |place: &Place<E>| place.is_well() && fresh(place);
+        let all = self.places.as_slice();
+        let place = self
+            .among_those(near, key, good)
+            .or_else(|| self.among_those(all, key, good))
+            .or_else(|| self.among_those(near, key, fresh))
+            .or_else(|| self.among_those(all, key, fresh))
+            .or_else(|| self.among_those(all, key, |_| true));
+        let place = place.ok_or(Reason::NoEndpoints)?;
+        Ok(place.endpoint.clone())
+    }
+
+    /// One of those that are `wanted`, if there are any.
+    fn among_those<'a>(
+        &self,
+        places: &'a [Place<E>],
+        key: Option<u64>,
+        wanted: impl Fn(&Place<E>) -> bool,
+    ) -> Option<&'a Place<E>> {
+        let some: Vec<_> = places.iter().filter(|place| wanted(place)).collect();
+        (!some.is_empty()).then(|| self.among(some.len(), |n| some[n], key))
     }
 
     /// One of `count` places, which is not 0.

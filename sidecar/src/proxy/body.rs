@@ -101,8 +101,10 @@ impl RequestBody {
 
     fn watched(self, look: impl FnOnce(Watched) -> Watched) -> Self {
         match self {
-            Self::Watched(watched) => Self::Watched(Box::new(look(*watched))),
-            Self::Streamed(..) => Self::Watched(Box::new(look(Watched::new(self)))),
+            // One inside the other: each rule that a request is led through looks for itself.
+            Self::Watched(_) | Self::Streamed(..) => {
+                Self::Watched(Box::new(look(Watched::new(self))))
+            }
             Self::Whole(_) | Self::Empty => self,
         }
     }

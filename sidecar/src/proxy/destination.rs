@@ -66,8 +66,8 @@ pub struct Backend {
     pub protocol: Protocol,
     /// Its endpoints.
     pub balancer: Rc<LoadBalancer<Upstream>>,
-    /// `namespace/name` of the ApiRoute whose rules govern requests from there on.
-    pub route: Option<Arc<str>>,
+    /// The ApiRoute whose rules govern requests from there on.
+    pub route: Option<Rc<Linked>>,
 }
 
 /// What governs one request: the rule, and who answers.
@@ -93,8 +93,8 @@ type Held = (Endpoint, Rc<LoadBalancer<Upstream>>);
 pub struct Destinations {
     state: RefCell<Rc<InForce>>,
     linked: RefCell<HashMap<PortKey, Rc<Destination>>>,
-    /// ApiRoutes that others lead to.
-    layers: RefCell<HashMap<Arc<str>, Rc<Linked>>>,
+    /// ApiRoutes that others lead to; nothing for those that are being linked.
+    layers: RefCell<HashMap<Arc<str>, Option<Rc<Linked>>>>,
     balancers: Balancers,
     /// Pods that were called by their own addresses.
     direct: RefCell<HashMap<SocketAddr, Rc<Destination>>>,
@@ -196,26 +196,31 @@ impl Destinations {
         Some((route.clone(), targets.collect()))
     }
 
-    /// An ApiRoute that another leads to, by `namespace/name`.
-    pub fn layer(&self, object: &Arc<str>) -> Option<Rc<Linked>> {
+    /// An ApiRoute that another leads to, by `namespace/name`. None while it is being linked itself:
+    /// between two deltas there may be a circle, which the compiler refuses.
+    fn layer(&self, state: &State, object: &Arc<str>) -> Option<Rc<Linked>> {
         if let Some(linked) = self.layers.borrow().get(object) {
-            return Some(linked.clone());
+            return linked.clone();
         }
-        let state = self.state();
         let route = state.named_route(object);
         let route = route.filter(|route| !route.governs_connections())?;
-        let linked = Rc::new(self.link_route(&state, route));
+        self.layers.borrow_mut().insert(object.clone(), None);
+        let linked = Rc::new(self.link_route(state, route));
         let mut layers = self.layers.borrow_mut();
-        layers.insert(object.clone(), linked.clone());
+        layers.insert(object.clone(), Some(linked.clone()));
         Some(linked)
     }
 
     fn targets(&self, state: &State, backends: &[config::Backend]) -> Targets {
         let backends = backends.iter().map(|backend| {
             let found = self.backend(state, &backend.service, backend.port);
-            let found = found.map(|found| Backend {
-                route: backend.route.clone(),
-                ..found
+            let found = found.and_then(|found| match &backend.route {
+                None => Some(found),
+                // One that is not held is a backend that does not exist.
+                Some(object) => Some(Backend {
+                    route: Some(self.layer(state, object)?),
+                    ..found
+                }),
             });
             (backend.weight, found)
         });
@@ -275,10 +280,7 @@ impl Destination {
     /// How its bytes are read: where nothing is declared and an ApiRoute is about connections, that
     /// declares it for its callers.
     pub fn reads(&self) -> Protocol {
-        match (self.protocol, &self.connections) {
-            (Protocol::Detect, Some(_)) => Protocol::Tcp,
-            (protocol, _) => protocol,
-        }
+        self.protocol.with_connections(self.connections.is_some())
     }
 
     /// Whether the name that a client asks for must be known to govern its connection.

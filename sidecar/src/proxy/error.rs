@@ -170,6 +170,13 @@ impl fmt::Display for Reason {
 }
 
 impl Reason {
+    /// Whether it says nothing about the endpoint that a request was sent to, when it comes from this
+    /// sidecar.
+    pub fn is_ours(self) -> bool {
+        let own = [Self::Overloaded, Self::NoCertificate].contains(&self);
+        own || self.fault() == Fault::Caller
+    }
+
     /// The reason that a response of the mesh carries, if it is one.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let name = headers.get(REASON_HEADER)?;

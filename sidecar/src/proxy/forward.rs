@@ -11,12 +11,11 @@ use std::rc::Rc;
 
 use http::{Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
-use tokio::time::Instant;
 
 use super::attempt;
 use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
-use super::error::{Error, Fault, Reason};
+use super::error::{Error, Reason};
 use super::idle;
 use super::upgrade::Upgrade;
 use super::upstream::{Lease, Speak, Upstream};
@@ -92,12 +91,15 @@ async fn attempts(
         } else {
             attempt::copy(&request)
         };
-        let since = Instant::now();
+        let asked = upstream.asked();
         let sent = attempt::send(&upstream, speak, cx.upgrade.as_ref(), request).await;
         match &sent {
-            Ok(_) => upstream.answered(since),
-            Err((error, _)) if error.reason.fault() == Fault::Caller => {}
-            Err(_) => upstream.failed(),
+            Ok((response, _)) if attempt::unsent(&upstream, response) => asked.failed(),
+            Ok((response, _)) if response.status().is_server_error() => asked.erred(),
+            Ok(_) => asked.answered(),
+            // That is nothing that it has done.
+            Err((error, _)) if error.reason.is_ours() => drop(asked),
+            Err(_) => asked.failed(),
         }
         match sent {
             Ok((response, lease)) => match again {

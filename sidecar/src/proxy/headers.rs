@@ -120,6 +120,7 @@ pub fn is_of_the_mesh(name: &HeaderName) -> bool {
     is_hop_by_hop(name)
         || [TE, HOST, CONTENT_LENGTH].contains(name)
         || name.as_str().starts_with(RESERVED)
+        || claims::is_identity(name)
 }
 
 /// The host that a request names, without port: the authority, else the Host header.

@@ -8,13 +8,14 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::future::{FutureExt, LocalBoxFuture, Shared};
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use rand::Rng;
 use tokio::time::Instant;
 
@@ -27,7 +28,7 @@ use super::upstream::{Dial, Speak, Upstream};
 use crate::config::retry_policy::HealthCheck;
 use crate::policy::health_check::{Health, Healths, SHARED, UNUSED_ROUNDS};
 use crate::policy::load_balancer::LoadBalancer;
-use crate::telemetry::metrics::Direction;
+use crate::telemetry::metrics::{Direction, RequestMetrics};
 
 /// Between sidecars: a health check, which may be answered for several at once.
 const MARK: HeaderName = HeaderName::from_static("meshwright-health-check");
@@ -46,7 +47,8 @@ pub struct Asking {
     balancer: RefCell<Weak<LoadBalancer<Upstream>>>,
     check: RefCell<HealthCheck>,
     speak: Speak,
-    host: HeaderValue,
+    /// `namespace/name`.
+    service: Box<str>,
     dial: Dial,
 }
 
@@ -59,17 +61,15 @@ impl Asking {
         service: &str,
         dial: Dial,
     ) -> Rc<Self> {
-        let (namespace, name) = service.split_once('/').unwrap_or(("", service));
-        let host = HeaderValue::try_from(format!("{name}.{namespace}"));
         let asking = Rc::new(Self {
             balancer: RefCell::new(Rc::downgrade(balancer)),
             check: RefCell::new(check),
             speak,
-            host: host.unwrap_or(HeaderValue::from_static("")),
+            service: service.into(),
             dial,
         });
-        let healths = asking.dial.healths.clone();
-        tokio::task::spawn_local(rounds(Rc::downgrade(&asking), healths));
+        let (healths, metrics) = (asking.dial.healths.clone(), asking.dial.metrics.clone());
+        tokio::task::spawn_local(rounds(Rc::downgrade(&asking), healths, metrics));
         asking
     }
 
@@ -86,11 +86,11 @@ impl Asking {
 
     async fn ask(&self, upstream: &Rc<Upstream>, health: &Health) {
         let check = self.check.borrow().clone();
-        let Some(good) = answers(upstream, self.speak, &check, self.host.clone()).await else {
+        let Some(good) = answers(upstream, self.speak, &check, &self.service).await else {
             return;
         };
         if health.observe(good, &check) {
-            self.count();
+            count(&self.dial.healths, &self.dial.metrics);
             let (pod, path) = (&upstream.pod, &check.path);
             match good {
                 true => tracing::info!(%pod, %path, "an endpoint is well again"),
@@ -100,18 +100,14 @@ impl Asking {
     }
 }
 
-impl Asking {
-    /// Says how many are avoided.
-    fn count(&self) {
-        let avoided = self.dial.healths.avoided();
-        let metrics = self.dial.metrics.all();
-        let avoided = i64::try_from(avoided).unwrap_or(i64::MAX);
-        metrics.endpoints_avoided.set(avoided);
-    }
+/// Says how many are avoided.
+fn count(healths: &Healths, metrics: &RequestMetrics) {
+    let avoided = i64::try_from(healths.avoided()).unwrap_or(i64::MAX);
+    metrics.all().endpoints_avoided.set(avoided);
 }
 
 /// One round after the other, as long as somebody wants to know.
-async fn rounds(asking: Weak<Asking>, healths: Arc<Healths>) {
+async fn rounds(asking: Weak<Asking>, healths: Arc<Healths>, metrics: Rc<RequestMetrics>) {
     let asker = healths.asker();
     let mut asked: Vec<Arc<Health>> = Vec::new();
     let mut unused = 0;
@@ -121,7 +117,7 @@ async fn rounds(asking: Weak<Asking>, healths: Arc<Healths>) {
             break;
         };
         let interval = now.check.borrow().interval;
-        now.count();
+        count(&healths, &metrics);
         let balancer = now.balancer.borrow().upgrade();
         let used = balancer.as_ref().is_some_and(|one| one.was_used());
         unused = if used { 0 } else { unused + 1 };
@@ -157,6 +153,7 @@ async fn rounds(asking: Weak<Asking>, healths: Arc<Healths>) {
     for health in asked {
         health.leave(asker);
     }
+    count(&healths, &metrics);
 }
 
 /// Whether an endpoint answers as it should; `None` when that it does not is our own fault.
@@ -164,17 +161,11 @@ async fn answers(
     upstream: &Rc<Upstream>,
     speak: Speak,
     check: &HealthCheck,
-    host: HeaderValue,
+    service: &str,
 ) -> Option<bool> {
-    let mut request = Request::new(RequestBody::Empty);
-    *request.uri_mut() = check.path.clone().into();
-    let headers = request.headers_mut();
-    headers.insert(HOST, host);
-    headers.insert(
-        USER_AGENT,
-        HeaderValue::from_static("meshwright-health-check"),
-    );
+    let mut request = question(check.path.clone(), service).map(|()| RequestBody::Empty);
     if upstream.is_peer() {
+        let headers = request.headers_mut();
         headers.insert(MARK, HeaderValue::from_static("1"));
     }
     let asked = async {
@@ -200,13 +191,16 @@ fn is_good(status: StatusCode) -> bool {
 }
 
 /// Reads an answer; whether that came to its end.
-async fn read(mut body: Incoming) -> bool {
+async fn read<B>(mut body: B) -> bool
+where
+    B: Body<Data = Bytes> + Unpin,
+{
     let mut left = MAX_ANSWER;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
             return false;
         };
-        match left.checked_sub(frame.data_ref().map_or(0, bytes::Bytes::len)) {
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
             Some(rest) => left = rest,
             None => return false,
         }
@@ -236,44 +230,82 @@ fn marked(headers: &HeaderMap) -> bool {
 }
 
 impl Answers {
-    /// The status that the application answers, now or within the last second. A failure to reach
-    /// it is one that the mesh says: 503.
+    /// The status that the application answers, now or within the last second; 503 when it can't be
+    /// reached. It is asked in the mesh's own words: whoever asks first asks for all, so nothing that
+    /// a peer has written but the path goes to the application.
     pub async fn of(
         &self,
         called: SocketAddr,
         application: Rc<Upstream>,
         speak: Speak,
-        mut head: Parts,
+        service: &str,
+        head: &Parts,
     ) -> Response<ResponseBody> {
         let path = head.uri.path_and_query().cloned();
-        let key = (called, path.unwrap_or(PathAndQuery::from_static("/")));
-        let status = {
-            let mut answers = self.0.borrow_mut();
-            let now = Instant::now();
-            answers.retain(|_, answer| now.duration_since(answer.since) < SHARED);
-            let known = answers.get(&key).map(|answer| answer.status.clone());
-            let asked = || {
-                let asked = async move {
-                    let mut cx = Context::new(Direction::inbound, &mut head);
-                    let body = RequestBody::Empty;
-                    let sent = forward::to_application(&mut cx, &application, speak, head, body);
-                    let answer = sent.await;
-                    answer.map_or(StatusCode::SERVICE_UNAVAILABLE, |answer| answer.status())
-                };
-                asked.boxed_local().shared()
-            };
-            let status = known.unwrap_or_else(asked);
-            if answers.len() < MAX_PATHS {
-                let answer = || Answer {
-                    since: now,
-                    status: status.clone(),
-                };
-                answers.entry(key).or_insert_with(answer);
-            }
-            status
+        let path = path.unwrap_or(PathAndQuery::from_static("/"));
+        let asked = || {
+            let asked = ask(application, speak, question(path.clone(), service));
+            asked.boxed_local().shared()
         };
-        let mut response = Response::new(ResponseBody::mesh(bytes::Bytes::new()));
-        *response.status_mut() = status.await;
+        let status = self.shared((called, path.clone()), asked).await;
+        let mut response = Response::new(ResponseBody::mesh(Bytes::new()));
+        *response.status_mut() = status;
         response
     }
+
+    fn shared(
+        &self,
+        key: (SocketAddr, PathAndQuery),
+        asked: impl FnOnce() -> Shared<LocalBoxFuture<'static, StatusCode>>,
+    ) -> Shared<LocalBoxFuture<'static, StatusCode>> {
+        let mut answers = self.0.borrow_mut();
+        let now = Instant::now();
+        answers.retain(|_, answer| now.duration_since(answer.since) < SHARED);
+        if answers.len() >= MAX_PATHS && !answers.contains_key(&key) {
+            let oldest = answers.iter().min_by_key(|(_, answer)| answer.since);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                answers.remove(&oldest);
+            }
+        }
+        let answer = || Answer {
+            since: now,
+            status: asked(),
+        };
+        answers.entry(key).or_insert_with(answer).status.clone()
+    }
+}
+
+/// Asks the own application.
+async fn ask(application: Rc<Upstream>, speak: Speak, question: Request<()>) -> StatusCode {
+    let (mut head, ()) = question.into_parts();
+    let mut cx = Context::new(Direction::inbound, &mut head);
+    let sent = forward::to_application(&mut cx, &application, speak, head, RequestBody::Empty);
+    match sent.await {
+        Ok(answer) => {
+            let status = answer.status();
+            // Left unread, it would cost the connection.
+            read(answer.into_body()).await;
+            status
+        }
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// `service` is `namespace/name`.
+fn question(path: PathAndQuery, service: &str) -> Request<()> {
+    let mut question = Request::new(());
+    *question.uri_mut() = path.into();
+    let headers = question.headers_mut();
+    headers.insert(HOST, host(service));
+    headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static("meshwright-health-check"),
+    );
+    question
+}
+
+fn host(service: &str) -> HeaderValue {
+    let (namespace, name) = service.split_once('/').unwrap_or(("", service));
+    let host = HeaderValue::try_from(format!("{name}.{namespace}"));
+    host.unwrap_or(HeaderValue::from_static(""))
 }

@@ -77,7 +77,8 @@ async fn inbound(
         None => head.version == Version::HTTP_2,
     };
     let speak = Speak::to_application(served.protocol, http2);
-    let asked = peer.identity.is_some() && health::is_asked(&head);
+    let alone = matches!(body, RequestBody::Empty);
+    let asked = alone && peer.identity.is_some() && health::is_asked(&head);
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_reserved(&mut head.headers);
     headers::remove_claims(
@@ -86,8 +87,9 @@ async fn inbound(
     );
     let application = px.application(peer.called);
     if asked {
-        let answers = &px.health_answers;
-        return Ok(answers.of(peer.called, application, speak, head).await);
+        let (answers, service) = (&px.health_answers, &served.guard.service);
+        let answer = answers.of(peer.called, application, speak, service, &head);
+        return Ok(answer.await);
     }
     Box::pin(forward::to_application(cx, &application, speak, head, body)).await
 }

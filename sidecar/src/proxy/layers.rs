@@ -111,7 +111,7 @@ async fn send(
     Box::pin(forwarded).await
 }
 
-/// To the rules of another ApiRoute. One that is not held is a backend that does not exist.
+/// To the rules of another ApiRoute, as the state that the request began with has them.
 async fn lead_on(
     px: &Proxy,
     cx: &mut Context,
@@ -126,9 +126,7 @@ async fn lead_on(
     }
     let backend = layer.routed.backend.as_ref();
     let backend = backend.ok_or(Reason::BackendMissing)?;
-    let next = backend.route.as_ref();
-    let next = next.and_then(|route| px.destinations.layer(route));
-    let next = next.ok_or(Reason::BackendMissing)?;
+    let next = backend.route.as_ref().ok_or(Reason::BackendMissing)?;
     let routed = next.route(&head, || backend.alone());
     let routed = routed.map_err(|error| match error.reason {
         Reason::NoRoute => Error::new(

@@ -49,20 +49,23 @@ pub const IDLE: Duration = Duration::from_secs(3600);
 /// subscriptions; an hour only collects what was forgotten.
 pub const BODY_IDLE: Duration = Duration::from_secs(3600);
 
-/// Requests at a time that we accept on one HTTP/2 connection.
+/// Requests at a time that we accept on one HTTP/2 connection. Envoy accepts 100 at the edge, ztunnel
+/// and hyper 200.
 const MAX_STREAMS: u32 = 250;
 
-/// Requests at a time that we send on one HTTP/2 connection before opening another.
+/// Requests at a time that we send on one HTTP/2 connection before opening another. As ztunnel's pool.
 pub const STREAMS_PER_CONNECTION: usize = 100;
 
 /// Flow-control window of a stream: what one slow reader can make us hold. 256 KiB are 10 Gbit/s at a
 /// round trip of 0.2 ms; 64 KiB halve what bulk does.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// Flow-control window of a connection: all of its streams'. Streams that nobody reads, as many as
-/// there may be, take nothing from the others then; with less, five of 1 MiB stopped a connection of
-/// 5 MiB. h2 allows small messages that are not read yet by the same measure.
-const CONNECTION_WINDOW: u32 = STREAMS_PER_CONNECTION as u32 * STREAM_WINDOW;
+/// Flow-control windows of connections: of those that we open, and of those that are opened to us. Each
+/// holds those of all its streams. Streams that nobody reads take nothing from the others then; with
+/// less, five of 1 MiB stopped a connection of 5 MiB. h2 allows small messages that are not read yet
+/// by the same measure.
+const CLIENT_WINDOW: u32 = STREAMS_PER_CONNECTION as u32 * STREAM_WINDOW;
+const SERVER_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 
 /// Streams that were reset before we accepted them (CVE-2023-44487, "rapid reset").
 const MAX_PENDING_RESETS: usize = 20;
@@ -71,10 +74,12 @@ const MAX_PENDING_RESETS: usize = 20;
 const MAX_LOCAL_RESETS: usize = 1024;
 
 /// Inbound connections at a time, for each worker, whose peer has not proved who it is; for one more
-/// the oldest is closed. An honest peer needs a place for one handshake.
+/// the oldest is closed. An honest peer needs a place for one handshake. As many as the kernel holds
+/// for us before we accept them.
 pub const STRANGERS: usize = 1024;
 
-/// A peer's HTTP/1.1 connection, and a plaintext one, may stay this long without a request.
+/// A peer's HTTP/1.1 connection, and a plaintext one, may stay this long without a request. As nginx
+/// keeps one (`keepalive_timeout`).
 const IDLE_STRANGER: Duration = Duration::from_secs(75);
 
 /// What one worker takes on in one direction. Measured (tests/mesh/overload.rs): a connection that
@@ -106,7 +111,8 @@ pub const GIVE_WAY: Duration = Duration::from_secs(5);
 pub const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// PING on a connection with nothing else to say, and the time for its answer: a peer that
-/// vanished without a word is noticed within both.
+/// vanished without a word is noticed within both. Linkerd and ztunnel ask as often, and wait 3 s and
+/// 20 s.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
 /// From an application.
@@ -140,7 +146,7 @@ pub fn h2_server() -> server2::Builder<LocalExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(SERVER_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS)
@@ -167,7 +173,7 @@ pub fn h2_client(executor: LocalExecutor) -> client2::Builder<LocalExecutor> {
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(CLIENT_WINDOW)
         .initial_max_send_streams(STREAMS_PER_CONNECTION)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS)

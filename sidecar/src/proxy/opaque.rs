@@ -42,6 +42,8 @@ pub struct Tunnel {
     carried: Connection,
     /// How long no byte may move.
     idle: Option<Duration>,
+    /// Whether it is still to be heard that what is said first is no HTTP.
+    listens: bool,
     _in_flight: Lease,
 }
 
@@ -93,10 +95,19 @@ pub async fn tunnel(
     destination: Rc<Destination>,
     upgrade: Upgrade,
 ) -> Result<Response<ResponseBody>, Error> {
+    let reads = destination.reads();
+    if let Protocol::Http | Protocol::Http2 = reads {
+        let why = "a tunnel into a port that carries requests: send these themselves";
+        return Err(Error::new(Reason::BadRequest, why));
+    }
     let switched = match destination.asks_for_a_name() {
         // Whoever is to hear the name answers first.
         true => upgrade.join_named(px.clone(), destination),
-        false => upgrade.join_opaque(Tunnel::open(px, &destination, None).await?),
+        false => {
+            let mut tunnel = Tunnel::open(px, &destination, None).await?;
+            tunnel.listens = reads == Protocol::Detect;
+            upgrade.join_opaque(tunnel)
+        }
     };
     Ok(Response::new(ResponseBody::switched(switched)))
 }
@@ -178,31 +189,53 @@ where
     let application = px.dial.connector.to_application(peer.called).await;
     let mut application = application
         .map_err(|error| Error::new(Reason::ApplicationUnreachable, error.to_string()))?;
-    if protocol == Protocol::Detect {
-        let mut first = [0; FIRST];
-        let mut said = [0; FIRST];
-        tokio::select! {
-            read = stream.read(&mut first) => {
-                let mut read = read.map_err(|error| broke(&error))?;
-                let seen = until_told(&mut stream, &mut first, &mut read).await?;
-                match seen {
-                    FirstBytes::Http1 | FirstBytes::Http2 => {
-                        return Err(Error::new(Reason::BadRequest, "HTTP sent as opaque bytes"));
-                    }
-                    FirstBytes::Closed => return Ok(()),
-                    FirstBytes::Tls | FirstBytes::Other => {}
-                }
-                carried.to_destination(read);
-                application.write_all(&first[..read]).await.map_err(|error| broke(&error))?;
-            }
-            read = application.read(&mut said) => {
-                let read = read.map_err(|error| broke(&error))?;
-                carried.to_source(read);
-                stream.write_all(&said[..read]).await.map_err(|error| broke(&error))?;
-            }
-        }
+    if protocol == Protocol::Detect
+        && said_first(&mut stream, &mut application, &carried)
+            .await?
+            .is_none()
+    {
+        return Ok(());
     }
     copied(opaque::copy_counted(&mut stream, &mut application, &carried).await)
+}
+
+/// Passes on what is said first, by whichever side, and how much that is from each; nothing when the
+/// caller has nothing to say. HTTP has a way of its own, on which policies apply.
+///
+/// # Errors
+/// The caller speaks HTTP, or the connection broke off.
+async fn said_first<A, B>(
+    near: &mut A,
+    far: &mut B,
+    carried: &Connection,
+) -> Result<Option<(u64, u64)>, Error>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut first, mut said) = ([0; FIRST], [0; FIRST]);
+    tokio::select! {
+        read = near.read(&mut first) => {
+            let mut read = read.map_err(|error| broke(&error))?;
+            match until_told(near, &mut first, &mut read).await? {
+                FirstBytes::Http1 | FirstBytes::Http2 => {
+                    Err(Error::new(Reason::BadRequest, "HTTP sent as opaque bytes"))
+                }
+                FirstBytes::Closed => Ok(None),
+                FirstBytes::Tls | FirstBytes::Other => {
+                    carried.to_destination(read);
+                    far.write_all(&first[..read]).await.map_err(|error| broke(&error))?;
+                    Ok(Some((read as u64, 0)))
+                }
+            }
+        }
+        read = far.read(&mut said) => {
+            let read = read.map_err(|error| broke(&error))?;
+            carried.to_source(read);
+            near.write_all(&said[..read]).await.map_err(|error| broke(&error))?;
+            Ok(Some((0, read as u64)))
+        }
+    }
 }
 
 /// What a peer's first bytes are, of which `read` have come: as many more are read as it takes to
@@ -261,6 +294,7 @@ impl Tunnel {
                         said: Vec::new(),
                         carried,
                         idle,
+                        listens: false,
                         _in_flight: in_flight,
                     });
                 }
@@ -284,15 +318,23 @@ impl Tunnel {
     ///
     /// # Errors
     /// The connection broke off.
-    pub async fn carry<S>(self, stream: S) -> Result<(u64, u64), Error>
+    pub async fn carry<S>(self, mut stream: S) -> Result<(u64, u64), Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let (carried, idle) = (&self.carried, self.idle);
         match self.to {
-            To::Peer(peer) => carry(stream, *peer, &self.said, &self.carried, self.idle).await,
-            To::Outside(outside) => {
-                carry(stream, outside, &self.said, &self.carried, self.idle).await
+            // A peer's sidecar listens itself.
+            To::Peer(peer) => carry(stream, *peer, &self.said, carried, idle).await,
+            To::Outside(mut outside) if self.listens => {
+                let first = said_first(&mut stream, &mut outside, carried).await?;
+                let Some(first) = first else {
+                    return Ok((0, 0));
+                };
+                let rest = carry(stream, outside, &[], carried, idle).await?;
+                Ok((first.0 + rest.0, first.1 + rest.1))
             }
+            To::Outside(outside) => carry(stream, outside, &self.said, carried, idle).await,
         }
     }
 }

@@ -94,6 +94,14 @@ enum To {
     Application(SocketAddr),
 }
 
+/// A request that an endpoint was sent, until it is known how long the answer takes.
+#[derive(Debug)]
+pub struct Asked {
+    upstream: Rc<Upstream>,
+    since: Instant,
+    answered: bool,
+}
+
 /// A connection that a request can be sent on.
 pub struct Connection {
     sender: Sender,
@@ -175,16 +183,13 @@ impl Upstream {
         Ok(Connection { sender, lease })
     }
 
-    /// Notes how long it took to answer a request that was sent at `since`.
-    pub fn answered(&self, since: Instant) {
-        let now = Instant::now();
-        let took = now.saturating_duration_since(since);
-        self.answer_time.observe(took, now);
-    }
-
-    /// Notes that it could not be reached.
-    pub fn failed(&self) {
-        self.answer_time.observe(FAILED, Instant::now());
+    /// Notes how long it takes to answer a request that is sent now.
+    pub fn asked(self: &Rc<Self>) -> Asked {
+        Asked {
+            upstream: self.clone(),
+            since: Instant::now(),
+            answered: false,
+        }
     }
 
     /// Counts opaque bytes that are about to flow as in flight.
@@ -315,6 +320,41 @@ fn not_verified_or_failed(address: SocketAddr, error: &std::io::Error) -> Error 
             Error::new(Reason::PeerNotVerified, format!("{address}: {error}"))
         }
         _ => Error::connect(address, error),
+    }
+}
+
+impl Asked {
+    /// It has answered.
+    pub fn answered(mut self) {
+        self.answered = true;
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.since);
+        self.upstream.answer_time.observe(took, now);
+    }
+
+    /// It has answered with an error of its own.
+    pub fn erred(mut self) {
+        self.answered = true;
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.since);
+        self.upstream.answer_time.failed(took, now);
+    }
+
+    /// It could not be reached, or nothing behind it could.
+    pub fn failed(mut self) {
+        self.answered = true;
+        self.upstream.answer_time.failed(FAILED, Instant::now());
+    }
+}
+
+impl Drop for Asked {
+    /// Nobody waits any longer. One that hangs would look faster with time.
+    fn drop(&mut self) {
+        if !self.answered {
+            let now = Instant::now();
+            let took = now.saturating_duration_since(self.since);
+            self.upstream.answer_time.given_up(took, now);
+        }
     }
 }
 

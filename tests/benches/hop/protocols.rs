@@ -264,40 +264,45 @@ async fn profile(subjects: &[Subject], name: &str, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Makes so many calls, each of `own` one after the other without a pause.
+/// Makes so many calls, each of `own` one after the other without a pause, and charges what
+/// `processes` used meanwhile to them. What `own` needs has been opened before.
 async fn saturate<T, F>(
+    processes: &[Watched],
     own: Vec<T>,
     calls: u32,
     call: impl Fn(T) -> F + Copy + Send + 'static,
-) -> Result<Done>
+) -> Result<Sample>
 where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
     let left = Arc::new(AtomicU32::new(calls));
-    let start = Instant::now();
-    let mut working = JoinSet::new();
-    for mut one in own {
-        let left = left.clone();
-        working.spawn(async move {
-            let mut latencies = Vec::new();
-            let take = |left: u32| left.checked_sub(1);
-            while left
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-                .is_ok()
-            {
-                let sent = Instant::now();
-                one = call(one).await?;
-                latencies.push(u64::try_from(sent.elapsed().as_nanos())?);
-            }
-            anyhow::Ok(latencies)
-        });
-    }
-    let mut latencies = Vec::new();
-    while let Some(ended) = working.join_next().await {
-        latencies.append(&mut ended??);
-    }
-    Done::new(start, latencies)
+    let load = async {
+        let start = Instant::now();
+        let mut working = JoinSet::new();
+        for mut one in own {
+            let left = left.clone();
+            working.spawn(async move {
+                let mut latencies = Vec::new();
+                let take = |left: u32| left.checked_sub(1);
+                while left
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+                    .is_ok()
+                {
+                    let sent = Instant::now();
+                    one = call(one).await?;
+                    latencies.push(u64::try_from(sent.elapsed().as_nanos())?);
+                }
+                anyhow::Ok(latencies)
+            });
+        }
+        let mut latencies = Vec::new();
+        while let Some(ended) = working.join_next().await {
+            latencies.append(&mut ended??);
+        }
+        Done::new(start, latencies)
+    };
+    measure::during(processes, load).await
 }
 
 // === impl Scenario ===
@@ -375,16 +380,16 @@ impl Scenario {
 // === impl Subject ===
 
 impl Subject {
-    async fn load(&self, calls: u32, bytes: u64) -> Result<Done> {
-        let way = self.way;
+    async fn load(&self, calls: u32, bytes: u64) -> Result<Sample> {
+        let (way, of) = (self.way, self.processes.as_slice());
         let load = async {
             match self.scenario {
-                Scenario::Grpc => grpc::calls(way.address, way.host, calls).await,
-                Scenario::Opaque => raw::ping_pong(way, false, calls).await,
-                Scenario::SetUp => raw::set_up(way, calls).await,
-                Scenario::Upgraded => raw::ping_pong(way, true, calls).await,
-                Scenario::Bulk(bulk, bodies) => raw::bulk(way, bulk, bodies, bytes).await,
-                Scenario::OpaqueBulk(bulk) => raw::bulk(way, bulk, 1, bytes).await,
+                Scenario::Grpc => grpc::calls(of, way, calls).await,
+                Scenario::Opaque => raw::ping_pong(of, way, false, calls).await,
+                Scenario::SetUp => raw::set_up(of, way, calls).await,
+                Scenario::Upgraded => raw::ping_pong(of, way, true, calls).await,
+                Scenario::Bulk(bulk, bodies) => raw::bulk(of, way, bulk, bodies, bytes).await,
+                Scenario::OpaqueBulk(bulk) => raw::bulk(of, way, bulk, 1, bytes).await,
             }
         };
         let ended = tokio::time::timeout(LIMIT, load).await;
@@ -397,8 +402,7 @@ impl Subject {
         // Pools and caches fill before anything is counted.
         let warm = self.load(calls / 10, plan.bulk_bytes / 16).await;
         warm.with_context(context)?;
-        let load = self.load(calls, plan.bulk_bytes);
-        let sample = measure::during(&self.processes, load).await;
+        let sample = self.load(calls, plan.bulk_bytes).await;
         let sample = sample.with_context(context)?;
         let resident = self.processes.iter().map(Watched::resident_kib);
         let resident = resident.sum::<Result<u64>>()?;

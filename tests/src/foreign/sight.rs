@@ -22,6 +22,10 @@ const EXPLAINED: &[(&str, &str)] = &[
         "begun where a caller has none, so that one id joins the hops of a call",
     ),
     ("x-request-id: ", "given where a caller gives none"),
+    (
+        "unasked-trailer-",
+        "of HTTP/1.1, trailers are for whoever asks for them (RFC 9110 section 6.5.1)",
+    ),
 ];
 
 /// Statuses of answers before the answer that may differ: sidecars ask for bodies themselves, as soon

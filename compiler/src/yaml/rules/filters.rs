@@ -8,17 +8,19 @@ pub(super) const RULES: &[Rule] = &[
     (
         "!(self.lowerAscii() in ['connection', 'keep-alive', 'proxy-connection', \
          'proxy-authenticate', 'proxy-authorization', 'te', 'trailer', 'transfer-encoding', \
-         'upgrade', 'http2-settings', 'content-length', 'expect', 'host', \
-         'x-forwarded-client-cert', 'client-cert', 'client-cert-chain']) && \
-         !self.lowerAscii().startsWith('meshwright-')",
+         'upgrade', 'http2-settings', 'content-length', 'expect', 'host']) && \
+         !self.lowerAscii().matches('^(meshwright-|client-cert|x-client-cert|\
+         x-forwarded-client-cert|x-forwarded-tls-client-cert|ssl-client-|x-ssl-|x-amzn-mtls-|\
+         (x-arr-clientcert|l5d-client-id)$)')",
         editable,
     ),
     (
         "self.all(name, !(name.lowerAscii() in ['connection', 'keep-alive', 'proxy-connection', \
          'proxy-authenticate', 'proxy-authorization', 'te', 'trailer', 'transfer-encoding', \
-         'upgrade', 'http2-settings', 'content-length', 'expect', 'host', \
-         'x-forwarded-client-cert', 'client-cert', 'client-cert-chain']) && \
-         !name.lowerAscii().startsWith('meshwright-'))",
+         'upgrade', 'http2-settings', 'content-length', 'expect', 'host']) && \
+         !name.lowerAscii().matches('^(meshwright-|client-cert|x-client-cert|\
+         x-forwarded-client-cert|x-forwarded-tls-client-cert|ssl-client-|x-ssl-|x-amzn-mtls-|\
+         (x-arr-clientcert|l5d-client-id)$)'))",
         |names| items(names).all(editable),
     ),
     ("!self.contains('//')", |path| !text(path).contains("//")),
@@ -138,14 +140,25 @@ const NOT_EDITED: &[&str] = &[
     "content-length",
     "expect",
     "host",
-    "x-forwarded-client-cert",
+];
+
+/// Beginnings of names that say who calls.
+const IDENTITY: &[&str] = &[
+    "meshwright-",
     "client-cert",
-    "client-cert-chain",
+    "x-client-cert",
+    "x-forwarded-client-cert",
+    "x-forwarded-tls-client-cert",
+    "ssl-client-",
+    "x-ssl-",
+    "x-amzn-mtls-",
 ];
 
 fn editable(name: &Value) -> bool {
     let name = text(name).to_ascii_lowercase();
-    !NOT_EDITED.contains(&name.as_str()) && !name.starts_with("meshwright-")
+    let says_who_calls = IDENTITY.iter().any(|family| name.starts_with(family));
+    let says_who_calls = says_who_calls || ["x-arr-clientcert", "l5d-client-id"].contains(&&*name);
+    !NOT_EDITED.contains(&name.as_str()) && !says_who_calls
 }
 
 fn has(value: &Value, field: &str) -> bool {

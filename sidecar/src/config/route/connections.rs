@@ -7,6 +7,7 @@ use std::time::Duration;
 use wire::mesh;
 
 use super::Backend;
+use super::explain::{Asked, MatchExplained, RuleExplained};
 
 /// What happens to connections that fit.
 #[derive(Debug)]
@@ -57,17 +58,20 @@ impl ConnectionRule {
             return Some(0);
         }
         let asked = server_name?;
-        let fits = self.server_names.iter().filter_map(|name| {
-            if name == asked {
-                return Some(usize::MAX);
-            }
-            // `*` is one label (RFC 9525 section 6.3).
-            let (label, rest) = asked.split_once('.')?;
-            let parent = name.strip_prefix("*.")?;
-            (!label.is_empty() && rest == parent).then_some(name.len())
-        });
-        fits.max()
+        let fits = self.server_names.iter();
+        fits.filter_map(|name| name_fits(name, asked)).max()
     }
+}
+
+/// How well the name that a client asks for fits one that is written.
+fn name_fits(written: &str, asked: &str) -> Option<usize> {
+    if written == asked {
+        return Some(usize::MAX);
+    }
+    // `*` is one label (RFC 9525 section 6.3).
+    let (label, rest) = asked.split_once('.')?;
+    let parent = written.strip_prefix("*.")?;
+    (!label.is_empty() && rest == parent).then_some(written.len())
 }
 
 /// The rule that governs a connection, by its place; of equals the first.
@@ -76,6 +80,25 @@ pub fn find(rules: &[ConnectionRule], server_name: Option<&str>) -> Option<usize
     let fits = fits.filter_map(|(place, rule)| Some((rule.fits(server_name)?, place)));
     let best = fits.max_by_key(|(fit, place)| (*fit, usize::MAX - *place));
     best.map(|(_, place)| place)
+}
+
+/// How a connection stands to each rule, in the order written, for people.
+pub fn explain(rules: &[ConnectionRule], server_name: Option<&str>) -> Vec<RuleExplained> {
+    let governs = find(rules, server_name);
+    let rules = rules.iter().enumerate().map(|(place, rule)| {
+        let matches = rule.server_names.iter().map(|name| {
+            let fits = server_name.is_some_and(|asked| name_fits(name, asked).is_some());
+            let what = format!("server name {name}");
+            let asks = vec![Asked { what, holds: fits }];
+            MatchExplained { fits, asks }
+        });
+        RuleExplained {
+            rule: rule.name.to_string(),
+            governs: governs == Some(place),
+            matches: matches.collect(),
+        }
+    });
+    rules.collect()
 }
 
 #[cfg(test)]
@@ -122,5 +145,21 @@ mod tests {
         let rules = rules(&[&["db.example.com"]]);
         assert_eq!(find(&rules, Some("web.example.com")), None);
         assert_eq!(find(&rules, None), None);
+    }
+
+    #[test]
+    fn it_is_told_of_each_name_whether_it_is_the_one_asked_for() {
+        let rules = rules(&[&["a.org", "*.example.com"], &[]]);
+        let told = |asked| {
+            let told = explain(&rules, asked);
+            let fits = told[0].matches.iter().map(|one| one.fits);
+            (Vec::from_iter(fits), told[0].governs, told[1].governs)
+        };
+        let named = told(Some("db.example.com"));
+        assert_eq!(named, (vec![false, true], true, false));
+        assert_eq!(told(Some("b.org")), (vec![false, false], false, true));
+        assert_eq!(told(None), (vec![false, false], false, true));
+        let what = &explain(&rules, None)[0].matches[1].asks[0].what;
+        assert_eq!(what, "server name *.example.com");
     }
 }

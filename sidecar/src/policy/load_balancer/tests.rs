@@ -238,15 +238,16 @@ async fn the_share_of_a_new_endpoint_grows_and_that_of_the_first_ones_does_not()
         // Least request compares shares, so a new one that is idle waits for the others to be busy.
         let busy = |n| fakes[..2].iter().for_each(|fake| fake.in_flight.set(n));
         busy(8);
-        assert!(picked(&second, 1000)[2] <= 60);
+        // In turn, a tenth of its turns: some 48, and with six standard deviations 90.
+        assert!(picked(&second, 1000)[2] <= 90);
         // It is still new for a balancer that is made meanwhile, and then no more.
         tokio::time::advance(Duration::from_secs(50)).await;
         let third = build(3, Some(&second));
         busy(0);
         let half = picked(&third, 1000)[2];
-        assert!(half <= 260, "{half}");
+        assert!(half <= 290, "{half}");
         tokio::time::advance(Duration::from_secs(51)).await;
         let whole = picked(&third, 1000)[2];
-        assert!((250..420).contains(&whole), "{whole}");
+        assert!((230..440).contains(&whole), "{whole}");
     }
 }

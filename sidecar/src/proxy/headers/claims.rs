@@ -78,7 +78,7 @@ pub(super) fn is_claim(name: &HeaderName) -> bool {
     is_identity(name) || is_of(name.as_str(), ORIGIN, ORIGIN_FAMILIES)
 }
 
-fn is_identity(name: &HeaderName) -> bool {
+pub(super) fn is_identity(name: &HeaderName) -> bool {
     is_of(name.as_str(), IDENTITY, IDENTITY_FAMILIES)
 }
 

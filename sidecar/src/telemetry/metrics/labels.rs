@@ -44,6 +44,7 @@ pub struct FlowLabels {
     route: Shared,
     rule: Shared,
     code_class: CodeClass,
+    reason: ReasonLabel,
 }
 
 /// Labels that can say less, where there are too many series.
@@ -276,6 +277,7 @@ impl RequestLabels {
             route: self.route.clone(),
             rule: self.rule.clone(),
             code_class: self.code_class,
+            reason: self.reason,
         }
     }
 }
@@ -321,6 +323,7 @@ impl Coarser for FlowLabels {
             route: other.clone(),
             rule: other,
             code_class: self.code_class,
+            reason: self.reason,
         }
     }
 }

@@ -3,8 +3,6 @@
 //! Of the same library as our proxy: a client and a server of ours would cost less, but HTTP/2
 //! cannot be spoken in passing.
 
-use std::net::SocketAddr;
-
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -17,9 +15,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use super::raw::Way;
 use super::saturate;
 use crate::load::CONNECTIONS;
-use crate::measure::Done;
+use crate::measure::{Sample, Watched};
 
 /// A message of 32 bytes behind its five: not compressed, and how long it is.
 const MESSAGE: &[u8] = b"\0\0\0\0\x20a message of thirty-two bytes ..";
@@ -48,14 +47,14 @@ async fn answer(
 }
 
 /// So many calls over one connection, as many of them at a time as others have connections.
-pub(crate) async fn calls(address: SocketAddr, host: &'static str, calls: u32) -> Result<Done> {
-    let stream = TcpStream::connect(address).await?;
+pub(crate) async fn calls(of: &[Watched], way: Way, calls: u32) -> Result<Sample> {
+    let stream = TcpStream::connect(way.address).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    call(sender.clone(), host).await?;
-    let one = move |sender| call(sender, host);
-    let done = saturate(vec![sender; CONNECTIONS], calls, one).await;
+    call(sender.clone(), way.host).await?;
+    let one = move |sender| call(sender, way.host);
+    let done = saturate(of, vec![sender; CONNECTIONS], calls, one).await;
     connection.abort();
     done
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::saturate;
 use crate::load::CONNECTIONS;
-use crate::measure::Done;
+use crate::measure::{Sample, Watched};
 
 /// The bytes of one exchange on an opaque or upgraded connection.
 const EXCHANGE: usize = 64;
@@ -114,7 +114,12 @@ async fn echo(mut stream: TcpStream, mut buffer: Vec<u8>) -> Result<()> {
 }
 
 /// Exchanges on connections that are there, on each one after the other without a pause.
-pub(crate) async fn ping_pong(way: Way, upgrade: bool, exchanges: u32) -> Result<Done> {
+pub(crate) async fn ping_pong(
+    of: &[Watched],
+    way: Way,
+    upgrade: bool,
+    exchanges: u32,
+) -> Result<Sample> {
     let mut streams = Vec::with_capacity(CONNECTIONS);
     for _ in 0..CONNECTIONS {
         let mut stream = way.open().await?;
@@ -131,11 +136,11 @@ pub(crate) async fn ping_pong(way: Way, upgrade: bool, exchanges: u32) -> Result
         exchange(&mut stream).await?;
         Ok(stream)
     };
-    saturate(streams, exchanges, call).await
+    saturate(of, streams, exchanges, call).await
 }
 
 /// Connections with one exchange on each.
-pub(crate) async fn set_up(way: Way, connections: u32) -> Result<Done> {
+pub(crate) async fn set_up(of: &[Watched], way: Way, connections: u32) -> Result<Sample> {
     let call = |way: Way| async move {
         let mut stream = way.open().await?;
         exchange(&mut stream).await?;
@@ -144,11 +149,17 @@ pub(crate) async fn set_up(way: Way, connections: u32) -> Result<Done> {
         ensure!(after == 0, "more was sent than what comes back");
         Ok(way)
     };
-    saturate(vec![way; CONNECTIONS], connections, call).await
+    saturate(of, vec![way; CONNECTIONS], connections, call).await
 }
 
 /// So many bytes over so many connections.
-pub(crate) async fn bulk(way: Way, bulk: Bulk, connections: usize, bytes: u64) -> Result<Done> {
+pub(crate) async fn bulk(
+    of: &[Watched],
+    way: Way,
+    bulk: Bulk,
+    connections: usize,
+    bytes: u64,
+) -> Result<Sample> {
     let each = bytes / connections as u64;
     let mut streams = Vec::with_capacity(connections);
     for _ in 0..connections {
@@ -164,7 +175,7 @@ pub(crate) async fn bulk(way: Way, bulk: Bulk, connections: usize, bytes: u64) -
         }
         Ok(transfer)
     };
-    saturate(streams, u32::try_from(connections)?, call).await
+    saturate(of, streams, u32::try_from(connections)?, call).await
 }
 
 struct Transfer {

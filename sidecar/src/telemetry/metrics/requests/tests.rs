@@ -62,12 +62,17 @@ fn a_request_is_counted_with_its_caller_route_status_and_reason() {
             2,
         ),
         (
-            format!(r#"meshwright_request_duration_seconds_bucket{{le="0.005",{flow}}}"#),
+            format!(
+                r#"meshwright_request_duration_seconds_bucket{{le="0.005",{flow},reason="request_timeout"}}"#
+            ),
             2,
         ),
-        (format!("meshwright_request_body_bytes_total{{{flow}}}"), 20),
         (
-            format!("meshwright_response_body_bytes_total{{{flow}}}"),
+            format!(r#"meshwright_request_body_bytes_total{{{flow},reason="request_timeout"}}"#),
+            20,
+        ),
+        (
+            format!(r#"meshwright_response_body_bytes_total{{{flow},reason="request_timeout"}}"#),
             200,
         ),
         (
