@@ -164,6 +164,13 @@ fn governed(words: &mut String, told: &Value, indent: usize) {
             let (by, policy) = (text(by), text(policy));
             line(words, 2, format!("balanced by {by} (RetryPolicy {policy})"));
         }
+        if let Some(route) = to["untold"].as_str() {
+            line(
+                words,
+                2,
+                format!("on to ApiRoute {route}; there are more than are told"),
+            );
+        }
         if let Some(route) = to["then"]["route"].as_str() {
             line(
                 words,

@@ -3,6 +3,7 @@
 //! The call is captured, unless it is said that a proxy is asked. What is carried as requests is
 //! governed by rules about requests, and every other connection by rules about connections.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,6 +124,7 @@ fn reached(
         service,
         port: port.number,
         itself,
+        left: &Cell::new(MAX_TOLD),
     };
     let is_request = asked.begins == Begins::Request;
     let more = match (reads, is_request) {
@@ -154,6 +156,9 @@ fn reached(
     Ok(told)
 }
 
+/// The most ApiRoutes that one answer tells which others lead to.
+const MAX_TOLD: u32 = 64;
+
 /// A call that has come to a Service's port.
 #[derive(Clone, Copy, Debug)]
 struct Governed<'a> {
@@ -163,6 +168,8 @@ struct Governed<'a> {
     port: u16,
     /// The endpoint that was called by its own address.
     itself: Option<&'a Endpoint>,
+    /// How many more ApiRoutes are told that others lead to: they may fan out at each layer.
+    left: &'a Cell<u32>,
 }
 
 impl Governed<'_> {
@@ -244,7 +251,11 @@ impl Governed<'_> {
         let route = self.state.named_route(object);
         let route = route.filter(|route| !route.governs_connections());
         match route.filter(|_| depth < MAX_LAYERS) {
+            Some(route) if self.left.get() == 0 => {
+                goes["untold"] = json!(&*route.object);
+            }
             Some(route) => {
+                self.left.set(self.left.get() - 1);
                 let next = Governed {
                     service,
                     port: to.port,

@@ -50,7 +50,10 @@ impl Captured {
                     let port = service.port(port).ok_or(Reason::UnknownHost)?;
                     return Ok(px.destinations.find(service, port));
                 }
-                let address = host.parse().map_err(|_| Reason::UnknownHost)?;
+                // An address of IPv6 stands in brackets (RFC 3986 section 3.2.2).
+                let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+                let address = bare.unwrap_or(host).parse();
+                let address = address.map_err(|_| Reason::UnknownHost)?;
                 SocketAddr::new(address, port)
             }
         };

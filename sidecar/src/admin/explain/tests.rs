@@ -444,3 +444,35 @@ fn what_goes_to_no_backend_that_exists_is_refused() {
     );
     assert_eq!(told["goes"][0]["missing"], true);
 }
+
+#[test]
+fn what_is_told_of_layers_that_fan_out_is_bounded() {
+    // Eight layers, of which each leads to the next sixteen times: 16^7 ways.
+    let mut world = World::default();
+    for layer in 0..8 {
+        let name = format!("layer-{layer}");
+        let leads_on = || mesh::Backend {
+            route: Some(mesh::RouteRef {
+                namespace: "shop".into(),
+                name: format!("layer-{}-requests", layer + 1),
+            }),
+            ..to(&format!("layer-{}", layer + 1), 80, 1)
+        };
+        let backends = match layer {
+            7 => Vec::new(),
+            _ => (0..16).map(|_| leads_on()).collect(),
+        };
+        let rule = mesh::Rule {
+            name: "all".into(),
+            backends,
+            ..Default::default()
+        };
+        let address = format!("10.0.1.{layer}");
+        world = world
+            .service(&name, &address, 80, mesh::Protocol::Http, "10.1.1.1")
+            .requests(&name, vec![rule]);
+    }
+    let told = world.told("url=http://layer-0/").to_string();
+    assert_eq!(told.matches("\"then\":").count(), 64);
+    assert!(told.contains("\"untold\":\"shop/layer-"), "{}", told.len());
+}
