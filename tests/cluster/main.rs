@@ -1,5 +1,6 @@
 //! A real Kubernetes: what only the API server, the kubelet and real pods can show.
 
+mod addresses;
 mod certificates;
 mod commands;
 mod configuration;
@@ -7,8 +8,10 @@ mod injection;
 mod installation;
 mod life;
 mod load;
+mod permissive;
 mod quickstart;
 mod retry_policy;
+mod rights;
 mod shop;
 mod spine;
 mod traffic;

@@ -1,7 +1,9 @@
 //! The applications of the cluster tests: ordinary Deployments and Services.
 
 use anyhow::{Context as _, Result, ensure};
-use tests::cluster::{Cluster, wait_until};
+use tests::cluster::{Cluster, run, wait_until};
+use tests::mesh::binary;
+use tokio::process::Command;
 use tokio::sync::RwLockWriteGuard;
 
 use crate::installation::{
@@ -14,6 +16,13 @@ pub(crate) struct Shop {
     pub(crate) namespace: String,
     /// None once the test itself takes the operator away.
     operator: Option<OperatorStays>,
+}
+
+/// A pod without a sidecar, in a namespace of its own, with the Service `stranger`, port 80. It also
+/// answers at port 9090, which no Service has.
+pub(crate) struct Stranger {
+    cluster: &'static Cluster,
+    pub(crate) namespace: String,
 }
 
 /// A Deployment, a ServiceAccount and a Service of one name, port 80.
@@ -120,8 +129,22 @@ impl Shop {
                 &["/web", "get", url],
             )
             .await?;
-        let (status, body) = answer.split_once('\n').context("a status line")?;
-        Ok((status.trim().parse()?, body.trim().to_owned()))
+        read(&answer)
+    }
+
+    /// A `meshwright` command that asks about this namespace.
+    pub(crate) fn meshwright(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = self.cluster.command(binary("meshwright")?);
+        command.args(arguments).args(["-n", &self.namespace]);
+        Ok(command)
+    }
+
+    /// Status and body of one GET from the node, outside of every pod: `http://127.0.0.1` is where
+    /// `kubectl port-forward` listens.
+    pub(crate) async fn get_from_node(&self, url: &str) -> Result<(u16, String)> {
+        // Where the image's program was built.
+        let web = self.cluster.state().join("web");
+        read(&run(self.cluster.command(web).args(["get", url]), "").await?)
     }
 
     /// An ApiRoute for the Service `orders` that sends everything to `backend`.
@@ -192,6 +215,71 @@ spec:
         let name = pods["items"][0]["metadata"]["name"].as_str();
         Ok(name.with_context(|| format!("no pod of {app}"))?.to_owned())
     }
+
+    /// A series of a pod's sidecar, 0 while it has not been counted.
+    pub(crate) async fn metric(&self, pod: &str, series: &str) -> Result<u64> {
+        let address = address(self.cluster, &self.namespace, pod).await?;
+        let url = format!("http://{address}:15020/metrics");
+        let (status, metrics) = self.get_from_node(&url).await?;
+        ensure!(status == 200, "{url}: {status} {metrics}");
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        Ok(value.map_or(Ok(0), str::parse)?)
+    }
+}
+
+// === impl Stranger ===
+
+impl Stranger {
+    pub(crate) async fn start(cluster: &'static Cluster) -> Result<Self> {
+        let namespace = cluster.namespace("outside").await?;
+        let image = cluster.web_image().await?;
+        cluster
+            .apply(&format!(
+                r#"
+apiVersion: v1
+kind: Pod
+metadata: {{ name: stranger, namespace: {namespace}, labels: {{ app: stranger }} }}
+spec:
+  containers: [{{ name: stranger, image: {image}, imagePullPolicy: Never, args: [serve, ":8080", ":9090"] }}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{ name: stranger, namespace: {namespace} }}
+spec:
+  selector: {{ app: stranger }}
+  ports: [{{ name: http, port: 80, targetPort: 8080 }}]
+"#
+            ))
+            .await?;
+        cluster.ready(&namespace, "stranger", PODS).await?;
+        Ok(Self { cluster, namespace })
+    }
+
+    /// Status and body of one GET.
+    pub(crate) async fn get(&self, url: &str) -> Result<(u16, String)> {
+        let get = ["/web", "get", url];
+        let pod = "stranger";
+        read(&self.cluster.exec(&self.namespace, pod, pod, &get).await?)
+    }
+
+    /// The pod's address.
+    pub(crate) async fn address(&self) -> Result<String> {
+        address(self.cluster, &self.namespace, "stranger").await
+    }
+}
+
+/// The address of a pod.
+async fn address(cluster: &Cluster, namespace: &str, pod: &str) -> Result<String> {
+    let pod = cluster.json(&["get", "pod", pod, "-n", namespace]).await?;
+    let address = pod["status"]["podIP"].as_str();
+    Ok(address.context("a pod without an address")?.to_owned())
+}
+
+/// What `web get` prints: a status, and a body.
+fn read(answer: &str) -> Result<(u16, String)> {
+    let (status, body) = answer.split_once('\n').context("a status line")?;
+    Ok((status.trim().parse()?, body.trim().to_owned()))
 }
 
 /// A condition of an object's status; null when it is not there.

@@ -7,7 +7,7 @@ use tests::cluster::wait_until;
 use tokio::io::AsyncReadExt;
 
 use crate::installation::{PODS, installed};
-use crate::shop::Shop;
+use crate::shop::{Shop, Stranger};
 
 #[tokio::test]
 async fn two_pods_talk_and_between_them_is_tls_1_3_only() -> Result<()> {
@@ -95,27 +95,11 @@ async fn two_pods_talk_and_between_them_is_tls_1_3_only() -> Result<()> {
 #[tokio::test]
 async fn a_pod_without_a_sidecar_cannot_call_one_with() -> Result<()> {
     let shop = Shop::open(installed().await?, &[("orders", 1)]).await?;
-    let outside = shop.cluster.namespace("outside").await?;
-    let image = shop.cluster.web_image().await?;
-    shop.cluster
-        .apply(&format!(
-            r#"
-apiVersion: v1
-kind: Pod
-metadata: {{ name: stranger, namespace: {outside} }}
-spec:
-  containers: [{{ name: stranger, image: {image}, imagePullPolicy: Never, args: [serve, ":8080"] }}]
-"#
-        ))
-        .await?;
-    shop.cluster.ready(&outside, "stranger", PODS).await?;
+    let stranger = Stranger::start(shop.cluster).await?;
     let url = format!("http://orders.{}/", shop.namespace);
-    let answer = shop
-        .cluster
-        .exec(&outside, "stranger", "stranger", &["/web", "get", &url])
-        .await?;
-    assert!(answer.starts_with("403"), "{answer}");
-    assert!(answer.contains("plaintext_refused"), "{answer}");
+    let (status, body) = stranger.get(&url).await?;
+    assert_eq!(status, 403, "{body}");
+    assert!(body.contains("plaintext_refused"), "{body}");
     Ok(())
 }
 

@@ -21,8 +21,9 @@ use crate::up::{plain, table::say};
 const MOST_ASKED: usize = 64;
 const AT_A_TIME: usize = 8;
 
-/// The category of every kind that has a status of ours.
-const ENFORCED: &str = "meshwright";
+/// Every kind that has a status of ours, by its full name: kubectl knows what is in a category from a
+/// cache, which may be older than the chart.
+const ENFORCED: &str = "apiroutes.meshwright.dev,retrypolicies.meshwright.dev";
 
 /// How long a sidecar may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);

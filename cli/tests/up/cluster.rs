@@ -21,7 +21,7 @@ echo "$*" >> asked
 case "$*" in
 *'get --ignore-not-found -f -'*) cat > input; cat stored.json ;;
 *'get deployment/web'*) cat deployment.json ;;
-*'get meshwright'*) cat routes.json ;;
+*'get apiroutes.meshwright.dev,retrypolicies.meshwright.dev'*) cat routes.json ;;
 *'get pods'*) cat pods.json ;;
 *port-forward*)
   echo $$ >> forwards
@@ -212,7 +212,8 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
         .unwrap();
     assert_eq!(checked.status.code(), Some(0));
     let asked = cluster.kept("asked");
-    let last = "--context test --namespace shop get meshwright -o json";
+    let last = "--context test --namespace shop get \
+                apiroutes.meshwright.dev,retrypolicies.meshwright.dev -o json";
     assert!(asked.lines().any(|line| line == last), "{asked}");
 }
 

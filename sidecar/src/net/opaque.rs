@@ -5,9 +5,12 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 
 use crate::telemetry::metrics::Connection;
+
+/// What is read at a time, in each direction: one whole record of TLS (RFC 8446 section 5.1).
+const BUFFER: usize = 16 * 1024;
 
 /// Copies until both directions have ended; an end in one direction is passed on (half-close)
 /// while the other goes on. Returns the bytes that went from `a` to `b` and from `b` to `a`.
@@ -19,7 +22,7 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    copy_bidirectional(a, b).await
+    copy_bidirectional_with_sizes(a, b, BUFFER, BUFFER).await
 }
 
 /// As [`copy`], from who connected to its destination, counting bytes while they flow: such a
@@ -38,7 +41,7 @@ where
     C: Counts,
 {
     let mut source = Counted { source, counts };
-    copy_bidirectional(&mut source, destination).await
+    copy_bidirectional_with_sizes(&mut source, destination, BUFFER, BUFFER).await
 }
 
 /// What counts bytes while they flow.

@@ -7,6 +7,7 @@
 //! be gone). Retries of what was sent, and hedging, belong here too when `RetryPolicy` brings them:
 //! `decide` after an attempt, a second attempt beside the first.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use http::{Request, Response, StatusCode, request::Parts};
@@ -40,12 +41,16 @@ pub async fn forward(
 ) -> Result<Response<ResponseBody>, Error> {
     let (idle, sent) = (cx.idle_limit(), cx.sent());
     let key = balancer.key(Some(&head.headers));
-    let attempts = attempts(cx, balancer, key, speak, Request::from_parts(head, body));
-    let attempts = async {
-        let answer = idle::bound(idle, || sent.get(), attempts).await;
-        answer.unwrap_or_else(|idle| Err(idle.into()))
+    let request = Request::from_parts(head, body);
+    let answer = {
+        // Pinned where it is made: each bound around it would move it.
+        let mut attempts = pin!(attempts(cx, balancer, key, speak, request));
+        let attempts = async {
+            let answer = idle::bound(idle, || sent.get(), attempts.as_mut()).await;
+            answer.unwrap_or_else(|idle| Err(idle.into()))
+        };
+        deadline.bound(attempts).await
     };
-    let answer = deadline.bound(attempts).await;
     let (response, lease) = answer.map_err(|error| cx.unanswered(error))?;
     answered(cx, response, lease, deadline)
 }

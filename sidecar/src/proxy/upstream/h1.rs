@@ -96,6 +96,11 @@ impl Upstream {
         if let Some(exchange) = self.h1.take() {
             return Ok(exchange);
         }
+        // Boxed: a handshake is far larger than all else that a request waits for, and most have none.
+        Box::pin(self.new_h1()).await
+    }
+
+    async fn new_h1(&self) -> Result<Exchange, Error> {
         let _waiting = self.wait()?;
         match self.is_peer() {
             true => {
