@@ -132,7 +132,7 @@ mod tests {
             b"\"Status\"",
             b"[[[[[[[[",
         ];
-        crate::spoilt::spoilt(5_000, &[&enter, &pods], pieces, |bytes| {
+        crate::spoil::fuzz(5_000, &[&enter, &pods], pieces, |bytes| {
             let (mut here, there) = UnixStream::pair().unwrap();
             // Less than the socket holds: nobody waits.
             here.write_all(bytes).unwrap();

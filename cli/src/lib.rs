@@ -21,7 +21,8 @@ pub mod port_forward;
 pub mod sidecar;
 pub mod signals;
 #[cfg(test)]
-mod spoilt;
+#[path = "../../tests/fuzz/spoil.rs"]
+mod spoil;
 pub mod status;
 pub mod tap;
 pub mod terminal;

@@ -67,7 +67,8 @@ pub struct RetryPolicySpec {
     pub load_balancing: Option<LoadBalancing>,
 
     /// Asks the endpoints whether they are well; absent, none is asked. Callers' sidecars send the
-    /// checks, only to endpoints of Services that they called lately. The sidecar beside an endpoint
+    /// checks, only to endpoints of Services that they called lately or that a route of such a Service
+    /// names. The sidecar beside an endpoint
     /// passes on to its application about one a second at most for each path, whoever asks; an
     /// endpoint outside the mesh is asked by each caller. An endpoint that is not well is avoided,
     /// unless none is.
@@ -124,7 +125,8 @@ pub struct LoadBalancing {
     /// `LeastRequest` draws two endpoints and takes the one that is expected to answer sooner: by a
     /// moving average of its answer times that rises at once and falls slowly (peak EWMA), times
     /// the requests that it has under way. `RoundRobin` takes one after the other. `ConsistentHash`
-    /// always takes the same for the same value; when endpoints come or go, few values move.
+    /// always takes the same for the same value, from every caller that knows the same endpoints;
+    /// when endpoints come or go, few values move.
     #[serde(default, rename = "type")]
     pub type_: BalancingType,
 

@@ -8,6 +8,7 @@
 //! no sidecar could build, so both read them here.
 
 pub mod capability;
+pub mod claims;
 pub mod client;
 pub mod delta;
 pub mod generation;

@@ -299,7 +299,7 @@ mod tests {
             b"\x07cluster\x05local\0",
             b"\0\x01\0\x01",
         ];
-        crate::spoilt::spoilt(50_000, &[ORDERS, back, host], pieces, |bytes| {
+        crate::spoil::fuzz(50_000, &[ORDERS, back, host], pieces, |bytes| {
             let Some(question) = question(bytes) else {
                 return;
             };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::{FutureExt, LocalBoxFuture, Shared};
-use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{HOST, HeaderName, HeaderValue, USER_AGENT};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
@@ -222,11 +222,7 @@ struct Answer {
 
 /// Whether a peer's sidecar asks how the application is.
 pub fn is_asked(head: &Parts) -> bool {
-    head.method == Method::GET && marked(&head.headers)
-}
-
-fn marked(headers: &HeaderMap) -> bool {
-    headers.contains_key(MARK)
+    head.method == Method::GET && head.headers.contains_key(MARK)
 }
 
 impl Answers {

@@ -1,6 +1,7 @@
 //! The rules of filters.
 
 use serde_json::Value;
+use wire::claims::says_who_calls;
 
 use super::{Rule, text};
 
@@ -142,23 +143,10 @@ const NOT_EDITED: &[&str] = &[
     "host",
 ];
 
-/// Beginnings of names that say who calls.
-const IDENTITY: &[&str] = &[
-    "meshwright-",
-    "client-cert",
-    "x-client-cert",
-    "x-forwarded-client-cert",
-    "x-forwarded-tls-client-cert",
-    "ssl-client-",
-    "x-ssl-",
-    "x-amzn-mtls-",
-];
-
 fn editable(name: &Value) -> bool {
     let name = text(name).to_ascii_lowercase();
-    let says_who_calls = IDENTITY.iter().any(|family| name.starts_with(family));
-    let says_who_calls = says_who_calls || ["x-arr-clientcert", "l5d-client-id"].contains(&&*name);
-    !NOT_EDITED.contains(&name.as_str()) && !says_who_calls
+    let of_the_mesh = name.starts_with("meshwright-") || says_who_calls(&name);
+    !NOT_EDITED.contains(&name.as_str()) && !of_the_mesh
 }
 
 fn has(value: &Value, field: &str) -> bool {

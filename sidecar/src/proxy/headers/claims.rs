@@ -12,6 +12,7 @@
 //! the mesh: they are worth what that application is. Outside it nobody is known who wrote them.
 
 use http::header::{HeaderMap, HeaderName};
+use wire::claims::says_who_calls;
 
 use crate::identity::SpiffeId;
 
@@ -33,18 +34,6 @@ impl Origin {
         }
     }
 }
-
-/// Who the caller is, wherever it comes from: names, and beginnings of names.
-const IDENTITY: &[&str] = &["x-arr-clientcert", "l5d-client-id"];
-const IDENTITY_FAMILIES: &[&str] = &[
-    "client-cert",
-    "x-client-cert",
-    "x-forwarded-client-cert",
-    "x-forwarded-tls-client-cert",
-    "ssl-client-",
-    "x-ssl-",
-    "x-amzn-mtls-",
-];
 
 /// Where the caller is, and on whose behalf it calls.
 const ORIGIN: &[&str] = &[
@@ -79,7 +68,7 @@ pub(super) fn is_claim(name: &HeaderName) -> bool {
 }
 
 pub(super) fn is_identity(name: &HeaderName) -> bool {
-    is_of(name.as_str(), IDENTITY, IDENTITY_FAMILIES)
+    says_who_calls(name.as_str())
 }
 
 fn is_of(name: &str, names: &[&str], families: &[&str]) -> bool {

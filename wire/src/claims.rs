@@ -1,0 +1,20 @@
+//! Headers that say who calls: a route edits none of them, and nobody who sends one is believed.
+
+/// Names.
+const NAMES: &[&str] = &["x-arr-clientcert", "l5d-client-id"];
+
+/// Beginnings of names: of RFC 9440, Envoy, Traefik, nginx, HAProxy and AWS.
+const FAMILIES: &[&str] = &[
+    "client-cert",
+    "x-client-cert",
+    "x-forwarded-client-cert",
+    "x-forwarded-tls-client-cert",
+    "ssl-client-",
+    "x-ssl-",
+    "x-amzn-mtls-",
+];
+
+/// Whether a header of this name, in lower case, says who calls.
+pub fn says_who_calls(name: &str) -> bool {
+    NAMES.contains(&name) || FAMILIES.iter().any(|family| name.starts_with(family))
+}
