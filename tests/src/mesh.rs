@@ -366,8 +366,10 @@ impl Mesh {
             format!("--token-file={}", token_file.display()),
             format!("--bundle-file={}", path("state/roots.pem").display()),
             format!("--state={}", path(&format!("{pod}.state")).display()),
-            "--drain-timeout=5s".to_owned(),
         ];
+        if !more.iter().any(|more| more.starts_with("--drain-timeout=")) {
+            arguments.push("--drain-timeout=5s".to_owned());
+        }
         if !more.iter().any(|more| more.starts_with("--workers=")) {
             arguments.push("--workers=1".to_owned());
         }

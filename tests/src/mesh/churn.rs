@@ -42,7 +42,10 @@ impl Mesh {
         let listener = TcpListener::bind((application, APPLICATION_PORT)).await?;
         let inbound = format!("--listen-inbound={address}:{APPLICATION_PORT}");
         let to = format!("--application-address={application}");
-        let sidecar = self.sidecar(app, address, &[inbound, to]).await?;
+        // What it has when it is to end may be an answer that is read slowly, and its callers may hear
+        // of the end late: as long as a pod has by default, not the little that other tests give.
+        let drains = "--drain-timeout=25s".to_owned();
+        let sidecar = self.sidecar(app, address, &[inbound, to, drains]).await?;
         self.set_pod(sidecar.pod(), app, address, true)?;
         self.not_ready(sidecar.pod())?;
         sidecar.ready().await?;
