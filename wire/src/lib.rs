@@ -5,7 +5,8 @@
 //! [`server`] and [`client`] (the same two ends on a network).
 //!
 //! [`path`] and [`regex`] say how the texts of a [`mesh::Match`] are read: the compiler refuses what
-//! no sidecar could build, so both read them here.
+//! no sidecar could build, so both read them here. [`jwks`] does the same for the keys of those who
+//! issue tokens, and [`json`] for what must not mean two things.
 
 pub mod capability;
 pub mod claims;
@@ -13,6 +14,8 @@ pub mod client;
 pub mod delta;
 pub mod generation;
 pub mod id;
+pub mod json;
+pub mod jwks;
 pub mod message;
 pub mod path;
 pub mod regex;
