@@ -19,6 +19,7 @@
 //! The anatomy of a file: what it does, in which phase, from which field, and what a client sees
 //! when it says no; the runtime type; how it is built; its verb; tests on a paused clock.
 
+pub mod authentication;
 pub mod body_limit;
 pub mod compression;
 pub mod concurrency;

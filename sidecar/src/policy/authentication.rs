@@ -1,0 +1,3 @@
+//! Who calls on behalf of whom: the tokens of end users.
+
+pub mod jwt;
