@@ -14,6 +14,7 @@ mod people;
 mod proxy;
 mod spoil;
 mod stream;
+mod tokens;
 
 use spoil::fuzz;
 
