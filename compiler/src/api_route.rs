@@ -23,7 +23,7 @@ pub(crate) mod layers;
 mod matching;
 
 use layers::Layers;
-pub(crate) use matching::capabilities;
+pub(crate) use matching::{capabilities, header_match, matches_path, read_path};
 
 /// What is known when an ApiRoute is read.
 #[derive(Clone, Copy, Debug)]
@@ -388,7 +388,7 @@ pub(crate) fn service_ref(key: &ObjectKey) -> mesh::ServiceRef {
     }
 }
 
-fn rule_name(index: usize) -> String {
+pub(crate) fn rule_name(index: usize) -> String {
     format!("rule-{index}")
 }
 

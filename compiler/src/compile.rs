@@ -13,6 +13,7 @@ use crate::output::{Audience, AudienceKey, Compiled, Output};
 use crate::verdict::Verdict;
 use crate::{endpoints, guard, workload};
 
+mod access;
 mod differs;
 mod objects;
 mod retry_policies;
@@ -39,6 +40,7 @@ pub fn compile(inputs: &Inputs, before: Output) -> Output {
     compilation.endpoint_slices();
     compilation.pods();
     compilation.namespaces();
+    compilation.secrets();
     compilation.written();
     // A second time where what people wrote says what ports carry, and no more: what that changes
     // is not what decides who is in force.
@@ -54,6 +56,10 @@ pub fn compile(inputs: &Inputs, before: Output) -> Output {
             compilation.endpoints(&service);
         }
         compilation.objects();
+        // Last, because it is for the pods that Guards have found, at the Services that objects name.
+        while let Some(route) = compilation.dirty.access.pop_first() {
+            compilation.access(&route);
+        }
     }
     compilation.changed();
     compilation.out
@@ -80,6 +86,8 @@ struct Dirty {
     workloads: BTreeSet<ObjectKey>,
     /// What people wrote.
     objects: BTreeSet<ObjectRef>,
+    /// By ApiRoute: who may enter.
+    access: BTreeSet<ObjectKey>,
 }
 
 // === impl Dirty ===
@@ -89,7 +97,8 @@ impl Dirty {
         !(self.guards.is_empty()
             && self.endpoints.is_empty()
             && self.workloads.is_empty()
-            && self.objects.is_empty())
+            && self.objects.is_empty()
+            && self.access.is_empty())
     }
 }
 
@@ -111,6 +120,8 @@ impl Compilation<'_> {
         let before = links.selected.set(key, selected.clone());
         let joined_or_left = before.symmetric_difference(&selected);
         self.dirty.workloads.extend(joined_or_left.cloned());
+        let guarded_by = links.access.to(key).into_iter().flatten();
+        self.dirty.access.extend(guarded_by.cloned());
 
         let meshed = || {
             let pods = selected.iter();
@@ -124,8 +135,13 @@ impl Compilation<'_> {
             Some(service) if !audience.is_empty() => {
                 let pods = meshed().map(|(_, pod)| pod.as_ref());
                 let declared = self.declared(key);
-                let guard = guard::compile(key, service, declared, pods);
-                self.put(id, &[capability::GUARD], &guard, audience, None);
+                let mut guard = guard::compile(key, service, declared, pods);
+                guard.access = self.access_at(key);
+                let capabilities: &[&str] = match guard.access.is_empty() {
+                    true => &[capability::GUARD],
+                    false => &[capability::GUARD, capability::GUARD_ACCESS],
+                };
+                self.put(id, capabilities, &guard, audience, None);
             }
             _ => self.remove(id),
         }

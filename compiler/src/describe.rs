@@ -22,10 +22,37 @@ const MAX_SHOWN: usize = 80;
 ///
 /// Entries of a list are compared with the entry of the same name, where all have one, else with
 /// the one at the same place. The places named are those in `new`, for what was removed in `old`.
+///
+/// Of what stands in a Secret only is said that it changed.
 pub fn describe_change(old: &Value, new: &Value) -> Vec<String> {
     let mut changes = Vec::new();
-    compare(old, new, "", &mut changes);
+    match new.get("kind").is_some_and(|kind| kind == "Secret") {
+        true => {
+            compare(
+                &veiled(old, None),
+                &veiled(new, Some(old)),
+                "",
+                &mut changes,
+            );
+        }
+        false => compare(old, new, "", &mut changes),
+    }
     changes
+}
+
+/// A Secret without what stands in it; what differs from the Secret `before` still differs.
+fn veiled(secret: &Value, before: Option<&Value>) -> Value {
+    let mut veiled = secret.clone();
+    for field in ["data", "stringData"] {
+        let Some(entries) = veiled.get_mut(field).and_then(Value::as_object_mut) else {
+            continue;
+        };
+        for (name, value) in entries {
+            let same = before.is_none_or(|before| before[field].get(name) == Some(&*value));
+            *value = if same { "(secret)" } else { "(another secret)" }.into();
+        }
+    }
+    veiled
 }
 
 fn compare(old: &Value, new: &Value, path: &str, changes: &mut Vec<String>) {
@@ -187,6 +214,21 @@ mod tests {
                 "rules[1].timeout: 1s -> 5s",
                 "rules[2] (d) added",
                 "rules: order is now c, b",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_stands_in_a_secret_is_not_told() {
+        let secret =
+            |data: Value| json!({"kind": "Secret", "data": data, "stringData": {"c": "x"}});
+        let old = secret(json!({"a": "aHVudGVyMg==", "b": "c2FtZQ=="}));
+        let new = secret(json!({"a": "aHVudGVyMw==", "b": "c2FtZQ==", "d": "bmV3"}));
+        assert_eq!(
+            describe_change(&old, &new),
+            [
+                "data.a: (secret) -> \"(another secret)\"",
+                "data.d added: \"(another secret)\"",
             ]
         );
     }

@@ -42,6 +42,7 @@ pub(crate) fn compile<'a>(
                 protocol: protocol.into(),
             })
             .collect(),
+        access: Vec::new(),
     }
 }
 

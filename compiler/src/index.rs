@@ -8,7 +8,7 @@ use std::iter::Peekable;
 use std::sync::Arc;
 
 use crds::{ApiRoute, RetryPolicy};
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use wire::mesh::Protocol;
 
@@ -27,6 +27,8 @@ pub(crate) struct Memo {
     pub(crate) endpoint_slices: Objects<EndpointSlice>,
     pub(crate) pods: Objects<Pod>,
     pub(crate) namespaces: Objects<Namespace>,
+    pub(crate) consumers: Objects<Secret>,
+    pub(crate) credentials: Objects<Secret>,
     pub(crate) links: Indexes,
     pub(crate) attachments: BTreeMap<ObjectKind, Attachments>,
     /// ApiRoutes, for those that lead to them; nothing for those that are not in force.
@@ -54,6 +56,8 @@ pub(crate) struct Indexes {
     pub(crate) lost: Links<ObjectRef, Neighbourhood>,
     /// An ApiRoute and the Services of which it says what undeclared ports carry.
     pub(crate) declares: Links<ObjectKey, ObjectKey>,
+    /// An ApiRoute and the Services at whose pods it says who may enter.
+    pub(crate) access: Links<ObjectKey, ObjectKey>,
     /// An ApiRoute and those that it leads to.
     pub(crate) leads: Links<ObjectKey, ObjectKey>,
     /// Services whose Endpoints are larger than what is sent.

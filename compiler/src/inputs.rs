@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crds::{ApiRoute, RetryPolicy};
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
 use wire::generation::Input;
@@ -27,6 +27,10 @@ pub struct Inputs {
     pub pods: BTreeMap<ObjectKey, Arc<Pod>>,
     /// Namespaces by name, in no namespace.
     pub namespaces: BTreeMap<ObjectKey, Arc<Namespace>>,
+    /// Secrets that are consumers' keys (the label `meshwright.dev/consumer`), by namespace and name.
+    pub consumers: BTreeMap<ObjectKey, Arc<Secret>>,
+    /// Secrets of the mesh's own credentials (the label `meshwright.dev/credential`).
+    pub credentials: BTreeMap<ObjectKey, Arc<Secret>>,
     /// Which of two conflicting objects comes first, whatever `metadata.creationTimestamp` says: in
     /// a folder, the order of paths. The lower one does; objects that aren't named here come after
     /// those that are, the oldest first.

@@ -6,6 +6,7 @@
 //! becomes a verdict and affects no other. Work is remembered per object: what did not change since
 //! `before` is not looked at again, and the result is the same as from scratch.
 
+mod access;
 mod api_route;
 mod attach;
 mod compile;
@@ -22,6 +23,7 @@ mod verdict;
 mod workload;
 pub mod yaml;
 
+pub use access::keys::{CONSUMER, CREDENTIAL, PLAN};
 pub use compile::compile;
 pub use describe::describe_change;
 pub use endpoints::protocol;

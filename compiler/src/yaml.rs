@@ -5,6 +5,7 @@
 //! types.
 
 mod ambiguous;
+mod kinds;
 mod labels;
 mod lines;
 mod rules;
@@ -15,18 +16,16 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use crds::{ApiRoute, RetryPolicy};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use regex::Regex;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::host;
 use crate::inputs::ObjectKey;
+use kinds::{Known, NAMESPACE};
 use lines::Lines;
 pub use lines::line_of;
 use structural::Schema;
@@ -71,6 +70,7 @@ pub enum Object {
     EndpointSlice(Arc<EndpointSlice>),
     Pod(Arc<Pod>),
     Namespace(Arc<Namespace>),
+    Secret(Arc<Secret>),
     /// A kind that belongs in a folder but means nothing here, such as a ConfigMap.
     Ignored,
 }
@@ -97,90 +97,12 @@ struct Fault {
     message: String,
 }
 
-/// A kind that a folder may hold: its `apiVersion`, and how its documents are read.
-struct Known {
-    api_version: &'static str,
-    kind: &'static str,
-    read: fn(&Value) -> Result<Object, Vec<Fault>>,
-}
-
-const KINDS: &[Known] = &[
-    Known {
-        api_version: crds::API_VERSION,
-        kind: "ApiRoute",
-        read: |value| typed(value).map(Object::ApiRoute),
-    },
-    Known {
-        api_version: crds::API_VERSION,
-        kind: "RetryPolicy",
-        read: |value| typed(value).map(Object::RetryPolicy),
-    },
-    Known {
-        api_version: "v1",
-        kind: "Service",
-        read: |value| typed(value).map(Object::Service),
-    },
-    Known {
-        api_version: "apps/v1",
-        kind: "Deployment",
-        read: |value| typed(value).and_then(labels::deployment),
-    },
-    Known {
-        api_version: "discovery.k8s.io/v1",
-        kind: "EndpointSlice",
-        read: |value| typed(value).map(Object::EndpointSlice),
-    },
-    Known {
-        api_version: "v1",
-        kind: "Pod",
-        read: |value| typed(value).and_then(labels::pod),
-    },
-    Known {
-        api_version: "apps/v1",
-        kind: "StatefulSet",
-        read: ignored::<StatefulSet>,
-    },
-    Known {
-        api_version: "apps/v1",
-        kind: "DaemonSet",
-        read: ignored::<DaemonSet>,
-    },
-    Known {
-        api_version: "batch/v1",
-        kind: "Job",
-        read: ignored::<Job>,
-    },
-    Known {
-        api_version: "batch/v1",
-        kind: "CronJob",
-        read: ignored::<CronJob>,
-    },
-    Known {
-        api_version: "v1",
-        kind: NAMESPACE,
-        read: |value| typed(value).and_then(labels::namespace),
-    },
-    Known {
-        api_version: "v1",
-        kind: "ServiceAccount",
-        read: ignored::<ServiceAccount>,
-    },
-    Known {
-        api_version: "v1",
-        kind: "ConfigMap",
-        read: ignored::<ConfigMap>,
-    },
-];
-
 /// The value parser looks at every bracket that is open for each word that it reads: this times a
 /// nanosecond is what a file takes at most. Some thousand may be open in the largest file, and in
 /// smaller ones more.
 const MAX_LOOKS: usize = 1 << 30;
 
 const DEFAULT_NAMESPACE: &str = "default";
-
-/// The one kind that is in no namespace.
-const NAMESPACE: &str = "Namespace";
 
 /// A name that Kubernetes takes: a DNS subdomain.
 static NAME: LazyLock<Regex> = LazyLock::new(|| {
@@ -292,7 +214,7 @@ fn read(text: &str, most_open: usize) -> Result<Option<Read>, Vec<Fault>> {
         return Ok(None);
     }
     let mut value = json(value, "").map_err(|fault| vec![fault])?;
-    let known = kind(&value).map_err(|fault| vec![fault])?;
+    let known = kinds::of(&value).map_err(|fault| vec![fault])?;
     let key = metadata(&mut value, known.kind != NAMESPACE)?;
     if let Some(schema) = Schema::of_kind(known.kind) {
         let mut faults = schema.check(&value);
@@ -304,45 +226,6 @@ fn read(text: &str, most_open: usize) -> Result<Option<Read>, Vec<Fault>> {
     }
     let object = (known.read)(&value)?;
     Ok(Some((known, key, value, object)))
-}
-
-/// The kind of a document.
-fn kind(value: &Value) -> Result<&'static Known, Fault> {
-    if !value.is_object() {
-        return Err(Fault::new(
-            "",
-            "this is no object: write apiVersion, kind, metadata and spec".to_owned(),
-        ));
-    }
-    let Some(kind) = value.get("kind").and_then(Value::as_str) else {
-        return Err(Fault::new(
-            "kind",
-            format!("is missing: write one of {}", kinds()),
-        ));
-    };
-    let Some(known) = KINDS.iter().find(|known| known.kind == kind) else {
-        let names = KINDS.iter().map(|known| known.kind);
-        let remedy = match host::nearest(kind, names) {
-            Some(name) => format!("did you mean {name}?"),
-            None => format!("a folder holds {}", kinds()),
-        };
-        return Err(Fault::new("kind", format!("unknown kind {kind}; {remedy}")));
-    };
-    match value.get("apiVersion").and_then(Value::as_str) {
-        Some(version) if version == known.api_version => Ok(known),
-        Some(version) => Err(Fault::new(
-            "apiVersion",
-            format!("{kind} has {}, not {version}", known.api_version),
-        )),
-        None => Err(Fault::new(
-            "apiVersion",
-            format!("is missing: write apiVersion: {}", known.api_version),
-        )),
-    }
-}
-
-fn kinds() -> String {
-    Vec::from_iter(KINDS.iter().map(|known| known.kind)).join(", ")
 }
 
 /// Namespace and name; the namespace is filled in where there is none, for what is in one.
@@ -398,16 +281,6 @@ fn metadata(value: &mut Value, in_a_namespace: bool) -> Result<ObjectKey, Vec<Fa
         true => Ok(key),
         false => Err(faults),
     }
-}
-
-/// The value as an object of its type.
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<Arc<T>, Vec<Fault>> {
-    strict::read(value, "").map(Arc::new)
-}
-
-/// Makes sure that the value has its type's form, of which nothing is used here.
-fn ignored<T: DeserializeOwned>(value: &Value) -> Result<Object, Vec<Fault>> {
-    strict::read::<T>(value, "").map(|_| Object::Ignored)
 }
 
 /// The value as JSON has it. A `null` is as good as absent, which is how the API server takes it.

@@ -334,6 +334,8 @@ fn name(edit: &Edit) -> String {
         Edit::Service(key, _) => format!("service {key}"),
         Edit::EndpointSlice(key, _) => format!("slice {key}"),
         Edit::Pod(key, _) => format!("pod {key}"),
+        Edit::Consumer(key, _) => format!("consumer {key}"),
+        Edit::Credential(key, _) => format!("credential {key}"),
         Edit::Namespace(key, _) => format!("namespace {key}"),
         Edit::Precedence(object, _) => format!("precedence {object}"),
         Edit::TrustDomain(_) => "trust domain".to_owned(),

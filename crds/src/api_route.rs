@@ -14,8 +14,13 @@ use serde::{Deserialize, Serialize};
 use crate::status::ObjectStatus;
 use crate::units::Duration;
 
+pub mod auth;
+pub mod authorization;
 pub mod filters;
 mod matching;
+
+use auth::Auth;
+use authorization::Authorization;
 
 use filters::{
     Compression, Concurrency, Cors, DirectResponse, Fault, HeaderEdits, Mirror, Redirect, Rewrite,
@@ -87,6 +92,17 @@ pub use matching::{HeaderMatch, Match, Method, PathMatch, PathType, QueryMatch, 
     "!(self.protocol in ['TCP', 'TLS']) || !has(self.rules) || self.rules.all(r, \
      !has(r.backendRefs) || r.backendRefs.all(b, b.kind == 'Service'))"
 ).message("connections of TCP and TLS go to Services: the rules of another ApiRoute read requests"))]
+#[x_kube(validation = Cel::new("!(self.protocol in ['TCP', 'TLS']) || !has(self.auth)").message(
+    "of TCP and TLS nobody reads requests, so no credentials: authorization decides by which workload calls"
+))]
+#[x_kube(validation = Cel::new(
+    "!(self.protocol in ['TCP', 'TLS']) || !has(self.authorization) || \
+     !has(self.authorization.rules) || self.authorization.rules.all(r, !(has(r.methods) || \
+     has(r.paths) || has(r.headers)))"
+).message("of TCP and TLS nobody reads requests: a rule of authorization has name, action and principals"))]
+#[x_kube(validation = Cel::new(
+    "!has(self.auth) || self.auth.require != 'Optional' || has(self.authorization)"
+).message("auth.require: Optional lets everybody go on: write authorization, which says who may"))]
 pub struct ApiRouteSpec {
     /// The Services whose calls this object governs: `orders` (in the object's namespace),
     /// `orders.shop`, `orders.shop.svc` or the full name in the cluster's domain. All in one
@@ -128,6 +144,22 @@ pub struct ApiRouteSpec {
     /// Time limits for every rule that sets none of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+
+    /// Which credentials a request must bring. With it, or with `authorization`, whatever is not
+    /// allowed is refused. The sidecars beside the pods check it, of the hosts' Services and of every
+    /// Service that a rule sends to, for everybody who calls them, whichever way; where several
+    /// ApiRoutes lead to the same pods, each of them must let a request in. It needs the object to
+    /// be in the Services' own namespace. What the mesh answers itself (`redirect`,
+    /// `directResponse`, CORS preflights) needs no credentials. As long as an object that has `auth`
+    /// or `authorization` is there, it is enforced, whether or not its rules are in force; where it
+    /// can't be understood, nobody is let in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+
+    /// Who may do what, where `auth` has said who it is. Of `TCP` and `TLS`, which workload may
+    /// connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<Authorization>,
 }
 
 /// What an API's Services speak.

@@ -10,6 +10,13 @@ pub mod schema;
 pub mod status;
 mod units;
 
+pub use api_route::auth::{
+    self, Algorithm, ApiKey, Auth, ClaimToHeader, CredentialPlace, Introspection, Jwks, Jwt,
+    Require, SecretKeyRef, TokenSource,
+};
+pub use api_route::authorization::{
+    self, Action, Audit, Authorization, AuthorizationRule, ClaimMatch, Mode, Principals, Role,
+};
 pub use api_route::filters::{
     self, Abort, Compression, Concurrency, Cors, Delay, DirectResponse, Fault, Header, HeaderEdits,
     Mirror, MirrorRef, PathChange, PathChangeType, Redirect, RedirectScheme, Rewrite,

@@ -86,6 +86,19 @@ fn tidy_schema(schema: &mut Map<String, Value>) {
     }
 }
 
+/// Labels, as a selector names them.
+pub(crate) fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 8,
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 63,
+            "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$",
+        },
+    })
+}
+
 /// Kubernetes' list of conditions, with its bounds.
 pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

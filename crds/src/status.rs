@@ -72,6 +72,8 @@ pub enum Reason {
     RefNotPermitted,
     /// `ResolvedRefs=False`: an ApiRoute as backend that leads back, or on through too many.
     Cycle,
+    /// `ResolvedRefs=False`: a Secret that is missing, or says nothing that can be read.
+    SecretNotUsable,
     /// `ResolvedRefs=False`: a Service with more endpoints than a sidecar can be sent.
     TooManyEndpoints,
     /// `Programmed=True`: every sidecar that should enforce the object does.
@@ -122,6 +124,7 @@ impl Reason {
             Reason::PortNotFound => "PortNotFound",
             Reason::RefNotPermitted => "RefNotPermitted",
             Reason::Cycle => "Cycle",
+            Reason::SecretNotUsable => "SecretNotUsable",
             Reason::TooManyEndpoints => "TooManyEndpoints",
             Reason::Programmed => "Programmed",
             Reason::Pending => "Pending",

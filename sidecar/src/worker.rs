@@ -199,7 +199,8 @@ impl Following {
             }
             *self.credentials.borrow_mut() = current;
             if number != self.proxy.destinations.state().number {
-                self.proxy.follow(state);
+                self.proxy.follow(state.clone());
+                crate::proxy::keys::keep(&self.proxy, &state);
             }
             self.followers.follows(self.number, number);
             if ready {

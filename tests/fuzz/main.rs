@@ -9,6 +9,7 @@
 //! compiler and instrumented builds, which `make test` must run without, and `arbitrary` only cuts
 //! bytes into values. What is here is the part of them that a stable compiler can run.
 
+mod access;
 mod operator;
 mod people;
 mod proxy;

@@ -355,6 +355,7 @@ fn fuzz_endpoints_guards_and_workloads() {
             port: 8080,
             protocol: 1,
         }],
+        access: vec!["access/shop/orders".into()],
     };
     fuzz(10_000, &[&guard.encode_to_vec()], &[], |bytes| {
         if let Ok(sent) = mesh::Guard::decode(bytes) {

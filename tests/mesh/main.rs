@@ -1,5 +1,6 @@
 //! Whole operators and sidecars over real sockets: one file for each subject.
 
+mod access;
 mod addresses;
 mod balancing;
 mod bounds;

@@ -4,6 +4,7 @@ pub mod client;
 pub mod cluster;
 pub mod foreign;
 pub mod frames;
+pub mod issuer;
 pub mod mesh;
 mod panics;
 pub mod python;

@@ -57,6 +57,18 @@ pub const FILTER_IDLE_TIMEOUT: &str = "filter.idle-timeout";
 pub const ROUTE_CONNECTIONS: &str = "route.connections";
 /// Lets another ApiRoute govern what a rule sends on (`mesh.Backend.route`).
 pub const ROUTE_LAYERS: &str = "route.layers";
+/// Lets in whom `mesh.Access` lets in (`mesh.Guard.access`).
+pub const GUARD_ACCESS: &str = "guard.access";
+/// Decides by `mesh.Access` who may enter.
+pub const ACCESS: &str = "access";
+/// Checks tokens by an issuer's keys (`mesh.Authentication.jwt`).
+pub const ACCESS_JWT: &str = "access.jwt";
+/// Asks about tokens (`mesh.Authentication.introspection`).
+pub const ACCESS_INTROSPECTION: &str = "access.introspection";
+/// Checks consumers' keys (`mesh.Authentication.api_key`).
+pub const ACCESS_API_KEY: &str = "access.api-key";
+/// Compares credentials with `mesh.Keys`.
+pub const KEYS: &str = "keys";
 
 /// What the sidecar of this build can do.
 pub const ALL: &[&str] = &[
@@ -86,4 +98,10 @@ pub const ALL: &[&str] = &[
     FILTER_IDLE_TIMEOUT,
     ROUTE_CONNECTIONS,
     ROUTE_LAYERS,
+    GUARD_ACCESS,
+    ACCESS,
+    ACCESS_JWT,
+    ACCESS_INTROSPECTION,
+    ACCESS_API_KEY,
+    KEYS,
 ];

@@ -34,6 +34,10 @@ pub enum Input {
     Namespace = 5,
     /// `RetryPolicy` objects.
     RetryPolicy = 6,
+    /// Secrets that are consumers' keys.
+    Consumer = 7,
+    /// Secrets that the mesh's own credentials stand in.
+    Credential = 8,
 }
 
 /// For each [`Input`], the newest revision observed; 0 where nothing was seen or nothing depends.
@@ -52,7 +56,7 @@ pub struct Generation {
 
 impl Input {
     /// Every input, in the order of its place.
-    pub const ALL: [Input; 7] = [
+    pub const ALL: [Input; 9] = [
         Input::ApiRoute,
         Input::Service,
         Input::EndpointSlice,
@@ -60,6 +64,8 @@ impl Input {
         Input::Settings,
         Input::Namespace,
         Input::RetryPolicy,
+        Input::Consumer,
+        Input::Credential,
     ];
 }
 

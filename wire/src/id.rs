@@ -26,6 +26,10 @@ pub enum Kind {
     Identity,
     /// `mesh.Workload`: what one workload is.
     Workload,
+    /// `mesh.Keys`: what credentials are compared with.
+    Keys,
+    /// `mesh.Access`: what an ApiRoute says of who may enter.
+    Access,
     /// `mesh.Guard`: who may enter.
     Guard,
     /// `mesh.Endpoints`: who answers behind a Service.
@@ -65,9 +69,11 @@ pub enum InvalidId {
 
 impl Kind {
     /// Every kind, in the order in which they are sent.
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Identity,
         Kind::Workload,
+        Kind::Keys,
+        Kind::Access,
         Kind::Guard,
         Kind::Endpoints,
         Kind::Route,
@@ -79,6 +85,8 @@ impl Kind {
         match self {
             Kind::Identity => "identity",
             Kind::Workload => "workload",
+            Kind::Keys => "keys",
+            Kind::Access => "access",
             Kind::Guard => "guard",
             Kind::Endpoints => "endpoints",
             Kind::Route => "route",
@@ -99,7 +107,18 @@ impl Kind {
                 Input::Namespace,
                 Input::Settings,
             ],
-            Kind::Guard => &[Input::ApiRoute, Input::Service, Input::Pod],
+            // For the pods of the Services that the ApiRoute is for.
+            Kind::Keys => &[
+                Input::ApiRoute,
+                Input::Service,
+                Input::Pod,
+                Input::Settings,
+                Input::Consumer,
+                Input::Credential,
+            ],
+            Kind::Access => &[Input::ApiRoute, Input::Service, Input::Pod, Input::Settings],
+            // The names in ApiRoutes end in the cluster's domain.
+            Kind::Guard => &[Input::ApiRoute, Input::Service, Input::Pod, Input::Settings],
             // An ApiRoute can declare what a Service's ports carry.
             Kind::Endpoints => &[
                 Input::ApiRoute,

@@ -135,6 +135,7 @@ impl Plan {
                 | Object::EndpointSlice(_)
                 | Object::Pod(_)
                 | Object::Namespace(_)
+                | Object::Secret(_)
                 | Object::Ignored => {}
             }
             problems.extend(complaints.problems);

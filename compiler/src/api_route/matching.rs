@@ -73,7 +73,7 @@ fn expressions(written: &Match) -> impl Iterator<Item = (String, &str)> {
 }
 
 /// Reads a path as a sidecar does; answers its regular expression, if it is one.
-fn read_path(PathMatch { type_, value }: &PathMatch) -> Result<Option<Regex>, String> {
+pub(crate) fn read_path(PathMatch { type_, value }: &PathMatch) -> Result<Option<Regex>, String> {
     match type_ {
         PathType::Exact | PathType::Prefix => match normalise(value.as_bytes()) {
             Ok(_) => Ok(None),
@@ -82,6 +82,14 @@ fn read_path(PathMatch { type_, value }: &PathMatch) -> Result<Option<Regex>, St
         PathType::Pattern => Pattern::parse(value).map(|_| None),
         PathType::Regex => Regex::new(value).map(Some),
     }
+}
+
+/// A match that has a path and nothing else.
+pub(crate) fn matches_path(path: &PathMatch) -> mesh::Match {
+    request_match(&Match {
+        path: Some(path.clone()),
+        ..Match::default()
+    })
 }
 
 pub(super) fn request_match(written: &Match) -> mesh::Match {
@@ -106,7 +114,7 @@ pub(super) fn request_match(written: &Match) -> mesh::Match {
     }
 }
 
-fn header_match(written: &HeaderMatch) -> mesh::HeaderMatch {
+pub(crate) fn header_match(written: &HeaderMatch) -> mesh::HeaderMatch {
     mesh::HeaderMatch {
         name: written.name.to_ascii_lowercase(),
         value: written.value.clone().unwrap_or_default(),

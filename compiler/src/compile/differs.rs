@@ -1,5 +1,7 @@
 //! What differs from before, and what has to be compiled again because of it.
 
+use std::collections::BTreeSet;
+
 use wire::{Kind, capability, mesh};
 
 use super::{Compilation, everyone, resource_id};
@@ -24,6 +26,7 @@ impl Compilation<'_> {
                 Kind::Workload => drop(self.dirty.workloads.insert(key)),
                 Kind::Guard => drop(self.dirty.guards.insert(key)),
                 Kind::Endpoints => drop(self.dirty.endpoints.insert(key)),
+                Kind::Access | Kind::Keys => drop(self.dirty.access.insert(key)),
                 Kind::Route => drop(self.dirty.objects.insert(ObjectRef::api_route(&key))),
                 Kind::RetryPolicy => {
                     self.dirty.objects.insert(ObjectRef::retry_policy(&key));
@@ -133,6 +136,25 @@ impl Compilation<'_> {
             let pods = pods.map(|(pod, _)| pod);
             let pods = pods.take_while(|pod| pod.namespace == key.name);
             self.dirty.workloads.extend(pods.cloned());
+        }
+    }
+
+    /// Secrets concern the ApiRoutes of their namespace that compare credentials with any.
+    pub(super) fn secrets(&mut self) {
+        let (memo, inputs) = (&mut self.out.memo, self.inputs);
+        let consumers = differences(&mut memo.consumers, &inputs.consumers);
+        let credentials = differences(&mut memo.credentials, &inputs.credentials);
+        let changed = consumers.iter().chain(&credentials);
+        let namespaces: BTreeSet<&str> = changed.map(|one| one.key.namespace.as_str()).collect();
+        for namespace in namespaces {
+            let routes = inputs.api_routes.range(ObjectKey::new(namespace, "")..);
+            let routes = routes.take_while(|(key, _)| key.namespace == namespace);
+            let compares = routes.filter(|(_, route)| {
+                let auth = route.spec.auth.as_ref();
+                auth.is_some_and(|auth| auth.api_key.is_some() || auth.introspection.is_some())
+            });
+            let compares = compares.map(|(key, _)| ObjectRef::api_route(key));
+            self.dirty.objects.extend(compares);
         }
     }
 

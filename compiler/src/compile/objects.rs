@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crds::status::{ConditionType, Reason};
-use wire::mesh;
 use wire::resource::MAX_BODY_BYTES;
+use wire::{ResourceId, mesh};
 
 use super::{Compilation, everyone, resource_id};
 use crate::api_route::Refusal;
@@ -30,6 +30,10 @@ pub(super) struct Read<'k> {
     pub(super) refusal: Option<Refusal>,
     /// What it refers to and can't have.
     pub(super) unresolved: Option<Refusal>,
+    /// What else it becomes, whether it is in force or not.
+    pub(super) also: Vec<ResourceId>,
+    /// What is said of that when the object is not in force.
+    pub(super) note: Option<&'static str>,
     /// What to do about a conflict.
     pub(super) remedy: &'static str,
 }
@@ -101,7 +105,14 @@ impl Compilation<'_> {
             })
         });
 
-        let mut resources = Vec::new();
+        let refusal = refusal.map(|refusal| match read.note {
+            Some(note) => Refusal {
+                message: format!("{} {note}", refusal.message),
+                ..refusal
+            },
+            None => refusal,
+        });
+        let mut resources = read.also;
         match (id, &refusal) {
             (Some(id), None) => {
                 resources.push(id.clone());

@@ -41,6 +41,8 @@ impl Compilation<'_> {
             lost: policy.lost,
             refusal: policy.refusal,
             unresolved: None,
+            also: Vec::new(),
+            note: None,
             remedy: REMEDY,
         };
         let (load_balancing, health_check) = (policy.load_balancing, policy.health_check);

@@ -8,7 +8,7 @@ use wire::{Kind, capability};
 use super::objects::{Place, Read, claims};
 use super::{Compilation, resource_id};
 use crate::api_route::layers::{Layer, Layers, that_lead_to};
-use crate::api_route::{self, Reader, filters};
+use crate::api_route::{self, Reader, Refusal, filters};
 use crate::attach::{Claim, Of, Precedence};
 use crate::inputs::{ObjectKey, ObjectRef};
 
@@ -18,7 +18,7 @@ const REMEDY: &str = "put the rules of both into one of them, or take the host o
 impl Compilation<'_> {
     /// What an ApiRoute claims; `None` when there is none.
     pub(super) fn route_claims(&self, key: &ObjectKey) -> Option<(Precedence, BTreeSet<Claim>)> {
-        let hosts = self.route_reader(key)?.hosts();
+        let hosts = self.route_hosts(key)?;
         let metadata = &self.inputs.api_routes.get(key)?.metadata;
         let precedence = Precedence::of(&ObjectRef::api_route(key), metadata, self.inputs);
         let mut claims = claims(key, &hosts.services, hosts.refusal.as_ref());
@@ -35,23 +35,26 @@ impl Compilation<'_> {
     /// Compiles an ApiRoute; answers the younger ones whose case this changes.
     pub(super) fn route(&mut self, key: &ObjectKey) -> BTreeSet<Precedence> {
         self.count(Kind::Route);
-        let Some(reader) = self.route_reader(key) else {
+        let (Some(reader), Some(hosts)) = (self.route_reader(key), self.route_hosts(key)) else {
             return BTreeSet::new();
         };
-        let hosts = reader.hosts();
         let rules = reader.rules(&hosts.services);
         let generation = self.inputs.api_routes.get(key);
         let generation = generation.and_then(|route| route.metadata.generation);
         let mut mentions = rules.services;
         mentions.extend(hosts.services.iter().cloned());
         let leads = reader.leads(&hosts.services);
+        let guarded = self.guards(key, &hosts.services).unwrap_or_default();
+        let unresolved = rules.refusal.into_iter().chain(guarded.unusable);
         let read = Read {
             object: &ObjectRef::api_route(key),
             targets: hosts.services,
             mentions,
             lost: &hosts.lost | &rules.lost,
             refusal: hosts.refusal,
-            unresolved: rules.refusal,
+            unresolved: Refusal::all(unresolved.collect()),
+            also: guarded.resources,
+            note: guarded.note,
             remedy: REMEDY,
         };
         let layer = Layer::of(key, reader.spec, reader.reads_requests(), reader.settings);
@@ -78,6 +81,7 @@ impl Compilation<'_> {
             (capabilities, route)
         });
         self.declare(key, says);
+        self.guarded(key, guarded.services);
         let layer = layer.filter(|_| self.is_in_force(key));
         self.lead(key, Some(layer), leads);
         affected
@@ -129,6 +133,7 @@ impl Compilation<'_> {
     /// An ApiRoute is gone, and so is what it said.
     pub(super) fn forget_route(&mut self, key: &ObjectKey) {
         self.declare(key, (None, Vec::new()));
+        self.guarded(key, BTreeSet::new());
         self.lead(key, None, BTreeSet::new());
     }
 
@@ -141,7 +146,7 @@ impl Compilation<'_> {
         said.all(|other| other == first).then_some(first)
     }
 
-    fn route_reader<'k>(&'k self, key: &'k ObjectKey) -> Option<Reader<'k>> {
+    pub(super) fn route_reader<'k>(&'k self, key: &'k ObjectKey) -> Option<Reader<'k>> {
         Some(Reader {
             key,
             spec: &self.inputs.api_routes.get(key)?.spec,

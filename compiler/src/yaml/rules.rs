@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::Value;
 
+mod access;
 mod connections;
 mod filters;
 mod retry_policy;
@@ -14,7 +15,7 @@ mod retry_policy;
 /// Whether a value keeps a rule, given the rule's text; `None` for a rule that isn't known here.
 pub(super) fn holds(rule: &str, value: &Value) -> Option<bool> {
     let rules = RULES.iter().chain(filters::RULES);
-    let rules = rules.chain(connections::RULES);
+    let rules = rules.chain(connections::RULES).chain(access::RULES);
     let mut rules = rules.chain(retry_policy::RULES);
     let (_, holds) = rules.find(|(text, _)| *text == rule)?;
     Some(holds(value))

@@ -48,6 +48,15 @@ pub(crate) fn insert(inputs: &mut Inputs, key: ObjectKey, object: Object) {
         Object::EndpointSlice(object) => drop(inputs.endpoint_slices.insert(key, object)),
         Object::Pod(object) => drop(inputs.pods.insert(key, object)),
         Object::Namespace(object) => drop(inputs.namespaces.insert(key, object)),
+        Object::Secret(object) => {
+            let labels = object.metadata.labels.clone().unwrap_or_default();
+            if labels.contains_key(compiler::CONSUMER) {
+                inputs.consumers.insert(key.clone(), object.clone());
+            }
+            if labels.contains_key(compiler::CREDENTIAL) {
+                inputs.credentials.insert(key, object);
+            }
+        }
         Object::Deployment(_) | Object::Ignored => {}
     }
 }

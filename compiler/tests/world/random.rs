@@ -21,6 +21,8 @@ pub(crate) enum Edit {
     EndpointSlice(ObjectKey, Option<Value>),
     Pod(ObjectKey, Option<Value>),
     Namespace(ObjectKey, Option<Value>),
+    Consumer(ObjectKey, Option<Value>),
+    Credential(ObjectKey, Option<Value>),
     Precedence(ObjectRef, Option<u64>),
     TrustDomain(&'static str),
     ClusterDomain(&'static str),
@@ -44,6 +46,10 @@ impl Edit {
             Edit::Pod(key, value) => set(&mut inputs.pods, key, value, Input::Pod),
             Edit::Namespace(key, value) => {
                 set(&mut inputs.namespaces, key, value, Input::Namespace)
+            }
+            Edit::Consumer(key, value) => set(&mut inputs.consumers, key, value, Input::Consumer),
+            Edit::Credential(key, value) => {
+                set(&mut inputs.credentials, key, value, Input::Credential)
             }
             Edit::Precedence(object, given) => {
                 match given {
@@ -105,6 +111,10 @@ pub(crate) fn edits(longest: usize) -> impl Strategy<Value = Vec<Edit>> {
             .prop_map(|(key, value)| Edit::EndpointSlice(key, value)),
         4 => (key(&pods), option::weighted(0.8, pod()))
             .prop_map(|(key, value)| Edit::Pod(key, value)),
+        2 => (key(&slices), option::weighted(0.8, consumer()))
+            .prop_map(|(key, value)| Edit::Consumer(key, value)),
+        1 => (key(&slices), option::weighted(0.8, credential()))
+            .prop_map(|(key, value)| Edit::Credential(key, value)),
         2 => (select(vec!["shop", "web"]), option::weighted(0.8, namespace()))
             .prop_map(|(name, value)| Edit::Namespace(ObjectKey::namespace(name), value)),
         1 => (select(Vec::from(ObjectKind::ALL)), key(&routes), option::of(0..3u64))
@@ -172,15 +182,65 @@ fn api_route() -> impl Strategy<Value = Value> {
             json!("2026-01-02T00:00:00Z"),
         ]),
         0..3,
+        access(),
     )
-        .prop_map(|(hosts, rules, protocol, created, generation)| {
-            json!({
-                "apiVersion": "meshwright.dev/v1alpha1",
-                "kind": "ApiRoute",
-                "metadata": {"creationTimestamp": created, "generation": generation},
-                "spec": {"hosts": hosts, "rules": rules, "protocol": protocol},
-            })
+        .prop_map(
+            |(hosts, rules, protocol, created, generation, (auth, authorization))| {
+                json!({
+                    "apiVersion": "meshwright.dev/v1alpha1",
+                    "kind": "ApiRoute",
+                    "metadata": {"creationTimestamp": created, "generation": generation},
+                    "spec": {
+                        "hosts": hosts, "rules": rules, "protocol": protocol,
+                        "auth": auth, "authorization": authorization,
+                    },
+                })
+            },
+        )
+}
+
+/// What it says of who may enter: mostly nothing, and sometimes what can't be understood.
+fn access() -> impl Strategy<Value = (Value, Value)> {
+    let auth = select(vec![
+        json!(null),
+        json!(null),
+        json!({"apiKey": {}}),
+        json!({"apiKey": {"plans": ["gold"]}}),
+        json!({"introspection": {
+            "endpoint": "http://issuer/i", "clientID": "a",
+            "clientSecretRef": {"name": "s1", "key": "password"},
+        }}),
+    ]);
+    let authorization = select(vec![
+        json!(null),
+        json!(null),
+        json!({"rules": [{"principals": {"serviceAccounts": ["web"]}}]}),
+        json!({"rules": [{"principals": {"roles": ["nobody"]}}]}),
+    ]);
+    (auth, authorization)
+}
+
+fn consumer() -> impl Strategy<Value = Value> {
+    let hash = format!("sha256:{}", "0".repeat(64));
+    let hash = select(vec![hash.clone(), hash, "none".to_owned()]);
+    let (plan, id) = (select(vec!["gold", "free"]), select(vec!["key1", "key2"]));
+    (plan, id, hash).prop_map(|(plan, id, hash)| {
+        json!({
+            "metadata": {"labels": {
+                "meshwright.dev/consumer": "acme", "meshwright.dev/plan": plan,
+            }},
+            "stringData": {"keyID": id, "keyHash": hash},
         })
+    })
+}
+
+fn credential() -> impl Strategy<Value = Value> {
+    select(vec!["password", "other"]).prop_map(|key| {
+        json!({
+            "metadata": {"labels": {"meshwright.dev/credential": ""}},
+            "stringData": {key: "hunter2"},
+        })
+    })
 }
 
 fn retry_policy() -> impl Strategy<Value = Value> {

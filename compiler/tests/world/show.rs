@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use wire::Kind;
 use wire::mesh::{self, r#match::Path};
 
+mod access;
 mod filters;
 mod retry_policy;
 
@@ -60,6 +61,8 @@ fn body(compiled: &Compiled) -> Value {
     let resource = &compiled.resource;
     match resource.id.kind {
         Kind::Route => route(resource.decode().unwrap()),
+        Kind::Access => access::shown(resource.decode().unwrap()),
+        Kind::Keys => access::keys(resource.decode().unwrap()),
         Kind::RetryPolicy => retry_policy::shown(resource.decode().unwrap()),
         Kind::Endpoints => endpoints(resource.decode().unwrap()),
         Kind::Guard => guard(resource.decode().unwrap()),
@@ -150,10 +153,14 @@ fn guard(sent: mesh::Guard) -> Value {
         .ports
         .iter()
         .map(|port| format!("{} {}", port.port, protocol(port.protocol)));
-    json!({
+    let mut shown = json!({
         "service": format!("{}/{}", sent.namespace, sent.service),
         "ports": Vec::from_iter(ports),
-    })
+    });
+    if !sent.access.is_empty() {
+        shown["access"] = json!(sent.access);
+    }
+    shown
 }
 
 fn route(sent: mesh::Route) -> Value {

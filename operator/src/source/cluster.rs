@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use compiler::{Inputs, ObjectKey, ObjectRef, permissive};
+use compiler::{CONSUMER, CREDENTIAL, Inputs, ObjectKey, ObjectRef, permissive};
 use crds::{ApiRoute, ObjectStatus, RetryPolicy};
-use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, Service};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject};
@@ -47,6 +47,8 @@ struct World {
 struct Kind<K, Slim> {
     input: Input,
     objects: fn(&mut Inputs) -> &mut BTreeMap<ObjectKey, Arc<K>>,
+    /// Only those with this label are asked for.
+    labelled: Option<&'static str>,
     /// Drops what nobody reads: most of a Pod, and everybody's `managedFields`.
     slim: Slim,
 }
@@ -67,6 +69,7 @@ impl Cluster {
         let routes = Kind {
             input: Input::ApiRoute,
             objects: |inputs| &mut inputs.api_routes,
+            labelled: None,
             slim: move |key: &ObjectKey, route: Option<&mut ApiRoute>| {
                 let status = route.and_then(|route| route.status.take());
                 of_routes(&ObjectRef::api_route(key), status);
@@ -75,6 +78,7 @@ impl Cluster {
         let policies = Kind {
             input: Input::RetryPolicy,
             objects: |inputs| &mut inputs.retry_policies,
+            labelled: None,
             slim: move |key: &ObjectKey, policy: Option<&mut RetryPolicy>| {
                 let status = policy.and_then(|policy| policy.status.take());
                 on_status(&ObjectRef::retry_policy(key), status);
@@ -83,6 +87,7 @@ impl Cluster {
         let services = Kind {
             input: Input::Service,
             objects: |inputs| &mut inputs.services,
+            labelled: None,
             slim: |_: &ObjectKey, service: Option<&mut Service>| {
                 service.map(|service| service.status.take());
             },
@@ -90,11 +95,13 @@ impl Cluster {
         let slices = Kind {
             input: Input::EndpointSlice,
             objects: |inputs| &mut inputs.endpoint_slices,
+            labelled: None,
             slim: |_: &ObjectKey, _: Option<&mut EndpointSlice>| {},
         };
         let pods = Kind {
             input: Input::Pod,
             objects: |inputs| &mut inputs.pods,
+            labelled: None,
             slim: |_: &ObjectKey, pod: Option<&mut Pod>| {
                 if let Some(pod) = pod {
                     slim_pod(pod);
@@ -104,12 +111,25 @@ impl Cluster {
         let namespaces = Kind {
             input: Input::Namespace,
             objects: |inputs| &mut inputs.namespaces,
+            labelled: None,
             slim: |key: &ObjectKey, namespace: Option<&mut Namespace>| {
                 if let Some(namespace) = namespace {
                     slim_namespace(key, namespace);
                 }
             },
         };
+        let secrets = |label, input, objects| Kind {
+            input,
+            objects,
+            labelled: Some(label),
+            slim: |_: &ObjectKey, _: Option<&mut Secret>| {},
+        };
+        let consumers = secrets(CONSUMER, Input::Consumer, |inputs| &mut inputs.consumers);
+        let credentials = secrets(CREDENTIAL, Input::Credential, |inputs| {
+            &mut inputs.credentials
+        });
+        keep(&mut tasks, client, &store, consumers);
+        keep(&mut tasks, client, &store, credentials);
         keep(&mut tasks, client, &store, routes);
         keep(&mut tasks, client, &store, policies);
         keep(&mut tasks, client, &store, services);
@@ -148,7 +168,7 @@ impl Source for Cluster {
     }
 }
 
-const KINDS: usize = 6;
+const KINDS: usize = 8;
 
 // === impl Store ===
 
@@ -184,6 +204,7 @@ fn keep<K, Slim>(
     let store = store.clone();
     tasks.spawn(async move {
         let mut listing = BTreeMap::new();
+        let labelled = kind.labelled;
         let what = name.clone();
         let tell = |event| {
             let mut world = store.world();
@@ -193,7 +214,7 @@ fn keep<K, Slim>(
                 store.nudge.send();
             }
         };
-        follow(api, &name, tell).await;
+        follow(api, labelled, &name, tell).await;
     });
 }
 

@@ -73,15 +73,21 @@ struct Attempts {
 
 /// Tells everything that happens to the objects of `api`. Never returns: errors are logged and
 /// what ended is begun again, with growing pauses until it holds.
-pub(crate) async fn follow<K>(api: Api<K>, kind: &str, mut tell: impl FnMut(Event<K>))
-where
+///
+/// Of the objects, those with the label `labelled` if one is given: no other is asked for.
+pub(crate) async fn follow<K>(
+    api: Api<K>,
+    labelled: Option<&str>,
+    kind: &str,
+    mut tell: impl FnMut(Event<K>),
+) where
     K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let mut from = None;
     let mut attempts = Attempts::default();
     loop {
         let end = match from.take() {
-            None => match list(&api, &mut tell).await {
+            None => match list(&api, labelled, &mut tell).await {
                 // Its watch begins where the list ends, and at once.
                 End::Resume(version) => {
                     from = Some(version);
@@ -92,7 +98,15 @@ where
             },
             Some(version) => {
                 let mut began = None;
-                let end = watch(&api, version, kind, &mut from, &mut began, &mut tell).await;
+                let end = watch(
+                    (&api, labelled),
+                    version,
+                    kind,
+                    &mut from,
+                    &mut began,
+                    &mut tell,
+                )
+                .await;
                 attempts.watched(began.is_some_and(|began| began.elapsed() >= LIVED));
                 end
             }
@@ -138,12 +152,13 @@ impl Attempts {
     }
 }
 
-async fn list<K>(api: &Api<K>, tell: &mut impl FnMut(Event<K>)) -> End
+async fn list<K>(api: &Api<K>, labelled: Option<&str>, tell: &mut impl FnMut(Event<K>)) -> End
 where
     K: Clone + Debug + DeserializeOwned,
 {
     tell(Event::Listing);
     let mut params = ListParams::default().limit(PAGE);
+    params.label_selector = labelled.map(str::to_owned);
     loop {
         let page = match in_time(LIST, api.list(&params)).await {
             Ok(page) => page,
@@ -162,7 +177,7 @@ where
 /// Watches from `version`; `reached` is left at the newest version seen, for the next try, and
 /// `began` at when the API server began to tell.
 async fn watch<K>(
-    api: &Api<K>,
+    (api, labelled): (&Api<K>, Option<&str>),
     mut version: String,
     kind: &str,
     reached: &mut Option<String>,
@@ -175,6 +190,7 @@ where
     let params = WatchParams {
         bookmarks: true,
         timeout: Some(WATCH),
+        label_selector: labelled.map(str::to_owned),
         ..WatchParams::default()
     };
     *reached = Some(version.clone());

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use compiler::yaml::{self, Document, Object};
-use compiler::{Inputs, ObjectKey, ObjectKind, ObjectRef, describe_change};
+use compiler::{CONSUMER, CREDENTIAL, Inputs, ObjectKey, ObjectKind, ObjectRef, describe_change};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use wire::generation::Input;
@@ -316,6 +316,19 @@ impl<'a> Gather<'a> {
                     .namespaces
                     .insert(key.clone(), namespace.clone());
             }
+            // A Secret without a label of the mesh's is somebody else's.
+            Object::Secret(secret) => {
+                let has = |label: &str| {
+                    let labels = secret.metadata.labels.as_ref();
+                    labels.is_some_and(|labels| labels.contains_key(label))
+                };
+                if has(CONSUMER) {
+                    self.inputs.consumers.insert(key.clone(), secret.clone());
+                }
+                if has(CREDENTIAL) {
+                    self.inputs.credentials.insert(key.clone(), secret.clone());
+                }
+            }
             Object::Deployment(deployment) => {
                 self.deployments.insert(key.clone(), deployment.clone());
             }
@@ -388,6 +401,14 @@ impl<'a> Gather<'a> {
         note(
             Input::Namespace,
             settle(&mut inputs.namespaces, &old.namespaces),
+        );
+        note(
+            Input::Consumer,
+            settle(&mut inputs.consumers, &old.consumers),
+        );
+        note(
+            Input::Credential,
+            settle(&mut inputs.credentials, &old.credentials),
         );
         // The order of paths decides conflicts between objects of a kind: a rename is a change of
         // them.

@@ -7,6 +7,7 @@ use wire::delta::{Apply, Change, Rejected};
 use wire::generation::Generation;
 use wire::{Kind, ResourceId};
 
+use super::access::{Access, Keys};
 use super::followers::Followers;
 use super::guard::{Guard, Workload};
 use super::retry_policy::RetryPolicy;
@@ -87,6 +88,16 @@ impl Applier {
                 let built = RetryPolicy::build(resource.decode().map_err(unreadable)?)?;
                 self.built.retry_policies.insert(id, Arc::new(built));
             }
+            Kind::Access => {
+                let old = self.built.access.get(&id).map(|old| &**old);
+                let sent = resource.decode().map_err(unreadable)?;
+                let built = Access::build(sent, old, &self.metrics.access)?;
+                self.built.access.insert(id, Arc::new(built));
+            }
+            Kind::Keys => {
+                let built = Keys::build(resource.decode().map_err(unreadable)?)?;
+                self.built.keys.insert(id, Arc::new(built));
+            }
             Kind::Guard => {
                 let built = Guard::build(resource.decode().map_err(unreadable)?)?;
                 self.built.guards.insert(id, Arc::new(built));
@@ -113,6 +124,8 @@ impl Applier {
             Kind::Endpoints => drop(self.built.services.remove(&text)),
             Kind::Route => drop(self.built.routes.remove(&text)),
             Kind::RetryPolicy => drop(self.built.retry_policies.remove(&text)),
+            Kind::Access => drop(self.built.access.remove(&text)),
+            Kind::Keys => drop(self.built.keys.remove(&text)),
             Kind::Guard => drop(self.built.guards.remove(&text)),
             // Another's is not the own one, whatever has been sent.
             Kind::Workload if self.own.as_ref() == Some(id) => {
@@ -134,6 +147,8 @@ impl Applier {
             ("endpoints", self.built.services.len()),
             ("route", self.built.routes.len()),
             ("retry-policy", self.built.retry_policies.len()),
+            ("access", self.built.access.len()),
+            ("keys", self.built.keys.len()),
             ("guard", self.built.guards.len()),
             ("workload", usize::from(self.built.workload.is_some())),
             ("identity", usize::from(self.built.roots.is_some())),

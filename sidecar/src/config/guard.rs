@@ -14,6 +14,8 @@ pub struct Guard {
     pub service: Arc<str>,
     /// Ports that the application listens on.
     pub ports: Vec<(u16, Protocol)>,
+    /// Ids of the Access resources that must be held before anybody enters.
+    pub access: Vec<String>,
 }
 
 /// What this workload is.
@@ -53,6 +55,7 @@ impl Guard {
         Ok(Self {
             service: format!("{}/{}", sent.namespace, sent.service).into(),
             ports,
+            access: sent.access,
         })
     }
 }

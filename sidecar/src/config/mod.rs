@@ -4,10 +4,12 @@
 //! [`route`], [`guard`]) or rejected on its own, all are linked into one immutable [`State`], and
 //! the state is handed to every worker. A request reads one state from beginning to end.
 
+pub mod access;
 mod addresses;
 pub mod apply;
 pub mod followers;
 pub mod guard;
+pub mod remote;
 pub mod retry_policy;
 pub mod route;
 pub mod service;

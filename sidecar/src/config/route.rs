@@ -15,7 +15,7 @@ use wire::mesh;
 pub mod connections;
 pub mod explain;
 mod index;
-mod matching;
+pub mod matching;
 pub mod query;
 
 pub use index::Found;

@@ -1,14 +1,16 @@
 //! The state that requests read: immutable, linked, shared by all workers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::access::{Access, Enforced, Keys};
 use super::addresses;
 use super::guard::{Guard, Workload};
 use super::retry_policy::RetryPolicy;
 use super::route::Route;
 use super::service::{Endpoint, Port, Protocol, Service, ServiceKey};
+use crate::policy::authentication::issuer::IssuerKeys;
 
 /// Everything that the sidecar was told, built and linked.
 #[derive(Debug, Default)]
@@ -42,6 +44,10 @@ pub struct Built {
     pub routes: HashMap<String, Arc<Route>>,
     /// `retry-policy/…`
     pub retry_policies: HashMap<String, Arc<RetryPolicy>>,
+    /// `access/…`
+    pub access: HashMap<String, Arc<Access>>,
+    /// `keys/…`
+    pub keys: HashMap<String, Arc<Keys>>,
     /// `guard/…`
     pub guards: HashMap<String, Arc<Guard>>,
     /// `workload/…`: the own one.
@@ -78,6 +84,12 @@ pub struct Served {
     pub protocol: Protocol,
     /// Whether it takes plaintext beside mutual TLS.
     pub permissive: bool,
+    /// What says who may enter with a request.
+    requests: Arc<[Enforced]>,
+    /// What says who may enter with a connection whose bytes nobody reads.
+    connections: Arc<[Enforced]>,
+    /// Something that says who may enter has not come.
+    lacks: bool,
 }
 
 /// Why a port is not served.
@@ -219,7 +231,18 @@ impl State {
         if !self.inbound.complete {
             return Err(NotServed::Incomplete);
         }
-        self.inbound.ports.get(&port).ok_or(NotServed::NoGuard)
+        match self.inbound.ports.get(&port) {
+            Some(served) if served.lacks => Err(NotServed::Incomplete),
+            Some(served) => Ok(served),
+            None => Err(NotServed::NoGuard),
+        }
+    }
+
+    /// The keys of every issuer of tokens.
+    pub fn issuer_keys(&self) -> impl Iterator<Item = &Arc<IssuerKeys>> {
+        let access = self.built.access.values();
+        let asking = access.filter_map(|access| access.authentication.as_ref());
+        asking.flat_map(|asking| asking.issuers().iter().map(|issuer| &issuer.keys))
     }
 
     /// Whether the own application may not call addresses that mean nothing here.
@@ -243,9 +266,45 @@ impl Called {
     }
 }
 
+// === impl Served ===
+
+impl Served {
+    /// What says who may enter with a request.
+    pub fn for_requests(&self) -> &[Enforced] {
+        match self.protocol {
+            // Whoever sends a request here is a caller like any other.
+            Protocol::Tcp => &self.connections,
+            Protocol::Http | Protocol::Http2 | Protocol::Detect => &self.requests,
+        }
+    }
+
+    /// What says who may enter with a connection whose bytes nobody reads.
+    pub fn for_connections(&self) -> &[Enforced] {
+        &self.connections
+    }
+
+    /// Whether who may enter can only be told of a request.
+    pub fn reads_requests(&self) -> bool {
+        self.protocol != Protocol::Tcp && !self.requests.is_empty()
+    }
+}
+
 // === impl Inbound ===
 
 impl Inbound {
+    /// What says who may enter at a Service's pods, and whether some of it has not come: a Guard names
+    /// what must be there, and what is there names its Services, so that it holds as soon as it comes.
+    fn access<'b>(built: &'b Built, guard: &'b Guard) -> (BTreeSet<&'b str>, bool) {
+        let of_service = built.access.iter().filter(|(_, access)| {
+            let mut services = access.services.iter();
+            services.any(|service| *service.text() == guard.service)
+        });
+        let named = guard.access.iter().map(String::as_str);
+        let held = of_service.map(|(id, _)| id.as_str()).chain(named.clone());
+        let lacks = named.into_iter().any(|id| !built.access.contains_key(id));
+        (held.collect(), lacks)
+    }
+
     fn link(built: &Built) -> Self {
         let Some(workload) = &built.workload else {
             return Self::default();
@@ -253,22 +312,48 @@ impl Inbound {
         let mut ids: Vec<_> = workload.guards.iter().collect();
         // Two Services may cover one port; which one labels it must not depend on the order sent.
         ids.sort_unstable();
-        let mut ports = HashMap::new();
+        let mut ports: HashMap<u16, (Served, BTreeSet<&str>)> = HashMap::new();
         for id in ids {
             let Some(guard) = built.guards.get(id) else {
                 return Self::default();
             };
+            let (held, lacks) = Self::access(built, guard);
             for (port, protocol) in &guard.ports {
-                ports.entry(*port).or_insert_with(|| Served {
+                let first = || Served {
                     guard: guard.clone(),
                     protocol: *protocol,
                     permissive: workload.takes_plaintext(*port),
-                });
+                    requests: Arc::default(),
+                    connections: Arc::default(),
+                    lacks: false,
+                };
+                let entry = ports.entry(*port);
+                let (served, all) = entry.or_insert_with(|| (first(), BTreeSet::new()));
+                // By whichever Service's name a pod is called, all that is said of it holds.
+                all.extend(&held);
+                served.lacks |= lacks;
             }
         }
+        let enforced = |ids: &BTreeSet<&str>, connections: bool| {
+            let held = ids.iter().filter_map(|id| built.access.get(*id));
+            let held = held.filter(|access| access.connections == connections);
+            let enforced = held.map(|access| Enforced {
+                access: access.clone(),
+                keys: built.keys.get(&format!("keys/{}", access.object)).cloned(),
+            });
+            enforced.collect::<Arc<[_]>>()
+        };
+        let ports = ports.into_iter().map(|(port, (served, ids))| {
+            let served = Served {
+                requests: enforced(&ids, false),
+                connections: enforced(&ids, true),
+                ..served
+            };
+            (port, served)
+        });
         Self {
             complete: true,
-            ports,
+            ports: ports.collect(),
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! | policy | phase | CRD field | verb |
 //! |---|---|---|---|
+//! | [`authentication`] | before the application, at the destination | `ApiRoute.auth` | `check` |
+//! | [`authorization`] | before the application, at the destination | `ApiRoute.authorization` | `decide` |
 //! | [`body_limit`] | before all attempts, while the body streams | `ApiRoute.rules[].maxRequestBytes` | `guard` |
 //! | [`compression`] | after all attempts, while the body streams | `ApiRoute.rules[].compression` | `apply` |
 //! | [`concurrency`] | before all attempts, until the response has ended | `ApiRoute.rules[].concurrency` | `enter` |
@@ -20,6 +22,7 @@
 //! when it says no; the runtime type; how it is built; its verb; tests on a paused clock.
 
 pub mod authentication;
+pub mod authorization;
 pub mod body_limit;
 pub mod compression;
 pub mod concurrency;

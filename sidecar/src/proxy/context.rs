@@ -16,6 +16,7 @@ use super::limits;
 use super::load::{Admitted, Seat};
 use super::upgrade::Upgrade;
 use crate::identity::SpiffeId;
+use crate::policy::authentication::Caller;
 use crate::policy::concurrency::Place;
 use crate::policy::cors::Share;
 use crate::telemetry::access_log::selection::Facts;
@@ -53,6 +54,9 @@ pub struct Context {
     pub delayed: bool,
     /// How long its rule lets it wait while no byte of it moves.
     pub idle: Option<Duration>,
+    /// Whose key it was sent with.
+    pub consumer: Option<Arc<str>>,
+    decided: Option<Decided>,
     /// Its places among the requests of the rules that govern it, until its account is closed.
     pub places: Vec<Place>,
     trace: Trace,
@@ -66,6 +70,15 @@ pub struct Context {
     grpc_status: GrpcStatus,
     request_bytes: RequestBytes,
     response_bytes: u64,
+}
+
+/// What was decided of who may do what, last or against it.
+#[derive(Debug)]
+struct Decided {
+    /// `allowed`, `denied` or `would_deny`.
+    outcome: &'static str,
+    rule: Option<Arc<str>>,
+    audited: bool,
 }
 
 /// Body bytes of a request that were passed on, counted where they pass.
@@ -117,6 +130,8 @@ impl Context {
             cors: None,
             delayed: false,
             idle: None,
+            consumer: None,
+            decided: None,
             places: Vec::new(),
             trace: Trace::of(&mut head.headers),
             time: SystemTime::now(),
@@ -139,6 +154,28 @@ impl Context {
         }
         let idle = [self.idle, routed.idle_timeout()];
         self.idle = idle.into_iter().flatten().min();
+    }
+
+    /// Who calls is known.
+    pub fn calls(&mut self, caller: &Caller) {
+        if let Some(consumer) = &caller.consumer {
+            self.consumer = Some(consumer.name.clone());
+        }
+    }
+
+    /// It was decided whether it may: what was decided against it stays.
+    pub fn decided(&mut self, rule: Option<Arc<str>>, outcome: &'static str, audited: bool) {
+        let before = self.decided.take();
+        let audited = audited || before.as_ref().is_some_and(|before| before.audited);
+        let decided = match before.filter(|before| before.outcome != "allowed") {
+            Some(before) => Decided { audited, ..before },
+            None => Decided {
+                outcome,
+                rule,
+                audited,
+            },
+        };
+        self.decided = Some(decided);
     }
 
     /// The path has another form than it was sent in, and this is the one that counts.
@@ -264,6 +301,7 @@ impl Context {
             || self.grpc_status.is_failure();
         Facts {
             failed,
+            audited: self.decided.as_ref().is_some_and(|decided| decided.audited),
             duration,
             lot: self.trace.lot(),
         }
@@ -289,6 +327,12 @@ impl Context {
             service: self.service.as_deref().unwrap_or_default(),
             route,
             rule,
+            consumer: self.consumer.as_deref().unwrap_or_default(),
+            decision: self.decided.as_ref().map_or("", |decided| decided.outcome),
+            decided_by: match &self.decided {
+                Some(decided) => decided.rule.as_deref().unwrap_or_default(),
+                None => "",
+            },
             endpoint: self.endpoint.as_deref().unwrap_or_default(),
             status: self.status.map_or(0, |status| status.as_u16()),
             grpc_status: self.grpc_status,

@@ -8,7 +8,9 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{
+    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 
 /// Carries the reason beside the problem document, for callers that read no bodies.
@@ -128,6 +130,24 @@ reasons! {
     /// As many requests of the rule are under way as may be.
     ConcurrencyLimit = "concurrency_limit", SERVICE_UNAVAILABLE, Mesh, true,
         "As many requests of the route are under way as may be.";
+    /// The request lacks credentials that are required.
+    CredentialsMissing = "credentials_missing", UNAUTHORIZED, Caller, true,
+        "This service asks for credentials, and the request has none that it takes.";
+    /// A credential of the request is not good.
+    CredentialsInvalid = "credentials_invalid", UNAUTHORIZED, Caller, true,
+        "The credentials of the request are not valid.";
+    /// The token is good and does not suffice.
+    ScopeMissing = "scope_missing", FORBIDDEN, Caller, true,
+        "The token lacks a scope that this service asks for.";
+    /// Who calls may not do this.
+    NotPermitted = "not_permitted", FORBIDDEN, Caller, true,
+        "The caller is not permitted to do this.";
+    /// Keys of an issuer have never come, or nobody says what a token is worth.
+    CredentialsUncheckable = "credentials_uncheckable", SERVICE_UNAVAILABLE, Mesh, true,
+        "The mesh cannot check the credentials of the request at the moment.";
+    /// What is written of who may enter can't be understood.
+    AccessClosed = "access_closed", SERVICE_UNAVAILABLE, Mesh, true,
+        "What is written of who may call this service cannot be understood.";
     /// No Guard covers the port.
     PortNotServed = "port_not_served", FORBIDDEN, Caller, true,
         "No service serves this port.";
@@ -159,6 +179,8 @@ pub struct Error {
     pub detail: String,
     /// In place of the reason's own status.
     status: Option<StatusCode>,
+    /// What the caller is to bring (RFC 9110 section 11.6.1).
+    challenge: Option<HeaderValue>,
 }
 
 // === impl Reason ===
@@ -287,7 +309,14 @@ impl Error {
             reason,
             detail: detail.into(),
             status: None,
+            challenge: None,
         }
+    }
+
+    /// The same, with what the caller is to bring.
+    pub fn challenging(mut self, challenge: HeaderValue) -> Self {
+        self.challenge = Some(challenge);
+        self
     }
 
     /// The same, answered with another status than the reason's own.
@@ -303,7 +332,12 @@ impl Error {
 
     /// The response; see [`Reason::response`].
     pub fn response(&self, reads: Reads) -> Response<Bytes> {
-        self.reason.response_with(reads, self.status())
+        let mut response = self.reason.response_with(reads, self.status());
+        if let Some(challenge) = &self.challenge {
+            let headers = response.headers_mut();
+            headers.insert(WWW_AUTHENTICATE, challenge.clone());
+        }
+        response
     }
 
     /// No connection to `address`.

@@ -14,7 +14,7 @@ use super::error::{Error, Reason};
 use super::load::Seat;
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
-use super::{Proxy, forward, headers, health, path};
+use super::{Proxy, access, forward, headers, health, path};
 use crate::config::State;
 use crate::config::state::{NotServed, Served};
 use crate::identity::SpiffeId;
@@ -57,7 +57,7 @@ pub async fn serve(
 /// Fallible: reads like the picture in [`super`]. The order is the specification: what a later
 /// step protects is never reached when an earlier one refuses.
 async fn inbound(
-    px: &Proxy,
+    px: &Rc<Proxy>,
     state: &State,
     cx: &mut Context,
     peer: &FromPeer,
@@ -70,8 +70,6 @@ async fn inbound(
     let served = state.served(peer.called.port()).map_err(refusal)?;
     cx.service = Some(served.guard.service.clone());
     admit(px, served, peer)?;
-    // Here, in this order: inspection of the body, authentication, authorization, rate limit,
-    // cache; and, after the application has answered, the response phase.
     let http2 = match peer.identity {
         Some(_) => headers::is_marked_http2(&head.headers),
         None => head.version == Version::HTTP_2,
@@ -85,6 +83,10 @@ async fn inbound(
         &mut head.headers,
         headers::Origin::of(peer.identity.as_ref()),
     );
+    // Here, in this order: authentication, authorization, rate limit, cache.
+    if !served.for_requests().is_empty() {
+        Box::pin(access::request(px, cx, served, peer, &mut head)).await?;
+    }
     let application = px.application(peer.called);
     if asked {
         let (answers, service) = (&px.health_answers, &served.guard.service);

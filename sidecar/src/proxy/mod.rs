@@ -17,6 +17,7 @@
 //! every request; the fallible one under it reads like the picture. They call; they do not parse,
 //! compare or compute.
 
+pub mod access;
 pub mod attempt;
 pub mod body;
 pub mod captured;
@@ -24,6 +25,7 @@ pub mod context;
 pub mod copy;
 pub mod destination;
 pub mod error;
+pub mod fetch;
 pub mod forward;
 pub mod from_application;
 pub mod from_peer;
@@ -32,6 +34,7 @@ pub mod headers;
 pub mod health;
 pub mod idle;
 pub mod inbound;
+pub mod keys;
 pub mod layers;
 pub mod limits;
 pub mod load;
@@ -55,6 +58,7 @@ use upstream::{Dial, Upstream};
 use crate::config::State;
 use crate::drain::Drain;
 use crate::net::places::Places;
+use crate::policy::authentication::Known;
 use crate::policy::compression::Compressors;
 use crate::policy::mirror::Copies;
 use crate::telemetry::access_log::AccessLog;
@@ -82,6 +86,8 @@ pub struct Proxy {
     pub copies: Rc<Copies>,
     /// Responses that are compressed.
     pub compressors: Rc<Compressors>,
+    /// What is remembered of credentials.
+    pub known: Known,
     /// How the own application is, as it said lately.
     pub health_answers: health::Answers,
     /// Connections to the own application, by the address called.
@@ -109,6 +115,7 @@ impl Proxy {
             inbound: Load::new(limits::LOAD),
             copies: Rc::default(),
             compressors: Rc::default(),
+            known: Known::default(),
             health_answers: health::Answers::default(),
             applications: RefCell::default(),
         }

@@ -23,7 +23,7 @@ use super::error::{Error, Reason};
 use super::inbound::{self, FromPeer};
 use super::upgrade::Upgrade;
 use super::upstream::{Lease, Upstream};
-use super::{Proxy, forward, idle};
+use super::{Proxy, access, forward, idle};
 use crate::config::service::Protocol;
 use crate::net::detect::{self, FirstBytes};
 use crate::net::rewound::Rewound;
@@ -176,10 +176,9 @@ where
     let carried = metrics.connection(Direction::inbound, ConnectionKind::mtls_tcp);
     let protocol = {
         let state = px.destinations.state();
-        state
-            .served(peer.called.port())
-            .map_err(inbound::refusal)?
-            .protocol
+        let served = state.served(peer.called.port()).map_err(inbound::refusal)?;
+        access::connection(served, peer)?;
+        served.protocol
     };
     if let Protocol::Http | Protocol::Http2 = protocol {
         // Requests have a way of their own, on which every policy of the port applies.

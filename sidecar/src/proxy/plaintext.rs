@@ -15,11 +15,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Proxy;
 use super::error::{Error, Reason};
 use super::from_peer::{Entered, handshake};
 use super::inbound::{self, FromPeer};
 use super::opaque::FIRST;
+use super::{Proxy, access};
 use crate::config::service::Protocol;
 use crate::net::detect::{FirstBytes, first_bytes, line_of_any_protocol, whenever_they_come};
 use crate::net::opaque;
@@ -185,6 +185,7 @@ pub(super) async fn opaque(px: &Proxy, opaque: Opaque, from: &FromPeer) -> Resul
         let state = px.destinations.state();
         let served = state.served(from.called.port()).map_err(inbound::refusal)?;
         inbound::admit(px, served, from)?;
+        access::connection(served, from)?;
     }
     let (mut application, said) = match application {
         Some(spoke) => spoke,

@@ -46,6 +46,15 @@ pub struct Line<'a> {
     /// The rule of the ApiRoute.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub rule: &'a str,
+    /// The consumer whose key came with the request.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub consumer: &'a str,
+    /// What an ApiRoute's `authorization` decided: `allowed`, `denied`, or `would_deny`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub decision: &'a str,
+    /// The rule of `authorization` that decided; none when it was denied because none allows it.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub decided_by: &'a str,
     /// `namespace/pod` that answered.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub endpoint: &'a str,
@@ -163,7 +172,7 @@ impl AccessLog {
 
     /// Whether a request is written.
     pub fn includes(&self, facts: Facts) -> bool {
-        self.is_on() && self.0.selected.get().includes(facts)
+        self.is_on() && (facts.audited || self.0.selected.get().includes(facts))
     }
 
     /// Who watches live, in every clone.
@@ -250,6 +259,9 @@ mod tests {
             service: "",
             route: "",
             rule: "",
+            consumer: "",
+            decision: "",
+            decided_by: "",
             endpoint: "",
             status: 200,
             grpc_status: GrpcStatus::None,
@@ -288,6 +300,7 @@ mod tests {
     fn a_line_is_made_only_when_somebody_is_to_have_it() {
         let log = AccessLog::off();
         let facts = Facts {
+            audited: false,
             failed: true,
             duration: std::time::Duration::ZERO,
             lot: 0,

@@ -7,6 +7,7 @@
 //! Labels come from configuration and proved identities or are small closed sets, the series of
 //! requests are bounded, and those that are idle are dropped: nobody fills the memory by calling.
 
+pub mod access;
 mod concurrency;
 pub mod labels;
 mod requests;
@@ -24,6 +25,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use wire::generation::{Generation, Input};
 
+use self::access::OutcomeLabels;
 use self::labels::{
     BytesLabels, ConnectionLabels, HandshakeLabels, InputLabels, PlaintextLabels, RefusedLabels,
     StallLabels, UpstreamLabels,
@@ -50,6 +52,9 @@ pub struct Metrics {
     pub requests: Arc<Requests>,
     /// Places of rules that bound their concurrency.
     pub concurrency: Arc<concurrency::Concurrency>,
+    /// Who may enter, and who may not.
+    pub access: Arc<access::Counters>,
+    issuer_keys: Family<OutcomeLabels, Counter>,
     connections: Family<ConnectionLabels, Counter>,
     closed: Family<ConnectionLabels, Counter>,
     open: Family<ConnectionLabels, Gauge>,
@@ -115,6 +120,8 @@ impl Metrics {
         registry.register_collector(Box::new(Rendered(requests.clone())));
         let concurrency = Arc::<concurrency::Concurrency>::default();
         registry.register_collector(Box::new(concurrency::Rendered(concurrency.clone())));
+        let access = Arc::<access::Counters>::default();
+        registry.register_collector(Box::new(access::Rendered(access.clone())));
         /// Makes a metric and registers it.
         macro_rules! register {
             ($name:literal, $help:literal) => {{
@@ -131,6 +138,11 @@ impl Metrics {
         Self {
             requests,
             concurrency,
+            access,
+            issuer_keys: register!(
+                "issuer_key_fetches",
+                "Fetches of the keys of issuers of tokens, by what they brought"
+            ),
             connections: register!(
                 "connections",
                 "Connections carried, counted when they begin"
@@ -308,6 +320,14 @@ impl Metrics {
         self.mirror.get_or_create(labels).inc();
     }
 
+    /// The keys of an issuer were fetched, or could not be.
+    pub fn issuer_keys_fetched(&self, good: bool) {
+        let outcome = if good { "good" } else { "failed" };
+        self.issuer_keys
+            .get_or_create(&OutcomeLabels { outcome })
+            .inc();
+    }
+
     /// A state of this number is in force, made of inputs up to these revisions.
     pub fn config_in_force(&self, number: u64, newest: &Generation) {
         let set = |gauge: &Gauge, value: u64| {
@@ -325,6 +345,8 @@ impl Metrics {
                 Input::Namespace => "namespace",
                 Input::Settings => "settings",
                 Input::RetryPolicy => "retry_policy",
+                Input::Consumer => "consumer",
+                Input::Credential => "credential",
             };
             let gauge = self.revisions.get_or_create(&InputLabels { input: name });
             set(&gauge, newest.at(input));

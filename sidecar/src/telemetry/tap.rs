@@ -168,6 +168,9 @@ mod tests {
             service: "shop/orders",
             route: "shop/orders",
             rule: "all",
+            consumer: "",
+            decision: "",
+            decided_by: "",
             endpoint: "",
             status: 503,
             grpc_status: GrpcStatus::None,
@@ -186,6 +189,7 @@ mod tests {
     pub(super) fn facts(lot: u32) -> Facts {
         Facts {
             failed: false,
+            audited: false,
             duration: Duration::ZERO,
             lot,
         }

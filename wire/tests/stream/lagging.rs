@@ -9,6 +9,7 @@ use wire::{
 use crate::snapshot::{Snapshot, Stream, hash_of, id, sidecar_with};
 
 const DENY: &str = "guard/shop/orders";
+const POLICY: &str = "retry-policy/shop/orders";
 
 /// Everything that a replica would send that knows nothing of what the sidecar holds: as if
 /// withholding had a fault.
@@ -169,21 +170,21 @@ fn a_replica_that_has_not_seen_the_newest_settings_brings_back_nothing_that_has_
             .with("workload/shop/orders-1", text)
             .with("endpoints/shop/orders", text)
             .with("route/shop/orders", text)
-            .with(DENY, "deny");
+            .with(POLICY, "once");
         view.seen = view.seen.with(Input::Settings, settings);
         view
     };
     let (ahead, mut behind) = (with("newer domains", 2), with("older domains", 1));
-    behind.put(DENY, "deny others");
+    behind.put(POLICY, "twice");
     let (mut held, mut enforced) = sidecar_with(&ahead);
 
     let traffic = Stream::open(&mut held, &behind).settle(&mut held, &behind, &mut enforced);
-    assert_eq!(traffic.put(), [DENY], "a guard has none of them in it");
+    assert_eq!(traffic.put(), [POLICY], "a policy has none of them in it");
     let delta = unaware(&mut held, &behind);
     held.receive(delta, &mut enforced).unwrap();
 
     let mut expected = ahead.hashes();
-    expected.insert(id(DENY), hash_of("deny others"));
+    expected.insert(id(POLICY), hash_of("twice"));
     assert_eq!(enforced.resources, expected);
 }
 

@@ -143,7 +143,7 @@ const NOT_EDITED: &[&str] = &[
     "host",
 ];
 
-fn editable(name: &Value) -> bool {
+pub(super) fn editable(name: &Value) -> bool {
     let name = text(name).to_ascii_lowercase();
     let of_the_mesh = name.starts_with("meshwright-") || says_who_calls(&name);
     !NOT_EDITED.contains(&name.as_str()) && !of_the_mesh

@@ -50,7 +50,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// `None` for what is no duration, and has been refused for that.
-fn millis(written: &Value) -> Option<u64> {
+pub(super) fn millis(written: &Value) -> Option<u64> {
     let written = text(written).parse::<crds::Duration>().ok()?;
     Some(written.millis())
 }

@@ -46,6 +46,8 @@ impl ApiServer {
             "endpointslices",
             "pods",
             "namespaces",
+            "secrets with consumer",
+            "secrets with credential",
         ] {
             server.list(kind, "10", json!([]));
         }
@@ -79,11 +81,12 @@ impl ApiServer {
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
-        let plural = request.uri().path().rsplit('/').next().unwrap().to_owned();
-        let watch = request
-            .uri()
-            .query()
-            .is_some_and(|query| query.contains("watch=true"));
+        let mut plural = request.uri().path().rsplit('/').next().unwrap().to_owned();
+        let query = request.uri().query().unwrap_or_default();
+        let watch = query.contains("watch=true");
+        if let Some((_, label)) = query.split_once("labelSelector=meshwright.dev%2F") {
+            plural = format!("{plural} with {}", label.split('&').next().unwrap());
+        }
         let mut state = self.state();
         if watch {
             let (sender, body) = Channel::new(16);
@@ -404,4 +407,34 @@ async fn of_a_namespace_only_what_it_tells_the_mesh_is_kept() {
     .await;
     let labels = after.namespaces[&key].metadata.labels.clone().unwrap();
     assert_eq!(labels["meshwright.dev/mode"], "strict");
+}
+
+#[tokio::test]
+async fn of_secrets_only_those_with_a_label_of_the_meshs_are_asked_for() {
+    let secret = |version: &str, text: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": { "name": "acme", "namespace": "shop", "resourceVersion": version },
+            "data": { "keyID": text } })
+    };
+    let (server, client) = ApiServer::start().await;
+    let mut cluster = cluster(&client);
+    changed(&mut cluster).await;
+    let asked = server.state().listed.clone();
+    let mut of_secrets = Vec::from_iter(asked.iter().filter(|kind| kind.starts_with("secrets")));
+    of_secrets.sort();
+    assert_eq!(
+        of_secrets,
+        ["secrets with consumer", "secrets with credential"]
+    );
+
+    let told = "secrets with consumer";
+    server.tell(told, "ADDED", secret("20", "YWNtZTE=")).await;
+    let seen = until(&mut cluster, |inputs| inputs.seen.at(Input::Consumer) == 20).await;
+    assert!(seen.consumers.contains_key(&ObjectKey::new("shop", "acme")));
+    assert!(seen.credentials.is_empty());
+    assert_eq!(seen.seen.at(Input::Credential), 10);
+    server.tell(told, "DELETED", secret("21", "YWNtZTE=")).await;
+    let seen = until(&mut cluster, |inputs| inputs.seen.at(Input::Consumer) == 21).await;
+    assert!(seen.consumers.is_empty());
 }

@@ -37,6 +37,14 @@ pub(super) struct Conditions {
     query: Vec<(usize, Value)>,
 }
 
+/// What a rule that is no route's asks of a request: one of these paths, if there are any, and all of
+/// these headers.
+#[derive(Debug)]
+pub struct Asked {
+    paths: Vec<Path>,
+    headers: Vec<(HeaderName, Value)>,
+}
+
 /// What a header's or a parameter's value must be.
 #[derive(Debug)]
 enum Value {
@@ -110,6 +118,27 @@ impl Match {
             Reverse(headers.len()),
             Reverse(query.len()),
         )
+    }
+}
+
+impl Asked {
+    /// Builds from what was sent: matches that have a path each, and headers.
+    ///
+    /// # Errors
+    /// A sentence naming what cannot be used.
+    pub fn build(paths: Vec<mesh::Match>, headers: Vec<mesh::HeaderMatch>) -> Result<Self, String> {
+        let paths = paths.into_iter().map(|sent| match sent.path {
+            Some(path) => Path::build(Some(path)),
+            None => Err("a path is of a kind that this sidecar does not know".to_owned()),
+        });
+        let headers = mesh::Match {
+            headers,
+            ..mesh::Match::default()
+        };
+        Ok(Self {
+            paths: paths.collect::<Result<_, _>>()?,
+            headers: Match::build(headers, &mut Names::new())?.conditions.headers,
+        })
     }
 }
 
@@ -228,6 +257,46 @@ impl Conditions {
         headers.all(|(name, value)| value.fits_header(&head.headers, name))
             && parameters
                 .all(|(name, value)| query.first(*name).is_some_and(|sent| value.fits(sent)))
+    }
+}
+
+impl Asked {
+    /// Whether nothing is asked.
+    pub fn is_anything(&self) -> bool {
+        self.paths.is_empty() && self.headers.is_empty()
+    }
+
+    /// Whether a request, whose path is in its normal form, is as asked.
+    pub fn fits(&self, head: &Parts) -> bool {
+        let path = head.uri.path();
+        let mut headers = self.headers.iter();
+        (self.paths.is_empty() || self.paths.iter().any(|one| one.fits(path)))
+            && headers.all(|(name, value)| value.fits_header(&head.headers, name))
+    }
+}
+
+impl Path {
+    /// Whether a path in its normal form fits; what is none (`*`) has no segments, and only fits what
+    /// everything does.
+    fn fits(&self, path: &str) -> bool {
+        let segments = || path.strip_prefix('/').map(|path| path.split('/'));
+        let fit = |literals: &[Segment], more: bool| {
+            let Some(mut sent) = segments() else {
+                return literals.is_empty() && more;
+            };
+            let mut fits = literals.iter().map(|segment| match (segment, sent.next()) {
+                (Segment::Literal(text), Some(sent)) => text == sent,
+                (Segment::Variable(_), Some(sent)) => !sent.is_empty(),
+                (_, None) => false,
+            });
+            fits.all(|fits| fits) && (more || sent.next().is_none())
+        };
+        match self {
+            Self::Exact(exact) => exact == path,
+            Self::Whole(literals) => fit(literals, false),
+            Self::Regex(regex) => regex.fits(path.as_bytes()),
+            Self::Beginning(literals) => fit(literals, true),
+        }
     }
 }
 

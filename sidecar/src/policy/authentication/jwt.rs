@@ -158,6 +158,7 @@ impl<'a> Unverified<'a> {
         // to nobody who has none.
         self.token.suits(provider, now)?;
         let algorithm = self.token.algorithm();
+        let algorithm = algorithm.ok_or(Refused::UnsupportedAlgorithm)?;
         keys.check(self.kid.as_deref(), algorithm, self.signed, &self.signature)?;
         self.token.grants(provider)?;
         Ok(self.token)

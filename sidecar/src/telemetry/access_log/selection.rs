@@ -37,6 +37,8 @@ pub enum Filter {
 pub struct Facts {
     /// Whether it went wrong.
     pub failed: bool,
+    /// Whether a policy asks for its line.
+    pub audited: bool,
     /// How long it took.
     pub duration: Duration,
     /// What its trace has drawn: the same at every hop, so that lines are found together.
@@ -205,6 +207,7 @@ mod tests {
 
     fn facts(failed: bool, milliseconds: u64, lot: u32) -> Facts {
         Facts {
+            audited: false,
             failed,
             duration: Duration::from_millis(milliseconds),
             lot,

@@ -96,6 +96,11 @@ impl Keys {
         &self.skipped
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// Another for each set that was built in this process.
     pub(super) fn number(&self) -> u64 {
         self.number

@@ -12,11 +12,12 @@ use super::{MAX_SKEW, Provider, Refused};
 /// seconds, or a number made to overflow something.
 const LATEST: u64 = 253_402_300_799;
 
-/// A token whose signature has been verified.
+/// A token that is genuine: its signature was verified, or its issuer says so.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Token {
     claims: Map<String, Value>,
-    algorithm: Algorithm,
+    /// None of one that its issuer was asked about.
+    algorithm: Option<Algorithm>,
     expires: SystemTime,
     not_before: Option<SystemTime>,
     issued: Option<SystemTime>,
@@ -32,7 +33,23 @@ impl Token {
             not_before: time(&claims, "nbf")?,
             issued: time(&claims, "iat")?,
             claims,
-            algorithm,
+            algorithm: Some(algorithm),
+        })
+    }
+
+    /// Of what an issuer answered that was asked about a token (RFC 7662 section 2.2); without `exp` it
+    /// has no end of its own.
+    ///
+    /// # Errors
+    /// A time that is none.
+    pub fn introspected(claims: Map<String, Value>) -> Result<Self, Refused> {
+        let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(LATEST);
+        Ok(Self {
+            expires: time(&claims, "exp")?.unwrap_or(latest),
+            not_before: time(&claims, "nbf")?,
+            issued: time(&claims, "iat")?,
+            claims,
+            algorithm: None,
         })
     }
 }
@@ -70,7 +87,8 @@ impl Token {
     /// What says that another issuer, another key or another time is asked for.
     pub(super) fn suits(&self, provider: &Provider, now: SystemTime) -> Result<(), Refused> {
         let algorithms = &provider.algorithms;
-        if !algorithms.is_empty() && !algorithms.contains(&self.algorithm) {
+        let among = self.algorithm.is_some_and(|own| algorithms.contains(&own));
+        if !algorithms.is_empty() && !among {
             return Err(Refused::UnsupportedAlgorithm);
         }
         if self.issuer() != Some(&provider.issuer) {
@@ -137,7 +155,7 @@ impl Token {
     }
 
     /// How it is signed.
-    pub fn algorithm(&self) -> Algorithm {
+    pub fn algorithm(&self) -> Option<Algorithm> {
         self.algorithm
     }
 

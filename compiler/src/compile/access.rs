@@ -1,0 +1,133 @@
+//! Who may enter, among all that is compiled.
+
+use std::collections::BTreeSet;
+
+use wire::{Kind, ResourceId, capability};
+
+use super::{Compilation, resource_id};
+use crate::access::Reader;
+use crate::api_route::{Hosts, Refusal};
+use crate::inputs::{ObjectKey, ObjectRef};
+use crate::output::{Audience, AudienceKey};
+use crate::workload;
+
+/// What becomes of what an object says of who may enter, when it is not in force.
+const ENFORCED: &str = "What it says of who may enter is enforced all the same.";
+/// The same, when that can't be understood.
+const CLOSED: &str = "Until this is corrected, nobody may call these Services.";
+
+/// What an ApiRoute becomes of what it says of who may enter.
+#[derive(Default)]
+pub(super) struct Guarded {
+    /// The Services at whose pods it holds.
+    pub(super) services: BTreeSet<ObjectKey>,
+    pub(super) resources: Vec<ResourceId>,
+    /// What of its Secrets can't be used.
+    pub(super) unusable: Vec<Refusal>,
+    /// What is said of it when the object is not in force.
+    pub(super) note: Option<&'static str>,
+}
+
+impl Compilation<'_> {
+    /// The Services that an ApiRoute's hosts name, and whether the rest can be in force.
+    pub(super) fn route_hosts(&self, key: &ObjectKey) -> Option<Hosts> {
+        let mut hosts = self.route_reader(key)?.hosts();
+        let access = self.access_reader(key)?.problems(&hosts.services);
+        if !access.is_empty() {
+            let all = hosts.refusal.take().into_iter().chain(access);
+            hosts.refusal = Refusal::all(all.collect());
+        }
+        Some(hosts)
+    }
+
+    /// Notes at which Services' pods an ApiRoute says who may enter; at none when it is gone.
+    pub(super) fn guarded(&mut self, key: &ObjectKey, services: BTreeSet<ObjectKey>) {
+        let before = self.out.memo.links.access.set(key, services.clone());
+        if before.is_empty() && services.is_empty() {
+            return;
+        }
+        let changed = before.symmetric_difference(&services);
+        self.dirty.guards.extend(changed.cloned());
+        self.dirty.access.insert(key.clone());
+    }
+
+    /// What becomes of what an ApiRoute says of who may enter, given the Services of its hosts.
+    pub(super) fn guards(&self, key: &ObjectKey, hosts: &[ObjectKey]) -> Option<Guarded> {
+        let reader = self.access_reader(key).filter(Reader::is_there)?;
+        let services = reader.services(hosts);
+        let keys = reader.has_keys().then_some(Kind::Keys);
+        let kinds = [Some(Kind::Access), keys].into_iter().flatten();
+        let kinds = kinds.filter(|_| !services.is_empty());
+        Some(Guarded {
+            resources: kinds.filter_map(|kind| resource_id(kind, key)).collect(),
+            unusable: match keys {
+                Some(_) => reader.keys().1,
+                None => Vec::new(),
+            },
+            note: match reader.is_closed() {
+                _ if services.is_empty() => None,
+                true => Some(CLOSED),
+                false => Some(ENFORCED),
+            },
+            services,
+        })
+    }
+
+    /// The ids of what must be held before anybody enters at a Service's pods.
+    pub(super) fn access_at(&self, service: &ObjectKey) -> Vec<String> {
+        let routes = self.out.memo.links.access.to(service).into_iter().flatten();
+        let ids = routes.filter_map(|route| resource_id(Kind::Access, route));
+        ids.map(|id| id.to_string()).collect()
+    }
+
+    /// Compiles what an ApiRoute says of who may enter, for the pods where it is enforced.
+    pub(super) fn access(&mut self, key: &ObjectKey) {
+        self.count(Kind::Access);
+        let (Some(id), Some(keys_id)) =
+            (resource_id(Kind::Access, key), resource_id(Kind::Keys, key))
+        else {
+            return;
+        };
+        let links = &self.out.memo.links;
+        let services = links.access.from(key).cloned().unwrap_or_default();
+        let pods = services
+            .iter()
+            .filter_map(|service| links.selected.from(service));
+        let meshed = pods.flatten().filter(|pod| {
+            let pod = self.inputs.pods.get(*pod);
+            pod.is_some_and(|pod| workload::is_meshed(pod))
+        });
+        let audience: Audience = meshed
+            .map(|pod| AudienceKey::Pod(pod.namespace.clone(), pod.name.clone()))
+            .collect();
+        let reader = self.access_reader(key).filter(Reader::is_there);
+        let Some(reader) = reader.filter(|_| !audience.is_empty()) else {
+            self.remove(id);
+            return self.remove(keys_id);
+        };
+        let reads_requests = self
+            .route_reader(key)
+            .is_none_or(|route| route.reads_requests());
+        let (capabilities, access) = reader.access(&services, reads_requests);
+        let keys = reader.has_keys().then(|| reader.keys().0);
+        let object = Some(ObjectRef::api_route(key));
+        self.put(id, &capabilities, &access, audience.clone(), object.clone());
+        match keys {
+            Some(keys) => {
+                self.count(Kind::Keys);
+                self.put(keys_id, &[capability::KEYS], &keys, audience, object);
+            }
+            None => self.remove(keys_id),
+        }
+    }
+
+    pub(super) fn access_reader<'k>(&'k self, key: &'k ObjectKey) -> Option<Reader<'k>> {
+        Some(Reader {
+            key,
+            spec: &self.inputs.api_routes.get(key)?.spec,
+            consumers: &self.inputs.consumers,
+            credentials: &self.inputs.credentials,
+            settings: &self.inputs.settings,
+        })
+    }
+}

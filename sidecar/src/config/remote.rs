@@ -1,0 +1,132 @@
+//! Remote → [`Remote`]: somewhere to ask over HTTP, in the mesh or outside.
+
+use std::sync::Arc;
+
+use http::Uri;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use wire::mesh;
+
+use crate::net::tls;
+
+/// Somewhere to ask.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    uri: Uri,
+    /// As sent; two with the same are the same.
+    authorities: String,
+    /// How a server outside the mesh proves itself; `None` in the mesh.
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl PartialEq for Remote {
+    fn eq(&self, other: &Self) -> bool {
+        self.uri == other.uri && self.authorities == other.authorities
+    }
+}
+
+// === build ===
+
+impl Remote {
+    /// Builds from what was sent.
+    ///
+    /// # Errors
+    /// A sentence naming what cannot be used.
+    pub fn build(sent: mesh::Remote) -> Result<Self, String> {
+        let uri: Uri = sent
+            .uri
+            .parse()
+            .map_err(|_| format!("`{}` is no address", sent.uri))?;
+        if uri.host().is_none_or(str::is_empty) {
+            return Err(format!("`{}` names no host", sent.uri));
+        }
+        let tls = match uri.scheme_str() {
+            Some("http") => None,
+            Some("https") => Some(client(&sent.ca_certificates)?),
+            _ => return Err(format!("`{}` is neither http nor https", sent.uri)),
+        };
+        Ok(Self {
+            uri,
+            authorities: sent.ca_certificates,
+            tls,
+        })
+    }
+
+    // === request ===
+
+    /// What is asked for.
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// How a server outside the mesh proves itself; `None` in the mesh, where its sidecar does.
+    pub fn tls(&self) -> Option<&Arc<ClientConfig>> {
+        self.tls.as_ref()
+    }
+}
+
+fn client(authorities: &str) -> Result<Arc<ClientConfig>, String> {
+    let mut roots = RootCertStore::empty();
+    if authorities.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    for certificate in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
+        let certificate = certificate.map_err(|error| format!("the authorities: {error}"))?;
+        let added = roots.add(certificate);
+        added.map_err(|error| format!("the authorities: {error}"))?;
+    }
+    if roots.is_empty() {
+        return Err("there is no authority to vouch for the server".to_owned());
+    }
+    let builder = ClientConfig::builder_with_provider(tls::provider());
+    let builder = builder
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let mut client = builder.with_root_certificates(roots).with_no_client_auth();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(client))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(uri: &str, authorities: &str) -> Result<Remote, String> {
+        Remote::build(mesh::Remote {
+            uri: uri.into(),
+            ca_certificates: authorities.into(),
+        })
+    }
+
+    #[test]
+    fn what_cannot_be_asked_is_rejected() {
+        assert!(
+            build("http://issuer.auth/keys", "")
+                .unwrap()
+                .tls()
+                .is_none()
+        );
+        assert!(
+            build("https://issuer.example/keys", "")
+                .unwrap()
+                .tls()
+                .is_some()
+        );
+        for (uri, authorities, why) in [
+            ("/keys", "", "`/keys` names no host"),
+            (
+                "ftp://a/keys",
+                "",
+                "`ftp://a/keys` is neither http nor https",
+            ),
+            (
+                "https://a/keys",
+                "no PEM",
+                "there is no authority to vouch for the server",
+            ),
+        ] {
+            assert_eq!(build(uri, authorities).unwrap_err(), why);
+        }
+    }
+}

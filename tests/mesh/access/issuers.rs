@@ -1,0 +1,1 @@
+//! Issuers whose keys are fetched, and servers that are asked about tokens.
