@@ -6,6 +6,7 @@ pub mod foreign;
 pub mod frames;
 pub mod issuer;
 pub mod mesh;
+pub mod node;
 mod panics;
 pub mod python;
 pub mod raw;

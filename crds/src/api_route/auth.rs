@@ -195,7 +195,7 @@ pub struct Jwks {
 /// A place that a token is read from.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Cel::new("!has(self.prefix) || self.in == 'Header'")
+#[x_kube(validation = Cel::new("!has(self.prefix) || self.__in__ == 'Header'")
     .message("only in a header a token stands behind a prefix"))]
 pub struct TokenSource {
     /// `Header`, `Query` or `Cookie`.

@@ -39,7 +39,7 @@ pub(super) const RULES: &[Rule] = &[
         "duration(self) >= duration('1s') && duration(self) <= duration('1h')",
         |written| millis(written).is_none_or(|span| (1_000..=3_600_000).contains(&span)),
     ),
-    ("!has(self.prefix) || self.in == 'Header'", |source| {
+    ("!has(self.prefix) || self.__in__ == 'Header'", |source| {
         !has(source, "prefix") || source["in"] == "Header"
     }),
     (
