@@ -2,6 +2,7 @@
 //!
 //! On the control thread: none of it can slow a request.
 
+mod access;
 mod explain;
 mod settings;
 mod show;

@@ -1,5 +1,6 @@
 //! A real Kubernetes: what only the API server, the kubelet and real pods can show.
 
+mod access;
 mod addresses;
 mod certificates;
 mod commands;

@@ -1,5 +1,6 @@
 //! Who may enter: one file for each kind of credential, and who may do what.
 
+mod answers;
 mod api_keys;
 mod authorization;
 mod connections;

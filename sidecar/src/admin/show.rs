@@ -205,6 +205,7 @@ fn in_force(state: &State) -> Value {
         ports.map(|(port, protocol)| {
             json!({
                 "service": &*guard.service, "port": port, "protocol": format!("{protocol:?}"),
+                "whoMayEnter": state.served(*port).map_or(Value::Null, super::access::may_enter),
             })
         })
     });

@@ -199,6 +199,17 @@ impl Reason {
         own || self.fault() == Fault::Caller
     }
 
+    /// Whether it only says that the caller is not let in.
+    pub fn is_of_access(self) -> bool {
+        [
+            Self::CredentialsMissing,
+            Self::CredentialsInvalid,
+            Self::ScopeMissing,
+            Self::NotPermitted,
+        ]
+        .contains(&self)
+    }
+
     /// The reason that a response of the mesh carries, if it is one.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let name = headers.get(REASON_HEADER)?;
@@ -395,6 +406,32 @@ mod tests {
             assert_eq!(problem["status"], response.status().as_u16());
             assert_eq!(response.headers()[REASON_HEADER], reason.name());
             assert!(response.status().is_client_error() || response.status().is_server_error());
+        }
+    }
+
+    #[test]
+    fn the_table_of_answers_is_what_is_answered() {
+        let table = include_str!("../../../docs/answers.md");
+        let rows = table.lines().filter(|line| line.starts_with("| `"));
+        // Behind its head.
+        let rows: Vec<&str> = rows.skip(1).collect();
+        assert_eq!(rows.len(), Reason::ALL.len());
+        for (row, reason) in rows.iter().zip(Reason::ALL) {
+            let who = match reason.fault() {
+                Fault::Caller => "the caller",
+                Fault::Target => "who runs the Service",
+                Fault::Mesh => "who runs the mesh",
+            };
+            let (status, grpc) = (reason.status().as_u16(), reason.grpc_status());
+            let (name, told) = (reason.name(), reason.told());
+            let begins = format!("| `{name}` | {status} | {grpc} | {told} | {who} |");
+            assert!(row.starts_with(&begins), "{row}\n{begins}");
+            let response = reason.response(Reads::Http);
+            let waits = response.headers().contains_key(RETRY_AFTER);
+            assert_eq!(row.contains("`Retry-After`"), waits, "{row}");
+            let never = format!("`{name}`");
+            let (_, rest) = table.split_once("(all but").unwrap();
+            assert_eq!(rest.contains(&never), !reason.unsent(), "{name}");
         }
     }
 

@@ -170,14 +170,17 @@ async fn answers(
     }
     let asked = async {
         let (response, lease) = attempt::send(upstream, speak, None, request).await?;
-        let good = is_good(response.status());
+        // Who is not let in without credentials learns nothing of who is behind.
+        let refused = Reason::of(response.headers()).filter(|_| upstream.is_peer());
+        let told = refused.is_none_or(|reason| !reason.is_of_access());
+        let good = told.then(|| is_good(response.status()));
         if read(response.into_body()).await {
             lease.complete();
         }
         Ok::<_, (Error, _)>(good)
     };
     match tokio::time::timeout(check.timeout, asked).await {
-        Ok(Ok(good)) => Some(good),
+        Ok(Ok(good)) => good,
         Ok(Err((error, _))) => match error.reason {
             Reason::NoCertificate | Reason::Overloaded => None,
             _ => Some(false),

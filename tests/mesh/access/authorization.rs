@@ -269,3 +269,39 @@ async fn who_calls_in_plaintext_is_nobody() -> Result<()> {
     assert_eq!(client.get("http://orders/").await?.status, 200);
     Ok(())
 }
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_let_a_health_check_in_is_not_thought_to_be_ill() -> Result<()> {
+    let access = "  auth: { apiKey: {} }\n";
+    let check = "---\napiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\nmetadata: { name: orders, \
+                 namespace: shop }\nspec: { targetRefs: [{ kind: Service, name: orders }], healthCheck: { \
+                 path: /health, interval: 5s, unhealthyThreshold: 1 } }\n";
+    let key = consumer("acme", "gold", "mk_acme1_a", check)?;
+    let (_mesh, orders, client) = world(access, &key).await?;
+    let call = async || {
+        client
+            .get_with("http://orders/", &[("x-api-key", "mk_acme1_a")])
+            .await
+    };
+    call().await?;
+    // The check comes, is refused, and changes nothing.
+    let refused =
+        r#"meshwright_access_total{route="shop/orders",rule="",outcome="refused",why="missing"}"#;
+    until("a check was refused", async || {
+        call().await?;
+        // Twice: the first has been answered by then.
+        Ok(orders.sidecar.metric(refused).await? >= Some(2.0))
+    })
+    .await?;
+    assert_eq!(call().await?.status, 200);
+    let avoided = client
+        .sidecar()
+        .metric("meshwright_endpoints_avoided")
+        .await?;
+    assert_eq!(avoided, Some(0.0));
+    let config = orders.sidecar.config().await?;
+    let said = &config["inForce"]["serves"][0]["whoMayEnter"][0];
+    assert_eq!(said["route"], "shop/orders");
+    assert_eq!(said["credentials"]["consumerKeys"], 1);
+    Ok(())
+}
