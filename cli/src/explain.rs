@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::sidecar::{Beside, Place, get};
+use crate::sidecar::{Asking, Beside, Place, get};
 use crate::up::table::say;
 
 #[cfg(test)]
@@ -33,6 +33,10 @@ pub struct ExplainArgs {
     /// The name that a TLS client asks for (SNI), if it is not the URL's host.
     #[arg(long, value_name = "NAME")]
     pub server_name: Option<String>,
+    /// Asks this workload too whether it would let the request in: a Deployment or a pod that
+    /// answers.
+    #[arg(long, value_name = "WORKLOAD")]
+    pub to: Option<String>,
     /// As JSON, for programs.
     #[arg(long)]
     pub json: bool,
@@ -60,7 +64,18 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<i32> {
         workload: args.from.clone(),
         place: args.place.clone(),
     };
-    let told = get(&beside, &format!("/explain?{}", query.finish()))?;
+    let told = match &args.to {
+        None => get(&beside, &format!("/explain?{}", query.finish()))?,
+        Some(to) => {
+            let mut asking = Asking::begin(&args.place)?;
+            let from = asking.of(&args.from)?;
+            let mut told = from.get(&format!("/explain?{}", query.finish()))?;
+            let identity = from.get("/config")?["certificate"]["identity"].clone();
+            let entering = entering(args, &told, identity.as_str());
+            told["enters"] = asking.of(to)?.get(&format!("/enter?{entering}"))?;
+            told
+        }
+    };
     if args.json {
         say(serde_json::to_string_pretty(&told)?);
     } else {
@@ -69,12 +84,32 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<i32> {
     Ok(i32::from(is_refused(&told)))
 }
 
+/// What is asked of the workload that would answer: the path in the form that it gets.
+fn entering(args: &ExplainArgs, told: &Value, identity: Option<&str>) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("method", &args.method);
+    query.append_pair("path", told["path"].as_str().unwrap_or("/"));
+    if let Some(identity) = identity {
+        query.append_pair("source", identity);
+    }
+    for header in &args.header {
+        query.append_pair("header", header);
+    }
+    query.finish()
+}
+
 /// Whether it is refused wherever it might go.
 fn is_refused(told: &Value) -> bool {
     let refused = |to: &Value| to["missing"] == true || is_refused(&to["then"]);
     let goes = list(&told["goes"]);
     let mut drawn = goes.iter().filter(|to| to["weight"] != 0).peekable();
-    told["refused"].is_object() || drawn.peek().is_some() && drawn.all(refused)
+    let mut said = list(&told["enters"]).into_iter().flat_map(|port| {
+        let mut all = list(&port["says"]);
+        all.push(port);
+        all
+    });
+    let not_let_in = said.any(|one| one["refused"].is_object() && one["toldOnly"] != true);
+    not_let_in || told["refused"].is_object() || drawn.peek().is_some() && drawn.all(refused)
 }
 
 fn in_words(told: &Value) -> String {
@@ -102,6 +137,9 @@ fn in_words(told: &Value) -> String {
         line(format!("passes through as it is, to {to}: {why}"));
     }
     governed(&mut words, told, 0);
+    for port in list(&told["enters"]) {
+        enters(&mut words, &port);
+    }
     if told["asProxy"].is_object() {
         let (status, reason) = (&told["asProxy"]["status"], text(&told["asProxy"]["reason"]));
         let _ = writeln!(
@@ -110,6 +148,57 @@ fn in_words(told: &Value) -> String {
         );
     }
     words.trim_end().to_owned()
+}
+
+/// Whether the workload that answers would let it in.
+fn enters(words: &mut String, port: &Value) {
+    let mut line = |text: String| {
+        let _ = writeln!(words, "{text}");
+    };
+    let service = text(&port["service"]);
+    line(format!("at port {} of Service {service}:", port["port"]));
+    let said = list(&port["says"]);
+    if said.is_empty() && !port["refused"].is_object() {
+        line("  no ApiRoute says who may enter: every workload of the mesh may".to_owned());
+    }
+    for one in said.iter().chain([port]) {
+        let Some(route) = one["route"].as_str() else {
+            if one["refused"].is_object() {
+                line(format!("  {}", refusal(&one["refused"])));
+            }
+            continue;
+        };
+        let rule = match one["rule"].as_str() {
+            Some(rule) => format!(", rule {rule}"),
+            None => String::new(),
+        };
+        let consumer = match one["consumer"].as_str() {
+            Some(consumer) => format!(" consumer {consumer}"),
+            None => String::new(),
+        };
+        let what = match (&one["refused"], one["unknown"].as_str()) {
+            (refused, _) if refused.is_object() && one["toldOnly"] == true => {
+                format!(
+                    "lets{consumer} in, and tells that it would not: {}",
+                    refusal(refused)
+                )
+            }
+            (refused, _) if refused.is_object() => refusal(refused),
+            (_, Some(unknown)) => unknown.to_owned(),
+            _ => format!("lets{consumer} in"),
+        };
+        line(format!("  ApiRoute {route}{rule}: {what}"));
+    }
+}
+
+fn refusal(refused: &Value) -> String {
+    let (reason, why) = (text(&refused["reason"]), text(&refused["why"]));
+    let why = if why.is_empty() {
+        why
+    } else {
+        format!(": {why}")
+    };
+    format!("answered {}, {reason}{why}", refused["status"])
 }
 
 /// What was called, and what governs it.

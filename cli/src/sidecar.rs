@@ -103,6 +103,73 @@ pub fn get(beside: &Beside, path: &str) -> anyhow::Result<Value> {
     runtime.block_on(reached.get(path))
 }
 
+/// Asks the sidecars of several workloads, one after the other.
+#[derive(Debug)]
+pub struct Asking {
+    place: Place,
+    inside: Option<Inside>,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct One<'a> {
+    reached: Reached,
+    runtime: &'a tokio::runtime::Runtime,
+}
+
+// === impl Asking ===
+
+impl Asking {
+    /// Begins. Must be called, and [`Asking::of`] too, while the process has one thread.
+    ///
+    /// # Errors
+    /// When no mesh runs, or several and none is named.
+    pub fn begin(place: &Place) -> anyhow::Result<Self> {
+        let inside = match place.is_here()? {
+            true => Some(Inside::of(place)?),
+            false => None,
+        };
+        Ok(Self {
+            place: place.clone(),
+            inside,
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?,
+        })
+    }
+
+    /// The sidecar of a workload.
+    ///
+    /// # Errors
+    /// When it can't be reached.
+    pub fn of(&mut self, workload: &str) -> anyhow::Result<One<'_>> {
+        let reached = match &mut self.inside {
+            Some(inside) => inside.reach(workload)?,
+            None => {
+                let (namespace, workload) = kubectl::split(workload);
+                through(&self.place.cluster, namespace, workload)?.reached()?
+            }
+        };
+        Ok(One {
+            reached,
+            runtime: &self.runtime,
+        })
+    }
+}
+
+// === impl One ===
+
+impl One<'_> {
+    /// What it answers to a GET of `path`.
+    ///
+    /// # Errors
+    /// When it can't be asked, or it answers with something else than 200.
+    pub fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.runtime.block_on(self.reached.get(path))
+    }
+}
+
 /// A way to a sidecar through kubectl that is being made: several can be at a time.
 #[derive(Debug)]
 pub struct Through {

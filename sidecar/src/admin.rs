@@ -60,6 +60,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// What there is to ask on 15000.
 const PAGES: &str = "\
 GET /config            what is in force
+GET /enter             ?path=/orders/1&source=spiffe://...&header=x-api-key:+...: whether it would be let in here
 GET /explain           ?method=GET&url=http://orders/1&header=x-canary:+1: what would become of it,
                        or of a connection: ?url=tcp://ledger:7000, ?url=tls://db:5432&server-name=db
 GET /plaintext         who calls without mutual TLS
@@ -223,6 +224,7 @@ impl Admin {
         }
         match &*question.path {
             "/config" => question.tells(|| json(StatusCode::OK, &self.config())),
+            "/enter" => question.tells(|| self.enter(&question.query)),
             "/explain" => question.tells(|| self.explain(&question.query)),
             "/plaintext" => question.tells(|| json(StatusCode::OK, &self.plaintext())),
             "/stalls" => question.tells(|| json(StatusCode::OK, &self.stalls())),
@@ -233,6 +235,13 @@ impl Admin {
             "/log-level" => question.tells_or_sets(|| self.log_level(question)),
             "/access-log" => question.tells_or_sets(|| self.access_log(question)),
             _ => question.tells(|| text(StatusCode::NOT_FOUND, PAGES)),
+        }
+    }
+
+    fn enter(&self, query: &str) -> Answer {
+        match access::enter(&self.readiness.state.borrow(), query) {
+            Ok(told) => json(StatusCode::OK, &told),
+            Err(wrong) => text(StatusCode::BAD_REQUEST, wrong + "\n"),
         }
     }
 

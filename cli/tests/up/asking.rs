@@ -1,6 +1,6 @@
 //! What can be asked of a sidecar of a running mesh.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::mesh::{Folder, route, until};
 use crate::shop;
@@ -76,6 +76,43 @@ fn a_request_is_explained_as_it_is_carried() {
     let told = String::from_utf8_lossy(&none.stdout);
     assert!(
         told.starts_with("closed: Service shop/orders has no port 81"),
+        "{told}"
+    );
+}
+
+#[test]
+fn whether_a_workload_would_let_a_request_in_is_explained_too() {
+    let folder = shop();
+    let mut route = route("2s");
+    route["spec"]["authorization"] = json!({"rules": [
+        {"name": "read", "methods": ["GET"], "principals": {"namespaces": ["shop"]}},
+        {"name": "no-admin", "action": "Deny", "paths": [{"type": "Prefix", "value": "/admin"}]},
+    ]});
+    folder.write("route.yaml", &[route]);
+    let _mesh = folder.up(&[]);
+    until("the route is in force", || {
+        said(&folder, &["routes", "web"]).contains("shop/orders ")
+    });
+    let explain = |method: &str, path: &str| {
+        let url = format!("http://orders{path}");
+        let output = folder.run(&["explain", method, &url, "--from", "web", "--to", "orders"]);
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), told)
+    };
+    let (code, told) = explain("GET", "/1");
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        told.contains("ApiRoute shop/orders, rule read: lets in"),
+        "{told}"
+    );
+    let (code, told) = explain("GET", "/x/../admin");
+    assert_eq!(code, Some(1), "{told}");
+    let denied = "rule no-admin: answered 403, not_permitted: the rule denies it";
+    assert!(told.contains(denied), "{told}");
+    let (code, told) = explain("POST", "/1");
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains("answered 403, not_permitted: no rule allows it"),
         "{told}"
     );
 }

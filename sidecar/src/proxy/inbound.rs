@@ -113,7 +113,7 @@ pub(super) fn admit(px: &Proxy, served: &Served, peer: &FromPeer) -> Result<(), 
 }
 
 /// What a port says that no Guard opens.
-pub(super) fn refusal(why: NotServed) -> Reason {
+pub(crate) fn refusal(why: NotServed) -> Reason {
     match why {
         NotServed::Incomplete => Reason::NotReady,
         NotServed::NoGuard => Reason::PortNotServed,
