@@ -1,4 +1,4 @@
-//! Who governs which Service: of two objects that claim the same calls the older one wins, and the
+//! Who governs what: of two objects that claim the same calls the older one wins, and the
 //! other has no effect at all until it is changed.
 //!
 //! Calls to a Service can be claimed once by its producer (an object in the Service's namespace)
@@ -32,21 +32,25 @@ struct Attachment {
     in_force: bool,
 }
 
-/// The calls to a Service: of everyone, or of the callers in one namespace.
+/// The calls to a Service, or those that an ApiRoute governs: of everyone, or of the callers in one
+/// namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Claim {
-    pub(crate) service: ObjectKey,
+    /// A Service, or an ApiRoute with [`Of::Route`].
+    pub(crate) target: ObjectKey,
     pub(crate) consumer: Option<String>,
     pub(crate) of: Of,
 }
 
 /// Of what a claim is. A Service can have ports of both kinds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Of {
     /// Requests; and whatever is said of a Service as a whole.
     Calls,
     /// Connections whose bytes nobody reads.
     Connections,
+    /// Requests that the ApiRoute governs, or one rule of it.
+    Route(Option<String>),
 }
 
 /// The order of objects by age: the lesser one is older and wins. No two are equal.
@@ -172,18 +176,21 @@ impl Precedence {
 /// As in "already governs <claim>".
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ObjectKey { namespace, name } = &self.service;
+        let ObjectKey { namespace, name } = &self.target;
         let calls = match self.of {
             Of::Calls => "calls",
             Of::Connections => "connections",
+            Of::Route(_) => "requests",
         };
-        match &self.consumer {
-            None => write!(f, "the {calls} to {name}.{namespace}"),
-            Some(consumer) => {
-                write!(
-                    f,
-                    "the {calls} of namespace {consumer} to {name}.{namespace}"
-                )
+        write!(f, "the {calls}")?;
+        if let Some(consumer) = &self.consumer {
+            write!(f, " of namespace {consumer}")?;
+        }
+        match &self.of {
+            Of::Calls | Of::Connections => write!(f, " to {name}.{namespace}"),
+            Of::Route(None) => write!(f, " that ApiRoute {} governs", self.target),
+            Of::Route(Some(rule)) => {
+                write!(f, " that rule {rule} of ApiRoute {} governs", self.target)
             }
         }
     }

@@ -60,6 +60,8 @@ pub(crate) struct Indexes {
     pub(crate) access: Links<ObjectKey, ObjectKey>,
     /// An ApiRoute and those that it leads to.
     pub(crate) leads: Links<ObjectKey, ObjectKey>,
+    /// A RetryPolicy and the ApiRoutes that it names, whether they exist or not.
+    pub(crate) governed: Links<ObjectKey, ObjectKey>,
     /// Services whose Endpoints are larger than what is sent.
     pub(crate) oversized: BTreeSet<ObjectKey>,
 }

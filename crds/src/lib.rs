@@ -26,8 +26,9 @@ pub use api_route::{
     PathMatch, PathType, QueryMatch, RouteRule, Timeouts, ValueType,
 };
 pub use retry_policy::{
-    BalancingType, HashOn, HashType, HealthCheck, LoadBalancing, RetryPolicy, RetryPolicySpec,
-    TargetGroup, TargetKind, TargetRef,
+    Backoff, BackoffType, BalancingType, Budget, CircuitBreaker, Condition, FailureOn, GrpcCode,
+    HashOn, HashType, HealthCheck, Hedging, IdempotencyKey, Jitter, LoadBalancing, RetryAfter,
+    RetryOn, RetryPolicy, RetryPolicySpec, StatusClass, TargetGroup, TargetKind, TargetRef,
 };
 pub use status::ObjectStatus;
 pub use units::{Duration, ParseDurationError};

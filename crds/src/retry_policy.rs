@@ -1,4 +1,4 @@
-//! RetryPolicy: what the callers of a Service do about its endpoints.
+//! RetryPolicy: what callers do when what they call fails, and how they pick its endpoints.
 
 #![allow(
     unreachable_pub,
@@ -11,17 +11,27 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub mod circuit_breaker;
+pub mod retries;
+
+pub use circuit_breaker::{Budget, CircuitBreaker, FailureOn};
+pub use retries::{
+    Backoff, BackoffType, Condition, GrpcCode, Hedging, IdempotencyKey, Jitter, RetryAfter,
+    RetryOn, StatusClass,
+};
+
+use crate::api_route::Method;
 use crate::status::ObjectStatus;
 use crate::units::Duration;
 
-/// What the callers of one or more Services do about their endpoints. In the Services' own namespace
-/// it holds for every caller; in another namespace for that namespace's callers only, and wins there.
+/// What callers do when what they call fails. In the targets' own namespace it holds for every
+/// caller; in another namespace for that namespace's callers only, and wins there.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "meshwright.dev",
     version = "v1alpha1",
     kind = "RetryPolicy",
-    doc = "A RetryPolicy says what the callers of a Service do about its endpoints: how they pick one, and whether they ask if it is well. In the Service's own namespace it holds for every caller; in another namespace it holds for that namespace's callers only, and wins there as a whole.",
+    doc = "A RetryPolicy says what callers do when what they call fails: whether and when they send a request again, within which budget, when they stop calling an endpoint, how they pick one, and whether they ask if it is well. In the targets' own namespace it holds for every caller; in another namespace it holds for that namespace's callers only, and wins there over one for the same target.",
     namespaced,
     plural = "retrypolicies",
     shortname = "rp",
@@ -32,7 +42,7 @@ use crate::units::Duration;
         name = "Target",
         type_ = "string",
         json_path = ".status.target",
-        description = "The Services that it is for."
+        description = "What it is for."
     ),
     printcolumn(
         name = "Accepted",
@@ -54,13 +64,85 @@ use crate::units::Duration;
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Cel::new("has(self.loadBalancing) || has(self.healthCheck)")
-    .message("write loadBalancing or healthCheck: without either it says nothing"))]
+#[x_kube(validation = Cel::new("has(self.maxRetries) || has(self.backoff) || has(self.perTryTimeout) || has(self.retryOn) || has(self.methods) || has(self.idempotencyKey) || has(self.retryAfter) || has(self.maxReplayBytes) || has(self.hedging) || has(self.budget) || has(self.circuitBreaker) || has(self.loadBalancing) || has(self.healthCheck)")
+    .message("write a field beside targetRefs: without any it says nothing"))]
+#[x_kube(validation = Cel::new("!has(self.budget) || !self.targetRefs.exists(t, has(t.sectionName))")
+    .message("budget is one for a whole destination: leave it out where targetRefs has a sectionName, and write it in a RetryPolicy for the Service or the ApiRoute"))]
+#[x_kube(validation = Cel::new("!has(self.circuitBreaker) || !self.targetRefs.exists(t, has(t.sectionName))")
+    .message("circuitBreaker is one for a whole destination: leave it out where targetRefs has a sectionName, and write it in a RetryPolicy for the Service or the ApiRoute"))]
+#[x_kube(validation = Cel::new("!has(self.loadBalancing) || !self.targetRefs.exists(t, has(t.sectionName))")
+    .message("loadBalancing is one for a whole destination: leave it out where targetRefs has a sectionName, and write it in a RetryPolicy for the Service or the ApiRoute"))]
+#[x_kube(validation = Cel::new("!has(self.healthCheck) || !self.targetRefs.exists(t, has(t.sectionName))")
+    .message("healthCheck is one for a whole destination: leave it out where targetRefs has a sectionName, and write it in a RetryPolicy for the Service or the ApiRoute"))]
+#[x_kube(validation = Cel::new("!has(self.retryOn) || !has(self.retryOn.grpcCodes) || size(self.retryOn.grpcCodes) == 0 || has(self.idempotencyKey) || (has(self.methods) && self.methods.exists(m, m == 'POST'))")
+    .message("every gRPC call is a POST: grpcCodes has an effect only with POST among methods, or with idempotencyKey"))]
 pub struct RetryPolicySpec {
-    /// The Services whose callers it is for, all in one namespace. Of two objects of one namespace
-    /// that name the same Service the older one holds, and the other has no effect at all.
+    /// The Services, ApiRoutes or rules of ApiRoutes whose calls it is for, all in one namespace. Of
+    /// two objects of one namespace that name the same target the older one holds, and the other has
+    /// no effect at all. What is written for a rule comes before what is written for its ApiRoute,
+    /// and that before what is written for the Service.
     #[schemars(length(min = 1, max = 16))]
     pub target_refs: Vec<TargetRef>,
+
+    /// How often a request is sent again at most, the first time not counted; 0 is never. 2 when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10))]
+    pub max_retries: Option<u32>,
+
+    /// How long a caller waits before it sends a request again; as the fields of `backoff` say when
+    /// absent. A request that surely reached nobody goes to another endpoint at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Backoff>,
+
+    /// How long one try may take until its response begins, from `1ms` to `1h`; absent, as long as
+    /// the request. It never outlasts the request's own time limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Cel::new(
+        "duration(self) >= duration('1ms') && duration(self) <= duration('1h')"
+    ).message("perTryTimeout is 1ms to 1h"))]
+    pub per_try_timeout: Option<Duration>,
+
+    /// After which failures a request is sent again; as the fields of `retryOn` say when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_on: Option<RetryOn>,
+
+    /// The methods of requests that may be sent again although an application may have got them:
+    /// `GET`, `HEAD`, `OPTIONS`, `PUT` and `DELETE` when absent, which do the same however often they
+    /// arrive. One that surely reached nobody is sent again whatever its method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub methods: Option<Vec<Method>>,
+
+    /// Requests of other methods may be sent again too, if they have this header: the application
+    /// promises to do nothing twice for the same value. Absent, none of them is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<IdempotencyKey>,
+
+    /// Whether a caller waits as long as an answer of 429 or 503 asks with `Retry-After`; as the
+    /// fields of `retryAfter` say when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<RetryAfter>,
+
+    /// How many bytes of a request's body are kept to be sent again; of a larger one nothing is kept,
+    /// and it is not sent again. 65536 when absent. The first try never waits for the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_048_576))]
+    pub max_replay_bytes: Option<u64>,
+
+    /// Sends a GET, HEAD or OPTIONS without a body a second time while the first is still unanswered,
+    /// and takes what answers first; absent, never. Each counts as a retry in the budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedging: Option<Hedging>,
+
+    /// How many retries and hedges there may be beside the requests that a sidecar sends to a
+    /// destination, of all its rules together; as the fields of `budget` say when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+
+    /// When a caller's sidecar stops calling an endpoint that fails; absent, never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
 
     /// How callers pick the endpoint that a request goes to; by `LeastRequest` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,35 +158,48 @@ pub struct RetryPolicySpec {
     pub health_check: Option<HealthCheck>,
 }
 
-/// A Service that the object is for.
+/// What the object is for.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Cel::new("!has(self.group) || (self.group == 'meshwright.dev') == (self.kind == 'ApiRoute')")
+    .message("ApiRoutes are of group meshwright.dev, and Services of the group without a name"))]
+#[x_kube(validation = Cel::new("!has(self.sectionName) || self.kind == 'ApiRoute'")
+    .message("sectionName names a rule of an ApiRoute, and a Service has none"))]
 pub struct TargetRef {
-    /// The API group of `kind`: that of Services, which is empty.
-    #[serde(default)]
-    pub group: TargetGroup,
+    /// The API group of `kind`, which may be left out: `meshwright.dev` for an ApiRoute, empty for a
+    /// Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<TargetGroup>,
 
-    /// What is named: a Service.
+    /// What is named: a `Service` means all calls to it, an `ApiRoute` the requests that it governs.
     pub kind: TargetKind,
 
-    /// The Service's name.
+    /// The name of the Service or ApiRoute.
     #[schemars(length(min = 1, max = 63), pattern(r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
 
-    /// The Service's namespace; the object's when absent. In another one it holds for the callers in
-    /// the object's namespace only.
+    /// The rule of the ApiRoute that alone is meant; all of its rules when absent. With it, only what
+    /// is about retries can be written, not what is about a destination as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub section_name: Option<String>,
+
+    /// Its namespace; the object's when absent. In another one it holds for the callers in the
+    /// object's namespace only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub namespace: Option<String>,
 }
 
 /// An API group that targets are of.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetGroup {
     /// Kubernetes' own, without a name.
-    #[default]
     #[serde(rename = "")]
     Core,
+    /// That of ApiRoutes.
+    #[serde(rename = "meshwright.dev")]
+    Meshwright,
 }
 
 /// A kind that targets are of.
@@ -112,6 +207,8 @@ pub enum TargetGroup {
 pub enum TargetKind {
     /// A Service.
     Service,
+    /// An ApiRoute, or a rule of it.
+    ApiRoute,
 }
 
 /// How callers pick the endpoint that a request goes to.
@@ -225,6 +322,27 @@ pub struct HealthCheck {
     #[serde(default = "HealthCheck::default_threshold")]
     #[schemars(range(min = 1, max = 10))]
     pub healthy_threshold: u32,
+}
+
+// === impl RetryPolicySpec ===
+
+impl RetryPolicySpec {
+    /// The first field written that is about retries; none when nothing is.
+    pub fn about_retries(&self) -> Option<&'static str> {
+        let fields = [
+            ("maxRetries", self.max_retries.is_some()),
+            ("backoff", self.backoff.is_some()),
+            ("perTryTimeout", self.per_try_timeout.is_some()),
+            ("retryOn", self.retry_on.is_some()),
+            ("methods", self.methods.is_some()),
+            ("idempotencyKey", self.idempotency_key.is_some()),
+            ("retryAfter", self.retry_after.is_some()),
+            ("maxReplayBytes", self.max_replay_bytes.is_some()),
+            ("hedging", self.hedging.is_some()),
+        ];
+        let mut written = fields.into_iter().filter(|(_, written)| *written);
+        written.next().map(|(field, _)| field)
+    }
 }
 
 // === impl HealthCheck ===

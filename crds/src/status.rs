@@ -26,7 +26,8 @@ pub struct ObjectStatus {
     #[schemars(length(max = 32))]
     pub programmed: Option<String>,
 
-    /// The Services that it is for, such as `orders.shop`.
+    /// What it is for, such as `orders.shop` for a Service, `ApiRoute orders.shop` for what an ApiRoute
+    /// governs, and `ApiRoute orders.shop/get-order` for one of its rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub target: Option<String>,
@@ -54,7 +55,7 @@ pub enum Reason {
     HostNotFound,
     /// `Accepted=False`: a host that no ApiRoute can govern, such as one outside the cluster.
     UnsupportedHost,
-    /// `Accepted=False`: a target names no Service.
+    /// `Accepted=False`: a target names no Service, no ApiRoute, or no rule of it.
     TargetNotFound,
     /// `Accepted=False`: a target that nothing can be done about, such as a name outside the cluster.
     UnsupportedTarget,

@@ -34,6 +34,14 @@ impl Duration {
         }
     }
 
+    /// So many milliseconds.
+    pub(crate) fn of_millis(millis: u16) -> Self {
+        Duration {
+            written: format!("{millis}ms"),
+            millis: u64::from(millis),
+        }
+    }
+
     /// The whole span in milliseconds.
     pub fn millis(&self) -> u64 {
         self.millis

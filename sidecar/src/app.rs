@@ -107,7 +107,8 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         followers: followers.clone(),
         metrics: metrics.clone(),
         access_log,
-        healths: Arc::default(),
+        healths: metrics.attempts.healths.clone(),
+        budgets: metrics.attempts.budgets.clone(),
         drain: drain.clone(),
     };
     let workers = worker::start(&shared, args.workers(), &stopped)?;

@@ -32,6 +32,7 @@ use crate::drain::Drain;
 use crate::identity::certs::Credentials;
 use crate::net::accept::{accept, listen};
 use crate::net::connect::Connector;
+use crate::policy::budget::Budgets;
 use crate::policy::health_check::Healths;
 use crate::proxy::upstream::Dial;
 use crate::proxy::{Proxy, from_application, from_peer};
@@ -67,6 +68,8 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// How endpoints are.
     pub healths: Arc<Healths>,
+    /// How many retries there may be.
+    pub budgets: Arc<Budgets>,
     /// When to stop.
     pub drain: Drain,
 }
@@ -133,6 +136,8 @@ fn run(
             metrics: metrics.clone(),
             waiting: Rc::default(),
             healths: shared.healths,
+            budgets: shared.budgets,
+            kept: Rc::default(),
         };
         let own = dial.credentials.clone();
         let proxy = Proxy::new(dial, metrics, shared.access_log, shared.drain);

@@ -6,6 +6,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::Request;
 use prost::Message as _;
@@ -311,6 +312,55 @@ fn fuzz_retry_policies() {
             unhealthy_threshold: 2,
             healthy_threshold: 2,
         }),
+        routes: vec![mesh::RouteTarget {
+            route: Some(mesh::RouteRef {
+                namespace: "shop".into(),
+                name: "orders".into(),
+            }),
+            rule: "get".into(),
+        }],
+        retries: Some(mesh::Retries {
+            max: 2,
+            backoff: Some(mesh::Backoff {
+                growth: 1,
+                initial_ms: 100,
+                multiplier: 2,
+                max_ms: 5000,
+                jitter: 1,
+            }),
+            per_try_timeout_ms: Some(1000),
+            on: Some(mesh::RetryOn {
+                statuses: vec![503],
+                grpc_statuses: vec![14],
+                reset: true,
+                ..Default::default()
+            }),
+            methods: vec!["GET".into()],
+            idempotency_key: "idempotency-key".into(),
+            retry_after_max_ms: Some(30_000),
+            max_replay_bytes: 65_536,
+            hedging: Some(mesh::Hedging {
+                after_ms: 100,
+                max: 1,
+            }),
+        }),
+        budget: Some(mesh::Budget {
+            percent: 20,
+            min_per_second: 10,
+            window_ms: 10_000,
+        }),
+        circuit_breaker: Some(mesh::CircuitBreaker {
+            consecutive_failures: 5,
+            error_percent: 50,
+            min_requests: 20,
+            window_ms: 10_000,
+            on_5xx: true,
+            open_for_ms: 30_000,
+            max_open_for_ms: 300_000,
+            half_open_requests: 1,
+            max_ejected_percent: 50,
+            ..Default::default()
+        }),
         ..Default::default()
     };
     fuzz(
@@ -322,7 +372,12 @@ fn fuzz_retry_policies() {
                 return;
             };
             if let Ok(policy) = RetryPolicy::build(sent) {
-                let check = policy.health_check.iter();
+                if let Some(retries) = &policy.retries {
+                    let wait = retries.wait(u32::MAX, Some(Duration::MAX));
+                    assert!(wait <= Duration::from_secs(24 * 3600));
+                }
+                let destination = policy.destination.iter();
+                let check = destination.flat_map(|one| &one.health_check);
                 let mut bounds =
                     check.flat_map(|one| [one.unhealthy_threshold, one.healthy_threshold]);
                 assert!(bounds.all(|bound| bound > 0));

@@ -50,6 +50,8 @@ struct Shared {
     body_delay: Duration,
     hasty: bool,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// So many are answered with another status.
+    fails: (usize, StatusCode),
     released: Option<watch::Receiver<()>>,
 }
 
@@ -66,6 +68,7 @@ impl Upstream {
             body_delay: Duration::ZERO,
             hasty: false,
             headers: Vec::new(),
+            fails: (0, StatusCode::OK),
             released: None,
         }));
         let mut upstream = Self {
@@ -116,6 +119,11 @@ impl Upstream {
     /// Answers with this status from now on.
     pub fn answers(&self, status: u16) {
         self.shared().status = StatusCode::from_u16(status).unwrap_or_default();
+    }
+
+    /// Answers the next `count` requests with this status, in place of what it answers else.
+    pub fn fails(&self, count: usize, status: u16) {
+        self.shared().fails = (count, StatusCode::from_u16(status).unwrap_or_default());
     }
 
     /// Answers with this body from now on.
@@ -205,8 +213,15 @@ async fn answer(
         });
         let headers = shared.headers.clone();
         let (delay, body_delay) = (shared.delay, shared.body_delay);
+        let status = match &mut shared.fails {
+            (0, _) => shared.status,
+            (left, status) => {
+                *left -= 1;
+                *status
+            }
+        };
         (
-            shared.status,
+            status,
             shared.body.clone(),
             delay,
             body_delay,

@@ -69,6 +69,14 @@ pub const ACCESS_INTROSPECTION: &str = "access.introspection";
 pub const ACCESS_API_KEY: &str = "access.api-key";
 /// Compares credentials with `mesh.Keys`.
 pub const KEYS: &str = "keys";
+/// Sends requests again (`mesh.RetryPolicy.retries`).
+pub const RETRY_POLICY_RETRIES: &str = "retry-policy.retries";
+/// Finds a policy by ApiRoute and rule (`mesh.RetryPolicy.routes`).
+pub const RETRY_POLICY_ROUTES: &str = "retry-policy.routes";
+/// Bounds retries as it is told (`mesh.RetryPolicy.budget`).
+pub const RETRY_POLICY_BUDGET: &str = "retry-policy.budget";
+/// Stops calling endpoints that fail (`mesh.RetryPolicy.circuit_breaker`).
+pub const RETRY_POLICY_CIRCUIT_BREAKER: &str = "retry-policy.circuit-breaker";
 
 /// What the sidecar of this build can do.
 pub const ALL: &[&str] = &[
@@ -104,4 +112,8 @@ pub const ALL: &[&str] = &[
     ACCESS_INTROSPECTION,
     ACCESS_API_KEY,
     KEYS,
+    RETRY_POLICY_RETRIES,
+    RETRY_POLICY_ROUTES,
+    RETRY_POLICY_BUDGET,
+    RETRY_POLICY_CIRCUIT_BREAKER,
 ];

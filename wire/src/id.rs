@@ -128,7 +128,8 @@ impl Kind {
                 Input::Settings,
             ],
             Kind::Route => &[Input::ApiRoute, Input::Service, Input::Settings],
-            Kind::RetryPolicy => &[Input::RetryPolicy, Input::Service],
+            // One that names an ApiRoute, or a rule of it, that is not there is not in force.
+            Kind::RetryPolicy => &[Input::ApiRoute, Input::RetryPolicy, Input::Service],
         }
     }
 }

@@ -161,8 +161,12 @@ impl Compilation<'_> {
     pub(super) fn written(&mut self) {
         let (memo, inputs) = (&mut self.out.memo, self.inputs);
         let routes = differences(&mut memo.api_routes, &inputs.api_routes);
-        let routes = routes.iter().map(|one| ObjectRef::api_route(&one.key));
-        self.dirty.objects.extend(routes);
+        for Difference { key, .. } in &routes {
+            let policies = memo.links.governed.to(key).into_iter().flatten();
+            let policies = policies.map(ObjectRef::retry_policy);
+            self.dirty.objects.extend(policies);
+            self.dirty.objects.insert(ObjectRef::api_route(key));
+        }
         let policies = differences(&mut memo.retry_policies, &inputs.retry_policies);
         let policies = policies.iter().map(|one| ObjectRef::retry_policy(&one.key));
         self.dirty.objects.extend(policies);

@@ -12,6 +12,7 @@ use crate::attach::{Claim, Conflict, Of, Precedence};
 use crate::index::Neighbourhood;
 use crate::inputs::{ObjectKey, ObjectKind, ObjectRef};
 use crate::output::AudienceKey;
+use crate::retry_policy::RouteTarget;
 use crate::verdict::{Condition, Verdict};
 
 /// The schema's bound of `status.target`: with a longer one the API server refuses the status.
@@ -22,6 +23,8 @@ pub(super) struct Read<'k> {
     pub(super) object: &'k ObjectRef,
     /// The Services that it is for.
     pub(super) targets: Vec<ObjectKey>,
+    /// The ApiRoutes, and rules of ApiRoutes, that it is for.
+    pub(super) routes: Vec<RouteTarget>,
     /// Every Service that it names, whether it exists or not.
     pub(super) mentions: BTreeSet<ObjectKey>,
     /// Services that don't exist, for which something else is suggested.
@@ -57,8 +60,9 @@ impl Compilation<'_> {
             };
             if claims.is_none() {
                 self.forget(&object);
-                if object.kind == ObjectKind::ApiRoute {
-                    self.forget_route(&key);
+                match object.kind {
+                    ObjectKind::ApiRoute => self.forget_route(&key),
+                    ObjectKind::RetryPolicy => self.forget_retry_policy(&key),
                 }
             }
             let attachments = self.out.memo.attachments.entry(object.kind).or_default();
@@ -116,7 +120,9 @@ impl Compilation<'_> {
         match (id, &refusal) {
             (Some(id), None) => {
                 resources.push(id.clone());
-                let namespace = read.targets.first().map(|target| &target.namespace);
+                let services = read.targets.iter();
+                let routes = read.routes.iter().map(|target| &target.route);
+                let namespace = services.chain(routes).next().map(|key| &key.namespace);
                 let consumer = namespace.is_some_and(|target| *target != object.namespace);
                 let services = read.targets.iter().map(crate::api_route::service_ref);
                 let (capabilities, message) = message(Place {
@@ -135,7 +141,7 @@ impl Compilation<'_> {
         self.decided(Verdict {
             object: object.clone(),
             generation: generation.unwrap_or_default(),
-            target: target(&read.targets),
+            target: target(&read.targets, &read.routes),
             conditions: vec![
                 condition(ConditionType::Accepted, Reason::Accepted, refusal),
                 condition(
@@ -185,7 +191,7 @@ pub(super) fn claims(
     targets
         .iter()
         .map(|service| Claim {
-            service: service.clone(),
+            target: service.clone(),
             consumer: (service.namespace != key.namespace).then(|| key.namespace.clone()),
             of: Of::Calls,
         })
@@ -219,15 +225,18 @@ fn oversized(service: &ObjectKey) -> Refusal {
     }
 }
 
-/// The Services, as many as a status holds.
-fn target(services: &[ObjectKey]) -> String {
-    let names = services
-        .iter()
-        .map(|service| format!("{}.{}", service.name, service.namespace));
-    let mut names = Vec::from_iter(names);
+/// What it is for, as many as a status holds.
+fn target(services: &[ObjectKey], routes: &[RouteTarget]) -> String {
+    let name = |key: &ObjectKey| format!("{}.{}", key.name, key.namespace);
+    let routes = routes.iter().map(|target| match &target.rule {
+        None => format!("ApiRoute {}", name(&target.route)),
+        Some(rule) => format!("ApiRoute {}/{rule}", name(&target.route)),
+    });
+    let mut names: Vec<String> = services.iter().map(name).chain(routes).collect();
+    let all = names.len();
     let mut target = names.join(", ");
     while target.len() > MAX_TARGET_BYTES && names.pop().is_some() {
-        let more = services.len() - names.len();
+        let more = all - names.len();
         target = format!("{} and {more} more", names.join(", "));
     }
     target
@@ -255,12 +264,12 @@ mod tests {
         let namespace = "n".repeat(63);
         let service = |number| ObjectKey::new(&*namespace, format!("{number:0253}"));
         let services: Vec<ObjectKey> = (0..16).map(service).collect();
-        let shortened = target(&services);
+        let shortened = target(&services, &[]);
         assert!(shortened.len() <= MAX_TARGET_BYTES, "{}", shortened.len());
         assert!(shortened.ends_with(&format!(".{namespace} and 4 more")));
         assert_eq!(shortened.matches(", ").count(), 11);
 
         let few = [ObjectKey::new("shop", "a"), ObjectKey::new("shop", "b")];
-        assert_eq!(target(&few), "a.shop, b.shop");
+        assert_eq!(target(&few, &[]), "a.shop, b.shop");
     }
 }

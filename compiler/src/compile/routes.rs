@@ -49,6 +49,7 @@ impl Compilation<'_> {
         let read = Read {
             object: &ObjectRef::api_route(key),
             targets: hosts.services,
+            routes: Vec::new(),
             mentions,
             lost: &hosts.lost | &rules.lost,
             refusal: hosts.refusal,

@@ -248,9 +248,23 @@ fn retry_policy() -> impl Strategy<Value = Value> {
         select(vec!["orders", "order", "payments"]),
         option::of(select(vec!["shop", "web"])),
     );
-    let target = target.prop_map(
+    let services = target.prop_map(
         |(name, namespace)| json!({"kind": "Service", "name": name, "namespace": namespace}),
     );
+    let section = option::of(select(vec!["a", "rule-0", "rule-1"]));
+    let route = (
+        select(vec!["first", "second", "third"]),
+        option::of(select(vec!["shop", "web"])),
+        section,
+    );
+    let routes = route.prop_map(|(name, namespace, section)| {
+        json!({
+            "kind": "ApiRoute", "name": name, "namespace": namespace, "sectionName": section,
+        })
+    });
+    let target = prop_oneof![2 => services, 1 => routes];
+    let retries = select(vec![json!(null), json!(0), json!(3)]);
+    let breaker = select(vec![json!(null), json!({})]);
     let balancing = select(vec![
         json!(null),
         json!({"type": "RoundRobin", "slowStart": "10s"}),
@@ -269,14 +283,16 @@ fn retry_policy() -> impl Strategy<Value = Value> {
         json!("2026-01-01T00:00:00Z"),
         json!("2026-01-02T00:00:00Z"),
     ]);
-    (vec(target, 1..3), balancing, check, created, 0..3).prop_map(
-        |(targets, balancing, check, created, generation)| {
+    let fields = (balancing, check, retries, breaker);
+    (vec(target, 1..3), fields, created, 0..3).prop_map(
+        |(targets, (balancing, check, retries, breaker), created, generation)| {
             json!({
                 "apiVersion": "meshwright.dev/v1alpha1",
                 "kind": "RetryPolicy",
                 "metadata": {"creationTimestamp": created, "generation": generation},
                 "spec": {
                     "targetRefs": targets, "loadBalancing": balancing, "healthCheck": check,
+                    "maxRetries": retries, "circuitBreaker": breaker,
                 },
             })
         },

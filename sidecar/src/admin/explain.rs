@@ -341,7 +341,7 @@ fn backend(state: &State, to: &Backend, headers: Option<&HeaderMap>) -> Value {
         "endpoints": found.map_or(0, |port| port.endpoints.len()),
         "missing": found.is_none(),
     });
-    if let Some(policy) = state.retry_policy(&to.service) {
+    if let Some(policy) = state.policies.destination(&to.service) {
         let balancing = &policy.balancing;
         let mut balanced = balanced(&balancing.algorithm, headers);
         if let Some(time) = balancing.slow_start {

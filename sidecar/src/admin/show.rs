@@ -9,6 +9,7 @@ use wire::Resource;
 use super::Admin;
 use crate::config::State;
 use crate::config::service::Protocol;
+use crate::policy::health_check::Healths;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{ConnectionKind, Direction, GrpcStatus, Metrics};
 
@@ -40,7 +41,7 @@ impl Admin {
                 "error": stream.error,
             },
             "held": held.iter().map(held_line).collect::<Vec<_>>(),
-            "inForce": in_force(&state),
+            "inForce": in_force(&state, &self.metrics.attempts.healths),
             "avoidedEndpoints": self.metrics.endpoints_avoided.get(),
         })
     }
@@ -165,7 +166,7 @@ fn connections(metrics: &Metrics, direction: Direction) -> Value {
 }
 
 /// The linked state, as requests see it.
-fn in_force(state: &State) -> Value {
+fn in_force(state: &State, healths: &Healths) -> Value {
     let mut services: Vec<_> = state.services().collect();
     services.sort_by_key(|service| service.key.clone());
     let services = services.into_iter().map(|service| {
@@ -181,6 +182,7 @@ fn in_force(state: &State) -> Value {
                     "address": endpoint.address.to_string(),
                     "pod": &*endpoint.pod,
                     "identity": endpoint.identity.as_ref().map(|id| id.as_str()),
+                    "state": healths.state(&service.key, port.number, endpoint).map(|s| s.name()),
                 })
             });
             json!({
@@ -196,7 +198,8 @@ fn in_force(state: &State) -> Value {
             "addresses": service.addresses,
             "route": requests.map(|route| &*route.object),
             "connectionRoute": bytes.map(|route| &*route.object),
-            "retryPolicy": state.retry_policy(&service.key).map(|policy| &*policy.object),
+            "retryPolicy": state.policies.destination(&service.key).map(|one| &*one.object),
+            "retries": state.policies.of_service(&service.key).map(|one| &*one.object),
             "ports": ports.collect::<Vec<_>>(),
         })
     });

@@ -1,11 +1,18 @@
-//! RetryPolicy → [`RetryPolicy`]: what a caller does about the endpoints of a Service.
+//! RetryPolicy → [`RetryPolicy`]: what a caller does when what it calls fails.
+//!
+//! It says two things, each of which is found by itself: when requests are sent again ([`Retries`]), which
+//! a rule can have of its own, and what holds for a destination as a whole ([`ForDestination`]).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
 use wire::mesh::{self, consistent_hash, load_balancing};
 
 use super::service::ServiceKey;
+use crate::policy::budget::Allowance;
+use crate::policy::circuit_breaker::CircuitBreaker;
+use crate::policy::retry::Retries;
 
 /// No span of a policy is longer.
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -13,16 +20,40 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 /// A RetryPolicy, for callers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// `namespace/name` of the RetryPolicy.
-    pub object: String,
     /// The Services whose callers it concerns.
     pub services: Vec<ServiceKey>,
-    /// Written by the callers' own namespace; wins over the producer's.
+    /// The ApiRoutes whose requests it concerns.
+    pub routes: Vec<RouteTarget>,
+    /// Written by the callers' own namespace; wins over the producer's for the same target.
     pub consumer: bool,
+    /// When requests are sent again, if it says so.
+    pub retries: Option<Arc<Retries>>,
+    /// What holds for a destination as a whole, if it says anything.
+    pub destination: Option<Arc<ForDestination>>,
+}
+
+/// An ApiRoute, or a rule of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RouteTarget {
+    /// `namespace/name`.
+    pub route: String,
+    /// `None` is every rule.
+    pub rule: Option<String>,
+}
+
+/// What holds for a destination as a whole.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ForDestination {
+    /// `namespace/name` of the RetryPolicy.
+    pub object: String,
     /// How endpoints are picked.
     pub balancing: Balancing,
     /// Whether and how endpoints are asked if they are well.
     pub health_check: Option<HealthCheck>,
+    /// How many retries there may be, if that is said.
+    pub budget: Option<Allowance>,
+    /// When endpoints that fail are not called.
+    pub circuit_breaker: Option<CircuitBreaker>,
 }
 
 /// How endpoints are picked.
@@ -80,20 +111,46 @@ impl RetryPolicy {
     /// # Errors
     /// A sentence naming the field that cannot be used.
     pub fn build(sent: mesh::RetryPolicy) -> Result<Self, String> {
+        let object = format!("{}/{}", sent.namespace, sent.name);
+        let retries = sent.retries.map(|retries| Retries::build(retries, &object));
+        let retries = retries.transpose();
+        let retries = retries.map_err(|error| format!("retries: {error}"))?;
+        let is_of_a_destination = sent.load_balancing.is_some()
+            || sent.health_check.is_some()
+            || sent.budget.is_some()
+            || sent.circuit_breaker.is_some();
         let balancing = sent.load_balancing.map(Balancing::build).transpose();
         let health_check = sent.health_check.map(HealthCheck::build).transpose();
+        let budget = sent.budget.map(Allowance::build).transpose();
+        let breaker = sent.circuit_breaker.as_ref().map(CircuitBreaker::build);
+        let destination = ForDestination {
+            object,
+            balancing: balancing
+                .map_err(|error| format!("load_balancing: {error}"))?
+                .unwrap_or_default(),
+            health_check: health_check.map_err(|error| format!("health_check: {error}"))?,
+            budget: budget.map_err(|error| format!("budget: {error}"))?,
+            circuit_breaker: breaker
+                .transpose()
+                .map_err(|error| format!("circuit_breaker: {error}"))?,
+        };
+        let routes = sent.routes.into_iter().map(|target| {
+            let route = target.route.ok_or("routes: one names no ApiRoute")?;
+            Ok(RouteTarget {
+                route: format!("{}/{}", route.namespace, route.name),
+                rule: Some(target.rule).filter(|rule| !rule.is_empty()),
+            })
+        });
         Ok(Self {
-            object: format!("{}/{}", sent.namespace, sent.name),
             services: sent
                 .services
                 .iter()
                 .map(|service| ServiceKey::new(&service.namespace, &service.name))
                 .collect(),
+            routes: routes.collect::<Result<_, String>>()?,
             consumer: sent.consumer,
-            balancing: balancing
-                .map_err(|error| format!("load_balancing: {error}"))?
-                .unwrap_or_default(),
-            health_check: health_check.map_err(|error| format!("health_check: {error}"))?,
+            retries: retries.map(Arc::new),
+            destination: is_of_a_destination.then(|| Arc::new(destination)),
         })
     }
 }
@@ -208,6 +265,34 @@ mod tests {
                     ..Default::default()
                 },
                 "health_check: `health` is no path",
+            ),
+            (
+                mesh::RetryPolicy {
+                    retries: Some(mesh::Retries::default()),
+                    ..Default::default()
+                },
+                "retries: it doesn't say after which failures",
+            ),
+            (
+                mesh::RetryPolicy {
+                    budget: Some(mesh::Budget::default()),
+                    ..Default::default()
+                },
+                "budget: a window is 1 second to 1 minute",
+            ),
+            (
+                mesh::RetryPolicy {
+                    circuit_breaker: Some(mesh::CircuitBreaker::default()),
+                    ..Default::default()
+                },
+                "circuit_breaker: percentages are from 1 to 100",
+            ),
+            (
+                mesh::RetryPolicy {
+                    routes: vec![mesh::RouteTarget::default()],
+                    ..Default::default()
+                },
+                "routes: one names no ApiRoute",
             ),
         ] {
             assert_eq!(RetryPolicy::build(sent).unwrap_err(), expected);

@@ -1,5 +1,7 @@
 //! The state that requests read: immutable, linked, shared by all workers.
 
+mod policies;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use super::retry_policy::RetryPolicy;
 use super::route::Route;
 use super::service::{Endpoint, Port, Protocol, Service, ServiceKey};
 use crate::policy::authentication::issuer::IssuerKeys;
+use policies::Policies;
 
 /// Everything that the sidecar was told, built and linked.
 #[derive(Debug, Default)]
@@ -31,7 +34,8 @@ pub struct State {
     routes: HashMap<ServiceKey, Arc<Route>>,
     /// Those that are about connections whose bytes nobody reads.
     connections: HashMap<ServiceKey, Arc<Route>>,
-    retry_policies: HashMap<ServiceKey, Arc<RetryPolicy>>,
+    /// What callers do when what they call fails.
+    pub policies: Policies,
     inbound: Inbound,
 }
 
@@ -134,15 +138,7 @@ impl State {
                 }
             }
         }
-        for policy in built.retry_policies.values() {
-            for service in &policy.services {
-                let held = state.retry_policies.get(service);
-                if held.is_none_or(|other| policy.consumer && !other.consumer) {
-                    let policy = policy.clone();
-                    state.retry_policies.insert(service.clone(), policy);
-                }
-            }
-        }
+        state.policies = Policies::link(built.retry_policies.values(), &state.routes);
         state.inbound = Inbound::link(&built);
         state.built = built;
         state
@@ -216,11 +212,6 @@ impl State {
     /// An ApiRoute, by `namespace/name`.
     pub fn named_route(&self, object: &str) -> Option<&Arc<Route>> {
         self.built.routes.get(&format!("route/{object}"))
-    }
-
-    /// What callers of a Service do about its endpoints, if that is written.
-    pub fn retry_policy(&self, service: &ServiceKey) -> Option<&Arc<RetryPolicy>> {
-        self.retry_policies.get(service)
     }
 
     /// Who may enter at a port of the own application.

@@ -10,13 +10,14 @@
 //! a destination's sidecar passes on at most one question a second for each path ([`SHARED`]),
 //! however many ask.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::circuit_breaker::{Circuit, CircuitState};
 use crate::config::retry_policy::HealthCheck;
 use crate::config::service::{Endpoint, ServiceKey};
 
@@ -29,14 +30,30 @@ pub const UNUSED_ROUNDS: u32 = 5;
 /// How long an application's answer holds for all who ask for the same path.
 pub const SHARED: Duration = Duration::from_secs(1);
 
-/// What is known of one endpoint of one Service; all workers of a sidecar share it.
+/// What is known of one endpoint of one Service: how it answers when it is asked, and when it is called.
+/// All workers of a sidecar share it.
 #[derive(Debug, Default)]
 pub struct Health {
+    /// How it answers when it is called.
+    pub circuit: Circuit,
     avoided: AtomicBool,
     /// Answers in a row that speak against what holds.
     against: AtomicU32,
     /// Which balancer asks for all; 0 for none.
     asker: AtomicU64,
+}
+
+/// How an endpoint is, of all that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EndpointState {
+    /// It is called.
+    Ready,
+    /// It does not answer health checks well, and is avoided.
+    Unhealthy,
+    /// Its circuit is open: it is not called.
+    Open,
+    /// Its circuit is half open: it is tried.
+    HalfOpen,
 }
 
 /// Of which port of which Service, and where.
@@ -48,6 +65,10 @@ pub struct Healths {
     known: Mutex<Known>,
     next: Mutex<Option<Instant>>,
     askers: AtomicU64,
+    /// Who opens a circuit has looked at those of all others.
+    opening: Mutex<()>,
+    /// How often circuits of a Service's endpoints opened and closed.
+    circuits: Mutex<HashMap<ServiceKey, [u64; 2]>>,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +79,18 @@ struct Known {
 }
 
 // === build ===
+
+impl EndpointState {
+    /// As people read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Unhealthy => "unhealthy",
+            Self::Open => "open",
+            Self::HalfOpen => "half open",
+        }
+    }
+}
 
 impl Healths {
     /// What is known of an endpoint. Those that nobody holds any more are forgotten.
@@ -90,6 +123,67 @@ impl Healths {
         turn
     }
 
+    /// Held by who decides whether one more circuit opens.
+    pub fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A circuit has opened.
+    pub fn opened(&self, service: &ServiceKey) {
+        tracing::warn!(%service, "an endpoint fails, and is not called for a while");
+        self.changed(service, 0);
+    }
+
+    /// A circuit has closed.
+    pub fn closed_again(&self, service: &ServiceKey) {
+        tracing::info!(%service, "an endpoint that failed is called again");
+        self.changed(service, 1);
+    }
+
+    fn changed(&self, service: &ServiceKey, how: usize) {
+        let circuits = self.circuits.lock();
+        let mut circuits = circuits.unwrap_or_else(PoisonError::into_inner);
+        circuits.entry(service.clone()).or_default()[how] += 1;
+    }
+
+    // === metrics ===
+
+    /// How often circuits of each Service's endpoints have opened and closed.
+    pub fn changes(&self) -> Vec<(ServiceKey, [u64; 2])> {
+        let circuits = self.circuits.lock();
+        let circuits = circuits.unwrap_or_else(PoisonError::into_inner);
+        circuits
+            .iter()
+            .map(|(key, count)| (key.clone(), *count))
+            .collect()
+    }
+
+    /// How many endpoints of each port whose circuits are used are in each state.
+    pub fn states(&self) -> BTreeMap<(ServiceKey, u16), BTreeMap<CircuitState, usize>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = BTreeMap::new();
+        for ((service, port, _), health) in &known.healths {
+            let health = health.upgrade().filter(|health| health.circuit.is_used());
+            if let Some(health) = health {
+                let port: &mut BTreeMap<_, _> = states.entry((service.clone(), *port)).or_default();
+                *port.entry(health.circuit.state()).or_default() += 1;
+            }
+        }
+        states
+    }
+
+    /// How an endpoint is, if anything is known of it.
+    pub fn state(
+        &self,
+        service: &ServiceKey,
+        port: u16,
+        endpoint: &Endpoint,
+    ) -> Option<EndpointState> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (service.clone(), port, endpoint.clone());
+        Some(known.healths.get(&key)?.upgrade()?.state())
+    }
+
     /// How many endpoints are avoided.
     pub fn avoided(&self) -> usize {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,7 +195,23 @@ impl Healths {
 // === request ===
 
 impl Health {
-    /// Whether it can be picked.
+    /// How it is, of all that is known.
+    pub fn state(&self) -> EndpointState {
+        match (self.circuit.state(), self.is_well()) {
+            (CircuitState::Open, _) => EndpointState::Open,
+            (CircuitState::HalfOpen, _) => EndpointState::HalfOpen,
+            (CircuitState::Closed, false) => EndpointState::Unhealthy,
+            (CircuitState::Closed, true) => EndpointState::Ready,
+        }
+    }
+
+    /// Nobody asks it any longer: what it answered last is not held against it.
+    pub fn is_not_asked(&self) {
+        self.against.store(0, Ordering::Relaxed);
+        self.avoided.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it answers well when it is asked.
     pub fn is_well(&self) -> bool {
         !self.avoided.load(Ordering::Relaxed)
     }

@@ -13,7 +13,8 @@
 //! - Consistent hash: always the same endpoint for the same value ([`hash`]); the next one for it
 //!   when that one is avoided. A request without the value is balanced by least request.
 //!
-//! Who is picked from: endpoints that are well ([`super::health_check`]) and were not tried for this
+//! Nobody is picked whose circuit is open ([`super::circuit_breaker`]): if all are, the client sees 503
+//! with reason `circuit_open`. Who is picked from then: endpoints that are well ([`super::health_check`]) and were not tried for this
 //! request; of these, those that their slices hint to the caller's zone, if all endpoints have
 //! hints and some are for that zone (as kube-proxy does). Each of these is given up, the zone first,
 //! rather than that nobody is asked. A new endpoint's share grows for `slowStart`, from a tenth.
@@ -31,6 +32,7 @@ use http::HeaderMap;
 use rand::Rng;
 use tokio::time::Instant;
 
+use super::circuit_breaker::{Circuits, Trial};
 use super::health_check::Health;
 use crate::config::retry_policy::{Algorithm, Balancing};
 use crate::proxy::error::{Error, Reason};
@@ -51,6 +53,7 @@ pub struct LoadBalancer<E> {
     /// Whether any of them is asked if it is well.
     asked: bool,
     balancing: Balancing,
+    circuits: Option<Rc<Circuits>>,
     /// The hash of the calling workload.
     source: u64,
     turn: Cell<usize>,
@@ -62,7 +65,7 @@ pub struct LoadBalancer<E> {
 pub struct Place<E> {
     /// The endpoint.
     pub endpoint: Rc<E>,
-    /// What is known of its health, where that is asked.
+    /// What is known of its health, where anything is.
     pub health: Option<Arc<Health>>,
     hash: u64,
     /// When it came while others were there already.
@@ -141,9 +144,17 @@ impl<E: Candidate> LoadBalancer<E> {
             places,
             near: count,
             balancing,
+            circuits: None,
             source: hash::of_text(caller.workload.as_bytes()),
             used: Cell::new(false),
         }
+    }
+
+    /// The same, which picks nobody whose circuit is open.
+    pub fn with_circuits(mut self, circuits: Option<Rc<Circuits>>) -> Self {
+        self.asked |= circuits.is_some();
+        self.circuits = circuits;
+        self
     }
 
     /// Balances over `endpoints` by least request.
@@ -159,6 +170,7 @@ impl<E: Candidate> LoadBalancer<E> {
             near: endpoints.len(),
             places: endpoints.into_iter().map(place).collect(),
             balancing: Balancing::default(),
+            circuits: None,
             source: 0,
             turn: Cell::new(0),
             used: Cell::new(false),
@@ -178,22 +190,57 @@ impl<E: Candidate> LoadBalancer<E> {
         }
     }
 
+    /// Picks an endpoint to send a request to, whose circuit is told what becomes of it if there is one;
+    /// what is not answered by `deadline` is its fault.
+    ///
+    /// # Errors
+    /// `no_endpoints`, `circuit_open`.
+    pub fn enter(
+        &self,
+        key: Option<u64>,
+        tried: &[Rc<E>],
+        deadline: Option<Instant>,
+    ) -> Result<(Rc<E>, Option<Trial>), Error> {
+        let Some(circuits) = &self.circuits else {
+            return Ok((self.pick(key, tried)?, None));
+        };
+        // Another worker may take the turn to try an endpoint between a look and a step.
+        for _ in 0..=self.places.len() {
+            let endpoint = self.pick(key, tried)?;
+            let mut places = self.places.iter();
+            let place = places.find(|place| Rc::ptr_eq(&place.endpoint, &endpoint));
+            let Some(health) = place.and_then(|place| place.health.as_ref()) else {
+                return Ok((endpoint, None));
+            };
+            if let Some(trial) = circuits.enter(health, deadline) {
+                return Ok((endpoint, Some(trial)));
+            }
+        }
+        Err(circuits.all_open())
+    }
+
+    /// Whether there is an endpoint that is not among `tried` and can be called.
+    pub fn has_another(&self, tried: &[Rc<E>]) -> bool {
+        let mut places = self.places.iter();
+        places.any(|place| self.admits(place) && is_fresh(place, tried))
+    }
+
     /// Picks an endpoint that is not among `tried`, or any when all have been.
     ///
     /// # Errors
-    /// `no_endpoints`.
+    /// `no_endpoints`, `circuit_open`.
     pub fn pick(&self, key: Option<u64>, tried: &[Rc<E>]) -> Result<Rc<E>, Error> {
         self.used.set(true);
         let near = self.places.get(..self.near).unwrap_or_default();
         match self.places.as_slice() {
             [] => return Err(Reason::NoEndpoints.into()),
-            [only] => return Ok(only.endpoint.clone()),
-            _ if tried.is_empty() && (!self.asked || near.iter().all(Place::is_well)) => {
+            [only] if self.circuits.is_none() => return Ok(only.endpoint.clone()),
+            _ if tried.is_empty() && (!self.asked || near.iter().all(|one| self.is_good(one))) => {
                 return Ok(self.among(near.len(), |n| &near[n], key).endpoint.clone());
             }
             _ => {}
         }
-        let fresh = |place: &Place<E>| !tried.iter().any(|e| Rc::ptr_eq(e, &place.endpoint));
+        let fresh = |place: &Place<E>| self.admits(place) && is_fresh(place, tried);
         let good = |place: &Place<E>| place.is_well() && fresh(place);
         let all = self.places.as_slice();
         let place = self
@@ -201,9 +248,24 @@ impl<E: Candidate> LoadBalancer<E> {
             .or_else(|| self.among_those(all, key, good))
             .or_else(|| self.among_those(near, key, fresh))
             .or_else(|| self.among_those(all, key, fresh))
-            .or_else(|| self.among_those(all, key, |_| true));
-        let place = place.ok_or(Reason::NoEndpoints)?;
-        Ok(place.endpoint.clone())
+            .or_else(|| self.among_those(all, key, |place| self.admits(place)));
+        match (place, &self.circuits) {
+            (Some(place), _) => Ok(place.endpoint.clone()),
+            (None, Some(circuits)) => Err(circuits.all_open()),
+            (None, None) => Err(Reason::NoEndpoints.into()),
+        }
+    }
+
+    fn is_good(&self, place: &Place<E>) -> bool {
+        place.is_well() && self.admits(place)
+    }
+
+    /// Whether its circuit lets it be called.
+    fn admits(&self, place: &Place<E>) -> bool {
+        match (&self.circuits, &place.health) {
+            (Some(circuits), Some(health)) => circuits.admit(health),
+            _ => true,
+        }
     }
 
     /// One of those that are `wanted`, if there are any.
@@ -319,6 +381,10 @@ impl<E> Place<E> {
         let there = now.saturating_duration_since(came).as_secs_f64();
         (there / grows.as_secs_f64()).clamp(FIRST_SHARE, 1.0)
     }
+}
+
+fn is_fresh<E>(place: &Place<E>, tried: &[Rc<E>]) -> bool {
+    !tried.iter().any(|one| Rc::ptr_eq(one, &place.endpoint))
 }
 
 #[cfg(test)]

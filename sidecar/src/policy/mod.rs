@@ -15,6 +15,10 @@
 //! | [`redirect`] | instead of any attempt | `ApiRoute.rules[].redirect` | `answer` |
 //! | [`rewrite`] | before all attempts | `ApiRoute.rules[].rewrite` | `apply` |
 //! | [`timeout`] | around all attempts | `ApiRoute.rules[].timeouts.request`, `grpc-timeout` | `start` |
+//! | [`retry`] | between attempts | `RetryPolicy.maxRetries` and what is beside it | `want`, `wait` |
+//! | [`budget`] | between attempts | `RetryPolicy.budget` | `requested`, `take` |
+//! | [`hedging`] | beside an attempt | `RetryPolicy.hedging` | `suits` |
+//! | [`circuit_breaker`] | endpoint | `RetryPolicy.circuitBreaker` | `admit`, `enter`, `failed` |
 //! | [`load_balancer`] | endpoint | `RetryPolicy.loadBalancing` | `pick` |
 //! | [`health_check`] | endpoint | `RetryPolicy.healthCheck` | `observe` |
 //!
@@ -24,6 +28,8 @@
 pub mod authentication;
 pub mod authorization;
 pub mod body_limit;
+pub mod budget;
+pub mod circuit_breaker;
 pub mod compression;
 pub mod concurrency;
 pub mod cors;
@@ -31,9 +37,11 @@ pub mod direct_response;
 pub mod fault;
 pub mod header_edits;
 pub mod health_check;
+pub mod hedging;
 pub mod load_balancer;
 pub mod mirror;
 pub mod redirect;
+pub mod retry;
 pub mod rewrite;
 pub mod timeout;
 

@@ -2,26 +2,26 @@
 
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::body::RequestBody;
-use super::error::{Error, Fault, Reason};
+use super::error::{Error, Fault, Reads, Reason};
 use super::headers;
 use super::upgrade::Upgrade;
 use super::upstream::{Lease, Speak, Upstream};
+use crate::policy::timeout::Deadline;
 
-/// A request that can be sent twice: one without a body.
-pub fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    if !matches!(request.body(), RequestBody::Empty) {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+/// What the next hop is told of an attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Hop {
+    /// Counts the attempts of a request, from 1.
+    pub number: u32,
+    /// When it must be answered.
+    pub deadline: Deadline,
+    /// How its caller reads an answer.
+    pub reads: Reads,
 }
 
 /// Whether the peer's sidecar says that its application never got the request. Only a sidecar can
@@ -33,7 +33,7 @@ pub fn unsent(upstream: &Upstream, response: &Response<Incoming>) -> bool {
 }
 
 /// Why there was no answer, and the request if nothing of it was sent.
-type Failed = (Error, Option<Request<RequestBody>>);
+pub type Failed = (Error, Option<Request<RequestBody>>);
 
 /// One attempt. The request comes back when nothing of it was sent. `speak` is how the application
 /// is spoken to.
@@ -41,6 +41,7 @@ pub async fn send(
     upstream: &Rc<Upstream>,
     speak: Speak,
     upgrade: Option<&Upgrade>,
+    told: Hop,
     mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Lease), Failed> {
     let hop = match upgrade {
@@ -58,8 +59,34 @@ pub async fn send(
     if upstream.is_peer() && speak == Speak::Http2 {
         headers::mark_http2(request.headers_mut());
     }
+    told.tell(upstream, request.headers_mut());
     if let Some(upgrade) = upgrade {
         upgrade.ask(&mut request);
     }
     connection.send(request).await
+}
+
+// === impl Hop ===
+
+impl Hop {
+    /// The only attempt, of which nothing is told.
+    pub fn only() -> Self {
+        Self {
+            number: 1,
+            deadline: Deadline::start(None, Instant::now()),
+            reads: Reads::Http,
+        }
+    }
+
+    fn tell(self, upstream: &Upstream, headers: &mut HeaderMap) {
+        let now = Instant::now();
+        let left = self.deadline.instant();
+        let left = left.map(|end| end.saturating_duration_since(now));
+        if let (Some(left), Reads::Grpc) = (left, self.reads) {
+            headers::set_grpc_timeout(headers, left);
+        }
+        if upstream.is_peer() {
+            headers::tell_peer(headers, self.number, left);
+        }
+    }
 }

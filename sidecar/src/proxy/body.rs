@@ -23,21 +23,22 @@ use crate::policy::compression::Gzip;
 use crate::policy::timeout::Deadline;
 
 mod encoded;
+pub mod replay;
 mod watched;
 
 use encoded::Encoded;
+use replay::Replayed;
 pub use watched::Watched;
 
-/// A request's body, as it goes to an upstream. Streamed as it comes, never buffered.
-///
-/// Where a rule asks to look at a body or to send it again (retries), that is another variant here:
-/// the path files do not change.
+/// A request's body, as it goes to an upstream. Streamed as it comes; nothing waits for all of it.
 #[derive(Debug)]
 pub enum RequestBody {
     /// As it comes from downstream.
     Streamed(Incoming, RequestBytes),
     /// The same, looked at while it passes.
     Watched(Box<Watched>),
+    /// Kept while it passes, so that it can be sent again.
+    Replayed(Replayed),
     /// All of it is there.
     Whole(Option<Bytes>),
     /// There is none: the request can be sent again.
@@ -51,6 +52,8 @@ pub enum Cut {
     Downstream(hyper::Error),
     /// It is larger than the rule allows.
     TooLarge,
+    /// Another try sends it.
+    SentAnew,
 }
 
 /// A response's body, as it goes downstream.
@@ -102,7 +105,7 @@ impl RequestBody {
     fn watched(self, look: impl FnOnce(Watched) -> Watched) -> Self {
         match self {
             // One inside the other: each rule that a request is led through looks for itself.
-            Self::Watched(_) | Self::Streamed(..) => {
+            Self::Watched(_) | Self::Streamed(..) | Self::Replayed(_) => {
                 Self::Watched(Box::new(look(Watched::new(self))))
             }
             Self::Whole(_) | Self::Empty => self,
@@ -130,6 +133,7 @@ impl Body for RequestBody {
                 Poll::Ready(frame.map(|frame| frame.map_err(Cut::Downstream)))
             }
             Self::Watched(body) => Pin::new(&mut **body).poll_frame(task),
+            Self::Replayed(body) => Pin::new(body).poll_frame(task),
             Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
             Self::Empty => Poll::Ready(None),
         }
@@ -139,6 +143,7 @@ impl Body for RequestBody {
         match self {
             Self::Streamed(body, _) => body.is_end_stream(),
             Self::Watched(body) => body.is_end_stream(),
+            Self::Replayed(body) => body.is_end_stream(),
             Self::Whole(body) => body.is_none(),
             Self::Empty => true,
         }
@@ -148,6 +153,7 @@ impl Body for RequestBody {
         match self {
             Self::Streamed(body, _) => body.size_hint(),
             Self::Watched(body) => body.size_hint(),
+            Self::Replayed(body) => body.size_hint(),
             Self::Whole(body) => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }
@@ -172,6 +178,7 @@ impl fmt::Display for Cut {
         match self {
             Self::Downstream(error) => error.fmt(f),
             Self::TooLarge => f.write_str("the request is larger than the route allows"),
+            Self::SentAnew => f.write_str("another try sends it"),
         }
     }
 }
@@ -180,7 +187,7 @@ impl std::error::Error for Cut {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Downstream(error) => error.source(),
-            Self::TooLarge => None,
+            Self::TooLarge | Self::SentAnew => None,
         }
     }
 }
@@ -277,6 +284,11 @@ impl ResponseBody {
                 account.cx.says(trailers);
             }
         }
+        if let (From::Upstream(_, Some(lease)), Some(trailers)) =
+            (&mut self.from, frame.trailers_ref())
+        {
+            lease.says(trailers);
+        }
         if self.is_end_stream() {
             self.ended();
         }
@@ -295,6 +307,9 @@ impl ResponseBody {
     }
 
     fn broke_off(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let From::Upstream(_, Some(lease)) = &mut self.from {
+            lease.broke_off(error.reason);
+        }
         if let Some(account) = &mut self.account {
             account
                 .cx

@@ -1,6 +1,6 @@
 //! What a request has learned so far, and the account that is rendered when it has ended.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::destination::Routed;
 use super::error::{Error, Reads, Reason};
+use super::headers::Told;
 use super::limits;
 use super::load::{Admitted, Seat};
 use super::upgrade::Upgrade;
@@ -19,6 +20,7 @@ use crate::identity::SpiffeId;
 use crate::policy::authentication::Caller;
 use crate::policy::concurrency::Place;
 use crate::policy::cors::Share;
+use crate::policy::retry::Failure;
 use crate::telemetry::access_log::selection::Facts;
 use crate::telemetry::access_log::{AccessLog, Line, Timestamp};
 use crate::telemetry::metrics::{
@@ -41,9 +43,13 @@ pub struct Context {
     /// The ApiRoute and its rule, once found.
     pub route: Option<(Arc<str>, Arc<str>)>,
     /// The pod that was sent to, last.
-    pub endpoint: Option<Arc<str>>,
-    /// Endpoints tried.
-    pub attempts: u32,
+    pub endpoint: RefCell<Option<Arc<str>>>,
+    /// Attempts begun.
+    pub attempts: Cell<u32>,
+    /// Why there was more than one, and whether one more was wanted.
+    pub retried: Retried,
+    /// What a caller's sidecar says of it.
+    pub told: Told,
     /// The other protocol that it asks to become.
     pub upgrade: Option<Upgrade>,
     /// How the caller reads a refusal.
@@ -79,6 +85,15 @@ struct Decided {
     outcome: &'static str,
     rule: Option<Arc<str>>,
     audited: bool,
+}
+
+/// Why a request was sent again.
+#[derive(Debug, Default)]
+pub struct Retried {
+    /// After what, last.
+    pub after: Cell<Option<Failure>>,
+    /// Another attempt was wanted, and there was none.
+    pub given_up: Cell<bool>,
 }
 
 /// Body bytes of a request that were passed on, counted where they pass.
@@ -123,8 +138,13 @@ impl Context {
             source: None,
             service: None,
             route: None,
-            endpoint: None,
-            attempts: 0,
+            endpoint: RefCell::default(),
+            attempts: Cell::new(0),
+            retried: Retried::default(),
+            told: match direction {
+                Direction::inbound => Told::by_peer(&head.headers),
+                Direction::outbound => Told::default(),
+            },
             upgrade: None,
             reads: Reads::of(&head.headers),
             cors: None,
@@ -212,17 +232,18 @@ impl Context {
     /// Why there is no answer. A request whose own body broke off has none because of that, and not
     /// because of whom it was sent to.
     pub fn unanswered(&self, error: Error) -> Error {
-        let broke_off = self
-            .request_bytes
-            .0
-            .as_ref()
-            .is_some_and(|sent| sent.broke_off.get());
         match error.reason {
-            Reason::UpstreamReset if broke_off => {
+            Reason::UpstreamReset if self.broke_off_itself() => {
                 Error::new(Reason::BadRequest, "the request's body broke off")
             }
             _ => error,
         }
+    }
+
+    /// Whether the request's own body broke off.
+    pub fn broke_off_itself(&self) -> bool {
+        let sent = self.request_bytes.0.as_ref();
+        sent.is_some_and(|sent| sent.broke_off.get())
     }
 
     /// The response's head is known.
@@ -307,7 +328,8 @@ impl Context {
         }
     }
 
-    fn line(&self) -> Line<'_> {
+    /// `endpoint` is its own, which may change as long as it is sent.
+    fn line<'a>(&'a self, endpoint: &'a str) -> Line<'a> {
         let host = match (self.uri.authority(), &self.host) {
             (Some(authority), _) => without_credentials(authority.as_str()),
             (None, Some(host)) => without_credentials(host.to_str().unwrap_or_default()),
@@ -333,7 +355,7 @@ impl Context {
                 Some(decided) => decided.rule.as_deref().unwrap_or_default(),
                 None => "",
             },
-            endpoint: self.endpoint.as_deref().unwrap_or_default(),
+            endpoint,
             status: self.status.map_or(0, |status| status.as_u16()),
             grpc_status: self.grpc_status,
             reason: self.reason().map_or("", Reason::name),
@@ -343,7 +365,12 @@ impl Context {
                 Outcome::Complete => "complete",
                 Outcome::Failed => "failed",
             },
-            attempts: self.attempts,
+            attempts: self.attempts.get(),
+            retried_after: self
+                .retried
+                .after
+                .get()
+                .map_or("", |failure| failure.names().0),
             duration_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
             request_bytes: self.request_bytes.get(),
             response_bytes: self.response_bytes,
@@ -432,7 +459,9 @@ impl Drop for Account {
         let labels = self.cx.labels(|| self.metrics.own());
         self.metrics.ended(labels, ended);
         let facts = self.cx.facts(ended.duration);
-        self.log.ended(facts, || self.cx.line());
+        let endpoint = self.cx.endpoint.take();
+        let endpoint = endpoint.as_deref().unwrap_or_default();
+        self.log.ended(facts, || self.cx.line(endpoint));
     }
 }
 
@@ -446,7 +475,7 @@ mod tests {
         let request = Request::get("http://user:secret@orders.shop/orders/1?token=secret");
         let (mut head, ()) = request.body(()).unwrap().into_parts();
         let cx = Context::new(Direction::outbound, &mut head);
-        let line = serde_json::to_string(&cx.line()).unwrap();
+        let line = serde_json::to_string(&cx.line("")).unwrap();
         assert!(line.contains(r#""path":"/orders/1""#), "{line}");
         assert!(line.contains(r#""host":"orders.shop""#), "{line}");
         assert!(!line.contains("secret"), "{line}");
@@ -458,6 +487,6 @@ mod tests {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
         let mut cx = Context::new(Direction::outbound, &mut head);
         crate::proxy::path::settle(&mut cx, &mut head).unwrap();
-        assert_eq!(cx.line().path, "/admin");
+        assert_eq!(cx.line("").path, "/admin");
     }
 }

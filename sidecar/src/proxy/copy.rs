@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::Version;
 use http::request::Parts;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
@@ -16,8 +15,8 @@ use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
 use super::destination::{Backend, Routed};
 use super::forward::forward;
-use super::upstream::Speak;
 use crate::policy::mirror::{self, MAX_ANSWER, MAX_BODY, PATIENCE, Place};
+use crate::policy::retry::Retries;
 use crate::policy::timeout::Deadline;
 use crate::telemetry::metrics::{Direction, MirrorLabels, MirrorOutcome, RequestMetrics, Shared};
 
@@ -113,8 +112,8 @@ impl Copy {
         let mut cx = Context::new(Direction::outbound, &mut head);
         let deadline = Deadline::start(Some(PATIENCE), Instant::now());
         let body = RequestBody::whole(body.freeze());
-        let speak = Speak::to_application(to.protocol, head.version == Version::HTTP_2);
-        match forward(&mut cx, &to.balancer, speak, deadline, head, body).await {
+        let retries = Retries::without_policy();
+        match forward(&mut cx, &to, retries, deadline, head, body).await {
             Ok(response) => {
                 account.outcome = MirrorOutcome::sent;
                 read(response.into_body()).await;

@@ -5,6 +5,7 @@
 
 mod balancers;
 mod direct;
+pub mod terms;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,7 +17,8 @@ use std::time::Duration;
 use http::Method;
 use rand::Rng;
 
-use balancers::Balancers;
+use balancers::{Balancers, Reached};
+use terms::Terms;
 
 use super::error::{Error, Reason};
 use super::upstream::{Dial, Upstream};
@@ -26,6 +28,7 @@ use crate::config::route::filters::{self, Filters};
 use crate::config::route::{self as config, Route, Rule};
 use crate::config::service::{Endpoint, Port, Protocol, Service, ServiceKey};
 use crate::policy::load_balancer::LoadBalancer;
+use crate::policy::retry::Retries;
 
 /// One port of one Service, as called.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ pub struct Destination {
     pub port: u16,
     /// How its bytes are read.
     pub protocol: Protocol,
-    own: Rc<LoadBalancer<Upstream>>,
+    own: Reached,
     route: Option<Rc<Linked>>,
     /// What governs connections whose bytes nobody reads.
     connections: Option<(Arc<Route>, Vec<Targets>)>,
@@ -55,6 +58,8 @@ struct Targets {
     total_weight: u64,
     backends: Vec<(u32, Option<Backend>)>,
     mirror: Option<Backend>,
+    /// When its requests are sent again, if the rule or its ApiRoute has a policy of its own.
+    retries: Option<Arc<Retries>>,
 }
 
 /// One port of one Service, as sent to.
@@ -66,6 +71,8 @@ pub struct Backend {
     pub protocol: Protocol,
     /// Its endpoints.
     pub balancer: Rc<LoadBalancer<Upstream>>,
+    /// What holds for attempts there.
+    pub terms: Rc<Terms>,
     /// The ApiRoute whose rules govern requests from there on.
     pub route: Option<Rc<Linked>>,
 }
@@ -81,13 +88,15 @@ pub struct Routed {
     pub mirror: Option<Backend>,
     /// Who answers; nobody when the backend that was drawn does not exist.
     pub backend: Option<Backend>,
+    /// When it is sent again, if its rule or its ApiRoute has a policy of its own.
+    pub retries: Option<Arc<Retries>>,
 }
 
 /// A port of a Service.
 type PortKey = (ServiceKey, u16);
 
 /// An endpoint that was called by its own address, and its balancer.
-type Held = (Endpoint, Rc<LoadBalancer<Upstream>>);
+type Held = (Endpoint, Reached);
 
 /// A worker's destinations, for one state after another.
 pub struct Destinations {
@@ -179,6 +188,7 @@ impl Destinations {
             let mirror = mirror.and_then(|to| self.backend(state, &to.service, to.port));
             Targets {
                 mirror,
+                retries: state.policies.of_rule(&route.object, &rule.name).cloned(),
                 ..self.targets(state, &rule.backends)
             }
         });
@@ -229,6 +239,7 @@ impl Destinations {
             total_weight: backends.iter().map(|(weight, _)| u64::from(*weight)).sum(),
             backends,
             mirror: None,
+            retries: None,
         }
     }
 
@@ -236,10 +247,12 @@ impl Destinations {
     fn backend(&self, state: &State, service: &ServiceKey, port: u16) -> Option<Backend> {
         let service = state.service(service)?;
         let port = service.port(port)?;
+        let Reached { balancer, terms } = self.balancers.of(state, &service.key, port);
         Some(Backend {
             service: service.key.text().clone(),
             protocol: port.protocol,
-            balancer: self.balancers.of(state, &service.key, port),
+            balancer,
+            terms,
             route: None,
         })
     }
@@ -267,6 +280,7 @@ impl Destination {
                 prefix: 0,
                 mirror: None,
                 backend: Some(self.alone()),
+                retries: None,
             }),
         }
     }
@@ -299,13 +313,13 @@ impl Destination {
         server_name: Option<&str>,
     ) -> Result<(Rc<LoadBalancer<Upstream>>, Option<Duration>), Error> {
         let Some((route, targets)) = &self.connections else {
-            return Ok((self.own.clone(), None));
+            return Ok((self.own.balancer.clone(), None));
         };
         let place = connections::find(route.connections(), server_name);
         let place = place.ok_or(Reason::NoRoute)?;
         let (rule, targets) = (&route.connections()[place], &targets[place]);
         let balancer = match targets.backends.is_empty() {
-            true => self.own.clone(),
+            true => self.own.balancer.clone(),
             false => {
                 let backend = targets.pick().ok_or(Reason::BackendMissing)?;
                 backend.balancer.clone()
@@ -319,7 +333,8 @@ impl Destination {
         Backend {
             service: self.service.clone(),
             protocol: self.protocol,
-            balancer: self.own.clone(),
+            balancer: self.own.balancer.clone(),
+            terms: self.own.terms.clone(),
             route: None,
         }
     }
@@ -359,6 +374,7 @@ impl Linked {
             route: Some((route.object.clone(), rule)),
             prefix: found.prefix,
             mirror: targets.mirror.clone(),
+            retries: targets.retries.clone(),
             backend: match targets.backends.is_empty() {
                 true => Some(own()),
                 false => targets.pick().cloned(),

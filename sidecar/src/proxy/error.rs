@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -118,6 +119,15 @@ reasons! {
     /// The answer is no HTTP.
     BadResponse = "bad_response", BAD_GATEWAY, Target, false,
         "The service answered with something that is not HTTP.";
+    /// The endpoint refused the request before it read it.
+    StreamRefused = "stream_refused", SERVICE_UNAVAILABLE, Target, true,
+        "The service refused the request before it was read.";
+    /// The last try took longer than one may.
+    TryTimeout = "try_timeout", GATEWAY_TIMEOUT, Target, false,
+        "The service did not answer in the time of one try.";
+    /// The circuits of all endpoints are open.
+    CircuitOpen = "circuit_open", SERVICE_UNAVAILABLE, Target, true,
+        "The service has failed too often, and is not called for a while.";
     /// The application beside the sidecar cannot be connected to.
     ApplicationUnreachable = "application_unreachable", SERVICE_UNAVAILABLE, Target, true,
         "The application does not accept connections.";
@@ -181,6 +191,8 @@ pub struct Error {
     status: Option<StatusCode>,
     /// What the caller is to bring (RFC 9110 section 11.6.1).
     challenge: Option<HeaderValue>,
+    /// When it makes sense to come back, if that is known.
+    retry_after: Option<Duration>,
 }
 
 // === impl Reason ===
@@ -321,12 +333,19 @@ impl Error {
             detail: detail.into(),
             status: None,
             challenge: None,
+            retry_after: None,
         }
     }
 
     /// The same, with what the caller is to bring.
     pub fn challenging(mut self, challenge: HeaderValue) -> Self {
         self.challenge = Some(challenge);
+        self
+    }
+
+    /// The same, which says when to come back.
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
         self
     }
 
@@ -348,6 +367,13 @@ impl Error {
             let headers = response.headers_mut();
             headers.insert(WWW_AUTHENTICATE, challenge.clone());
         }
+        if let Some(wait) = self.retry_after {
+            // In whole seconds, and never sooner.
+            let seconds = wait.as_millis().div_ceil(1000).clamp(1, 86_400);
+            let seconds = u64::try_from(seconds).unwrap_or(1);
+            let headers = response.headers_mut();
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 
@@ -358,10 +384,10 @@ impl Error {
 
     /// What hyper reports about an exchange that had begun.
     pub fn exchange(error: &hyper::Error) -> Self {
-        let reason = if error.is_parse() {
-            Reason::BadResponse
-        } else {
-            Reason::UpstreamReset
+        let reason = match error {
+            _ if error.is_parse() => Reason::BadResponse,
+            _ if is_refused(error) => Reason::StreamRefused,
+            _ => Reason::UpstreamReset,
         };
         Self::new(reason, sources(error))
     }
@@ -380,6 +406,17 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Whether the other side says that it has not looked at the request and never will (RFC 9113 sections
+/// 6.8 and 8.7): it refused the stream, or its GOAWAY is about an earlier one.
+fn is_refused(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let of_http2 = source.and_then(|source| source.downcast_ref::<h2::Error>());
+    of_http2.is_some_and(|error| {
+        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (refused || error.is_go_away())
+    })
+}
 
 /// An error and its causes in one line.
 fn sources(error: &dyn std::error::Error) -> String {

@@ -1,30 +1,25 @@
-//! The attempts of one request: the only place that knows about deadlines, endpoints and tries at
-//! once.
-//!
-//! An attempt is repeated only when nothing of the request can have reached the application: the
-//! endpoint could not be connected to, a kept connection turned out to be closed before the first
-//! byte, or the peer's sidecar says so of its application (and the request has no body, which would
-//! be gone). Retries of what was sent, and hedging, belong here too when `RetryPolicy` brings them:
-//! `decide` after an attempt, a second attempt beside the first.
+//! One request on its way to whom it goes to: within its deadline, in as many attempts as it takes
+//! ([`super::attempts`]).
 
 use std::pin::pin;
 use std::rc::Rc;
 
-use http::{Request, Response, StatusCode, request::Parts};
+use http::{Request, Response, StatusCode, Version, request::Parts};
 use hyper::body::Incoming;
 
-use super::attempt;
+use super::attempt::{self, Hop};
+use super::attempts::Attempts;
 use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
+use super::destination::Backend;
 use super::error::{Error, Reason};
 use super::idle;
 use super::upgrade::Upgrade;
 use super::upstream::{Lease, Speak, Upstream};
-use crate::policy::load_balancer::LoadBalancer;
+use crate::policy::retry::Retries;
 use crate::policy::timeout::Deadline;
 
-/// Endpoints tried for one request when none can be connected to: a rolling update replaces a few
-/// at a time, and more tries would turn one outage into a storm of connections.
+/// How often a request meets kept connections that turn out to be closed before its first byte.
 pub const MAX_ATTEMPTS: u32 = 3;
 
 /// Sends a request to one of the endpoints; the response's body is bound by the deadline too.
@@ -33,18 +28,25 @@ pub const MAX_ATTEMPTS: u32 = 3;
 /// Why no response came; see [`super::error::Reason`].
 pub async fn forward(
     cx: &mut Context,
-    balancer: &LoadBalancer<Upstream>,
-    speak: Speak,
+    backend: &Backend,
+    retries: &Retries,
     deadline: Deadline,
     head: Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
     let (idle, sent) = (cx.idle_limit(), cx.sent());
-    let key = balancer.key(Some(&head.headers));
+    let attempts = Attempts {
+        cx,
+        backend,
+        retries,
+        speak: Speak::to_application(backend.protocol, head.version == Version::HTTP_2),
+        deadline,
+        key: backend.balancer.key(Some(&head.headers)),
+    };
     let request = Request::from_parts(head, body);
     let answer = {
         // Pinned where it is made: each bound around it would move it.
-        let mut attempts = pin!(attempts(cx, balancer, key, speak, request));
+        let mut attempts = pin!(attempts.carry(request));
         let attempts = async {
             let answer = idle::bound(idle, || sent.get(), attempts.as_mut()).await;
             answer.unwrap_or_else(|idle| Err(idle.into()))
@@ -63,7 +65,7 @@ fn answered(
     deadline: Deadline,
 ) -> Result<Response<ResponseBody>, Error> {
     if !lease.from_peer() {
-        super::headers::remove_reserved(response.headers_mut());
+        super::headers::remove_reserved_of_answer(response.headers_mut());
     }
     let agreed = |upgrade: &mut Upgrade| upgrade.agreed(response.status());
     if let Some(upgrade) = cx.upgrade.take_if(agreed) {
@@ -78,46 +80,6 @@ fn answered(
     Ok(response.map(|body| ResponseBody::upstream(body, lease, deadline, idle)))
 }
 
-async fn attempts(
-    cx: &mut Context,
-    balancer: &LoadBalancer<Upstream>,
-    key: Option<u64>,
-    speak: Speak,
-    mut request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Lease), Error> {
-    let mut tried: Vec<Rc<Upstream>> = Vec::new();
-    loop {
-        let upstream = balancer.pick(key, &tried)?;
-        cx.attempts += 1;
-        cx.endpoint = Some(upstream.pod.clone());
-        let last = cx.attempts >= MAX_ATTEMPTS || tried.len() + 1 >= balancer.len();
-        let again = if last || !upstream.is_peer() {
-            None
-        } else {
-            attempt::copy(&request)
-        };
-        let asked = upstream.asked();
-        let sent = attempt::send(&upstream, speak, cx.upgrade.as_ref(), request).await;
-        match &sent {
-            Ok((response, _)) if attempt::unsent(&upstream, response) => asked.failed(),
-            Ok((response, _)) if response.status().is_server_error() => asked.erred(),
-            Ok(_) => asked.answered(),
-            // That is nothing that it has done.
-            Err((error, _)) if error.reason.is_ours() => drop(asked),
-            Err(_) => asked.failed(),
-        }
-        match sent {
-            Ok((response, lease)) => match again {
-                Some(again) if attempt::unsent(&upstream, &response) => request = again,
-                _ => return Ok((response, lease)),
-            },
-            Err((_, Some(unsent))) if cx.attempts < MAX_ATTEMPTS => request = unsent,
-            Err((error, _)) => return Err(error),
-        }
-        tried.push(upstream);
-    }
-}
-
 /// Sends a request to the own application, once: retries are the caller's.
 ///
 /// # Errors
@@ -129,18 +91,29 @@ pub async fn to_application(
     head: Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
+    // Nobody but a peer's sidecar knows how long the caller waits.
+    let told = cx.told.timeout.filter(|_| cx.source.is_some());
+    let deadline = Deadline::start(told, cx.started);
     let mut request = Request::from_parts(head, body);
     loop {
-        cx.attempts += 1;
-        let sending = attempt::send(application, speak, cx.upgrade.as_ref(), request);
-        match idle::bound(cx.idle_limit(), || cx.sent().get(), sending).await? {
-            Ok((response, lease)) => {
-                let deadline = Deadline::start(None, cx.started);
-                return answered(cx, response, lease, deadline);
-            }
+        cx.attempts.set(cx.attempts.get() + 1);
+        let again = cx.attempts.get() < MAX_ATTEMPTS;
+        let sending = attempt::send(
+            application,
+            speak,
+            cx.upgrade.as_ref(),
+            Hop::only(),
+            request,
+        );
+        let sending = async {
+            let sending = idle::bound(cx.idle_limit(), || cx.sent().get(), sending);
+            sending.await.map_err(Error::from)
+        };
+        match deadline.bound(sending).await? {
+            Ok((response, lease)) => return answered(cx, response, lease, deadline),
             // Only a kept connection that was closed meanwhile: the next one is fresh.
-            Err((error, Some(again))) if !error.reason.unsent() && cx.attempts < MAX_ATTEMPTS => {
-                request = again;
+            Err((error, Some(unsent))) if !error.reason.unsent() && again => {
+                request = unsent;
             }
             Err((error, _)) => return Err(cx.unanswered(error)),
         }

@@ -1,5 +1,6 @@
 //! What may cross a hop, and what a request is called on each side of it.
 
+mod attempts;
 mod claims;
 mod strict;
 
@@ -16,6 +17,7 @@ use http::{Method, Request, Version};
 use super::error::{Error, Reason};
 use super::upstream::Speak;
 
+pub use attempts::{Told, grpc_status, say_no_retry, says_no_retry, set_grpc_timeout, tell_peer};
 pub use claims::{Origin, remove_claims};
 pub use strict::{check, clean_trailers};
 
@@ -99,6 +101,15 @@ pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 /// Removes headers that only the mesh sets, which anybody else can only have made up.
 pub fn remove_reserved(headers: &mut HeaderMap) {
     remove(headers, |name| name.as_str().starts_with(RESERVED));
+}
+
+/// Removes them from an answer of an application, which can say one thing with them.
+pub fn remove_reserved_of_answer(headers: &mut HeaderMap) {
+    let kept = says_no_retry(headers);
+    remove_reserved(headers);
+    if kept {
+        say_no_retry(headers);
+    }
 }
 
 /// Removes the headers that are `unwanted`; looks only, when there are none.

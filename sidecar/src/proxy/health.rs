@@ -169,7 +169,8 @@ async fn answers(
         headers.insert(MARK, HeaderValue::from_static("1"));
     }
     let asked = async {
-        let (response, lease) = attempt::send(upstream, speak, None, request).await?;
+        let (response, lease) =
+            attempt::send(upstream, speak, None, attempt::Hop::only(), request).await?;
         // Who is not let in without credentials learns nothing of who is behind.
         let refused = Reason::of(response.headers()).filter(|_| upstream.is_peer());
         let told = refused.is_none_or(|reason| !reason.is_of_access());

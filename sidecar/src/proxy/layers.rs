@@ -2,16 +2,16 @@
 //! ApiRoute, too: then the rules of that one govern it from there on, as though it had been sent to
 //! the Service that they are for, and what they do lies inside of what this one does.
 
+use http::Response;
 use http::request::Parts;
-use http::{Response, Version};
 
 use super::body::{RequestBody, ResponseBody};
 use super::captured::Captured;
 use super::context::Context;
 use super::destination::Routed;
 use super::error::{Error, Reason};
-use super::upstream::Speak;
 use super::{Proxy, copy, forward};
+use crate::policy::retry::Retries;
 use crate::policy::timeout::Deadline;
 
 /// Through how many ApiRoutes a request is led after the first. The compiler refuses more; this bounds
@@ -105,8 +105,11 @@ async fn send(
 ) -> Result<Response<ResponseBody>, Error> {
     let backend = layer.routed.backend.as_ref();
     let backend = backend.ok_or(Reason::BackendMissing)?;
-    let speak = Speak::to_application(backend.protocol, head.version == Version::HTTP_2);
-    let forwarded = forward::forward(cx, &backend.balancer, speak, layer.deadline, head, body);
+    let retries = layer.routed.retries.as_ref();
+    let retries = retries.or(backend.terms.retries.as_ref());
+    let without_policy = Retries::without_policy();
+    let retries = retries.map_or(without_policy, |retries| retries);
+    let forwarded = forward::forward(cx, backend, retries, layer.deadline, head, body);
     // One box here keeps the future of every connection small.
     Box::pin(forwarded).await
 }
@@ -128,7 +131,7 @@ async fn lead_on(
     let backend = backend.ok_or(Reason::BackendMissing)?;
     let next = backend.route.as_ref().ok_or(Reason::BackendMissing)?;
     let routed = next.route(&head, || backend.alone());
-    let routed = routed.map_err(|error| match error.reason {
+    let mut routed = routed.map_err(|error| match error.reason {
         Reason::NoRoute => Error::new(
             Reason::NoRoute,
             format!(
@@ -139,6 +142,8 @@ async fn lead_on(
         _ => error,
     })?;
     cx.governed_by(&routed);
+    // What an inner rule says comes first.
+    routed.retries = routed.retries.or_else(|| layer.routed.retries.clone());
     let layer = Layer {
         deadline: layer
             .deadline

@@ -103,6 +103,10 @@ pub const LOAD_OF_APPLICATION: Bounds = Bounds {
 /// waits for as long as connecting may take, and what cannot be reached gets more of them meanwhile.
 pub const WAITING: usize = 1024;
 
+/// Bytes of requests' bodies that one worker keeps to send them again; what has no room is not sent again.
+/// 256 requests at once with 64 KiB each.
+pub const REPLAY: usize = 16 * 1024 * 1024;
+
 /// How long a connection whose seat was given to another has to end in peace.
 pub const GIVE_WAY: Duration = Duration::from_secs(5);
 

@@ -9,8 +9,8 @@
 //!      │ route: which rule, which backend                                   │ mutual TLS, ALPN meshwright/h2: 15006
 //!   layers ─── filters of the rule: answer, edit, copy (policy/, copy.rs)  │
 //!      ▼                                                                    │
-//!  forward ──── deadline, pick an endpoint, connect, send ──────────────────┘
-//!   (forward.rs)   (policy/timeout, policy/load_balancer, attempt.rs, upstream.rs)
+//!  forward ──── deadline, pick an endpoint, connect, send, and again ───────┘
+//!   (forward.rs, attempts.rs)   (policy/timeout, load_balancer, retry, attempt.rs, upstream.rs)
 //! ```
 //!
 //! [`outbound`] and [`inbound`] each have two functions: `serve` cannot fail and accounts for
@@ -19,6 +19,7 @@
 
 pub mod access;
 pub mod attempt;
+pub mod attempts;
 pub mod body;
 pub mod captured;
 pub mod context;

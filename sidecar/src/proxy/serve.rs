@@ -119,7 +119,7 @@ pub(super) fn account_for(
     mut account: Account,
     result: Result<Response<ResponseBody>, Error>,
 ) -> Response<ResponseBody> {
-    let response = match result {
+    let mut response = match result {
         Ok(mut response) => {
             // One that agrees to another protocol says so hop by hop.
             if !response.body().is_switched() {
@@ -140,6 +140,9 @@ pub(super) fn account_for(
             response.map(ResponseBody::mesh)
         }
     };
+    if account.cx.retried.given_up.get() {
+        headers::say_no_retry(response.headers_mut());
+    }
     response.map(|body| body.with(account))
 }
 

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use rustls::ClientConfig;
@@ -23,15 +23,19 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::attempts::is_servers_fault;
 use super::body::RequestBody;
-use super::error::{Error, Reason};
-use super::limits;
+use super::body::replay::Kept;
+use super::error::{Error, Reads, Reason};
+use super::{headers, limits};
 use crate::config::service::{Endpoint, Protocol};
 use crate::identity::SpiffeId;
 use crate::identity::certs::Credentials;
 use crate::identity::verify::identity_of;
 use crate::net::connect::Connector;
 use crate::net::tls::HANDSHAKE_TIMEOUT;
+use crate::policy::budget::Budgets;
+use crate::policy::circuit_breaker::{self, Trial};
 use crate::policy::health_check::Healths;
 use crate::policy::load_balancer::Candidate;
 use crate::policy::load_balancer::answer_time::{AnswerTime, FAILED};
@@ -81,6 +85,10 @@ pub struct Dial {
     pub waiting: Rc<Cell<usize>>,
     /// How endpoints are, which all workers know together.
     pub healths: Arc<Healths>,
+    /// How many retries there may be, of all workers together.
+    pub budgets: Arc<Budgets>,
+    /// How much of requests' bodies is kept.
+    pub kept: Kept,
 }
 
 /// A request that waits for a connection.
@@ -118,6 +126,8 @@ enum Sender {
 pub struct Lease {
     upstream: Rc<Upstream>,
     kind: LeaseKind,
+    /// Whom to tell how the response ends.
+    trial: Option<Box<(Trial, Reads)>>,
 }
 
 enum LeaseKind {
@@ -422,6 +432,31 @@ impl Lease {
         Self {
             upstream: upstream.clone(),
             kind: LeaseKind::H1(None),
+            trial: None,
+        }
+    }
+
+    /// The endpoint's circuit is told how the response ends.
+    pub fn watch(&mut self, trial: Trial, reads: Reads) {
+        self.trial = Some(Box::new((trial, reads)));
+    }
+
+    /// The response has trailers.
+    pub fn says(&mut self, trailers: &HeaderMap) {
+        let failed = headers::grpc_status(trailers).is_some_and(is_servers_fault);
+        let failed = |trial: &mut Box<(Trial, Reads)>| trial.1 == Reads::Grpc && failed;
+        if let Some(trial) = self.trial.take_if(failed) {
+            trial.0.failed(circuit_breaker::Fault::ServerError);
+        }
+    }
+
+    /// The response ends before its end.
+    pub fn broke_off(&mut self, why: Reason) {
+        if let Some(trial) = self.trial.take() {
+            trial.0.failed(match why {
+                Reason::RequestTimeout | Reason::IdleTimeout => circuit_breaker::Fault::Timeout,
+                _ => circuit_breaker::Fault::Reset,
+            });
         }
     }
 

@@ -71,8 +71,12 @@ pub struct Line<'a> {
     pub detail: &'a str,
     /// `complete`, `cancelled` (the caller went away) or `failed` (after the response had begun).
     pub outcome: &'static str,
-    /// Endpoints tried.
+    /// Attempts, hedges included.
     pub attempts: u32,
+    /// What the last of them but the first followed: `connect_failure`, `refused_stream`, `reset`,
+    /// `per_try_timeout`, `status` or `grpc_status`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub retried_after: &'a str,
     /// From the request's head to the response's last byte, microseconds.
     pub duration_us: u64,
     /// Body bytes of the request that were passed on.
@@ -269,6 +273,7 @@ mod tests {
             detail: "",
             outcome: "complete",
             attempts: 1,
+            retried_after: "",
             duration_us: 5,
             request_bytes: 0,
             response_bytes: 0,

@@ -8,6 +8,7 @@
 //! requests are bounded, and those that are idle are dropped: nobody fills the memory by calling.
 
 pub mod access;
+mod attempts;
 mod concurrency;
 pub mod labels;
 mod requests;
@@ -55,6 +56,8 @@ pub struct Metrics {
     /// Who may enter, and who may not.
     pub access: Arc<access::Counters>,
     issuer_keys: Family<OutcomeLabels, Counter>,
+    /// What is counted of attempts.
+    pub attempts: attempts::Attempts,
     connections: Family<ConnectionLabels, Counter>,
     closed: Family<ConnectionLabels, Counter>,
     open: Family<ConnectionLabels, Gauge>,
@@ -122,6 +125,7 @@ impl Metrics {
         registry.register_collector(Box::new(concurrency::Rendered(concurrency.clone())));
         let access = Arc::<access::Counters>::default();
         registry.register_collector(Box::new(access::Rendered(access.clone())));
+        let attempts = attempts::Attempts::register(&mut registry);
         /// Makes a metric and registers it.
         macro_rules! register {
             ($name:literal, $help:literal) => {{
@@ -143,6 +147,7 @@ impl Metrics {
                 "issuer_key_fetches",
                 "Fetches of the keys of issuers of tokens, by what they brought"
             ),
+            attempts,
             connections: register!(
                 "connections",
                 "Connections carried, counted when they begin"

@@ -178,6 +178,7 @@ mod tests {
             detail: "",
             outcome: "complete",
             attempts: 1,
+            retried_after: "",
             duration_us: 5,
             request_bytes: 0,
             response_bytes: 0,

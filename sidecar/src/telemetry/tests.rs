@@ -16,6 +16,11 @@ use super::metrics::{
     Source,
 };
 use crate::config::route::Route;
+use crate::config::service::{Endpoint, ServiceKey};
+use crate::policy::budget::{Allowance, Budget};
+use crate::policy::circuit_breaker::{CircuitBreaker, Circuits, Fault};
+use crate::policy::health_check::Health;
+use crate::policy::retry::Failure;
 use crate::proxy::error::Reason;
 
 const REFERENCE: &str = include_str!("../../../docs/telemetry.md");
@@ -94,9 +99,39 @@ fn bounded() -> Route {
     Route::build(sent, None).unwrap()
 }
 
+/// Attempts of every kind: a budget and a circuit are there as long as somebody holds them.
+fn attempted(metrics: &Metrics) -> (Arc<Budget>, Arc<Health>) {
+    let (key, attempts) = (ServiceKey::new("shop", "orders"), &metrics.attempts);
+    metrics.retried(key.text(), Failure::Reset);
+    metrics.not_retried(key.text(), "budget");
+    metrics.hedged(key.text());
+    let endpoint = Endpoint {
+        address: ([10, 0, 0, 1], 8080).into(),
+        identity: None,
+        pod: "shop/orders-1".into(),
+        own_address: true,
+    };
+    let health = attempts.healths.of(&key, 80, &endpoint);
+    let breaker = CircuitBreaker::build(&mesh::CircuitBreaker {
+        error_percent: 1,
+        window_ms: 1000,
+        on_5xx: true,
+        open_for_ms: 1000,
+        max_open_for_ms: 1000,
+        max_ejected_percent: 1,
+        ..Default::default()
+    });
+    let all = vec![health.clone()];
+    let circuits = Circuits::new(breaker.unwrap(), key.clone(), all, attempts.healths.clone());
+    let trial = circuits.enter(&health, None).unwrap();
+    trial.failed(Fault::ServerError);
+    (attempts.budgets.of(&key, Allowance::default()), health)
+}
+
 #[test]
 fn the_reference_lists_every_metric_with_its_type_and_labels() {
     let (metrics, bounded) = (everything(), bounded());
+    let _attempted = attempted(&metrics);
     metrics.concurrency.watch(&bounded);
     let text = metrics.render(Format::Classic);
     let types: BTreeMap<&str, &str> = text
@@ -148,6 +183,7 @@ fn the_reference_lists_every_field_of_the_access_log_in_order() {
         detail: "none",
         outcome: "complete",
         attempts: 1,
+        retried_after: "reset",
         duration_us: 1,
         request_bytes: 1,
         response_bytes: 1,

@@ -6,9 +6,12 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use super::terms::Terms;
 use crate::config::State;
-use crate::config::retry_policy::RetryPolicy;
+use crate::config::retry_policy::{Balancing, ForDestination};
 use crate::config::service::{Endpoint, Port, Protocol, ServiceKey};
+use crate::config::state::Called;
+use crate::policy::circuit_breaker::{CircuitBreaker, Circuits};
 use crate::policy::load_balancer::{Caller, LoadBalancer, Offered};
 use crate::proxy::health::Asking;
 use crate::proxy::upstream::{Dial, Speak, Upstream};
@@ -26,15 +29,23 @@ pub(super) struct Balancers {
 /// A balancer, and what it was made from.
 struct Balanced {
     from: From,
-    balancer: Rc<LoadBalancer<Upstream>>,
+    reached: Reached,
     asking: Option<Rc<Asking>>,
+}
+
+/// How the endpoints of a port are reached.
+#[derive(Clone, Debug)]
+pub(super) struct Reached {
+    pub(super) balancer: Rc<LoadBalancer<Upstream>>,
+    /// Held here too, so that the budget lives as long as the balancer.
+    pub(super) terms: Rc<Terms>,
 }
 
 /// What a balancer is made from.
 #[derive(Clone)]
 struct From {
     port: Arc<Port>,
-    policy: Option<Arc<RetryPolicy>>,
+    policy: Option<Arc<ForDestination>>,
     /// The calling workload and its zone.
     caller: Option<(Arc<str>, Arc<str>)>,
 }
@@ -51,51 +62,102 @@ impl Balancers {
     }
 
     /// The endpoints of a port of a Service, as `state` says that they are balanced.
-    pub(super) fn of(
-        &self,
-        state: &State,
-        service: &ServiceKey,
-        port: &Arc<Port>,
-    ) -> Rc<LoadBalancer<Upstream>> {
+    pub(super) fn of(&self, state: &State, service: &ServiceKey, port: &Arc<Port>) -> Reached {
         let from = From::of(state, service, port);
         let key = (service.clone(), port.number);
+        let terms = Terms::of(state, service, &self.dial);
         let before = {
             let mut known = self.known.borrow_mut();
-            match known.get(&key) {
-                Some(balanced) if balanced.from.is(&from) => return balanced.balancer.clone(),
+            match known.get_mut(&key) {
+                Some(balanced) if balanced.from.is(&from) => {
+                    balanced.reached.terms = terms;
+                    return balanced.reached.clone();
+                }
                 Some(_) => known.remove(&key),
                 None => None,
             }
         };
-        let balanced = self.balance(service, from, before);
-        let balancer = balanced.balancer.clone();
+        let balanced = self.balance(service, from, terms, before);
+        let reached = balanced.reached.clone();
         self.known.borrow_mut().insert(key, balanced);
-        balancer
+        reached
     }
 
-    fn balance(&self, service: &ServiceKey, from: From, before: Option<Balanced>) -> Balanced {
+    /// One endpoint, called by its own address. Of a headless Service there is no other way to call it,
+    /// so its circuit counts; elsewhere, whoever does this means the pod, whatever is known of it.
+    pub(super) fn of_one(&self, state: &State, called: &Called) -> Reached {
+        let service = &called.service.key;
+        let terms = Terms::of(state, service, &self.dial);
+        let headless = called.service.is_headless();
+        let policy = state.policies.destination(service).filter(|_| headless);
+        let breaker = policy.and_then(|policy| policy.circuit_breaker.clone());
+        let offered = called.endpoint().map(|endpoint| Offered {
+            endpoint: self.upstream(endpoint),
+            address: endpoint.address,
+            for_zones: &[],
+            health: breaker
+                .as_ref()
+                .map(|_| self.dial.healths.of(service, called.port.number, endpoint)),
+        });
+        let offered = Vec::from_iter(offered);
+        let circuits = breaker.map(|breaker| self.circuits(breaker, service, &offered));
+        let (balancing, caller) = (Balancing::default(), Caller::default());
+        let balancer = LoadBalancer::build(offered, balancing, caller, None);
+        let balancer = balancer.with_circuits(circuits);
+        Reached {
+            balancer: Rc::new(balancer),
+            terms,
+        }
+    }
+
+    fn circuits(
+        &self,
+        breaker: CircuitBreaker,
+        service: &ServiceKey,
+        offered: &[Offered<'_, Upstream>],
+    ) -> Rc<Circuits> {
+        let healths = offered.iter().filter_map(|one| one.health.clone());
+        let healths = healths.collect();
+        Circuits::new(breaker, service.clone(), healths, self.dial.healths.clone())
+    }
+
+    fn balance(
+        &self,
+        service: &ServiceKey,
+        from: From,
+        terms: Rc<Terms>,
+        before: Option<Balanced>,
+    ) -> Balanced {
         let port = &from.port;
         let check = from.policy.as_ref().and_then(|p| p.health_check.clone());
         let check = check.filter(|_| port.protocol != Protocol::Tcp);
+        let breaker = from.policy.as_ref().and_then(|p| p.circuit_breaker.clone());
+        let breaker = breaker.filter(|_| port.protocol != Protocol::Tcp);
+        let known = check.is_some() || breaker.is_some();
         let offered = port.hinted().map(|(endpoint, for_zones)| Offered {
             endpoint: self.upstream(endpoint),
             address: endpoint.address,
             for_zones,
-            health: check
-                .as_ref()
-                .map(|_| self.dial.healths.of(service, port.number, endpoint)),
+            health: known.then(|| self.dial.healths.of(service, port.number, endpoint)),
         });
+        let offered = Vec::from_iter(offered);
+        if check.is_none() {
+            let healths = offered.iter().filter_map(|one| one.health.as_ref());
+            healths.for_each(|health| health.is_not_asked());
+        }
+        let circuits = breaker.map(|breaker| self.circuits(breaker, service, &offered));
         let balancing = from.policy.as_ref().map(|policy| policy.balancing.clone());
         let caller = from
             .caller
             .as_ref()
             .map(|(workload, zone)| Caller { workload, zone });
-        let balancer = Rc::new(LoadBalancer::build(
-            offered.collect(),
+        let balancer = LoadBalancer::build(
+            offered,
             balancing.unwrap_or_default(),
             caller.unwrap_or_default(),
-            before.as_ref().map(|before| &*before.balancer),
-        ));
+            before.as_ref().map(|before| &*before.reached.balancer),
+        );
+        let balancer = Rc::new(balancer.with_circuits(circuits));
         let speak = Speak::to_application(port.protocol, false);
         let asking = check.map(|check| match before.and_then(|before| before.asking) {
             Some(asking) if asking.speaks(speak) => {
@@ -106,7 +168,7 @@ impl Balancers {
         });
         Balanced {
             from,
-            balancer,
+            reached: Reached { balancer, terms },
             asking,
         }
     }
@@ -150,7 +212,7 @@ impl From {
         let own = state.built.workload.as_ref();
         Self {
             port: port.clone(),
-            policy: state.retry_policy(service).cloned(),
+            policy: state.policies.destination(service).cloned(),
             caller: own.map(|own| (own.pod.clone(), own.zone.clone())),
         }
     }

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use super::{Destination, Destinations};
 use crate::config::State;
 use crate::config::state::Called;
-use crate::policy::load_balancer::LoadBalancer;
 
 impl Destinations {
     /// The destination that an address is: a port of a Service, or one endpoint behind it.
@@ -27,8 +26,7 @@ impl Destinations {
     /// there is a virtual address, whoever calls this one means the pod.
     fn link_direct(&self, address: SocketAddr, called: &Called) -> Destination {
         let endpoint = called.endpoint();
-        let upstream = endpoint.map(|endpoint| self.balancers.upstream(endpoint));
-        let own = Rc::new(LoadBalancer::new(upstream.into_iter().collect()));
+        let own = self.balancers.of_one(&self.state(), called);
         if let Some(endpoint) = endpoint {
             let held = (endpoint.clone(), own.clone());
             self.held.borrow_mut().insert(address, held);

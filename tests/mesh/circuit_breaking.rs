@@ -1,0 +1,264 @@
+//! When an endpoint that fails is not called, as a RetryPolicy says.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use bytes::Bytes;
+use http::Method;
+use tests::client::Client;
+use tests::mesh::{Mesh, SOON, Workload};
+use tests::wait_until;
+
+use crate::retries::{knows, policy};
+use crate::routing::services;
+
+/// What a RetryPolicy with this `circuitBreaker` says; nothing is sent again.
+fn breaker(fields: &str) -> String {
+    policy(&format!("maxRetries: 0\n  circuitBreaker: {{ {fields} }}"))
+}
+
+async fn world<const N: usize>(policy: &str) -> Result<(Mesh, [Workload; N], Client)> {
+    let mesh = Mesh::start(&(services(&["orders"]) + policy)).await?;
+    let orders = mesh.workloads("orders").await?;
+    let client = mesh.client("web").await?;
+    mesh.programmed("policy").await?;
+    knows(&client, N).await?;
+    Ok((mesh, orders, client))
+}
+
+/// How the endpoints of `orders` are, as the client's sidecar knows them, in order.
+async fn states(client: &Client) -> Result<Vec<String>> {
+    let config = client.sidecar().config().await?;
+    let services = config["inForce"]["services"].as_array();
+    let mut services = services.into_iter().flatten();
+    let orders = services.find(|service| service["service"] == "shop/orders");
+    let endpoints = orders.and_then(|orders| orders["ports"][0]["endpoints"].as_array());
+    let states = endpoints.into_iter().flatten().map(|endpoint| {
+        let state = endpoint["state"].as_str();
+        state.unwrap_or("unknown").to_owned()
+    });
+    let mut states: Vec<_> = states.collect();
+    states.sort();
+    Ok(states)
+}
+
+async fn circuits(client: &Client, state: &str) -> Result<f64> {
+    let labels = format!(r#"service="shop/orders",port="80",state="{state}""#);
+    let series = format!("meshwright_circuit_endpoints{{{labels}}}");
+    Ok(client.sidecar().metric(&series).await?.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_is_not_called_and_the_others_are() -> Result<()> {
+    // Of two, the one that fails is asked seldom by default.
+    let policy = breaker("consecutiveFailures: 3, openFor: 10m, maxOpenFor: 10m")
+        + "  loadBalancing: { type: RoundRobin }\n";
+    let (_mesh, orders, client) = world::<2>(&policy).await?;
+    orders[0].upstream.answers(500);
+    wait_until("its circuit is open", SOON, async || {
+        client.get("http://orders/").await?;
+        match states(&client).await?.contains(&"open".to_owned()) {
+            true => Ok(()),
+            false => bail!("{:?}", states(&client).await?),
+        }
+    })
+    .await?;
+    assert_eq!(orders[0].upstream.requests(), 3);
+    for _ in 0..20 {
+        assert_eq!(client.get("http://orders/").await?.status, 200);
+    }
+    assert_eq!(orders[0].upstream.requests(), 3);
+    assert_eq!(states(&client).await?, ["open", "ready"]);
+    assert_eq!(
+        (
+            circuits(&client, "open").await?,
+            circuits(&client, "closed").await?
+        ),
+        (1.0, 1.0)
+    );
+    let opened = r#"meshwright_circuit_changes_total{service="shop/orders",to="open"}"#;
+    assert_eq!(client.sidecar().metric(opened).await?, Some(1.0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_all_are_open_the_answer_is_503_with_retry_after_at_once() -> Result<()> {
+    let policy =
+        breaker("consecutiveFailures: 2, openFor: 1m, maxOpenFor: 1m, maxEjectedPercent: 100");
+    let (_mesh, orders, client) = world::<2>(&policy).await?;
+    for one in &orders {
+        one.upstream.answers(500);
+    }
+    wait_until("all circuits are open", SOON, async || {
+        match client.get("http://orders/").await?.reason() {
+            "circuit_open" => Ok(()),
+            other => bail!("{other}"),
+        }
+    })
+    .await?;
+    let seen = || {
+        orders
+            .iter()
+            .map(|one| one.upstream.requests())
+            .sum::<usize>()
+    };
+    let (before, begun) = (seen(), Instant::now());
+    let answer = client.get("http://orders/").await?;
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_eq!((answer.status, answer.reason()), (503, "circuit_open"));
+    let after: u64 = answer.headers["retry-after"].to_str()?.parse()?;
+    assert!((30..=75).contains(&after), "{after}");
+    assert_eq!((seen(), before), (4, 4), "nothing was sent");
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_that_is_well_again_is_tried_and_called() -> Result<()> {
+    let (_mesh, orders, client) =
+        world::<1>(&breaker("consecutiveFailures: 2, openFor: 1s")).await?;
+    orders[0].upstream.answers(500);
+    for _ in 0..2 {
+        assert_eq!(client.get("http://orders/").await?.status, 500);
+    }
+    let opened = Instant::now();
+    assert_eq!(client.get("http://orders/").await?.reason(), "circuit_open");
+    orders[0].upstream.answers(200);
+    wait_until("it is called again", SOON, async || {
+        match client.get("http://orders/").await?.status {
+            200 => Ok(()),
+            other => bail!("{other}"),
+        }
+    })
+    .await?;
+    assert!(
+        opened.elapsed() >= Duration::from_millis(900),
+        "{:?}",
+        opened.elapsed()
+    );
+    assert_eq!(orders[0].upstream.requests(), 3);
+    assert_eq!(states(&client).await?, ["ready"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_the_callers_own_fault_never_counts() -> Result<()> {
+    let policy = breaker(
+        "consecutiveFailures: 2, minRequests: 1, errorPercent: 1, openFor: 10m, maxOpenFor: 10m",
+    );
+    let (_mesh, orders, client) = world::<1>(&policy).await?;
+    let upstream = &orders[0].upstream;
+    for status in [400, 401, 404, 409, 429] {
+        upstream.answers(status);
+        for _ in 0..3 {
+            assert_eq!(client.get("http://orders/").await?.status, status);
+        }
+    }
+    upstream.answers(200);
+    // INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED.
+    for (number, code) in ["3", "5", "8"].into_iter().enumerate() {
+        upstream.adds("grpc-status", code);
+        let grpc = [("content-type", "application/grpc")];
+        let calls = (0..3).map(|_| {
+            client.send(
+                Method::POST,
+                "http://orders/",
+                &grpc,
+                Bytes::from_static(b"x"),
+            )
+        });
+        for call in calls {
+            assert_eq!(call.await?.status, 200, "{number}");
+        }
+    }
+    assert_eq!(states(&client).await?, ["ready"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_grpc_status_that_says_that_the_server_failed_counts() -> Result<()> {
+    let (_mesh, orders, client) =
+        world::<1>(&breaker("consecutiveFailures: 2, openFor: 1m")).await?;
+    orders[0].upstream.adds("grpc-status", "13");
+    let grpc = [("content-type", "application/grpc")];
+    for _ in 0..2 {
+        let body = Bytes::from_static(b"x");
+        client
+            .send(Method::POST, "http://orders/", &grpc, body)
+            .await?;
+    }
+    assert_eq!(states(&client).await?, ["open"]);
+    let body = Bytes::from_static(b"x");
+    let refused = client
+        .send(Method::POST, "http://orders/", &grpc, body)
+        .await?;
+    assert_eq!((refused.status, refused.reason()), (200, "circuit_open"));
+    assert_eq!(refused.headers["grpc-status"], "14");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_application_that_is_gone_and_one_that_does_not_answer_in_time_count() -> Result<()> {
+    let policy = breaker("consecutiveFailures: 2, openFor: 1m")
+        .replace("maxRetries: 0", "maxRetries: 0\n  perTryTimeout: 200ms");
+    let (_mesh, mut orders, client) = world::<1>(&policy).await?;
+    let held = orders[0].upstream.holds();
+    assert_eq!(client.get("http://orders/").await?.reason(), "try_timeout");
+    drop(held);
+    orders[0].upstream.close();
+    assert_eq!(
+        client.get("http://orders/").await?.reason(),
+        "application_unreachable"
+    );
+    assert_eq!(client.get("http://orders/").await?.reason(), "circuit_open");
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_more_than_the_share_is_left_out_however_much_fails() -> Result<()> {
+    let (_mesh, orders, client) =
+        world::<3>(&breaker("consecutiveFailures: 2, openFor: 1m")).await?;
+    for one in &orders {
+        one.upstream.answers(500);
+    }
+    for _ in 0..40 {
+        assert_eq!(client.get("http://orders/").await?.status, 500);
+    }
+    assert_eq!(states(&client).await?, ["open", "ready", "ready"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_open_stays_open_through_edits_of_others_and_of_its_own_policy() -> Result<()> {
+    let written = "consecutiveFailures: 2, openFor: 10m, maxOpenFor: 10m";
+    let (mesh, orders, client) = world::<1>(&breaker(written)).await?;
+    orders[0].upstream.answers(500);
+    for _ in 0..2 {
+        client.get("http://orders/").await?;
+    }
+    assert_eq!(states(&client).await?, ["open"]);
+    let edited = written.replace("consecutiveFailures: 2", "consecutiveFailures: 7");
+    let edited = services(&["orders", "payments"]) + &breaker(&edited);
+    mesh.write("routes.yaml", &edited)?;
+    wait_until("the other Service is known", SOON, async || {
+        match client.get("http://payments/").await?.reason() {
+            "no_endpoints" => Ok(()),
+            other => bail!("{other}"),
+        }
+    })
+    .await?;
+    mesh.programmed("policy").await?;
+    assert_eq!(client.get("http://orders/").await?.reason(), "circuit_open");
+    assert_eq!(orders[0].upstream.requests(), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_circuit_breaker_an_endpoint_that_fails_is_called_on() -> Result<()> {
+    let (_mesh, orders, client) = world::<1>(&policy("maxRetries: 0")).await?;
+    orders[0].upstream.answers(500);
+    for _ in 0..50 {
+        assert_eq!(client.get("http://orders/").await?.status, 500);
+    }
+    assert_eq!(orders[0].upstream.requests(), 50);
+    Ok(())
+}
