@@ -253,6 +253,10 @@ fn governed(words: &mut String, told: &Value, indent: usize) {
             let (by, policy) = (text(by), text(policy));
             line(words, 2, format!("balanced by {by} (RetryPolicy {policy})"));
         }
+        for told in list(&to["attempts"]) {
+            let (says, policy) = (text(&told["says"]), text(&told["retryPolicy"]));
+            line(words, 2, format!("{says} (RetryPolicy {policy})"));
+        }
         if let Some(route) = to["untold"].as_str() {
             line(
                 words,

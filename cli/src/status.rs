@@ -6,6 +6,7 @@ use crate::exec::find;
 use crate::up::changes::outcome;
 use crate::up::control::{Request, Status, ask};
 use crate::up::table::{say, table, workloads};
+use crate::up::troubles::Trouble;
 
 /// Shows how a mesh that `meshwright up` runs is: its workloads, and which sidecars enforce what.
 #[derive(Clone, Debug, clap::Args)]
@@ -60,5 +61,27 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<i32> {
         Value::Null => say("\nthe operator does not answer; workloads run on as they were"),
         _ => {}
     }
+    if !status.endpoints.is_empty() {
+        let rows: Vec<_> = status.endpoints.iter().map(row).collect();
+        say(format_args!(
+            "\n{}",
+            table(&["ENDPOINT", "OF", "STATE", "SEEN BY"], &rows)
+        ));
+    }
     Ok(0)
+}
+
+/// An endpoint that is not called.
+fn row(trouble: &Trouble) -> Vec<String> {
+    let endpoint = match trouble.pod.as_str() {
+        "" => trouble.address.as_str(),
+        pod => pod,
+    };
+    let service = format!("{}:{}", trouble.service, trouble.port);
+    vec![
+        endpoint.to_owned(),
+        service,
+        trouble.state.clone(),
+        trouble.seen_by.clone(),
+    ]
 }

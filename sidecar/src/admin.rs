@@ -63,6 +63,7 @@ GET /config            what is in force
 GET /enter             ?path=/orders/1&source=spiffe://...&header=x-api-key:+...: whether it would be let in here
 GET /explain           ?method=GET&url=http://orders/1&header=x-canary:+1: what would become of it,
                        or of a connection: ?url=tcp://ledger:7000, ?url=tls://db:5432&server-name=db
+GET /endpoints         which are not called, or avoided
 GET /plaintext         who calls without mutual TLS
 GET /stalls            which ports to declare: their servers speak first
 GET /tap               ?status=5xx&path=/orders&sample=10: requests as they end, until you hang up
@@ -227,6 +228,7 @@ impl Admin {
             "/enter" => question.tells(|| self.enter(&question.query)),
             "/explain" => question.tells(|| self.explain(&question.query)),
             "/plaintext" => question.tells(|| json(StatusCode::OK, &self.plaintext())),
+            "/endpoints" => question.tells(|| json(StatusCode::OK, &self.endpoints())),
             "/stalls" => question.tells(|| json(StatusCode::OK, &self.stalls())),
             "/tap" => question.tells(|| self.tap(&question.query)),
             "/stats" => question.tells(|| json(StatusCode::OK, &self.stats())),

@@ -21,6 +21,7 @@ async fn an_applied_retry_policy_is_enforced_by_every_sidecar_and_says_so() -> R
     for spec in [
         "loadBalancing: {type: RoundRobin, slowStart: 30s}",
         "loadBalancing: {type: ConsistentHash, hashOn: {type: Header, name: x-user}}",
+        "maxRetries: 1, perTryTimeout: 1s, budget: {percent: 10}, circuitBreaker: {}",
     ] {
         shop.cluster.apply(&policy(&shop, spec)).await?;
         shop.enforced("retrypolicy", "endpoints").await?;
@@ -59,7 +60,7 @@ async fn an_applied_retry_policy_is_enforced_by_every_sidecar_and_says_so() -> R
 async fn the_api_server_refuses_what_a_retry_policy_can_not_say() -> Result<()> {
     let shop = Shop::open(installed().await?, &[]).await?;
     for (spec, says) in [
-        ("", "without either it says nothing"),
+        ("", "without any it says nothing"),
         ("loadBalancing: {type: ConsistentHash}", "has hashOn"),
         (
             "loadBalancing: {type: ConsistentHash, hashOn: {type: Source}, slowStart: 30s}",
@@ -71,9 +72,32 @@ async fn the_api_server_refuses_what_a_retry_policy_can_not_say() -> Result<()> 
             "timeout is longer than interval",
         ),
         ("healthCheck: {path: a}", "spec.healthCheck.path"),
+        ("maxRetries: 11", "spec.maxRetries"),
+        ("backoff: {initial: 10s}", "initial is longer than max"),
+        (
+            "retryOn: {grpcCodes: [Unavailable]}",
+            "every gRPC call is a POST",
+        ),
+        ("budget: {percent: 101}", "spec.budget.percent"),
+        (
+            "circuitBreaker: {openFor: 10m, maxOpenFor: 1m}",
+            "openFor is longer than maxOpenFor",
+        ),
     ] {
         let wrong = policy(&shop, spec);
         let refused = shop.cluster.apply(&wrong).await.expect_err(&wrong);
+        assert!(format!("{refused:#}").contains(says), "{refused:#}");
+    }
+    let rule = "{kind: ApiRoute, name: orders, sectionName: get}";
+    for field in [
+        "budget: {}",
+        "circuitBreaker: {}",
+        "loadBalancing: {}",
+        "healthCheck: {path: /}",
+    ] {
+        let wrong = policy(&shop, field).replace("{kind: Service, name: orders}", rule);
+        let refused = shop.cluster.apply(&wrong).await.expect_err(&wrong);
+        let says = "is one for a whole destination";
         assert!(format!("{refused:#}").contains(says), "{refused:#}");
     }
     Ok(())

@@ -38,20 +38,22 @@ async fn world() -> Result<(Mesh, Workload, Client)> {
     Ok((mesh, orders, client))
 }
 
-/// Sends so many requests at once; the status and reason of each, as they are answered.
-async fn burst(
-    client: &Client,
-    count: usize,
-) -> Result<Vec<tokio::task::JoinHandle<(u16, String)>>> {
+/// The status and reason of each request, as they are answered.
+type Answers = Vec<tokio::task::JoinHandle<(u16, String)>>;
+
+/// Sends so many requests at once.
+async fn burst(client: &Client, count: usize) -> Result<Answers> {
+    burst_to(client, "http://orders/", count).await
+}
+
+async fn burst_to(client: &Client, url: &'static str, count: usize) -> Result<Answers> {
     let mut answers = Vec::new();
     while answers.len() < count {
         let h2 = h2::<Empty<Bytes>>(client).await?;
         for _ in 0..STREAMS.min(count - answers.len()) {
             let mut h2 = h2.clone();
             answers.push(tokio::spawn(async move {
-                let request = Request::get("http://orders/")
-                    .body(Empty::new())
-                    .expect("a request");
+                let request = Request::get(url).body(Empty::new()).expect("a request");
                 h2.ready().await.expect("ready");
                 let answer = h2.send_request(request).await.expect("an answer");
                 let reason = answer.headers().get("meshwright-reason");
@@ -208,5 +210,95 @@ async fn an_application_that_opens_more_connections_than_there_are_places_loses_
     drop(open);
     let read = timeout(std::time::Duration::ZERO, stream.read(&mut [0])).await;
     assert!(read.is_err(), "a connection that says nothing stays");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_application_that_asks_for_more_than_there_are_places_is_told_so_at_once() -> Result<()>
+{
+    let (mesh, _, client) = world().await?;
+    // Outside the mesh, where nobody else bounds it.
+    let service = service("plain", "kubernetes.io/h2c");
+    mesh.write("plain.yaml", &service)?;
+    let plain = mesh.outsider("plain").await?;
+    wait_until("it is known", SOON, async || {
+        let answer = client.get("http://plain/").await?;
+        ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    let release = plain.holds();
+    let more = 50;
+    let mut answers = Vec::new();
+    while answers.len() < LOAD.requests + more {
+        let count = (LOAD.requests + more - answers.len()).min(WAITING / 2);
+        answers.extend(burst_to(&client, "http://plain/", count).await?);
+        let sent = answers.len().min(LOAD.requests);
+        wait_until("they have arrived", SOON, async || {
+            let seen = plain.requests();
+            ensure!(seen > sent, "{seen} have arrived");
+            Ok(())
+        })
+        .await?;
+    }
+    wait_until("the rest is turned away", SOON, async || {
+        let answered = answers.iter().filter(|one| one.is_finished()).count();
+        ensure!(answered == more, "{answered} are answered");
+        Ok(())
+    })
+    .await?;
+    release.send(())?;
+    let mut away = 0;
+    for answer in join_all(answers).await {
+        match answer? {
+            (200, _) => {}
+            (503, reason) if reason == "overloaded" => away += 1,
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+    assert_eq!(away, more);
+    assert_eq!(client.get("http://plain/").await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_peer_has_no_place_for_goes_to_another_endpoint() -> Result<()> {
+    let (mesh, orders, client) = world().await?;
+    // By default the busier one would not be asked at all.
+    let by_turns = crate::retries::policy("loadBalancing: { type: RoundRobin }");
+    mesh.write("policy.yaml", &by_turns)?;
+    mesh.programmed("policy").await?;
+    let release = orders.upstream.holds();
+    // As the same peer, until it has all that one peer may have.
+    let mut answers = Vec::new();
+    while answers.len() < LOAD.requests_each {
+        let count = (LOAD.requests_each - answers.len()).min(WAITING / 2);
+        answers.extend(burst(&client, count).await?);
+        wait_until("they have arrived", SOON, async || {
+            let seen = orders.upstream.requests();
+            ensure!(seen == answers.len(), "{seen} have arrived");
+            Ok(())
+        })
+        .await?;
+    }
+    let second = mesh.workload("orders").await?;
+    let again =
+        r#"meshwright_retries_total{service="shop/orders",after="refused_stream",code="0"}"#;
+    wait_until("one was turned away and went on", SOON, async || {
+        let answer = client.get("http://orders/").await?;
+        ensure!(
+            answer.status == 200 || answer.reason() == "overloaded",
+            "{answer:?}"
+        );
+        let again = client.sidecar().metric(again).await?;
+        ensure!(again > Some(0.0) && answer.status == 200, "{again:?}");
+        Ok(())
+    })
+    .await?;
+    assert!(second.upstream.requests() > 0);
+    release.send(())?;
+    for answer in join_all(answers).await {
+        assert_eq!(answer?.0, 200);
+    }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! When a request is sent again, as a RetryPolicy says, and without one.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -7,6 +9,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use http::Method;
 use tests::client::{Answer, Client};
+use tests::frames::{Frames, HEADERS, RST_STREAM, SETTINGS, frame};
 use tests::mesh::{Mesh, SOON, Workload};
 use tests::wait_until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -360,5 +363,84 @@ async fn an_endpoint_that_is_gone_is_passed_by_and_one_that_is_alone_is_tried_ag
     let answer = client.get("http://orders/").await?;
     assert_eq!((answer.status, answer.reason()), (503, "connect_failed"));
     assert!(client.sidecar().metric(after).await? >= Some(2.0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_that_is_refused_unread_goes_elsewhere_with_its_body() -> Result<()> {
+    let grpc = crate::routing::service("orders", "kubernetes.io/h2c");
+    let mesh = Mesh::start(&grpc).await?;
+    let mut refusing = mesh.outsider("orders").await?;
+    let orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    knows(&client, 2).await?;
+    refusing.close();
+    let address = refusing.address();
+    let listener = wait_until("its place is free", SOON, async || {
+        Ok(tokio::net::TcpListener::bind(address).await?)
+    })
+    .await?;
+    let refused = Arc::new(AtomicUsize::new(0));
+    let counted = refused.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut preface = [0; 24];
+            if stream.read_exact(&mut preface).await.is_err() {
+                continue;
+            }
+            let mut frames = Frames::server(stream);
+            let settings = frame(SETTINGS, 0, 0, &[]);
+            if frames.send(&settings).await.is_err() {
+                continue;
+            }
+            let counted = counted.clone();
+            tokio::spawn(async move {
+                while let Some(next) = frames.next().await {
+                    if next.kind == HEADERS {
+                        counted.fetch_add(1, Ordering::Relaxed);
+                        let reset = frame(RST_STREAM, 0, next.stream, &7_u32.to_be_bytes());
+                        let _ = frames.send(&reset).await;
+                    }
+                }
+            });
+        }
+    });
+    for _ in 0..30 {
+        let answer = post(&client, &[], "as sent").await?;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert!(refused.load(Ordering::Relaxed) > 0, "it was never asked");
+    assert!(
+        orders
+            .upstream
+            .seen()
+            .iter()
+            .all(|one| one.body == "as sent")
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_destinations_log_says_which_attempt_a_request_was() -> Result<()> {
+    let (_mesh, orders, client) = world::<1>(&policy(AT_ONCE)).await?;
+    orders[0].upstream.fails(2, 503);
+    assert_eq!(client.get("http://orders/").await?.status, 200);
+    wait_until("all of them are logged", SOON, async || {
+        let log = orders[0].sidecar.log()?;
+        let lines = log.lines().filter_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            (line["direction"] == "inbound").then(|| line["attempt"].as_u64())
+        });
+        match lines.collect::<Vec<_>>().as_slice() {
+            [None, Some(2), Some(3)] => Ok(()),
+            other => bail!("{other:?}"),
+        }
+    })
+    .await?;
+    let seen = orders[0].upstream.seen();
+    assert!(
+        seen.iter()
+            .all(|one| !one.headers.contains_key("meshwright-attempt"))
+    );
     Ok(())
 }

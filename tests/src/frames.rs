@@ -110,6 +110,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Frames<I> {
         Ok(frames)
     }
 
+    /// Says nothing by itself; who is at the other end has said the preface.
+    pub fn server(io: I) -> Self {
+        Self { io }
+    }
+
     /// Bytes as they are.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self.io.write_all(bytes).await?)

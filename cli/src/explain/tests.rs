@@ -72,7 +72,8 @@ fn a_connection_reads_with_the_name_that_it_asks_for_and_how_its_endpoint_is_pic
         ],
         "goes": [
             { "service": "shop/ledger-eu", "port": 7000, "weight": 9, "endpoints": 2, "balanced": {
-                "by": "consistent hash of the calling workload", "retryPolicy": "shop/eu" } },
+                "by": "consistent hash of the calling workload", "retryPolicy": "shop/eu" },
+              "attempts": [{ "says": "never sent again", "retryPolicy": "shop/eu" }] },
             { "service": "shop/gone", "port": 7000, "weight": 1, "missing": true },
         ],
         "idleTimeoutMs": 30_000,
@@ -85,7 +86,8 @@ fn a_connection_reads_with_the_name_that_it_asks_for_and_how_its_endpoint_is_pic
          rule main: does not fit\n  not server name db.example.com\n\
          rule eu: governs it\n  server name *.eu.example.com\n\
          goes to shop/ledger-eu:7000, weight 9, 2 endpoints\n  \
-         balanced by consistent hash of the calling workload (RetryPolicy shop/eu)\n\
+         balanced by consistent hash of the calling workload (RetryPolicy shop/eu)\n  \
+         never sent again (RetryPolicy shop/eu)\n\
          goes to shop/gone:7000, weight 1, which does not exist: closed\n\
          ended when nothing moves for 30000 ms"
     );

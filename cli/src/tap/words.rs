@@ -88,11 +88,19 @@ fn cells(pod: &str, seen: &Value) -> [String; 10] {
         (Some(status), grpc) => format!("{status} grpc {}", bare(grpc)),
     };
     // How it ended, where there is no reason to name.
-    let reason = match (text("reason"), text("outcome")) {
+    let mut reason = match (text("reason"), text("outcome")) {
         ("", "complete") => "",
         ("", outcome) => outcome,
         (reason, _) => reason,
-    };
+    }
+    .to_owned();
+    if let Some(attempts @ 2..) = seen["attempts"].as_u64() {
+        let after = match text("retried_after") {
+            "" => String::new(),
+            after => format!(", after {after}"),
+        };
+        reason = format!("{reason} ({attempts} tries{after})");
+    }
     let route = [text("route"), text("rule")];
     let peer = match text("direction") {
         "inbound" => workload_of(text("source")),
@@ -107,7 +115,7 @@ fn cells(pod: &str, seen: &Value) -> [String; 10] {
         text("method").to_owned(),
         format!("{}{}", text("host"), text("path")),
         or_none(route.join(" ").trim().to_owned()),
-        or_none(reason.to_owned()),
+        or_none(reason.trim_start().to_owned()),
         or_none(peer),
     ]
 }
@@ -163,6 +171,20 @@ mod tests {
                 "06:29:07.000  shop/web-0  inbound   503 grpc 14  2.34 s    POST    orders/2                  -                         no_endpoints     shop/web",
             ]
         );
+    }
+
+    #[test]
+    fn a_request_that_was_sent_again_says_how_often_and_after_what() {
+        let reason = |more: &str| {
+            let line = LINE.replace(r#""attempts":1"#, more);
+            cells("shop/web-0", &serde_json::from_str(&line).unwrap())[8].clone()
+        };
+        let again = r#""attempts":3,"retried_after":"status""#;
+        assert_eq!(reason(again), "(3 tries, after status)");
+        assert_eq!(reason(r#""attempts":2"#), "(2 tries)");
+        let given_up = format!(r#"{again},"reason":"try_timeout""#);
+        assert_eq!(reason(&given_up), "try_timeout (3 tries, after status)");
+        assert_eq!(reason(r#""attempts":1"#), "-");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::control::{Answer, Asked, Request, Status};
 use super::fleet::Running;
 use super::ground::Place;
 use super::mesh::{Mesh, verdicts};
-use super::stalls;
+use super::{stalls, troubles};
 
 /// Answers now, or as soon as the operator has answered.
 pub(super) fn answer(mesh: &Mesh, asked: Asked) {
@@ -32,9 +32,12 @@ pub(super) fn answer(mesh: &Mesh, asked: Asked) {
                 pods: mesh.rows(),
                 published: mesh.published_at(),
                 verdicts: serde_json::Value::Null,
+                endpoints: Vec::new(),
             };
+            let troubles = troubles::gather(places(mesh));
             let (operator, names) = (mesh.operator(), mesh.accepted.names.clone());
             tokio::spawn(async move {
+                status.endpoints = troubles.await;
                 status.verdicts = verdicts(operator).await.unwrap_or(serde_json::Value::Null);
                 names.in_verdicts(&mut status.verdicts);
                 let status = serde_json::to_value(status).map_err(|error| error.to_string());

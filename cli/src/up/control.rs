@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use super::troubles::Trouble;
 use crate::fds;
 
 /// A question.
@@ -52,6 +53,9 @@ pub struct Status {
     pub published: BTreeMap<String, String>,
     /// The operator's verdicts, as it tells them.
     pub verdicts: serde_json::Value,
+    /// Endpoints that are not called at the moment, and who does not call them.
+    #[serde(default)]
+    pub endpoints: Vec<Trouble>,
 }
 
 /// One pod, for people.

@@ -47,6 +47,7 @@ mod settled;
 pub(crate) mod stalls;
 pub mod state;
 pub(crate) mod table;
+pub mod troubles;
 mod written;
 
 use std::path::PathBuf;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use wire::{Kind, Resource, mesh};
 
 mod asked;
+mod attempts;
 mod filters;
 mod place;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use crate::config::route::{Backend, Route, connections};
 use crate::config::service::{Endpoint, Protocol, Service};
 use crate::config::state::Called;
 use crate::policy::load_balancer::hash;
+use crate::policy::retry::Retries;
 use crate::proxy::error::Reason;
 use crate::proxy::layers::MAX_LAYERS;
 use crate::proxy::path;
@@ -125,6 +127,7 @@ fn reached(
         port: port.number,
         itself,
         left: &Cell::new(MAX_TOLD),
+        retries: None,
     };
     let is_request = asked.begins == Begins::Request;
     let more = match (reads, is_request) {
@@ -170,6 +173,8 @@ struct Governed<'a> {
     itself: Option<&'a Endpoint>,
     /// How many more ApiRoutes are told that others lead to: they may fan out at each layer.
     left: &'a Cell<u32>,
+    /// When it is sent again, as the innermost rule says that has a policy of its own.
+    retries: Option<&'a Arc<Retries>>,
 }
 
 impl Governed<'_> {
@@ -208,6 +213,11 @@ impl Governed<'_> {
             return Ok(told);
         };
         let rule = &route.rules()[found.rule];
+        let own = self.state.policies.of_rule(&route.object, &rule.name);
+        let here = Governed {
+            retries: own.or(self.retries),
+            ..self
+        };
         let called = filters::Called {
             head: &head,
             port: self.port,
@@ -233,14 +243,14 @@ impl Governed<'_> {
             told["refused"] = refuse(Reason::BadRequest, "the path that it is rewritten to");
             return Ok(told);
         }
-        let backends = rule.backends.iter().map(|to| self.goes(to, &head, depth));
+        let backends = rule.backends.iter().map(|to| here.goes(to, &head, depth));
         let backends: Vec<Value> = backends.collect::<Result<_, _>>()?;
-        self.leads(&mut told, backends, Some(&head.headers));
+        here.leads(&mut told, backends, Some(&head.headers));
         Ok(told)
     }
 
     fn goes(self, to: &Backend, head: &Parts, depth: u32) -> Result<Value, String> {
-        let mut goes = backend(self.state, to, Some(&head.headers));
+        let mut goes = self.backend(to, Some(&head.headers));
         let service = self.state.service(&to.service);
         let service = service.filter(|_| goes["missing"] != true);
         let (Some(service), Some(object)) = (service, &to.route) else {
@@ -248,6 +258,7 @@ impl Governed<'_> {
         };
         // Of whom the last one names.
         goes["balanced"] = Value::Null;
+        goes["attempts"] = json!([]);
         let route = self.state.named_route(object);
         let route = route.filter(|route| !route.governs_connections());
         match route.filter(|_| depth < MAX_LAYERS) {
@@ -292,7 +303,7 @@ impl Governed<'_> {
         if let Some(idle) = rule.idle_timeout {
             told["idleTimeoutMs"] = json!(millis(idle));
         }
-        let backends = rule.backends.iter().map(|to| backend(self.state, to, None));
+        let backends = rule.backends.iter().map(|to| self.backend(to, None));
         self.leads(&mut told, backends.collect(), None);
         told
     }
@@ -323,33 +334,38 @@ impl Governed<'_> {
             route: None,
         };
         let Some(endpoint) = self.itself else {
-            return backend(self.state, &own, headers);
+            return self.backend(&own, headers);
         };
         json!({
             "service": own.service.to_string(), "port": own.port, "weight": own.weight,
             "endpoints": 1, "missing": false, "itself": endpoint.address.to_string(),
         })
     }
-}
 
-/// A backend, and how one of its endpoints is picked if a RetryPolicy says that.
-fn backend(state: &State, to: &Backend, headers: Option<&HeaderMap>) -> Value {
-    let found = state.service(&to.service);
-    let found = found.and_then(|service| service.port(to.port));
-    let mut told = json!({
-        "service": to.service.to_string(), "port": to.port, "weight": to.weight,
-        "endpoints": found.map_or(0, |port| port.endpoints.len()),
-        "missing": found.is_none(),
-    });
-    if let Some(policy) = state.policies.destination(&to.service) {
-        let balancing = &policy.balancing;
-        let mut balanced = balanced(&balancing.algorithm, headers);
-        if let Some(time) = balancing.slow_start {
-            balanced += &format!(", with a slow start of {time:?}");
+    /// A backend, how one of its endpoints is picked and what follows when it fails, if a RetryPolicy
+    /// says that.
+    fn backend(self, to: &Backend, headers: Option<&HeaderMap>) -> Value {
+        let found = self.state.service(&to.service);
+        let found = found.and_then(|service| service.port(to.port));
+        let mut told = json!({
+            "service": to.service.to_string(), "port": to.port, "weight": to.weight,
+            "endpoints": found.map_or(0, |port| port.endpoints.len()),
+            "missing": found.is_none(),
+        });
+        if let Some(policy) = self.state.policies.destination(&to.service)
+            && let Some(balancing) = &policy.balancing
+        {
+            let mut balanced = balanced(&balancing.algorithm, headers);
+            if let Some(time) = balancing.slow_start {
+                balanced += &format!(", with a slow start of {time:?}");
+            }
+            told["balanced"] = json!({ "by": balanced, "retryPolicy": &*policy.object });
         }
-        told["balanced"] = json!({ "by": balanced, "retryPolicy": &*policy.object });
+        if headers.is_some() && found.is_some() {
+            told["attempts"] = json!(attempts::told(self.state, &to.service, self.retries));
+        }
+        told
     }
-    told
 }
 
 /// What is hashed is asked of the request itself; a connection has no headers.

@@ -9,7 +9,7 @@ use wire::Resource;
 use super::Admin;
 use crate::config::State;
 use crate::config::service::Protocol;
-use crate::policy::health_check::Healths;
+use crate::policy::health_check::{EndpointState, Healths};
 use crate::telemetry::log;
 use crate::telemetry::metrics::{ConnectionKind, Direction, GrpcStatus, Metrics};
 
@@ -44,6 +44,32 @@ impl Admin {
             "inForce": in_force(&state, &self.metrics.attempts.healths),
             "avoidedEndpoints": self.metrics.endpoints_avoided.get(),
         })
+    }
+
+    /// Which endpoints are not called at the moment, or only if no other can be.
+    pub(super) fn endpoints(&self) -> Value {
+        let state = self.readiness.state.borrow().clone();
+        let healths = &self.metrics.attempts.healths;
+        let mut told = Vec::new();
+        let mut services: Vec<_> = state.services().collect();
+        services.sort_by_key(|service| service.key.clone());
+        for service in services {
+            for port in &service.ports {
+                for endpoint in &port.endpoints {
+                    let known = healths.state(&service.key, port.number, endpoint);
+                    if let Some(known) = known.filter(|known| *known != EndpointState::Ready) {
+                        told.push(json!({
+                            "service": service.key.to_string(),
+                            "port": port.number,
+                            "pod": &*endpoint.pod,
+                            "address": endpoint.address.to_string(),
+                            "state": known.name(),
+                        }));
+                    }
+                }
+            }
+        }
+        json!({ "endpoints": told })
     }
 
     /// Who still calls in plaintext.
@@ -178,12 +204,16 @@ fn in_force(state: &State, healths: &Healths) -> Value {
                 Protocol::Http | Protocol::Http2 | Protocol::Detect => requests,
             };
             let endpoints = port.endpoints.iter().map(|endpoint| {
-                json!({
+                let mut told = json!({
                     "address": endpoint.address.to_string(),
                     "pod": &*endpoint.pod,
                     "identity": endpoint.identity.as_ref().map(|id| id.as_str()),
-                    "state": healths.state(&service.key, port.number, endpoint).map(|s| s.name()),
-                })
+                });
+                let known = healths.state(&service.key, port.number, endpoint);
+                if let Some(known) = known {
+                    told["state"] = json!(known.name());
+                }
+                told
             });
             json!({
                 "port": port.number,

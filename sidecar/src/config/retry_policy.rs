@@ -46,8 +46,8 @@ pub struct RouteTarget {
 pub struct ForDestination {
     /// `namespace/name` of the RetryPolicy.
     pub object: String,
-    /// How endpoints are picked.
-    pub balancing: Balancing,
+    /// How endpoints are picked, if that is said.
+    pub balancing: Option<Balancing>,
     /// Whether and how endpoints are asked if they are well.
     pub health_check: Option<HealthCheck>,
     /// How many retries there may be, if that is said.
@@ -125,9 +125,7 @@ impl RetryPolicy {
         let breaker = sent.circuit_breaker.as_ref().map(CircuitBreaker::build);
         let destination = ForDestination {
             object,
-            balancing: balancing
-                .map_err(|error| format!("load_balancing: {error}"))?
-                .unwrap_or_default(),
+            balancing: balancing.map_err(|error| format!("load_balancing: {error}"))?,
             health_check: health_check.map_err(|error| format!("health_check: {error}"))?,
             budget: budget.map_err(|error| format!("budget: {error}"))?,
             circuit_breaker: breaker

@@ -162,6 +162,14 @@ impl CircuitBreaker {
         })
     }
 
+    /// As people are told it.
+    pub fn in_words(&self) -> String {
+        format!(
+            "an endpoint is not called for {:?} after {} failures in a row, or {} % of at least {} answers",
+            self.open_for, self.consecutive_failures, self.error_percent, self.min_requests
+        )
+    }
+
     fn counts(&self, fault: Fault) -> bool {
         match fault {
             Fault::ServerError => self.on_server_error,

@@ -251,6 +251,50 @@ impl Retries {
     }
 }
 
+impl std::fmt::Display for Retries {
+    /// As people are told it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let on = &self.on;
+        let conditions = [
+            (on.connect_failure, "a connect failure"),
+            (on.refused_stream, "a refused stream"),
+            (on.reset, "a reset"),
+            (on.per_try_timeout, "a try that takes too long"),
+            (on.client_errors, "4xx"),
+            (on.server_errors, "5xx"),
+        ];
+        let conditions = conditions.into_iter().filter(|(on, _)| *on);
+        let statuses = on.statuses.iter().map(u16::to_string);
+        let grpc = on.grpc_statuses.iter().map(|code| format!("grpc {code}"));
+        let after = conditions.map(|(_, name)| name.to_owned());
+        let after: Vec<_> = after.chain(statuses).chain(grpc).collect();
+        match self.max {
+            0 => f.write_str("never sent again")?,
+            max => {
+                let times = if max == 1 { "time" } else { "times" };
+                write!(
+                    f,
+                    "sent again up to {max} {times} after {}",
+                    after.join(", ")
+                )?;
+                let methods = self.methods.iter().map(Method::as_str);
+                let methods = Vec::from_iter(methods).join(", ");
+                write!(f, "; what may have arrived only if it is {methods}")?;
+                if let Some(key) = &self.key {
+                    write!(f, " or has {key}")?;
+                }
+            }
+        }
+        if let Some(timeout) = self.per_try_timeout {
+            write!(f, "; each try within {timeout:?}")?;
+        }
+        if let Some(hedging) = self.hedging {
+            write!(f, "; a hedge after {:?}", hedging.after)?;
+        }
+        Ok(())
+    }
+}
+
 impl Backoff {
     /// The wait after so many retries.
     fn wait(&self, retried: u32) -> Duration {

@@ -366,6 +366,11 @@ impl Context {
                 Outcome::Failed => "failed",
             },
             attempts: self.attempts.get(),
+            attempt: self
+                .told
+                .attempt
+                .filter(|_| self.source.is_some())
+                .unwrap_or(0),
             retried_after: self
                 .retried
                 .after

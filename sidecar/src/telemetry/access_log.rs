@@ -73,6 +73,9 @@ pub struct Line<'a> {
     pub outcome: &'static str,
     /// Attempts, hedges included.
     pub attempts: u32,
+    /// Which of its caller's attempts it was, as a peer says, from the second on.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attempt: u32,
     /// What the last of them but the first followed: `connect_failure`, `refused_stream`, `reset`,
     /// `per_try_timeout`, `status` or `grpc_status`.
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -87,6 +90,11 @@ pub struct Line<'a> {
     pub trace_id: &'a str,
     /// Of `x-request-id`.
     pub request_id: &'a str,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A point in time, written as RFC 3339 with microseconds.
@@ -273,6 +281,7 @@ mod tests {
             detail: "",
             outcome: "complete",
             attempts: 1,
+            attempt: 0,
             retried_after: "",
             duration_us: 5,
             request_bytes: 0,

@@ -178,6 +178,7 @@ mod tests {
             detail: "",
             outcome: "complete",
             attempts: 1,
+            attempt: 0,
             retried_after: "",
             duration_us: 5,
             request_bytes: 0,

@@ -183,6 +183,7 @@ fn the_reference_lists_every_field_of_the_access_log_in_order() {
         detail: "none",
         outcome: "complete",
         attempts: 1,
+        attempt: 2,
         retried_after: "reset",
         duration_us: 1,
         request_bytes: 1,

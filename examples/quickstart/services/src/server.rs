@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::env;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
@@ -26,6 +27,15 @@ const DRAIN: Duration = Duration::from_secs(5);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections at a time; the next one waits.
 const MAX_CONNECTIONS: usize = 1024;
+
+/// How a service fails on purpose, as `SHOP_FAILS` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fails {
+    Never,
+    /// Every other request, the first one first.
+    EveryOther,
+    Always,
+}
 
 /// What a service answers.
 pub type Reply = Response<Full<Bytes>>;
@@ -45,7 +55,21 @@ where
     let listener = listen(name).await?;
     let mut asked_to_end = std::pin::pin!(asked_to_end()?);
     let (ending, ended) = watch::channel(false);
-    let answer = Arc::new(answer);
+    let fails = Fails::of(&env::var("SHOP_FAILS").unwrap_or_default())?;
+    let requests = AtomicUsize::new(0);
+    let answer = Arc::new(move |request| {
+        let fails = fails.next(requests.fetch_add(1, Ordering::Relaxed));
+        let reply = (!fails).then(|| answer(request));
+        async {
+            match reply {
+                Some(reply) => reply.await,
+                None => json(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &json!({"error": "not this time"}),
+                ),
+            }
+        }
+    });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -73,6 +97,28 @@ where
     let _ = tokio::time::timeout(DRAIN, drained).await;
     eprintln!("{name} has ended");
     Ok(())
+}
+
+// === impl Fails ===
+
+impl Fails {
+    fn of(text: &str) -> anyhow::Result<Self> {
+        Ok(match text {
+            "" => Self::Never,
+            "every-other" => Self::EveryOther,
+            "always" => Self::Always,
+            other => anyhow::bail!("SHOP_FAILS is {other:?}: it is every-other or always"),
+        })
+    }
+
+    /// Whether the next request after so many does.
+    fn next(self, before: usize) -> bool {
+        match self {
+            Self::Never => false,
+            Self::EveryOther => before.is_multiple_of(2),
+            Self::Always => true,
+        }
+    }
 }
 
 /// Listens as the service called `name`, where `HOST` and `PORT` say.

@@ -1,3 +1,5 @@
+mod attempts;
+
 use super::*;
 use crate::config::guard::Workload;
 use crate::config::retry_policy::RetryPolicy;

@@ -146,7 +146,10 @@ impl Balancers {
             healths.for_each(|health| health.is_not_asked());
         }
         let circuits = breaker.map(|breaker| self.circuits(breaker, service, &offered));
-        let balancing = from.policy.as_ref().map(|policy| policy.balancing.clone());
+        let balancing = from
+            .policy
+            .as_ref()
+            .and_then(|policy| policy.balancing.clone());
         let caller = from
             .caller
             .as_ref()

@@ -2,7 +2,7 @@
 //!
 //! | header | who says it | what follows |
 //! |---|---|---|
-//! | `meshwright-attempt` | a caller's sidecar, from the second attempt on | the number in the destination's access log is its own; this one is for whoever reads what is sent |
+//! | `meshwright-attempt` | a caller's sidecar, from the second attempt on | the destination's access log says which attempt of its caller a request was |
 //! | `meshwright-timeout-ms` | a caller's sidecar, where the request has an end | the destination's sidecar waits no longer for its application |
 //! | `meshwright-no-retry` | a sidecar that has given up on an answer, or an application | a caller's sidecar does not send the request again because of that answer |
 //!
@@ -23,15 +23,17 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub struct Told {
     /// How long its caller waits.
     pub timeout: Option<Duration>,
+    /// Which of its caller's attempts it is, from the second on.
+    pub attempt: Option<u32>,
 }
 
 impl Told {
     /// Reads what a peer says. Whether it is one is looked at where it is used.
     pub fn by_peer(headers: &HeaderMap) -> Self {
-        let text = headers.get(TIMEOUT).and_then(|text| text.to_str().ok());
-        let millis = text.and_then(|text| text.parse::<u32>().ok());
+        let number = |name: &HeaderName| headers.get(name)?.to_str().ok()?.parse::<u32>().ok();
         Self {
-            timeout: millis.map(|millis| Duration::from_millis(millis.into())),
+            timeout: number(&TIMEOUT).map(|millis| Duration::from_millis(millis.into())),
+            attempt: number(&ATTEMPT),
         }
     }
 }

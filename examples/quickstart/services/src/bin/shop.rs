@@ -12,6 +12,7 @@ use quickstart::{client, grpc, server, talk};
 
 const USAGE: &str = "\
 usage: shop web | orders | customers        runs a service (HOST, PORT; orders: ORDERS_VERSION=v1|v2)
+                                            (any of them: SHOP_FAILS=every-other|always)
        shop echo                            runs one that answers each request with itself
        shop stock                           runs one that speaks gRPC (STOCK_SAYS: its name in answers)
        shop ledger                          runs one with a protocol of its own, in which it speaks first
