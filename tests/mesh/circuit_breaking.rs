@@ -1,13 +1,21 @@
 //! When an endpoint that fails is not called, as a RetryPolicy says.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body_util::{BodyExt as _, Channel, Empty};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tests::client::Client;
 use tests::mesh::{Mesh, SOON, Workload};
 use tests::wait_until;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::retries::{knows, policy};
 use crate::routing::services;
@@ -193,6 +201,74 @@ async fn a_grpc_status_that_says_that_the_server_failed_counts() -> Result<()> {
         .await?;
     assert_eq!((refused.status, refused.reason()), (200, "circuit_open"));
     assert_eq!(refused.headers["grpc-status"], "14");
+    Ok(())
+}
+
+/// Answers each call of gRPC with a message, and this status behind it.
+fn says_behind_a_message(listener: TcpListener, status: &'static str) {
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(move |_: Request<Incoming>| async move {
+                let (mut sender, body) = Channel::<Bytes>::new(2);
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", HeaderValue::from_static(status));
+                tokio::spawn(async move {
+                    let _ = sender.send_data(Bytes::from_static(b"message")).await;
+                    let _ = sender.send_trailers(trailers).await;
+                });
+                Ok::<_, Infallible>(Response::new(body))
+            });
+            let server = http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_grpc_status_behind_a_message_counts_as_one_in_its_place() -> Result<()> {
+    let service = crate::routing::service("orders", "kubernetes.io/h2c");
+    for (status, state) in [("14", "open"), ("5", "ready")] {
+        let policy = breaker("consecutiveFailures: 3, openFor: 1m");
+        let mesh = Mesh::start(&(service.clone() + &policy)).await?;
+        let (listener, _sidecar) = mesh.listener("orders").await?;
+        says_behind_a_message(listener, status);
+        let client = mesh.client("web").await?;
+        mesh.programmed("policy").await?;
+        knows(&client, 1).await?;
+        let mut h2 = tests::raw::h2::<Empty<Bytes>>(&client).await?;
+        for _ in 0..3 {
+            let request = Request::post("http://orders/shop.Orders/Get")
+                .header("content-type", "application/grpc");
+            h2.ready().await?;
+            let answer = h2.send_request(request.body(Empty::new())?).await?;
+            let trailers = answer.into_body().collect().await?;
+            let said = trailers.trailers().and_then(|all| all.get("grpc-status"));
+            assert_eq!(said, Some(&HeaderValue::from_static(status)));
+        }
+        assert_eq!(states(&client).await?, [state], "grpc-status {status}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn answers_that_break_off_count() -> Result<()> {
+    let policy = breaker("consecutiveFailures: 3, openFor: 1m");
+    let mesh = Mesh::start(&(services(&["orders"]) + &policy)).await?;
+    let (listener, _sidecar) = mesh.listener("orders").await?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let half = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
+            let _ = stream.write_all(half.as_bytes()).await;
+        }
+    });
+    let client = mesh.client("web").await?;
+    mesh.programmed("policy").await?;
+    knows(&client, 1).await?;
+    for _ in 0..3 {
+        assert!(client.get("http://orders/").await.is_err());
+    }
+    assert_eq!(client.get("http://orders/").await?.reason(), "circuit_open");
     Ok(())
 }
 

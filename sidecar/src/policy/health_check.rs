@@ -251,6 +251,8 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::circuit_breaker::{CircuitBreaker, Circuits, Fault};
+    use wire::mesh;
 
     fn check() -> HealthCheck {
         HealthCheck {
@@ -274,6 +276,54 @@ mod tests {
         assert_eq!(Vec::from_iter((0..10).filter(|n| changed[*n])), [5, 9]);
         let well = Vec::from_iter(told.iter().map(|(_, well)| *well));
         assert_eq!(Vec::from_iter((0..10).filter(|n| !well[*n])), [5, 6, 7, 8]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_state_of_an_endpoint_is_made_of_all_that_is_known() {
+        let breaker = CircuitBreaker::build(&mesh::CircuitBreaker {
+            consecutive_failures: 1,
+            error_percent: 1,
+            window_ms: 1000,
+            on_5xx: true,
+            open_for_ms: 1000,
+            max_open_for_ms: 1000,
+            max_ejected_percent: 1,
+            ..Default::default()
+        });
+        let healths = Arc::new(Healths::default());
+        let key = ServiceKey::new("shop", "orders");
+        let endpoint = Endpoint {
+            address: ([10, 0, 0, 1], 8080).into(),
+            identity: None,
+            pod: "".into(),
+            own_address: true,
+        };
+        assert_eq!(healths.state(&key, 80, &endpoint), None);
+        let health = healths.of(&key, 80, &endpoint);
+        let state = || healths.state(&key, 80, &endpoint);
+        let all = vec![health.clone()];
+        let circuits = Circuits::new(breaker.unwrap(), key.clone(), all, healths.clone());
+        assert_eq!(state(), Some(EndpointState::Ready));
+        for _ in 0..3 {
+            health.observe(false, &check());
+        }
+        assert_eq!(state(), Some(EndpointState::Unhealthy));
+        circuits
+            .enter(&health, None)
+            .unwrap()
+            .failed(Fault::ServerError);
+        assert_eq!(state(), Some(EndpointState::Open));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(state(), Some(EndpointState::HalfOpen));
+        circuits.enter(&health, None).unwrap().answered();
+        assert_eq!(
+            state(),
+            Some(EndpointState::Unhealthy),
+            "that is another matter"
+        );
+        health.is_not_asked();
+        assert_eq!(state(), Some(EndpointState::Ready));
+        assert_eq!(healths.changes(), [(key, [1, 1])]);
     }
 
     #[test]

@@ -405,9 +405,10 @@ impl<'a> Attempts<'a> {
             Err((error, _)) => match error.reason {
                 // It broke off because its caller did.
                 _ if self.cx.broke_off_itself() => None,
+                // Another endpoint would meet the same.
+                reason if reason.is_ours() => None,
                 Reason::StreamRefused => Some(Failure::RefusedStream),
                 Reason::ConnectFailed | Reason::PeerNotVerified => Some(Failure::ConnectFailure),
-                Reason::NoCertificate | Reason::Overloaded => Some(Failure::ConnectFailure),
                 Reason::UpstreamReset => Some(Failure::Reset),
                 Reason::TryTimeout => Some(Failure::PerTryTimeout),
                 _ => None,

@@ -56,6 +56,7 @@ async fn three_layers_of_retries_stay_within_the_budget_to_the_third_power() -> 
     let policy = |app: &str| policy_of(app, &format!("kind: Service, name: {app}"), spec);
     let objects = ["first", "second", "third"].map(policy).concat();
     let mesh = Mesh::start(&(services(&["first", "second", "third"]) + &objects)).await?;
+    let mut beside = Vec::new();
     for (app, next) in [("first", "second"), ("second", "third")] {
         let (listener, sidecar) = mesh.listener(app).await?;
         passes_on(
@@ -63,8 +64,7 @@ async fn three_layers_of_retries_stay_within_the_budget_to_the_third_power() -> 
             SocketAddr::new(sidecar.address().into(), 15001),
             next,
         );
-        // As long as the mesh.
-        Box::leak(Box::new(sidecar));
+        beside.push(sidecar);
     }
     let third = mesh.workload("third").await?;
     let client = mesh.client("web").await?;

@@ -1,5 +1,7 @@
 use super::*;
 use crate::config::retry_policy::{HashOn, HealthCheck};
+use crate::config::service::ServiceKey;
+use crate::policy::circuit_breaker::{CircuitBreaker, Fault};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -217,6 +219,66 @@ async fn who_is_not_well_is_avoided_unless_nobody_is() {
         health[0].observe(true, &check);
         assert_eq!(picked(&balancer, 50), [50, 0, 0]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_picked_whose_circuit_is_open_and_who_is_half_open_is_tried_by_one() {
+    let sent = wire::mesh::CircuitBreaker {
+        consecutive_failures: 1,
+        error_percent: 100,
+        min_requests: 100,
+        window_ms: 10_000,
+        on_5xx: true,
+        open_for_ms: 1000,
+        max_open_for_ms: 1000,
+        half_open_requests: 1,
+        max_ejected_percent: 100,
+        ..Default::default()
+    };
+    let fakes = fakes(&[0; 3]);
+    let health: Vec<_> = fakes.iter().map(|_| Arc::new(Health::default())).collect();
+    let mut offered = offered(&fakes, &[]);
+    for (one, health) in offered.iter_mut().zip(&health) {
+        one.health = Some(health.clone());
+    }
+    let breaker = CircuitBreaker::build(&sent).unwrap();
+    let key = ServiceKey::new("shop", "orders");
+    let circuits = Circuits::new(breaker, key, health.clone(), Arc::default());
+    let balancing = Balancing {
+        algorithm: Algorithm::RoundRobin,
+        slow_start: None,
+    };
+    let balancer = LoadBalancer::build(offered, balancing, Caller::default(), None);
+    let balancer = balancer.with_circuits(Some(circuits.clone()));
+    let fail = |place: usize| {
+        let trial = circuits.enter(&health[place], None).unwrap();
+        trial.failed(Fault::ServerError);
+    };
+    fail(0);
+    assert_eq!(picked(&balancer, 100), [0, 50, 50]);
+    // Not even when all others were tried.
+    let another = balancer.pick(None, &fakes[1..]).unwrap();
+    assert_ne!(another.number, 0);
+    assert!(!balancer.has_another(&fakes[1..]) && balancer.has_another(&fakes[2..]));
+    fail(1);
+    fail(2);
+    let refused = balancer.pick(None, &[]).unwrap_err();
+    assert_eq!(refused.reason, Reason::CircuitOpen);
+    assert_eq!(
+        balancer.enter(None, &[], None).unwrap_err().reason,
+        Reason::CircuitOpen
+    );
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let entered: Vec<_> = (0..3)
+        .map(|_| balancer.enter(None, &[], None).unwrap())
+        .collect();
+    let mut tried: Vec<_> = entered.iter().map(|(one, _)| one.number).collect();
+    tried.sort_unstable();
+    assert_eq!(tried, [0, 1, 2], "each is tried once");
+    assert_eq!(
+        balancer.enter(None, &[], None).unwrap_err().reason,
+        Reason::CircuitOpen
+    );
 }
 
 #[tokio::test(start_paused = true)]
