@@ -36,12 +36,13 @@ fmt: ## Format everything
 	cargo fmt --all
 	gofmt -w examples/quickstart/inventory tests/cluster/programs
 
-bench: ## Cost of a hop, of a mutual-TLS pair, of other protocols and bulk beside Envoy, of compiling, of pushing, of finding a rule
+bench: ## Cost of a hop, of a mutual-TLS pair, of other protocols and bulk beside Envoy, of compiling, of pushing, of finding a rule, of each policy
 	cargo build --locked --release --bins -p operator -p sidecar
 	cargo bench --locked -p tests --bench hop
 	cargo bench --locked -p compiler --bench compile
 	cargo bench --locked -p operator --bench push
 	cargo bench --locked -p sidecar --bench routes
+	cargo bench --locked -p sidecar --bench policies
 
 images: ## Static binaries and their images, as OCI archives in target/images
 	images/build
