@@ -324,14 +324,18 @@ impl Failure {
         matches!(self, Self::ConnectFailure | Self::RefusedStream)
     }
 
-    /// As metrics and logs name it, and the status if it is one.
+    /// As metrics and logs name it, and the status if it is one that has a name: no application makes up
+    /// series.
     pub fn names(self) -> (&'static str, u16) {
         match self {
             Self::ConnectFailure => ("connect_failure", 0),
             Self::RefusedStream => ("refused_stream", 0),
             Self::Reset => ("reset", 0),
             Self::PerTryTimeout => ("per_try_timeout", 0),
-            Self::Status(status) => ("status", status.as_u16()),
+            Self::Status(status) if status.canonical_reason().is_some() => {
+                ("status", status.as_u16())
+            }
+            Self::Status(_) => ("status", 0),
             Self::Grpc(status) => ("grpc_status", status),
         }
     }
@@ -483,6 +487,13 @@ mod tests {
         };
         let classes = Retries::build(classes, "").unwrap();
         assert!(classes.want(status(404)) && !classes.want(status(503)));
+    }
+
+    #[test]
+    fn only_statuses_that_have_a_name_are_counted_by_it() {
+        let names = |status| Failure::Status(StatusCode::from_u16(status).unwrap()).names();
+        assert_eq!((names(503), names(599)), (("status", 503), ("status", 0)));
+        assert_eq!(Failure::Grpc(14).names(), ("grpc_status", 14));
     }
 
     #[test]

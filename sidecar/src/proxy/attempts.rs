@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use http::{Request, Response, request::Parts};
 use hyper::body::Incoming;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::attempt::{self, Failed, Hop};
@@ -45,6 +46,9 @@ pub struct Attempts<'a> {
 
 type Answer = (Response<Incoming>, Lease);
 
+/// Endpoints that a request has been sent to; most have been sent to one.
+type Tried = SmallVec<[Rc<Upstream>; 2]>;
+
 /// What became of an attempt.
 struct Ended {
     answer: Result<Answer, Failed>,
@@ -69,7 +73,7 @@ impl<'a> Attempts<'a> {
         let terms = &self.backend.terms;
         terms.budget.requested(&terms.allowance, Instant::now());
         let (mut request, again) = self.prepare(request);
-        let mut tried: Vec<Rc<Upstream>> = Vec::new();
+        let mut tried = Tried::new();
         let (mut retried, mut closed) = (0, 0);
         loop {
             let ended = self.attempt(request, &again, &mut tried).await?;
@@ -200,7 +204,7 @@ impl<'a> Attempts<'a> {
         &self,
         request: Request<RequestBody>,
         again: &Again,
-        tried: &mut Vec<Rc<Upstream>>,
+        tried: &mut Tried,
     ) -> Result<Ended, Error> {
         let hedging = self.hedging(&request);
         let first = self.begin(request, tried)?;
@@ -217,13 +221,7 @@ impl<'a> Attempts<'a> {
         suits.then_some(hedging)
     }
 
-    async fn hedged<F>(
-        &self,
-        first: F,
-        hedging: Hedging,
-        again: &Again,
-        tried: &mut Vec<Rc<Upstream>>,
-    ) -> Ended
+    async fn hedged<F>(&self, first: F, hedging: Hedging, again: &Again, tried: &mut Tried) -> Ended
     where
         F: Future<Output = Ended>,
     {
@@ -264,7 +262,7 @@ impl<'a> Attempts<'a> {
     fn hedge<'s>(
         &'s self,
         again: &Again,
-        tried: &mut Vec<Rc<Upstream>>,
+        tried: &mut Tried,
     ) -> Option<impl Future<Output = Ended> + use<'s, 'a>> {
         let terms = &self.backend.terms;
         if !self.backend.balancer.has_another(tried) {
@@ -283,7 +281,7 @@ impl<'a> Attempts<'a> {
     fn begin<'s>(
         &'s self,
         request: Request<RequestBody>,
-        tried: &mut Vec<Rc<Upstream>>,
+        tried: &mut Tried,
     ) -> Result<impl Future<Output = Ended> + use<'s, 'a>, Error> {
         let (cx, end) = (self.cx, self.deadline.instant());
         let picked = self.backend.balancer.enter(self.key, tried, end);
