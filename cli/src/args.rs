@@ -6,6 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::check::CheckArgs;
 use crate::config::{ConfigArgs, RoutesArgs};
+use crate::consumer::ConsumerArgs;
 use crate::exec::ExecArgs;
 use crate::explain::ExplainArgs;
 use crate::port_forward::PortForwardArgs;
@@ -43,6 +44,8 @@ pub enum Command {
     Tap(TapArgs),
     /// Forward ports of this machine to ports of a workload.
     PortForward(PortForwardArgs),
+    /// Make, replace, end and list the API keys of consumers.
+    Consumer(ConsumerArgs),
     /// Write a script that completes this command's words in a shell.
     Completion(CompletionArgs),
     /// The mesh's own steps: see `up::inside`.
@@ -107,6 +110,7 @@ impl Command {
             Self::Explain(args) => crate::explain::run(args),
             Self::Tap(args) => crate::tap::run(args),
             Self::PortForward(args) => crate::port_forward::run(args),
+            Self::Consumer(args) => crate::consumer::run(args),
             Self::Completion(args) => completion(args),
             Self::Mesh(step) => crate::up::inside::mesh(&step.arguments),
             Self::Init(step) => crate::up::inside::init(&step.arguments),

@@ -47,8 +47,24 @@ pub fn command(cluster: &Cluster, namespace: Option<&str>) -> Command {
 /// # Errors
 /// What kubectl says, when it fails.
 pub fn json(mut command: Command, input: Option<&Value>) -> anyhow::Result<Value> {
+    let answer = answer(command.args(["-o", "json"]), input)?;
+    // Nothing is what it says of objects that there aren't, where it may say so.
+    if answer.trim_ascii().is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&answer).context("kubectl answered no JSON")
+}
+
+/// Has kubectl do something, of which no more is told than that it is done; `input` is what it reads.
+///
+/// # Errors
+/// What kubectl says, when it fails.
+pub fn done(mut command: Command, input: Option<&Value>) -> anyhow::Result<()> {
+    answer(command.args(["-o", "name"]), input).map(drop)
+}
+
+fn answer(command: &mut Command, input: Option<&Value>) -> anyhow::Result<Vec<u8>> {
     let mut kubectl = command
-        .args(["-o", "json"])
         .stdin(match input {
             Some(_) => Stdio::piped(),
             None => Stdio::null(),
@@ -67,11 +83,7 @@ pub fn json(mut command: Command, input: Option<&Value>) -> anyhow::Result<Value
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("kubectl: {}", said.trim());
     }
-    // Nothing is what it says of objects that there aren't, where it may say so.
-    if output.stdout.trim_ascii().is_empty() {
-        return Ok(Value::Null);
-    }
-    serde_json::from_slice(&output.stdout).context("kubectl answered no JSON")
+    Ok(output.stdout)
 }
 
 /// `namespace/name`, as everywhere here, unless it is kubectl's `kind/name`.

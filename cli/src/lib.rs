@@ -6,12 +6,14 @@
 //! - [`config`] shows what a sidecar has in force, [`explain`] what would become of a request, both
 //!   [`tap`] its requests as they end, all asked by way of [`sidecar`]; [`port_forward`] goes to the
 //!   application beside it;
+//! - [`consumer`] makes, replaces and ends the keys of consumers, in a cluster or a folder;
 //! - [`fds`] and [`http`] are how the parts of a mesh talk;
 //! - [`terminal`] runs a command in one.
 
 pub mod args;
 pub mod check;
 pub mod config;
+pub mod consumer;
 pub mod exec;
 pub mod explain;
 pub mod fds;

@@ -23,7 +23,7 @@ mod verdict;
 mod workload;
 pub mod yaml;
 
-pub use access::keys::{CONSUMER, CREDENTIAL, PLAN};
+pub use access::keys::{CONSUMER, CREDENTIAL, PLAN, consumer_key};
 pub use compile::compile;
 pub use describe::describe_change;
 pub use endpoints::protocol;

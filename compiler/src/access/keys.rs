@@ -116,7 +116,11 @@ fn is_wanted(wanted: &crds::ApiKey, secret: &Secret) -> bool {
         && (wanted.plans.is_empty() || plan.is_some_and(|plan| wanted.plans.contains(plan)))
 }
 
-fn consumer_key(secret: &Secret) -> Result<mesh::ConsumerKey, String> {
+/// What a consumer's Secret says: what a key is compared with, and when it is taken.
+///
+/// # Errors
+/// A sentence naming what can't be read, and no word of what stands there.
+pub fn consumer_key(secret: &Secret) -> Result<mesh::ConsumerKey, String> {
     let label = |name: &str| secret.metadata.labels.as_ref()?.get(name).cloned();
     let consumer = label(CONSUMER).filter(|consumer| !consumer.is_empty());
     let consumer = consumer.ok_or(format!("the label {CONSUMER} is empty: write a name."))?;
