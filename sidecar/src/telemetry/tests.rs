@@ -75,6 +75,7 @@ fn everything() -> Arc<Metrics> {
         rule: Shared("all".into()),
         outcome: MirrorOutcome::sent,
     });
+    metrics.issuer_keys_fetched(true);
     metrics.config_in_force(1, &Generation::ZERO);
     let kind = KindLabels { kind: "route" };
     metrics.resources.get_or_create(&kind).set(1);
@@ -132,6 +133,8 @@ fn attempted(metrics: &Metrics) -> (Arc<Budget>, Arc<Health>) {
 fn the_reference_lists_every_metric_with_its_type_and_labels() {
     let (metrics, bounded) = (everything(), bounded());
     let _attempted = attempted(&metrics);
+    let entered = metrics.access.of(&"shop/orders".into(), &[]);
+    entered.authenticated();
     metrics.concurrency.watch(&bounded);
     let text = metrics.render(Format::Classic);
     let types: BTreeMap<&str, &str> = text
@@ -173,9 +176,9 @@ fn the_reference_lists_every_field_of_the_access_log_in_order() {
         service: "shop/orders",
         route: "shop/orders",
         rule: "all",
-        consumer: "",
-        decision: "",
-        decided_by: "",
+        consumer: "acme",
+        decision: "allowed",
+        decided_by: "read",
         endpoint: "shop/orders-1",
         status: 200,
         grpc_status: GrpcStatus::Known(14),
