@@ -305,6 +305,10 @@ fn goes(to: &Value, is_connection: bool) -> String {
         (false, 1) => "1 endpoint".to_owned(),
         (false, several) => format!("{several} endpoints"),
     };
+    let there = match to["notCalled"].as_u64() {
+        None => there,
+        Some(open) => format!("{there}, {open} of which not called: it has failed too often"),
+    };
     let (service, port, weight) = (text(&to["service"]), &to["port"], &to["weight"]);
     format!("goes to {service}:{port}, weight {weight}, {there}")
 }

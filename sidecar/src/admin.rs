@@ -249,7 +249,8 @@ impl Admin {
 
     fn explain(&self, query: &str) -> Answer {
         let (state, held) = (&self.readiness.state, &self.held);
-        match explain::answer(&state.borrow(), &held.borrow(), query) {
+        let healths = &self.metrics.attempts.healths;
+        match explain::answer(&state.borrow(), &held.borrow(), healths, query) {
             Ok(told) => json(StatusCode::OK, &told),
             Err(wrong) => text(StatusCode::BAD_REQUEST, wrong + "\n"),
         }

@@ -71,7 +71,8 @@ fn a_connection_reads_with_the_name_that_it_asks_for_and_how_its_endpoint_is_pic
                 { "what": "server name *.eu.example.com", "holds": true }] }] },
         ],
         "goes": [
-            { "service": "shop/ledger-eu", "port": 7000, "weight": 9, "endpoints": 2, "balanced": {
+            { "service": "shop/ledger-eu", "port": 7000, "weight": 9, "endpoints": 2,
+              "notCalled": 1, "balanced": {
                 "by": "consistent hash of the calling workload", "retryPolicy": "shop/eu" },
               "attempts": [{ "says": "never sent again", "retryPolicy": "shop/eu" }] },
             { "service": "shop/gone", "port": 7000, "weight": 1, "missing": true },
@@ -85,7 +86,8 @@ fn a_connection_reads_with_the_name_that_it_asks_for_and_how_its_endpoint_is_pic
          ApiRoute shop/other is about requests, and of this nobody reads any\n\
          rule main: does not fit\n  not server name db.example.com\n\
          rule eu: governs it\n  server name *.eu.example.com\n\
-         goes to shop/ledger-eu:7000, weight 9, 2 endpoints\n  \
+         goes to shop/ledger-eu:7000, weight 9, 2 endpoints, 1 of which not called: it has failed too \
+         often\n  \
          balanced by consistent hash of the calling workload (RetryPolicy shop/eu)\n  \
          never sent again (RetryPolicy shop/eu)\n\
          goes to shop/gone:7000, weight 1, which does not exist: closed\n\

@@ -27,6 +27,7 @@ use crate::config::route::explain::explain;
 use crate::config::route::{Backend, Route, connections};
 use crate::config::service::{Endpoint, Protocol, Service};
 use crate::config::state::Called;
+use crate::policy::health_check::{EndpointState, Healths};
 use crate::policy::load_balancer::hash;
 use crate::policy::retry::Retries;
 use crate::proxy::error::Reason;
@@ -36,10 +37,22 @@ use asked::{Asked, Begins};
 use place::Place;
 
 /// The explanation, or a sentence on what was asked wrongly.
-pub(super) fn answer(state: &State, held: &[Resource], query: &str) -> Result<Value, String> {
+pub(super) fn answer(
+    state: &State,
+    held: &[Resource],
+    healths: &Healths,
+    query: &str,
+) -> Result<Value, String> {
     let asked = Asked::read(query)?;
     match place::find(state, &asked) {
-        Place::Service(called, asides) => reached(state, held, asked, &called, asides),
+        Place::Service(called, asides) => {
+            let known = Known {
+                state,
+                held,
+                healths,
+            };
+            reached(known, asked, &called, asides)
+        }
         Place::Nobody(why) => {
             let mut told = json!({ "refused": { "closed": true, "why": why } });
             let named = state.named(&asked.host).is_some();
@@ -85,13 +98,13 @@ fn as_a_proxy(told: &mut Value, asked: &Asked, reason: Reason) {
 
 /// A call to a Service, or to a pod of it by the pod's own address.
 fn reached(
-    state: &State,
-    held: &[Resource],
+    known: Known<'_>,
     asked: Asked,
     called: &Called,
     mut asides: Vec<String>,
 ) -> Result<Value, String> {
     let Called { service, port, .. } = called;
+    let Known { state, .. } = known;
     let key = &service.key;
     let itself = called.endpoint();
     // As `Destinations::at` has it.
@@ -121,8 +134,7 @@ fn reached(
         told["pod"] = json!({ "name": &*endpoint.pod, "address": endpoint.address.to_string() });
     }
     let to = Governed {
-        state,
-        held,
+        known,
         service,
         port: port.number,
         itself,
@@ -162,11 +174,18 @@ fn reached(
 /// The most ApiRoutes that one answer tells which others lead to.
 const MAX_TOLD: u32 = 64;
 
+/// What the sidecar knows.
+#[derive(Clone, Copy, Debug)]
+struct Known<'a> {
+    state: &'a State,
+    held: &'a [Resource],
+    healths: &'a Healths,
+}
+
 /// A call that has come to a Service's port.
 #[derive(Clone, Copy, Debug)]
 struct Governed<'a> {
-    state: &'a State,
-    held: &'a [Resource],
+    known: Known<'a>,
     service: &'a Arc<Service>,
     port: u16,
     /// The endpoint that was called by its own address.
@@ -205,7 +224,8 @@ impl Governed<'_> {
             told["refused"] = refuse(Reason::BadRequest, "CONNECT names no path");
             return Ok(told);
         }
-        let sent = sent(self.held, &route.object).ok_or("the ApiRoute has just gone: ask again")?;
+        let sent =
+            sent(self.known.held, &route.object).ok_or("the ApiRoute has just gone: ask again")?;
         told["rules"] = json!(explain(&sent, &head)?);
         let entry = route.find_preflight(&head).or_else(|| route.find(&head));
         let Some(found) = entry else {
@@ -213,7 +233,7 @@ impl Governed<'_> {
             return Ok(told);
         };
         let rule = &route.rules()[found.rule];
-        let own = self.state.policies.of_rule(&route.object, &rule.name);
+        let own = self.known.state.policies.of_rule(&route.object, &rule.name);
         let here = Governed {
             retries: own.or(self.retries),
             ..self
@@ -251,7 +271,7 @@ impl Governed<'_> {
 
     fn goes(self, to: &Backend, head: &Parts, depth: u32) -> Result<Value, String> {
         let mut goes = self.backend(to, Some(&head.headers));
-        let service = self.state.service(&to.service);
+        let service = self.known.state.service(&to.service);
         let service = service.filter(|_| goes["missing"] != true);
         let (Some(service), Some(object)) = (service, &to.route) else {
             return Ok(goes);
@@ -259,7 +279,7 @@ impl Governed<'_> {
         // Of whom the last one names.
         goes["balanced"] = Value::Null;
         goes["attempts"] = json!([]);
-        let route = self.state.named_route(object);
+        let route = self.known.state.named_route(object);
         let route = route.filter(|route| !route.governs_connections());
         match route.filter(|_| depth < MAX_LAYERS) {
             Some(route) if self.left.get() == 0 => {
@@ -345,14 +365,14 @@ impl Governed<'_> {
     /// A backend, how one of its endpoints is picked and what follows when it fails, if a RetryPolicy
     /// says that.
     fn backend(self, to: &Backend, headers: Option<&HeaderMap>) -> Value {
-        let found = self.state.service(&to.service);
+        let found = self.known.state.service(&to.service);
         let found = found.and_then(|service| service.port(to.port));
         let mut told = json!({
             "service": to.service.to_string(), "port": to.port, "weight": to.weight,
             "endpoints": found.map_or(0, |port| port.endpoints.len()),
             "missing": found.is_none(),
         });
-        if let Some(policy) = self.state.policies.destination(&to.service)
+        if let Some(policy) = self.known.state.policies.destination(&to.service)
             && let Some(balancing) = &policy.balancing
         {
             let mut balanced = balanced(&balancing.algorithm, headers);
@@ -361,8 +381,17 @@ impl Governed<'_> {
             }
             told["balanced"] = json!({ "by": balanced, "retryPolicy": &*policy.object });
         }
+        let endpoints = found.into_iter().flat_map(|port| &port.endpoints);
+        let open = endpoints.filter(|endpoint| {
+            let state = self.known.healths.state(&to.service, to.port, endpoint);
+            matches!(state, Some(EndpointState::Open | EndpointState::HalfOpen))
+        });
+        let open = open.count();
+        if open > 0 {
+            told["notCalled"] = json!(open);
+        }
         if headers.is_some() && found.is_some() {
-            told["attempts"] = json!(attempts::told(self.state, &to.service, self.retries));
+            told["attempts"] = json!(attempts::told(self.known.state, &to.service, self.retries));
         }
         told
     }

@@ -11,6 +11,7 @@ use wire::{Generation, ResourceId};
 struct World {
     built: Built,
     held: Vec<Resource>,
+    healths: Healths,
 }
 
 impl World {
@@ -116,7 +117,7 @@ impl World {
 
     fn told(&self, query: &str) -> Value {
         let state = State::link(self.built.clone());
-        answer(&state, &self.held, query).unwrap()
+        answer(&state, &self.held, &self.healths, query).unwrap()
     }
 }
 
@@ -160,7 +161,7 @@ fn governs(told: &Value) -> Option<&str> {
 #[test]
 fn what_is_asked_wrongly_is_said_with_how_to_ask() {
     let state = State::default();
-    let wrong = |query: &str| answer(&state, &[], query).unwrap_err();
+    let wrong = |query: &str| answer(&state, &[], &Healths::default(), query).unwrap_err();
     assert!(wrong("").contains("url=http://orders/1"));
     assert!(wrong("url=/orders").contains("with its host"));
     assert!(wrong("url=http://orders/&header=x").contains("name: value"));
