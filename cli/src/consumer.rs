@@ -24,7 +24,7 @@ use self::ring::{Made, Ring};
 use self::store::Store;
 use self::time::{Span, When};
 use crate::sidecar::Cluster;
-use crate::up::table::say;
+use crate::up::{plain, table::say};
 
 /// Makes, replaces, ends and lists the API keys of consumers: Secrets that hold a key's hash, in a
 /// cluster through kubectl, or in a folder.
@@ -143,7 +143,7 @@ pub struct Place {
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
     /// In this namespace: the one of the ApiRoutes that take the keys.
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", value_parser = names::namespace)]
     pub namespace: Option<String>,
 }
 
@@ -226,7 +226,7 @@ fn shown(made: Made) -> anyhow::Result<i32> {
 fn unread(store: &dyn Store) -> i32 {
     let sentences = store.unread();
     for sentence in &sentences {
-        tell(sentence);
+        tell(plain(sentence));
     }
     i32::from(!sentences.is_empty())
 }

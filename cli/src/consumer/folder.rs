@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -29,11 +29,20 @@ pub(super) struct Folder {
 /// # Errors
 /// When there is one, or it can't be written.
 pub(super) fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
-    let named = path.display();
     let file = OpenOptions::new().write(true).create_new(true).open(path);
-    let mut file = file.with_context(|| format!("{named} can't be written"))?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.flush());
-    written.with_context(|| format!("{named} can't be written"))
+    let mut file = match file {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(
+            "{} is there already, and is not written over: name another file; of a consumer that has \
+             a key, `meshwright consumer rotate --folder DIR` makes another",
+            path.display()
+        ),
+        file => file.with_context(|| format!("{} can't be written", path.display()))?,
+    };
+    file.write_all(text.as_bytes()).with_context(|| {
+        // Half of it is of no use to anybody.
+        let _ = fs::remove_file(path);
+        format!("{} can't be written", path.display())
+    })
 }
 
 // === impl Folder ===

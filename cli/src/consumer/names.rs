@@ -1,4 +1,4 @@
-//! What may be written for a consumer, a plan or a label: what Kubernetes takes for one.
+//! What may be written for a consumer, a plan, a label or a namespace: what Kubernetes takes for one.
 
 use compiler::{CONSUMER, PLAN};
 
@@ -14,6 +14,16 @@ pub(super) fn name(text: &str) -> Result<String, String> {
         false => Err(format!(
             "write 1 to {LONGEST} letters, digits, -, _ and . that begin and end with a letter or \
              digit"
+        )),
+    }
+}
+
+/// What a namespace may be called.
+pub(super) fn namespace(text: &str) -> Result<String, String> {
+    match text.len() <= LONGEST && !text.contains('.') && is_domain(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "write 1 to {LONGEST} characters of a-z, 0-9 and - that begin and end with a letter or digit"
         )),
     }
 }
@@ -96,6 +106,14 @@ mod tests {
             &"a".repeat(64),
         ] {
             assert!(name(wrong).unwrap_err().starts_with("write 1 to 63 "));
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_a_domains_label() {
+        assert_eq!(namespace("shop-2").as_deref(), Ok("shop-2"));
+        for wrong in ["", "Shop", "a.b", "a: b", "-a", &"a".repeat(64)] {
+            assert!(namespace(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -90,7 +90,8 @@ impl Store for Cluster {
             return Ok(());
         };
         let mut deleting = kubectl::command(self, Some(&first.namespace));
-        deleting.args(["delete", "secret"]);
+        // Nothing holds a Secret that is deleted; to wait for it would take more rights.
+        deleting.args(["delete", "secret", "--wait=false"]);
         deleting.args(keys.iter().map(|kept| &kept.name));
         kubectl::done(deleting, None)
     }

@@ -197,7 +197,7 @@ fn nothing_is_made_twice_written_over_or_ended_by_accident() {
     let why = sentence(again);
     assert!(why.contains("`meshwright consumer rotate acme`"), "{why}");
     let why = sentence(folder::write_new(&shop.file(&made), "another"));
-    assert!(why.contains("can't be written"), "{why}");
+    assert!(why.contains("is not written over"), "{why}");
     let why = sentence(shop.at(NOW, |ring| ring.revoke("acme", None, |_| false)));
     assert!(why.contains("nothing is revoked: --yes"), "{why}");
     let why = sentence(shop.at(NOW, |ring| ring.revoke("acme", Some("nobody"), |_| true)));

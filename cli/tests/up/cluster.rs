@@ -8,6 +8,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use cli::consumer::key::is_key;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -23,6 +26,10 @@ case "$*" in
 *'get deployment/web'*) cat deployment.json ;;
 *'get apiroutes.meshwright.dev,retrypolicies.meshwright.dev'*) cat routes.json ;;
 *'get pods'*) cat pods.json ;;
+*'get secrets'*) cat secrets.json ;;
+*'create -f - -o name'*) cat > created.json ;;
+*'patch secret'*) [ ! -e refuses ] || { echo 'Error from server (Forbidden): secrets' >&2; exit 1; } ;;
+*'delete secret'*) ;;
 *port-forward*)
   echo $$ >> forwards
   for last; do :; done
@@ -291,4 +298,109 @@ fn a_port_of_a_cluster_is_forwarded_by_kubectl_which_ends_at_ctrl_c() {
     runs.signal(Signal::SIGTERM);
     assert_eq!(runs.ends().0, Some(0));
     cluster.nobody_forwards();
+}
+
+#[test]
+fn keys_of_a_cluster_are_made_replaced_and_ended_through_kubectl_and_shown_once() {
+    let cluster = StandIn::new(&[]);
+    let none = json!({ "kind": "List", "items": [] });
+    cluster.answers("secrets.json", &none);
+    let run = |arguments: &str| {
+        let arguments: Vec<&str> = ["consumer"]
+            .into_iter()
+            .chain(arguments.split(' '))
+            .collect();
+        let output = cluster.command(&arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    // What was sent last, as the API server tells it.
+    let stored = || {
+        let mut secret: Secret = serde_json::from_str(&cluster.kept("created.json")).unwrap();
+        let written = secret.string_data.take().unwrap().into_iter();
+        let data = written.map(|(name, value)| (name, ByteString(value.into_bytes())));
+        secret.data = Some(data.collect());
+        let secret = serde_json::to_value(secret).unwrap();
+        json!({ "kind": "List", "items": [secret] })
+    };
+
+    let (code, key, said) =
+        run("create acme --plan gold -n shop --context test --expires 2999-01-31T00:00:00Z");
+    assert_eq!(code, Some(0), "{said}");
+    let first = key.strip_suffix('\n').unwrap().to_owned();
+    assert!(is_key(&first), "{first}");
+    let sent: Value = serde_json::from_str(&cluster.kept("created.json")).unwrap();
+    let id = sent["stringData"]["keyID"].as_str().unwrap();
+    assert_eq!(sent["type"], "meshwright.dev/api-key");
+    assert_eq!(
+        sent["metadata"],
+        json!({ "name": format!("consumer-acme-{id}"), "namespace": "shop",
+            "labels": { "meshwright.dev/consumer": "acme", "meshwright.dev/plan": "gold" } })
+    );
+    assert!(said.contains("until 2999-01-31T00:00:00Z"), "{said}");
+    cluster.answers("secrets.json", &stored());
+
+    let (code, shown, said) = run("create acme -n shop");
+    assert_eq!((code, &*shown), (Some(1), ""));
+    assert!(said.contains("`meshwright consumer rotate acme`"), "{said}");
+
+    let (code, listed, _) = run("list -o json");
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        (&listed[0]["keyID"], &listed[0]["state"]),
+        (&json!(id), &json!("valid"))
+    );
+
+    // A key that was made is shown, whatever comes after.
+    std::fs::write(cluster.path().join("refuses"), "").unwrap();
+    let (code, second, said) = run("rotate acme -n shop --overlap 1h");
+    assert_eq!(code, Some(1));
+    assert!(is_key(second.trim_end()), "{second}");
+    assert!(
+        said.contains(&format!("key {id} does not end at ")),
+        "{said}"
+    );
+    assert!(
+        said.contains("kubectl: Error from server (Forbidden)"),
+        "{said}"
+    );
+    std::fs::remove_file(cluster.path().join("refuses")).unwrap();
+    let (code, third, said) = run("rotate acme -n shop --overlap 1h");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("key {id} ends at ")), "{said}");
+
+    let (code, _, said) = run("revoke acme -n shop");
+    assert_eq!(code, Some(1));
+    assert!(said.contains("nothing is revoked: --yes"), "{said}");
+    assert!(!cluster.kept("asked").contains("delete"));
+    let (code, _, said) = run("revoke acme -n shop --yes");
+    assert_eq!(code, Some(0), "{said}");
+
+    let asked = cluster.kept("asked");
+    let secret = format!("secret consumer-acme-{id}");
+    for line in [
+        "--context test --namespace shop get secrets --selector meshwright.dev/consumer=acme -o json",
+        "--context test --namespace shop create -f - -o name",
+        "get secrets --selector meshwright.dev/consumer -o json",
+        &format!("--namespace shop delete secret --wait=false consumer-acme-{id} -o name"),
+    ] {
+        assert!(
+            asked.lines().any(|asked| asked == line),
+            "{line} is not in {asked}"
+        );
+    }
+    let patch = format!("--namespace shop patch {secret} --type=merge -p {{\"stringData\":");
+    assert!(asked.contains(&patch), "{asked}");
+    // Nothing of a key is seen in the list of processes, or kept.
+    for key in [&*first, second.trim_end(), third.trim_end()] {
+        for place in ["asked", "created.json", "secrets.json"] {
+            assert!(!cluster.kept(place).contains(key), "{place}");
+        }
+        assert!(!said.contains(key));
+    }
 }
