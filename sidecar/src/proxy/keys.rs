@@ -34,6 +34,7 @@ pub fn keep(px: &Rc<Proxy>, state: &State) {
 async fn rounds(px: Rc<Proxy>, keys: Weak<IssuerKeys>, from: Remote) {
     let mut failures = 0;
     while let Some(keys) = keys.upgrade() {
+        keys.asking();
         let answer = ask(&px, &from).await;
         let uri = from.uri();
         match keys.take(answer.as_deref().map_err(String::clone)) {

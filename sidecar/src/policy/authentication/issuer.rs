@@ -4,8 +4,8 @@
 //! as long as they come from the same place. One worker fetches them (`proxy/keys.rs`); the others
 //! read an atomic. While the issuer is away, the keys that it had last are taken.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -55,8 +55,12 @@ struct Fetched {
     ttl: Duration,
     /// Somebody fetches them.
     kept: AtomicBool,
-    /// How many tries have ended, and when the last one did.
-    tries: watch::Sender<(u64, Option<Instant>)>,
+    /// How many tries have ended.
+    tries: watch::Sender<u64>,
+    /// One is under way.
+    asking: AtomicBool,
+    /// When a token last made them be fetched.
+    last: Mutex<Option<Instant>>,
     wanted: Notify,
 }
 
@@ -131,7 +135,9 @@ impl IssuerKeys {
                         from,
                         ttl,
                         kept: AtomicBool::new(false),
-                        tries: watch::Sender::new((0, None)),
+                        tries: watch::Sender::new(0),
+                        asking: AtomicBool::new(false),
+                        last: Mutex::default(),
                         wanted: Notify::new(),
                     }),
                 }))
@@ -152,19 +158,24 @@ impl IssuerKeys {
     }
 
     /// Waits until they have been fetched again, whether or not that brought any; says whether they
-    /// have. Not if they are never fetched, or were tried within the last seconds.
+    /// have. Not if they are never fetched, or another token made them be fetched within the last
+    /// seconds.
     pub async fn fetched_again(&self) -> bool {
         let Some(fetched) = &self.fetched else {
             return false;
         };
         let mut tries = fetched.tries.subscribe();
-        let (before, last) = *tries.borrow_and_update();
-        let lately = last.is_some_and(|last| last.elapsed() < REFETCH);
-        if lately {
-            return false;
+        let before = *tries.borrow_and_update();
+        // What is on its way already may bring the key: it is waited for, and nothing more is asked.
+        if !fetched.asking.load(Ordering::SeqCst) {
+            let mut last = fetched.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|last| last.elapsed() < REFETCH) {
+                return false;
+            }
+            *last = Some(Instant::now());
+            fetched.wanted.notify_one();
         }
-        fetched.wanted.notify_one();
-        let again = tries.wait_for(|(tries, _)| *tries > before);
+        let again = tries.wait_for(|tries| *tries > before);
         tokio::time::timeout(PATIENCE, again).await.is_ok()
     }
 
@@ -183,12 +194,17 @@ impl IssuerKeys {
         let keys = answer.and_then(|bytes| Keys::build(&Jwks::parse(bytes)?));
         let taken = keys.map(|keys| self.current.store(Arc::new(keys)));
         if let Some(fetched) = &self.fetched {
-            let now = Some(Instant::now());
-            fetched
-                .tries
-                .send_modify(|(tries, last)| (*tries, *last) = (*tries + 1, now));
+            fetched.asking.store(false, Ordering::SeqCst);
+            fetched.tries.send_modify(|tries| *tries += 1);
         }
         taken
+    }
+
+    /// The issuer is asked now.
+    pub fn asking(&self) {
+        if let Some(fetched) = &self.fetched {
+            fetched.asking.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Waits until they are to be fetched again: ahead of their time, when a token names a key that is
@@ -238,21 +254,37 @@ mod tests {
                 }
             }
         });
-        let begun = Instant::now();
-        for _ in 0..1000 {
-            assert!(!keys.fetched_again().await);
+        for _ in 0..2 {
+            let before = fetches.load(Ordering::Relaxed);
+            assert!(keys.fetched_again().await);
+            let begun = Instant::now();
+            for _ in 0..1000 {
+                assert!(!keys.fetched_again().await);
+            }
+            assert_eq!(fetches.load(Ordering::Relaxed), before + 1);
+            assert_eq!(Instant::now(), begun, "nobody waited");
+            tokio::time::advance(REFETCH).await;
         }
-        assert_eq!(fetches.load(Ordering::Relaxed), 0);
-        assert_eq!(Instant::now(), begun, "nobody waited");
-        tokio::time::advance(REFETCH).await;
-        for _ in 0..1000 {
-            keys.fetched_again().await;
-        }
-        assert_eq!(fetches.load(Ordering::Relaxed), 1);
         // Nobody asks: they are fetched ahead of their time all the same.
+        let before = fetches.load(Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(290)).await;
-        assert!(fetches.load(Ordering::Relaxed) >= 2);
+        assert!(fetches.load(Ordering::Relaxed) > before);
         keeper.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_that_are_on_their_way_are_waited_for_and_asked_for_no_second_time() {
+        let keys = keys();
+        keys.take(Ok(SET)).unwrap();
+        // Nobody fetches, so this one has waited in vain.
+        assert!(!keys.fetched_again().await);
+        assert!(!keys.fetched_again().await);
+        keys.asking();
+        let (waited, ()) = tokio::join!(keys.fetched_again(), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            keys.take(Ok(SET)).unwrap();
+        });
+        assert!(waited);
     }
 
     #[tokio::test(start_paused = true)]
