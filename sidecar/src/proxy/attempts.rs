@@ -58,8 +58,18 @@ struct Ended {
 
 /// Makes the requests of further attempts.
 struct Again {
+    /// Nothing where none will be asked for.
     head: Option<Request<()>>,
-    body: Option<Replay>,
+    body: Body,
+}
+
+/// What is sent with them.
+enum Body {
+    None,
+    /// What was kept of it.
+    Kept(Replay),
+    /// There is one, and it is not kept.
+    Gone,
 }
 
 // === impl Attempts ===
@@ -77,7 +87,7 @@ impl<'a> Attempts<'a> {
         let (mut retried, mut closed) = (0, 0);
         loop {
             let ended = self.attempt(request, &again, &mut tried).await?;
-            let unsent = match &ended.answer {
+            let wait = match &ended.answer {
                 // A kept connection turned out to be closed: nobody has seen anything of it.
                 Err((error, Some(_))) if !error.reason.unsent() && closed < MAX_ATTEMPTS => {
                     closed += 1;
@@ -98,7 +108,7 @@ impl<'a> Attempts<'a> {
                 }
             };
             request = next.ok_or(Reason::UpstreamReset)?;
-            if let Some(wait) = unsent {
+            if let Some(wait) = wait {
                 retried += 1;
                 if !wait.is_zero() {
                     tokio::time::sleep(wait).await;
@@ -113,27 +123,23 @@ impl<'a> Attempts<'a> {
         let alone = self.backend.balancer.len() < 2;
         let hedged = self.hedging(&request).is_some();
         let once = (self.retries.max == 0 && !hedged) || (without_policy && alone);
-        let mut again = Again {
-            head: None,
-            body: None,
-        };
         if once {
-            return (request, again);
+            let (head, body) = (None, Body::Gone);
+            return (request, Again { head, body });
         }
         let (head, body) = request.into_parts();
-        let body = match body {
-            RequestBody::Empty => RequestBody::Empty,
+        let (body, kept) = match body {
+            RequestBody::Empty => (RequestBody::Empty, Body::None),
             body => {
                 let (limit, kept) = (self.retries.max_replay_bytes, &self.backend.terms.kept);
                 let (body, replay) = Replay::of(body, limit, kept);
-                if replay.is_none() {
-                    return (Request::from_parts(head, body), again);
-                }
-                again.body = replay;
-                body
+                (body, replay.map_or(Body::Gone, Body::Kept))
             }
         };
-        again.head = Some(copy(&head));
+        let again = Again {
+            head: Some(copy(&head)),
+            body: kept,
+        };
         (Request::from_parts(head, body), again)
     }
 
@@ -419,14 +425,20 @@ impl<'a> Attempts<'a> {
 
 impl Again {
     fn is_possible(&self) -> bool {
-        self.head.is_some() && self.body.as_ref().is_none_or(Replay::is_whole)
+        let there = match &self.body {
+            Body::None => true,
+            Body::Kept(replay) => replay.is_whole(),
+            Body::Gone => false,
+        };
+        there && self.head.is_some()
     }
 
     fn request(&self) -> Option<Request<RequestBody>> {
         let head = self.head.clone()?;
         let body = match &self.body {
-            None => RequestBody::Empty,
-            Some(replay) => replay.again()?,
+            Body::None => RequestBody::Empty,
+            Body::Kept(replay) => replay.again()?,
+            Body::Gone => return None,
         };
         Some(head.map(|()| body))
     }

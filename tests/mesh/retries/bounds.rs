@@ -32,6 +32,8 @@ async fn a_body_is_kept_up_to_its_bound_and_a_larger_one_streams_unretried() -> 
     assert_eq!(put(1001).await?, 503);
     assert_eq!(upstream.requests(), 4);
     assert_eq!(upstream.seen()[3].body.len(), 1001);
+    let given_up = r#"meshwright_retries_given_up_total{service="shop/orders",why="body"}"#;
+    assert_eq!(client.sidecar().metric(given_up).await?, Some(1.0));
     Ok(())
 }
 
