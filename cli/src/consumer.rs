@@ -77,7 +77,7 @@ pub struct RotateArgs {
     /// The consumer.
     #[arg(value_name = "NAME", value_parser = names::name)]
     pub name: String,
-    /// How long the keys that are valid now are still taken, unless they end before.
+    /// How long the keys that are valid now are taken beside the new one, unless they end before.
     #[arg(long, value_name = "SPAN", default_value = "7d")]
     pub overlap: Span,
     #[command(flatten)]
@@ -258,16 +258,19 @@ impl Bounds {
     fn settled(self, now: i64) -> anyhow::Result<secret::Taken> {
         let from = self.not_before.map(|when| when.seconds(now));
         let from = from.transpose().context("--not-before")?;
-        let expires = self.expires.or(self.expires_in.map(When::In));
+        let (option, expires) = match self.expires_in {
+            Some(span) => ("--expires-in", Some(When::In(span))),
+            None => ("--expires", self.expires),
+        };
         let until = expires.map(|when| when.seconds(now));
-        let until = until.transpose().context("--expires")?;
+        let until = until.transpose().context(option)?;
         if until.is_some_and(|until| until <= now) {
-            bail!("--expires: that is past, and the key would never be taken: write a later time");
+            bail!("{option}: that is past, and the key would never be taken: write a later one");
         }
         if let (Some(from), Some(until)) = (from, until)
             && until <= from
         {
-            bail!("--expires: that is not after --not-before: write a later time");
+            bail!("{option}: that is not after --not-before: write a later one");
         }
         Ok(secret::Taken {
             not_before: from,

@@ -168,7 +168,9 @@ impl<'a> Ring<'a> {
     /// When it has none, or one of them can't be ended; nothing is done then.
     pub(super) fn rotate(&self, name: &str, overlap: Span, taken: Taken) -> anyhow::Result<Made> {
         self.read_whole()?;
-        let at = overlap.after(self.now).context("--overlap")?;
+        // From when both are taken: before, nothing else would be.
+        let both = taken.not_before.unwrap_or(self.now).max(self.now);
+        let at = overlap.after(both).context("--overlap")?;
         let keys = self.of_consumer(name)?;
         let valid: Vec<&Kept> = keys
             .iter()

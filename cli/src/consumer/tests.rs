@@ -10,6 +10,7 @@ use sidecar::config::access::Keys;
 use sidecar::policy::authentication::api_key::Refused;
 use wire::Kind;
 
+use super::key::Key;
 use super::ring::Row;
 use super::secret::Taken;
 use super::*;
@@ -368,6 +369,29 @@ fn a_folder_that_is_not_understood_gets_no_key_and_says_which_namespace_it_lacks
     );
     let why = sentence(Folder::open(&shop.path().join("nowhere"), None));
     assert!(why.starts_with("--folder "), "{why}");
+}
+
+#[test]
+fn a_key_that_begins_later_leaves_no_gap() {
+    let shop = Shop::new();
+    let first = shop.create("acme");
+    let later = Taken {
+        not_before: Some(NOW + 10 * DAY),
+        expires: None,
+    };
+    let overlap = "7d".parse().unwrap();
+    let second = shop.at(NOW, |ring| ring.rotate("acme", overlap, later));
+    let (old, new) = (first.key, second.unwrap().key);
+    let taken = |key: &Key, now| shop.taken(key.reveal(), now).is_ok();
+    for (now, expected) in [
+        (NOW, (true, false)),
+        (NOW + 10 * DAY - 1, (true, false)),
+        (NOW + 10 * DAY, (true, true)),
+        (NOW + 17 * DAY - 1, (true, true)),
+        (NOW + 17 * DAY, (false, true)),
+    ] {
+        assert_eq!((taken(&old, now), taken(&new, now)), expected, "at {now}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod addresses;
 mod asking;
 mod check;
 mod cluster;
+mod consumer;
 mod edits;
 mod endings;
 mod mesh;
