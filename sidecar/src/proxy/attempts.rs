@@ -81,7 +81,8 @@ impl<'a> Attempts<'a> {
     /// Why there is no answer.
     pub async fn carry(&self, request: Request<RequestBody>) -> Result<Answer, Error> {
         let terms = &self.backend.terms;
-        terms.budget.requested(&terms.allowance, Instant::now());
+        // By the clock that was read when it arrived.
+        terms.budget.requested(&terms.allowance, self.cx.started);
         let (mut request, again) = self.prepare(request);
         let mut tried = Tried::new();
         let (mut retried, mut closed) = (0, 0);
