@@ -61,7 +61,14 @@ impl Reader<'_> {
             let namespace = backend.namespace.as_deref();
             ObjectKey::new(namespace.unwrap_or(&self.key.namespace), &*backend.name)
         });
-        let all = hosts.iter().cloned().chain(backends);
+        // Copies are sent there without any backend being asked whether they may.
+        let mirrors = self.spec.rules.iter().flat_map(|rule| &rule.mirror);
+        let mirrors = mirrors.map(|mirror| {
+            let to = &mirror.backend_ref;
+            let namespace = to.namespace.as_deref();
+            ObjectKey::new(namespace.unwrap_or(&self.key.namespace), &*to.name)
+        });
+        let all = hosts.iter().cloned().chain(backends).chain(mirrors);
         all.filter(|service| service.namespace == self.key.namespace)
             .collect()
     }
@@ -97,6 +104,15 @@ impl Reader<'_> {
             )));
         }
         for (rule, written) in self.spec.rules.iter().enumerate() {
+            let mirror = written.mirror.as_ref().map(|mirror| &mirror.backend_ref);
+            let elsewhere = mirror.and_then(|to| to.namespace.as_ref().zip(Some(&to.name)));
+            if let Some((namespace, name)) = elsewhere.filter(|(namespace, _)| *namespace != own) {
+                problems.push(invalid(format!(
+                    "spec.rules[{rule}].mirror.backendRef.namespace: the pods of namespace \
+                     {namespace} would not enforce this object's {field} for the copies that are \
+                     sent there: write it in an ApiRoute there, for Service {name:?}."
+                )));
+            }
             for (place, backend) in written.backend_refs.iter().enumerate() {
                 let at = format!("spec.rules[{rule}].backendRefs[{place}]");
                 let namespace = backend.namespace.as_deref().unwrap_or(own);

@@ -6,6 +6,7 @@ mod balancing;
 mod bounds;
 mod circuit_breaking;
 mod claims;
+mod combined;
 mod configuration;
 mod connections;
 mod explain;

@@ -128,14 +128,18 @@ pub fn consumer_key(secret: &Secret) -> Result<mesh::ConsumerKey, String> {
     let id = id.ok_or("keyID is missing, or not 4 to 32 letters and digits.")?;
     let hash = text(secret, "keyHash").and_then(|hash| sha256(&hash));
     let hash = hash.ok_or("keyHash is missing, or not sha256: and 64 hexadecimal digits.")?;
-    let time = |name: &str| match text(secret, name) {
-        None => Ok(None),
-        Some(written) => match written.trim().parse::<Timestamp>() {
-            Ok(time) => Ok(Some(time.as_second())),
-            Err(_) => Err(format!(
-                "{name} is no time of RFC 3339, such as 2027-01-31T00:00:00Z."
-            )),
-        },
+    // Whatever stands there bounds the key, or it is not taken: an empty end is none that was meant.
+    let time = |name: &str| match is_there(secret, name) {
+        false => Ok(None),
+        true => {
+            let written = text(secret, name).and_then(|text| text.trim().parse::<Timestamp>().ok());
+            match written {
+                Some(time) => Ok(Some(time.as_second())),
+                None => Err(format!(
+                    "{name} is no time of RFC 3339, such as 2027-01-31T00:00:00Z."
+                )),
+            }
+        }
     };
     Ok(mesh::ConsumerKey {
         id,
@@ -160,6 +164,13 @@ fn sha256(written: &str) -> Option<Vec<u8>> {
         u8::try_from(value).ok()
     };
     pairs.map(byte).collect()
+}
+
+fn is_there(secret: &Secret, name: &str) -> bool {
+    let plain = secret.string_data.as_ref();
+    let encoded = secret.data.as_ref();
+    plain.is_some_and(|data| data.contains_key(name))
+        || encoded.is_some_and(|data| data.contains_key(name))
 }
 
 /// An entry of a Secret as text: one written as `stringData` wins, as the API server has it.

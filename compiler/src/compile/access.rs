@@ -1,12 +1,14 @@
 //! Who may enter, among all that is compiled.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crds::status::Reason;
 use wire::{Kind, ResourceId, capability};
 
 use super::{Compilation, resource_id};
 use crate::access::Reader;
 use crate::api_route::{Hosts, Refusal};
+use crate::index::selector;
 use crate::inputs::{ObjectKey, ObjectRef};
 use crate::output::{Audience, AudienceKey};
 use crate::workload;
@@ -32,12 +34,30 @@ impl Compilation<'_> {
     /// The Services that an ApiRoute's hosts name, and whether the rest can be in force.
     pub(super) fn route_hosts(&self, key: &ObjectKey) -> Option<Hosts> {
         let mut hosts = self.route_reader(key)?.hosts();
-        let access = self.access_reader(key)?.problems(&hosts.services);
+        let reader = self.access_reader(key)?;
+        let mut access = reader.problems(&hosts.services);
+        access.extend(self.without_pods(&reader.services(&hosts.services)));
         if !access.is_empty() {
             let all = hosts.refusal.take().into_iter().chain(access);
             hosts.refusal = Refusal::all(all.collect());
         }
         Some(hosts)
+    }
+
+    /// What is said of Services that select no pods: no sidecar could enforce who may enter there.
+    fn without_pods(&self, services: &BTreeSet<ObjectKey>) -> Vec<Refusal> {
+        let lacks = services.iter().filter(|key| {
+            let service = self.inputs.services.get(key);
+            service.is_some_and(|service| selector(service).is_none_or(BTreeMap::is_empty))
+        });
+        let refused = lacks.map(|key| Refusal {
+            reason: Reason::Invalid,
+            message: format!(
+                "spec: Service {key} selects no pods, so that no sidecar stands before it to enforce \
+                 who may enter: give it a selector, or take auth and authorization out."
+            ),
+        });
+        refused.collect()
     }
 
     /// Notes at which Services' pods an ApiRoute says who may enter; at none when it is gone.

@@ -1,5 +1,6 @@
 //! Who may enter, for people: nothing of a credential, and of keys only how many there are.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::Request;
@@ -19,11 +20,13 @@ use crate::proxy::error::Reason;
 
 /// What says who may enter at a port.
 pub(super) fn may_enter(served: &Served) -> Value {
-    let said = match served.reads_requests() {
-        true => served.for_requests(),
-        false => served.for_connections(),
-    };
-    said.iter().map(one).collect()
+    let requests = served.for_requests();
+    // What is said of connections holds for requests too, on most ports.
+    let connections = served.for_connections().iter().filter(|connection| {
+        let said = |request: &Enforced| Arc::ptr_eq(&request.access, &connection.access);
+        !requests.iter().any(said)
+    });
+    requests.iter().chain(connections).map(one).collect()
 }
 
 fn one(enforced: &Enforced) -> Value {

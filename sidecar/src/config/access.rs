@@ -59,6 +59,7 @@ impl Access {
         old: Option<&Access>,
         counters: &Counters,
     ) -> Result<Self, String> {
+        let (object, services) = (object(&sent), services(&sent));
         let before = old.and_then(|old| old.authentication.as_ref());
         let authentication = sent
             .authentication
@@ -73,15 +74,10 @@ impl Access {
         if !sent.closed && authentication.is_none() && authorization.is_none() {
             return Err("it says nothing of who may enter".to_owned());
         }
-        let object: Arc<str> = format!("{}/{}", sent.namespace, sent.name).into();
         let rules = authorization.as_ref().map_or(&[][..], Authorization::rules);
         Ok(Self {
             counts: counters.of(&object, rules),
-            services: sent
-                .services
-                .iter()
-                .map(|service| ServiceKey::new(&service.namespace, &service.name))
-                .collect(),
+            services,
             connections: sent.connections,
             closed: sent.closed,
             authentication,
@@ -89,6 +85,41 @@ impl Access {
             object,
         })
     }
+
+    /// What takes the place of one that can't be used: nobody enters at the Services that it names, nor
+    /// at those that the one before it named. `id` is `access/namespace/name`.
+    pub fn closed(
+        sent: Option<mesh::Access>,
+        old: Option<&Access>,
+        id: &str,
+        counters: &Counters,
+    ) -> Self {
+        let object: Arc<str> = id.split_once('/').map_or(id, |(_, object)| object).into();
+        let mut services = sent.as_ref().map_or_else(Vec::new, services);
+        services.extend(old.iter().flat_map(|old| old.services.iter().cloned()));
+        Self {
+            counts: counters.of(&object, &[]),
+            services,
+            connections: sent.map_or(old.is_some_and(|old| old.connections), |sent| {
+                sent.connections
+            }),
+            closed: true,
+            authentication: None,
+            authorization: None,
+            object,
+        }
+    }
+}
+
+fn object(sent: &mesh::Access) -> Arc<str> {
+    format!("{}/{}", sent.namespace, sent.name).into()
+}
+
+fn services(sent: &mesh::Access) -> Vec<ServiceKey> {
+    let services = sent.services.iter();
+    services
+        .map(|service| ServiceKey::new(&service.namespace, &service.name))
+        .collect()
 }
 
 impl Keys {

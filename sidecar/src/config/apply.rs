@@ -90,9 +90,21 @@ impl Applier {
             }
             Kind::Access => {
                 let old = self.built.access.get(&id).map(|old| &**old);
-                let sent = resource.decode().map_err(unreadable)?;
-                let built = Access::build(sent, old, &self.metrics.access)?;
+                let sent = resource.decode().map_err(unreadable);
+                let read = sent.as_ref().map_err(String::clone);
+                let read = read.and_then(|sent: &wire::mesh::Access| {
+                    Access::build(sent.clone(), old, &self.metrics.access)
+                });
+                // What was in force may let in whom this would not: nobody enters meanwhile.
+                let (built, told) = match read {
+                    Ok(built) => (built, Ok(())),
+                    Err(why) => {
+                        let closed = Access::closed(sent.ok(), old, &id, &self.metrics.access);
+                        (closed, Err(why))
+                    }
+                };
                 self.built.access.insert(id, Arc::new(built));
+                told?;
             }
             Kind::Keys => {
                 let built = Keys::build(resource.decode().map_err(unreadable)?)?;
@@ -208,6 +220,51 @@ mod tests {
             ..Default::default()
         };
         Change::Put(Resource::new(id(pod), Generation::ZERO, &[], &workload))
+    }
+
+    #[test]
+    fn what_cannot_be_understood_of_who_may_enter_closes_and_opens_nothing() {
+        let (sender, state) = watch::channel(Arc::default());
+        let (followers, metrics) = (Arc::new(Followers::new(0)), Arc::new(Metrics::new()));
+        let mut applier = Applier::new(sender, watch::Sender::default(), followers, metrics);
+        let access = ResourceId::new(Kind::Access, "shop", "orders");
+        let send = |authorization: mesh::Authorization| {
+            let sent = mesh::Access {
+                namespace: "shop".into(),
+                name: "orders".into(),
+                services: vec![mesh::ServiceRef {
+                    namespace: "shop".into(),
+                    name: "orders".into(),
+                }],
+                authorization: Some(authorization),
+                ..Default::default()
+            };
+            Change::Put(Resource::new(access.clone(), Generation::ZERO, &[], &sent))
+        };
+        let held = || {
+            let state = state.borrow();
+            let access = state.built.access.get("access/shop/orders").unwrap();
+            (
+                access.closed,
+                access.services.len(),
+                access.object.to_string(),
+            )
+        };
+        assert!(applier.apply(vec![send(Default::default())]).is_empty());
+        assert_eq!(held(), (false, 1, "shop/orders".to_owned()));
+        // A newer operator says what this sidecar does not know.
+        let unknown = mesh::Authorization {
+            audit: 17,
+            ..Default::default()
+        };
+        assert_eq!(
+            applier.apply(vec![send(unknown)]).len(),
+            1,
+            "it is rejected"
+        );
+        assert_eq!(held(), (true, 2, "shop/orders".to_owned()));
+        assert!(applier.apply(vec![send(Default::default())]).is_empty());
+        assert_eq!(held(), (false, 1, "shop/orders".to_owned()));
     }
 
     #[test]

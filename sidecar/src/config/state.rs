@@ -92,6 +92,8 @@ pub struct Served {
     requests: Arc<[Enforced]>,
     /// What says who may enter with a connection whose bytes nobody reads.
     connections: Arc<[Enforced]>,
+    /// Who may enter can only be told of a request.
+    reads_requests: bool,
     /// Something that says who may enter has not come.
     lacks: bool,
 }
@@ -262,11 +264,7 @@ impl Called {
 impl Served {
     /// What says who may enter with a request.
     pub fn for_requests(&self) -> &[Enforced] {
-        match self.protocol {
-            // Whoever sends a request here is a caller like any other.
-            Protocol::Tcp => &self.connections,
-            Protocol::Http | Protocol::Http2 | Protocol::Detect => &self.requests,
-        }
+        &self.requests
     }
 
     /// What says who may enter with a connection whose bytes nobody reads.
@@ -276,26 +274,81 @@ impl Served {
 
     /// Whether who may enter can only be told of a request.
     pub fn reads_requests(&self) -> bool {
-        self.protocol != Protocol::Tcp && !self.requests.is_empty()
+        self.reads_requests
     }
 }
 
 // === impl Inbound ===
 
-impl Inbound {
-    /// What says who may enter at a Service's pods, and whether some of it has not come: a Guard names
-    /// what must be there, and what is there names its Services, so that it holds as soon as it comes.
-    fn access<'b>(built: &'b Built, guard: &'b Guard) -> (BTreeSet<&'b str>, bool) {
-        let of_service = built.access.iter().filter(|(_, access)| {
+/// A port, while what is said of it is gathered.
+struct Gathered<'b> {
+    served: Served,
+    requests: BTreeSet<&'b str>,
+    connections: BTreeSet<&'b str>,
+}
+
+impl<'b> Gathered<'b> {
+    /// Takes in what one Service says of the port: a Guard names what must be there, and what is there
+    /// names its Services, so that it holds as soon as it comes.
+    fn add(&mut self, built: &'b Built, guard: &'b Guard, protocol: Protocol) {
+        // By whichever Service's name a pod is called, all that is said of it holds; of how its bytes
+        // are read, what lets most be enforced.
+        let is_http = |protocol| matches!(protocol, Protocol::Http | Protocol::Http2);
+        let rank = |protocol| match protocol {
+            Protocol::Http => 3,
+            Protocol::Http2 => 2,
+            Protocol::Detect => 1,
+            Protocol::Tcp => 0,
+        };
+        if rank(protocol) > rank(self.served.protocol) {
+            self.served.protocol = protocol;
+        }
+        let here = |(_, access): &(&String, &Arc<Access>)| {
             let mut services = access.services.iter();
             services.any(|service| *service.text() == guard.service)
+        };
+        let named = guard.access.iter().filter_map(|id| {
+            let held = built.access.get_key_value(id);
+            self.served.lacks |= held.is_none();
+            held
         });
-        let named = guard.access.iter().map(String::as_str);
-        let held = of_service.map(|(id, _)| id.as_str()).chain(named.clone());
-        let lacks = named.into_iter().any(|id| !built.access.contains_key(id));
-        (held.collect(), lacks)
+        let held = built.access.iter().filter(here).chain(named);
+        let (connections, requests): (Vec<_>, Vec<_>) =
+            held.partition(|(_, access)| access.connections);
+        let ids = |held: &[(&'b String, _)]| held.iter().map(|(id, _)| id.as_str()).collect();
+        let (connections, requests): (BTreeSet<_>, BTreeSet<_>) =
+            (ids(&connections), ids(&requests));
+        // Where there is a rule for requests and none for connections, bytes that nobody reads would
+        // pass it by, whatever the port is declared.
+        self.served.reads_requests |=
+            !requests.is_empty() && (protocol != Protocol::Tcp || connections.is_empty());
+        // Whoever sends a request to a port for connections is a caller like any other. On a port
+        // declared HTTP with rules of its own, those for connections are about other ports.
+        if requests.is_empty() || !is_http(protocol) {
+            self.requests.extend(&connections);
+        }
+        self.requests.extend(requests);
+        self.connections.extend(connections);
     }
 
+    fn served(self, built: &Built) -> Served {
+        let enforced = |ids: &BTreeSet<&str>| {
+            let held = ids.iter().filter_map(|id| built.access.get(*id));
+            let enforced = held.map(|access| Enforced {
+                access: access.clone(),
+                keys: built.keys.get(&format!("keys/{}", access.object)).cloned(),
+            });
+            enforced.collect::<Arc<[_]>>()
+        };
+        Served {
+            requests: enforced(&self.requests),
+            connections: enforced(&self.connections),
+            ..self.served
+        }
+    }
+}
+
+impl Inbound {
     fn link(built: &Built) -> Self {
         let Some(workload) = &built.workload else {
             return Self::default();
@@ -303,48 +356,35 @@ impl Inbound {
         let mut ids: Vec<_> = workload.guards.iter().collect();
         // Two Services may cover one port; which one labels it must not depend on the order sent.
         ids.sort_unstable();
-        let mut ports: HashMap<u16, (Served, BTreeSet<&str>)> = HashMap::new();
+        let mut ports: HashMap<u16, Gathered<'_>> = HashMap::new();
         for id in ids {
             let Some(guard) = built.guards.get(id) else {
                 return Self::default();
             };
-            let (held, lacks) = Self::access(built, guard);
             for (port, protocol) in &guard.ports {
-                let first = || Served {
-                    guard: guard.clone(),
-                    protocol: *protocol,
-                    permissive: workload.takes_plaintext(*port),
-                    requests: Arc::default(),
-                    connections: Arc::default(),
-                    lacks: false,
+                let first = || Gathered {
+                    served: Served {
+                        guard: guard.clone(),
+                        protocol: *protocol,
+                        permissive: workload.takes_plaintext(*port),
+                        requests: Arc::default(),
+                        connections: Arc::default(),
+                        reads_requests: false,
+                        lacks: false,
+                    },
+                    requests: BTreeSet::new(),
+                    connections: BTreeSet::new(),
                 };
-                let entry = ports.entry(*port);
-                let (served, all) = entry.or_insert_with(|| (first(), BTreeSet::new()));
-                // By whichever Service's name a pod is called, all that is said of it holds.
-                all.extend(&held);
-                served.lacks |= lacks;
+                let gathered = ports.entry(*port).or_insert_with(first);
+                gathered.add(built, guard, *protocol);
             }
         }
-        let enforced = |ids: &BTreeSet<&str>, connections: bool| {
-            let held = ids.iter().filter_map(|id| built.access.get(*id));
-            let held = held.filter(|access| access.connections == connections);
-            let enforced = held.map(|access| Enforced {
-                access: access.clone(),
-                keys: built.keys.get(&format!("keys/{}", access.object)).cloned(),
-            });
-            enforced.collect::<Arc<[_]>>()
-        };
-        let ports = ports.into_iter().map(|(port, (served, ids))| {
-            let served = Served {
-                requests: enforced(&ids, false),
-                connections: enforced(&ids, true),
-                ..served
-            };
-            (port, served)
-        });
+        let ports = ports.into_iter();
         Self {
             complete: true,
-            ports: ports.collect(),
+            ports: ports
+                .map(|(port, gathered)| (port, gathered.served(built)))
+                .collect(),
         }
     }
 }
@@ -413,6 +453,83 @@ mod tests {
         assert!(state.served(8080).is_ok());
         assert!(state.served(9090).is_ok());
         assert!(matches!(state.served(22), Err(NotServed::NoGuard)));
+    }
+
+    /// A Guard of `shop/<name>` over port 8080 of this protocol.
+    fn guard_of(name: &str, protocol: mesh::Protocol) -> Arc<Guard> {
+        let sent = mesh::Guard {
+            namespace: "shop".into(),
+            service: name.into(),
+            ports: vec![mesh::GuardPort {
+                port: 8080,
+                protocol: protocol.into(),
+            }],
+            ..Default::default()
+        };
+        Arc::new(Guard::build(sent).unwrap())
+    }
+
+    fn access(service: &str, connections: bool) -> (String, Arc<Access>) {
+        let sent = mesh::Access {
+            namespace: "shop".into(),
+            name: format!("{service}-{connections}"),
+            services: vec![mesh::ServiceRef {
+                namespace: "shop".into(),
+                name: service.into(),
+            }],
+            connections,
+            authorization: Some(mesh::Authorization::default()),
+            ..Default::default()
+        };
+        let built = Access::build(sent, None, &Default::default()).unwrap();
+        (format!("access/{}", built.object), Arc::new(built))
+    }
+
+    #[test]
+    fn who_may_enter_is_asked_whatever_another_service_declares_the_port_to_be() {
+        use mesh::Protocol::{Detect, Http, Http2, Tcp};
+        // (protocols of the ports of Services a and b, who has a policy, and whether it is for
+        // connections) → (policies for requests, for connections, whether bytes are refused unread)
+        for (protocols, policies, expected) in [
+            ([Http, Tcp], vec![("a", false)], (1, 0, true)),
+            ([Tcp, Http], vec![("a", false)], (1, 0, true)),
+            ([Tcp, Http], vec![("b", false)], (1, 0, true)),
+            ([Http2, Tcp], vec![("b", true)], (1, 1, false)),
+            ([Tcp, Detect], vec![("a", true)], (1, 1, false)),
+            ([Detect, Detect], vec![("b", true)], (1, 1, false)),
+            ([Tcp, Tcp], vec![("a", false)], (1, 0, true)),
+            // Rules for requests, and others for connections to another port of the same Service.
+            ([Http, Http], vec![("a", false), ("a", true)], (1, 1, true)),
+            ([Tcp, Tcp], vec![("a", false), ("a", true)], (2, 1, false)),
+            ([Detect, Tcp], vec![("a", false), ("a", true)], (2, 1, true)),
+            ([Http, Tcp], vec![("a", false), ("b", true)], (2, 1, true)),
+        ] {
+            let mut built = Built {
+                workload: Some(workload("shop", &["guard/shop/a", "guard/shop/b"])),
+                ..Built::default()
+            };
+            for (name, protocol) in ["a", "b"].into_iter().zip(protocols) {
+                let id = format!("guard/shop/{name}");
+                built.guards.insert(id, guard_of(name, protocol));
+            }
+            built.access.extend(
+                policies
+                    .iter()
+                    .map(|(service, connections)| access(service, *connections)),
+            );
+            let state = State::link(built);
+            let served = state.served(8080).unwrap();
+            let found = (
+                served.for_requests().len(),
+                served.for_connections().len(),
+                served.reads_requests(),
+            );
+            assert_eq!(found, expected, "{protocols:?} {policies:?}");
+            // Bytes that nobody reads do not enter where one of them reads requests.
+            let http = protocols.iter().any(|one| matches!(one, Http | Http2));
+            let declared = matches!(served.protocol, Protocol::Http | Protocol::Http2);
+            assert_eq!(declared, http, "{protocols:?}");
+        }
     }
 
     #[test]

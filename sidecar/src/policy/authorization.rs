@@ -190,7 +190,10 @@ impl Rule {
         let asked = match head {
             Some(head) => {
                 (self.methods.is_empty() || self.methods.contains(&head.method))
-                    && self.what.fits(head)
+                    && match self.deny {
+                        true => self.what.fits_any_line(head),
+                        false => self.what.fits(head),
+                    }
             }
             // A connection has neither.
             None => self.methods.is_empty() && self.what.is_anything(),

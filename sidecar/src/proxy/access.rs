@@ -38,6 +38,8 @@ pub(super) async fn request(
     peer: &FromPeer,
     head: &mut Parts,
 ) -> Result<(), Error> {
+    // Credentials are all read before any is taken out, and rules see the headers that the application
+    // will: what claims are told in, nobody else can set.
     let mut callers = Vec::with_capacity(1);
     for enforced in served.for_requests() {
         open(enforced)?;
@@ -51,7 +53,6 @@ pub(super) async fn request(
             }
         };
         cx.calls(&caller);
-        authorize(cx, enforced, peer, &caller, Some(head))?;
         callers.push(caller);
     }
     for enforced in served.for_requests() {
@@ -64,6 +65,9 @@ pub(super) async fn request(
             authentication.pass_on(caller, head);
         }
     }
+    for (enforced, caller) in served.for_requests().iter().zip(&callers) {
+        authorize(cx, enforced, peer, caller, Some(head))?;
+    }
     Ok(())
 }
 
@@ -73,8 +77,10 @@ pub(super) async fn request(
 /// `not_permitted`, `access_closed`.
 pub(super) fn connection(served: &Served, peer: &FromPeer) -> Result<(), Error> {
     if served.reads_requests() {
-        let why = "an ApiRoute says who may enter with a request, and this is none";
-        return Err(Error::new(Reason::NotPermitted, why));
+        let requests = served.for_requests().iter();
+        for enforced in requests.filter(|enforced| !enforced.access.connections) {
+            unread(enforced)?;
+        }
     }
     for enforced in served.for_connections() {
         open(enforced)?;
@@ -100,6 +106,26 @@ pub(super) fn connection(served: &Served, peer: &FromPeer) -> Result<(), Error> 
         }
     }
     Ok(())
+}
+
+/// Bytes that nobody reads, where a request would have to say who it is from: refused like a request
+/// that says nothing, and told where that is only told.
+fn unread(enforced: &Enforced) -> Result<(), Error> {
+    open(enforced)?;
+    let access = &enforced.access;
+    let only_told = access
+        .authorization
+        .as_ref()
+        .is_some_and(|one| one.audit_only);
+    let only_told = only_told && access.authentication.is_none();
+    access.counts.decided(Decision::NotAllowed, only_told);
+    match only_told {
+        true => Ok(()),
+        false => {
+            let why = "an ApiRoute says who may enter with a request, and this is none";
+            Err(Error::new(Reason::NotPermitted, why))
+        }
+    }
 }
 
 /// Where it can't be understood who may enter, nobody does.

@@ -187,9 +187,17 @@ impl Context {
     pub fn decided(&mut self, rule: Option<Arc<str>>, outcome: &'static str, audited: bool) {
         let before = self.decided.take();
         let audited = audited || before.as_ref().is_some_and(|before| before.audited);
-        let decided = match before.filter(|before| before.outcome != "allowed") {
-            Some(before) => Decided { audited, ..before },
-            None => Decided {
+        // What was only told is nothing beside what is carried out.
+        let weight = |outcome| match outcome {
+            "allowed" => 0,
+            "would_deny" => 1,
+            _ => 2,
+        };
+        let decided = match before {
+            Some(before) if weight(before.outcome) >= weight(outcome).max(1) => {
+                Decided { audited, ..before }
+            }
+            _ => Decided {
                 outcome,
                 rule,
                 audited,

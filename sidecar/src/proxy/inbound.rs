@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::body::{RequestBody, ResponseBody};
@@ -85,6 +85,10 @@ async fn inbound(
     );
     // Here, in this order: authentication, authorization, rate limit, cache.
     if !served.for_requests().is_empty() {
+        if head.method == Method::CONNECT {
+            let why = "CONNECT names no path, and an ApiRoute says who may enter here";
+            return Err(Error::new(Reason::BadRequest, why));
+        }
         Box::pin(access::request(px, cx, served, peer, &mut head)).await?;
     }
     let application = px.application(peer.called);

@@ -36,16 +36,24 @@ async fn rounds(px: Rc<Proxy>, keys: Weak<IssuerKeys>, from: Remote) {
     while let Some(keys) = keys.upgrade() {
         keys.asking();
         let answer = ask(&px, &from).await;
+        // Without its query, which may be a secret.
         let uri = from.uri();
+        let (host, path) = (uri.host().unwrap_or_default(), uri.path());
         match keys.take(answer.as_deref().map_err(String::clone)) {
             Ok(()) => {
                 failures = 0;
-                tracing::info!(%uri, "an issuer's keys were fetched");
+                tracing::info!(host, path, "an issuer's keys were fetched");
             }
             Err(why) => {
                 failures += 1;
                 let had = keys.are_here();
-                tracing::warn!(%uri, why, had, "an issuer's keys could not be fetched");
+                tracing::warn!(
+                    host,
+                    path,
+                    why,
+                    had,
+                    "an issuer's keys could not be fetched"
+                );
             }
         }
         px.metrics.all().issuer_keys_fetched(failures == 0);

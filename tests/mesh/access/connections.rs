@@ -2,13 +2,14 @@
 
 use anyhow::Result;
 use tests::client::Client;
-use tests::mesh::Mesh;
-use tests::raw::tunnel;
+use tests::mesh::{Mesh, SOON};
+use tests::raw::{connect, head, tunnel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
-use super::{enforced, route, until};
-use crate::routing::service;
+use super::{enforced, route, until, world};
+use crate::routing::{service, services};
 
 /// Answers every connection with a word once it has said one, and closes it.
 fn says(listener: TcpListener, word: &'static str) {
@@ -86,5 +87,69 @@ async fn bytes_do_not_enter_where_a_request_would_have_to_say_who_it_is_from() -
         Ok(ask(&web).await? == "hello")
     })
     .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_service_over_the_same_port_opens_no_way_around_who_may_enter() -> Result<()> {
+    // Of two Services over a pod's port, one says that its bytes are nobody's to read.
+    for name in ["backdoor", "a-backdoor", "z-backdoor"] {
+        let more = format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: {name}, namespace: shop }}\nspec: {{ \
+             selector: {{ app: orders }}, ports: [{{ name: x, port: 80, targetPort: 8080, appProtocol: \
+             tcp }}] }}\n"
+        );
+        let access = "  authorization: { rules: [{ principals: { serviceAccounts: [cron] } }] }\n";
+        let (mesh, orders, web) = world(access, &more).await?;
+        let to = format!("{name}:80");
+        let mut stream = tunnel(&web, &to).await?;
+        let mut said = Vec::new();
+        if stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: orders\r\n\r\n")
+            .await
+            .is_ok()
+        {
+            // Closed or reset, but not answered.
+            let ended = timeout(SOON, stream.read_to_end(&mut said)).await;
+            assert!(ended.is_ok(), "{name}: {}", String::from_utf8_lossy(&said));
+        }
+        assert_eq!(String::from_utf8_lossy(&said), "", "{name}");
+        assert_eq!(orders.upstream.requests(), 0, "{name}");
+        let cron = mesh.client("cron").await?;
+        assert_eq!(cron.get("http://orders/").await?.status, 200);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tunnel_asked_for_with_connect_does_not_pass_who_may_enter() -> Result<()> {
+    // The route's rules lead nowhere, so that it governs no calls: who may enter holds all the same.
+    let access = "  authorization: { rules: [{ principals: { serviceAccounts: [web] } }] }\n  rules: [{ \
+                  backendRefs: [{ kind: ApiRoute, name: x, port: 80 }] }]\n";
+    let yaml = services(&["orders"]) + &route(access);
+    let mesh = Mesh::start(&yaml).await?;
+    let (orders, web) = (mesh.workload("orders").await?, mesh.client("web").await?);
+    until("who may enter is asked", async || {
+        Ok(mesh
+            .client("cron")
+            .await?
+            .get("http://orders/")
+            .await?
+            .status
+            == 403)
+    })
+    .await?;
+    assert_eq!(web.get("http://orders/").await?.status, 200);
+    let before = orders.upstream.requests();
+    let mut stream = connect(&web).await?;
+    let ask = "CONNECT orders:80 HTTP/1.1\r\nhost: orders:80\r\n\r\n";
+    stream.write_all(ask.as_bytes()).await?;
+    let (answer, _) = head(&mut stream).await?;
+    assert!(answer.starts_with("http/1.1 400"), "{answer}");
+    assert!(
+        answer.contains("meshwright-reason: bad_request"),
+        "{answer}"
+    );
+    assert_eq!(orders.upstream.requests(), before);
     Ok(())
 }

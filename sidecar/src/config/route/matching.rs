@@ -268,10 +268,25 @@ impl Asked {
 
     /// Whether a request, whose path is in its normal form, is as asked.
     pub fn fits(&self, head: &Parts) -> bool {
-        let path = head.uri.path();
         let mut headers = self.headers.iter();
-        (self.paths.is_empty() || self.paths.iter().any(|one| one.fits(path)))
-            && headers.all(|(name, value)| value.fits_header(&head.headers, name))
+        self.fits_path(head) && headers.all(|(name, value)| value.fits_header(&head.headers, name))
+    }
+
+    /// The same, where one line of a header is enough: nobody gets past what denies by sending a header
+    /// twice.
+    pub fn fits_any_line(&self, head: &Parts) -> bool {
+        let mut headers = self.headers.iter();
+        self.fits_path(head)
+            && headers.all(|(name, value)| {
+                let mut lines = head.headers.get_all(name).iter();
+                let line = lines.any(|line| value.fits(line.as_bytes()));
+                line || value.fits_header(&head.headers, name)
+            })
+    }
+
+    fn fits_path(&self, head: &Parts) -> bool {
+        let path = head.uri.path();
+        self.paths.is_empty() || self.paths.iter().any(|one| one.fits(path))
     }
 }
 

@@ -258,6 +258,50 @@ fn a_claim_is_compared_as_json_writes_it() {
 }
 
 #[test]
+fn nobody_gets_past_a_denial_by_sending_a_header_twice() {
+    let fits = |deny: bool, lines: &[&str]| {
+        let rules = [
+            mesh::AccessRule {
+                deny,
+                headers: vec![mesh::HeaderMatch {
+                    name: "x-env".into(),
+                    r#type: mesh::MatchType::Exact.into(),
+                    value: "test".into(),
+                }],
+                ..Default::default()
+            },
+            mesh::AccessRule::default(),
+        ];
+        let sent = mesh::Authorization {
+            rules: rules.into_iter().take(1 + usize::from(deny)).collect(),
+            ..Default::default()
+        };
+        let mut request = http::Request::new(());
+        for line in lines {
+            let headers = request.headers_mut();
+            headers.append("x-env", line.parse().unwrap());
+        }
+        let (head, ()) = request.into_parts();
+        let authorization = Authorization::build(sent).unwrap();
+        let decision = authorization.decide(None, &Caller::default(), Some(&head));
+        decision
+            .rule(&authorization)
+            .is_some_and(|rule| rule.deny == deny)
+            && !(deny && decision.allows())
+    };
+    for (lines, denied, allowed) in [
+        (&["test"][..], true, true),
+        (&["test", "other"], true, false),
+        (&["other", "test"], true, false),
+        (&["other"], false, false),
+        (&[], false, false),
+    ] {
+        assert_eq!(fits(true, lines), denied, "denied {lines:?}");
+        assert_eq!(fits(false, lines), allowed, "allowed {lines:?}");
+    }
+}
+
+#[test]
 fn a_connection_has_no_method_no_path_and_no_headers() {
     let rules = |rule: mesh::AccessRule| {
         let sent = mesh::Authorization {
