@@ -259,7 +259,9 @@ async fn what_is_written_for_a_rule_comes_before_its_route_and_that_before_the_s
 
 #[tokio::test]
 async fn a_try_takes_no_longer_than_it_may_and_is_followed_by_another() -> Result<()> {
-    let timed = format!("perTryTimeout: 300ms\n  maxRetries: 1\n  {AT_ONCE}");
+    // By turns, so that the one that is held is surely asked.
+    let by_turns = "loadBalancing: { type: RoundRobin }";
+    let timed = format!("perTryTimeout: 300ms\n  maxRetries: 1\n  {AT_ONCE}\n  {by_turns}");
     let (_mesh, orders, client) = world::<2>(&policy(&timed)).await?;
     let held = orders[0].upstream.holds();
     for _ in 0..5 {
