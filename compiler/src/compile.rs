@@ -270,7 +270,15 @@ impl Compilation<'_> {
             match (before, now) {
                 (None, None) => {}
                 (Some(before), Some(now)) if before.is_same(now) => *now = before,
-                _ => drop(self.out.changed.insert(id)),
+                (before, now) => {
+                    // What was compiled a second time may say what it said before, to others.
+                    if let (Some(before), Some(now)) = (before, now)
+                        && before.resource.hash == now.resource.hash
+                    {
+                        Arc::make_mut(now).resource = before.resource.clone();
+                    }
+                    self.out.changed.insert(id);
+                }
             }
         }
         for (object, before) in std::mem::take(&mut self.verdicts_before) {
