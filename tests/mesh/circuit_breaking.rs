@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tests::client::Client;
 use tests::mesh::{Mesh, SOON, Workload};
+use tests::raw::{connect, head};
 use tests::wait_until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -178,6 +179,54 @@ async fn what_is_the_callers_own_fault_never_counts() -> Result<()> {
             assert_eq!(call.await?.status, 200, "{number}");
         }
     }
+    assert_eq!(states(&client).await?, ["ready"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_caller_that_sends_too_much_or_too_slowly_or_reads_too_slowly_never_counts() -> Result<()>
+{
+    let policy = breaker("consecutiveFailures: 1, openFor: 10m, maxOpenFor: 10m")
+        .replace("maxRetries: 0", "maxRetries: 0\n  perTryTimeout: 300ms");
+    let route = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: { name: orders, \
+                 namespace: shop }\nspec: { hosts: [orders], timeouts: { request: 1s }, rules: [{ \
+                 maxRequestBytes: 4096 }] }\n";
+    let (mesh, orders, client) = world::<1>(&(policy + route)).await?;
+    mesh.programmed("orders").await?;
+
+    // How large it is shows when it comes.
+    let mut stream = connect(&client).await?;
+    let ask = "POST / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n2000\r\n";
+    stream.write_all(ask.as_bytes()).await?;
+    let _ = stream.write_all(&[b'x'; 0x2000]).await;
+    let _ = stream.write_all(b"\r\n0\r\n\r\n").await;
+    let (answer, _) = head(&mut stream).await?;
+    assert!(answer.starts_with("http/1.1 413"), "{answer}");
+    assert_eq!(states(&client).await?, ["ready"]);
+
+    // It sends half of it, and no more.
+    let mut stream = connect(&client).await?;
+    let ask = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 8\r\n\r\nhalf";
+    stream.write_all(ask.as_bytes()).await?;
+    let (answer, _) = head(&mut stream).await?;
+    assert!(answer.starts_with("http/1.1 504"), "{answer}");
+    assert_eq!(states(&client).await?, ["ready"]);
+
+    // It reads little by little, until its request's time is over.
+    orders[0].upstream.says(vec![b'x'; 64 << 20]);
+    let mut stream = connect(&client).await?;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: orders\r\n\r\n")
+        .await?;
+    let (mut some, mut all, begun) = (vec![0; 8192], 0, Instant::now());
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    while let Ok(read @ 1..) = stream.read(&mut some).await {
+        all += read;
+        if begun.elapsed() < Duration::from_millis(1500) {
+            pace.tick().await;
+        }
+    }
+    assert!(all < 64 << 20, "it was read to its end");
     assert_eq!(states(&client).await?, ["ready"]);
     Ok(())
 }

@@ -278,6 +278,31 @@ async fn a_try_takes_no_longer_than_it_may_and_is_followed_by_another() -> Resul
 }
 
 #[tokio::test]
+async fn an_answer_that_has_begun_outlasts_the_time_of_a_try() -> Result<()> {
+    let timed = format!("perTryTimeout: 300ms\n  maxRetries: 1\n  {AT_ONCE}");
+    let (_mesh, orders, client) = world::<1>(&policy(&timed)).await?;
+    let upstream = &orders[0].upstream;
+    upstream.says("late");
+    upstream.dawdles(Duration::from_millis(900));
+    let answer = client.get("http://orders/").await?;
+    assert_eq!((answer.status, &*answer.body), (200, "late"));
+    assert_eq!(upstream.requests(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn when_nobody_is_left_to_call_what_was_answered_last_is_the_answer() -> Result<()> {
+    let opens = format!("{AT_ONCE}\n  circuitBreaker: {{ consecutiveFailures: 1, openFor: 1m }}");
+    let (_mesh, orders, client) = world::<1>(&policy(&opens)).await?;
+    orders[0].upstream.answers(503);
+    let answer = client.get("http://orders/").await?;
+    assert_eq!((answer.status, answer.reason()), (503, ""));
+    let answer = client.get("http://orders/").await?;
+    assert_eq!((answer.status, answer.reason()), (503, "circuit_open"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_answer_that_asks_for_patience_gets_as_much_as_is_allowed() -> Result<()> {
     let patient = |max: &str| policy(&format!("{AT_ONCE}\n  retryAfter: {max}"));
     let (mesh, orders, client) = world::<1>(&patient("{ max: 1s }")).await?;

@@ -282,6 +282,11 @@ impl Trial {
         }
     }
 
+    /// Whatever has become of it, it has not done wrong.
+    pub fn forgive(mut self) {
+        self.deadline = None;
+    }
+
     /// It has done wrong.
     pub fn failed(mut self, fault: Fault) {
         self.answered = false;
@@ -448,7 +453,10 @@ impl Circuit {
 
 impl Turn {
     fn has_room(&self, breaker: &CircuitBreaker) -> bool {
-        self.until <= Instant::now() && self.trying + self.good < breaker.half_open_requests
+        // One can always try: otherwise there would be no way out where fewer are asked for than have
+        // already been well.
+        let room = self.trying == 0 || self.trying + self.good < breaker.half_open_requests;
+        self.until <= Instant::now() && room
     }
 
     fn open(&mut self, breaker: &CircuitBreaker) {

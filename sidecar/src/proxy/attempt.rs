@@ -18,8 +18,11 @@ use crate::policy::timeout::Deadline;
 pub struct Hop {
     /// Counts the attempts of a request, from 1.
     pub number: u32,
-    /// When it must be answered.
+    /// When the request must be answered, whatever is tried.
     pub deadline: Deadline,
+    /// When this attempt ends without an answer, where that is sooner. Nobody is told: what has begun to
+    /// answer by then has all the time that the request has.
+    pub end: Option<Instant>,
     /// How its caller reads an answer.
     pub reads: Reads,
 }
@@ -49,9 +52,13 @@ pub async fn send(
         None if upstream.is_peer() => Speak::Http2,
         None => speak,
     };
-    let connection = match upstream.connection(hop).await {
-        Ok(connection) => connection,
-        Err(error) => return Err((error, Some(request))),
+    let connection = match told.within(upstream.connection(hop)).await {
+        Some(Ok(connection)) => connection,
+        Some(Err(error)) => return Err((error, Some(request))),
+        None => {
+            let why = "there was no connection in the time of one try";
+            return Err((Error::new(Reason::ConnectFailed, why), Some(request)));
+        }
     };
     if let Err(error) = headers::fit(&mut request, hop) {
         return Err((error, None));
@@ -63,7 +70,10 @@ pub async fn send(
     if let Some(upgrade) = upgrade {
         upgrade.ask(&mut request);
     }
-    connection.send(request).await
+    match told.within(connection.send(request)).await {
+        Some(sent) => sent,
+        None => Err((Reason::TryTimeout.into(), None)),
+    }
 }
 
 // === impl Hop ===
@@ -74,7 +84,16 @@ impl Hop {
         Self {
             number: 1,
             deadline: Deadline::start(None, Instant::now()),
+            end: None,
             reads: Reads::Http,
+        }
+    }
+
+    /// What comes before the end of the attempt.
+    async fn within<T>(self, work: impl Future<Output = T>) -> Option<T> {
+        match self.end {
+            None => Some(work.await),
+            Some(end) => tokio::time::timeout_at(end, work).await.ok(),
         }
     }
 

@@ -5,19 +5,22 @@
 //! circuit, and what decides whether there is another. The answer that is not passed on is dropped before
 //! the next attempt begins, so that one request never holds two.
 
+mod again;
+
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use http::{Request, Response, request::Parts};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use self::again::{Again, Body, copy};
 use super::attempt::{self, Failed, Hop};
 use super::body::RequestBody;
 use super::body::replay::Replay;
-use super::context::Context;
+use super::context::{Context, RequestBytes};
 use super::destination::Backend;
 use super::error::{Error, Fault, Reads, Reason};
 use super::forward::MAX_ATTEMPTS;
@@ -56,22 +59,6 @@ struct Ended {
     failure: Option<Failure>,
 }
 
-/// Makes the requests of further attempts.
-struct Again {
-    /// Nothing where none will be asked for.
-    head: Option<Request<()>>,
-    body: Body,
-}
-
-/// What is sent with them.
-enum Body {
-    None,
-    /// What was kept of it.
-    Kept(Replay),
-    /// There is one, and it is not kept.
-    Gone,
-}
-
 // === impl Attempts ===
 
 impl<'a> Attempts<'a> {
@@ -80,9 +67,6 @@ impl<'a> Attempts<'a> {
     /// # Errors
     /// Why there is no answer.
     pub async fn carry(&self, request: Request<RequestBody>) -> Result<Answer, Error> {
-        let terms = &self.backend.terms;
-        // By the clock that was read when it arrived.
-        terms.budget.requested(&terms.allowance, self.cx.started);
         let (mut request, again) = self.prepare(request);
         let mut tried = Tried::new();
         let (mut retried, mut closed) = (0, 0);
@@ -170,6 +154,10 @@ impl<'a> Attempts<'a> {
         if retried >= retries.max {
             return refused("exhausted");
         }
+        // Nobody can be called: what there is says more than that.
+        if !self.backend.balancer.has_another(&[]) {
+            return refused("no_endpoint");
+        }
         let comes_back = matches!(ended.answer, Err((_, Some(_))));
         if !comes_back && !again.is_possible() {
             return refused("body");
@@ -187,7 +175,8 @@ impl<'a> Attempts<'a> {
             false => retries.wait(retried, asked),
         };
         let now = Instant::now();
-        if self.deadline.instant().is_some_and(|end| end <= now + wait) {
+        let late = self.deadline.instant().is_some_and(|end| end <= now + wait);
+        if late || wait >= cx.idle_limit() {
             return refused("deadline");
         }
         let terms = &self.backend.terms;
@@ -293,18 +282,28 @@ impl<'a> Attempts<'a> {
         let (cx, end) = (self.cx, self.deadline.instant());
         let picked = self.backend.balancer.enter(self.key, tried, end);
         let (upstream, trial) = picked?;
+        if cx.attempts.get() == 0 {
+            // By the clock that was read when it arrived. What nobody is called for allows no retry.
+            let terms = &self.backend.terms;
+            terms.budget.requested(&terms.allowance, cx.started);
+        }
         cx.attempts.set(cx.attempts.get() + 1);
         cx.endpoint.replace(Some(upstream.pod.clone()));
         tried.push(upstream.clone());
         let hop = Hop {
             number: cx.attempts.get(),
-            deadline: match self.retries.per_try_timeout {
-                None => self.deadline,
-                own => self.deadline.or_sooner(own, Instant::now()),
-            },
+            deadline: self.deadline,
+            end: self.end_of_try(),
             reads: cx.reads,
         };
         Ok(self.one(request, upstream, trial, hop))
+    }
+
+    /// When a try that begins now ends without an answer; the request's own end is told as such.
+    fn end_of_try(&self) -> Option<Instant> {
+        let end = Instant::now().checked_add(self.retries.per_try_timeout?)?;
+        let sooner = self.deadline.instant().is_none_or(|all| end < all);
+        sooner.then_some(end)
     }
 
     async fn one(
@@ -317,17 +316,9 @@ impl<'a> Attempts<'a> {
         let asked = upstream.asked();
         let upgrade = self.cx.upgrade.as_ref();
         let sending = attempt::send(&upstream, self.speak, upgrade, hop, request);
-        let mut sent = match self.retries.per_try_timeout.and(hop.deadline.instant()) {
-            None => sending.await,
-            Some(end) => match tokio::time::timeout_at(end, sending).await {
-                Ok(sent) => sent,
-                Err(_) if self.deadline.instant().is_some_and(|all| all <= end) => {
-                    // The request's own end, which is told as such.
-                    std::future::pending().await
-                }
-                Err(_) => Err((Reason::TryTimeout.into(), None)),
-            },
-        };
+        let watched = Watched::new(trial, self.cx.sent());
+        let mut sent = sending.await;
+        let trial = watched.trial();
         let failure = self.failure(&upstream, &sent);
         match (&sent, failure) {
             (Ok(_), Some(Failure::RefusedStream)) => asked.failed(),
@@ -355,6 +346,10 @@ impl<'a> Attempts<'a> {
             Err((error, request)) => {
                 return match error.reason {
                     reason if reason.is_ours() => drop(trial),
+                    // It waits for its caller.
+                    Reason::TryTimeout | Reason::RequestTimeout if self.cx.sent().is_awaited() => {
+                        trial.forgive();
+                    }
                     Reason::TryTimeout | Reason::RequestTimeout => trial.failed(Timeout),
                     // As it does when it is about to end, in good order.
                     Reason::StreamRefused => drop(trial),
@@ -371,6 +366,9 @@ impl<'a> Attempts<'a> {
             Some(reason) if reason.fault() == Fault::Caller => trial.answered(),
             Some(Reason::ApplicationUnreachable) => trial.failed(Connect),
             Some(Reason::UpstreamReset | Reason::BadResponse) => trial.failed(Reset),
+            Some(Reason::RequestTimeout | Reason::IdleTimeout) if self.cx.sent().is_awaited() => {
+                trial.forgive();
+            }
             Some(Reason::RequestTimeout | Reason::IdleTimeout) => trial.failed(Timeout),
             _ if status.is_server_error() => trial.failed(ServerError),
             _ => match headers::grpc_status(response.headers()) {
@@ -422,26 +420,30 @@ impl<'a> Attempts<'a> {
     }
 }
 
-// === impl Again ===
+/// What the circuit of an endpoint is told, while the endpoint is waited for: what ends meanwhile is not
+/// its fault when its caller has still to send.
+struct Watched {
+    trial: Option<Trial>,
+    sent: RequestBytes,
+}
 
-impl Again {
-    fn is_possible(&self) -> bool {
-        let there = match &self.body {
-            Body::None => true,
-            Body::Kept(replay) => replay.is_whole(),
-            Body::Gone => false,
-        };
-        there && self.head.is_some()
+impl Watched {
+    fn new(trial: Option<Trial>, sent: RequestBytes) -> Self {
+        Self { trial, sent }
     }
 
-    fn request(&self) -> Option<Request<RequestBody>> {
-        let head = self.head.clone()?;
-        let body = match &self.body {
-            Body::None => RequestBody::Empty,
-            Body::Kept(replay) => replay.again()?,
-            Body::Gone => return None,
-        };
-        Some(head.map(|()| body))
+    fn trial(mut self) -> Option<Trial> {
+        self.trial.take()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(trial) = self.trial.take()
+            && self.sent.is_awaited()
+        {
+            trial.forgive();
+        }
     }
 }
 
@@ -454,14 +456,4 @@ fn of_the_mesh(from_peer: bool, response: &Response<Incoming>) -> Option<Reason>
 /// INTERNAL, UNAVAILABLE, DATA_LOSS.
 pub(super) fn is_servers_fault(grpc_status: u16) -> bool {
     [2, 4, 13, 14, 15].contains(&grpc_status)
-}
-
-/// A request's head, without what belongs to its connection.
-fn copy(head: &Parts) -> Request<()> {
-    let mut copy = Request::new(());
-    *copy.method_mut() = head.method.clone();
-    *copy.uri_mut() = head.uri.clone();
-    *copy.version_mut() = head.version;
-    *copy.headers_mut() = head.headers.clone();
-    copy
 }

@@ -61,6 +61,8 @@ pub struct ResponseBody {
     from: From,
     encoded: Option<Box<Encoded>>,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Whether the upstream was waited for, last.
+    waited: bool,
     idle: Idle,
     account: Option<Account>,
 }
@@ -102,6 +104,16 @@ impl RequestBody {
         }
     }
 
+    /// It ends before its end, by its caller's doing.
+    fn broke_off(&self) {
+        match self {
+            Self::Streamed(_, passed) => passed.broke_off(),
+            Self::Watched(body) => body.broke_off(),
+            Self::Replayed(body) => body.broke_off(),
+            Self::Whole(_) | Self::Empty => {}
+        }
+    }
+
     fn watched(self, look: impl FnOnce(Watched) -> Watched) -> Self {
         match self {
             // One inside the other: each rule that a request is led through looks for itself.
@@ -123,7 +135,9 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self.get_mut() {
             Self::Streamed(body, passed) => {
-                let frame = ready!(Pin::new(body).poll_frame(task).map_ok(cleaned));
+                let frame = Pin::new(body).poll_frame(task).map_ok(cleaned);
+                passed.awaits(frame.is_pending());
+                let frame = ready!(frame);
                 if let Some(data) = frame.iter().flatten().find_map(Frame::data_ref) {
                     passed.add(data.len() as u64);
                 }
@@ -222,6 +236,7 @@ impl ResponseBody {
                 .instant()
                 .filter(|_| !ended)
                 .map(|at| Box::pin(tokio::time::sleep_until(at))),
+            waited: true,
             idle: Idle::new(idle),
             account: None,
         }
@@ -233,6 +248,7 @@ impl ResponseBody {
             from: From::Mesh(Some(body).filter(|body| !body.is_empty())),
             encoded: None,
             deadline: None,
+            waited: false,
             idle: Idle::new(limits::BODY_IDLE),
             account: None,
         }
@@ -244,6 +260,7 @@ impl ResponseBody {
             from: From::Switched(Some(Box::new(switched))),
             encoded: None,
             deadline: None,
+            waited: false,
             idle: Idle::new(limits::BODY_IDLE),
             account: None,
         }
@@ -308,7 +325,11 @@ impl ResponseBody {
 
     fn broke_off(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let From::Upstream(_, Some(lease)) = &mut self.from {
-            lease.broke_off(error.reason);
+            match error.reason == Reason::RequestTimeout && !self.waited {
+                // Whoever reads it took its time.
+                true => lease.forgive(),
+                false => lease.broke_off(error.reason),
+            }
         }
         if let Some(account) = &mut self.account {
             account
@@ -343,6 +364,7 @@ impl Body for ResponseBody {
                 return Poll::Ready(Some(Ok(frame)));
             }
         }
+        this.waited = false;
         let frame = match &mut this.from {
             From::Mesh(body) => body.take().map(|body| Ok(Frame::data(body))),
             From::Switched(_) => None,
@@ -351,6 +373,7 @@ impl Body for ResponseBody {
                     frame.map(|frame| frame.map(cleaned).map_err(|error| Error::exchange(&error)))
                 }
                 Poll::Pending => {
+                    this.waited = true;
                     let moved = this
                         .account
                         .as_ref()

@@ -104,6 +104,7 @@ pub struct RequestBytes(Option<Rc<Sent>>);
 struct Sent {
     bytes: Cell<u64>,
     broke_off: Cell<bool>,
+    awaited: Cell<bool>,
 }
 
 /// How it ended.
@@ -423,6 +424,18 @@ impl RequestBytes {
         if let Some(sent) = &self.0 {
             sent.bytes.set(sent.bytes.get() + bytes);
         }
+    }
+
+    /// Whether more of the body is waited for from downstream.
+    pub fn awaits(&self, awaited: bool) {
+        if let Some(sent) = &self.0 {
+            sent.awaited.set(awaited);
+        }
+    }
+
+    /// Whether it is the caller that has to go on.
+    pub fn is_awaited(&self) -> bool {
+        self.0.as_ref().is_some_and(|sent| sent.awaited.get())
     }
 
     /// The body ended before its end.

@@ -7,13 +7,14 @@
 
 mod h1;
 mod h2;
+mod lease;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use rustls::ClientConfig;
@@ -23,11 +24,12 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::attempts::is_servers_fault;
+pub use self::lease::Lease;
+use self::lease::LeaseKind;
 use super::body::RequestBody;
 use super::body::replay::Kept;
-use super::error::{Error, Reads, Reason};
-use super::{headers, limits};
+use super::error::{Error, Reason};
+use super::limits;
 use crate::config::service::{Endpoint, Protocol};
 use crate::identity::SpiffeId;
 use crate::identity::certs::Credentials;
@@ -35,7 +37,6 @@ use crate::identity::verify::identity_of;
 use crate::net::connect::Connector;
 use crate::net::tls::HANDSHAKE_TIMEOUT;
 use crate::policy::budget::Budgets;
-use crate::policy::circuit_breaker::{self, Trial};
 use crate::policy::health_check::Healths;
 use crate::policy::load_balancer::Candidate;
 use crate::policy::load_balancer::answer_time::{AnswerTime, FAILED};
@@ -119,20 +120,6 @@ pub struct Connection {
 enum Sender {
     H1(h1::Exchange),
     H2(http2::SendRequest<RequestBody>),
-}
-
-/// Held while a request is in flight; given back by [`Lease::complete`] when its response has
-/// ended, and otherwise (dropped) taken for broken off: such a connection is not reused.
-pub struct Lease {
-    upstream: Rc<Upstream>,
-    kind: LeaseKind,
-    /// Whom to tell how the response ends.
-    trial: Option<Box<(Trial, Reads)>>,
-}
-
-enum LeaseKind {
-    H1(Option<h1::Exchange>),
-    H2(Rc<Cell<usize>>),
 }
 
 // === impl Upstream ===
@@ -420,75 +407,6 @@ impl Connection {
                 let request = error.take_message();
                 Err((Error::exchange(&error.into_error()), request))
             }
-        }
-    }
-}
-
-// === impl Lease ===
-
-impl Lease {
-    fn new(upstream: &Rc<Upstream>) -> Self {
-        upstream.in_flight.set(upstream.in_flight.get() + 1);
-        Self {
-            upstream: upstream.clone(),
-            kind: LeaseKind::H1(None),
-            trial: None,
-        }
-    }
-
-    /// The endpoint's circuit is told how the response ends.
-    pub fn watch(&mut self, trial: Trial, reads: Reads) {
-        self.trial = Some(Box::new((trial, reads)));
-    }
-
-    /// The response has trailers.
-    pub fn says(&mut self, trailers: &HeaderMap) {
-        let failed = headers::grpc_status(trailers).is_some_and(is_servers_fault);
-        let failed = |trial: &mut Box<(Trial, Reads)>| trial.1 == Reads::Grpc && failed;
-        if let Some(trial) = self.trial.take_if(failed) {
-            trial.0.failed(circuit_breaker::Fault::ServerError);
-        }
-    }
-
-    /// The response ends before its end.
-    pub fn broke_off(&mut self, why: Reason) {
-        if let Some(trial) = self.trial.take() {
-            trial.0.failed(match why {
-                Reason::RequestTimeout | Reason::IdleTimeout => circuit_breaker::Fault::Timeout,
-                _ => circuit_breaker::Fault::Reset,
-            });
-        }
-    }
-
-    /// Whether a peer's sidecar is at the other end.
-    pub fn from_peer(&self) -> bool {
-        self.upstream.is_peer()
-    }
-
-    /// The response has ended: the connection can carry the next request.
-    pub fn complete(mut self) {
-        let LeaseKind::H1(exchange) = &mut self.kind else {
-            return;
-        };
-        let Some(exchange) = exchange.take().filter(|one| !one.is_closed()) else {
-            return;
-        };
-        self.upstream.h1.keep(exchange);
-    }
-}
-
-impl std::fmt::Debug for Lease {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Lease").field(&self.upstream).finish()
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let in_flight = &self.upstream.in_flight;
-        in_flight.set(in_flight.get().saturating_sub(1));
-        if let LeaseKind::H2(streams) = &self.kind {
-            streams.set(streams.get().saturating_sub(1));
         }
     }
 }

@@ -145,6 +145,31 @@ async fn who_tries_it_and_goes_away_leaves_the_turn_to_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_edit_that_asks_for_fewer_trials_than_went_well_already_leaves_a_way_out() {
+    let before = circuits(1, |sent| sent.half_open_requests = 5);
+    bad(&before, 0, 3);
+    advance(2 * SECOND).await;
+    for _ in 0..3 {
+        good(&before, 0);
+    }
+    assert_eq!(state(&before, 0), CircuitState::HalfOpen);
+    let breaker = CircuitBreaker::build(&mesh::CircuitBreaker {
+        half_open_requests: 2,
+        ..sent()
+    });
+    let service = ServiceKey::new("shop", "orders");
+    let after = Circuits::new(
+        breaker.unwrap(),
+        service,
+        before.all.clone(),
+        Arc::default(),
+    );
+    assert!(after.admit(&after.all[0]));
+    good(&after, 0);
+    assert_eq!(state(&after, 0), CircuitState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_sent_before_it_opened_changes_nothing_afterwards() {
     let circuits = circuits(1, |sent| sent.half_open_requests = 1);
     let (early, mut earlier) = (one(&circuits, 0), one(&circuits, 0));

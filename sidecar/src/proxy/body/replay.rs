@@ -38,7 +38,10 @@ pub type Kept = Rc<Cell<usize>>;
 struct Source {
     body: RequestBody,
     pieces: Vec<Bytes>,
+    /// How much is kept.
     bytes: usize,
+    /// What that takes of what a worker may keep.
+    charged: usize,
     trailers: Option<HeaderMap>,
     /// How much may be kept.
     limit: usize,
@@ -46,6 +49,9 @@ struct Source {
     reader: u32,
     kept: Kept,
 }
+
+/// What a piece takes in memory beside its bytes, in bytes: a caller may send one at a time.
+const PIECE: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -72,6 +78,7 @@ impl Replay {
             body,
             pieces: Vec::new(),
             bytes: 0,
+            charged: 0,
             trailers: None,
             limit,
             state: State::Whole,
@@ -123,14 +130,19 @@ impl Source {
     /// Keeps another piece, if there is room. Returns whether it has.
     fn keep(&mut self, data: &Bytes) -> bool {
         let bytes = self.bytes + data.len();
-        let all = self.kept.get() + data.len();
+        let charged = data.len() + PIECE;
+        let all = self.kept.get() + charged;
         if self.state == State::Gone || bytes > self.limit || all > limits::REPLAY {
             self.forget();
             return false;
         }
+        if data.is_empty() {
+            return true;
+        }
         // Copied: what hyper has read stays in memory as long as a part of it is held.
         self.pieces.push(Bytes::copy_from_slice(data));
         self.bytes = bytes;
+        self.charged += charged;
         self.kept.set(all);
         true
     }
@@ -138,8 +150,8 @@ impl Source {
     fn forget(&mut self) {
         self.state = State::Gone;
         self.pieces.clear();
-        self.kept.set(self.kept.get().saturating_sub(self.bytes));
-        self.bytes = 0;
+        self.kept.set(self.kept.get().saturating_sub(self.charged));
+        (self.bytes, self.charged) = (0, 0);
     }
 
     fn left_from(&self, place: usize) -> u64 {
@@ -150,13 +162,17 @@ impl Source {
 
 impl Drop for Source {
     fn drop(&mut self) {
-        self.kept.set(self.kept.get().saturating_sub(self.bytes));
+        self.kept.set(self.kept.get().saturating_sub(self.charged));
     }
 }
 
 // === impl Replayed ===
 
 impl Replayed {
+    pub(super) fn broke_off(&self) {
+        self.source.borrow().body.broke_off();
+    }
+
     fn is_done(&self, source: &Source) -> bool {
         let trailers = source.trailers.is_some() && !self.trailed;
         self.place >= source.pieces.len() && !trailers
@@ -190,7 +206,8 @@ impl Body for Replayed {
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    this.place = if source.keep(data) { this.place + 1 } else { 0 };
+                    let kept = source.keep(data);
+                    this.place = if kept { source.pieces.len() } else { 0 };
                 }
                 if let Some(trailers) = frame.trailers_ref() {
                     source.trailers = Some(trailers.clone());
@@ -259,7 +276,7 @@ mod tests {
         let replay = replay.unwrap();
         assert_eq!(first.size_hint().exact(), Some(5));
         assert_eq!(read(first).await.unwrap(), "hello");
-        assert_eq!(kept.get(), 5);
+        assert_eq!(kept.get(), 5 + PIECE);
         for _ in 0..2 {
             let again = replay.again().unwrap();
             assert_eq!(again.size_hint().exact(), Some(5));
@@ -301,11 +318,11 @@ mod tests {
     #[tokio::test]
     async fn a_worker_keeps_no_more_than_its_bound_of_all_bodies() {
         let kept = Kept::default();
-        kept.set(limits::REPLAY - 4);
+        kept.set(limits::REPLAY - 4 - PIECE);
         let (body, replay) = Replay::of(whole("hello"), 5, &kept);
         assert_eq!(read(body).await.unwrap(), "hello");
         assert!(replay.unwrap().again().is_none());
-        assert_eq!(kept.get(), limits::REPLAY - 4);
+        assert_eq!(kept.get(), limits::REPLAY - 4 - PIECE);
     }
 
     #[tokio::test]

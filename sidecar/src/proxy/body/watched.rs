@@ -39,11 +39,16 @@ impl Watched {
         self
     }
 
+    pub(super) fn broke_off(&self) {
+        self.body.broke_off();
+    }
+
     fn passes(&mut self, frame: &Frame<Bytes>) -> Result<(), Cut> {
         if let Some(data) = frame.data_ref() {
             if let Some(left) = &mut self.limit
                 && !left.take(data.len())
             {
+                self.body.broke_off();
                 return Err(Cut::TooLarge);
             }
             self.copy = self.copy.take().and_then(|copy| copy.with(data));
