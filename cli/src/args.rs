@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::cache::CacheArgs;
 use crate::check::CheckArgs;
 use crate::config::{ConfigArgs, RoutesArgs};
 use crate::consumer::ConsumerArgs;
@@ -42,6 +43,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Show requests as they end, as the sidecars see them.
     Tap(TapArgs),
+    /// Show what is kept of a workload's answers, or drop it.
+    Cache(CacheArgs),
     /// Forward ports of this machine to ports of a workload.
     PortForward(PortForwardArgs),
     /// Make, replace, end and list the API keys of consumers.
@@ -109,6 +112,7 @@ impl Command {
             Self::Routes(args) => crate::config::routes(args),
             Self::Explain(args) => crate::explain::run(args),
             Self::Tap(args) => crate::tap::run(args),
+            Self::Cache(args) => crate::cache::run(args),
             Self::PortForward(args) => crate::port_forward::run(args),
             Self::Consumer(args) => crate::consumer::run(args),
             Self::Completion(args) => completion(args),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -21,12 +21,32 @@ pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, Bytes)
 
 /// The status and the body that `host`, at the other end of `stream`, answers to a GET of `path`.
 pub async fn ask(stream: TcpStream, host: &str, path: &str) -> anyhow::Result<(u16, Bytes)> {
+    exchange(stream, host, http::Request::get(path), "").await
+}
+
+/// The status and the body that `host`, at the other end of `stream`, answers to a PUT of `body` to
+/// `path`.
+pub async fn put(
+    stream: TcpStream,
+    host: &str,
+    path: &str,
+    body: &str,
+) -> anyhow::Result<(u16, Bytes)> {
+    exchange(stream, host, http::Request::put(path), body).await
+}
+
+async fn exchange(
+    stream: TcpStream,
+    host: &str,
+    request: http::request::Builder,
+    body: &str,
+) -> anyhow::Result<(u16, Bytes)> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = http::Request::get(path)
+    let request = request
         .header(http::header::HOST, host)
         .header(http::header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())?;
+        .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();

@@ -4,13 +4,14 @@
 //! - [`exec`] and [`status`] ask a mesh that runs;
 //! - [`check`] says what is wrong with a folder;
 //! - [`config`] shows what a sidecar has in force, [`explain`] what would become of a request, both
-//!   [`tap`] its requests as they end, all asked by way of [`sidecar`]; [`port_forward`] goes to the
-//!   application beside it;
+//!   [`tap`] its requests as they end, [`cache`] what is kept of its answers, all asked by way of
+//!   [`sidecar`]; [`port_forward`] goes to the application beside it;
 //! - [`consumer`] makes, replaces and ends the keys of consumers, in a cluster or a folder;
 //! - [`fds`] and [`http`] are how the parts of a mesh talk;
 //! - [`terminal`] runs a command in one.
 
 pub mod args;
+pub mod cache;
 pub mod check;
 pub mod config;
 pub mod consumer;

@@ -170,6 +170,41 @@ impl One<'_> {
     }
 }
 
+/// Ways to the sidecars of all replicas of workloads; of all of the mesh on this machine, or of the
+/// namespace of a cluster, when none is named. Must be called while the process has one thread.
+///
+/// # Errors
+/// When there is no such workload, or its sidecar can't be reached.
+pub fn reach_all(workloads: &[String], place: &Place) -> anyhow::Result<Vec<Reached>> {
+    let named = workloads.iter().map(|name| Some(name.as_str()));
+    let named: Vec<_> = match workloads.is_empty() {
+        true => vec![None],
+        false => named.collect(),
+    };
+    if place.is_here()? {
+        let mut mesh = Inside::of(place)?;
+        let mut pods = Vec::new();
+        for workload in named {
+            pods.extend(mesh.pods(workload)?);
+        }
+        // Named once or twice, it is asked once.
+        pods.sort();
+        pods.dedup();
+        return pods.iter().map(|pod| mesh.reach(pod)).collect();
+    }
+    let cluster = &place.cluster;
+    let mut pods = Vec::new();
+    for workload in named {
+        pods.extend(kubectl::pods(cluster, workload, false)?);
+    }
+    let begun = pods
+        .iter()
+        .map(|pod| through(cluster, pod.namespace.as_deref(), &pod.name));
+    // All at a time, for each takes a while.
+    let begun = begun.collect::<anyhow::Result<Vec<_>>>()?;
+    begun.into_iter().map(|through| through.reached()).collect()
+}
+
 /// A way to a sidecar through kubectl that is being made: several can be at a time.
 #[derive(Debug)]
 pub struct Through {
@@ -337,14 +372,28 @@ impl Reached {
     /// # Errors
     /// When it can't be asked, or it answers with something else than 200.
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        let asking = "asking the sidecar";
-        let stream = self.sidecar().await.context(asking)?;
+        let stream = self.sidecar().await.context(ASKING)?;
         let asked = crate::http::ask(stream, "localhost", path).await;
-        let (status, body) = asked.context(asking)?;
-        match status {
-            200 => Ok(serde_json::from_slice(&body)?),
-            _ => bail!("{}", String::from_utf8_lossy(&body).trim()),
-        }
+        told(asked.context(ASKING)?)
+    }
+
+    /// What the sidecar answers to a PUT of `body` to `path`.
+    ///
+    /// # Errors
+    /// As [`Reached::get`].
+    pub async fn put(&self, path: &str, body: &str) -> anyhow::Result<Value> {
+        let stream = self.sidecar().await.context(ASKING)?;
+        let asked = crate::http::put(stream, "localhost", path, body).await;
+        told(asked.context(ASKING)?)
+    }
+}
+
+const ASKING: &str = "asking the sidecar";
+
+fn told((status, body): (u16, bytes::Bytes)) -> anyhow::Result<Value> {
+    match status {
+        200 => Ok(serde_json::from_slice(&body)?),
+        _ => bail!("{}", String::from_utf8_lossy(&body).trim()),
     }
 }
 

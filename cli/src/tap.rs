@@ -9,8 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use tokio::sync::mpsc;
 
-use crate::kubectl;
-use crate::sidecar::{Inside, Place, Reached, through};
+use crate::sidecar::{Place, Reached, reach_all};
 use crate::signals::told_to_end;
 use watch::{Seen, watch};
 use words::Columns;
@@ -87,44 +86,13 @@ pub fn run(args: &TapArgs) -> anyhow::Result<i32> {
         let _inside = runtime.enter();
         told_to_end()?
     };
-    let reached = reach(args)?;
+    let reached = reach_all(&args.workloads, &args.place)?;
     runtime.block_on(async {
         tokio::select! {
             shown = show(args, reached) => shown,
             () = ending => Ok(0),
         }
     })
-}
-
-/// Ways to all sidecars that are to be watched.
-fn reach(args: &TapArgs) -> anyhow::Result<Vec<Reached>> {
-    let named = args.workloads.iter().map(|name| Some(name.as_str()));
-    let named: Vec<_> = match args.workloads.is_empty() {
-        true => vec![None],
-        false => named.collect(),
-    };
-    if args.place.is_here()? {
-        let mut mesh = Inside::of(&args.place)?;
-        let mut pods = Vec::new();
-        for workload in named {
-            pods.extend(mesh.pods(workload)?);
-        }
-        // Named once or twice, it is watched once.
-        pods.sort();
-        pods.dedup();
-        return pods.iter().map(|pod| mesh.reach(pod)).collect();
-    }
-    let cluster = &args.place.cluster;
-    let mut pods = Vec::new();
-    for workload in named {
-        pods.extend(kubectl::pods(cluster, workload, false)?);
-    }
-    let begun = pods
-        .iter()
-        .map(|pod| through(cluster, pod.namespace.as_deref(), &pod.name));
-    // All at a time, for each takes a while.
-    let begun = begun.collect::<anyhow::Result<Vec<_>>>()?;
-    begun.into_iter().map(|through| through.reached()).collect()
 }
 
 async fn show(args: &TapArgs, reached: Vec<Reached>) -> anyhow::Result<i32> {

@@ -14,6 +14,7 @@ use crate::verdict::Verdict;
 use crate::{endpoints, guard, workload};
 
 mod access;
+mod cache;
 mod differs;
 mod objects;
 mod retry_policies;
@@ -60,6 +61,9 @@ pub fn compile(inputs: &Inputs, before: Output) -> Output {
         while let Some(route) = compilation.dirty.access.pop_first() {
             compilation.access(&route);
         }
+        while let Some(route) = compilation.dirty.caches.pop_first() {
+            compilation.cache(&route);
+        }
     }
     compilation.changed();
     compilation.out
@@ -88,6 +92,8 @@ struct Dirty {
     objects: BTreeSet<ObjectRef>,
     /// By ApiRoute: who may enter.
     access: BTreeSet<ObjectKey>,
+    /// By ApiRoute: which answers are kept.
+    caches: BTreeSet<ObjectKey>,
 }
 
 // === impl Dirty ===
@@ -98,7 +104,8 @@ impl Dirty {
             && self.endpoints.is_empty()
             && self.workloads.is_empty()
             && self.objects.is_empty()
-            && self.access.is_empty())
+            && self.access.is_empty()
+            && self.caches.is_empty())
     }
 }
 
@@ -122,6 +129,8 @@ impl Compilation<'_> {
         self.dirty.workloads.extend(joined_or_left.cloned());
         let guarded_by = links.access.to(key).into_iter().flatten();
         self.dirty.access.extend(guarded_by.cloned());
+        let cached_by = links.cached.to(key).into_iter().flatten();
+        self.dirty.caches.extend(cached_by.cloned());
 
         let meshed = || {
             let pods = selected.iter();

@@ -58,6 +58,8 @@ pub(crate) struct Indexes {
     pub(crate) declares: Links<ObjectKey, ObjectKey>,
     /// An ApiRoute and the Services at whose pods it says who may enter.
     pub(crate) access: Links<ObjectKey, ObjectKey>,
+    /// An ApiRoute and the Services at whose pods answers are kept as it says.
+    pub(crate) cached: Links<ObjectKey, ObjectKey>,
     /// An ApiRoute and those that it leads to.
     pub(crate) leads: Links<ObjectKey, ObjectKey>,
     /// A RetryPolicy and the ApiRoutes that it names, whether they exist or not.

@@ -9,6 +9,7 @@
 mod access;
 mod api_route;
 mod attach;
+mod cache;
 mod compile;
 mod describe;
 mod endpoints;

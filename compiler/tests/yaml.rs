@@ -178,6 +178,39 @@ fn a_value_outside_its_bounds_is_refused() {
 }
 
 #[test]
+fn a_cache_that_could_keep_nothing_is_refused() {
+    let quarter = "maxEntryBytes is a quarter of maxBytes at most: one answer must leave room for \
+                   others";
+    refuses(
+        &route("spec:\n  hosts: [a]\n  cache: {maxBytes: 70000, maxEntryBytes: 20000}"),
+        &[&format!("shop.yaml:6: spec.cache: {quarter}")],
+    );
+    refuses(
+        &route("spec:\n  hosts: [a]\n  cache: {maxEntryBytes: 4194305}"),
+        &[&format!("shop.yaml:6: spec.cache: {quarter}")],
+    );
+    for protocol in ["TCP", "GRPC"] {
+        refuses(
+            &route(&format!(
+                "spec:\n  hosts: [a]\n  protocol: {protocol}\n  cache: {{}}"
+            )),
+            &[
+                "shop.yaml:4: spec: a cache keeps answers to GET: of TCP and TLS nobody reads \
+               requests, and gRPC has none",
+            ],
+        );
+    }
+    refuses(
+        &route("spec:\n  hosts: [a]\n  cache: {defaultTTL: 25h, keyHeaders: [a, A]}"),
+        &[
+            "shop.yaml:6: spec.cache.defaultTTL: an answer that does not say how long it is fresh is \
+             kept for 24h at most",
+            "shop.yaml:6: spec.cache.keyHeaders: two of the headers have the same name",
+        ],
+    );
+}
+
+#[test]
 fn a_rule_across_fields_is_kept_as_a_cluster_keeps_it() {
     refuses(
         &route("spec:\n  hosts: [a]\n  rules: [{name: x}, {name: x}, {name: rule-1}]"),

@@ -16,11 +16,13 @@ use crate::units::Duration;
 
 pub mod auth;
 pub mod authorization;
+pub mod cache;
 pub mod filters;
 mod matching;
 
 use auth::Auth;
 use authorization::Authorization;
+use cache::Cache;
 
 use filters::{
     Compression, Concurrency, Cors, DirectResponse, Fault, HeaderEdits, Mirror, Redirect, Rewrite,
@@ -103,6 +105,9 @@ pub use matching::{HeaderMatch, Match, Method, PathMatch, PathType, QueryMatch, 
 #[x_kube(validation = Cel::new(
     "!has(self.auth) || self.auth.require != 'Optional' || has(self.authorization)"
 ).message("auth.require: Optional lets everybody go on: write authorization, which says who may"))]
+#[x_kube(validation = Cel::new(
+    "!(self.protocol in ['TCP', 'TLS', 'GRPC']) || !has(self.cache)"
+).message("a cache keeps answers to GET: of TCP and TLS nobody reads requests, and gRPC has none"))]
 pub struct ApiRouteSpec {
     /// The Services whose calls this object governs: `orders` (in the object's namespace),
     /// `orders.shop`, `orders.shop.svc` or the full name in the cluster's domain. All in one
@@ -160,6 +165,13 @@ pub struct ApiRouteSpec {
     /// connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Authorization>,
+
+    /// Answers that are given again without asking the application. The sidecars beside the pods keep
+    /// them, each for itself, of the hosts' Services and of every Service that a rule sends to, behind
+    /// `auth` and `authorization`: who may not enter gets none. It needs the object to be in the
+    /// Services' own namespace, and is in force while the object is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
 }
 
 /// What an API's Services speak.

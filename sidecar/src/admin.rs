@@ -3,6 +3,7 @@
 //! On the control thread: none of it can slow a request.
 
 mod access;
+mod cache;
 mod explain;
 mod settings;
 mod show;
@@ -70,6 +71,7 @@ GET /tap               ?status=5xx&path=/orders&sample=10: requests as they end,
 GET /stats             what is going on
 GET /metrics           the same for scrapers, and more
 GET /ready
+GET or PUT /cache      such as purge=/orders: what is kept of the own answers, or that it goes
 GET or PUT /log-level  such as info, or info,sidecar=debug
 GET or PUT /access-log such as sample=10 filter=slow:500ms
 ";
@@ -234,6 +236,7 @@ impl Admin {
             "/stats" => question.tells(|| json(StatusCode::OK, &self.stats())),
             "/ready" => self.to_kubelet(question),
             "/metrics" => self.to_scrapers(question),
+            "/cache" => question.tells_or_sets(|| self.cache(question)),
             "/log-level" => question.tells_or_sets(|| self.log_level(question)),
             "/access-log" => question.tells_or_sets(|| self.access_log(question)),
             _ => question.tells(|| text(StatusCode::NOT_FOUND, PAGES)),

@@ -10,6 +10,7 @@
 //! bytes into values. What is here is the part of them that a stable compiler can run.
 
 mod access;
+mod cache;
 mod operator;
 mod people;
 mod proxy;

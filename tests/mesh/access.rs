@@ -52,7 +52,7 @@ fn route(access: &str) -> String {
 }
 
 /// A consumer with this key.
-fn consumer(name: &str, plan: &str, key: &str, more: &str) -> Result<String> {
+pub(crate) fn consumer(name: &str, plan: &str, key: &str, more: &str) -> Result<String> {
     let id = key.split('_').nth(1).context("mk_<id>_<secret>")?;
     let hash = digest(&SHA256, key.as_bytes());
     let hash: String = hash

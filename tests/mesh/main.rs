@@ -4,6 +4,7 @@ mod access;
 mod addresses;
 mod balancing;
 mod bounds;
+mod cache;
 mod circuit_breaking;
 mod claims;
 mod combined;

@@ -77,6 +77,8 @@ pub const RETRY_POLICY_ROUTES: &str = "retry-policy.routes";
 pub const RETRY_POLICY_BUDGET: &str = "retry-policy.budget";
 /// Stops calling endpoints that fail (`mesh.RetryPolicy.circuit_breaker`).
 pub const RETRY_POLICY_CIRCUIT_BREAKER: &str = "retry-policy.circuit-breaker";
+/// Keeps answers as `mesh.Cache` says.
+pub const CACHE: &str = "cache";
 
 /// What the sidecar of this build can do.
 pub const ALL: &[&str] = &[
@@ -116,4 +118,5 @@ pub const ALL: &[&str] = &[
     RETRY_POLICY_ROUTES,
     RETRY_POLICY_BUDGET,
     RETRY_POLICY_CIRCUIT_BREAKER,
+    CACHE,
 ];

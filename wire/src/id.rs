@@ -30,6 +30,8 @@ pub enum Kind {
     Keys,
     /// `mesh.Access`: what an ApiRoute says of who may enter.
     Access,
+    /// `mesh.Cache`: which answers are kept.
+    Cache,
     /// `mesh.Guard`: who may enter.
     Guard,
     /// `mesh.Endpoints`: who answers behind a Service.
@@ -69,11 +71,12 @@ pub enum InvalidId {
 
 impl Kind {
     /// Every kind, in the order in which they are sent.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Identity,
         Kind::Workload,
         Kind::Keys,
         Kind::Access,
+        Kind::Cache,
         Kind::Guard,
         Kind::Endpoints,
         Kind::Route,
@@ -87,6 +90,7 @@ impl Kind {
             Kind::Workload => "workload",
             Kind::Keys => "keys",
             Kind::Access => "access",
+            Kind::Cache => "cache",
             Kind::Guard => "guard",
             Kind::Endpoints => "endpoints",
             Kind::Route => "route",
@@ -116,7 +120,9 @@ impl Kind {
                 Input::Consumer,
                 Input::Credential,
             ],
-            Kind::Access => &[Input::ApiRoute, Input::Service, Input::Pod, Input::Settings],
+            Kind::Access | Kind::Cache => {
+                &[Input::ApiRoute, Input::Service, Input::Pod, Input::Settings]
+            }
             // The names in ApiRoutes end in the cluster's domain.
             Kind::Guard => &[Input::ApiRoute, Input::Service, Input::Pod, Input::Settings],
             // An ApiRoute can declare what a Service's ports carry.

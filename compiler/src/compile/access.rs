@@ -37,8 +37,9 @@ impl Compilation<'_> {
         let reader = self.access_reader(key)?;
         let mut access = reader.problems(&hosts.services);
         access.extend(self.without_pods(&reader.services(&hosts.services)));
-        if !access.is_empty() {
-            let all = hosts.refusal.take().into_iter().chain(access);
+        let cache = self.cache_reader(key)?.problems(&hosts.services);
+        if !(access.is_empty() && cache.is_empty()) {
+            let all = hosts.refusal.take().into_iter().chain(access).chain(cache);
             hosts.refusal = Refusal::all(all.collect());
         }
         Some(hosts)
@@ -108,18 +109,9 @@ impl Compilation<'_> {
         else {
             return;
         };
-        let links = &self.out.memo.links;
-        let services = links.access.from(key).cloned().unwrap_or_default();
-        let pods = services
-            .iter()
-            .filter_map(|service| links.selected.from(service));
-        let meshed = pods.flatten().filter(|pod| {
-            let pod = self.inputs.pods.get(*pod);
-            pod.is_some_and(|pod| workload::is_meshed(pod))
-        });
-        let audience: Audience = meshed
-            .map(|pod| AudienceKey::Pod(pod.namespace.clone(), pod.name.clone()))
-            .collect();
+        let services = self.out.memo.links.access.from(key);
+        let services = services.cloned().unwrap_or_default();
+        let audience = self.pods_of(&services);
         let reader = self.access_reader(key).filter(Reader::is_there);
         let Some(reader) = reader.filter(|_| !audience.is_empty()) else {
             self.remove(id);
@@ -139,6 +131,19 @@ impl Compilation<'_> {
             }
             None => self.remove(keys_id),
         }
+    }
+
+    /// The meshed pods of Services.
+    pub(super) fn pods_of(&self, services: &BTreeSet<ObjectKey>) -> Audience {
+        let selected = &self.out.memo.links.selected;
+        let pods = services.iter().filter_map(|one| selected.from(one));
+        let meshed = pods.flatten().filter(|pod| {
+            let pod = self.inputs.pods.get(*pod);
+            pod.is_some_and(|pod| workload::is_meshed(pod))
+        });
+        meshed
+            .map(|pod| AudienceKey::Pod(pod.namespace.clone(), pod.name.clone()))
+            .collect()
     }
 
     pub(super) fn access_reader<'k>(&'k self, key: &'k ObjectKey) -> Option<Reader<'k>> {

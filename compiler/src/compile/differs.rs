@@ -27,6 +27,7 @@ impl Compilation<'_> {
                 Kind::Guard => drop(self.dirty.guards.insert(key)),
                 Kind::Endpoints => drop(self.dirty.endpoints.insert(key)),
                 Kind::Access | Kind::Keys => drop(self.dirty.access.insert(key)),
+                Kind::Cache => drop(self.dirty.caches.insert(key)),
                 Kind::Route => drop(self.dirty.objects.insert(ObjectRef::api_route(&key))),
                 Kind::RetryPolicy => {
                     self.dirty.objects.insert(ObjectRef::retry_policy(&key));

@@ -35,6 +35,8 @@ pub(super) struct Read<'k> {
     pub(super) unresolved: Option<Refusal>,
     /// What else it becomes, whether it is in force or not.
     pub(super) also: Vec<ResourceId>,
+    /// What else it becomes while it is in force.
+    pub(super) in_force: Vec<ResourceId>,
     /// What is said of that when the object is not in force.
     pub(super) note: Option<&'static str>,
     /// What to do about a conflict.
@@ -119,6 +121,7 @@ impl Compilation<'_> {
         let mut resources = read.also;
         match (id, &refusal) {
             (Some(id), None) => {
+                resources.extend(read.in_force);
                 resources.push(id.clone());
                 let services = read.targets.iter();
                 let routes = read.routes.iter().map(|target| &target.route);

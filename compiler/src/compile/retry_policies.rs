@@ -62,6 +62,7 @@ impl Compilation<'_> {
             refusal: policy.refusal,
             unresolved: None,
             also: Vec::new(),
+            in_force: Vec::new(),
             note: None,
             remedy: REMEDY,
         };

@@ -45,6 +45,7 @@ impl Compilation<'_> {
         mentions.extend(hosts.services.iter().cloned());
         let leads = reader.leads(&hosts.services);
         let guarded = self.guards(key, &hosts.services).unwrap_or_default();
+        let cached = self.cached_at(key, &hosts);
         let unresolved = rules.refusal.into_iter().chain(guarded.unusable);
         let read = Read {
             object: &ObjectRef::api_route(key),
@@ -55,10 +56,15 @@ impl Compilation<'_> {
             refusal: hosts.refusal,
             unresolved: Refusal::all(unresolved.collect()),
             also: guarded.resources,
+            in_force: match cached.is_empty() {
+                true => Vec::new(),
+                false => Vec::from_iter(resource_id(Kind::Cache, key)),
+            },
             note: guarded.note,
             remedy: REMEDY,
         };
         let layer = Layer::of(key, reader.spec, reader.reads_requests(), reader.settings);
+        let keeps = reader.spec.cache.is_some();
         let says = (reader.declares(), read.targets.clone());
         let (rules, connections) = (rules.rules, rules.connections);
         let affected = self.conclude(read, generation, |Place { consumer, services }| {
@@ -78,11 +84,13 @@ impl Compilation<'_> {
                 rules,
                 connections,
                 consumer,
+                cached: keeps,
             };
             (capabilities, route)
         });
         self.declare(key, says);
         self.guarded(key, guarded.services);
+        self.cached(key, cached);
         let layer = layer.filter(|_| self.is_in_force(key));
         self.lead(key, Some(layer), leads);
         affected
@@ -105,7 +113,7 @@ impl Compilation<'_> {
         }
     }
 
-    fn is_in_force(&self, key: &ObjectKey) -> bool {
+    pub(super) fn is_in_force(&self, key: &ObjectKey) -> bool {
         let id = resource_id(Kind::Route, key);
         id.is_some_and(|id| self.out.resources.contains_key(&id))
     }
@@ -135,6 +143,7 @@ impl Compilation<'_> {
     pub(super) fn forget_route(&mut self, key: &ObjectKey) {
         self.declare(key, (None, Vec::new()));
         self.guarded(key, BTreeSet::new());
+        self.cached(key, BTreeSet::new());
         self.lead(key, None, BTreeSet::new());
     }
 

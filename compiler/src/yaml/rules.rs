@@ -8,6 +8,7 @@ use regex::Regex;
 use serde_json::Value;
 
 mod access;
+mod cache;
 mod connections;
 mod filters;
 mod retry_policy;
@@ -15,7 +16,10 @@ mod retry_policy;
 /// Whether a value keeps a rule, given the rule's text; `None` for a rule that isn't known here.
 pub(super) fn holds(rule: &str, value: &Value) -> Option<bool> {
     let rules = RULES.iter().chain(filters::RULES);
-    let rules = rules.chain(connections::RULES).chain(access::RULES);
+    let rules = rules
+        .chain(connections::RULES)
+        .chain(access::RULES)
+        .chain(cache::RULES);
     let mut rules = rules.chain(retry_policy::RULES);
     let (_, holds) = rules.find(|(text, _)| *text == rule)?;
     Some(holds(value))

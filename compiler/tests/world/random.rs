@@ -183,16 +183,17 @@ fn api_route() -> impl Strategy<Value = Value> {
         ]),
         0..3,
         access(),
+        cache(),
     )
         .prop_map(
-            |(hosts, rules, protocol, created, generation, (auth, authorization))| {
+            |(hosts, rules, protocol, created, generation, (auth, authorization), cache)| {
                 json!({
                     "apiVersion": "meshwright.dev/v1alpha1",
                     "kind": "ApiRoute",
                     "metadata": {"creationTimestamp": created, "generation": generation},
                     "spec": {
                         "hosts": hosts, "rules": rules, "protocol": protocol,
-                        "auth": auth, "authorization": authorization,
+                        "auth": auth, "authorization": authorization, "cache": cache,
                     },
                 })
             },
@@ -218,6 +219,16 @@ fn access() -> impl Strategy<Value = (Value, Value)> {
         json!({"rules": [{"principals": {"roles": ["nobody"]}}]}),
     ]);
     (auth, authorization)
+}
+
+/// Which answers are kept: mostly none.
+fn cache() -> impl Strategy<Value = Value> {
+    select(vec![
+        json!(null),
+        json!(null),
+        json!({}),
+        json!({"defaultTTL": "30s", "keyHeaders": ["X-Tenant"], "keyQuery": []}),
+    ])
 }
 
 fn consumer() -> impl Strategy<Value = Value> {

@@ -6,6 +6,7 @@ use wire::Kind;
 use wire::mesh::{self, r#match::Path};
 
 mod access;
+mod cache;
 mod filters;
 mod retry_policy;
 
@@ -62,6 +63,7 @@ fn body(compiled: &Compiled) -> Value {
     match resource.id.kind {
         Kind::Route => route(resource.decode().unwrap()),
         Kind::Access => access::shown(resource.decode().unwrap()),
+        Kind::Cache => cache::shown(resource.decode().unwrap()),
         Kind::Keys => access::keys(resource.decode().unwrap()),
         Kind::RetryPolicy => retry_policy::shown(resource.decode().unwrap()),
         Kind::Endpoints => endpoints(resource.decode().unwrap()),
@@ -197,6 +199,9 @@ fn route(sent: mesh::Route) -> Value {
     });
     if !connections.is_empty() {
         shown["connections"] = json!(connections);
+    }
+    if sent.cached {
+        shown["cached"] = json!(true);
     }
     shown
 }

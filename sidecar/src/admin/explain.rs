@@ -243,8 +243,10 @@ impl Governed<'_> {
             port: self.port,
             prefix: found.prefix,
         };
-        let sent = &sent.rules[found.rule];
-        told["does"] = json!(filters::told(sent, &rule.filters, &called));
+        let does = filters::told(&sent.rules[found.rule], &rule.filters, &called);
+        let kept = sent.cached && [Method::GET, Method::HEAD].contains(&head.method);
+        let kept = kept.then(|| filters::KEPT.to_owned());
+        told["does"] = json!(Vec::from_iter(does.into_iter().chain(kept)));
         if let Some(timeout) = rule.request_timeout {
             told["timeoutMs"] = json!(millis(timeout));
         }

@@ -94,7 +94,7 @@ impl Admin {
 // === impl Question ===
 
 impl Question {
-    fn words(&self) -> Result<&str, String> {
+    pub(super) fn words(&self) -> Result<&str, String> {
         let words = std::str::from_utf8(&self.body).map_err(|_| "the body is no text".to_owned());
         words.map(str::trim)
     }

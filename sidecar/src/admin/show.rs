@@ -238,6 +238,7 @@ fn in_force(state: &State, healths: &Healths) -> Value {
         ports.map(|(port, protocol)| {
             json!({
                 "service": &*guard.service, "port": port, "protocol": format!("{protocol:?}"),
+                "cache": state.served(*port).map_or(Value::Null, super::cache::kept),
                 "whoMayEnter": state.served(*port).map_or(Value::Null, super::access::may_enter),
             })
         })

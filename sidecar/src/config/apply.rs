@@ -14,6 +14,7 @@ use super::retry_policy::RetryPolicy;
 use super::route::Route;
 use super::service::Service;
 use super::state::{Built, State};
+use crate::policy::cache::Cache;
 use crate::telemetry::metrics::{KindLabels, Metrics};
 
 /// Builds what is received and publishes the state that follows from it.
@@ -106,6 +107,12 @@ impl Applier {
                 self.built.access.insert(id, Arc::new(built));
                 told?;
             }
+            Kind::Cache => {
+                let old = self.built.caches.get(&id).map(|old| &**old);
+                let sent = resource.decode().map_err(unreadable)?;
+                let built = Cache::build(sent, old, &self.metrics.cache)?;
+                self.built.caches.insert(id, Arc::new(built));
+            }
             Kind::Keys => {
                 let built = Keys::build(resource.decode().map_err(unreadable)?)?;
                 self.built.keys.insert(id, Arc::new(built));
@@ -137,6 +144,7 @@ impl Applier {
             Kind::Route => drop(self.built.routes.remove(&text)),
             Kind::RetryPolicy => drop(self.built.retry_policies.remove(&text)),
             Kind::Access => drop(self.built.access.remove(&text)),
+            Kind::Cache => drop(self.built.caches.remove(&text)),
             Kind::Keys => drop(self.built.keys.remove(&text)),
             Kind::Guard => drop(self.built.guards.remove(&text)),
             // Another's is not the own one, whatever has been sent.
@@ -160,6 +168,7 @@ impl Applier {
             ("route", self.built.routes.len()),
             ("retry-policy", self.built.retry_policies.len()),
             ("access", self.built.access.len()),
+            ("cache", self.built.caches.len()),
             ("keys", self.built.keys.len()),
             ("guard", self.built.guards.len()),
             ("workload", usize::from(self.built.workload.is_some())),

@@ -13,6 +13,7 @@ use super::retry_policy::RetryPolicy;
 use super::route::Route;
 use super::service::{Endpoint, Port, Protocol, Service, ServiceKey};
 use crate::policy::authentication::issuer::IssuerKeys;
+use crate::policy::cache::Cache;
 use policies::Policies;
 
 /// Everything that the sidecar was told, built and linked.
@@ -50,6 +51,8 @@ pub struct Built {
     pub retry_policies: HashMap<String, Arc<RetryPolicy>>,
     /// `access/…`
     pub access: HashMap<String, Arc<Access>>,
+    /// `cache/…`
+    pub caches: HashMap<String, Arc<Cache>>,
     /// `keys/…`
     pub keys: HashMap<String, Arc<Keys>>,
     /// `guard/…`
@@ -94,6 +97,8 @@ pub struct Served {
     connections: Arc<[Enforced]>,
     /// Who may enter can only be told of a request.
     reads_requests: bool,
+    /// What says which answers are kept.
+    cache: Option<Arc<Cache>>,
     /// Something that says who may enter has not come.
     lacks: bool,
 }
@@ -272,6 +277,12 @@ impl Served {
         &self.connections
     }
 
+    /// What says which answers to requests are kept.
+    pub fn cache(&self) -> Option<&Arc<Cache>> {
+        let cache = self.cache.as_ref();
+        cache.filter(|_| self.protocol != Protocol::Tcp)
+    }
+
     /// Whether who may enter can only be told of a request.
     pub fn reads_requests(&self) -> bool {
         self.reads_requests
@@ -349,6 +360,17 @@ impl<'b> Gathered<'b> {
 }
 
 impl Inbound {
+    /// What says which answers of a Service's pods are kept; of several ApiRoutes that do, the first by
+    /// name.
+    fn cache(built: &Built, guard: &Guard) -> Option<Arc<Cache>> {
+        let caches = built.caches.values().filter(|cache| {
+            let mut services = cache.services.iter();
+            services.any(|service| *service.text() == guard.service)
+        });
+        let caches = caches.map(|cache| Some(cache.clone()));
+        caches.fold(None, first_of)
+    }
+
     fn link(built: &Built) -> Self {
         let Some(workload) = &built.workload else {
             return Self::default();
@@ -361,6 +383,7 @@ impl Inbound {
             let Some(guard) = built.guards.get(id) else {
                 return Self::default();
             };
+            let cache = Self::cache(built, guard);
             for (port, protocol) in &guard.ports {
                 let first = || Gathered {
                     served: Served {
@@ -370,12 +393,15 @@ impl Inbound {
                         requests: Arc::default(),
                         connections: Arc::default(),
                         reads_requests: false,
+                        cache: None,
                         lacks: false,
                     },
                     requests: BTreeSet::new(),
                     connections: BTreeSet::new(),
                 };
                 let gathered = ports.entry(*port).or_insert_with(first);
+                let before = gathered.served.cache.take();
+                gathered.served.cache = first_of(before, cache.clone());
                 gathered.add(built, guard, *protocol);
             }
         }
@@ -387,6 +413,12 @@ impl Inbound {
                 .collect(),
         }
     }
+}
+
+/// Of two caches, the one whose ApiRoute comes first by name.
+fn first_of(one: Option<Arc<Cache>>, other: Option<Arc<Cache>>) -> Option<Arc<Cache>> {
+    let both = [one, other].into_iter().flatten();
+    both.min_by(|one, other| one.object.cmp(&other.object))
 }
 
 #[cfg(test)]

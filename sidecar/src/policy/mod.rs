@@ -5,6 +5,7 @@
 //! | [`authentication`] | before the application, at the destination | `ApiRoute.auth` | `check` |
 //! | [`authorization`] | before the application, at the destination | `ApiRoute.authorization` | `decide` |
 //! | [`body_limit`] | before all attempts, while the body streams | `ApiRoute.rules[].maxRequestBytes` | `guard` |
+//! | [`cache`] | before the application, at the destination | `ApiRoute.cache` | `consult` |
 //! | [`compression`] | after all attempts, while the body streams | `ApiRoute.rules[].compression` | `apply` |
 //! | [`concurrency`] | before all attempts, until the response has ended | `ApiRoute.rules[].concurrency` | `enter` |
 //! | [`cors`] | before and after all attempts | `ApiRoute.rules[].cors` | `preflight`, `share` |
@@ -29,6 +30,7 @@ pub mod authentication;
 pub mod authorization;
 pub mod body_limit;
 pub mod budget;
+pub mod cache;
 pub mod circuit_breaker;
 pub mod compression;
 pub mod concurrency;

@@ -19,14 +19,17 @@ use super::limits;
 use super::upgrade::Switched;
 use super::upstream::Lease;
 use crate::policy::body_limit::Left;
+use crate::policy::cache::Fill;
 use crate::policy::compression::Gzip;
 use crate::policy::timeout::Deadline;
 
 mod encoded;
+mod filling;
 pub mod replay;
 mod watched;
 
 use encoded::Encoded;
+use filling::Filling;
 use replay::Replayed;
 pub use watched::Watched;
 
@@ -64,12 +67,16 @@ pub struct ResponseBody {
     /// Whether the upstream was waited for, last.
     waited: bool,
     idle: Idle,
+    /// Bytes of it that have passed.
+    passed: u64,
     account: Option<Account>,
 }
 
 enum From {
     Upstream(Incoming, Option<Lease>),
     Mesh(Option<Bytes>),
+    /// An upstream's, which is kept while it passes.
+    Filling(Filling),
     /// None follows: both sides speak another protocol from here on.
     Switched(Option<Box<Switched>>),
 }
@@ -213,6 +220,7 @@ impl From {
         match self {
             Self::Upstream(body, _) => body.is_end_stream(),
             Self::Mesh(body) => body.is_none(),
+            Self::Filling(body) => body.is_end(),
             Self::Switched(_) => true,
         }
     }
@@ -238,6 +246,7 @@ impl ResponseBody {
                 .map(|at| Box::pin(tokio::time::sleep_until(at))),
             waited: true,
             idle: Idle::new(idle),
+            passed: 0,
             account: None,
         }
     }
@@ -250,7 +259,16 @@ impl ResponseBody {
             deadline: None,
             waited: false,
             idle: Idle::new(limits::BODY_IDLE),
+            passed: 0,
             account: None,
+        }
+    }
+
+    /// What an upstream answers, and is kept while it passes.
+    pub fn filling(body: ResponseBody, fill: Fill) -> Self {
+        Self {
+            from: From::Filling(Filling::begin(body, fill)),
+            ..Self::mesh(Bytes::new())
         }
     }
 
@@ -262,6 +280,7 @@ impl ResponseBody {
             deadline: None,
             waited: false,
             idle: Idle::new(limits::BODY_IDLE),
+            passed: 0,
             account: None,
         }
     }
@@ -293,6 +312,7 @@ impl ResponseBody {
     }
 
     fn passed(&mut self, frame: &Frame<Bytes>) {
+        self.passed += frame.data_ref().map_or(0, |data| data.len() as u64);
         if let Some(account) = &mut self.account {
             if let Some(data) = frame.data_ref() {
                 account.cx.passed_on(data.len());
@@ -368,6 +388,8 @@ impl Body for ResponseBody {
         let frame = match &mut this.from {
             From::Mesh(body) => body.take().map(|body| Ok(Frame::data(body))),
             From::Switched(_) => None,
+            // Timed where it is read from the upstream.
+            From::Filling(body) => ready!(body.poll(task)),
             From::Upstream(body, _) => match Pin::new(body).poll_frame(task) {
                 Poll::Ready(frame) => {
                     frame.map(|frame| frame.map(cleaned).map_err(|error| Error::exchange(&error)))
@@ -377,7 +399,7 @@ impl Body for ResponseBody {
                     let moved = this
                         .account
                         .as_ref()
-                        .map_or(0, |account| account.cx.moved());
+                        .map_or(this.passed, |account| account.cx.moved());
                     ready!(this.idle.poll(task, moved));
                     return this.broke_off(Reason::IdleTimeout.into());
                 }
@@ -413,6 +435,7 @@ impl Body for ResponseBody {
         }
         match &self.from {
             From::Upstream(body, _) => body.size_hint(),
+            From::Filling(body) => body.size_hint(),
             From::Switched(_) => SizeHint::with_exact(0),
             From::Mesh(body) => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))

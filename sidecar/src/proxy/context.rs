@@ -18,6 +18,7 @@ use super::load::{Admitted, Seat};
 use super::upgrade::Upgrade;
 use crate::identity::SpiffeId;
 use crate::policy::authentication::Caller;
+use crate::policy::cache::status::Outcome as Cached;
 use crate::policy::concurrency::Place;
 use crate::policy::cors::Share;
 use crate::policy::retry::Failure;
@@ -62,6 +63,10 @@ pub struct Context {
     pub idle: Option<Duration>,
     /// Whose key it was sent with.
     pub consumer: Option<Arc<str>>,
+    /// What it brought tells who sends it.
+    credentials: bool,
+    /// What became of it where answers are kept.
+    cached: Option<Cached>,
     decided: Option<Decided>,
     /// Its places among the requests of the rules that govern it, until its account is closed.
     pub places: Vec<Place>,
@@ -152,6 +157,8 @@ impl Context {
             delayed: false,
             idle: None,
             consumer: None,
+            credentials: false,
+            cached: None,
             decided: None,
             places: Vec::new(),
             trace: Trace::of(&mut head.headers),
@@ -179,9 +186,20 @@ impl Context {
 
     /// Who calls is known.
     pub fn calls(&mut self, caller: &Caller) {
+        self.credentials |= caller.token.is_some() || caller.consumer.is_some();
         if let Some(consumer) = &caller.consumer {
             self.consumer = Some(consumer.name.clone());
         }
+    }
+
+    /// Whether it is known who sends it by what it brought.
+    pub fn has_credentials(&self) -> bool {
+        self.credentials
+    }
+
+    /// This became of it where answers are kept.
+    pub fn cached(&mut self, outcome: Cached) {
+        self.cached = Some(outcome);
     }
 
     /// It was decided whether it may: what was decided against it stays.
@@ -364,6 +382,7 @@ impl Context {
                 Some(decided) => decided.rule.as_deref().unwrap_or_default(),
                 None => "",
             },
+            cache: self.cached.map_or("", Cached::name),
             endpoint,
             status: self.status.map_or(0, |status| status.as_u16()),
             grpc_status: self.grpc_status,

@@ -164,6 +164,9 @@ reasons! {
     /// The rule says that this request fails, or that it is delayed.
     FaultInjected = "fault_injected", SERVICE_UNAVAILABLE, Mesh, true,
         "The route makes this request fail on purpose.";
+    /// The request takes only what is kept, and nothing is.
+    NotCached = "not_cached", GATEWAY_TIMEOUT, Caller, true,
+        "No answer to this request is kept, and it asks for no other.";
     /// Plaintext into a port that takes mutual TLS only.
     PlaintextRefused = "plaintext_refused", FORBIDDEN, Caller, true,
         "This port takes calls from the mesh only, over mutual TLS.";

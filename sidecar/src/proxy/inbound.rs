@@ -9,12 +9,13 @@ use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::body::{RequestBody, ResponseBody};
+use super::cache::Application;
 use super::context::{Account, Context};
 use super::error::{Error, Reason};
 use super::load::Seat;
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
-use super::{Proxy, access, forward, headers, health, path};
+use super::{Proxy, access, cache, forward, headers, health, path};
 use crate::config::State;
 use crate::config::state::{NotServed, Served};
 use crate::identity::SpiffeId;
@@ -96,6 +97,11 @@ async fn inbound(
         let (answers, service) = (&px.health_answers, &served.guard.service);
         let answer = answers.of(peer.called, application, speak, service, &head);
         return Ok(answer.await);
+    }
+    if let Some(cache) = served.cache() {
+        let port = peer.called.port();
+        let application = Application::new(application, speak, port);
+        return Box::pin(cache::carry(cx, cache, &application, head, body)).await;
     }
     Box::pin(forward::to_application(cx, &application, speak, head, body)).await
 }

@@ -21,6 +21,7 @@ pub mod access;
 pub mod attempt;
 pub mod attempts;
 pub mod body;
+pub mod cache;
 pub mod captured;
 pub mod context;
 pub mod copy;

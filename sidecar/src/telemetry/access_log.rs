@@ -55,6 +55,10 @@ pub struct Line<'a> {
     /// The rule of `authorization` that decided; none when it was denied because none allows it.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub decided_by: &'a str,
+    /// What became of it where an ApiRoute's `cache` keeps answers: `hit`, `stale`, `revalidated`,
+    /// `collapsed`, `miss` or `bypass`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub cache: &'a str,
     /// `namespace/pod` that answered.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub endpoint: &'a str,
@@ -272,6 +276,7 @@ mod tests {
             route: "",
             rule: "",
             consumer: "",
+            cache: "",
             decision: "",
             decided_by: "",
             endpoint: "",

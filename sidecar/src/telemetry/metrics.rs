@@ -9,6 +9,7 @@
 
 pub mod access;
 mod attempts;
+pub mod cache;
 mod concurrency;
 pub mod labels;
 mod requests;
@@ -55,6 +56,8 @@ pub struct Metrics {
     pub concurrency: Arc<concurrency::Concurrency>,
     /// Who may enter, and who may not.
     pub access: Arc<access::Counters>,
+    /// What became of requests where answers are kept.
+    pub cache: Arc<cache::Counters>,
     issuer_keys: Family<OutcomeLabels, Counter>,
     /// What is counted of attempts.
     pub attempts: attempts::Attempts,
@@ -126,6 +129,8 @@ impl Metrics {
         let access = Arc::<access::Counters>::default();
         registry.register_collector(Box::new(access::Rendered(access.clone())));
         let attempts = attempts::Attempts::register(&mut registry);
+        let cache = Arc::<cache::Counters>::default();
+        registry.register_collector(Box::new(cache::Rendered(cache.clone())));
         /// Makes a metric and registers it.
         macro_rules! register {
             ($name:literal, $help:literal) => {{
@@ -143,6 +148,7 @@ impl Metrics {
             requests,
             concurrency,
             access,
+            cache,
             issuer_keys: register!(
                 "issuer_key_fetches",
                 "Fetches of the keys of issuers of tokens, by what they brought"

@@ -169,6 +169,7 @@ mod tests {
             route: "shop/orders",
             rule: "all",
             consumer: "",
+            cache: "",
             decision: "",
             decided_by: "",
             endpoint: "",

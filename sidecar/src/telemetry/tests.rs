@@ -18,6 +18,7 @@ use super::metrics::{
 use crate::config::route::Route;
 use crate::config::service::{Endpoint, ServiceKey};
 use crate::policy::budget::{Allowance, Budget};
+use crate::policy::cache::store::{Bounds, Store};
 use crate::policy::circuit_breaker::{CircuitBreaker, Circuits, Fault};
 use crate::policy::health_check::Health;
 use crate::policy::retry::Failure;
@@ -135,6 +136,11 @@ fn the_reference_lists_every_metric_with_its_type_and_labels() {
     let _attempted = attempted(&metrics);
     let entered = metrics.access.of(&"shop/orders".into(), &[]);
     entered.authenticated();
+    let store = Store::new(Bounds {
+        bytes: 1,
+        entries: 1,
+    });
+    let _kept = metrics.cache.of(&"shop/orders".into(), &store);
     metrics.concurrency.watch(&bounded);
     let text = metrics.render(Format::Classic);
     let types: BTreeMap<&str, &str> = text
@@ -179,6 +185,7 @@ fn the_reference_lists_every_field_of_the_access_log_in_order() {
         consumer: "acme",
         decision: "allowed",
         decided_by: "read",
+        cache: "hit",
         endpoint: "shop/orders-1",
         status: 200,
         grpc_status: GrpcStatus::Known(14),

@@ -9,6 +9,10 @@ use crate::config::route::filters::Filters;
 use crate::policy::redirect::Redirect;
 use crate::policy::rewrite::Rewrite;
 
+/// What an ApiRoute with a cache says of a request that can be answered with what is kept.
+pub(super) const KEPT: &str = "answers may be those that the called workload's sidecar keeps: which is \
+                               told in cache-status";
+
 /// The request that is explained.
 pub(super) struct Called<'a> {
     pub(super) head: &'a Parts,

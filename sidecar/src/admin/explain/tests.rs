@@ -449,6 +449,22 @@ fn what_goes_to_no_backend_that_exists_is_refused() {
 }
 
 #[test]
+fn where_answers_are_kept_is_told_of_requests_that_they_can_answer() {
+    let all = || vec![mesh::Rule::default()];
+    let world = World::shop().route("orders", "cached", |route| {
+        (route.rules, route.cached) = (all(), true);
+    });
+    let told = world.told("url=http://orders/");
+    assert_eq!(told["does"], json!([filters::KEPT]));
+    assert_eq!(
+        world.told("method=POST&url=http://orders/")["does"],
+        json!([])
+    );
+    let world = World::shop().requests("orders", all());
+    assert_eq!(world.told("url=http://orders/")["does"], json!([]));
+}
+
+#[test]
 fn what_is_told_of_layers_that_fan_out_is_bounded() {
     // Eight layers, of which each leads to the next sixteen times: 16^7 ways.
     let mut world = World::default();

@@ -1,0 +1,207 @@
+//! What tells answers apart before their `Vary` does: port, host, path, the chosen part of the query,
+//! and the chosen headers.
+
+use std::hash::{Hash, Hasher};
+
+use http::header::{HOST, HeaderMap, HeaderName};
+use http::request::Parts;
+
+/// Which parts of a request tell answers apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// Headers.
+    pub headers: Vec<HeaderName>,
+    /// Parameters of the query, decoded; all of it where there is no list.
+    pub query: Option<Vec<String>>,
+}
+
+/// The key of what is kept. Its parts end in line feeds, which none of them can have.
+#[derive(Clone, Debug)]
+pub struct Key {
+    text: Box<[u8]>,
+    /// Where the path begins and ends.
+    path: (u32, u32),
+}
+
+// === impl Key ===
+
+impl Key {
+    /// Of a request to a port of the application.
+    pub fn of(port: u16, head: &Parts, chosen: &Chosen) -> Self {
+        let mut text = place(port, head);
+        let begins = text.len();
+        text.extend_from_slice(head.uri.path().as_bytes());
+        let ends = text.len();
+        text.push(b'\n');
+        match (&chosen.query, head.uri.query()) {
+            (_, None) => {}
+            // `/a?` is not `/a`.
+            (None, Some(query)) => {
+                text.push(b'?');
+                text.extend_from_slice(query.as_bytes());
+            }
+            (Some(names), Some(query)) => choose(names, query, &mut text),
+        }
+        text.push(b'\n');
+        for name in &chosen.headers {
+            put_header(&head.headers, name, &mut text);
+        }
+        let place = |at| u32::try_from(at).unwrap_or(u32::MAX);
+        Self {
+            text: text.into(),
+            path: (place(begins), place(ends)),
+        }
+    }
+
+    /// The path that was asked for.
+    pub fn path(&self) -> &[u8] {
+        let (begins, ends) = self.path;
+        self.text
+            .get(begins as usize..ends as usize)
+            .unwrap_or_default()
+    }
+
+    /// Everything before the query: what an unsafe request makes worthless.
+    pub fn target(&self) -> &[u8] {
+        self.text.get(..self.path.1 as usize).unwrap_or_default()
+    }
+
+    /// Bytes that it takes.
+    pub fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Never: it has a port.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+/// Port and host of a request, as [`Key::target`] begins.
+pub fn place(port: u16, head: &Parts) -> Vec<u8> {
+    let mut text = Vec::with_capacity(128);
+    text.extend_from_slice(port.to_string().as_bytes());
+    text.push(b'\n');
+    text.extend(authority(head).iter().map(u8::to_ascii_lowercase));
+    text.push(b'\n');
+    text
+}
+
+/// Host and port that a request names.
+pub fn authority(head: &Parts) -> &[u8] {
+    match head.uri.authority() {
+        Some(authority) => authority.as_str().as_bytes(),
+        None => head.headers.get(HOST).map_or(b"", |host| host.as_bytes()),
+    }
+}
+
+/// The parameters of these names, in the order in which they were written, in one spelling.
+fn choose(names: &[String], query: &str, text: &mut Vec<u8>) {
+    let pairs = form_urlencoded::parse(query.as_bytes());
+    for (name, value) in pairs.filter(|(name, _)| names.iter().any(|one| **one == **name)) {
+        text.push(b'&');
+        for part in form_urlencoded::byte_serialize(name.as_bytes()) {
+            text.extend_from_slice(part.as_bytes());
+        }
+        text.push(b'=');
+        for part in form_urlencoded::byte_serialize(value.as_bytes()) {
+            text.extend_from_slice(part.as_bytes());
+        }
+    }
+}
+
+fn put_header(headers: &HeaderMap, name: &HeaderName, text: &mut Vec<u8>) {
+    if let Some(value) = line(headers, name) {
+        text.push(b'=');
+        text.extend_from_slice(&value);
+    }
+    text.push(b'\n');
+}
+
+/// All lines of a header as one (RFC 9110 section 5.3); nothing where there is none.
+pub(super) fn line(headers: &HeaderMap, name: &HeaderName) -> Option<Box<[u8]>> {
+    let mut lines = headers.get_all(name).iter();
+    let mut joined = lines.next()?.as_bytes().trim_ascii().to_vec();
+    for line in lines {
+        joined.extend_from_slice(b", ");
+        joined.extend_from_slice(line.as_bytes().trim_ascii());
+    }
+    Some(joined.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn key(target: &str, headers: &[(&str, &str)], chosen: &Chosen) -> Key {
+        let mut request = Request::get(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Key::of(80, &request.body(()).unwrap().into_parts().0, chosen)
+    }
+
+    #[test]
+    fn the_whole_query_as_it_was_written_tells_answers_apart_unless_parameters_are_chosen() {
+        let all = Chosen::default();
+        let of = |target: &str| key(target, &[("host", "orders")], &all);
+        assert_eq!(of("/a?x=1"), of("/a?x=1"));
+        for other in ["/a", "/a?", "/a?x=2", "/a?y=1&x=1", "/b?x=1", "/a?%78=1"] {
+            assert_ne!(of("/a?x=1"), of(other), "{other}");
+        }
+        assert_eq!(of("/a?x=1").path(), b"/a");
+        assert_eq!(of("/a?x=1").target(), of("/a").target());
+
+        let chosen = Chosen {
+            query: Some(vec!["page".into(), "q".into()]),
+            ..Chosen::default()
+        };
+        let of = |target: &str| key(target, &[("host", "orders")], &chosen);
+        assert_eq!(of("/a?page=1&utm=x"), of("/a?utm=y&%70age=1"));
+        assert_eq!(of("/a"), of("/a?utm=x"));
+        assert_ne!(of("/a?page=1"), of("/a?page=2"));
+        assert_ne!(of("/a?page=1"), of("/a?page=1&page=2"));
+        // No value can be written so that it passes for two parameters.
+        assert_ne!(of("/a?page=1&q=2"), of("/a?page=1%26q%3D2"));
+    }
+
+    #[test]
+    fn hosts_ports_and_chosen_headers_tell_answers_apart() {
+        let chosen = Chosen {
+            headers: vec![HeaderName::from_static("x-tenant")],
+            ..Chosen::default()
+        };
+        let of = |headers: &[(&str, &str)]| key("/a", headers, &chosen);
+        let one = of(&[("host", "Orders"), ("x-tenant", "a")]);
+        assert_eq!(one, of(&[("host", "orders"), ("X-Tenant", " a ")]));
+        for other in [
+            &[("host", "orders"), ("x-tenant", "b")][..],
+            &[("host", "orders")],
+            &[("host", "orders"), ("x-tenant", "")],
+            &[("host", "orders"), ("x-tenant", "a"), ("x-tenant", "a")],
+            &[("host", "orders:81"), ("x-tenant", "a")],
+        ] {
+            assert_ne!(one, of(other), "{other:?}");
+        }
+        assert_ne!(of(&[("host", "a")]), of(&[("host", "a"), ("x-tenant", "")]));
+        let request = Request::get("http://orders/a").body(()).unwrap();
+        let (head, ()) = request.into_parts();
+        assert_eq!(Key::of(80, &head, &chosen), of(&[("host", "orders")]));
+        assert_ne!(Key::of(81, &head, &chosen), Key::of(80, &head, &chosen));
+    }
+}

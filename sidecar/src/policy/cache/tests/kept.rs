@@ -1,0 +1,281 @@
+//! What is kept, how much of it, and what ends it.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn what_an_unsafe_request_changes_is_gone_also_for_a_fetch_that_was_under_way() {
+    let cache = cache();
+    let control = [("cache-control", "max-age=100")];
+    let head = get("/a?x=1", &[]);
+    let post = get("/a", &[]);
+    put(&cache, &head, &answered(200, &control), "1").unwrap();
+    cache.changed(80, &post, &answered(404, &[]));
+    assert!(given(consult(&cache, &head)).is_some());
+    let begun = cache.store.begin();
+    cache.changed(80, &post, &answered(204, &[]));
+    assert!(given(consult(&cache, &head)).is_none());
+    // It has asked before the change, and may have been answered so.
+    let question = question(&cache, &head);
+    let draft = cache.judge(
+        &question,
+        &head.headers,
+        &answered(200, &control),
+        Instant::now(),
+    );
+    cache
+        .fill(&question.key, draft.unwrap(), begun, None)
+        .complete();
+    assert!(given(consult(&cache, &head)).is_none());
+    put(&cache, &head, &answered(200, &control), "2").unwrap();
+    assert!(given(consult(&cache, &head)).is_some());
+
+    for (named, touched) in [
+        ("/a", true),
+        ("http://Orders/x/../a?y", true),
+        ("a", true),
+        ("http://other/a", false),
+        ("//other/a", false),
+        ("http://orders:81/a", false),
+        ("/b", false),
+    ] {
+        put(&cache, &head, &answered(200, &control), "3").unwrap();
+        cache.changed(80, &get("/z", &[]), &answered(303, &[("location", named)]));
+        assert_eq!(given(consult(&cache, &head)).is_none(), touched, "{named}");
+    }
+    // A purge of anything keeps nothing of what was under way.
+    let begun = cache.store.begin();
+    cache.store.purge(b"/other");
+    let draft = cache.judge(
+        &question,
+        &head.headers,
+        &answered(200, &control),
+        Instant::now(),
+    );
+    cache.store.forget(&question.key);
+    cache
+        .fill(&question.key, draft.unwrap(), begun, None)
+        .complete();
+    assert!(given(consult(&cache, &head)).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_vary_are_bounded_and_each_is_for_its_own_requests() {
+    let cache = cache();
+    let says = [
+        ("cache-control", "max-age=100"),
+        ("vary", "X-A, x-b"),
+        ("vary", "x-a"),
+    ];
+    let of = |number: usize| number.to_string();
+    for number in 0..40 {
+        let head = get("/a", &[("x-a", &of(number))]);
+        put(&cache, &head, &answered(200, &says), &of(number)).unwrap();
+        let (entry, _) = given(consult(&cache, &head)).unwrap();
+        assert_eq!(entry.body(), &of(number));
+    }
+    let kept = (0..40).filter(|number| is_given(&cache, &[("x-a", &of(*number))]));
+    assert_eq!(kept.count(), 16, "the newest");
+    assert!(!is_given(&cache, &[]) && !is_given(&cache, &[("x-a", "39"), ("x-b", "")]));
+    assert!(!is_given(&cache, &[("x-a", "39"), ("x-a", "39")]));
+    for wrong in ["*", "x-a, *", "x a"] {
+        let says = [("cache-control", "max-age=100"), ("vary", wrong)];
+        let made = put(&cache, &get("/b", &[]), &answered(200, &says), "");
+        assert_eq!(made, Err(Unfit::Varies), "{wrong}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_kept_than_may_be() {
+    let cache = built(
+        mesh::Cache {
+            max_bytes: 100_000,
+            max_entries: 20,
+            max_entry_bytes: 20_000,
+            ..sent()
+        },
+        None,
+    );
+    let control = [("cache-control", "max-age=100")];
+    let body = "x".repeat(9_000);
+    for number in 0..200 {
+        let head = get(&format!("/{number}"), &[]);
+        put(&cache, &head, &answered(200, &control), &body).unwrap();
+        let (entries, bytes) = cache.store.size();
+        assert!(entries <= 20 && bytes <= 100_000, "{entries} {bytes}");
+    }
+    assert!(cache.store.size().0 >= 8);
+    for number in 0..200 {
+        let head = get(&format!("/small/{number}"), &[]);
+        put(&cache, &head, &answered(200, &control), "x").unwrap();
+        assert!(cache.store.size().0 <= 20);
+    }
+    // Of one key, too.
+    let says = [("cache-control", "max-age=100"), ("vary", "x-a")];
+    for number in 0..30 {
+        let head = get("/v", &[("x-a", &number.to_string())]);
+        put(&cache, &head, &answered(200, &says), &"x".repeat(15_000)).unwrap();
+        assert!(cache.store.size().1 <= 100_000);
+    }
+    // What is coming is no more than what may be kept.
+    let question = question(&cache, &get("/a", &[]));
+    let draft = || {
+        cache.judge(
+            &question,
+            &get("/a", &[]).headers,
+            &answered(200, &control),
+            Instant::now(),
+        )
+    };
+    let mut fills: Vec<_> = (0..20)
+        .map(|_| cache.fill(&question.key, draft().unwrap(), 9, None))
+        .collect();
+    let piece = "x".repeat(15_000);
+    let taken = fills
+        .iter_mut()
+        .filter_map(|fill| fill.more(piece.as_bytes()).then_some(()));
+    assert_eq!(taken.count(), 6);
+    assert!(
+        !fills[0].more(piece.as_bytes()),
+        "an answer of its own is too large"
+    );
+    drop(fills);
+    let mut fill = cache.fill(&question.key, draft().unwrap(), 9, None);
+    assert!(fill.more(piece.as_bytes()), "their room was given back");
+    let large = answered(
+        200,
+        &[("cache-control", "max-age=1"), ("content-length", "20001")],
+    );
+    let made = cache.judge(&question, &get("/a", &[]).headers, &large, Instant::now());
+    assert_eq!(made.unwrap_err(), Unfit::Large);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hop_by_hop_headers_are_not_kept_nor_what_ends_with_its_connection() {
+    let cache = cache();
+    let says = [
+        ("cache-control", "max-age=9"),
+        ("connection", "x-hop"),
+        ("x-hop", "1"),
+        ("proxy-authenticate", "Basic"),
+        ("x-end", "1"),
+    ];
+    put(&cache, &get("/a", &[]), &answered(200, &says), "").unwrap();
+    let (entry, _) = given(consult(&cache, &get("/a", &[]))).unwrap();
+    let headers = entry.headers(Instant::now());
+    let names: std::collections::BTreeSet<_> = headers.keys().map(HeaderName::as_str).collect();
+    assert_eq!(
+        Vec::from_iter(names),
+        ["age", "cache-control", "date", "x-end"]
+    );
+
+    let mut endless = answered(200, &[("cache-control", "max-age=9")]);
+    endless.version = Version::HTTP_11;
+    let made = put(&cache, &get("/b", &[]), &endless, "");
+    assert_eq!(made, Err(Unfit::Endless));
+    let chunked = HeaderValue::from_static("chunked");
+    endless.headers.insert("transfer-encoding", chunked);
+    assert!(put(&cache, &get("/b", &[]), &endless, "").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_question_passes_by() {
+    let cache = cache();
+    let ask = |method: Method, headers: &[(&str, &str)], body: bool| {
+        let mut head = get("/a", headers);
+        head.method = method;
+        cache.ask(80, &head, body, false)
+    };
+    assert!(matches!(ask(Method::GET, &[], false), Asked::Question(_)));
+    assert!(matches!(ask(Method::HEAD, &[], false), Asked::Question(_)));
+    for past in [
+        ask(Method::GET, &[], true),
+        ask(Method::OPTIONS, &[], false),
+        ask(Method::GET, &[("cache-control", "no-store")], false),
+        ask(Method::GET, &[("if-match", "\"1\"")], false),
+    ] {
+        assert!(matches!(past, Asked::Past(_)), "{past:?}");
+    }
+    for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
+        assert!(matches!(ask(method, &[], false), Asked::Unsafe));
+    }
+    assert!(matches!(
+        ask(Method::from_bytes(b"PURGE").unwrap(), &[], false),
+        Asked::Unsafe
+    ));
+    let only = get("/a", &[("cache-control", "only-if-cached")]);
+    assert!(matches!(consult(&cache, &only), Verdict::Refuse));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_outlives_what_does_not_change_what_it_means() {
+    let old = cache();
+    says(&old, "max-age=100").unwrap();
+    let longer = mesh::Cache {
+        default_ttl_ms: 5,
+        stale_if_error_ms: 5,
+        max_entry_bytes: 10,
+        ..sent()
+    };
+    assert!(is_given(&built(longer, Some(&old)), &[]));
+    for other in [
+        mesh::Cache {
+            max_bytes: 1 << 19,
+            ..sent()
+        },
+        mesh::Cache {
+            key_headers: vec!["x-a".into()],
+            ..sent()
+        },
+        mesh::Cache {
+            key_query: Some(mesh::QueryKey::default()),
+            ..sent()
+        },
+    ] {
+        assert!(!is_given(&built(other, Some(&old)), &[]));
+    }
+    for wrong in [
+        mesh::Cache {
+            max_bytes: 0,
+            ..sent()
+        },
+        mesh::Cache {
+            key_headers: vec!["x a".into()],
+            ..sent()
+        },
+    ] {
+        assert!(Cache::build(wrong, None, &Counters::default()).is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_in_vain_goes_on_and_that_nothing_is_kept_is_remembered_for_a_while() {
+    use super::flight::{Joined, Outcome};
+    let cache = cache();
+    let question = question(&cache, &get("/a", &[]));
+    let join = || Lead::or_wait(&cache.store, &question.key);
+    let Joined::Lead(lead) = join() else {
+        panic!("nobody fetches");
+    };
+    let Joined::Wait(waiting) = join() else {
+        panic!("somebody fetches");
+    };
+    let begun = Instant::now();
+    assert_eq!(waiting.outcome().await, Outcome::Alone);
+    assert_eq!(begun.elapsed(), secs(10));
+    let Joined::Wait(waiting) = join() else {
+        panic!("it still fetches");
+    };
+    drop(lead);
+    assert_eq!(waiting.outcome().await, Outcome::Left);
+    let Joined::Lead(lead) = join() else {
+        panic!("nobody fetches any more");
+    };
+    assert!(cache.may_share(&question, false));
+    cache.alone(&question.key, Some(lead));
+    assert!(!cache.may_share(&question, false));
+    assert!(cache.store.flights.is_empty());
+    advance(secs(12)).await;
+    assert!(cache.may_share(&question, false));
+    let no_cache = get("/a", &[(CACHE_CONTROL.as_str(), "no-cache")]);
+    assert!(!cache.may_share(&super::question(&cache, &no_cache), false));
+}

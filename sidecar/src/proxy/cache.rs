@@ -1,0 +1,355 @@
+//! Answers that are kept: what is given of them, and when the application is asked.
+//!
+//! Every request to a port with a cache comes here, behind whoever decides whether it may enter.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{Response, StatusCode, response};
+use tokio::time::Instant;
+
+use super::body::{RequestBody, ResponseBody};
+use super::context::Context;
+use super::error::{Error, Reads, Reason};
+use super::forward;
+use super::upstream::{Speak, Upstream};
+use crate::policy::cache::entry::{Draft, Entry};
+use crate::policy::cache::flight::{Joined, Lead, Outcome};
+use crate::policy::cache::status::{self, Forwarded, Status};
+use crate::policy::cache::{Asked, Cache, Question, Verdict, answer};
+use crate::telemetry::metrics::Direction;
+
+/// How often one request waits for others' fetches, before it fetches for itself.
+const MAX_WAITS: u32 = 4;
+
+/// Where requests go that are not answered here.
+#[derive(Clone, Debug)]
+pub struct Application {
+    /// The application beside the sidecar.
+    upstream: Rc<Upstream>,
+    /// How it is spoken to.
+    speak: Speak,
+    /// The port of it that was called.
+    port: u16,
+}
+
+/// What is asked of the application, and what for.
+struct Fetch<'c> {
+    cache: &'c Arc<Cache>,
+    question: &'c Question,
+    why: Forwarded,
+    /// What it is asked about, or given if it does not answer.
+    entry: Option<Arc<Entry>>,
+    lead: Option<Lead>,
+}
+
+/// Answers a request with what is kept, or sends it to the application and keeps what may be kept.
+///
+/// # Errors
+/// `not_cached`, and those of [`forward::to_application`].
+pub(super) async fn carry(
+    cx: &mut Context,
+    cache: &Arc<Cache>,
+    application: &Application,
+    head: Parts,
+    body: RequestBody,
+) -> Result<Response<ResponseBody>, Error> {
+    let past = cx.upgrade.is_some() || cx.reads == Reads::Grpc;
+    let has_body = !matches!(body, RequestBody::Empty);
+    let asked = match past {
+        true => Asked::Past(Forwarded::Bypass),
+        false => cache.ask(application.port, &head, has_body, cx.has_credentials()),
+    };
+    let (mut response, status) = match asked {
+        Asked::Past(why) => {
+            let response = application.ask(cx, head, body).await?;
+            (response, Status::forwarded(why))
+        }
+        Asked::Unsafe => {
+            let about = about(&head);
+            let response = application.ask(cx, head, body).await?;
+            let (parts, body) = response.into_parts();
+            cache.changed(application.port, &about, &parts);
+            let response = Response::from_parts(parts, body);
+            (response, Status::forwarded(Forwarded::Method))
+        }
+        Asked::Question(question) => {
+            let answered = resolve(cx, cache, application, &question, head).await;
+            let miss = |_: &Error| cache.counts.became(status::Outcome::Miss);
+            answered.inspect_err(miss)?
+        }
+    };
+    cache.counts.became(status.outcome());
+    cx.cached(status.outcome());
+    if !response.body().is_switched() {
+        status.tell(response.headers_mut());
+    }
+    Ok(response)
+}
+
+/// A request's head without its headers but the host.
+fn about(head: &Parts) -> Parts {
+    let mut about = http::Request::new(()).into_parts().0;
+    about.uri = head.uri.clone();
+    if let Some(host) = head.headers.get(http::header::HOST) {
+        about.headers.insert(http::header::HOST, host.clone());
+    }
+    about
+}
+
+type Answered = (Response<ResponseBody>, Status);
+
+async fn resolve(
+    cx: &mut Context,
+    cache: &Arc<Cache>,
+    application: &Application,
+    question: &Question,
+    head: Parts,
+) -> Result<Answered, Error> {
+    let mut waited = 0;
+    let mut alone = false;
+    loop {
+        let (why, entry) = match cache.consult(question, &head.headers) {
+            Verdict::Give(entry, status) => {
+                return Ok(give(question, &entry, &head, status, waited));
+            }
+            Verdict::Refresh(entry, status) => {
+                refresh(cache, application, question, &entry, &head);
+                return Ok(give(question, &entry, &head, status, 0));
+            }
+            Verdict::Refuse => return Err(Reason::NotCached.into()),
+            Verdict::Fetch(why, entry) => (why, entry),
+        };
+        let share = cache.may_share(question, entry.is_some()) && !alone;
+        let lead = match share && waited < MAX_WAITS {
+            false => None,
+            true => match Lead::or_wait(&cache.store, &question.key) {
+                Joined::Lead(lead) => Some(lead),
+                Joined::Wait(waiting) => {
+                    waited += 1;
+                    alone = waiting.outcome().await == Outcome::Alone;
+                    continue;
+                }
+            },
+        };
+        let fetch = Fetch {
+            cache,
+            question,
+            why,
+            entry,
+            lead,
+        };
+        return fetch.carry_out(cx, application, head).await;
+    }
+}
+
+/// What is kept, as the request asks for it.
+fn give(question: &Question, entry: &Entry, head: &Parts, status: Status, waited: u32) -> Answered {
+    let status = match waited {
+        0 => status,
+        _ => Status {
+            collapsed: true,
+            ..Status::forwarded(Forwarded::Uri)
+        },
+    };
+    let now = Instant::now();
+    let response = answer::answer(entry, &head.headers, question.head_only, now);
+    (response.map(ResponseBody::mesh), status)
+}
+
+/// Fetches a new answer in the background, unless somebody does.
+fn refresh(
+    cache: &Arc<Cache>,
+    application: &Application,
+    question: &Question,
+    entry: &Arc<Entry>,
+    head: &Parts,
+) {
+    let Joined::Lead(lead) = Lead::or_wait(&cache.store, &question.key) else {
+        return;
+    };
+    let (cache, application, entry) = (cache.clone(), application.clone(), entry.clone());
+    let mut copy = copy(head);
+    copy.method = http::Method::GET;
+    let question = question.whole();
+    tokio::task::spawn_local(async move {
+        // Nobody's request: it has no line of its own, and counts as none.
+        let mut cx = Context::new(Direction::inbound, &mut copy);
+        let fetch = Fetch {
+            cache: &cache,
+            question: &question,
+            why: Forwarded::Stale,
+            entry: Some(entry),
+            lead: Some(lead),
+        };
+        if let Err(error) = fetch.carry_out(&mut cx, &application, copy).await {
+            tracing::debug!(%error, "an answer could not be fetched anew");
+        }
+    });
+}
+
+// === impl Fetch ===
+
+impl Fetch<'_> {
+    async fn carry_out(
+        mut self,
+        cx: &mut Context,
+        application: &Application,
+        mut head: Parts,
+    ) -> Result<Answered, Error> {
+        let (cache, question) = (self.cache, self.question);
+        let asked = head.headers.clone();
+        let about = cache.prepare(question, self.entry.as_deref(), &mut head.headers);
+        let (begun, since) = (cache.store.begin(), Instant::now());
+        let again = copy(&head);
+        let response = match application.ask(cx, head, RequestBody::Empty).await {
+            Ok(response) => response,
+            Err(error) => return self.instead(&asked, None).ok_or(error),
+        };
+        let (parts, body) = response.into_parts();
+        if failed(parts.status)
+            && let Some(given) = self.instead(&asked, Some(parts.status))
+        {
+            return Ok(given);
+        }
+        if about
+            && parts.status == StatusCode::NOT_MODIFIED
+            && let Some(entry) = self.entry.take()
+        {
+            let freshened = cache.freshen(question, &asked, &entry, &parts, since);
+            return match freshened {
+                Some(draft) => Ok(self.still_right(&entry, draft.ok(), &asked, begun)),
+                // It speaks of something else: then all of it is asked for.
+                None => {
+                    cache.store.forget(&question.key);
+                    let mut all = again;
+                    answer::ask_for_all(&mut all.headers);
+                    Box::pin(self.carry_out(cx, application, all)).await
+                }
+            };
+        }
+        let kept = cache.judge(question, &asked, &parts, since);
+        Ok(self.pass_on(parts, body, kept.ok(), begun))
+    }
+
+    /// What is given where the application has no answer.
+    fn instead(
+        &mut self,
+        asked: &http::HeaderMap,
+        answered: Option<StatusCode>,
+    ) -> Option<Answered> {
+        let given = self.cache.instead(self.question, self.entry.as_ref());
+        let given = given.map(|(entry, mut status)| {
+            status.forwarded = Some(self.why);
+            status.answered = answered.map(|status| status.as_u16());
+            let (head_only, now) = (self.question.head_only, Instant::now());
+            let response = answer::answer(entry, asked, head_only, now);
+            (response.map(ResponseBody::mesh), status)
+        });
+        // Each of those who wait finds the same.
+        if let Some(lead) = self.lead.take() {
+            lead.alone();
+        }
+        given
+    }
+
+    /// The application says that what is kept is still right.
+    fn still_right(
+        mut self,
+        entry: &Arc<Entry>,
+        draft: Option<Draft>,
+        asked: &http::HeaderMap,
+        begun: u64,
+    ) -> Answered {
+        let (cache, question) = (self.cache, self.question);
+        let now = Instant::now();
+        let mut status = Status::forwarded(self.why);
+        status.answered = Some(StatusCode::NOT_MODIFIED.as_u16());
+        let response = match draft {
+            Some(draft) => {
+                status.stored = true;
+                let fresh = draft.is_fresh();
+                let entry = draft.clone().into_entry(entry.body().clone(), begun);
+                let response = answer::answer(&entry, asked, question.head_only, now);
+                cache.store.keep(&question.key, entry);
+                match (self.lead.take(), fresh) {
+                    (Some(lead), true) => lead.kept(),
+                    (lead, _) => cache.alone(&question.key, lead),
+                }
+                response
+            }
+            None => {
+                cache.store.forget(&question.key);
+                cache.alone(&question.key, self.lead.take());
+                answer::answer(entry, asked, question.head_only, now)
+            }
+        };
+        (response.map(ResponseBody::mesh), status)
+    }
+
+    /// What the application answers, and it is kept if it may be.
+    fn pass_on(
+        mut self,
+        parts: response::Parts,
+        body: ResponseBody,
+        kept: Option<Draft>,
+        begun: u64,
+    ) -> Answered {
+        let (cache, question) = (self.cache, self.question);
+        let mut status = Status::forwarded(self.why);
+        let lead = self.lead.take();
+        let body = match kept {
+            Some(draft) => {
+                status.stored = true;
+                let fill = cache.fill(&question.key, draft, begun, lead);
+                ResponseBody::filling(body, fill)
+            }
+            None => {
+                // Whatever is kept in its place is no longer what the application answers.
+                if self.entry.is_some() && !failed(parts.status) && !question.is_of_a_part() {
+                    cache.store.forget(&question.key);
+                }
+                cache.alone_if_whole(question, lead);
+                body
+            }
+        };
+        (Response::from_parts(parts, body), status)
+    }
+}
+
+// === impl Application ===
+
+impl Application {
+    /// At a port of it.
+    pub fn new(upstream: Rc<Upstream>, speak: Speak, port: u16) -> Self {
+        Self {
+            upstream,
+            speak,
+            port,
+        }
+    }
+
+    async fn ask(
+        &self,
+        cx: &mut Context,
+        head: Parts,
+        body: RequestBody,
+    ) -> Result<Response<ResponseBody>, Error> {
+        forward::to_application(cx, &self.upstream, self.speak, head, body).await
+    }
+}
+
+/// What says that the application can't answer (RFC 5861 section 4).
+fn failed(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
+fn copy(head: &Parts) -> Parts {
+    let mut copy = http::Request::new(()).into_parts().0;
+    copy.method = head.method.clone();
+    copy.uri = head.uri.clone();
+    copy.version = head.version;
+    copy.headers = head.headers.clone();
+    copy
+}

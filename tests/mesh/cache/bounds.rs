@@ -1,0 +1,123 @@
+//! How much is kept, for how long, and what ends it.
+
+use anyhow::Result;
+use bytes::Bytes;
+
+use super::app::{App, chunked, reply};
+use super::{World, documents, is_hit, status, until};
+
+#[tokio::test]
+async fn what_is_too_large_or_breaks_off_is_passed_on_and_not_kept() -> Result<()> {
+    const LARGE: usize = 300_000;
+    let app = App::new(|head, _| {
+        let says = [("cache-control", "max-age=600")];
+        let pieces = |number: usize| vec![Bytes::from(vec![b'x'; 1_000]); number];
+        match head.uri.path() {
+            "/large" => reply(200, &says, vec![b'x'; LARGE]),
+            "/large-in-pieces" => chunked(&says, pieces(300), false),
+            "/broken" => chunked(&says, pieces(3), true),
+            "/pieces" => chunked(&says, pieces(3), false),
+            _ => reply(200, &says, "small"),
+        }
+    });
+    let world = World::of("{ maxEntryBytes: 10000 }", "", app).await?;
+    for _ in 0..3 {
+        let large = world.get("/large").await?;
+        let told = (large.body.len(), status(&large));
+        assert_eq!(told, (LARGE, "meshwright; fwd=uri-miss"));
+        let large = world.get("/large-in-pieces").await?;
+        assert_eq!((large.body.len(), is_hit(&large)), (LARGE, false));
+        assert!(world.get("/broken").await.is_err());
+    }
+    for kept in ["/small", "/pieces"] {
+        until("it is kept", async || Ok(is_hit(&world.get(kept).await?))).await?;
+    }
+    assert_eq!(world.get("/pieces").await?.body.len(), 3_000);
+    let bytes = world
+        .sidecar
+        .metric(r#"meshwright_cache_bytes{route="shop/orders"}"#);
+    assert!(bytes.await? < Some(10_000.0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_more_is_kept_than_was_said() -> Result<()> {
+    let app = App::new(|_, _| reply(200, &[("cache-control", "max-age=600")], vec![b'x'; 5_000]));
+    let cache = "{ maxBytes: 100000, maxEntries: 10, maxEntryBytes: 10000 }";
+    let world = World::of(cache, "", app).await?;
+    for number in 0..100 {
+        assert_eq!(world.get(&format!("/{number}")).await?.status, 200);
+    }
+    let bytes = world
+        .sidecar
+        .metric(r#"meshwright_cache_bytes{route="shop/orders"}"#);
+    let bytes = bytes.await?.unwrap_or(f64::MAX);
+    assert!(bytes > 50_000.0 && bytes <= 100_000.0, "{bytes}");
+    let entries = world
+        .sidecar
+        .metric(r#"meshwright_cache_entries{route="shop/orders"}"#);
+    assert!(entries.await? <= Some(10.0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_kept_outlives_an_edit_of_something_else_and_ends_with_the_cache() -> Result<()> {
+    let world = World::of("{}", "", App::saying(("cache-control", "max-age=600"))).await?;
+    until("it is kept", async || Ok(is_hit(&world.get("/a").await?))).await?;
+    let asked = world.app.requests();
+    let timeouts = "  timeouts: { request: 77s }\n";
+    for cache in ["{}", "{ staleIfError: 10s }"] {
+        let yaml = documents(cache, timeouts);
+        world.mesh.write("routes.yaml", &yaml)?;
+        world.mesh.programmed("orders").await?;
+        until("it is in force", async || {
+            let verdict = world.mesh.verdict("orders").await?;
+            Ok(verdict["programmed"]["n"] == verdict["programmed"]["m"])
+        })
+        .await?;
+        assert!(is_hit(&world.get("/a").await?));
+    }
+    assert_eq!(world.app.requests(), asked);
+    let yaml = documents("{}", timeouts).replace("  cache: {}\n", "");
+    world.mesh.write("routes.yaml", &yaml)?;
+    until("nothing is kept", async || {
+        Ok(status(&world.get("/a").await?).is_empty())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_kept_can_be_shown_and_purged() -> Result<()> {
+    let world = World::of("{}", "", App::saying(("cache-control", "max-age=600"))).await?;
+    for target in ["/a", "/a/b?x=1", "/ab"] {
+        until("it is kept", async || Ok(is_hit(&world.get(target).await?))).await?;
+    }
+    let shown = world.sidecar.config().await?;
+    let serves = &shown["inForce"]["serves"][0]["cache"];
+    assert_eq!(serves["route"], "shop/orders", "{shown}");
+    assert_eq!(serves["entries"], 3);
+    let purged = world.sidecar.admin("/cache", Some("purge=/a")).await?;
+    assert_eq!(purged.status, 200, "{}", purged.body);
+    assert!(purged.body.contains("\"purged\": 2"), "{}", purged.body);
+    assert!(!is_hit(&world.get("/a").await?));
+    assert!(!is_hit(&world.get("/a/b?x=1").await?));
+    assert!(is_hit(&world.get("/ab").await?));
+    let wrong = world.sidecar.admin("/cache", Some("purge=a")).await?;
+    assert_eq!(wrong.status, 400);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cache_stands_where_its_answers_are_made_and_nowhere_else() -> Result<()> {
+    let mesh = tests::mesh::Mesh::start(&documents("{}", "")).await?;
+    let elsewhere = documents("{}", "").replace(
+        "metadata: { name: orders, namespace: shop }\nspec:\n  hosts: [orders]",
+        "metadata: { name: orders, namespace: other }\nspec:\n  hosts: [orders.shop]",
+    );
+    mesh.write("routes.yaml", &elsewhere)?;
+    until("it is refused", async || {
+        let verdict = mesh.verdict("orders").await?.to_string();
+        Ok(verdict.contains("spec.cache: which answers the pods of namespace shop keep"))
+    })
+    .await
+}
