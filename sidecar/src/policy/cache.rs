@@ -40,11 +40,11 @@ use wire::mesh;
 use crate::config::service::ServiceKey;
 use crate::telemetry::metrics::cache::{Counters, Counts};
 use directives::RequestDirectives;
-use entry::{Draft, Entry, Spans, Times, Unfit};
+use entry::{Body, Draft, Entry, Spans, Times, Unfit};
 use flight::Lead;
 use key::{Chosen, Key};
 use status::{Forwarded, Status};
-use store::{Bounds, Coming, Found, Store};
+use store::{Bounds, Found, Room, Store};
 
 /// The cache of one ApiRoute.
 #[derive(Debug)]
@@ -108,7 +108,9 @@ pub struct Fill {
     body: Vec<u8>,
     begun: u64,
     lead: Option<Lead>,
-    coming: Coming,
+    room: Room,
+    /// How much of the room is not used yet.
+    left: u64,
 }
 
 // === build ===
@@ -307,17 +309,18 @@ impl Cache {
                 None
             }
         };
-        let length = draft
-            .length()
-            .and_then(|length| usize::try_from(length).ok());
+        let length = draft.length().unwrap_or_default();
+        let mut room = self.store.room();
+        let left = if room.more(length) { length } else { 0 };
         Fill {
             cache: self.clone(),
             key: key.clone(),
             draft,
-            body: Vec::with_capacity(length.unwrap_or_default()),
+            body: Vec::with_capacity(usize::try_from(left).unwrap_or_default()),
             begun,
             lead,
-            coming: self.store.coming(),
+            room,
+            left,
         }
     }
 
@@ -426,9 +429,11 @@ impl Times {
 impl Fill {
     /// More of the body; whether it can still be kept.
     pub fn more(&mut self, data: &[u8]) -> bool {
-        let length = (self.body.len() + data.len()) as u64;
-        let room = self.coming.more(data.len() as u64);
-        if !room || length > self.cache.max_entry_bytes {
+        let (length, more) = (self.body.len() as u64, data.len() as u64);
+        let unused = self.left.min(more);
+        self.left -= unused;
+        let room = self.room.more(more - unused);
+        if !room || length + more > self.cache.max_entry_bytes {
             return false;
         }
         self.body.extend_from_slice(data);
@@ -437,12 +442,20 @@ impl Fill {
 
     /// The body has ended: it is kept, and who waits for it has it.
     pub fn complete(self) {
-        let body = Bytes::from(self.body.into_boxed_slice());
+        let body = Body {
+            bytes: Bytes::from(self.body.into_boxed_slice()),
+            room: Arc::new(self.room),
+        };
         let entry = self.draft.into_entry(body, self.begun);
         self.cache.store.keep(&self.key, entry);
         if let Some(lead) = self.lead {
             lead.kept();
         }
+    }
+
+    /// Room for what waits to be read.
+    pub fn queue(&self) -> Room {
+        self.cache.store.room()
     }
 
     /// It is not kept after all.

@@ -76,8 +76,11 @@ pub(super) async fn carry(
         }
         Asked::Question(question) => {
             let answered = resolve(cx, cache, application, &question, head).await;
-            let miss = |_: &Error| cache.counts.became(status::Outcome::Miss);
-            answered.inspect_err(miss)?
+            if answered.is_err() {
+                cache.counts.became(status::Outcome::Miss);
+                cx.cached(status::Outcome::Miss);
+            }
+            answered?
         }
     };
     cache.counts.became(status.outcome());
@@ -112,11 +115,11 @@ async fn resolve(
     loop {
         let (why, entry) = match cache.consult(question, &head.headers) {
             Verdict::Give(entry, status) => {
-                return Ok(give(question, &entry, &head, status, waited));
+                return Ok(give(cx, question, &entry, &head, status, waited));
             }
             Verdict::Refresh(entry, status) => {
                 refresh(cache, application, question, &entry, &head);
-                return Ok(give(question, &entry, &head, status, 0));
+                return Ok(give(cx, question, &entry, &head, status, 0));
             }
             Verdict::Refuse => return Err(Reason::NotCached.into()),
             Verdict::Fetch(why, entry) => (why, entry),
@@ -145,7 +148,14 @@ async fn resolve(
 }
 
 /// What is kept, as the request asks for it.
-fn give(question: &Question, entry: &Entry, head: &Parts, status: Status, waited: u32) -> Answered {
+fn give(
+    cx: &mut Context,
+    question: &Question,
+    entry: &Entry,
+    head: &Parts,
+    status: Status,
+    waited: u32,
+) -> Answered {
     let status = match waited {
         0 => status,
         _ => Status {
@@ -153,6 +163,7 @@ fn give(question: &Question, entry: &Entry, head: &Parts, status: Status, waited
             ..Status::forwarded(Forwarded::Uri)
         },
     };
+    cx.is_given(&entry.body().room);
     let now = Instant::now();
     let response = answer::answer(entry, &head.headers, question.head_only, now);
     (response.map(ResponseBody::mesh), status)
@@ -202,28 +213,36 @@ impl Fetch<'_> {
         let asked = head.headers.clone();
         let about = cache.prepare(question, self.entry.as_deref(), &mut head.headers);
         let (begun, since) = (cache.store.begin(), Instant::now());
-        let again = copy(&head);
+        let again = about.then(|| copy(&head));
         let response = match application.ask(cx, head, RequestBody::Empty).await {
             Ok(response) => response,
-            Err(error) => return self.instead(&asked, None).ok_or(error),
+            Err(error) => {
+                if error.reason == Reason::RequestTimeout {
+                    // That was its own time: others may have more.
+                    drop(self.lead.take());
+                }
+                return self.instead(cx, &asked, None).ok_or(error);
+            }
         };
         let (parts, body) = response.into_parts();
         if failed(parts.status)
-            && let Some(given) = self.instead(&asked, Some(parts.status))
+            && let Some(given) = self.instead(cx, &asked, Some(parts.status))
         {
             return Ok(given);
         }
-        if about
-            && parts.status == StatusCode::NOT_MODIFIED
+        if parts.status == StatusCode::NOT_MODIFIED
+            && let Some(mut all) = again
             && let Some(entry) = self.entry.take()
         {
             let freshened = cache.freshen(question, &asked, &entry, &parts, since);
             return match freshened {
-                Some(draft) => Ok(self.still_right(&entry, draft.ok(), &asked, begun)),
+                Some(draft) => {
+                    cx.is_given(&entry.body().room);
+                    Ok(self.still_right(&entry, draft.ok(), &asked, begun))
+                }
                 // It speaks of something else: then all of it is asked for.
                 None => {
                     cache.store.forget(&question.key);
-                    let mut all = again;
                     answer::ask_for_all(&mut all.headers);
                     Box::pin(self.carry_out(cx, application, all)).await
                 }
@@ -236,11 +255,13 @@ impl Fetch<'_> {
     /// What is given where the application has no answer.
     fn instead(
         &mut self,
+        cx: &mut Context,
         asked: &http::HeaderMap,
         answered: Option<StatusCode>,
     ) -> Option<Answered> {
         let given = self.cache.instead(self.question, self.entry.as_ref());
         let given = given.map(|(entry, mut status)| {
+            cx.is_given(&entry.body().room);
             status.forwarded = Some(self.why);
             status.answered = answered.map(|status| status.as_u16());
             let (head_only, now) = (self.question.head_only, Instant::now());

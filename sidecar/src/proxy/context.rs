@@ -19,6 +19,7 @@ use super::upgrade::Upgrade;
 use crate::identity::SpiffeId;
 use crate::policy::authentication::Caller;
 use crate::policy::cache::status::Outcome as Cached;
+use crate::policy::cache::store::Room;
 use crate::policy::concurrency::Place;
 use crate::policy::cors::Share;
 use crate::policy::retry::Failure;
@@ -67,6 +68,8 @@ pub struct Context {
     credentials: bool,
     /// What became of it where answers are kept.
     cached: Option<Cached>,
+    /// The room of what it is given of them.
+    given: Option<Arc<Room>>,
     decided: Option<Decided>,
     /// Its places among the requests of the rules that govern it, until its account is closed.
     pub places: Vec<Place>,
@@ -159,6 +162,7 @@ impl Context {
             consumer: None,
             credentials: false,
             cached: None,
+            given: None,
             decided: None,
             places: Vec::new(),
             trace: Trace::of(&mut head.headers),
@@ -195,6 +199,11 @@ impl Context {
     /// Whether it is known who sends it by what it brought.
     pub fn has_credentials(&self) -> bool {
         self.credentials
+    }
+
+    /// It is given this of what is kept.
+    pub fn is_given(&mut self, room: &Arc<Room>) {
+        self.given = Some(room.clone());
     }
 
     /// This became of it where answers are kept.

@@ -55,7 +55,7 @@ pub fn answer(entry: &Entry, asked: &HeaderMap, head_only: bool, now: Instant) -
     if entry.status() == StatusCode::OK && is_known(entry, asked) {
         return not_modified(headers);
     }
-    let body = entry.body();
+    let body = &entry.body().bytes;
     let range = match entry.status() {
         StatusCode::OK if !head_only => range(entry, asked),
         _ => None,
@@ -148,7 +148,7 @@ fn range(entry: &Entry, asked: &HeaderMap) -> Option<Result<Range<usize>, ()>> {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         digits.then(|| text.parse().unwrap_or(usize::MAX))
     };
-    let length = entry.body().len();
+    let length = entry.body().bytes.len();
     let range = match (first, last) {
         ("", suffix) => {
             let suffix = number(suffix)?;

@@ -1,6 +1,7 @@
 //! One answer that is kept: what may become one (RFC 9111 section 3), how old it is and how long it
 //! is fresh (section 4.2), whom it is for (section 4.1), and what a 304 makes of it (section 4.3.4).
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 
 use super::directives::{ResponseDirectives, members, seconds};
 use super::key::line;
+use super::store::Room;
 
 /// Headers that an answer may be told apart by; one that names more is not kept.
 const MAX_VARY: usize = 16;
@@ -61,10 +63,19 @@ pub struct Entry {
     /// In one piece of memory.
     headers: Box<[(HeaderName, HeaderValue)]>,
     vary: Vec<Selected>,
-    body: Bytes,
+    body: Body,
     life: Life,
     /// Which fetch it came with.
     pub(super) begun: u64,
+}
+
+/// The body of an answer, and the room that it takes for as long as anybody has it.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// All of it.
+    pub bytes: Bytes,
+    /// What it takes.
+    pub room: Arc<Room>,
 }
 
 /// How long something may be given.
@@ -227,7 +238,7 @@ impl Draft {
     }
 
     /// With its body, of a fetch that began with this number.
-    pub fn into_entry(self, body: Bytes, begun: u64) -> Entry {
+    pub fn into_entry(self, body: Body, begun: u64) -> Entry {
         let length = |headers: &HeaderMap| {
             let values = headers.values().map(HeaderValue::len);
             values.sum::<usize>()
@@ -263,7 +274,7 @@ impl Entry {
     }
 
     /// Its body.
-    pub fn body(&self) -> &Bytes {
+    pub fn body(&self) -> &Body {
         &self.body
     }
 
@@ -348,7 +359,7 @@ impl Entry {
         let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + 64);
         let vary = self.vary.iter();
         let vary = vary.map(|(_, value)| 64 + value.as_ref().map_or(0, |value| value.len()));
-        OVERHEAD + headers.sum::<usize>() + vary.sum::<usize>() + self.body.len()
+        OVERHEAD + headers.sum::<usize>() + vary.sum::<usize>() + self.body.bytes.len()
     }
 
     /// What a 304 makes of it: its head anew, its body as it was. Nothing when it is about another.

@@ -47,8 +47,8 @@ pub struct Store {
     unfit: Box<[AtomicU64]>,
     /// No fetch that began before this is kept.
     floor: AtomicU64,
-    /// Bytes of bodies that are coming.
-    coming: AtomicU64,
+    /// Bytes of bodies in memory: kept, coming, or still read by somebody.
+    held: AtomicU64,
     begun: Instant,
     hasher: RandomState,
     /// What is being fetched.
@@ -76,9 +76,9 @@ pub enum Found {
     Nothing,
 }
 
-/// Bytes of a body that is coming, given back when dropped.
+/// Bytes of a body in memory, given back when dropped.
 #[derive(Debug)]
-pub struct Coming {
+pub struct Room {
     store: Arc<Store>,
     bytes: u64,
 }
@@ -136,7 +136,7 @@ impl Store {
             touched: places(),
             unfit: places(),
             floor: AtomicU64::new(0),
-            coming: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             begun: Instant::now(),
             hasher: RandomState::new(),
             flights: Flights::default(),
@@ -252,9 +252,9 @@ impl Store {
         unfit != self.mark(&whole, until) || until < self.begun.elapsed().as_secs()
     }
 
-    /// Takes room for bytes of a body that comes: no more than may be kept in all.
-    pub fn coming(self: &Arc<Self>) -> Coming {
-        Coming {
+    /// Room for a body, none of it taken yet.
+    pub fn room(self: &Arc<Self>) -> Room {
+        Room {
             store: self.clone(),
             bytes: 0,
         }
@@ -285,20 +285,21 @@ impl std::fmt::Debug for Store {
     }
 }
 
-// === impl Coming ===
+// === impl Room ===
 
-impl Coming {
-    /// So many more; whether there is room for them.
+impl Room {
+    /// Takes so much more; whether there is as much. What is kept, what comes, and what those who
+    /// read slowly hold of what has gone is twice what may be kept: beyond that nothing more is.
     pub fn more(&mut self, bytes: u64) -> bool {
-        let most = self.store.bounds.bytes;
-        let sum = self.store.coming.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.bytes += bytes;
-        sum <= most
+        let most = self.store.bounds.bytes.saturating_mul(2);
+        let sum = self.store.held.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes = self.bytes.saturating_add(bytes);
+        sum.saturating_add(bytes) <= most
     }
 }
 
-impl Drop for Coming {
+impl Drop for Room {
     fn drop(&mut self) {
-        self.store.coming.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.store.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

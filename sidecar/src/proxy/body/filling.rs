@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::ResponseBody;
 use crate::policy::cache::Fill;
+use crate::policy::cache::store::Room;
 use crate::proxy::error::Error;
 
 /// How long a body may come that is to be kept; one that never ends is none.
@@ -37,6 +38,8 @@ struct Passing {
     reader: RefCell<Option<Waker>>,
     /// How much there is to come, as far as that is known.
     left: Cell<Option<u64>>,
+    /// What the frames take, and have taken.
+    room: RefCell<Room>,
 }
 
 // === impl Filling ===
@@ -50,6 +53,7 @@ impl Filling {
             rest: RefCell::default(),
             reader: RefCell::default(),
             left: Cell::new(body.size_hint().exact()),
+            room: RefCell::new(fill.queue()),
         });
         tokio::task::spawn_local(keep(body, fill, passing.clone()));
         Self { passing }
@@ -137,7 +141,10 @@ async fn keep(mut body: ResponseBody, mut fill: Fill, passing: Rc<Passing>) {
                 return passing.end(None);
             }
             Some(Ok(frame)) => {
-                let kept = frame.data_ref().is_some_and(|data| fill.more(data));
+                let kept = frame.data_ref().is_some_and(|data| {
+                    let room = passing.room.borrow_mut().more(data.len() as u64);
+                    room && fill.more(data)
+                });
                 passing.put(Ok(frame));
                 if !kept {
                     fill.give_up();

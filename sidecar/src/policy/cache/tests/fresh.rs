@@ -245,7 +245,7 @@ async fn what_a_304_says_holds_from_then_on_and_one_about_another_makes_nothing_
             &HeaderValue::from_static("9")
         )
     );
-    assert_eq!(&entry.body()[..], b"abc");
+    assert_eq!(&entry.body().bytes[..], b"abc");
 
     let other = answered(304, &[("etag", "\"2\"")]);
     assert!(

@@ -71,7 +71,7 @@ async fn answers_that_vary_are_bounded_and_each_is_for_its_own_requests() {
         let head = get("/a", &[("x-a", &of(number))]);
         put(&cache, &head, &answered(200, &says), &of(number)).unwrap();
         let (entry, _) = given(consult(&cache, &head)).unwrap();
-        assert_eq!(entry.body(), &of(number));
+        assert_eq!(entry.body().bytes, of(number));
     }
     let kept = (0..40).filter(|number| is_given(&cache, &[("x-a", &of(*number))]));
     assert_eq!(kept.count(), 16, "the newest");
@@ -116,37 +116,58 @@ async fn no_more_is_kept_than_may_be() {
         put(&cache, &head, &answered(200, &says), &"x".repeat(15_000)).unwrap();
         assert!(cache.store.size().1 <= 100_000);
     }
-    // What is coming is no more than what may be kept.
     let question = question(&cache, &get("/a", &[]));
-    let draft = || {
-        cache.judge(
-            &question,
-            &get("/a", &[]).headers,
-            &answered(200, &control),
-            Instant::now(),
-        )
-    };
-    let mut fills: Vec<_> = (0..20)
-        .map(|_| cache.fill(&question.key, draft().unwrap(), 9, None))
-        .collect();
-    let piece = "x".repeat(15_000);
-    let taken = fills
-        .iter_mut()
-        .filter_map(|fill| fill.more(piece.as_bytes()).then_some(()));
-    assert_eq!(taken.count(), 6);
-    assert!(
-        !fills[0].more(piece.as_bytes()),
-        "an answer of its own is too large"
-    );
-    drop(fills);
-    let mut fill = cache.fill(&question.key, draft().unwrap(), 9, None);
-    assert!(fill.more(piece.as_bytes()), "their room was given back");
     let large = answered(
         200,
         &[("cache-control", "max-age=1"), ("content-length", "20001")],
     );
     let made = cache.judge(&question, &get("/a", &[]).headers, &large, Instant::now());
     assert_eq!(made.unwrap_err(), Unfit::Large);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_coming_and_what_is_still_read_are_bounded_with_what_is_kept() {
+    let cache = built(
+        mesh::Cache {
+            max_bytes: 100_000,
+            max_entry_bytes: 20_000,
+            ..sent()
+        },
+        None,
+    );
+    let control = [("cache-control", "max-age=100")];
+    let (head, piece) = (get("/a", &[]), "x".repeat(15_000));
+    let question = question(&cache, &head);
+    let fill = |headers: &[(&str, &str)]| {
+        let response = answered(200, headers);
+        let draft = cache.judge(&question, &head.headers, &response, Instant::now());
+        cache.fill(&question.key, draft.unwrap(), 9, None)
+    };
+    // Somebody still reads ten answers that have gone.
+    let mut read = Vec::new();
+    for _ in 0..10 {
+        let mut fill = fill(&control);
+        assert!(fill.more(piece.as_bytes()));
+        fill.complete();
+        let (entry, _) = given(consult(&cache, &head)).unwrap();
+        read.push(entry.body().room.clone());
+        cache.store.forget(&question.key);
+    }
+    let mut fills = Vec::from_iter((0..20).map(|_| fill(&control)));
+    let mut taken = 0;
+    for fill in &mut fills {
+        taken += usize::from(fill.more(piece.as_bytes()));
+    }
+    assert_eq!(taken, 3, "twice as much as is kept at most");
+    drop(fills);
+    let length = [control[0], ("content-length", "15000")];
+    let known = Vec::from_iter((0..4).map(|_| fill(&length)));
+    let mut one_more = fill(&control);
+    assert!(!one_more.more(b"x"), "what will come is counted");
+    drop((known, read, one_more));
+    let mut fill = fill(&length);
+    assert!(fill.more(piece.as_bytes()), "their room was given back");
+    assert!(!fill.more(piece.as_bytes()), "one alone is too large");
 }
 
 #[tokio::test(start_paused = true)]

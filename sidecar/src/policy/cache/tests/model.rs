@@ -179,7 +179,7 @@ async fn play(steps: Vec<Step>) -> Result<usize, String> {
                 let head = get(PATHS[path], &headers);
                 match consult(&cache, &head) {
                     Verdict::Give(entry, _) | Verdict::Refresh(entry, _) => {
-                        let number = std::str::from_utf8(entry.body()).unwrap();
+                        let number = std::str::from_utf8(&entry.body().bytes).unwrap();
                         let given = &made[number.parse::<usize>().unwrap()];
                         may_be_given(given, path, caller, asks)?;
                         hits += 1;
