@@ -1,5 +1,7 @@
 //! What a request has learned so far, and the account that is rendered when it has ended.
 
+mod request_bytes;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode, Uri};
 use tokio::time::Instant;
 
+pub use self::request_bytes::RequestBytes;
 use super::destination::Routed;
 use super::error::{Error, Reads, Reason};
 use super::headers::Told;
@@ -102,17 +105,6 @@ pub struct Retried {
     pub after: Cell<Option<Failure>>,
     /// Another attempt was wanted, and there was none.
     pub given_up: Cell<bool>,
-}
-
-/// Body bytes of a request that were passed on, counted where they pass.
-#[derive(Clone, Debug, Default)]
-pub struct RequestBytes(Option<Rc<Sent>>);
-
-#[derive(Debug, Default)]
-struct Sent {
-    bytes: Cell<u64>,
-    broke_off: Cell<bool>,
-    awaited: Cell<bool>,
 }
 
 /// How it ended.
@@ -278,8 +270,7 @@ impl Context {
 
     /// Whether the request's own body broke off.
     pub fn broke_off_itself(&self) -> bool {
-        let sent = self.request_bytes.0.as_ref();
-        sent.is_some_and(|sent| sent.broke_off.get())
+        self.request_bytes.has_broken_off()
     }
 
     /// The response's head is known.
@@ -437,46 +428,6 @@ fn without_credentials(authority: &str) -> &str {
     authority
         .rsplit_once('@')
         .map_or(authority, |(_, host)| host)
-}
-
-// === impl RequestBytes ===
-
-impl RequestBytes {
-    /// None yet.
-    pub fn counted() -> Self {
-        Self(Some(Rc::default()))
-    }
-
-    /// More of the body was passed on.
-    pub fn add(&self, bytes: u64) {
-        if let Some(sent) = &self.0 {
-            sent.bytes.set(sent.bytes.get() + bytes);
-        }
-    }
-
-    /// Whether more of the body is waited for from downstream.
-    pub fn awaits(&self, awaited: bool) {
-        if let Some(sent) = &self.0 {
-            sent.awaited.set(awaited);
-        }
-    }
-
-    /// Whether it is the caller that has to go on.
-    pub fn is_awaited(&self) -> bool {
-        self.0.as_ref().is_some_and(|sent| sent.awaited.get())
-    }
-
-    /// The body ended before its end.
-    pub fn broke_off(&self) {
-        if let Some(sent) = &self.0 {
-            sent.broke_off.set(true);
-        }
-    }
-
-    /// How many.
-    pub fn get(&self) -> u64 {
-        self.0.as_ref().map_or(0, |sent| sent.bytes.get())
-    }
 }
 
 // === impl Account ===
