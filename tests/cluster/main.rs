@@ -2,6 +2,7 @@
 
 mod access;
 mod addresses;
+mod cache;
 mod certificates;
 mod commands;
 mod configuration;

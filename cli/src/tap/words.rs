@@ -88,12 +88,12 @@ fn cells(pod: &str, seen: &Value) -> [String; 10] {
         (Some(status), grpc) => format!("{status} grpc {}", bare(grpc)),
     };
     // How it ended, where there is no reason to name.
-    let mut reason = match (text("reason"), text("outcome")) {
-        ("", "complete") => "",
-        ("", outcome) => outcome,
-        (reason, _) => reason,
-    }
-    .to_owned();
+    let mut reason = match (text("reason"), text("outcome"), text("cache")) {
+        ("", "complete", "" | "miss" | "bypass") => String::new(),
+        ("", "complete", cached) => format!("cache {cached}"),
+        ("", outcome, _) => outcome.to_owned(),
+        (reason, _, _) => reason.to_owned(),
+    };
     if let Some(attempts @ 2..) = seen["attempts"].as_u64() {
         let after = match text("retried_after") {
             "" => String::new(),
@@ -162,13 +162,17 @@ mod tests {
         let first = columns.row("shop/web-0", LINE);
         let refused = r#"{"time":"2026-01-31T06:29:07.000001Z","direction":"inbound","method":"POST","host":"orders","path":"/2","source":"spiffe://cluster.local/ns/shop/sa/web","status":503,"grpc_status":14,"reason":"no_endpoints","outcome":"complete","duration_us":2345678}"#;
         let second = columns.row("shop/web-0", refused);
-        let rows: Vec<_> = first.lines().chain(second.lines()).collect();
+        let kept = LINE.replace("\"endpoint\":\"shop/orders-0\"", "\"cache\":\"hit\"");
+        let third = columns.row("shop/web-0", &kept);
+        let rows = first.lines().chain(second.lines()).chain(third.lines());
+        let rows: Vec<_> = rows.collect();
         assert_eq!(
             rows,
             [
                 "TIME          SEEN BY     WAY       STATUS  LATENCY   METHOD  REQUEST                   ROUTE                     REASON           PEER",
                 "06:29:06.123  shop/web-0  outbound  200     1.2 ms    GET     orders/1                  shop/orders all           -                shop/orders-0",
                 "06:29:07.000  shop/web-0  inbound   503 grpc 14  2.34 s    POST    orders/2                  -                         no_endpoints     shop/web",
+                "06:29:06.123  shop/web-0  outbound  200          1.2 ms    GET     orders/1                  shop/orders all           cache hit        -",
             ]
         );
     }
