@@ -83,10 +83,12 @@ fn conclusion(reading: &Reading, in_order: bool) -> String {
         return IN_A_CLUSTER.to_owned();
     }
     format!(
-        "{} documents, {} of them ApiRoutes and {} RetryPolicies: nothing is wrong\n{IN_A_CLUSTER}",
+        "{} documents, {} of them ApiRoutes, {} RetryPolicies and {} RateLimits: nothing is wrong\n\
+         {IN_A_CLUSTER}",
         reading.documents().count(),
         reading.inputs.api_routes.len(),
-        reading.inputs.retry_policies.len()
+        reading.inputs.retry_policies.len(),
+        reading.inputs.rate_limits.len()
     )
 }
 
@@ -129,7 +131,8 @@ mod tests {
         assert_eq!(
             conclusion(&Reading::default(), true),
             format!(
-                "0 documents, 0 of them ApiRoutes and 0 RetryPolicies: nothing is wrong\n{in_a_cluster}"
+                "0 documents, 0 of them ApiRoutes, 0 RetryPolicies and 0 RateLimits: nothing is wrong\n\
+                 {in_a_cluster}"
             )
         );
         assert_eq!(conclusion(&Reading::default(), false), in_a_cluster);

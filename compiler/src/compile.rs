@@ -17,6 +17,7 @@ mod access;
 mod cache;
 mod differs;
 mod objects;
+mod rate_limits;
 mod retry_policies;
 mod routes;
 
@@ -64,6 +65,9 @@ pub fn compile(inputs: &Inputs, before: Output) -> Output {
         while let Some(route) = compilation.dirty.caches.pop_first() {
             compilation.cache(&route);
         }
+        while let Some(limit) = compilation.dirty.limits.pop_first() {
+            compilation.limits(&limit);
+        }
     }
     compilation.changed();
     compilation.out
@@ -94,6 +98,8 @@ struct Dirty {
     access: BTreeSet<ObjectKey>,
     /// By ApiRoute: which answers are kept.
     caches: BTreeSet<ObjectKey>,
+    /// By RateLimit: what is enforced of it.
+    limits: BTreeSet<ObjectKey>,
 }
 
 // === impl Dirty ===
@@ -105,7 +111,8 @@ impl Dirty {
             && self.workloads.is_empty()
             && self.objects.is_empty()
             && self.access.is_empty()
-            && self.caches.is_empty())
+            && self.caches.is_empty()
+            && self.limits.is_empty())
     }
 }
 
@@ -131,6 +138,8 @@ impl Compilation<'_> {
         self.dirty.access.extend(guarded_by.cloned());
         let cached_by = links.cached.to(key).into_iter().flatten();
         self.dirty.caches.extend(cached_by.cloned());
+        let limited_by = links.limits.to(key).into_iter().flatten();
+        self.dirty.limits.extend(limited_by.cloned());
 
         let meshed = || {
             let pods = selected.iter();

@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use crds::{ApiRoute, RetryPolicy};
+use crds::{ApiRoute, RateLimit, RetryPolicy};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use wire::mesh::Protocol;
@@ -23,6 +23,7 @@ pub(crate) struct Memo {
     pub(crate) precedence: BTreeMap<ObjectRef, u64>,
     pub(crate) api_routes: Objects<ApiRoute>,
     pub(crate) retry_policies: Objects<RetryPolicy>,
+    pub(crate) rate_limits: Objects<RateLimit>,
     pub(crate) services: Objects<Service>,
     pub(crate) endpoint_slices: Objects<EndpointSlice>,
     pub(crate) pods: Objects<Pod>,
@@ -60,6 +61,10 @@ pub(crate) struct Indexes {
     pub(crate) access: Links<ObjectKey, ObjectKey>,
     /// An ApiRoute and the Services at whose pods answers are kept as it says.
     pub(crate) cached: Links<ObjectKey, ObjectKey>,
+    /// A RateLimit and the Services at whose pods it holds; none of one that is not in force.
+    pub(crate) limits: Links<ObjectKey, ObjectKey>,
+    /// A RateLimit and the ApiRoutes that it names, whether they exist or not.
+    pub(crate) limited_routes: Links<ObjectKey, ObjectKey>,
     /// An ApiRoute and those that it leads to.
     pub(crate) leads: Links<ObjectKey, ObjectKey>,
     /// A RetryPolicy and the ApiRoutes that it names, whether they exist or not.

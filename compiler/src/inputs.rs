@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crds::{ApiRoute, RetryPolicy};
+use crds::{ApiRoute, RateLimit, RetryPolicy};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,8 @@ pub struct Inputs {
     pub api_routes: BTreeMap<ObjectKey, Arc<ApiRoute>>,
     /// RetryPolicies by namespace and name.
     pub retry_policies: BTreeMap<ObjectKey, Arc<RetryPolicy>>,
+    /// RateLimits by namespace and name.
+    pub rate_limits: BTreeMap<ObjectKey, Arc<RateLimit>>,
     /// Services by namespace and name.
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
     /// EndpointSlices by namespace and name.
@@ -68,6 +70,8 @@ pub enum ObjectKind {
     ApiRoute,
     /// `crds::RetryPolicy`.
     RetryPolicy,
+    /// `crds::RateLimit`.
+    RateLimit,
 }
 
 /// An object that people wrote. Shown as `ApiRoute shop/orders`.
@@ -132,13 +136,18 @@ impl fmt::Display for ObjectKey {
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [ObjectKind; 2] = [ObjectKind::ApiRoute, ObjectKind::RetryPolicy];
+    pub const ALL: [ObjectKind; 3] = [
+        ObjectKind::ApiRoute,
+        ObjectKind::RetryPolicy,
+        ObjectKind::RateLimit,
+    ];
 
     /// The place that objects of this kind have in a generation.
     pub fn input(self) -> Input {
         match self {
             ObjectKind::ApiRoute => Input::ApiRoute,
             ObjectKind::RetryPolicy => Input::RetryPolicy,
+            ObjectKind::RateLimit => Input::RateLimit,
         }
     }
 
@@ -147,6 +156,7 @@ impl ObjectKind {
         match self {
             ObjectKind::ApiRoute => Kind::Route,
             ObjectKind::RetryPolicy => Kind::RetryPolicy,
+            ObjectKind::RateLimit => Kind::RateLimit,
         }
     }
 
@@ -155,6 +165,7 @@ impl ObjectKind {
         match self {
             ObjectKind::ApiRoute => "ApiRoute",
             ObjectKind::RetryPolicy => "RetryPolicy",
+            ObjectKind::RateLimit => "RateLimit",
         }
     }
 }
@@ -185,6 +196,11 @@ impl ObjectRef {
     /// The RetryPolicy with this key.
     pub fn retry_policy(key: &ObjectKey) -> Self {
         ObjectRef::new(ObjectKind::RetryPolicy, key)
+    }
+
+    /// The RateLimit with this key.
+    pub fn rate_limit(key: &ObjectKey) -> Self {
+        ObjectRef::new(ObjectKind::RateLimit, key)
     }
 
     /// Namespace and name alone.

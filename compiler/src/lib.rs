@@ -19,6 +19,7 @@ mod index;
 mod inputs;
 mod output;
 pub mod permissive;
+mod rate_limit;
 mod retry_policy;
 mod verdict;
 mod workload;

@@ -15,7 +15,7 @@ mod structural;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use crds::{ApiRoute, RetryPolicy};
+use crds::{ApiRoute, RateLimit, RetryPolicy};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -65,6 +65,7 @@ pub struct Document {
 pub enum Object {
     ApiRoute(Arc<ApiRoute>),
     RetryPolicy(Arc<RetryPolicy>),
+    RateLimit(Arc<RateLimit>),
     Service(Arc<Service>),
     Deployment(Arc<Deployment>),
     EndpointSlice(Arc<EndpointSlice>),

@@ -158,7 +158,7 @@ proptest! {
     }
 }
 
-/// A Service with a pod, a slice, an ApiRoute and a RetryPolicy.
+/// A Service with a pod, a slice, an ApiRoute, a RetryPolicy and a RateLimit.
 fn application(namespace: &str, name: &str, number: u8) -> String {
     let metadata = |name: &str| format!("name: {name}, namespace: {namespace}");
     let (service, slice) = (metadata(name), metadata(&format!("{name}-slice")));
@@ -167,6 +167,9 @@ fn application(namespace: &str, name: &str, number: u8) -> String {
          spec: {{hosts: [{name}], rules: [{{backendRefs: [{{name: {name}, port: 80}}]}}]}}\n---\n\
          apiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {{{service}}}\n\
          spec: {{targetRefs: [{{kind: Service, name: {name}}}], loadBalancing: {{}}}}\n---\n\
+         apiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\nmetadata: {{{service}}}\n\
+         spec: {{targetRefs: [{{kind: Service, name: {name}}}], \
+         limits: [{{name: a, requests: 1, per: 1s}}]}}\n---\n\
          apiVersion: v1\nkind: Service\nmetadata: {{{service}}}\n\
          spec: {{selector: {{app: {name}}}, ports: [{{port: 80}}]}}\n---\n\
          apiVersion: v1\nkind: Pod\nmetadata: {{{service}, labels: {{app: {name}}}}}\n\
@@ -191,6 +194,7 @@ fn a_change_compiles_what_depends_on_it_and_nothing_else() {
         Kind::Endpoints,
         Kind::Route,
         Kind::RetryPolicy,
+        Kind::RateLimit,
         Kind::Identity,
     ];
     let expected = all.map(|kind| (kind, if kind == Kind::Identity { 1 } else { 10 }));
@@ -216,7 +220,12 @@ fn a_change_compiles_what_depends_on_it_and_nothing_else() {
         let spec = Arc::make_mut(pod.unwrap()).spec.as_mut().unwrap();
         spec.service_account_name = Some("other".to_owned());
     });
-    let what_a_pod_is_in = [(Kind::Workload, 1), (Kind::Guard, 1), (Kind::Endpoints, 1)];
+    let what_a_pod_is_in = [
+        (Kind::Workload, 1),
+        (Kind::Guard, 1),
+        (Kind::Endpoints, 1),
+        (Kind::RateLimit, 1),
+    ];
     assert_eq!(pod, (BTreeMap::from(what_a_pod_is_in), 2));
 
     let route = after(&|inputs| {
@@ -232,6 +241,12 @@ fn a_change_compiles_what_depends_on_it_and_nothing_else() {
     });
     assert_eq!(policy, (BTreeMap::from([(Kind::RetryPolicy, 1)]), 1));
 
+    let limit = after(&|inputs| {
+        let limit = inputs.rate_limits.get_mut(&ObjectKey::new("shop", "c"));
+        Arc::make_mut(limit.unwrap()).spec.limits[0].requests = 2;
+    });
+    assert_eq!(limit, (BTreeMap::from([(Kind::RateLimit, 1)]), 1));
+
     let service = after(&|inputs| {
         let service = inputs.services.get_mut(&ObjectKey::new("shop", "c"));
         let spec = Arc::make_mut(service.unwrap()).spec.as_mut().unwrap();
@@ -242,9 +257,10 @@ fn a_change_compiles_what_depends_on_it_and_nothing_else() {
         (Kind::Endpoints, 1),
         (Kind::Route, 1),
         (Kind::RetryPolicy, 1),
+        (Kind::RateLimit, 1),
     ];
     // The route has nothing to say of bytes that nobody reads; which endpoint gets them the policy has.
-    assert_eq!(service, (BTreeMap::from(what_names_a_service), 3));
+    assert_eq!(service, (BTreeMap::from(what_names_a_service), 4));
 
     let nothing = after(&|_| {});
     assert_eq!(nothing, (BTreeMap::new(), 0));
@@ -331,6 +347,7 @@ fn name(edit: &Edit) -> String {
     match edit {
         Edit::ApiRoute(key, _) => format!("route {key}"),
         Edit::RetryPolicy(key, _) => format!("policy {key}"),
+        Edit::RateLimit(key, _) => format!("limit {key}"),
         Edit::Service(key, _) => format!("service {key}"),
         Edit::EndpointSlice(key, _) => format!("slice {key}"),
         Edit::Pod(key, _) => format!("pod {key}"),

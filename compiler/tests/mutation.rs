@@ -126,6 +126,7 @@ fn with_mutant(
     let key = match document.kind.as_str() {
         "ApiRoute" => replace(&mut inputs.api_routes, key, mutant)?,
         "RetryPolicy" => replace(&mut inputs.retry_policies, key, mutant)?,
+        "RateLimit" => replace(&mut inputs.rate_limits, key, mutant)?,
         "Service" => replace(&mut inputs.services, key, mutant)?,
         "EndpointSlice" => replace(&mut inputs.endpoint_slices, key, mutant)?,
         "Pod" => replace(&mut inputs.pods, key, mutant)?,

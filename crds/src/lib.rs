@@ -5,6 +5,7 @@
 //! this crate, so that `kubectl apply -f crds/` works from a checkout.
 
 pub mod api_route;
+pub mod rate_limit;
 pub mod retry_policy;
 pub mod schema;
 pub mod status;
@@ -26,6 +27,7 @@ pub use api_route::{
     ApiProtocol, ApiRoute, ApiRouteSpec, BackendKind, BackendRef, HeaderMatch, Match, Method,
     PathMatch, PathType, QueryMatch, RouteRule, Timeouts, ValueType,
 };
+pub use rate_limit::{RateLimit, RateLimitSpec};
 pub use retry_policy::{
     Backoff, BackoffType, BalancingType, Budget, CircuitBreaker, Condition, FailureOn, GrpcCode,
     HashOn, HashType, HealthCheck, Hedging, IdempotencyKey, Jitter, LoadBalancing, RetryAfter,

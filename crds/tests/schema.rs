@@ -94,7 +94,11 @@ fn kubectl_knows_the_short_name_and_the_category_and_shows_what_became_of_an_obj
     let short = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
     assert_eq!(
         Vec::from_iter(short_names),
-        [short("ApiRoute", "ar"), short("RetryPolicy", "rp")]
+        [
+            short("ApiRoute", "ar"),
+            short("RateLimit", "rl"),
+            short("RetryPolicy", "rp")
+        ]
     );
 
     for (name, definition) in &definitions {

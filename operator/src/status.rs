@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use compiler::{ObjectKind, ObjectRef};
 use crds::status::ConditionType;
-use crds::{ApiRoute, ObjectStatus, RetryPolicy};
+use crds::{ApiRoute, ObjectStatus, RateLimit, RetryPolicy};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
@@ -257,6 +257,7 @@ fn resource(kind: ObjectKind) -> ApiResource {
     match kind {
         ObjectKind::ApiRoute => ApiResource::erase::<ApiRoute>(&()),
         ObjectKind::RetryPolicy => ApiResource::erase::<RetryPolicy>(&()),
+        ObjectKind::RateLimit => ApiResource::erase::<RateLimit>(&()),
     }
 }
 

@@ -21,9 +21,10 @@ const POD: [Right; 2] = [("", "pods", "get"), ("", "pods/portforward", "create")
 const DEPLOYMENT: [Right; 2] = [("", "pods", "list"), ("apps", "deployments", "get")];
 
 /// What it takes to check a namespace, besides what its pods take, and a folder with an ApiRoute.
-const CHECK: [Right; 4] = [
+const CHECK: [Right; 5] = [
     ("", "pods", "list"),
     ("meshwright.dev", "apiroutes", "list"),
+    ("meshwright.dev", "ratelimits", "list"),
     ("meshwright.dev", "retrypolicies", "list"),
     ("meshwright.dev", "apiroutes", "get"),
 ];
@@ -195,7 +196,7 @@ async fn without_one_of_the_rights_a_command_fails_in_kubectls_words_that_name_i
     }
     let (user, says) = without(("meshwright.dev", "apiroutes", "get")).await?;
     user.is_refused(&["check", folder], &says).await?;
-    for kind in ["apiroutes", "retrypolicies"] {
+    for kind in ["apiroutes", "ratelimits", "retrypolicies"] {
         let (user, says) = without(("meshwright.dev", kind, "list")).await?;
         user.is_refused(&["check"], &says).await?;
     }

@@ -31,6 +31,18 @@ spec:
       timeouts: { request: 1m30s }
 ---
 apiVersion: meshwright.dev/v1alpha1
+kind: RateLimit
+metadata: { name: orders, namespace: shop }
+spec:
+  targetRefs: [{ kind: Service, name: orders }, { group: meshwright.dev, kind: ApiRoute, name: orders }]
+  headers: Legacy
+  limits:
+    - { name: a, requests: 10, per: 1s, burst: 20, key: { type: ClientIP, trustedHops: 1 }, overrides: [{ values: [10.0.0.1], requests: 2 }] }
+    - { name: b, requests: 9, per: 1m, key: { type: Compound, parts: [{ type: Consumer }, { type: Header, name: X-A }] }, plans: [{ name: gold, requests: 3, burst: 1 }] }
+    - { name: c, requests: 1, per: 1h, action: Delay, delay: { max: 1s, maxQueue: 3 }, methods: [GET], paths: [{ type: Prefix, value: /a }] }
+    - { name: d, requests: 100, per: 1s, cost: { type: Header, name: X-Cost, max: 7 }, action: Shadow }
+---
+apiVersion: meshwright.dev/v1alpha1
 kind: RetryPolicy
 metadata: { name: orders, namespace: web }
 spec:
@@ -92,6 +104,9 @@ fn fuzz_documents_and_what_becomes_of_them() {
                     Object::RetryPolicy(object) => {
                         drop(inputs.retry_policies.insert(document.key, object))
                     }
+                    Object::RateLimit(object) => {
+                        drop(inputs.rate_limits.insert(document.key, object))
+                    }
                     Object::Service(object) => drop(inputs.services.insert(document.key, object)),
                     _ => {}
                 }
@@ -103,7 +118,8 @@ fn fuzz_documents_and_what_becomes_of_them() {
                 output.resources.keys().collect::<Vec<_>>(),
                 again.resources.keys().collect::<Vec<_>>()
             );
-            let written = inputs.api_routes.len() + inputs.retry_policies.len();
+            let written =
+                inputs.api_routes.len() + inputs.retry_policies.len() + inputs.rate_limits.len();
             assert_eq!(output.verdicts.len(), written);
         }),
     );

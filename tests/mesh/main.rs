@@ -24,6 +24,7 @@ mod opaque;
 mod overload;
 mod permissive;
 mod protocols;
+mod rate_limit;
 mod retries;
 mod routing;
 mod smuggling;

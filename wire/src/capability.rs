@@ -79,6 +79,8 @@ pub const RETRY_POLICY_BUDGET: &str = "retry-policy.budget";
 pub const RETRY_POLICY_CIRCUIT_BREAKER: &str = "retry-policy.circuit-breaker";
 /// Keeps answers as `mesh.Cache` says.
 pub const CACHE: &str = "cache";
+/// Limits how much callers use, as `mesh.RateLimit` says.
+pub const RATE_LIMIT: &str = "rate-limit";
 
 /// What the sidecar of this build can do.
 pub const ALL: &[&str] = &[
@@ -119,4 +121,5 @@ pub const ALL: &[&str] = &[
     RETRY_POLICY_BUDGET,
     RETRY_POLICY_CIRCUIT_BREAKER,
     CACHE,
+    RATE_LIMIT,
 ];

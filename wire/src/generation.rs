@@ -38,6 +38,8 @@ pub enum Input {
     Consumer = 7,
     /// Secrets that the mesh's own credentials stand in.
     Credential = 8,
+    /// `RateLimit` objects.
+    RateLimit = 9,
 }
 
 /// For each [`Input`], the newest revision observed; 0 where nothing was seen or nothing depends.
@@ -56,7 +58,7 @@ pub struct Generation {
 
 impl Input {
     /// Every input, in the order of its place.
-    pub const ALL: [Input; 9] = [
+    pub const ALL: [Input; 10] = [
         Input::ApiRoute,
         Input::Service,
         Input::EndpointSlice,
@@ -66,6 +68,7 @@ impl Input {
         Input::RetryPolicy,
         Input::Consumer,
         Input::Credential,
+        Input::RateLimit,
     ];
 }
 

@@ -40,6 +40,8 @@ pub enum Kind {
     Route,
     /// `mesh.RetryPolicy`: a RetryPolicy, for callers.
     RetryPolicy,
+    /// `mesh.RateLimit`: a RateLimit, for the pods that it is about.
+    RateLimit,
 }
 
 /// The name of a resource. Cheap to clone: many streams keep the same ids.
@@ -71,7 +73,7 @@ pub enum InvalidId {
 
 impl Kind {
     /// Every kind, in the order in which they are sent.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Identity,
         Kind::Workload,
         Kind::Keys,
@@ -81,6 +83,7 @@ impl Kind {
         Kind::Endpoints,
         Kind::Route,
         Kind::RetryPolicy,
+        Kind::RateLimit,
     ];
 
     /// The first part of an id's text form.
@@ -95,6 +98,7 @@ impl Kind {
             Kind::Endpoints => "endpoints",
             Kind::Route => "route",
             Kind::RetryPolicy => "retry-policy",
+            Kind::RateLimit => "rate-limit",
         }
     }
 
@@ -136,6 +140,15 @@ impl Kind {
             Kind::Route => &[Input::ApiRoute, Input::Service, Input::Settings],
             // One that names an ApiRoute, or a rule of it, that is not there is not in force.
             Kind::RetryPolicy => &[Input::ApiRoute, Input::RetryPolicy, Input::Service],
+            // For the pods of the Services that it names, or that an ApiRoute does that it names.
+            Kind::RateLimit => &[
+                Input::RateLimit,
+                Input::ApiRoute,
+                Input::Service,
+                Input::Pod,
+                Input::Settings,
+                Input::Credential,
+            ],
         }
     }
 }

@@ -23,7 +23,8 @@ const AT_A_TIME: usize = 8;
 
 /// Every kind that has a status of ours, by its full name: kubectl knows what is in a category from a
 /// cache, which may be older than the chart.
-const ENFORCED: &str = "apiroutes.meshwright.dev,retrypolicies.meshwright.dev";
+const ENFORCED: &str =
+    "apiroutes.meshwright.dev,ratelimits.meshwright.dev,retrypolicies.meshwright.dev";
 
 /// How long a sidecar may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);

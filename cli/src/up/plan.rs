@@ -132,6 +132,7 @@ impl Plan {
                 }
                 Object::ApiRoute(_)
                 | Object::RetryPolicy(_)
+                | Object::RateLimit(_)
                 | Object::EndpointSlice(_)
                 | Object::Pod(_)
                 | Object::Namespace(_)

@@ -24,7 +24,7 @@ echo "$*" >> asked
 case "$*" in
 *'get --ignore-not-found -f -'*) cat > input; cat stored.json ;;
 *'get deployment/web'*) cat deployment.json ;;
-*'get apiroutes.meshwright.dev,retrypolicies.meshwright.dev'*) cat routes.json ;;
+*'get apiroutes.meshwright.dev,ratelimits.meshwright.dev,retrypolicies.meshwright.dev'*) cat routes.json ;;
 *'get pods'*) cat pods.json ;;
 *'get secrets'*) cat secrets.json ;;
 *'create -f - -o name'*) cat > created.json ;;
@@ -220,7 +220,7 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
     assert_eq!(checked.status.code(), Some(0));
     let asked = cluster.kept("asked");
     let last = "--context test --namespace shop get \
-                apiroutes.meshwright.dev,retrypolicies.meshwright.dev -o json";
+                apiroutes.meshwright.dev,ratelimits.meshwright.dev,retrypolicies.meshwright.dev -o json";
     assert!(asked.lines().any(|line| line == last), "{asked}");
 }
 

@@ -100,6 +100,13 @@ impl Reader<'_> {
         routes.filter(|to| self.may_lead(to, hosts)).collect()
     }
 
+    /// The Services that its rules send to, whether they may or not.
+    pub(crate) fn sends_to(&self) -> BTreeSet<ObjectKey> {
+        let backends = self.spec.rules.iter().flat_map(|rule| &rule.backend_refs);
+        let services = backends.filter(|to| to.kind == BackendKind::Service);
+        services.map(|to| self.key_of(to)).collect()
+    }
+
     fn may_lead(&self, to: &ObjectKey, hosts: &[ObjectKey]) -> bool {
         to.namespace == self.key.namespace || namespaces(hosts).any(|host| host == to.namespace)
     }

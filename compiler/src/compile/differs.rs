@@ -32,6 +32,10 @@ impl Compilation<'_> {
                 Kind::RetryPolicy => {
                     self.dirty.objects.insert(ObjectRef::retry_policy(&key));
                 }
+                Kind::RateLimit => {
+                    self.dirty.objects.insert(ObjectRef::rate_limit(&key));
+                    self.dirty.limits.insert(key);
+                }
             }
         }
         let objects = self.out.verdicts.keys();
@@ -171,6 +175,9 @@ impl Compilation<'_> {
         let policies = differences(&mut memo.retry_policies, &inputs.retry_policies);
         let policies = policies.iter().map(|one| ObjectRef::retry_policy(&one.key));
         self.dirty.objects.extend(policies);
+        let limits = differences(&mut memo.rate_limits, &inputs.rate_limits);
+        let limits = limits.iter().map(|one| ObjectRef::rate_limit(&one.key));
+        self.dirty.objects.extend(limits);
         if memo.precedence != inputs.precedence {
             memo.precedence = inputs.precedence.clone();
             let routes = inputs.api_routes.keys().map(ObjectRef::api_route);

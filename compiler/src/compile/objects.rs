@@ -50,6 +50,14 @@ pub(super) struct Place {
     pub(super) services: Vec<mesh::ServiceRef>,
 }
 
+/// What was found of an object.
+struct Judged {
+    /// The younger objects whose case this changes.
+    affected: BTreeSet<Precedence>,
+    refusal: Option<Refusal>,
+    unresolved: Option<Refusal>,
+}
+
 impl Compilation<'_> {
     pub(super) fn objects(&mut self) {
         // The oldest first: whether a younger one is in force depends on the older ones.
@@ -59,12 +67,14 @@ impl Compilation<'_> {
             let claims = match object.kind {
                 ObjectKind::ApiRoute => self.route_claims(&key),
                 ObjectKind::RetryPolicy => self.retry_policy_claims(&key),
+                ObjectKind::RateLimit => self.rate_limit_claims(&key),
             };
             if claims.is_none() {
                 self.forget(&object);
                 match object.kind {
                     ObjectKind::ApiRoute => self.forget_route(&key),
                     ObjectKind::RetryPolicy => self.forget_retry_policy(&key),
+                    ObjectKind::RateLimit => self.forget_rate_limit(&key),
                 }
             }
             let attachments = self.out.memo.attachments.entry(object.kind).or_default();
@@ -75,6 +85,7 @@ impl Compilation<'_> {
             let affected = match kind {
                 ObjectKind::ApiRoute => self.route(&key),
                 ObjectKind::RetryPolicy => self.retry_policy(&key),
+                ObjectKind::RateLimit => self.rate_limit(&key),
             };
             undecided.extend(affected.into_iter().map(|one| (kind, one)));
         }
@@ -85,39 +96,17 @@ impl Compilation<'_> {
     /// this changes.
     pub(super) fn conclude<M: prost::Message>(
         &mut self,
-        read: Read<'_>,
+        mut read: Read<'_>,
         generation: Option<i64>,
         message: impl FnOnce(Place) -> (Vec<&'static str>, M),
     ) -> BTreeSet<Precedence> {
+        let Judged {
+            affected,
+            refusal,
+            unresolved,
+        } = self.judge(&mut read);
         let object = read.object;
-        let links = &mut self.out.memo.links;
-        let oversized = read.mentions.intersection(&links.oversized).map(oversized);
-        let unresolved = Refusal::all(read.unresolved.into_iter().chain(oversized).collect());
-        links.mentions.set(object, read.mentions);
-        let lost = read.lost.iter().flat_map(Neighbourhood::of).collect();
-        links.lost.set(object, lost);
-
         let id = resource_id(object.kind.resource(), &object.key());
-        let attachments = self.out.memo.attachments.entry(object.kind).or_default();
-        let (affected, conflict) = attachments.decide(&object.key());
-        let refusal = read.refusal.or_else(|| {
-            let conflict = conflict?;
-            Some(conflicted(object.kind, &conflict, read.remedy))
-        });
-        let refusal = refusal.or_else(|| {
-            id.is_none().then(|| Refusal {
-                reason: Reason::Invalid,
-                message: "metadata.name or metadata.namespace is no valid name.".to_owned(),
-            })
-        });
-
-        let refusal = refusal.map(|refusal| match read.note {
-            Some(note) => Refusal {
-                message: format!("{} {note}", refusal.message),
-                ..refusal
-            },
-            None => refusal,
-        });
         let mut resources = read.also;
         match (id, &refusal) {
             (Some(id), None) => {
@@ -156,6 +145,81 @@ impl Compilation<'_> {
             resources,
         });
         affected
+    }
+
+    /// Judges an object whose resource is compiled elsewhere, for pods of its targets: that resource
+    /// stands in `read.also`, and goes with the object. Answers whether it is in force.
+    pub(super) fn conclude_for_pods(
+        &mut self,
+        mut read: Read<'_>,
+        generation: Option<i64>,
+    ) -> bool {
+        let judged = self.judge(&mut read);
+        let in_force = judged.refusal.is_none();
+        self.decided(Verdict {
+            object: read.object.clone(),
+            generation: generation.unwrap_or_default(),
+            target: target(&read.targets, &read.routes),
+            conditions: vec![
+                condition(ConditionType::Accepted, Reason::Accepted, judged.refusal),
+                condition(
+                    ConditionType::ResolvedRefs,
+                    Reason::ResolvedRefs,
+                    judged.unresolved,
+                ),
+            ],
+            resources: match in_force {
+                true => read.also,
+                false => Vec::new(),
+            },
+        });
+        in_force
+    }
+
+    /// Whether an object can be in force, and what it refers to and can't have.
+    fn judge(&mut self, read: &mut Read<'_>) -> Judged {
+        let object = read.object;
+        let links = &mut self.out.memo.links;
+        let oversized = read.mentions.intersection(&links.oversized).map(oversized);
+        let unresolved = Refusal::all(
+            read.unresolved
+                .take()
+                .into_iter()
+                .chain(oversized)
+                .collect(),
+        );
+        links
+            .mentions
+            .set(object, std::mem::take(&mut read.mentions));
+        let lost = read.lost.iter().flat_map(Neighbourhood::of).collect();
+        links.lost.set(object, lost);
+
+        let id = resource_id(object.kind.resource(), &object.key());
+        let attachments = self.out.memo.attachments.entry(object.kind).or_default();
+        let (affected, conflict) = attachments.decide(&object.key());
+        let refusal = read.refusal.take().or_else(|| {
+            let conflict = conflict?;
+            Some(conflicted(object.kind, &conflict, read.remedy))
+        });
+        let refusal = refusal.or_else(|| {
+            id.is_none().then(|| Refusal {
+                reason: Reason::Invalid,
+                message: "metadata.name or metadata.namespace is no valid name.".to_owned(),
+            })
+        });
+
+        let refusal = refusal.map(|refusal| match read.note {
+            Some(note) => Refusal {
+                message: format!("{} {note}", refusal.message),
+                ..refusal
+            },
+            None => refusal,
+        });
+        Judged {
+            affected,
+            refusal,
+            unresolved,
+        }
     }
 
     /// The object is gone.

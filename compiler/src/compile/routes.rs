@@ -93,6 +93,7 @@ impl Compilation<'_> {
         self.cached(key, cached);
         let layer = layer.filter(|_| self.is_in_force(key));
         self.lead(key, Some(layer), leads);
+        self.limited(key);
         affected
     }
 
@@ -145,6 +146,7 @@ impl Compilation<'_> {
         self.guarded(key, BTreeSet::new());
         self.cached(key, BTreeSet::new());
         self.lead(key, None, BTreeSet::new());
+        self.limited(key);
     }
 
     /// What ports of a Service carry that declare nothing: what its ApiRoutes say, if they agree.

@@ -33,6 +33,11 @@ const KINDS: &[Known] = &[
         read: |value| typed(value).map(Object::RetryPolicy),
     },
     Known {
+        api_version: crds::API_VERSION,
+        kind: "RateLimit",
+        read: |value| typed(value).map(Object::RateLimit),
+    },
+    Known {
         api_version: "v1",
         kind: "Service",
         read: |value| typed(value).map(Object::Service),

@@ -11,6 +11,7 @@ mod access;
 mod cache;
 mod connections;
 mod filters;
+mod rate_limit;
 mod retry_policy;
 
 /// Whether a value keeps a rule, given the rule's text; `None` for a rule that isn't known here.
@@ -20,7 +21,7 @@ pub(super) fn holds(rule: &str, value: &Value) -> Option<bool> {
         .chain(connections::RULES)
         .chain(access::RULES)
         .chain(cache::RULES);
-    let mut rules = rules.chain(retry_policy::RULES);
+    let mut rules = rules.chain(retry_policy::RULES).chain(rate_limit::RULES);
     let (_, holds) = rules.find(|(text, _)| *text == rule)?;
     Some(holds(value))
 }

@@ -25,6 +25,9 @@ pub(crate) fn inputs(file: &str, text: &str) -> Inputs {
                 let object = ObjectRef::retry_policy(&document.key);
                 Some((object, &policy.metadata))
             }
+            Object::RateLimit(limit) => {
+                Some((ObjectRef::rate_limit(&document.key), &limit.metadata))
+            }
             _ => None,
         };
         if let Some((object, metadata)) = written
@@ -44,6 +47,7 @@ pub(crate) fn insert(inputs: &mut Inputs, key: ObjectKey, object: Object) {
     match object {
         Object::ApiRoute(object) => drop(inputs.api_routes.insert(key, object)),
         Object::RetryPolicy(object) => drop(inputs.retry_policies.insert(key, object)),
+        Object::RateLimit(object) => drop(inputs.rate_limits.insert(key, object)),
         Object::Service(object) => drop(inputs.services.insert(key, object)),
         Object::EndpointSlice(object) => drop(inputs.endpoint_slices.insert(key, object)),
         Object::Pod(object) => drop(inputs.pods.insert(key, object)),

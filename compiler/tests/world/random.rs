@@ -17,6 +17,7 @@ use wire::generation::Input;
 pub(crate) enum Edit {
     ApiRoute(ObjectKey, Option<Value>),
     RetryPolicy(ObjectKey, Option<Value>),
+    RateLimit(ObjectKey, Option<Value>),
     Service(ObjectKey, Option<Value>),
     EndpointSlice(ObjectKey, Option<Value>),
     Pod(ObjectKey, Option<Value>),
@@ -37,6 +38,9 @@ impl Edit {
             Edit::RetryPolicy(key, value) => {
                 let place = Input::RetryPolicy;
                 set(&mut inputs.retry_policies, key, value, place)
+            }
+            Edit::RateLimit(key, value) => {
+                set(&mut inputs.rate_limits, key, value, Input::RateLimit)
             }
             Edit::Service(key, value) => set(&mut inputs.services, key, value, Input::Service),
             Edit::EndpointSlice(key, value) => {
@@ -105,6 +109,8 @@ pub(crate) fn edits(longest: usize) -> impl Strategy<Value = Vec<Edit>> {
             .prop_map(|(key, value)| Edit::ApiRoute(key, value)),
         4 => (key(&routes), option::weighted(0.8, retry_policy()))
             .prop_map(|(key, value)| Edit::RetryPolicy(key, value)),
+        4 => (key(&routes), option::weighted(0.8, rate_limit()))
+            .prop_map(|(key, value)| Edit::RateLimit(key, value)),
         4 => (key(&services), option::weighted(0.8, service()))
             .prop_map(|(key, value)| Edit::Service(key, value)),
         3 => (key(&slices), option::weighted(0.8, slice()))
@@ -308,6 +314,31 @@ fn retry_policy() -> impl Strategy<Value = Value> {
             })
         },
     )
+}
+
+fn rate_limit() -> impl Strategy<Value = Value> {
+    let target = (
+        select(vec!["Service", "Service", "ApiRoute"]),
+        select(vec!["orders", "payments", "order", "first", "second"]),
+    );
+    let target = target.prop_map(|(kind, name)| match kind {
+        "Service" => json!({"kind": kind, "name": name}),
+        _ => json!({"group": "meshwright.dev", "kind": kind, "name": name}),
+    });
+    let limit = select(vec![
+        json!({"name": "a", "requests": 1, "per": "1s"}),
+        json!({"name": "a", "requests": 9, "per": "1m", "burst": 3, "key": {"type": "Consumer"}}),
+        // Refused by the compiler.
+        json!({"name": "a", "requests": 1, "per": "1s", "paths": [{"type": "Regex", "value": "/(a"}]}),
+    ]);
+    (vec(target, 1..3), limit, 0..3).prop_map(|(targets, limit, generation)| {
+        json!({
+            "apiVersion": "meshwright.dev/v1alpha1",
+            "kind": "RateLimit",
+            "metadata": {"generation": generation},
+            "spec": {"targetRefs": targets, "limits": [limit]},
+        })
+    })
 }
 
 fn service() -> impl Strategy<Value = Value> {

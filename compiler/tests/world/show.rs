@@ -8,6 +8,7 @@ use wire::mesh::{self, r#match::Path};
 mod access;
 mod cache;
 mod filters;
+mod rate_limit;
 mod retry_policy;
 
 /// Resources and verdicts.
@@ -66,6 +67,7 @@ fn body(compiled: &Compiled) -> Value {
         Kind::Cache => cache::shown(resource.decode().unwrap()),
         Kind::Keys => access::keys(resource.decode().unwrap()),
         Kind::RetryPolicy => retry_policy::shown(resource.decode().unwrap()),
+        Kind::RateLimit => rate_limit::shown(resource.decode().unwrap()),
         Kind::Endpoints => endpoints(resource.decode().unwrap()),
         Kind::Guard => guard(resource.decode().unwrap()),
         Kind::Workload => {

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use compiler::{CONSUMER, CREDENTIAL, Inputs, ObjectKey, ObjectRef, permissive};
-use crds::{ApiRoute, ObjectStatus, RetryPolicy};
+use crds::{ApiRoute, ObjectStatus, RateLimit, RetryPolicy};
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -75,6 +75,16 @@ impl Cluster {
                 of_routes(&ObjectRef::api_route(key), status);
             },
         };
+        let of_limits = on_status.clone();
+        let limits = Kind {
+            input: Input::RateLimit,
+            objects: |inputs| &mut inputs.rate_limits,
+            labelled: None,
+            slim: move |key: &ObjectKey, limit: Option<&mut RateLimit>| {
+                let status = limit.and_then(|limit| limit.status.take());
+                of_limits(&ObjectRef::rate_limit(key), status);
+            },
+        };
         let policies = Kind {
             input: Input::RetryPolicy,
             objects: |inputs| &mut inputs.retry_policies,
@@ -132,6 +142,7 @@ impl Cluster {
         keep(&mut tasks, client, &store, credentials);
         keep(&mut tasks, client, &store, routes);
         keep(&mut tasks, client, &store, policies);
+        keep(&mut tasks, client, &store, limits);
         keep(&mut tasks, client, &store, services);
         keep(&mut tasks, client, &store, slices);
         keep(&mut tasks, client, &store, pods);
@@ -168,7 +179,7 @@ impl Source for Cluster {
     }
 }
 
-const KINDS: usize = 8;
+const KINDS: usize = 9;
 
 // === impl Store ===
 

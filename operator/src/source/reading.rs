@@ -300,6 +300,11 @@ impl<'a> Gather<'a> {
                 let policies = &mut self.inputs.retry_policies;
                 policies.insert(key.clone(), policy.clone());
             }
+            Object::RateLimit(limit) => {
+                let place = self.inputs.rate_limits.len();
+                self.written(ObjectRef::rate_limit(key), place, origin);
+                self.inputs.rate_limits.insert(key.clone(), limit.clone());
+            }
             Object::Service(service) => {
                 self.inputs.services.insert(key.clone(), service.clone());
             }
@@ -391,6 +396,10 @@ impl<'a> Gather<'a> {
         note(
             Input::RetryPolicy,
             settle(&mut inputs.retry_policies, &old.retry_policies),
+        );
+        note(
+            Input::RateLimit,
+            settle(&mut inputs.rate_limits, &old.rate_limits),
         );
         note(Input::Service, settle(&mut inputs.services, &old.services));
         note(

@@ -181,7 +181,7 @@ async fn a_write_that_is_never_answered_is_given_up_and_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn objects_of_one_name_and_two_kinds_have_each_their_own_status() {
+async fn objects_of_one_name_and_several_kinds_have_each_their_own_status() {
     let (asks, mut asked) = mpsc::unbounded_channel();
     let client = fake::client(move |request| {
         let patch: Value = serde_json::from_slice(request.body()).unwrap();
@@ -209,14 +209,16 @@ async fn objects_of_one_name_and_two_kinds_have_each_their_own_status() {
         written,
         [
             (path("apiroutes"), json!("ApiRoute")),
+            (path("ratelimits"), json!("RateLimit")),
             (path("retrypolicies"), json!("RetryPolicy")),
         ]
     );
-    while metrics.status_writes.get() < 2 {
+    while metrics.status_writes.get() < 3 {
         tokio::time::sleep(FIRST).await;
     }
-    let [route, policy] = objects;
+    let [route, policy, limit] = objects;
     observed.saw(&route, None);
     assert!(observed.get(&route).is_none());
     assert!(observed.get(&policy).is_some(), "another object's status");
+    assert!(observed.get(&limit).is_some());
 }

@@ -10,6 +10,7 @@ use wire::{Kind, ResourceId};
 use super::access::{Access, Keys};
 use super::followers::Followers;
 use super::guard::{Guard, Workload};
+use super::rate_limit::RateLimit;
 use super::retry_policy::RetryPolicy;
 use super::route::Route;
 use super::service::Service;
@@ -89,6 +90,12 @@ impl Applier {
                 let built = RetryPolicy::build(resource.decode().map_err(unreadable)?)?;
                 self.built.retry_policies.insert(id, Arc::new(built));
             }
+            Kind::RateLimit => {
+                let old = self.built.rate_limits.get(&id).map(|old| &**old);
+                let sent = resource.decode().map_err(unreadable)?;
+                let built = RateLimit::build(sent, old, &self.metrics.rate_limit)?;
+                self.built.rate_limits.insert(id, Arc::new(built));
+            }
             Kind::Access => {
                 let old = self.built.access.get(&id).map(|old| &**old);
                 let sent = resource.decode().map_err(unreadable);
@@ -143,6 +150,7 @@ impl Applier {
             Kind::Endpoints => drop(self.built.services.remove(&text)),
             Kind::Route => drop(self.built.routes.remove(&text)),
             Kind::RetryPolicy => drop(self.built.retry_policies.remove(&text)),
+            Kind::RateLimit => drop(self.built.rate_limits.remove(&text)),
             Kind::Access => drop(self.built.access.remove(&text)),
             Kind::Cache => drop(self.built.caches.remove(&text)),
             Kind::Keys => drop(self.built.keys.remove(&text)),
@@ -167,6 +175,7 @@ impl Applier {
             ("endpoints", self.built.services.len()),
             ("route", self.built.routes.len()),
             ("retry-policy", self.built.retry_policies.len()),
+            ("rate-limit", self.built.rate_limits.len()),
             ("access", self.built.access.len()),
             ("cache", self.built.caches.len()),
             ("keys", self.built.keys.len()),

@@ -2,13 +2,14 @@
 
 mod policies;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::access::{Access, Enforced, Keys};
 use super::addresses;
 use super::guard::{Guard, Workload};
+use super::rate_limit::{Limited, RateLimit};
 use super::retry_policy::RetryPolicy;
 use super::route::Route;
 use super::service::{Endpoint, Port, Protocol, Service, ServiceKey};
@@ -49,6 +50,8 @@ pub struct Built {
     pub routes: HashMap<String, Arc<Route>>,
     /// `retry-policy/…`
     pub retry_policies: HashMap<String, Arc<RetryPolicy>>,
+    /// `rate-limit/…`
+    pub rate_limits: HashMap<String, Arc<RateLimit>>,
     /// `access/…`
     pub access: HashMap<String, Arc<Access>>,
     /// `cache/…`
@@ -99,6 +102,8 @@ pub struct Served {
     reads_requests: bool,
     /// What says which answers are kept.
     cache: Option<Arc<Cache>>,
+    /// How much callers may use. One that has not come limits nothing.
+    limits: Arc<[Limited]>,
     /// Something that says who may enter has not come.
     lacks: bool,
 }
@@ -283,6 +288,11 @@ impl Served {
         cache.filter(|_| self.protocol != Protocol::Tcp)
     }
 
+    /// How much callers may use.
+    pub fn limits(&self) -> &[Limited] {
+        &self.limits
+    }
+
     /// Whether who may enter can only be told of a request.
     pub fn reads_requests(&self) -> bool {
         self.reads_requests
@@ -296,6 +306,8 @@ struct Gathered<'b> {
     served: Served,
     requests: BTreeSet<&'b str>,
     connections: BTreeSet<&'b str>,
+    /// Whose port it is.
+    services: BTreeSet<&'b str>,
 }
 
 impl<'b> Gathered<'b> {
@@ -354,6 +366,7 @@ impl<'b> Gathered<'b> {
         Served {
             requests: enforced(&self.requests),
             connections: enforced(&self.connections),
+            limits: Inbound::limits(built, &self.services),
             ..self.served
         }
     }
@@ -369,6 +382,20 @@ impl Inbound {
         });
         let caches = caches.map(|cache| Some(cache.clone()));
         caches.fold(None, first_of)
+    }
+
+    /// What limits calls by these Services' names.
+    fn limits(built: &Built, services: &BTreeSet<&str>) -> Arc<[Limited]> {
+        // By id, so that who refuses does not depend on the order sent.
+        let all: BTreeMap<_, _> = built.rate_limits.iter().collect();
+        let limited = all.into_values().filter_map(|rate_limit| {
+            let target = services.iter().find_map(|one| rate_limit.target(one))?;
+            Some(Limited {
+                rate_limit: rate_limit.clone(),
+                target: target.clone(),
+            })
+        });
+        limited.collect()
     }
 
     fn link(built: &Built) -> Self {
@@ -394,12 +421,15 @@ impl Inbound {
                         connections: Arc::default(),
                         reads_requests: false,
                         cache: None,
+                        limits: Arc::default(),
                         lacks: false,
                     },
                     requests: BTreeSet::new(),
                     connections: BTreeSet::new(),
+                    services: BTreeSet::new(),
                 };
                 let gathered = ports.entry(*port).or_insert_with(first);
+                gathered.services.insert(&*guard.service);
                 let before = gathered.served.cache.take();
                 gathered.served.cache = first_of(before, cache.clone());
                 gathered.add(built, guard, *protocol);

@@ -13,6 +13,7 @@
 //! | [`fault`] | before all attempts | `ApiRoute.rules[].fault` | `inject` |
 //! | [`header_edits`] | before and after all attempts | `ApiRoute.rules[].requestHeaders`, `responseHeaders` | `apply` |
 //! | [`mirror`] | beside all attempts | `ApiRoute.rules[].mirror` | `draw` |
+//! | [`rate_limit`] | before the application, at the destination | `RateLimit.limits` | `take` |
 //! | [`redirect`] | instead of any attempt | `ApiRoute.rules[].redirect` | `answer` |
 //! | [`rewrite`] | before all attempts | `ApiRoute.rules[].rewrite` | `apply` |
 //! | [`timeout`] | around all attempts | `ApiRoute.rules[].timeouts.request`, `grpc-timeout` | `start` |
@@ -42,6 +43,7 @@ pub mod health_check;
 pub mod hedging;
 pub mod load_balancer;
 pub mod mirror;
+pub mod rate_limit;
 pub mod redirect;
 pub mod retry;
 pub mod rewrite;

@@ -27,6 +27,7 @@ const INTROSPECTION_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// Lets a request in: every ApiRoute must. What credentials the application does not get are taken out.
+/// Answers who calls, as each of them found.
 ///
 /// # Errors
 /// `credentials_missing`, `credentials_invalid`, `scope_missing`, `credentials_uncheckable`,
@@ -37,7 +38,7 @@ pub(super) async fn request(
     served: &Served,
     peer: &FromPeer,
     head: &mut Parts,
-) -> Result<(), Error> {
+) -> Result<Vec<Caller>, Error> {
     // Credentials are all read before any is taken out, and rules see the headers that the application
     // will: what claims are told in, nobody else can set.
     let mut callers = Vec::with_capacity(1);
@@ -68,7 +69,7 @@ pub(super) async fn request(
     for (enforced, caller) in served.for_requests().iter().zip(&callers) {
         authorize(cx, enforced, peer, caller, Some(head))?;
     }
-    Ok(())
+    Ok(callers)
 }
 
 /// Lets in a connection whose bytes nobody reads.

@@ -21,15 +21,18 @@ use super::upstream::Lease;
 use crate::policy::body_limit::Left;
 use crate::policy::cache::Fill;
 use crate::policy::compression::Gzip;
+use crate::policy::rate_limit::Pace;
 use crate::policy::timeout::Deadline;
 
 mod encoded;
 mod filling;
+mod paced;
 pub mod replay;
 mod watched;
 
 use encoded::Encoded;
 use filling::Filling;
+use paced::Paced;
 use replay::Replayed;
 pub use watched::Watched;
 
@@ -42,6 +45,8 @@ pub enum RequestBody {
     Watched(Box<Watched>),
     /// Kept while it passes, so that it can be sent again.
     Replayed(Replayed),
+    /// The same, as fast as limits let it.
+    Paced(Box<Paced>),
     /// All of it is there.
     Whole(Option<Bytes>),
     /// There is none: the request can be sent again.
@@ -117,14 +122,23 @@ impl RequestBody {
             Self::Streamed(_, passed) => passed.broke_off(),
             Self::Watched(body) => body.broke_off(),
             Self::Replayed(body) => body.broke_off(),
+            Self::Paced(body) => body.broke_off(),
             Self::Whole(_) | Self::Empty => {}
+        }
+    }
+
+    /// Comes no faster than limits let it.
+    pub fn paced(self, paces: Vec<Pace>) -> Self {
+        match paces.is_empty() {
+            true => self,
+            false => Self::Paced(Box::new(Paced::new(self, paces))),
         }
     }
 
     fn watched(self, look: impl FnOnce(Watched) -> Watched) -> Self {
         match self {
             // One inside the other: each rule that a request is led through looks for itself.
-            Self::Watched(_) | Self::Streamed(..) | Self::Replayed(_) => {
+            Self::Watched(_) | Self::Paced(_) | Self::Streamed(..) | Self::Replayed(_) => {
                 Self::Watched(Box::new(look(Watched::new(self))))
             }
             Self::Whole(_) | Self::Empty => self,
@@ -155,6 +169,7 @@ impl Body for RequestBody {
             }
             Self::Watched(body) => Pin::new(&mut **body).poll_frame(task),
             Self::Replayed(body) => Pin::new(body).poll_frame(task),
+            Self::Paced(body) => Pin::new(&mut **body).poll_frame(task),
             Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
             Self::Empty => Poll::Ready(None),
         }
@@ -165,6 +180,7 @@ impl Body for RequestBody {
             Self::Streamed(body, _) => body.is_end_stream(),
             Self::Watched(body) => body.is_end_stream(),
             Self::Replayed(body) => body.is_end_stream(),
+            Self::Paced(body) => body.is_end_stream(),
             Self::Whole(body) => body.is_none(),
             Self::Empty => true,
         }
@@ -175,6 +191,7 @@ impl Body for RequestBody {
             Self::Streamed(body, _) => body.size_hint(),
             Self::Watched(body) => body.size_hint(),
             Self::Replayed(body) => body.size_hint(),
+            Self::Paced(body) => body.size_hint(),
             Self::Whole(body) => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }

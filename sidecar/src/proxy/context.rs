@@ -74,6 +74,7 @@ pub struct Context {
     /// The room of what it is given of them.
     given: Option<Arc<Room>>,
     decided: Option<Decided>,
+    limited: Option<Limited>,
     /// Its places among the requests of the rules that govern it, until its account is closed.
     pub places: Vec<Place>,
     trace: Trace,
@@ -96,6 +97,15 @@ struct Decided {
     outcome: &'static str,
     rule: Option<Arc<str>>,
     audited: bool,
+}
+
+/// The limit that it met, last.
+#[derive(Debug)]
+struct Limited {
+    /// `namespace/name/limit`.
+    limit: String,
+    /// `limited`, `delayed` or `would_limit`.
+    outcome: &'static str,
 }
 
 /// Why a request was sent again.
@@ -156,6 +166,7 @@ impl Context {
             cached: None,
             given: None,
             decided: None,
+            limited: None,
             places: Vec::new(),
             trace: Trace::of(&mut head.headers),
             time: SystemTime::now(),
@@ -224,6 +235,12 @@ impl Context {
             },
         };
         self.decided = Some(decided);
+    }
+
+    /// It met a limit of a RateLimit.
+    pub fn limited(&mut self, object: &str, limit: &str, outcome: &'static str) {
+        let limit = format!("{object}/{limit}");
+        self.limited = Some(Limited { limit, outcome });
     }
 
     /// The path has another form than it was sent in, and this is the one that counts.
@@ -383,6 +400,8 @@ impl Context {
                 None => "",
             },
             cache: self.cached.map_or("", Cached::name),
+            limit: self.limited.as_ref().map_or("", |one| &one.limit),
+            limited: self.limited.as_ref().map_or("", |one| one.outcome),
             endpoint,
             status: self.status.map_or(0, |status| status.as_u16()),
             grpc_status: self.grpc_status,

@@ -158,6 +158,9 @@ reasons! {
     /// What is written of who may enter can't be understood.
     AccessClosed = "access_closed", SERVICE_UNAVAILABLE, Mesh, true,
         "What is written of who may call this service cannot be understood.";
+    /// It is more than a RateLimit lets through.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, Caller, true,
+        "The caller uses more than this service allows.";
     /// No Guard covers the port.
     PortNotServed = "port_not_served", FORBIDDEN, Caller, true,
         "No service serves this port.";
@@ -196,6 +199,8 @@ pub struct Error {
     challenge: Option<HeaderValue>,
     /// When it makes sense to come back, if that is known.
     retry_after: Option<Duration>,
+    /// What else the response says.
+    headers: Option<Box<HeaderMap>>,
 }
 
 // === impl Reason ===
@@ -337,6 +342,7 @@ impl Error {
             status: None,
             challenge: None,
             retry_after: None,
+            headers: None,
         }
     }
 
@@ -349,6 +355,12 @@ impl Error {
     /// The same, which says when to come back.
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    /// The same, with more headers.
+    pub fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers = Some(Box::new(headers));
         self
     }
 
@@ -376,6 +388,9 @@ impl Error {
             let seconds = u64::try_from(seconds).unwrap_or(1);
             let headers = response.headers_mut();
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(headers) = &self.headers {
+            response.headers_mut().extend((**headers).clone());
         }
         response
     }

@@ -15,7 +15,7 @@ use super::error::{Error, Reason};
 use super::load::Seat;
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
-use super::{Proxy, access, cache, forward, headers, health, path};
+use super::{Proxy, access, cache, forward, headers, health, path, rate_limit};
 use crate::config::State;
 use crate::config::state::{NotServed, Served};
 use crate::identity::SpiffeId;
@@ -85,25 +85,40 @@ async fn inbound(
         headers::Origin::of(peer.identity.as_ref()),
     );
     // Here, in this order: authentication, authorization, rate limit, cache.
-    if !served.for_requests().is_empty() {
-        if head.method == Method::CONNECT {
-            let why = "CONNECT names no path, and an ApiRoute says who may enter here";
-            return Err(Error::new(Reason::BadRequest, why));
-        }
-        Box::pin(access::request(px, cx, served, peer, &mut head)).await?;
+    if head.method == Method::CONNECT && !served.for_requests().is_empty() {
+        let why = "CONNECT names no path, and an ApiRoute says who may enter here";
+        return Err(Error::new(Reason::BadRequest, why));
     }
+    let callers = match served.for_requests().is_empty() {
+        true => Vec::new(),
+        false => Box::pin(access::request(px, cx, served, peer, &mut head)).await?,
+    };
     let application = px.application(peer.called);
     if asked {
         let (answers, service) = (&px.health_answers, &served.guard.service);
         let answer = answers.of(peer.called, application, speak, service, &head);
         return Ok(answer.await);
     }
-    if let Some(cache) = served.cache() {
-        let port = peer.called.port();
-        let application = Application::new(application, speak, port);
-        return Box::pin(cache::carry(cx, cache, &application, head, body)).await;
+    let (body, told) = match served.limits().is_empty() {
+        true => (body, None),
+        false => {
+            let within = rate_limit::request(cx, served, peer, &callers, &head, body);
+            let (body, told) = Box::pin(within).await?;
+            (body, Some(told))
+        }
+    };
+    let answer = match served.cache() {
+        Some(cache) => {
+            let port = peer.called.port();
+            let application = Application::new(application, speak, port);
+            Box::pin(cache::carry(cx, cache, &application, head, body)).await
+        }
+        None => Box::pin(forward::to_application(cx, &application, speak, head, body)).await,
+    };
+    match told {
+        None => answer,
+        Some(told) => answer.map(|answer| told.say(answer)),
     }
-    Box::pin(forward::to_application(cx, &application, speak, head, body)).await
 }
 
 /// Lets a peer in, and a caller without an identity where plaintext is taken at this moment.

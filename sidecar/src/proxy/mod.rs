@@ -44,6 +44,7 @@ pub mod opaque;
 pub mod outbound;
 pub mod path;
 pub mod plaintext;
+pub mod rate_limit;
 pub mod serve;
 pub mod upgrade;
 pub mod upstream;

@@ -59,6 +59,12 @@ pub struct Line<'a> {
     /// `collapsed`, `miss` or `bypass`.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub cache: &'a str,
+    /// The limit of a RateLimit that it met: `namespace/name/limit`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub limit: &'a str,
+    /// What that did: `limited`, `delayed`, or `would_limit`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub limited: &'a str,
     /// `namespace/pod` that answered.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub endpoint: &'a str,
@@ -279,6 +285,8 @@ mod tests {
             cache: "",
             decision: "",
             decided_by: "",
+            limit: "",
+            limited: "",
             endpoint: "",
             status: 200,
             grpc_status: GrpcStatus::None,

@@ -12,6 +12,7 @@ mod attempts;
 pub mod cache;
 mod concurrency;
 pub mod labels;
+pub mod rate_limit;
 mod requests;
 mod series;
 pub mod text;
@@ -58,6 +59,8 @@ pub struct Metrics {
     pub access: Arc<access::Counters>,
     /// What became of requests where answers are kept.
     pub cache: Arc<cache::Counters>,
+    /// What became of requests that limits are about.
+    pub rate_limit: Arc<rate_limit::Counters>,
     issuer_keys: Family<OutcomeLabels, Counter>,
     /// What is counted of attempts.
     pub attempts: attempts::Attempts,
@@ -126,6 +129,8 @@ impl Metrics {
         registry.register_collector(Box::new(Rendered(requests.clone())));
         let concurrency = Arc::<concurrency::Concurrency>::default();
         registry.register_collector(Box::new(concurrency::Rendered(concurrency.clone())));
+        let rate_limit = Arc::<rate_limit::Counters>::default();
+        registry.register_collector(Box::new(rate_limit::Rendered(rate_limit.clone())));
         let access = Arc::<access::Counters>::default();
         registry.register_collector(Box::new(access::Rendered(access.clone())));
         let attempts = attempts::Attempts::register(&mut registry);
@@ -149,6 +154,7 @@ impl Metrics {
             concurrency,
             access,
             cache,
+            rate_limit,
             issuer_keys: register!(
                 "issuer_key_fetches",
                 "Fetches of the keys of issuers of tokens, by what they brought"
@@ -358,6 +364,7 @@ impl Metrics {
                 Input::RetryPolicy => "retry_policy",
                 Input::Consumer => "consumer",
                 Input::Credential => "credential",
+                Input::RateLimit => "rate_limit",
             };
             let gauge = self.revisions.get_or_create(&InputLabels { input: name });
             set(&gauge, newest.at(input));

@@ -172,6 +172,8 @@ mod tests {
             cache: "",
             decision: "",
             decided_by: "",
+            limit: "",
+            limited: "",
             endpoint: "",
             status: 503,
             grpc_status: GrpcStatus::None,

@@ -142,6 +142,11 @@ fn the_reference_lists_every_metric_with_its_type_and_labels() {
     });
     let _kept = metrics.cache.of(&"shop/orders".into(), &store);
     metrics.concurrency.watch(&bounded);
+    let name: Arc<str> = "shop/orders".into();
+    let access = metrics.access.of(&name, &[]);
+    access.authenticated();
+    let limit = metrics.rate_limit.of(&name, &"all".into());
+    limit.passed();
     let text = metrics.render(Format::Classic);
     let types: BTreeMap<&str, &str> = text
         .lines()
@@ -186,6 +191,8 @@ fn the_reference_lists_every_field_of_the_access_log_in_order() {
         decision: "allowed",
         decided_by: "read",
         cache: "hit",
+        limit: "shop/orders/all",
+        limited: "delayed",
         endpoint: "shop/orders-1",
         status: 200,
         grpc_status: GrpcStatus::Known(14),

@@ -41,6 +41,7 @@ impl ApiServer {
         let server = ApiServer::default();
         for kind in [
             "apiroutes",
+            "ratelimits",
             "retrypolicies",
             "services",
             "endpointslices",

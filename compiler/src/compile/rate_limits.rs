@@ -1,0 +1,123 @@
+//! RateLimits among all that is compiled.
+
+use std::collections::BTreeSet;
+
+use wire::{Kind, capability};
+
+use super::objects::Read;
+use super::{Compilation, resource_id};
+use crate::attach::{Claim, Precedence};
+use crate::inputs::{ObjectKey, ObjectRef};
+use crate::output::{Audience, AudienceKey};
+use crate::rate_limit::{Limits, Reader, RouteServices};
+use crate::workload;
+
+impl Compilation<'_> {
+    /// A RateLimit claims nothing: several may be for one Service, and all hold. `None` when there is
+    /// none.
+    pub(super) fn rate_limit_claims(
+        &self,
+        key: &ObjectKey,
+    ) -> Option<(Precedence, BTreeSet<Claim>)> {
+        let metadata = &self.inputs.rate_limits.get(key)?.metadata;
+        let precedence = Precedence::of(&ObjectRef::rate_limit(key), metadata, self.inputs);
+        Some((precedence, BTreeSet::new()))
+    }
+
+    /// Judges a RateLimit, and notes at which Services' pods it holds.
+    pub(super) fn rate_limit(&mut self, key: &ObjectKey) -> BTreeSet<Precedence> {
+        let Some(limits) = self.read_limits(key) else {
+            return BTreeSet::new();
+        };
+        let generation = self.inputs.rate_limits.get(key);
+        let generation = generation.and_then(|limit| limit.metadata.generation);
+        let services = limits.services();
+        let read = Read {
+            object: &ObjectRef::rate_limit(key),
+            mentions: limits.mentions,
+            targets: services.iter().cloned().collect(),
+            lost: limits.lost,
+            refusal: limits.refusal,
+            unresolved: None,
+            routes: Vec::new(),
+            also: resource_id(Kind::RateLimit, key).into_iter().collect(),
+            in_force: Vec::new(),
+            note: None,
+            remedy: "",
+        };
+        let in_force = self.conclude_for_pods(read, generation);
+        let links = &mut self.out.memo.links;
+        links.limited_routes.set(key, limits.routes);
+        let services = if in_force { services } else { BTreeSet::new() };
+        links.limits.set(key, services);
+        self.dirty.limits.insert(key.clone());
+        BTreeSet::new()
+    }
+
+    /// A RateLimit is gone.
+    pub(super) fn forget_rate_limit(&mut self, key: &ObjectKey) {
+        let links = &mut self.out.memo.links;
+        links.limits.set(key, BTreeSet::new());
+        links.limited_routes.set(key, BTreeSet::new());
+    }
+
+    /// An ApiRoute has changed: so may have what the RateLimits are for that name it.
+    pub(super) fn limited(&mut self, route: &ObjectKey) {
+        let limited_by = self.out.memo.links.limited_routes.to(route);
+        let limited_by = limited_by.into_iter().flatten().map(ObjectRef::rate_limit);
+        self.dirty.objects.extend(limited_by);
+    }
+
+    /// Compiles a RateLimit for the pods where it is enforced.
+    pub(super) fn limits(&mut self, key: &ObjectKey) {
+        self.count(Kind::RateLimit);
+        let Some(id) = resource_id(Kind::RateLimit, key) else {
+            return;
+        };
+        let links = &self.out.memo.links;
+        let services = links.limits.from(key).into_iter().flatten();
+        let pods = services.filter_map(|service| links.selected.from(service));
+        let meshed = pods.flatten().filter(|pod| {
+            let pod = self.inputs.pods.get(*pod);
+            pod.is_some_and(|pod| workload::is_meshed(pod))
+        });
+        let audience: Audience = meshed
+            .map(|pod| AudienceKey::Pod(pod.namespace.clone(), pod.name.clone()))
+            .collect();
+        match self.read_limits(key) {
+            Some(limits) if !audience.is_empty() => {
+                let object = Some(ObjectRef::rate_limit(key));
+                self.put(
+                    id,
+                    &[capability::RATE_LIMIT],
+                    &limits.sent,
+                    audience,
+                    object,
+                );
+            }
+            _ => self.remove(id),
+        }
+    }
+
+    /// Reads a RateLimit; `None` when there is none.
+    fn read_limits(&self, key: &ObjectKey) -> Option<Limits> {
+        let services_of = |route: &ObjectKey| self.services_of(route);
+        let reader = Reader {
+            key,
+            spec: &self.inputs.rate_limits.get(key)?.spec,
+            services: &self.inputs.services,
+            suggestions: &self.suggestions,
+            services_of: &services_of,
+        };
+        Some(reader.limits())
+    }
+
+    /// The Services of its own namespace that an ApiRoute is for: those of its hosts, and those that
+    /// its rules send to.
+    fn services_of(&self, route: &ObjectKey) -> RouteServices {
+        let reader = self.route_reader(route)?;
+        let hosts = reader.hosts().services;
+        let all = hosts.into_iter().chain(reader.sends_to());
+        Some(all.filter(|one| one.namespace == route.namespace).collect())
+    }
+}

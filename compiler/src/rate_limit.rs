@@ -1,0 +1,357 @@
+//! RateLimit: from `crds::RateLimit` to `mesh::RateLimit`.
+//!
+//! It is in force as a whole or not at all, as its status says. One that is not in force limits
+//! nothing: unlike what says who may enter, a limit that is missing lets nobody in who may not.
+
+use std::collections::BTreeSet;
+
+use crds::RateLimitSpec;
+use crds::rate_limit::{
+    Cost, CostType, KeyPart, KeyType, Limit, LimitAction, LimitHeaders, LimitKey, LimitedGroup,
+    LimitedKind, RateLimitTarget,
+};
+use crds::status::Reason;
+use k8s_openapi::api::core::v1::Service;
+use wire::mesh::{self, limit_cost, limit_key::Of};
+use wire::regex;
+
+use crate::api_route::{Refusal, ended, matches_path, read_path, service_ref};
+use crate::endpoints::{is_external_name, speaks_http};
+use crate::host::Suggestions;
+use crate::index::Objects;
+use crate::inputs::ObjectKey;
+
+/// The Services that an ApiRoute is for; `None` when there is no such ApiRoute.
+pub(crate) type RouteServices = Option<BTreeSet<ObjectKey>>;
+
+/// What is known when a RateLimit is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    pub(crate) key: &'a ObjectKey,
+    pub(crate) spec: &'a RateLimitSpec,
+    pub(crate) services: &'a Objects<Service>,
+    pub(crate) suggestions: &'a Suggestions<'a>,
+    /// The Services of its own namespace that an ApiRoute is for.
+    pub(crate) services_of: &'a dyn Fn(&ObjectKey) -> RouteServices,
+}
+
+/// What a RateLimit says, and of what.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limits {
+    pub(crate) sent: mesh::RateLimit,
+    /// Every Service that it is for, whether it exists or not.
+    pub(crate) mentions: BTreeSet<ObjectKey>,
+    /// The ApiRoutes that it names, whether they exist or not.
+    pub(crate) routes: BTreeSet<ObjectKey>,
+    /// Services that don't exist, for which something else is suggested.
+    pub(crate) lost: BTreeSet<ObjectKey>,
+    /// Why it can't be in force.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// The Services that it is for.
+    pub(crate) fn services(&self) -> BTreeSet<ObjectKey> {
+        let all = self.sent.targets.iter().flat_map(|target| &target.services);
+        all.map(|one| ObjectKey::new(&*one.namespace, &*one.name))
+            .collect()
+    }
+}
+
+// === impl Reader ===
+
+impl Reader<'_> {
+    /// Reads the whole object.
+    pub(crate) fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        let mut refusals = Vec::new();
+        let mut targets: Vec<mesh::LimitTarget> = Vec::new();
+        for (place, target) in self.spec.target_refs.iter().enumerate() {
+            let at = format!("spec.targetRefs[{place}]");
+            let services = self.target(&at, target, &mut limits, &mut refusals);
+            let name = format!("{}/{}", kind(target.kind), target.name);
+            // The same twice is the same.
+            if !targets.iter().any(|known| known.name == name) {
+                let services = services.iter().map(service_ref).collect();
+                targets.push(mesh::LimitTarget { name, services });
+            }
+        }
+        if targets.is_empty() {
+            let message = "spec.targetRefs is empty: name at least one Service.";
+            refusals.push(invalid(message.to_owned()));
+        }
+        if self.spec.limits.is_empty() {
+            refusals.push(invalid("spec.limits is empty: write one.".to_owned()));
+        }
+        let mut expressions = 0;
+        for (place, limit) in self.spec.limits.iter().enumerate() {
+            let at = format!("spec.limits[{place}]");
+            for problem in problems(&at, limit, &mut expressions) {
+                refusals.push(invalid(problem));
+            }
+        }
+        if expressions > regex::MAX_IN_ROUTE {
+            let too_many = regex::too_many(expressions);
+            refusals.push(invalid(format!("spec.limits: {too_many}.")));
+        }
+        limits.sent = mesh::RateLimit {
+            namespace: self.key.namespace.clone(),
+            name: self.key.name.clone(),
+            targets,
+            limits: self.spec.limits.iter().map(compile).collect(),
+            headers: match self.spec.headers {
+                LimitHeaders::Draft => mesh::LimitHeaders::Draft,
+                LimitHeaders::Legacy => mesh::LimitHeaders::Legacy,
+                LimitHeaders::None => mesh::LimitHeaders::None,
+            }
+            .into(),
+        };
+        limits.refusal = Refusal::all(refusals);
+        limits
+    }
+
+    /// The Services that a target means.
+    fn target(
+        &self,
+        at: &str,
+        target: &RateLimitTarget,
+        limits: &mut Limits,
+        refusals: &mut Vec<Refusal>,
+    ) -> BTreeSet<ObjectKey> {
+        let key = ObjectKey::new(&*self.key.namespace, &*target.name);
+        let ObjectKey { namespace, name } = &key;
+        let services = match target.kind {
+            LimitedKind::Service => BTreeSet::from([key.clone()]),
+            LimitedKind::ApiRoute => {
+                limits.routes.insert(key.clone());
+                match (self.services_of)(&key) {
+                    None => {
+                        refusals.push(Refusal {
+                            reason: Reason::TargetNotFound,
+                            message: format!(
+                                "{at}: there is no ApiRoute {name:?} in namespace {namespace}."
+                            ),
+                        });
+                        return BTreeSet::new();
+                    }
+                    Some(services) if services.is_empty() => {
+                        refusals.push(Refusal {
+                            reason: Reason::UnsupportedTarget,
+                            message: format!(
+                                "{at}: ApiRoute {name:?} is for no Service of namespace \
+                                 {namespace}, whose pods would enforce it: write the RateLimit in \
+                                 the Services' namespace."
+                            ),
+                        });
+                        return services;
+                    }
+                    Some(services) => services,
+                }
+            }
+        };
+        let expected = match target.kind {
+            LimitedKind::Service => LimitedGroup::Core,
+            LimitedKind::ApiRoute => LimitedGroup::Meshwright,
+        };
+        if target.group != expected {
+            refusals.push(invalid(format!(
+                "{at}.group: a Service has no group, and an ApiRoute has the group meshwright.dev."
+            )));
+        }
+        limits.mentions.extend(services.iter().cloned());
+        for service in &services {
+            refusals.extend(self.service(at, service, &mut limits.lost));
+        }
+        services
+    }
+
+    /// What is wrong with a Service as a target.
+    fn service(
+        &self,
+        at: &str,
+        key: &ObjectKey,
+        lost: &mut BTreeSet<ObjectKey>,
+    ) -> Option<Refusal> {
+        let ObjectKey { namespace, name } = key;
+        let Some(service) = self.services.get(key) else {
+            lost.insert(key.clone());
+            let suggestion = ended(self.suggestions.instead_of(key));
+            return Some(Refusal {
+                reason: Reason::TargetNotFound,
+                message: format!(
+                    "{at}: there is no Service {name:?} in namespace {namespace}{suggestion}"
+                ),
+            });
+        };
+        if is_external_name(service) {
+            return Some(Refusal {
+                reason: Reason::UnsupportedTarget,
+                message: format!(
+                    "{at}: Service {name:?} in namespace {namespace} has type ExternalName: a limit \
+                     is enforced by the pods of a Service, and a name outside the cluster has none."
+                ),
+            });
+        }
+        (!speaks_http(service)).then(|| Refusal {
+            reason: Reason::UnsupportedProtocol,
+            message: format!(
+                "{at}: a limit needs HTTP, which no port of Service {name:?} in namespace \
+                 {namespace} speaks: set the port's appProtocol to http, or name it http, if it does."
+            ),
+        })
+    }
+}
+
+fn kind(kind: LimitedKind) -> &'static str {
+    match kind {
+        LimitedKind::Service => "Service",
+        LimitedKind::ApiRoute => "ApiRoute",
+    }
+}
+
+/// What of a limit can't be enforced, as sentences.
+fn problems(at: &str, limit: &Limit, expressions: &mut usize) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (number, path) in limit.paths.iter().enumerate() {
+        match read_path(path) {
+            Ok(expression) => *expressions += usize::from(expression.is_some()),
+            Err(why) => problems.push(format!("{at}.paths[{number}].value: {why}.")),
+        }
+    }
+    if (limit.action == LimitAction::Delay) != limit.delay.is_some() {
+        problems.push(format!(
+            "{at}.delay: it is written with action Delay, and only there."
+        ));
+    }
+    if let Some(Cost {
+        type_: CostType::Header,
+        max,
+        ..
+    }) = &limit.cost
+    {
+        let overrides = limit.overrides.iter().map(|one| (one.requests, one.burst));
+        let plans = limit.plans.iter().map(|one| (one.requests, one.burst));
+        let all = overrides
+            .chain(plans)
+            .chain([(limit.requests, limit.burst)]);
+        let least = all.map(|(requests, burst)| burst.unwrap_or(requests)).min();
+        let least = least.unwrap_or_default();
+        if max.unwrap_or(1) > least {
+            problems.push(format!(
+                "{at}.cost.max: a request that counts more than {least}, the least burst of this \
+                 limit, could never be let through: lower max, or raise burst."
+            ));
+        }
+    }
+    if !limit.overrides.is_empty()
+        && matches!(
+            limit.key.type_,
+            KeyType::Route | KeyType::Global | KeyType::Compound
+        )
+    {
+        problems.push(format!(
+            "{at}.overrides: they are for values of the key, of which Route and Global have none, and \
+             Compound has several: take them out, or write another key."
+        ));
+    }
+    problems
+}
+
+fn compile(limit: &Limit) -> mesh::Limit {
+    mesh::Limit {
+        name: limit.name.clone(),
+        rate: Some(rate(limit.requests, limit.burst)),
+        per_ms: limit.per.millis(),
+        key: keys(&limit.key),
+        methods: limit
+            .methods
+            .iter()
+            .map(|method| method.as_str().to_owned())
+            .collect(),
+        paths: limit.paths.iter().map(matches_path).collect(),
+        cost: limit.cost.as_ref().and_then(cost),
+        action: match limit.action {
+            LimitAction::Reject => mesh::LimitAction::Reject,
+            LimitAction::Delay => mesh::LimitAction::Delay,
+            LimitAction::Shadow => mesh::LimitAction::Shadow,
+        }
+        .into(),
+        delay: limit.delay.as_ref().map(|delay| mesh::LimitDelay {
+            max_ms: delay.max.millis(),
+            max_queue: delay.max_queue,
+        }),
+        overrides: limit
+            .overrides
+            .iter()
+            .map(|one| mesh::LimitOverride {
+                values: one.values.clone(),
+                rate: Some(rate(one.requests, one.burst)),
+            })
+            .collect(),
+        plans: limit
+            .plans
+            .iter()
+            .map(|one| mesh::LimitPlan {
+                name: one.name.clone(),
+                rate: Some(rate(one.requests, one.burst)),
+            })
+            .collect(),
+    }
+}
+
+fn rate(requests: u32, burst: Option<u32>) -> mesh::LimitRate {
+    mesh::LimitRate {
+        requests,
+        burst: burst.unwrap_or(requests),
+    }
+}
+
+fn cost(written: &Cost) -> Option<mesh::LimitCost> {
+    let of = match written.type_ {
+        CostType::Request => return None,
+        CostType::Bytes => limit_cost::Of::Bytes(true),
+        CostType::Header => limit_cost::Of::Header(mesh::LimitCostHeader {
+            name: written
+                .name
+                .as_deref()
+                .unwrap_or_default()
+                .to_ascii_lowercase(),
+            max: written.max.unwrap_or(1),
+        }),
+    };
+    Some(mesh::LimitCost { of: Some(of) })
+}
+
+fn keys(key: &LimitKey) -> Vec<mesh::LimitKey> {
+    let parts = match key.type_ {
+        KeyType::Compound => key.parts.clone(),
+        type_ => vec![KeyPart {
+            type_,
+            name: key.name.clone(),
+            trusted_hops: key.trusted_hops,
+        }],
+    };
+    let parts = parts.into_iter().filter_map(|part| {
+        let name = part.name.unwrap_or_default();
+        Some(match part.type_ {
+            KeyType::Consumer => Of::Consumer(true),
+            KeyType::Identity => Of::Identity(true),
+            KeyType::ClientIP => Of::ClientIp(part.trusted_hops.unwrap_or_default()),
+            KeyType::Header => Of::Header(name.to_ascii_lowercase()),
+            KeyType::JWTClaim => Of::JwtClaim(name),
+            KeyType::Route => Of::Target(true),
+            KeyType::Global | KeyType::Compound => return None,
+        })
+    });
+    let parts = parts.map(|of| mesh::LimitKey { of: Some(of) });
+    parts.collect()
+}
+
+fn invalid(message: String) -> Refusal {
+    Refusal {
+        reason: Reason::Invalid,
+        message,
+    }
+}

@@ -1,0 +1,296 @@
+use super::*;
+use crate::policy::authentication::Caller;
+use crate::policy::authentication::api_key::Consumer;
+use http::Request;
+use wire::mesh::limit_key::Of;
+
+fn sent() -> mesh::Limit {
+    mesh::Limit {
+        name: "all".into(),
+        rate: Some(mesh::LimitRate {
+            requests: 2,
+            burst: 2,
+        }),
+        per_ms: 60_000,
+        action: LimitAction::Reject.into(),
+        ..mesh::Limit::default()
+    }
+}
+
+fn by(of: Of) -> Vec<mesh::LimitKey> {
+    vec![mesh::LimitKey { of: Some(of) }]
+}
+
+fn built(sent: mesh::Limit, old: Option<&Limit>) -> Limit {
+    Limit::build(sent, &"shop/orders".into(), old, &Counters::default()).unwrap()
+}
+
+fn head(headers: &[(&str, &str)]) -> Parts {
+    let mut request = Request::post("/orders");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+fn caller(name: &str, plan: &str) -> Caller {
+    let mut caller = Caller::default();
+    caller.consumer = Some(Arc::new(Consumer {
+        name: name.into(),
+        plan: plan.into(),
+    }));
+    caller
+}
+
+fn asking<'a>(head: &'a Parts, callers: &'a [Caller]) -> Asking<'a> {
+    Asking {
+        head,
+        peer: None,
+        from: "10.0.0.7".parse().unwrap(),
+        callers,
+        target: "Service/orders",
+        length: Some(0),
+    }
+}
+
+/// How many of ten pass.
+async fn passes(limit: &Limit, asking: Asking<'_>) -> usize {
+    let mut passed = 0;
+    for _ in 0..10 {
+        if let Ok(taken) = limit.take(asking, None).await {
+            taken.kept(asking);
+            passed += 1;
+        }
+    }
+    passed
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_override_wins_over_a_plan_and_a_plan_over_the_limit() {
+    let rate = |requests| {
+        Some(mesh::LimitRate {
+            requests,
+            burst: requests,
+        })
+    };
+    let limit = built(
+        mesh::Limit {
+            key: by(Of::Consumer(true)),
+            overrides: vec![mesh::LimitOverride {
+                values: vec!["acme".into()],
+                rate: rate(5),
+            }],
+            plans: vec![mesh::LimitPlan {
+                name: "gold".into(),
+                rate: rate(4),
+            }],
+            ..sent()
+        },
+        None,
+    );
+    let head = head(&[]);
+    for (name, plan, passed) in [
+        ("acme", "gold", 5),
+        ("bolt", "gold", 4),
+        ("cork", "free", 2),
+        ("dime", "", 2),
+    ] {
+        let callers = [caller(name, plan)];
+        assert_eq!(passes(&limit, asking(&head, &callers)).await, passed);
+    }
+    // Nobody, and nobody else, share one bucket.
+    assert_eq!(passes(&limit, asking(&head, &[])).await, 2);
+    assert_eq!(passes(&limit, asking(&head, &[Caller::default()])).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_is_about_the_methods_and_paths_that_it_names() {
+    let path = mesh::Match {
+        path: Some(mesh::r#match::Path::Prefix("/orders".into())),
+        ..mesh::Match::default()
+    };
+    let limit = built(
+        mesh::Limit {
+            methods: vec!["POST".into()],
+            paths: vec![path],
+            ..sent()
+        },
+        None,
+    );
+    let is_about = |method: &str, path: &str| {
+        let request = Request::builder().method(method).uri(path);
+        limit.is_about(&request.body(()).unwrap().into_parts().0)
+    };
+    assert!(is_about("POST", "/orders/7"));
+    assert!(!is_about("GET", "/orders/7"));
+    assert!(!is_about("POST", "/stock"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_says_what_a_request_counts_within_bounds() {
+    let of = mesh::LimitCostHeader {
+        name: "x-cost".into(),
+        max: 7,
+    };
+    let limit = built(
+        mesh::Limit {
+            rate: Some(mesh::LimitRate {
+                requests: 20,
+                burst: 20,
+            }),
+            cost: Some(mesh::LimitCost {
+                of: Some(limit_cost::Of::Header(of)),
+            }),
+            ..sent()
+        },
+        None,
+    );
+    for (headers, left) in [
+        (&[][..], 19),
+        (&[("x-cost", "3")], 16),
+        (&[("x-cost", "0")], 15),
+        // Whoever writes nonsense pays the most.
+        (&[("x-cost", "cheap")], 8),
+        (&[("x-cost", "1000000")], 1),
+    ] {
+        let head = head(headers);
+        let asking = asking(&head, &[]);
+        let taken = limit.take(asking, None).await.unwrap();
+        assert_eq!(taken.level.left, left, "{headers:?}");
+        taken.kept(asking);
+    }
+    let head = head(&[("x-cost", "2")]);
+    assert!(limit.take(asking(&head, &[]), None).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_count_ahead_where_they_are_announced_and_else_as_they_come() {
+    let limit = built(
+        mesh::Limit {
+            rate: Some(mesh::LimitRate {
+                requests: 1_000,
+                burst: 1_000,
+            }),
+            per_ms: 1_000,
+            cost: Some(mesh::LimitCost {
+                of: Some(limit_cost::Of::Bytes(true)),
+            }),
+            ..sent()
+        },
+        None,
+    );
+    let head = head(&[]);
+    let with = |length| Asking {
+        length,
+        ..asking(&head, &[])
+    };
+    let never = limit.take(with(Some(1_001)), None).await.unwrap_err();
+    assert_eq!(never.too_much.wait, None);
+    let taken = limit.take(with(Some(600)), None).await.unwrap();
+    assert!(taken.kept(with(Some(600))).is_none());
+    let later = limit.take(with(Some(500)), None).await.unwrap_err();
+    assert_eq!(later.too_much.wait, Some(Duration::from_millis(100)));
+
+    let taken = limit.take(with(None), None).await.unwrap();
+    let pace = taken.kept(with(None)).unwrap();
+    assert_eq!(pace.take(300), Ok(300));
+    assert_eq!(pace.take(300), Ok(100));
+    let wait = pace.take(300).unwrap_err();
+    assert_eq!(wait, Duration::from_millis(1));
+    tokio::time::advance(Duration::from_millis(50)).await;
+    assert_eq!(pace.take(300), Ok(50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_told_only_passes() {
+    let limit = built(
+        mesh::Limit {
+            action: LimitAction::Shadow.into(),
+            ..sent()
+        },
+        None,
+    );
+    let head = head(&[]);
+    let asking = asking(&head, &[]);
+    for number in 0..5 {
+        let taken = limit.take(asking, None).await.unwrap();
+        assert_eq!(taken.exceeds, number >= 2);
+        taken.kept(asking);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_goes_no_further_counts_nothing() {
+    let limit = built(sent(), None);
+    let head = head(&[]);
+    let asking = asking(&head, &[]);
+    for _ in 0..5 {
+        drop(limit.take(asking, None).await.unwrap());
+    }
+    assert_eq!(passes(&limit, asking).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_used_outlives_an_edit_that_keeps_name_and_key() {
+    let first = built(sent(), None);
+    let head = head(&[]);
+    let asking = asking(&head, &[]);
+    assert_eq!(passes(&first, asking).await, 2);
+    let wider = mesh::Limit {
+        rate: Some(mesh::LimitRate {
+            requests: 4,
+            burst: 4,
+        }),
+        ..sent()
+    };
+    let second = built(wider, Some(&first));
+    // Its burst was used up, and is: what drains now drains at the new rate.
+    assert_eq!(passes(&second, asking).await, 0);
+    tokio::time::advance(Duration::from_secs(15)).await;
+    assert_eq!(passes(&second, asking).await, 1);
+    let other = mesh::Limit {
+        key: by(Of::Target(true)),
+        ..sent()
+    };
+    let third = built(other, Some(&second));
+    assert_eq!(passes(&third, asking).await, 2);
+}
+
+#[test]
+fn what_cannot_be_enforced_is_not_built() {
+    let build = |sent| {
+        let built = Limit::build(sent, &"shop/orders".into(), None, &Counters::default());
+        built.map(|_| ()).unwrap_err()
+    };
+    build(mesh::Limit {
+        rate: None,
+        ..sent()
+    });
+    build(mesh::Limit {
+        per_ms: 0,
+        ..sent()
+    });
+    build(mesh::Limit {
+        action: 0,
+        ..sent()
+    });
+    build(mesh::Limit {
+        action: LimitAction::Delay.into(),
+        ..sent()
+    });
+    build(mesh::Limit {
+        key: vec![mesh::LimitKey { of: None }],
+        ..sent()
+    });
+    build(mesh::Limit {
+        cost: Some(mesh::LimitCost { of: None }),
+        ..sent()
+    });
+    build(mesh::Limit {
+        overrides: vec![mesh::LimitOverride {
+            values: vec!["a".into()],
+            rate: sent().rate,
+        }],
+        ..sent()
+    });
+}
