@@ -5,13 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use crds::RateLimitSpec;
 use crds::rate_limit::{
     Cost, CostType, KeyPart, KeyType, Limit, LimitAction, LimitHeaders, LimitKey, LimitedGroup,
-    LimitedKind, RateLimitTarget,
+    LimitedKind, Quota, QuotaPeriod, RateLimitTarget,
 };
 use crds::status::Reason;
-use k8s_openapi::api::core::v1::Service;
+use crds::{PathMatch, RateLimitSpec};
+use k8s_openapi::api::core::v1::{Secret, Service};
 use wire::mesh::{self, limit_cost, limit_key::Of};
 use wire::regex;
 
@@ -19,7 +19,9 @@ use crate::api_route::{Refusal, ended, matches_path, read_path, service_ref};
 use crate::endpoints::{is_external_name, speaks_http};
 use crate::host::Suggestions;
 use crate::index::Objects;
-use crate::inputs::ObjectKey;
+use crate::inputs::{ObjectKey, Settings};
+
+mod shared;
 
 /// The Services that an ApiRoute is for; `None` when there is no such ApiRoute.
 pub(crate) type RouteServices = Option<BTreeSet<ObjectKey>>;
@@ -31,6 +33,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) spec: &'a RateLimitSpec,
     pub(crate) services: &'a Objects<Service>,
     pub(crate) suggestions: &'a Suggestions<'a>,
+    pub(crate) credentials: &'a Objects<Secret>,
+    pub(crate) settings: &'a Settings,
     /// The Services of its own namespace that an ApiRoute is for.
     pub(crate) services_of: &'a dyn Fn(&ObjectKey) -> RouteServices,
 }
@@ -47,6 +51,8 @@ pub(crate) struct Limits {
     pub(crate) lost: BTreeSet<ObjectKey>,
     /// Why it can't be in force.
     pub(crate) refusal: Option<Refusal>,
+    /// Why its store can't be had.
+    pub(crate) unresolved: Option<Refusal>,
 }
 
 // === impl Limits ===
@@ -82,9 +88,7 @@ impl Reader<'_> {
             let message = "spec.targetRefs is empty: name at least one Service.";
             refusals.push(invalid(message.to_owned()));
         }
-        if self.spec.limits.is_empty() {
-            refusals.push(invalid("spec.limits is empty: write one.".to_owned()));
-        }
+        refusals.extend(self.shared().into_iter().map(invalid));
         let mut expressions = 0;
         for (place, limit) in self.spec.limits.iter().enumerate() {
             let at = format!("spec.limits[{place}]");
@@ -92,15 +96,38 @@ impl Reader<'_> {
                 refusals.push(invalid(problem));
             }
         }
+        for (place, quota) in self.spec.quotas.iter().enumerate() {
+            let at = format!("spec.quotas[{place}]");
+            let paths = read_paths(&at, &quota.paths, &mut expressions);
+            refusals.extend(paths.into_iter().map(invalid));
+            if self
+                .spec
+                .limits
+                .iter()
+                .any(|limit| limit.name == quota.name)
+            {
+                let name = &quota.name;
+                let why = format!("{at}.name: a limit is called {name:?} already.");
+                refusals.push(invalid(why));
+            }
+        }
         if expressions > regex::MAX_IN_ROUTE {
             let too_many = regex::too_many(expressions);
             refusals.push(invalid(format!("spec.limits: {too_many}.")));
         }
+        let (store, unresolved) = self.store().unzip();
+        limits.unresolved = unresolved.flatten();
         limits.sent = mesh::RateLimit {
             namespace: self.key.namespace.clone(),
             name: self.key.name.clone(),
             targets,
-            limits: self.spec.limits.iter().map(compile).collect(),
+            limits: {
+                let limits = self.spec.limits.iter().map(compile);
+                limits
+                    .chain(self.spec.quotas.iter().map(compile_quota))
+                    .collect()
+            },
+            store,
             headers: match self.spec.headers {
                 LimitHeaders::Draft => mesh::LimitHeaders::Draft,
                 LimitHeaders::Legacy => mesh::LimitHeaders::Legacy,
@@ -213,13 +240,7 @@ fn kind(kind: LimitedKind) -> &'static str {
 
 /// What of a limit can't be enforced, as sentences.
 fn problems(at: &str, limit: &Limit, expressions: &mut usize) -> Vec<String> {
-    let mut problems = Vec::new();
-    for (number, path) in limit.paths.iter().enumerate() {
-        match read_path(path) {
-            Ok(expression) => *expressions += usize::from(expression.is_some()),
-            Err(why) => problems.push(format!("{at}.paths[{number}].value: {why}.")),
-        }
-    }
+    let mut problems = read_paths(at, &limit.paths, expressions);
     if (limit.action == LimitAction::Delay) != limit.delay.is_some() {
         problems.push(format!(
             "{at}.delay: it is written with action Delay, and only there."
@@ -257,6 +278,46 @@ fn problems(at: &str, limit: &Limit, expressions: &mut usize) -> Vec<String> {
         ));
     }
     problems
+}
+
+/// What of paths can't be matched.
+fn read_paths(at: &str, paths: &[PathMatch], expressions: &mut usize) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (number, path) in paths.iter().enumerate() {
+        match read_path(path) {
+            Ok(expression) => *expressions += usize::from(expression.is_some()),
+            Err(why) => problems.push(format!("{at}.paths[{number}].value: {why}.")),
+        }
+    }
+    problems
+}
+
+fn compile_quota(quota: &Quota) -> mesh::Limit {
+    let plans = quota.plans.iter().map(|one| mesh::LimitPlan {
+        name: one.name.clone(),
+        rate: Some(rate(one.requests, None)),
+    });
+    let (window, hours) = match quota.per {
+        QuotaPeriod::Hour => (mesh::LimitWindow::Hour, 1),
+        QuotaPeriod::Day => (mesh::LimitWindow::Day, 24),
+        QuotaPeriod::Month => (mesh::LimitWindow::Month, 24 * 31),
+    };
+    mesh::Limit {
+        name: quota.name.clone(),
+        rate: Some(rate(quota.requests, None)),
+        per_ms: hours * 3_600_000,
+        key: keys(&quota.key),
+        methods: quota
+            .methods
+            .iter()
+            .map(|method| method.as_str().to_owned())
+            .collect(),
+        paths: quota.paths.iter().map(matches_path).collect(),
+        action: mesh::LimitAction::Reject.into(),
+        plans: plans.collect(),
+        window: window.into(),
+        ..mesh::Limit::default()
+    }
 }
 
 fn compile(limit: &Limit) -> mesh::Limit {
@@ -298,6 +359,7 @@ fn compile(limit: &Limit) -> mesh::Limit {
                 rate: Some(rate(one.requests, one.burst)),
             })
             .collect(),
+        window: mesh::LimitWindow::None.into(),
     }
 }
 

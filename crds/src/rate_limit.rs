@@ -15,6 +15,10 @@ use crate::api_route::{Method, PathMatch};
 use crate::status::ObjectStatus;
 use crate::units::Duration;
 
+mod shared;
+
+pub use shared::{Quota, QuotaPeriod, QuotaPlan, Redis, Store, StoreFailure};
+
 /// How much of one or more Services their callers may use, as the sidecars of the Services' own pods
 /// enforce it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,6 +59,18 @@ use crate::units::Duration;
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Cel::new("has(self.limits) || has(self.quotas)")
+    .message("write limits or quotas: without either it says nothing"))]
+#[x_kube(validation = Cel::new("(self.scope == 'Shared') == has(self.store)")
+    .message("store is written with scope Shared, and only there"))]
+#[x_kube(validation = Cel::new("self.scope == 'Shared' || !has(self.quotas)")
+    .message("quotas need scope Shared: a sidecar that starts anew would forget what was used"))]
+#[x_kube(validation = Cel::new("self.scope == 'Shared' || !has(self.onStoreFailure)")
+    .message("onStoreFailure is written with scope Shared, and only there"))]
+#[x_kube(validation = Cel::new("self.scope != 'Shared' || !has(self.limits) || self.limits.all(l, l.action != 'Delay')")
+    .message("requests wait in a sidecar's own queue: write action Delay with scope PerReplica"))]
+#[x_kube(validation = Cel::new("self.scope != 'Shared' || !has(self.limits) || self.limits.all(l, !has(l.cost) || l.cost.type != 'Bytes')")
+    .message("bytes are counted as they pass a sidecar: write cost Bytes with scope PerReplica"))]
 pub struct RateLimitSpec {
     /// What it is for, in the object's own namespace: Services, or ApiRoutes, which stand for the
     /// Services of that namespace that their hosts name and their rules send to.
@@ -62,14 +78,30 @@ pub struct RateLimitSpec {
     pub target_refs: Vec<RateLimitTarget>,
 
     /// The limits; a request must be within all of those that are about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(validation = Cel::new("self.all(l, self.exists_one(o, o.name == l.name))")
         .message("two limits have the same name"))]
     pub limits: Vec<Limit>,
 
+    /// How many requests in an hour, a day or a month of the calendar (UTC), with `scope: Shared`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 8))]
+    #[x_kube(validation = Cel::new("self.all(q, self.exists_one(o, o.name == q.name))")
+        .message("two quotas have the same name"))]
+    pub quotas: Vec<Quota>,
+
     /// Where requests are counted.
     #[serde(default)]
     pub scope: Scope,
+
+    /// Where replicas count together, with `scope: Shared`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Store>,
+
+    /// What becomes of requests while the store does not answer; `LocalFallback` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_store_failure: Option<StoreFailure>,
 
     /// What responses say of the limits.
     #[serde(default)]
@@ -124,6 +156,8 @@ pub enum Scope {
     /// In each pod's sidecar on its own: so many replicas, so many times what is written.
     #[default]
     PerReplica,
+    /// In a store, by all pods together.
+    Shared,
 }
 
 /// What responses say of the limits.

@@ -12,6 +12,7 @@ mod life;
 mod load;
 mod permissive;
 mod quickstart;
+mod rate_limit;
 mod retry_policy;
 mod rights;
 mod shop;

@@ -388,6 +388,22 @@ fn fuzz_retry_policies() {
 }
 
 #[test]
+fn fuzz_answers_of_a_store() {
+    use sidecar::policy::rate_limit::resp;
+    let answers: &[&[u8]] = &[
+        b"*6\r\n:1\r\n:100000\r\n:3\r\n:0\r\n:10\r\n:60000000\r\n",
+        b"+OK\r\n$3\r\nabc\r\n$-1\r\n-NOSCRIPT no\r\n",
+    ];
+    fuzz(50_000, answers, &[b"\r\n", b"*", b"$", b"-1"], |bytes| {
+        let mut rest = bytes;
+        while let Ok(Some((_, length))) = resp::read(rest) {
+            assert!((1..=rest.len()).contains(&length));
+            rest = &rest[length..];
+        }
+    });
+}
+
+#[test]
 fn fuzz_rate_limits() {
     use mesh::limit_key::Of;
     use sidecar::telemetry::metrics::rate_limit::Counters;
@@ -424,6 +440,7 @@ fn fuzz_rate_limits() {
             name: "gold".into(),
             rate: rate(),
         }],
+        window: mesh::LimitWindow::Month.into(),
         ..Default::default()
     };
     let sent = mesh::RateLimit {
@@ -438,6 +455,11 @@ fn fuzz_rate_limits() {
         }],
         limits: vec![limit],
         headers: mesh::LimitHeaders::Draft.into(),
+        store: Some(mesh::SharedStore {
+            url: "redis://app:p%40ss@redis:6379/1".into(),
+            ca_certificates: String::new(),
+            on_failure: mesh::StoreFailure::Deny.into(),
+        }),
     };
     let counters = Counters::default();
     fuzz(5_000, &[&sent.encode_to_vec()], &[b"a"], |bytes| {

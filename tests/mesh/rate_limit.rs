@@ -4,6 +4,7 @@ mod actions;
 mod answers;
 mod exact;
 mod keys;
+mod shared;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;

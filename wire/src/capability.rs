@@ -81,6 +81,8 @@ pub const RETRY_POLICY_CIRCUIT_BREAKER: &str = "retry-policy.circuit-breaker";
 pub const CACHE: &str = "cache";
 /// Limits how much callers use, as `mesh.RateLimit` says.
 pub const RATE_LIMIT: &str = "rate-limit";
+/// Limits in a store that replicas share (`mesh.RateLimit.store`).
+pub const RATE_LIMIT_SHARED: &str = "rate-limit.shared";
 
 /// What the sidecar of this build can do.
 pub const ALL: &[&str] = &[
@@ -122,4 +124,5 @@ pub const ALL: &[&str] = &[
     RETRY_POLICY_CIRCUIT_BREAKER,
     CACHE,
     RATE_LIMIT,
+    RATE_LIMIT_SHARED,
 ];

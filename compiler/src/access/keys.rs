@@ -174,7 +174,7 @@ fn is_there(secret: &Secret, name: &str) -> bool {
 }
 
 /// An entry of a Secret as text: one written as `stringData` wins, as the API server has it.
-fn text(secret: &Secret, name: &str) -> Option<String> {
+pub(crate) fn text(secret: &Secret, name: &str) -> Option<String> {
     let plain = secret.string_data.as_ref().and_then(|data| data.get(name));
     let encoded = || {
         let data = secret.data.as_ref()?.get(name)?;

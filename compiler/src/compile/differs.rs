@@ -61,6 +61,8 @@ impl Compilation<'_> {
             self.dirty.workloads.extend(memo.pods.keys().cloned());
             let routes = memo.api_routes.keys().map(ObjectRef::api_route);
             self.dirty.objects.extend(routes);
+            let limits = memo.rate_limits.keys().map(ObjectRef::rate_limit);
+            self.dirty.objects.extend(limits);
         }
         let id = |settings: &Settings| {
             let domain = ObjectKey::new(&*settings.trust_domain, "bundle");
@@ -144,7 +146,8 @@ impl Compilation<'_> {
         }
     }
 
-    /// Secrets concern the ApiRoutes of their namespace that compare credentials with any.
+    /// Secrets concern the ApiRoutes of their namespace that compare credentials with any, and its
+    /// RateLimits that are counted in a store.
     pub(super) fn secrets(&mut self) {
         let (memo, inputs) = (&mut self.out.memo, self.inputs);
         let consumers = differences(&mut memo.consumers, &inputs.consumers);
@@ -160,6 +163,11 @@ impl Compilation<'_> {
             });
             let compares = compares.map(|(key, _)| ObjectRef::api_route(key));
             self.dirty.objects.extend(compares);
+            let limits = inputs.rate_limits.range(ObjectKey::new(namespace, "")..);
+            let limits = limits.take_while(|(key, _)| key.namespace == namespace);
+            let shared = limits.filter(|(_, limit)| limit.spec.store.is_some());
+            let shared = shared.map(|(key, _)| ObjectRef::rate_limit(key));
+            self.dirty.objects.extend(shared);
         }
     }
 

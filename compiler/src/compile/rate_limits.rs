@@ -38,7 +38,7 @@ impl Compilation<'_> {
             targets: services.iter().cloned().collect(),
             lost: limits.lost,
             refusal: limits.refusal,
-            unresolved: None,
+            unresolved: limits.unresolved,
             routes: Vec::new(),
             also: resource_id(Kind::RateLimit, key).into_iter().collect(),
             in_force: Vec::new(),
@@ -87,13 +87,11 @@ impl Compilation<'_> {
         match self.read_limits(key) {
             Some(limits) if !audience.is_empty() => {
                 let object = Some(ObjectRef::rate_limit(key));
-                self.put(
-                    id,
-                    &[capability::RATE_LIMIT],
-                    &limits.sent,
-                    audience,
-                    object,
-                );
+                let capabilities: &[&str] = match limits.sent.store {
+                    None => &[capability::RATE_LIMIT],
+                    Some(_) => &[capability::RATE_LIMIT, capability::RATE_LIMIT_SHARED],
+                };
+                self.put(id, capabilities, &limits.sent, audience, object);
             }
             _ => self.remove(id),
         }
@@ -107,6 +105,8 @@ impl Compilation<'_> {
             spec: &self.inputs.rate_limits.get(key)?.spec,
             services: &self.inputs.services,
             suggestions: &self.suggestions,
+            credentials: &self.inputs.credentials,
+            settings: &self.inputs.settings,
             services_of: &services_of,
         };
         Some(reader.limits())

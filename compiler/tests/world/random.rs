@@ -252,10 +252,11 @@ fn consumer() -> impl Strategy<Value = Value> {
 }
 
 fn credential() -> impl Strategy<Value = Value> {
-    select(vec!["password", "other"]).prop_map(|key| {
+    let text = select(vec!["hunter2", "redis://orders:6379"]);
+    (select(vec!["password", "other"]), text).prop_map(|(key, text)| {
         json!({
             "metadata": {"labels": {"meshwright.dev/credential": ""}},
-            "stringData": {key: "hunter2"},
+            "stringData": {key: text},
         })
     })
 }
@@ -331,12 +332,21 @@ fn rate_limit() -> impl Strategy<Value = Value> {
         // Refused by the compiler.
         json!({"name": "a", "requests": 1, "per": "1s", "paths": [{"type": "Regex", "value": "/(a"}]}),
     ]);
-    (vec(target, 1..3), limit, 0..3).prop_map(|(targets, limit, generation)| {
+    let store = select(vec![
+        json!(null),
+        json!({"redis": {"urlSecretRef": {"name": "s1", "key": "password"}}}),
+    ]);
+    (vec(target, 1..3), limit, store, 0..3).prop_map(|(targets, limit, store, generation)| {
+        let scope = if store.is_null() {
+            "PerReplica"
+        } else {
+            "Shared"
+        };
         json!({
             "apiVersion": "meshwright.dev/v1alpha1",
             "kind": "RateLimit",
             "metadata": {"generation": generation},
-            "spec": {"targetRefs": targets, "limits": [limit]},
+            "spec": {"targetRefs": targets, "limits": [limit], "scope": scope, "store": store},
         })
     })
 }

@@ -15,5 +15,6 @@ pub mod retry_policy;
 pub mod route;
 pub mod service;
 pub mod state;
+pub mod store;
 
 pub use state::State;

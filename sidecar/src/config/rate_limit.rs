@@ -6,6 +6,7 @@ use std::sync::Arc;
 use wire::mesh;
 
 use super::service::ServiceKey;
+use super::store::Address;
 use crate::policy::rate_limit::Limit;
 use crate::policy::rate_limit::told::Says;
 use crate::telemetry::metrics::rate_limit::Counters;
@@ -19,8 +20,30 @@ pub struct RateLimit {
     pub limits: Vec<Limit>,
     /// What responses say of them.
     pub says: Says,
+    /// Where replicas count together, if they do.
+    pub shared: Option<Shared>,
     /// What it was written for, and the Services that this means.
     targets: Vec<(Arc<str>, Vec<ServiceKey>)>,
+}
+
+/// Where replicas count together.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Where the store is; `None` when it can't be had.
+    pub address: Option<Arc<Address>>,
+    /// What becomes of requests while it does not answer.
+    pub on_failure: OnFailure,
+}
+
+/// What becomes of requests while the store does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Each sidecar counts on its own; quotas are not counted.
+    LocalFallback,
+    /// They pass.
+    Allow,
+    /// They are refused.
+    Deny,
 }
 
 /// A RateLimit as it holds at a port.
@@ -61,6 +84,10 @@ impl RateLimit {
         if limits.is_empty() {
             return Err("it says nothing of how much callers may use".to_owned());
         }
+        let shared = sent.store.map(Shared::build).transpose()?;
+        if shared.is_none() && limits.iter().any(Limit::is_quota) {
+            return Err("a quota is counted in a store, and there is none".to_owned());
+        }
         let targets = sent.targets.into_iter().map(|target| {
             let services = target.services.iter();
             let services = services.map(|one| ServiceKey::new(&one.namespace, &one.name));
@@ -70,8 +97,14 @@ impl RateLimit {
             targets: targets.collect(),
             limits,
             says,
+            shared,
             object,
         })
+    }
+
+    /// The store that it is counted in.
+    pub fn store(&self) -> Option<&Arc<Address>> {
+        self.shared.as_ref()?.address.as_ref()
     }
 
     /// The entry that means a Service (`namespace/name`), if one does.
@@ -79,5 +112,33 @@ impl RateLimit {
         let means = |services: &[ServiceKey]| services.iter().any(|one| **one.text() == *service);
         let found = self.targets.iter().find(|(_, services)| means(services));
         found.map(|(name, _)| name)
+    }
+}
+
+impl Limited {
+    /// The entry of its `targetRefs` that means the port's Service.
+    pub fn target(limited: &Self) -> &str {
+        &limited.target
+    }
+}
+
+impl Shared {
+    fn build(sent: mesh::SharedStore) -> Result<Self, String> {
+        let on_failure = match sent.on_failure() {
+            mesh::StoreFailure::LocalFallback => OnFailure::LocalFallback,
+            mesh::StoreFailure::Allow => OnFailure::Allow,
+            mesh::StoreFailure::Deny => OnFailure::Deny,
+            mesh::StoreFailure::Unspecified => {
+                return Err("nothing says what becomes of requests without the store".to_owned());
+            }
+        };
+        let address = match sent.url.is_empty() {
+            true => None,
+            false => Some(Arc::new(Address::build(sent.url, sent.ca_certificates)?)),
+        };
+        Ok(Self {
+            address,
+            on_failure,
+        })
     }
 }

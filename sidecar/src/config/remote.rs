@@ -66,7 +66,11 @@ impl Remote {
     }
 }
 
-fn client(authorities: &str) -> Result<Arc<ClientConfig>, String> {
+/// Trust in a server outside the mesh, as authorities vouch for it (PEM; empty: those of the web).
+///
+/// # Errors
+/// A sentence.
+pub fn client(authorities: &str) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     if authorities.is_empty() {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());

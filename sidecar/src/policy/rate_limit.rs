@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 use http::{Method, request::Parts};
-use wire::mesh::{self, LimitAction, limit_cost};
+use wire::mesh::{self, LimitAction, LimitWindow, limit_cost};
 
 use crate::config::route::matching::Asked;
 use crate::telemetry::metrics::rate_limit::{Counters, Counts};
@@ -24,11 +24,15 @@ use crate::telemetry::metrics::rate_limit::{Counters, Counts};
 pub mod bucket;
 pub mod key;
 pub mod queue;
+pub mod resp;
+pub mod shared;
 pub mod told;
 
 use bucket::{Buckets, Key, Level, Rate, TooMuch};
 use key::{Asking, Part};
 use queue::{Patience, Queues, Wanted};
+use shared::{Ask, Found, Leases, Window};
+use told::Standing;
 
 /// One limit.
 #[derive(Debug)]
@@ -45,6 +49,7 @@ pub struct Limit {
     action: Action,
     overrides: HashMap<Box<[u8]>, Rate>,
     plans: HashMap<Box<str>, Rate>,
+    window: Option<Window>,
     live: Arc<Live>,
 }
 
@@ -53,6 +58,7 @@ pub struct Limit {
 struct Live {
     buckets: Buckets,
     queues: Queues,
+    leases: Leases,
 }
 
 /// What a request counts.
@@ -83,6 +89,16 @@ pub struct Taken<'a> {
     /// It is too much, and passes all the same.
     pub exceeds: bool,
     kept: bool,
+}
+
+/// What a request would take of a limit that replicas share.
+#[derive(Debug)]
+pub struct Question<'a> {
+    /// The limit.
+    pub limit: &'a Limit,
+    /// What the store is asked.
+    pub ask: Ask,
+    wanted: Wanted,
 }
 
 /// How fast the rest of a body may come.
@@ -133,6 +149,12 @@ impl Limit {
                 return Err("the action is one that this sidecar does not know".to_owned());
             }
         };
+        let window = match sent.window() {
+            LimitWindow::None => None,
+            LimitWindow::Hour => Some(Window::Hour),
+            LimitWindow::Day => Some(Window::Day),
+            LimitWindow::Month => Some(Window::Month),
+        };
         let per_ms = sent.per_ms;
         let rate = |sent: Option<mesh::LimitRate>| {
             let sent = sent.unwrap_or_default();
@@ -171,6 +193,7 @@ impl Limit {
             key,
             cost,
             action,
+            window,
         })
     }
 
@@ -185,11 +208,6 @@ impl Limit {
     /// Whether it is only told what would become of requests.
     pub fn is_shadow(&self) -> bool {
         matches!(self.action, Action::Shadow)
-    }
-
-    /// In what it counts, as `RateLimit-Policy` says it.
-    pub fn unit(&self) -> Option<&'static str> {
-        self.cost.unit()
     }
 
     /// How many keys are counted on their own now.
@@ -247,8 +265,54 @@ impl Limit {
         })
     }
 
-    fn wanted(&self, asking: Asking<'_>) -> Wanted {
+    /// Whether it counts in a span of the calendar.
+    pub fn is_quota(&self) -> bool {
+        self.window.is_some()
+    }
+
+    /// What is said of it, where a key stands so.
+    fn standing(&self, rate: Rate, level: Level) -> Standing<'_> {
+        Standing {
+            name: &self.name,
+            unit: self.cost.unit(),
+            rate,
+            window: match self.window {
+                Some(window) => window.seconds(),
+                None => rate.seconds(),
+            },
+            level,
+        }
+    }
+
+    /// What the store is asked for a request.
+    pub fn question(&self, object: &str, asking: Asking<'_>, leases: bool) -> Question<'_> {
         let text = key::text(&self.key, asking);
+        let wanted = self.wanted_by(&text, asking);
+        let live = &self.live;
+        let lease = match leases && !self.is_shadow() {
+            true => shared::lease(wanted.rate),
+            false => 0,
+        };
+        let asks = lease > 0 && live.leases.is_wanted(wanted.key, live.buckets.now());
+        Question {
+            limit: self,
+            ask: Ask {
+                key: shared::name(object, &self.name, &text),
+                rate: wanted.rate,
+                window: self.window,
+                cost: wanted.cost,
+                lease: if asks { lease } else { 0 },
+                shadow: self.is_shadow(),
+            },
+            wanted,
+        }
+    }
+
+    fn wanted(&self, asking: Asking<'_>) -> Wanted {
+        self.wanted_by(&key::text(&self.key, asking), asking)
+    }
+
+    fn wanted_by(&self, text: &[u8], asking: Asking<'_>) -> Wanted {
         let special = match (self.overrides.is_empty(), self.key.first()) {
             (false, Some(part)) => part
                 .of(asking)
@@ -260,7 +324,7 @@ impl Limit {
             false => self.plans.get(asking.plan()),
         };
         Wanted {
-            key: self.live.buckets.key(&text),
+            key: self.live.buckets.key(text),
             rate: *special.or_else(planned).unwrap_or(&self.rate),
             cost: self.cost.of(asking),
         }
@@ -310,6 +374,63 @@ impl Cost {
     }
 }
 
+impl<'a> Question<'a> {
+    /// Takes of each of them what may be used without asking, if that is enough for all.
+    pub fn leased(all: &[Self]) -> Option<Vec<Level>> {
+        let mut levels = Vec::with_capacity(all.len());
+        for question in all {
+            let Live {
+                buckets, leases, ..
+            } = &*question.limit.live;
+            let Wanted { key, cost, .. } = question.wanted;
+            match leases.take(key, cost, buckets.now()) {
+                Some(level) => levels.push(level),
+                None => {
+                    for taken in all.iter().take(levels.len()) {
+                        let Wanted { key, cost, .. } = taken.wanted;
+                        taken.limit.live.leases.give_back(key, cost);
+                    }
+                    return None;
+                }
+            }
+        }
+        Some(levels)
+    }
+
+    /// The request goes on, and stands there.
+    pub fn passed(&self, level: Level) -> Standing<'a> {
+        self.limit.counts.passed();
+        self.limit.standing(self.wanted.rate, level)
+    }
+
+    /// Keeps what the store let it use without asking.
+    pub fn keep(&self, found: &Found) {
+        let Live {
+            buckets, leases, ..
+        } = &*self.limit.live;
+        if self.ask.lease > 0 {
+            let level = found.passes.ok();
+            leases.give(self.wanted.key, found.lease, level, buckets.now());
+        }
+    }
+
+    /// The request is too much.
+    pub fn refused(&self, too_much: TooMuch) -> Refused<'a> {
+        Refused {
+            limit: self.limit,
+            rate: self.wanted.rate,
+            too_much,
+        }
+    }
+}
+
+impl<'a> Refused<'a> {
+    /// What is said of it.
+    pub fn standing(&self) -> Standing<'a> {
+        self.limit.standing(self.rate, self.too_much.level)
+    }
+}
+
 impl<'a> Taken<'a> {
     /// The request goes on: what it has taken stays taken. Answers how fast the rest of its body may
     /// come, if that is what counts and it does not say how long it is.
@@ -335,9 +456,9 @@ impl<'a> Taken<'a> {
         self.limit
     }
 
-    /// The rate that holds for its key.
-    pub fn rate(&self) -> Rate {
-        self.wanted.rate
+    /// What is said of it.
+    pub fn standing(&self) -> Standing<'a> {
+        self.limit.standing(self.wanted.rate, self.level)
     }
 }
 

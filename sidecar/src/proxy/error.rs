@@ -161,6 +161,9 @@ reasons! {
     /// It is more than a RateLimit lets through.
     RateLimited = "rate_limited", TOO_MANY_REQUESTS, Caller, true,
         "The caller uses more than this service allows.";
+    /// Nobody can tell what the caller uses, and the RateLimit says to refuse then.
+    LimitUnknown = "limit_unknown", TOO_MANY_REQUESTS, Mesh, true,
+        "The mesh cannot tell at the moment how much the caller uses.";
     /// No Guard covers the port.
     PortNotServed = "port_not_served", FORBIDDEN, Caller, true,
         "No service serves this port.";

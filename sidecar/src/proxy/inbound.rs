@@ -102,7 +102,7 @@ async fn inbound(
     let (body, told) = match served.limits().is_empty() {
         true => (body, None),
         false => {
-            let within = rate_limit::request(cx, served, peer, &callers, &head, body);
+            let within = rate_limit::request(px, cx, served, peer, &callers, &head, body);
             let (body, told) = Box::pin(within).await?;
             (body, Some(told))
         }

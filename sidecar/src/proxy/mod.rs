@@ -46,6 +46,7 @@ pub mod path;
 pub mod plaintext;
 pub mod rate_limit;
 pub mod serve;
+pub mod store;
 pub mod upgrade;
 pub mod upstream;
 
@@ -91,6 +92,8 @@ pub struct Proxy {
     pub compressors: Rc<Compressors>,
     /// What is remembered of credentials.
     pub known: Known,
+    /// Where limits that replicas share are counted.
+    pub stores: store::Stores,
     /// How the own application is, as it said lately.
     pub health_answers: health::Answers,
     /// Connections to the own application, by the address called.
@@ -119,6 +122,7 @@ impl Proxy {
             copies: Rc::default(),
             compressors: Rc::default(),
             known: Known::default(),
+            stores: store::Stores::default(),
             health_answers: health::Answers::default(),
             applications: RefCell::default(),
         }
@@ -130,6 +134,11 @@ impl Proxy {
         self.applications
             .borrow_mut()
             .retain(|called, _| state.served(called.port()).is_ok());
+        let limits = &state.built.rate_limits;
+        self.stores.keep(|address| {
+            let mut used = limits.values().filter_map(|limit| limit.store());
+            used.any(|used| **used == *address)
+        });
         self.destinations.follow(state);
     }
 

@@ -1,5 +1,7 @@
 //! How much callers use: every limit that is about a request, before the application gets it.
 
+use std::rc::Rc;
+
 use http::Response;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
@@ -7,13 +9,15 @@ use http::request::Parts;
 use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
 use super::error::{Error, Reads, Reason};
-use super::headers;
 use super::inbound::FromPeer;
+use super::{Proxy, headers};
+use crate::config::rate_limit::{Limited, OnFailure, Shared};
 use crate::config::state::Served;
 use crate::policy::authentication::Caller;
 use crate::policy::rate_limit::key::Asking;
+use crate::policy::rate_limit::shared;
 use crate::policy::rate_limit::told::{Standing, seconds};
-use crate::policy::rate_limit::{Refused, Taken};
+use crate::policy::rate_limit::{Limit, Question, Refused, Taken};
 
 /// How long a gRPC client is to wait before it tries again, in milliseconds.
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
@@ -22,11 +26,13 @@ const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 #[derive(Debug, Default)]
 pub(super) struct Told(HeaderMap);
 
-/// Lets a request go on that is within every limit; one that is not counts in none of them.
+/// Lets a request go on that is within every limit; one that is not counts in none of them. What is
+/// counted in a store comes last: what was taken there is not given back.
 ///
 /// # Errors
-/// `rate_limited`; `request_too_large` for a body that could never pass.
+/// `rate_limited`; `limit_unknown`; `request_too_large` for a body that could never pass.
 pub(super) async fn request(
+    px: &Rc<Proxy>,
     cx: &mut Context,
     served: &Served,
     peer: &FromPeer,
@@ -38,83 +44,177 @@ pub(super) async fn request(
         RequestBody::Empty => Some(0),
         _ => length(&head.headers),
     };
-    let patience = match cx.reads {
-        Reads::Grpc => headers::grpc_timeout(&head.headers),
-        Reads::Http => None,
-    };
-    let asking = |target| Asking {
+    let asking = |limited| Asking {
         head,
         peer: peer.identity.as_ref(),
         from: peer.from,
         callers,
-        target,
+        target: Limited::target(limited),
         length,
     };
     let mut told = Told::default();
-    let mut paces = Vec::new();
-    let mut all = Vec::with_capacity(served.limits().len());
-    for limited in served.limits() {
-        let rate_limit = &limited.rate_limit;
-        let mut taken = Vec::with_capacity(rate_limit.limits.len());
-        for limit in &rate_limit.limits {
-            if limit.is_about(head) {
-                let took = limit.take(asking(&limited.target), patience).await;
-                taken.push(took.map_err(|refused| {
-                    refused.limit.counts.limited();
-                    cx.limited(&rate_limit.object, &refused.limit.name, "limited");
-                    let mut said = HeaderMap::new();
-                    rate_limit.says.write(one(&refused), &mut said);
-                    refusal(cx.reads, &rate_limit.object, &refused, said)
-                })?);
-            }
-        }
-        all.push((limited, taken));
+    let (own, common): (Vec<_>, Vec<_>) = served
+        .limits()
+        .iter()
+        .partition(|limited| limited.rate_limit.shared.is_none());
+    let mut taken = Vec::with_capacity(own.len());
+    for limited in own {
+        let all = limits(limited, head);
+        taken.push((limited, take(cx, limited, all, asking(limited)).await?));
     }
-    for (limited, taken) in all {
-        let rate_limit = &limited.rate_limit;
+    for limited in common {
+        if let Some(shared) = &limited.rate_limit.shared {
+            let standings = ask(px, cx, (limited, shared), asking(limited)).await?;
+            let shown = standings.into_iter();
+            limited.rate_limit.says.write(shown, &mut told.0);
+        }
+    }
+    let mut paces = Vec::new();
+    for (limited, taken) in taken {
         let shown = taken.iter().filter(|taken| !taken.limit().is_shadow());
-        rate_limit.says.write(shown.map(standing), &mut told.0);
+        let says = limited.rate_limit.says;
+        says.write(shown.map(Taken::standing), &mut told.0);
         for taken in taken {
-            let name = &taken.limit().name;
-            match (taken.exceeds, taken.waited) {
-                (true, _) => cx.limited(&rate_limit.object, name, "would_limit"),
-                (false, true) => cx.limited(&rate_limit.object, name, "delayed"),
-                (false, false) => {}
-            }
-            paces.extend(taken.kept(asking(&limited.target)));
+            note(cx, limited, &taken);
+            paces.extend(taken.kept(asking(limited)));
         }
     }
     Ok((body.paced(paces), told))
 }
 
-fn standing<'a>(taken: &Taken<'a>) -> Standing<'a> {
-    let limit = taken.limit();
-    Standing {
-        name: &limit.name,
-        unit: limit.unit(),
-        rate: taken.rate(),
-        level: taken.level,
+/// The limits that are about a request.
+fn limits<'a>(limited: &'a Limited, head: &Parts) -> impl Iterator<Item = &'a Limit> {
+    let limits = limited.rate_limit.limits.iter();
+    limits.filter(|limit| limit.is_about(head))
+}
+
+/// Takes of what this sidecar counts.
+async fn take<'a>(
+    cx: &mut Context,
+    limited: &'a Limited,
+    limits: impl Iterator<Item = &'a Limit>,
+    asking: Asking<'_>,
+) -> Result<Vec<Taken<'a>>, Error> {
+    let patience = match cx.reads {
+        Reads::Grpc => headers::grpc_timeout(&asking.head.headers),
+        Reads::Http => None,
+    };
+    let mut all = Vec::new();
+    for limit in limits {
+        let taken = limit.take(asking, patience).await;
+        all.push(taken.map_err(|refused| refusal(cx, limited, &refused))?);
+    }
+    Ok(all)
+}
+
+/// Takes of what replicas count together: without asking, or with one question for all limits.
+async fn ask<'a>(
+    px: &Rc<Proxy>,
+    cx: &mut Context,
+    (limited, shared): (&'a Limited, &Shared),
+    asking: Asking<'_>,
+) -> Result<Vec<Standing<'a>>, Error> {
+    let object = &limited.rate_limit.object;
+    let leases = !limits(limited, asking.head).any(Limit::is_quota);
+    let questions = limits(limited, asking.head);
+    let questions = questions.map(|limit| limit.question(object, asking, leases));
+    let questions = Vec::from_iter(questions);
+    if questions.is_empty() {
+        return Ok(Vec::new());
+    }
+    if leases && let Some(levels) = Question::leased(&questions) {
+        let each = questions.iter().zip(levels);
+        return Ok(each.map(|(one, level)| one.passed(level)).collect());
+    }
+    let asks = questions.iter().map(|question| question.ask.clone());
+    let asks = Vec::from_iter(asks);
+    let answer = match &shared.address {
+        Some(address) => {
+            let store = px.stores.at(px, address);
+            store.ask(shared::asks(&asks)).await.ok()
+        }
+        None => None,
+    };
+    let Some(found) = answer.and_then(|reply| shared::found(&asks, &reply)) else {
+        return unasked(cx, limited, shared.on_failure, asking).await;
+    };
+    for (question, found) in questions.iter().zip(&found) {
+        if let (Err(too_much), false) = (found.passes, question.ask.shadow) {
+            return Err(refusal(cx, limited, &question.refused(too_much)));
+        }
+    }
+    let mut standings = Vec::with_capacity(questions.len());
+    for (question, found) in questions.iter().zip(&found) {
+        question.keep(found);
+        match found.passes {
+            Ok(level) if question.ask.shadow => drop(question.passed(level)),
+            Ok(level) => standings.push(question.passed(level)),
+            Err(_) => {
+                question.limit.counts.would_limit();
+                cx.limited(object, &question.limit.name, "would_limit");
+            }
+        }
+    }
+    Ok(standings)
+}
+
+/// The store does not answer.
+async fn unasked<'a>(
+    cx: &mut Context,
+    limited: &'a Limited,
+    on_failure: OnFailure,
+    asking: Asking<'_>,
+) -> Result<Vec<Standing<'a>>, Error> {
+    let object = &limited.rate_limit.object;
+    let all = || limits(limited, asking.head);
+    let own = |limit: &&Limit| on_failure == OnFailure::LocalFallback && !limit.is_quota();
+    all()
+        .filter(|limit| !own(limit))
+        .for_each(|limit| limit.counts.unasked());
+    match on_failure {
+        OnFailure::Allow => Ok(Vec::new()),
+        OnFailure::Deny => {
+            let mut said = HeaderMap::new();
+            said.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            let why = format!("the store of RateLimit {object} does not answer");
+            Err(Error::new(Reason::LimitUnknown, why).with_headers(said))
+        }
+        OnFailure::LocalFallback => {
+            let taken = take(cx, limited, all().filter(own), asking).await?;
+            let shown = taken.iter().filter(|taken| !taken.limit().is_shadow());
+            let standings = shown.map(Taken::standing).collect();
+            for taken in taken {
+                note(cx, limited, &taken);
+                taken.kept(asking);
+            }
+            Ok(standings)
+        }
     }
 }
 
-fn one<'a>(refused: &Refused<'a>) -> impl Iterator<Item = Standing<'a>> + Clone {
-    std::iter::once(Standing {
-        name: &refused.limit.name,
-        unit: refused.limit.unit(),
-        rate: refused.rate,
-        level: refused.too_much.level,
-    })
+fn note(cx: &mut Context, limited: &Limited, taken: &Taken<'_>) {
+    let (object, name) = (&limited.rate_limit.object, &taken.limit().name);
+    match (taken.exceeds, taken.waited) {
+        (true, _) => cx.limited(object, name, "would_limit"),
+        (false, true) => cx.limited(object, name, "delayed"),
+        (false, false) => {}
+    }
 }
 
-fn refusal(reads: Reads, object: &str, refused: &Refused<'_>, mut said: HeaderMap) -> Error {
-    let name = &refused.limit.name;
+fn refusal(cx: &mut Context, limited: &Limited, refused: &Refused<'_>) -> Error {
+    let (object, name) = (&limited.rate_limit.object, &refused.limit.name);
+    refused.limit.counts.limited();
+    cx.limited(object, name, "limited");
+    let mut said = HeaderMap::new();
+    let one = std::iter::once(refused.standing());
+    limited.rate_limit.says.write(one, &mut said);
     let Some(wait) = refused.too_much.wait else {
         let why = format!("it is longer than limit {name} of RateLimit {object} could ever pass");
         return Error::new(Reason::RequestTooLarge, why).with_headers(said);
     };
     // A client that comes back too early would only be sent away again.
     said.insert(RETRY_AFTER, HeaderValue::from(seconds(wait).max(1)));
-    if reads == Reads::Grpc {
+    if cx.reads == Reads::Grpc {
         let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000));
         said.insert(PUSHBACK, HeaderValue::from(millis.unwrap_or(u64::MAX)));
     }

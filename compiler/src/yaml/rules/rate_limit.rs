@@ -6,6 +6,32 @@ use super::retry_policy::millis;
 use super::{Rule, is, names, unique};
 
 pub(super) const RULES: &[Rule] = &[
+    ("has(self.limits) || has(self.quotas)", |spec| {
+        has(spec, "limits") || has(spec, "quotas")
+    }),
+    ("(self.scope == 'Shared') == has(self.store)", |spec| {
+        is_shared(spec) == has(spec, "store")
+    }),
+    ("self.scope == 'Shared' || !has(self.quotas)", |spec| {
+        is_shared(spec) || !has(spec, "quotas")
+    }),
+    (
+        "self.scope == 'Shared' || !has(self.onStoreFailure)",
+        |spec| is_shared(spec) || !has(spec, "onStoreFailure"),
+    ),
+    (
+        "self.scope != 'Shared' || !has(self.limits) || self.limits.all(l, l.action != 'Delay')",
+        |spec| !is_shared(spec) || limits(spec).all(|limit| limit["action"] != "Delay"),
+    ),
+    (
+        "self.scope != 'Shared' || !has(self.limits) || \
+         self.limits.all(l, !has(l.cost) || l.cost.type != 'Bytes')",
+        |spec| !is_shared(spec) || limits(spec).all(|limit| limit["cost"]["type"] != "Bytes"),
+    ),
+    (
+        "self.all(q, self.exists_one(o, o.name == q.name))",
+        |quotas| unique(names(quotas)),
+    ),
     (
         "self.all(l, self.exists_one(o, o.name == l.name))",
         |limits| unique(names(limits)),
@@ -64,6 +90,14 @@ pub(super) const RULES: &[Rule] = &[
         },
     ),
 ];
+
+fn is_shared(spec: &Value) -> bool {
+    spec["scope"] == "Shared"
+}
+
+fn limits(spec: &Value) -> impl Iterator<Item = &Value> {
+    spec["limits"].as_array().into_iter().flatten()
+}
 
 fn has(object: &Value, field: &str) -> bool {
     object.get(field).is_some()

@@ -11,11 +11,15 @@ pub(super) fn shown(sent: mesh::RateLimit) -> Value {
         let services = Vec::from_iter(target.services.iter().map(service));
         (target.name.clone(), json!(services))
     });
-    json!({
+    let mut shown = json!({
         "targets": Value::Object(targets.collect()),
         "limits": Vec::from_iter(sent.limits.iter().map(limit)),
         "headers": headers,
-    })
+    });
+    if let Some(store) = &sent.store {
+        shown["store"] = json!({"url": store.url, "onFailure": store.on_failure().as_str_name()});
+    }
+    shown
 }
 
 fn limit(sent: &mesh::Limit) -> Value {
@@ -34,6 +38,9 @@ fn limit(sent: &mesh::Limit) -> Value {
         "key": Vec::from_iter(key),
         "action": sent.action().as_str_name(),
     });
+    if sent.window() != mesh::LimitWindow::None {
+        shown["window"] = json!(sent.window().as_str_name());
+    }
     if !sent.methods.is_empty() {
         shown["methods"] = json!(sent.methods);
     }

@@ -111,6 +111,12 @@ impl Rate {
         }
     }
 
+    /// The span, if it is whole seconds.
+    pub fn seconds(self) -> Option<u64> {
+        let whole = self.per.is_multiple_of(1_000_000_000);
+        whole.then_some(self.per / 1_000_000_000)
+    }
+
     fn holds(self) -> u128 {
         u128::from(self.burst) * u128::from(self.per)
     }

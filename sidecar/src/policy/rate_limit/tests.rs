@@ -294,3 +294,44 @@ fn what_cannot_be_enforced_is_not_built() {
         ..sent()
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_body_of_unknown_length_comes_as_fast_as_the_limit_lets_it() {
+    use crate::proxy::body::RequestBody;
+    use http_body_util::BodyExt as _;
+    use tokio::time::Instant;
+
+    let limit = built(
+        mesh::Limit {
+            rate: Some(mesh::LimitRate {
+                requests: 1_000,
+                burst: 500,
+            }),
+            per_ms: 1_000,
+            cost: Some(mesh::LimitCost {
+                of: Some(limit_cost::Of::Bytes(true)),
+            }),
+            ..sent()
+        },
+        None,
+    );
+    let head = head(&[]);
+    let asking = Asking {
+        length: None,
+        ..asking(&head, &[])
+    };
+    let pace = limit.take(asking, None).await.unwrap().kept(asking);
+    let body = RequestBody::whole(bytes::Bytes::from(vec![7; 3_000]));
+    let mut body = body.paced(pace.into_iter().collect());
+    let begun = Instant::now();
+    let mut passed = 0;
+    while let Some(frame) = body.frame().await {
+        passed += frame.unwrap().into_data().unwrap().len();
+        let most = 500 + begun.elapsed().as_millis() as usize;
+        assert!(passed <= most, "{passed} of {most}");
+    }
+    assert_eq!(passed, 3_000);
+    // 2 500 at 1 000 a second; timers end up to a millisecond later, and lose nothing by that.
+    let took = begun.elapsed().as_millis();
+    assert!((2_500..2_510).contains(&took), "{took}");
+}

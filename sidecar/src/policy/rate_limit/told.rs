@@ -36,6 +36,8 @@ pub struct Standing<'a> {
     pub unit: Option<&'static str>,
     /// How fast.
     pub rate: Rate,
+    /// In how many seconds, if it is whole ones.
+    pub window: Option<u64>,
     /// How much is left.
     pub level: Level,
 }
@@ -75,6 +77,7 @@ impl Says {
                         name,
                         unit,
                         rate,
+                        window,
                         level,
                     } = limit;
                     let unused_in = seconds(level.unused_in);
@@ -84,8 +87,8 @@ impl Says {
                         let _ = write!(policy, ";qu=\"{unit}\"");
                     }
                     // A whole number of seconds, as the draft has it, or nothing.
-                    if rate.per.is_multiple_of(1_000_000_000) {
-                        let _ = write!(policy, ";w={}", rate.per / 1_000_000_000);
+                    if let Some(window) = window {
+                        let _ = write!(policy, ";w={window}");
                     }
                     append(headers, RATE_LIMIT, &now);
                     append(headers, POLICY, &policy);
@@ -129,6 +132,7 @@ mod tests {
             name,
             unit: Some("requests"),
             rate: Rate::build(100, per_ms, 200).unwrap(),
+            window: Rate::build(100, per_ms, 200).unwrap().seconds(),
             level: Level {
                 left,
                 unused_in: Duration::from_millis(1_001),

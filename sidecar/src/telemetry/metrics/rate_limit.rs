@@ -30,6 +30,7 @@ struct Counted {
     limited: AtomicU64,
     delayed: AtomicU64,
     would_limit: AtomicU64,
+    unasked: AtomicU64,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -63,6 +64,7 @@ impl Counters {
                 ("limited", &counted.limited),
                 ("delayed", &counted.delayed),
                 ("would_limit", &counted.would_limit),
+                ("unasked", &counted.unasked),
             ];
             outcomes.map(|(outcome, count)| (name.clone(), outcome, count.load(Ordering::Relaxed)))
         });
@@ -86,6 +88,11 @@ impl Counts {
     /// It waited until it was within the limit.
     pub fn delayed(&self) {
         self.0.delayed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The store did not answer, and it was decided without.
+    pub fn unasked(&self) {
+        self.0.unasked.fetch_add(1, Ordering::Relaxed);
     }
 
     /// It was too much, and passed all the same.

@@ -1,0 +1,150 @@
+//! What replicas count together: what of it contradicts itself, and the store.
+
+use crds::rate_limit::{CostType, LimitAction, Scope, Store, StoreFailure};
+use crds::status::Reason;
+use wire::mesh;
+
+use super::Reader;
+use crate::access::keys::text;
+use crate::api_route::Refusal;
+use crate::host;
+use crate::inputs::ObjectKey;
+
+/// What a store counts exactly: its numbers have 53 bits.
+const MOST_IN_STORE: u128 = 1 << 52;
+
+fn greatest_divisor(mut a: u128, mut b: u128) -> u128 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a.max(1)
+}
+
+impl Reader<'_> {
+    /// The store, if there is to be one, and why it can't be had.
+    pub(super) fn store(&self) -> Option<(mesh::SharedStore, Option<Refusal>)> {
+        let store = self.spec.store.as_ref()?;
+        let (url, unresolved) = self.url(store);
+        let sent = mesh::SharedStore {
+            url,
+            ca_certificates: store.redis.ca_certificates.clone().unwrap_or_default(),
+            on_failure: match self.spec.on_store_failure.unwrap_or_default() {
+                StoreFailure::LocalFallback => mesh::StoreFailure::LocalFallback,
+                StoreFailure::Allow => mesh::StoreFailure::Allow,
+                StoreFailure::Deny => mesh::StoreFailure::Deny,
+            }
+            .into(),
+        };
+        Some((sent, unresolved))
+    }
+
+    /// What contradicts itself of where is counted, as sentences.
+    pub(super) fn shared(&self) -> Vec<String> {
+        let spec = self.spec;
+        let mut problems = Vec::new();
+        if spec.limits.is_empty() && spec.quotas.is_empty() {
+            let why = "spec.limits is empty: write one, or spec.quotas.";
+            problems.push(why.to_owned());
+        }
+        if spec.scope == Scope::PerReplica {
+            if spec.store.is_some() {
+                let why = "spec.store: it is written with scope Shared, and only there.";
+                problems.push(why.to_owned());
+            }
+            if !spec.quotas.is_empty() {
+                let why = "spec.quotas: they need scope Shared, because a sidecar that starts anew \
+                           would forget what was used.";
+                problems.push(why.to_owned());
+            }
+            return problems;
+        }
+        if spec.store.is_none() {
+            problems.push("spec.store: scope Shared needs one: write it.".to_owned());
+        }
+        for (place, limit) in spec.limits.iter().enumerate() {
+            let at = format!("spec.limits[{place}]");
+            if limit.action == LimitAction::Delay {
+                problems.push(format!(
+                    "{at}.action: requests wait in a sidecar's own queue: write Delay with scope \
+                     PerReplica."
+                ));
+            }
+            let cost = limit.cost.as_ref();
+            if cost.is_some_and(|cost| cost.type_ == CostType::Bytes) {
+                problems.push(format!(
+                    "{at}.cost: bytes are counted as they pass a sidecar: write Bytes with scope \
+                     PerReplica."
+                ));
+            }
+            let overrides = limit.overrides.iter().map(|one| (one.requests, one.burst));
+            let plans = limit.plans.iter().map(|one| (one.requests, one.burst));
+            let mut all = overrides
+                .chain(plans)
+                .chain([(limit.requests, limit.burst)]);
+            let counts = |(requests, burst): (u32, Option<u32>)| {
+                let per = u128::from(limit.per.millis()) * 1_000;
+                let per = per / greatest_divisor(per, requests.into());
+                per * u128::from(burst.unwrap_or(requests)) <= MOST_IN_STORE
+            };
+            if !all.all(counts) {
+                problems.push(format!(
+                    "{at}: so large a burst can't be counted exactly in a store over so long a span: \
+                     lower it, shorten per, or let requests divide it."
+                ));
+            }
+        }
+        problems
+    }
+
+    /// The store's address; empty, and why, when it can't be had.
+    fn url(&self, store: &Store) -> (String, Option<Refusal>) {
+        let wanted = &store.redis.url_secret_ref;
+        let at = "spec.store.redis.urlSecretRef";
+        let namespace = &self.key.namespace;
+        let key = ObjectKey::new(&**namespace, &*wanted.name);
+        let found = match self.credentials.get(&key) {
+            None => Err(format!(
+                "{at}.name: there is no Secret {:?} with the label meshwright.dev/credential in \
+                 namespace {namespace}.",
+                wanted.name
+            )),
+            Some(secret) => text(secret, &wanted.key).ok_or_else(|| {
+                format!(
+                    "{at}.key: Secret {key} has no text {:?} in its data.",
+                    wanted.key
+                )
+            }),
+        };
+        let read = found.and_then(|url| match self.is_store(&url) {
+            true => Ok(url),
+            false => Err(format!(
+                "{at}: what stands in Secret {key} is no redis://host:6379 whose host is a Service of \
+                 the mesh, and no rediss://host:6379."
+            )),
+        });
+        match read {
+            Ok(url) => (url, None),
+            Err(why) => {
+                let message = format!("{why} Until then it is as though the store did not answer.");
+                let reason = Reason::SecretNotUsable;
+                (String::new(), Some(Refusal { reason, message }))
+            }
+        }
+    }
+
+    /// Plaintext stays in the mesh: outside, anybody could answer.
+    fn is_store(&self, url: &str) -> bool {
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return false;
+        };
+        let place = rest.split('/').next().unwrap_or_default();
+        let place = place.rsplit('@').next().unwrap_or_default();
+        let name = place.split(':').next().unwrap_or_default();
+        let domain = &self.settings.cluster_domain;
+        match scheme {
+            "rediss" => !place.is_empty(),
+            "redis" => host::service(name, &self.key.namespace, domain).is_some(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Limits that replicas share: what is asked of the store, what it answers, and what is used without
+//! asking.
+//!
+//! The store counts by its own clock, all limits of a request in one script: either each counts it, or
+//! none. Far from a limit a sidecar takes some more at once, a lease, and uses it within a second
+//! without asking: at most a 16th of the burst, 64, and what the rate gives in a second; only while
+//! half of the burst is left with it. By as much for each replica more may pass in a span than the
+//! burst and the rate give, and no more.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
+
+use super::bucket::{Key, Level, Rate, TooMuch};
+use super::resp::{Reply, command};
+
+/// What the store runs.
+pub const SCRIPT: &str = include_str!("shared.lua");
+
+/// What a lease is at most.
+const MOST: u64 = 64;
+/// How long it is used, in nanoseconds.
+const LIFE: u64 = 1_000_000_000;
+/// How many leases of one limit there are.
+const LEASES: usize = 4_096;
+
+/// A span of the calendar, UTC, in which a quota counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// An hour.
+    Hour,
+    /// A day.
+    Day,
+    /// A month.
+    Month,
+}
+
+/// What is asked for one limit.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The name of what is counted, in the store.
+    pub key: String,
+    /// How fast; of a quota, how much.
+    pub rate: Rate,
+    /// Of a quota.
+    pub window: Option<Window>,
+    /// How much.
+    pub cost: u64,
+    /// How much more at once, if that is far from the limit.
+    pub lease: u64,
+    /// It passes whatever is used.
+    pub shadow: bool,
+}
+
+/// What was answered for one limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where its key stands, or why it is too much.
+    pub passes: Result<Level, TooMuch>,
+    /// How much may be used without asking.
+    pub lease: u64,
+}
+
+/// What may be used without asking, by key.
+#[derive(Debug, Default)]
+pub struct Leases(Mutex<HashMap<Key, Lease>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    left: u64,
+    /// In nanoseconds.
+    until: u64,
+    /// Where the key stands with it; `None` as long as the store is asked for it.
+    level: Option<Level>,
+}
+
+// === impl Window ===
+
+impl Window {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Month => "month",
+        }
+    }
+
+    /// How long it is, where it always is as long.
+    pub fn seconds(self) -> Option<u64> {
+        match self {
+            Self::Hour => Some(3_600),
+            Self::Day => Some(86_400),
+            Self::Month => None,
+        }
+    }
+}
+
+// === impl Ask ===
+
+/// What is counted, in the store: nothing of the caller stands in it.
+pub fn name(object: &str, limit: &str, text: &[u8]) -> String {
+    let hash = digest(&SHA256, text);
+    let mut name = format!("meshwright:limit:{object}:{limit}:");
+    for byte in hash.as_ref().iter().take(16) {
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
+}
+
+/// How much is taken at once, far from the limit.
+pub fn lease(rate: Rate) -> u64 {
+    let in_a_second = u128::from(LIFE) * u128::from(rate.requests) / u128::from(rate.per);
+    let in_a_second = u64::try_from(in_a_second).unwrap_or(MOST);
+    MOST.min(u64::from(rate.burst) / 16).min(in_a_second)
+}
+
+/// `requests` and microseconds without a common divisor, so that the store's numbers stay exact.
+fn reduced(rate: Rate) -> (u64, u64) {
+    let (requests, per) = (u64::from(rate.requests), rate.per / 1_000);
+    let (mut a, mut b) = (requests, per);
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    let divisor = a.max(1);
+    (requests / divisor, per / divisor)
+}
+
+/// The command that asks for all of them.
+pub fn asks(asks: &[Ask]) -> Vec<u8> {
+    let mut words = vec![b"EVALSHA".to_vec(), sha().into_bytes()];
+    words.push(asks.len().to_string().into_bytes());
+    words.extend(asks.iter().map(|ask| ask.key.clone().into_bytes()));
+    for ask in asks {
+        let (requests, per) = reduced(ask.rate);
+        let (kind, requests, per) = match ask.window {
+            Some(window) => (
+                "quota",
+                u64::from(ask.rate.requests),
+                window.name().to_owned(),
+            ),
+            None => ("bucket", requests, per.to_string()),
+        };
+        let numbers = [
+            kind.to_owned(),
+            requests.to_string(),
+            per,
+            ask.rate.burst.to_string(),
+            ask.cost.to_string(),
+            ask.lease.to_string(),
+            u8::from(ask.shadow).to_string(),
+        ];
+        words.extend(numbers.map(String::into_bytes));
+    }
+    command(&words)
+}
+
+/// The command that gives the store the script.
+pub fn loads() -> Vec<u8> {
+    command(&[
+        b"SCRIPT".to_vec(),
+        b"LOAD".to_vec(),
+        SCRIPT.as_bytes().to_vec(),
+    ])
+}
+
+fn sha() -> String {
+    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, SCRIPT.as_bytes());
+    let mut text = String::new();
+    for byte in hash.as_ref() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// What was answered; `None` when that is no answer to what was asked.
+pub fn found(asks: &[Ask], reply: &Reply) -> Option<Vec<Found>> {
+    let Reply::Array(numbers) = reply else {
+        return None;
+    };
+    let numbers = numbers.iter().map(|one| match one {
+        Reply::Integer(number) => u64::try_from(*number).ok(),
+        _ => None,
+    });
+    let numbers: Vec<u64> = numbers.collect::<Option<_>>()?;
+    if numbers.len() != asks.len() * 3 {
+        return None;
+    }
+    let each = asks.iter().zip(numbers.chunks_exact(3));
+    each.map(|(ask, numbers)| match numbers {
+        [passes, used, more] => Some(ask.found(*passes == 1, *used, *more)),
+        _ => None,
+    })
+    .collect()
+}
+
+impl Ask {
+    fn found(&self, passes: bool, used: u64, more: u64) -> Found {
+        match self.window {
+            Some(_) => {
+                let (most, end) = (u64::from(self.rate.requests), Duration::from_micros(more));
+                let level = |used| Level {
+                    left: most.saturating_sub(used),
+                    unused_in: end,
+                };
+                let passes = match passes {
+                    true => Ok(level(used.saturating_add(self.cost))),
+                    false => Err(TooMuch {
+                        wait: (self.cost <= most).then_some(end),
+                        level: level(used),
+                    }),
+                };
+                Found { passes, lease: 0 }
+            }
+            None => {
+                let (requests, per) = reduced(self.rate);
+                let holds = u128::from(self.rate.burst) * u128::from(per);
+                let drains = |used: u128| {
+                    let micros = used.div_ceil(u128::from(requests.max(1)));
+                    Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+                };
+                let level = |used: u128| Level {
+                    left: u64::try_from(holds.saturating_sub(used) / u128::from(per.max(1)))
+                        .unwrap_or(u64::MAX),
+                    unused_in: drains(used),
+                };
+                let (used, cost) = (u128::from(used), u128::from(self.cost) * u128::from(per));
+                let passes = match passes {
+                    true => Ok(level(used + cost)),
+                    false => Err(TooMuch {
+                        wait: (cost <= holds).then(|| drains((used + cost).saturating_sub(holds))),
+                        level: level(used),
+                    }),
+                };
+                Found {
+                    passes,
+                    lease: more,
+                }
+            }
+        }
+    }
+}
+
+// === impl Leases ===
+
+impl Leases {
+    /// Uses so much of what may be used without asking.
+    pub fn take(&self, key: Key, cost: u64, now: u64) -> Option<Level> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lease = all.get_mut(&key)?;
+        let level = match &mut lease.level {
+            _ if lease.until <= now => None,
+            // Somebody asks for it.
+            None => return None,
+            Some(_) if lease.left < cost => None,
+            Some(level) => Some(level),
+        };
+        let Some(level) = level else {
+            all.remove(&key);
+            return None;
+        };
+        lease.left -= cost;
+        level.left = level.left.saturating_sub(cost);
+        Some(*level)
+    }
+
+    /// Whether to ask for one: there is none, and nobody asks already. Two at once would be more than
+    /// may be.
+    pub fn is_wanted(&self, key: Key, now: u64) -> bool {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.get(&key).is_some_and(|lease| lease.until > now) {
+            return false;
+        }
+        if all.len() >= LEASES {
+            all.retain(|_, lease| lease.until > now);
+        }
+        let wanted = all.len() < LEASES;
+        if wanted {
+            let asked = Lease {
+                left: 0,
+                until: now.saturating_add(LIFE),
+                level: None,
+            };
+            all.insert(key, asked);
+        }
+        wanted
+    }
+
+    /// It was not used after all.
+    pub fn give_back(&self, key: Key, cost: u64) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lease) = all.get_mut(&key)
+            && let Some(level) = &mut lease.level
+        {
+            lease.left += cost;
+            level.left += cost;
+        }
+    }
+
+    /// As much may be used without asking as was asked for, or nothing.
+    pub fn give(&self, key: Key, more: u64, level: Option<Level>, now: u64) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match (more, level) {
+            (0, _) | (_, None) => drop(all.remove(&key)),
+            (more, Some(level)) => {
+                let lease = Lease {
+                    left: more,
+                    until: now.saturating_add(LIFE),
+                    level: Some(level),
+                };
+                all.insert(key, lease);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(requests: u32, per_ms: u64, burst: u32) -> Rate {
+        Rate::build(requests, per_ms, burst).unwrap()
+    }
+
+    #[test]
+    fn a_lease_is_a_small_part_of_the_burst_and_no_more_than_drains_in_its_life() {
+        assert_eq!(lease(rate(1_000, 1_000, 1_000)), 62);
+        assert_eq!(lease(rate(10_000, 1_000, 10_000)), 64);
+        assert_eq!(lease(rate(10, 1_000, 10)), 0);
+        assert_eq!(lease(rate(1_000, 86_400_000, 1_000)), 0);
+    }
+
+    #[test]
+    fn a_lease_is_used_until_it_is_spent_or_over() {
+        let (leases, buckets) = (Leases::default(), super::super::bucket::Buckets::default());
+        let key = buckets.key(b"a");
+        let level = Level {
+            left: 100,
+            unused_in: Duration::from_secs(1),
+        };
+        assert_eq!(leases.take(key, 1, 0), None);
+        assert!(leases.is_wanted(key, 0));
+        assert!(!leases.is_wanted(key, 0), "somebody asks already");
+        leases.give(key, 2, Some(level), 0);
+        assert!(!leases.is_wanted(key, 0));
+        assert_eq!(leases.take(key, 1, 1).unwrap().left, 99);
+        assert_eq!(leases.take(key, 1, LIFE - 1).unwrap().left, 98);
+        assert_eq!(leases.take(key, 1, LIFE - 1), None);
+        leases.give(key, 2, Some(level), 0);
+        assert_eq!(leases.take(key, 1, LIFE), None);
+        assert!(leases.is_wanted(key, LIFE));
+        leases.give(key, 0, None, LIFE);
+        assert!(leases.is_wanted(key, LIFE));
+    }
+
+    #[test]
+    fn an_answer_says_where_each_limit_stands() {
+        let ask = Ask {
+            key: "a".into(),
+            rate: rate(10, 1_000, 20),
+            window: None,
+            cost: 1,
+            lease: 0,
+            shadow: false,
+        };
+        let quota = Ask {
+            window: Some(Window::Hour),
+            ..ask.clone()
+        };
+        let asks = [ask, quota];
+        let numbers = |numbers: &[i64]| {
+            Reply::Array(
+                numbers
+                    .iter()
+                    .map(|number| Reply::Integer(*number))
+                    .collect(),
+            )
+        };
+        // Tenths of a second for each of the ten: 100 000 microseconds, of which one is a request.
+        let all = found(&asks, &numbers(&[1, 100_000, 3, 0, 10, 60_000_000])).unwrap();
+        assert_eq!(all[0].lease, 3);
+        assert_eq!(all[0].passes.unwrap().left, 18);
+        let refused = all[1].passes.unwrap_err();
+        assert_eq!(refused.wait, Some(Duration::from_secs(60)));
+        assert_eq!(found(&asks, &numbers(&[1, 0, 0])), None);
+        assert_eq!(found(&asks, &Reply::Integer(1)), None);
+        assert_eq!(found(&asks, &numbers(&[1, -1, 0, 1, 0, 0])), None);
+    }
+}

@@ -1,0 +1,283 @@
+//! Stores that replicas count in: one connection for each worker, whatever is under way on it at once.
+//!
+//! A store in the mesh is reached as the application's calls are, with the mesh's mutual TLS; another
+//! one over TLS. Whoever asks waits [`PATIENCE`] at most, and not at all while the store is known to be
+//! away; it is tried again all the while, and used as soon as it is back.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
+
+use super::{Proxy, opaque};
+use crate::config::store::Address;
+use crate::policy::rate_limit::resp::{self, Reply};
+use crate::policy::rate_limit::shared;
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a connection may take until it can be used.
+const CONNECT: Duration = Duration::from_secs(1);
+/// From one try to the next, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How many questions are under way, and how many wait.
+const UNDER_WAY: usize = 1_024;
+
+/// The stores of a worker.
+#[derive(Default)]
+pub struct Stores(RefCell<HashMap<Arc<Address>, Rc<Store>>>);
+
+/// A store.
+pub struct Store {
+    questions: mpsc::Sender<Question>,
+    away: Rc<Cell<bool>>,
+}
+
+/// The store does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Away;
+
+struct Question {
+    command: Vec<u8>,
+    answer: oneshot::Sender<Reply>,
+}
+
+/// A connection, whatever it goes over.
+trait Io: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+
+// === impl Stores ===
+
+impl Stores {
+    /// The store at an address.
+    pub fn at(&self, px: &Rc<Proxy>, address: &Arc<Address>) -> Rc<Store> {
+        let mut all = self.0.borrow_mut();
+        let new = || Store::open(Rc::downgrade(px), address.clone());
+        all.entry(address.clone()).or_insert_with(new).clone()
+    }
+
+    /// Forgets those that nothing is counted in any more.
+    pub fn keep(&self, used: impl Fn(&Address) -> bool) {
+        self.0.borrow_mut().retain(|address, _| used(address));
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    fn open(px: Weak<Proxy>, address: Arc<Address>) -> Rc<Self> {
+        let (questions, asked) = mpsc::channel(UNDER_WAY);
+        let away = Rc::new(Cell::new(false));
+        tokio::task::spawn_local(serve(px, address, asked, away.clone()));
+        Rc::new(Self { questions, away })
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    /// That there is no answer in time.
+    pub async fn ask(&self, command: Vec<u8>) -> Result<Reply, Away> {
+        if self.away.get() {
+            return Err(Away);
+        }
+        let (answer, answered) = oneshot::channel();
+        let question = Question { command, answer };
+        self.questions.try_send(question).map_err(|_| Away)?;
+        match timeout(PATIENCE, answered).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_)) | Err(_) => Err(Away),
+        }
+    }
+}
+
+/// Keeps a connection as long as anybody may ask.
+async fn serve(
+    px: Weak<Proxy>,
+    address: Arc<Address>,
+    mut asked: mpsc::Receiver<Question>,
+    away: Rc<Cell<bool>>,
+) {
+    let mut pause = AGAIN.0;
+    loop {
+        let opened = timeout(CONNECT, open(&px, &address)).await;
+        let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let why = match opened {
+            Ok(io) => {
+                if away.replace(false) {
+                    tracing::info!(store = %address, "the store of limits is back");
+                }
+                pause = AGAIN.0;
+                match carry(io, &mut asked).await {
+                    Ok(()) => return,
+                    Err(why) => why,
+                }
+            }
+            Err(why) => why,
+        };
+        if !away.replace(true) {
+            tracing::warn!(store = %address, %why, "the store of limits is away");
+        }
+        // Whoever has asked goes on without an answer.
+        while asked.try_recv().is_ok() {}
+        if asked.is_closed() {
+            return;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(AGAIN.1);
+    }
+}
+
+/// Opens a connection that can be used at once.
+async fn open(px: &Weak<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
+    let mut io = reach(px, address).await?;
+    let words = |words: &[&str]| {
+        let words = words.iter().map(|word| word.as_bytes().to_vec());
+        resp::command(&words.collect::<Vec<_>>())
+    };
+    let mut commands = Vec::new();
+    match (address.user(), address.password()) {
+        (_, "") => {}
+        ("", password) => commands.push(words(&["AUTH", password])),
+        (user, password) => commands.push(words(&["AUTH", user, password])),
+    }
+    if address.database() > 0 {
+        commands.push(words(&["SELECT", &address.database().to_string()]));
+    }
+    commands.push(shared::loads());
+    io.write_all(&commands.concat()).await?;
+    io.flush().await?;
+    let mut read = Vec::new();
+    for _ in commands {
+        let reply = loop {
+            if let Some(reply) = next(&mut read)? {
+                break reply;
+            }
+            if io.read_buf(&mut read).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        };
+        if let Reply::Error(why) = reply {
+            // Its first word is a code; what follows may repeat what was sent.
+            let code = why.split(' ').next().unwrap_or_default().to_owned();
+            return Err(io::Error::other(code));
+        }
+    }
+    Ok(io)
+}
+
+async fn reach(px: &Weak<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
+    let gone = || io::Error::from(io::ErrorKind::NotConnected);
+    let px = px.upgrade().ok_or_else(gone)?;
+    let (host, port) = (address.host(), address.port());
+    let state = px.destinations.state();
+    let service = state.named(host);
+    let destination = service.and_then(|service| {
+        let port = service.port(port)?;
+        Some(px.destinations.find(service, port))
+    });
+    let stream: Box<dyn Io> = match destination {
+        Some(destination) => {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let px = px.clone();
+            tokio::task::spawn_local(async move {
+                if let Err(error) = opaque::outbound(&px, far, &destination).await {
+                    tracing::debug!(%error, "a connection to a store ended");
+                }
+            });
+            Box::new(near)
+        }
+        // Whoever answers plaintext outside the mesh may be anybody.
+        None if address.tls().is_none() => {
+            return Err(io::Error::other(
+                "it is no Service of the mesh, and not rediss",
+            ));
+        }
+        None => {
+            let mut stream = Err(gone());
+            for found in tokio::net::lookup_host((host, port)).await? {
+                stream = px.dial.connector.to_outside(found).await;
+                if stream.is_ok() {
+                    break;
+                }
+            }
+            Box::new(stream?)
+        }
+    };
+    let Some(tls) = address.tls() else {
+        return Ok(stream);
+    };
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let stream = TlsConnector::from(tls.clone())
+        .connect(name, stream)
+        .await?;
+    Ok(Box::new(stream))
+}
+
+/// Carries questions and answers until nobody asks any more.
+async fn carry(mut io: Box<dyn Io>, asked: &mut mpsc::Receiver<Question>) -> io::Result<()> {
+    let mut waiting: VecDeque<(oneshot::Sender<Reply>, Instant)> = VecDeque::new();
+    let mut read = Vec::new();
+    loop {
+        let late = waiting.front().map(|(_, until)| *until);
+        let late = async {
+            match late {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            more = io.read_buf(&mut read) => {
+                if more? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                while let Some(reply) = next(&mut read)? {
+                    let (answer, _) = waiting.pop_front().ok_or(io::ErrorKind::InvalidData)?;
+                    if let Reply::Error(why) = &reply {
+                        // A store that has forgotten the script is given it with the next connection.
+                        let code = why.split(' ').next().unwrap_or_default().to_owned();
+                        return Err(io::Error::other(code));
+                    }
+                    // Whoever asked may have gone.
+                    let _ = answer.send(reply);
+                }
+            }
+            question = asked.recv(), if waiting.len() < UNDER_WAY => {
+                let Some(question) = question else {
+                    return Ok(());
+                };
+                let until = Instant::now() + PATIENCE;
+                let mut commands = question.command;
+                waiting.push_back((question.answer, until));
+                while waiting.len() < UNDER_WAY && let Ok(question) = asked.try_recv() {
+                    commands.extend(question.command);
+                    waiting.push_back((question.answer, until));
+                }
+                let written = async {
+                    io.write_all(&commands).await?;
+                    io.flush().await
+                };
+                timeout(PATIENCE, written).await.map_err(|_| io::ErrorKind::TimedOut)??;
+            }
+            () = late => return Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+/// Takes the next answer out of what was read.
+fn next(read: &mut Vec<u8>) -> io::Result<Option<Reply>> {
+    let found = resp::read(read).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(found.map(|(reply, length)| {
+        read.drain(..length);
+        reply
+    }))
+}

@@ -1,0 +1,346 @@
+//! What replicas count together, in a real Redis.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::future::try_join_all;
+use sidecar::policy::rate_limit::resp::{self, Reply};
+use sidecar::policy::rate_limit::shared;
+use tests::client::Client;
+use tests::mesh::{Mesh, SOON, Sidecar, Workload};
+use tests::wait_until;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{calls, header, holds, pass};
+use crate::routing::services;
+
+const PASSWORD: &str = "s3cret";
+
+/// A Redis in the mesh, behind the Service `redis`.
+struct Redis {
+    address: SocketAddr,
+    server: Option<Child>,
+    _sidecar: Sidecar,
+}
+
+impl Redis {
+    async fn start(mesh: &Mesh) -> Result<Self> {
+        // A place for it, and a sidecar beside it.
+        let (listener, sidecar) = mesh.listener("redis").await?;
+        let mut redis = Self {
+            address: listener.local_addr()?,
+            server: None,
+            _sidecar: sidecar,
+        };
+        drop(listener);
+        redis.run().await?;
+        Ok(redis)
+    }
+
+    async fn run(&mut self) -> Result<()> {
+        let (ip, port) = (self.address.ip().to_string(), self.address.port());
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", &ip, "--port", &port.to_string()]);
+        command.args([
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--requirepass",
+            PASSWORD,
+        ]);
+        let server = command.stdout(Stdio::null()).stdin(Stdio::null()).spawn();
+        let server = server.context("redis-server: apt-get install redis-server")?;
+        self.server = Some(server);
+        wait_until("the store listens", SOON, async || {
+            TcpStream::connect(self.address).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+struct World {
+    mesh: Mesh,
+    redis: Redis,
+    orders: [Workload; 2],
+    client: Client,
+}
+
+fn yaml(spec: &str) -> String {
+    format!(
+        "{}---\napiVersion: v1\nkind: Service\nmetadata: {{ name: redis, namespace: shop }}\n\
+         spec: {{ selector: {{ app: redis }}, ports: [{{ name: tcp-redis, port: 6379, targetPort: 8080 }}] }}\n\
+         ---\napiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\n\
+         metadata: {{ name: turns, namespace: shop }}\n\
+         spec: {{ targetRefs: [{{ kind: Service, name: orders }}], loadBalancing: {{ type: RoundRobin }} }}\n\
+         ---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: store\n  namespace: shop\n  \
+         labels: {{ meshwright.dev/credential: \"\" }}\n\
+         stringData: {{ url: \"redis://:{PASSWORD}@redis:6379/1\" }}\n\
+         ---\napiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\n\
+         metadata: {{ name: limits, namespace: shop }}\n\
+         spec:\n  targetRefs: [{{ kind: Service, name: orders }}]\n  scope: Shared\n  \
+         store: {{ redis: {{ urlSecretRef: {{ name: store, key: url }} }} }}\n{spec}",
+        services(&["orders"])
+    )
+}
+
+/// Two replicas of `orders` that count together.
+async fn world(spec: &str) -> Result<World> {
+    let mesh = Mesh::start(&yaml(spec)).await?;
+    let redis = Redis::start(&mesh).await?;
+    let orders = mesh.workloads("orders").await?;
+    let client = mesh.client("web").await?;
+    mesh.programmed("limits").await?;
+    for one in &orders {
+        holds(one, |limits| !limits.is_empty()).await?;
+    }
+    Ok(World {
+        mesh,
+        redis,
+        orders,
+        client,
+    })
+}
+
+#[tokio::test]
+async fn replicas_count_together_exactly_near_the_limit() -> Result<()> {
+    let spec = "  onStoreFailure: Deny\n  limits:\n    - { name: all, requests: 12, per: 1h }\n    \
+                - { name: posts, requests: 1, per: 1h, methods: [POST] }\n";
+    let world = world(spec).await?;
+    // Until connections are there, nobody can tell.
+    answers(&world.client).await?;
+    let before = seen(&world);
+    let passed: usize = try_join_all((0..6).map(|_| counted(&world.client, 10)))
+        .await?
+        .into_iter()
+        .sum();
+    assert_eq!(passed + before, 12);
+    assert_eq!(seen(&world), 12);
+    assert!(
+        world.orders.iter().all(|one| one.upstream.requests() > 0),
+        "both replicas got some"
+    );
+    let refused = world.client.get("http://orders/").await?;
+    let after: u64 = header(&refused, "retry-after")?.parse()?;
+    assert!((200..=300).contains(&after), "{after}");
+    // What stands in the Secret is not shown.
+    let config = world.orders[0].sidecar.config().await?.to_string();
+    assert!(!config.contains(PASSWORD), "{config}");
+    for one in &world.orders {
+        assert!(!one.sidecar.log()?.contains(PASSWORD));
+    }
+    Ok(())
+}
+
+fn seen(world: &World) -> usize {
+    let orders = world.orders.iter();
+    orders.map(|one| one.upstream.requests()).sum()
+}
+
+/// Until the store answers: then the limit is known.
+async fn answers(client: &Client) -> Result<()> {
+    wait_until("the store answers", SOON, async || {
+        let answer = client.get("http://orders/").await?;
+        ensure!(answer.reason() != "limit_unknown", "{answer:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// How many of so many pass; one that finds no answer is asked again.
+async fn counted(client: &Client, count: usize) -> Result<usize> {
+    let mut passed = 0;
+    for _ in 0..count {
+        wait_until("the store answers", SOON, async || {
+            let answer = client.get("http://orders/").await?;
+            match (answer.status, answer.reason()) {
+                (200, "") => passed += 1,
+                (429, "rate_limited") => {}
+                other => bail!("{other:?}"),
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(passed)
+}
+
+#[tokio::test]
+async fn far_from_the_limit_replicas_differ_by_their_leases_at_most() -> Result<()> {
+    // A lease is a 16th of the burst, which the rate gives in a second too.
+    const LEASE: usize = 20;
+    let spec = "  onStoreFailure: Deny\n  limits:\n    - { name: all, requests: 50, per: 1s, burst: 320 }\n";
+    let world = world(spec).await?;
+    answers(&world.client).await?;
+    let (begun, before) = (Instant::now(), seen(&world));
+    let load = (0..8).map(|_| counted(&world.client, 100));
+    let passed: usize = try_join_all(load).await?.into_iter().sum();
+    let seconds = begun.elapsed().as_secs_f64();
+    let most = 320 + (seconds * 50.0) as usize + 2 * LEASE;
+    assert!(passed <= most, "{passed} of {most} in {seconds} s");
+    assert_eq!(seen(&world) - before, passed);
+    // Less by leases that nobody uses, and what passed before.
+    let least = (320 + (seconds * 50.0) as usize).min(800) - 2 * LEASE - before;
+    assert!(passed >= least, "{passed} of {least} in {seconds} s");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_that_dies_is_no_error_and_its_return_is_noticed() -> Result<()> {
+    let limit = "  limits:\n    - { name: all, requests: 5, per: 1h }\n";
+    let mut world = world(&format!("  onStoreFailure: Deny\n{limit}")).await?;
+    answers(&world.client).await?;
+    world.redis.kill();
+    wait_until("both know that it is away", SOON, async || {
+        for (status, reason) in calls(&world.client, 10, &[]).await? {
+            ensure!(status < 500, "{status} {reason}");
+            ensure!(reason == "limit_unknown", "{reason}");
+        }
+        Ok(())
+    })
+    .await?;
+    let answer = world.client.get("http://orders/").await?;
+    assert_eq!((answer.status, answer.reason()), (429, "limit_unknown"));
+    assert_eq!(header(&answer, "retry-after")?, "1");
+    let begun = Instant::now();
+    calls(&world.client, 5, &[]).await?;
+    // Nobody waits for a store that is known to be away: five times the patience is half a second.
+    assert!(begun.elapsed() < Duration::from_millis(500));
+
+    let change = |on: &str| {
+        let spec = format!(
+            "  onStoreFailure: {on}\n{}",
+            limit.replace("all", on.to_lowercase().as_str())
+        );
+        world.mesh.write("routes.yaml", &yaml(&spec))
+    };
+    change("Allow")?;
+    wait_until("the edit is in force", SOON, async || {
+        let all = calls(&world.client, 20, &[]).await?;
+        ensure!(all.iter().all(|(status, _)| *status == 200), "{all:?}");
+        Ok(())
+    })
+    .await?;
+
+    change("LocalFallback")?;
+    for one in &world.orders {
+        holds(one, |limits| limits[0]["limit"] == "localfallback").await?;
+    }
+    // Five in each of the two.
+    assert_eq!(pass(&world.client, 40, &[]).await?, 10);
+
+    world.redis.run().await?;
+    // Nobody has used any there: five for both together.
+    wait_until("its return is noticed", SOON, async || {
+        ensure!(pass(&world.client, 1, &[]).await? == 1);
+        Ok(())
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_quota_counts_in_a_month_and_says_when_it_ends() -> Result<()> {
+    let spec = "  onStoreFailure: Deny\n  quotas:\n    - { name: monthly, requests: 4, per: Month }\n    \
+                - { name: daily, requests: 100, per: Day }\n";
+    let world = world(spec).await?;
+    answers(&world.client).await?;
+    let before = seen(&world);
+    assert_eq!(before + counted(&world.client, 8).await?, 4);
+    let answer = world.client.get("http://orders/").await?;
+    let after: u64 = header(&answer, "retry-after")?.parse()?;
+    assert!((1..=31 * 86_400).contains(&after), "{after}");
+    assert_eq!(header(&answer, "ratelimit-policy")?, "\"monthly\";q=4");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_that_is_missing_is_said_and_is_as_a_store_that_does_not_answer() -> Result<()> {
+    let spec = "  onStoreFailure: Allow\n  limits: [{ name: all, requests: 1, per: 1h }]\n";
+    let yaml = yaml(spec).replace("name: store\n", "name: other\n");
+    let mesh = Mesh::start(&yaml).await?;
+    let orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    mesh.programmed("limits").await?;
+    holds(&orders, |limits| !limits.is_empty()).await?;
+    assert_eq!(pass(&client, 3, &[]).await?, 3);
+    let verdict = mesh.verdict("limits").await?;
+    let resolved = &verdict["conditions"][1];
+    assert_eq!(resolved["reason"], "SecretNotUsable", "{verdict}");
+    let series =
+        "meshwright_rate_limit_total{rate_limit=\"shop/limits\",limit=\"all\",outcome=\"unasked\"}";
+    assert_eq!(orders.sidecar.metric(series).await?, Some(3.0));
+    Ok(())
+}
+
+/// Every month of a century and a third, as the script that the store runs has it.
+#[tokio::test]
+async fn months_begin_and_end_as_in_the_calendar() -> Result<()> {
+    const DAY: i64 = 86_400_000_000;
+    let folder = tempfile::tempdir()?;
+    let socket = folder.path().join("redis");
+    let mut command = Command::new("redis-server");
+    command.args(["--port", "0", "--save", "", "--unixsocket"]);
+    command.arg(&socket).stdout(Stdio::null());
+    let server = command.spawn();
+    let mut server = server.context("redis-server: apt-get install redis-server")?;
+    let opened = wait_until("the store listens", SOON, async || {
+        Ok(UnixStream::connect(&socket).await?)
+    })
+    .await;
+    let mut stream = opened?;
+    let script = shared::SCRIPT;
+    let from = script.find("local function month").context("month")?;
+    let to = script.find("local function window").context("window")?;
+    let asks = format!(
+        "local now = tonumber(ARGV[1])\nlocal DAY = {DAY}\n{}\nlocal a, b = month()\nreturn {{a, b}}",
+        &script[from..to]
+    );
+    let mut read = Vec::new();
+    let mut begin = 0;
+    for year in 1970..2104_i64 {
+        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let february = if leap { 29 } else { 28 };
+        for days in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+            let end = begin + days * DAY;
+            for now in [begin, end - 1] {
+                let words = ["EVAL", &asks, "0", &now.to_string()];
+                let words = words.map(|word| word.as_bytes().to_vec());
+                stream.write_all(&resp::command(&words)).await?;
+                let reply = loop {
+                    match resp::read(&read) {
+                        Ok(Some((reply, length))) => {
+                            read.drain(..length);
+                            break reply;
+                        }
+                        Ok(None) => ensure!(stream.read_buf(&mut read).await? > 0, "it ended"),
+                        Err(_) => bail!("no answer: {read:?}"),
+                    }
+                };
+                let month = Reply::Array(vec![Reply::Integer(begin), Reply::Integer(end)]);
+                assert_eq!(reply, month, "{year}: {now}");
+            }
+            begin = end;
+        }
+    }
+    server.kill()?;
+    server.wait()?;
+    Ok(())
+}
