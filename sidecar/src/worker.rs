@@ -206,6 +206,7 @@ impl Following {
             if number != self.proxy.destinations.state().number {
                 self.proxy.follow(state.clone());
                 crate::proxy::keys::keep(&self.proxy, &state);
+                crate::proxy::store::keep(&self.proxy, &state);
             }
             self.followers.follows(self.number, number);
             if ready {

@@ -270,6 +270,16 @@ impl Limit {
         self.window.is_some()
     }
 
+    /// What would become of a request now, as far as this sidecar counts: nothing is taken for it.
+    ///
+    /// # Errors
+    /// That it would be too much.
+    pub fn would(&self, asking: Asking<'_>) -> Result<Level, TooMuch> {
+        let Wanted { key, rate, cost } = self.wanted(asking);
+        let buckets = &self.live.buckets;
+        buckets.would(key, rate, cost, buckets.now())
+    }
+
     /// What is said of it, where a key stands so.
     fn standing(&self, rate: Rate, level: Level) -> Standing<'_> {
         Standing {

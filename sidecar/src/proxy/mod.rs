@@ -134,11 +134,6 @@ impl Proxy {
         self.applications
             .borrow_mut()
             .retain(|called, _| state.served(called.port()).is_ok());
-        let limits = &state.built.rate_limits;
-        self.stores.keep(|address| {
-            let mut used = limits.values().filter_map(|limit| limit.store());
-            used.any(|used| **used == *address)
-        });
         self.destinations.follow(state);
     }
 

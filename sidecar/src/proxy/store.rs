@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{Proxy, opaque};
+use crate::config::State;
 use crate::config::store::Address;
 use crate::policy::rate_limit::resp::{self, Reply};
 use crate::policy::rate_limit::shared;
@@ -64,10 +65,19 @@ impl Stores {
         let new = || Store::open(Rc::downgrade(px), address.clone());
         all.entry(address.clone()).or_insert_with(new).clone()
     }
+}
 
-    /// Forgets those that nothing is counted in any more.
-    pub fn keep(&self, used: impl Fn(&Address) -> bool) {
-        self.0.borrow_mut().retain(|address, _| used(address));
+/// Opens the stores that a state counts in, before anybody asks, and forgets those that it does not.
+pub fn keep(px: &Rc<Proxy>, state: &State) {
+    let limits = state.built.rate_limits.values();
+    let used = Vec::from_iter(limits.filter_map(|limit| limit.store()));
+    let stores = &px.stores;
+    stores
+        .0
+        .borrow_mut()
+        .retain(|address, _| used.contains(&address));
+    for address in used {
+        stores.at(px, address);
     }
 }
 

@@ -1,8 +1,10 @@
 //! What callers are told.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use http::Method;
+use tests::mesh::SOON;
+use tests::wait_until;
 
 use super::{header, holds, pass, rate_limit, world};
 use crate::routing::services;
@@ -36,6 +38,14 @@ async fn what_is_too_much_is_answered_429_with_when_to_come_back() -> Result<()>
     );
     assert_eq!(orders.upstream.requests(), 2);
 
+    // What `tap` shows and the access log has.
+    wait_until("the log says which limit", SOON, async || {
+        let log = orders.sidecar.log()?;
+        let says = r#""limit":"shop/limits/all","limited":"limited""#;
+        ensure!(log.contains(says), "{log}");
+        Ok(())
+    })
+    .await?;
     let series = |outcome| {
         format!(
             "meshwright_rate_limit_total{{rate_limit=\"shop/limits\",limit=\"all\",outcome=\"{outcome}\"}}"

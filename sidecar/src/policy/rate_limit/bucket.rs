@@ -228,6 +228,18 @@ impl Buckets {
         self.shard(key, |shard| shard.bucket(key, now).take(rate, cost, now))
     }
 
+    /// What [`take`](Self::take) would answer; takes nothing, and makes no bucket.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn would(&self, key: Key, rate: Rate, cost: u64, now: u64) -> Result<Level, TooMuch> {
+        self.shard(key, |shard| {
+            let bucket = shard.buckets.get(&key.0);
+            let mut bucket = bucket.copied().unwrap_or(shard.spare);
+            bucket.take(rate, cost, now)
+        })
+    }
+
     /// As much as there is, up to `most`; answers how much that was, and if none when there will be
     /// some.
     pub fn take_some(&self, key: Key, rate: Rate, most: u64, now: u64) -> Result<u64, TooMuch> {

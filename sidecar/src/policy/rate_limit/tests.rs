@@ -227,7 +227,17 @@ async fn a_request_that_goes_no_further_counts_nothing() {
     for _ in 0..5 {
         drop(limit.take(asking, None).await.unwrap());
     }
+    for _ in 0..5 {
+        assert_eq!(
+            limit.would(asking).unwrap().left,
+            1,
+            "a question takes nothing"
+        );
+    }
+    assert_eq!(limit.keys(), 1);
     assert_eq!(passes(&limit, asking).await, 2);
+    let wait = limit.would(asking).unwrap_err().wait;
+    assert_eq!(wait, Some(Duration::from_secs(30)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -334,4 +344,33 @@ async fn a_body_of_unknown_length_comes_as_fast_as_the_limit_lets_it() {
     // 2 500 at 1 000 a second; timers end up to a millisecond later, and lose nothing by that.
     let took = begun.elapsed().as_millis();
     assert!((2_500..2_510).contains(&took), "{took}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_own_deadline_bounds_how_long_it_waits() {
+    let limit = built(
+        mesh::Limit {
+            rate: Some(mesh::LimitRate {
+                requests: 10,
+                burst: 1,
+            }),
+            per_ms: 1_000,
+            action: LimitAction::Delay.into(),
+            delay: Some(mesh::LimitDelay {
+                max_ms: 5_000,
+                max_queue: 10,
+            }),
+            ..sent()
+        },
+        None,
+    );
+    let head = head(&[]);
+    let asking = asking(&head, &[]);
+    let first = limit.take(asking, None).await.unwrap();
+    assert!(!first.waited);
+    first.kept(asking);
+    let soon = Some(Duration::from_millis(50));
+    let refused = limit.take(asking, soon).await.unwrap_err();
+    assert_eq!(refused.too_much.wait, Some(Duration::from_millis(100)));
+    assert!(limit.take(asking, None).await.unwrap().waited);
 }
