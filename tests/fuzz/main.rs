@@ -14,6 +14,7 @@ mod cache;
 mod operator;
 mod people;
 mod proxy;
+mod rate_limit;
 mod spoil;
 mod stream;
 mod tokens;

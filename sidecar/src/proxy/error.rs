@@ -295,7 +295,7 @@ impl Reason {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(REASON_HEADER, HeaderValue::from_static(self.name()));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if let StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS = status {
             // Endpoints and certificates come back within seconds or not at all.
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }

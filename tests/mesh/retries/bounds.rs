@@ -6,9 +6,11 @@ use anyhow::{Result, bail};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use http::Method;
+use sidecar::net::tls::ALPN_H1;
 use tests::mesh::{Mesh, SOON};
+use tests::raw::peer;
 use tests::wait_until;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{AT_ONCE, knows, policy, post, seen, world};
 use crate::routing::{route, services};
@@ -189,18 +191,20 @@ async fn the_time_that_is_left_is_told_to_the_next_sidecar_and_to_a_grpc_server(
             .headers
             .contains_key("meshwright-timeout-ms")
     );
-    // The destination's sidecar gives up as well: nobody waits for the answer.
+    // The destination's sidecar gives up by itself when a peer says so, whose connection stays open.
     let _held = upstream.holds();
-    assert_eq!(client.get("http://orders/").await?.status, 504);
-    wait_until("the destination's sidecar has given up", SOON, async || {
-        let stats = orders[0].sidecar.admin("/stats", None).await?.body;
-        let stats: serde_json::Value = serde_json::from_str(&stats)?;
-        match &stats["inbound"]["requests"]["byReason"] {
-            reasons if reasons["request_timeout"] == 1 => Ok(()),
-            other => bail!("{other}"),
-        }
-    })
-    .await
+    let mut io = peer(client.sidecar(), &orders[0].sidecar, ALPN_H1).await?;
+    let asks = b"GET / HTTP/1.1\r\nhost: orders\r\nmeshwright-timeout-ms: 300\r\n\r\n";
+    io.write_all(asks).await?;
+    let mut answer = vec![0; 1024];
+    let read = tokio::time::timeout(SOON, io.read(&mut answer)).await??;
+    let answer = String::from_utf8_lossy(&answer[..read]).to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 504"), "{answer}");
+    assert!(
+        answer.contains("meshwright-reason: request_timeout"),
+        "{answer}"
+    );
+    Ok(())
 }
 
 #[tokio::test]
