@@ -8,9 +8,8 @@ use super::objects::Read;
 use super::{Compilation, resource_id};
 use crate::attach::{Claim, Precedence};
 use crate::inputs::{ObjectKey, ObjectRef};
-use crate::output::{Audience, AudienceKey};
+use crate::output::Audience;
 use crate::rate_limit::{Limits, Reader, RouteServices};
-use crate::workload;
 
 impl Compilation<'_> {
     /// A RateLimit claims nothing: several may be for one Service, and all hold. `None` when there is
@@ -74,16 +73,8 @@ impl Compilation<'_> {
         let Some(id) = resource_id(Kind::RateLimit, key) else {
             return;
         };
-        let links = &self.out.memo.links;
-        let services = links.limits.from(key).into_iter().flatten();
-        let pods = services.filter_map(|service| links.selected.from(service));
-        let meshed = pods.flatten().filter(|pod| {
-            let pod = self.inputs.pods.get(*pod);
-            pod.is_some_and(|pod| workload::is_meshed(pod))
-        });
-        let audience: Audience = meshed
-            .map(|pod| AudienceKey::Pod(pod.namespace.clone(), pod.name.clone()))
-            .collect();
+        let services = self.out.memo.links.limits.from(key);
+        let audience = services.map_or_else(Audience::default, |services| self.pods_of(services));
         match self.read_limits(key) {
             Some(limits) if !audience.is_empty() => {
                 let object = Some(ObjectRef::rate_limit(key));

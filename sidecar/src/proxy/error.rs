@@ -198,10 +198,6 @@ pub struct Error {
     pub detail: String,
     /// In place of the reason's own status.
     status: Option<StatusCode>,
-    /// What the caller is to bring (RFC 9110 section 11.6.1).
-    challenge: Option<HeaderValue>,
-    /// When it makes sense to come back, if that is known.
-    retry_after: Option<Duration>,
     /// What else the response says.
     headers: Option<Box<HeaderMap>>,
 }
@@ -343,21 +339,25 @@ impl Error {
             reason,
             detail: detail.into(),
             status: None,
-            challenge: None,
-            retry_after: None,
             headers: None,
         }
     }
 
     /// The same, with what the caller is to bring.
-    pub fn challenging(mut self, challenge: HeaderValue) -> Self {
-        self.challenge = Some(challenge);
-        self
+    pub fn challenging(self, challenge: HeaderValue) -> Self {
+        self.with_header(WWW_AUTHENTICATE, challenge)
     }
 
     /// The same, which says when to come back.
-    pub fn retry_after(mut self, wait: Duration) -> Self {
-        self.retry_after = Some(wait);
+    pub fn retry_after(self, wait: Duration) -> Self {
+        // In whole seconds, and never sooner.
+        let seconds = wait.as_millis().div_ceil(1000).clamp(1, 86_400);
+        let seconds = u64::try_from(seconds).unwrap_or(1);
+        self.with_header(RETRY_AFTER, HeaderValue::from(seconds))
+    }
+
+    fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.get_or_insert_default().insert(name, value);
         self
     }
 
@@ -381,17 +381,6 @@ impl Error {
     /// The response; see [`Reason::response`].
     pub fn response(&self, reads: Reads) -> Response<Bytes> {
         let mut response = self.reason.response_with(reads, self.status());
-        if let Some(challenge) = &self.challenge {
-            let headers = response.headers_mut();
-            headers.insert(WWW_AUTHENTICATE, challenge.clone());
-        }
-        if let Some(wait) = self.retry_after {
-            // In whole seconds, and never sooner.
-            let seconds = wait.as_millis().div_ceil(1000).clamp(1, 86_400);
-            let seconds = u64::try_from(seconds).unwrap_or(1);
-            let headers = response.headers_mut();
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
         if let Some(headers) = &self.headers {
             response.headers_mut().extend((**headers).clone());
         }

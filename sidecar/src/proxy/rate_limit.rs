@@ -95,10 +95,13 @@ async fn take<'a>(
     limits: impl Iterator<Item = &'a Limit>,
     asking: Asking<'_>,
 ) -> Result<Vec<Taken<'a>>, Error> {
-    let patience = match cx.reads {
+    let grpc = match cx.reads {
         Reads::Grpc => headers::grpc_timeout(&asking.head.headers),
         Reads::Http => None,
     };
+    // Nobody but a peer's sidecar knows how long the caller waits.
+    let told = cx.told.timeout.filter(|_| cx.source.is_some());
+    let patience = grpc.into_iter().chain(told).min();
     let mut all = Vec::new();
     for limit in limits {
         let taken = limit.take(asking, patience).await;
@@ -174,10 +177,8 @@ async fn unasked<'a>(
     match on_failure {
         OnFailure::Allow => Ok(Vec::new()),
         OnFailure::Deny => {
-            let mut said = HeaderMap::new();
-            said.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             let why = format!("the store of RateLimit {object} does not answer");
-            Err(Error::new(Reason::LimitUnknown, why).with_headers(said))
+            Err(Error::new(Reason::LimitUnknown, why))
         }
         OnFailure::LocalFallback => {
             let taken = take(cx, limited, all().filter(own), asking).await?;

@@ -1,5 +1,7 @@
 //! Who may do what.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use bytes::Bytes;
 use http::Method;
@@ -267,6 +269,11 @@ async fn who_calls_in_plaintext_is_nobody() -> Result<()> {
     let answer = call("/").await?;
     assert_eq!((answer.status, answer.reason()), (403, "not_permitted"));
     assert_eq!(client.get("http://orders/").await?.status, 200);
+    // Nor is it believed how long it waits, as a peer is.
+    orders.upstream.takes(Duration::from_millis(300));
+    let url = format!("http://{}:8080/health", orders.sidecar.address());
+    let hurry = [("meshwright-timeout-ms", "1")];
+    assert_eq!(Client::direct().get_with(&url, &hurry).await?.status, 200);
     Ok(())
 }
 

@@ -29,6 +29,18 @@ async fn requests_wait_in_a_bounded_queue_and_no_longer_than_is_said() -> Result
 }
 
 #[tokio::test]
+async fn nobody_waits_for_a_turn_that_comes_after_its_request_has_ended() -> Result<()> {
+    let limit = "    - { name: spikes, requests: 1, per: 10s, action: Delay, delay: { max: 10s, maxQueue: 3 } }\n";
+    let route = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: { name: orders, \
+                 namespace: shop }\nspec: { hosts: [orders], timeouts: { request: 5s } }\n";
+    let (_mesh, _orders, client) = world(limit, route).await?;
+    assert_eq!(client.get("http://orders/").await?.status, 200);
+    let answer = client.get("http://orders/").await?;
+    assert_eq!((answer.status, answer.reason()), (429, "rate_limited"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_told_only_passes_and_is_counted() -> Result<()> {
     let limit = "    - { name: trial, requests: 1, per: 1h, action: Shadow }\n";
     let (_mesh, orders, client) = world(limit, "").await?;

@@ -1,4 +1,8 @@
 //! What a store is told and says: the second version of Redis' protocol, as much of it as is needed.
+//!
+//! Why not the crate `redis`: a script and a login are all that is said, on a connection that the mesh
+//! opens itself (mutual TLS to a pod of the store's Service), and what comes back is bounded in size, number
+//! and depth before it is kept.
 
 /// The longest answer of one part, in bytes.
 const MAX_BULK: usize = 64 * 1024;

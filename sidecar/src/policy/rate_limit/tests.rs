@@ -163,22 +163,25 @@ async fn a_header_says_what_a_request_counts_within_bounds() {
     assert!(limit.take(asking(&head, &[]), None).await.is_err());
 }
 
+/// A thousand bytes a second, and so many at once.
+fn of_bytes(burst: u32) -> Limit {
+    let sent = mesh::Limit {
+        rate: Some(mesh::LimitRate {
+            requests: 1_000,
+            burst,
+        }),
+        per_ms: 1_000,
+        cost: Some(mesh::LimitCost {
+            of: Some(limit_cost::Of::Bytes(true)),
+        }),
+        ..sent()
+    };
+    built(sent, None)
+}
+
 #[tokio::test(start_paused = true)]
 async fn bytes_count_ahead_where_they_are_announced_and_else_as_they_come() {
-    let limit = built(
-        mesh::Limit {
-            rate: Some(mesh::LimitRate {
-                requests: 1_000,
-                burst: 1_000,
-            }),
-            per_ms: 1_000,
-            cost: Some(mesh::LimitCost {
-                of: Some(limit_cost::Of::Bytes(true)),
-            }),
-            ..sent()
-        },
-        None,
-    );
+    let limit = of_bytes(1_000);
     let head = head(&[]);
     let with = |length| Asking {
         length,
@@ -311,20 +314,7 @@ async fn a_body_of_unknown_length_comes_as_fast_as_the_limit_lets_it() {
     use http_body_util::BodyExt as _;
     use tokio::time::Instant;
 
-    let limit = built(
-        mesh::Limit {
-            rate: Some(mesh::LimitRate {
-                requests: 1_000,
-                burst: 500,
-            }),
-            per_ms: 1_000,
-            cost: Some(mesh::LimitCost {
-                of: Some(limit_cost::Of::Bytes(true)),
-            }),
-            ..sent()
-        },
-        None,
-    );
+    let limit = of_bytes(500);
     let head = head(&[]);
     let asking = Asking {
         length: None,

@@ -81,8 +81,9 @@ pub(super) async fn kill(shop: &mut Shop, url: &str) -> anyhow::Result<()> {
     );
     if tally.failed() > 0 {
         say(
-            "All of those were sent before its death was known to web's sidecar, and none after: there \
-             are no retries yet.",
+            "All of those were sent before its death was known to web's sidecar, and none after. They had \
+             begun, so that they may have done something there: without a RetryPolicy only what surely \
+             reached nobody is sent again.",
         );
     }
     Ok(())
