@@ -16,6 +16,7 @@ use wire::mesh;
 
 use super::Percent;
 use crate::config::service::{ServiceKey, parse_port};
+use crate::proxy::headers::copy;
 
 /// Tells applications a copy from an original. It is a help, no proof: anybody can send it.
 const MARK: HeaderName = HeaderName::from_static("x-mirrored");
@@ -95,11 +96,7 @@ impl Drop for Place {
 
 /// The head of a copy: that of the original, marked, without what concerns its exchange alone.
 pub fn head(original: &Parts) -> Parts {
-    let (mut head, ()) = http::Request::new(()).into_parts();
-    head.method = original.method.clone();
-    head.uri = original.uri.clone();
-    head.version = original.version;
-    head.headers = original.headers.clone();
+    let mut head = copy(original);
     head.headers.remove(EXPECT);
     head.headers.insert(MARK, HeaderValue::from_static("1"));
     head

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use self::again::{Again, Body, copy};
+use self::again::{Again, Body};
 use super::attempt::{self, Failed, Hop};
 use super::body::RequestBody;
 use super::body::replay::Replay;
@@ -122,7 +122,7 @@ impl<'a> Attempts<'a> {
             }
         };
         let again = Again {
-            head: Some(copy(&head)),
+            head: Some(Request::from_parts(headers::copy(&head), ())),
             body: kept,
         };
         (Request::from_parts(head, body), again)

@@ -13,6 +13,7 @@ use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
 use super::error::{Error, Reads, Reason};
 use super::forward;
+use super::headers::copy;
 use super::upstream::{Speak, Upstream};
 use crate::policy::cache::entry::{Draft, Entry};
 use crate::policy::cache::flight::{Joined, Lead, Outcome};
@@ -364,13 +365,4 @@ impl Application {
 /// What says that the application can't answer (RFC 5861 section 4).
 fn failed(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
-}
-
-fn copy(head: &Parts) -> Parts {
-    let mut copy = http::Request::new(()).into_parts().0;
-    copy.method = head.method.clone();
-    copy.uri = head.uri.clone();
-    copy.version = head.version;
-    copy.headers = head.headers.clone();
-    copy
 }

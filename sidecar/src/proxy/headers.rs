@@ -38,6 +38,16 @@ const RESERVED: &str = "meshwright-";
 /// Between sidecars: the caller spoke HTTP/2, and so may the application be spoken to.
 const HTTP2_MARK: HeaderName = HeaderName::from_static("meshwright-http2");
 
+/// A request's head, without what belongs to its connection.
+pub fn copy(head: &Parts) -> Parts {
+    let mut copy = Request::new(()).into_parts().0;
+    copy.method = head.method.clone();
+    copy.uri = head.uri.clone();
+    copy.version = head.version;
+    copy.headers = head.headers.clone();
+    copy
+}
+
 /// Removes what must not cross the hop: hop-by-hop headers, and those that `Connection` names.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     // Reading trailers is a promise to whoever answers, wherever that is; gRPC needs it to arrive.

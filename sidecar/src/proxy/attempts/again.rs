@@ -1,7 +1,6 @@
 //! What a request is sent again from: its head, and its body if that is kept.
 
 use http::Request;
-use http::request::Parts;
 
 use crate::proxy::body::RequestBody;
 use crate::proxy::body::replay::Replay;
@@ -43,14 +42,4 @@ impl Again {
         };
         Some(head.map(|()| body))
     }
-}
-
-/// A request's head, without what belongs to its connection.
-pub(super) fn copy(head: &Parts) -> Request<()> {
-    let mut copy = Request::new(());
-    *copy.method_mut() = head.method.clone();
-    *copy.uri_mut() = head.uri.clone();
-    *copy.version_mut() = head.version;
-    *copy.headers_mut() = head.headers.clone();
-    copy
 }
