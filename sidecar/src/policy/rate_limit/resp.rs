@@ -8,6 +8,8 @@
 const MAX_BULK: usize = 64 * 1024;
 /// The most parts.
 const MAX_PARTS: usize = 1_024;
+/// The longest answer with all of its parts, in bytes.
+const MAX_ANSWER: usize = 256 * 1024;
 /// The deepest.
 const MAX_DEPTH: usize = 4;
 
@@ -46,7 +48,11 @@ pub fn command(words: &[Vec<u8>]) -> Vec<u8> {
 /// # Errors
 /// That they are no answer.
 pub fn read(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Malformed> {
-    read_at(bytes, MAX_DEPTH)
+    match read_at(bytes, MAX_DEPTH)? {
+        // Nobody keeps the beginning of something that has no end.
+        None if bytes.len() > MAX_ANSWER => Err(Malformed),
+        found => Ok(found),
+    }
 }
 
 fn read_at(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, Malformed> {
@@ -139,6 +145,11 @@ mod tests {
         ] {
             assert_eq!(read(text.as_bytes()), Err(Malformed), "{text}");
         }
+        // Parts that are short enough, of an answer that goes on and on.
+        let part = format!("$1000\r\n{}\r\n", "a".repeat(1_000));
+        let begun = |parts: usize| format!("*1024\r\n{}", part.repeat(parts));
+        assert_eq!(read(begun(200).as_bytes()), Ok(None));
+        assert_eq!(read(begun(300).as_bytes()), Err(Malformed));
     }
 
     #[test]
