@@ -12,6 +12,9 @@ use crate::api_route::{self, Reader, Refusal, filters};
 use crate::attach::{Claim, Of, Precedence};
 use crate::inputs::{ObjectKey, ObjectRef};
 
+/// What becomes of calls that are to be carried out once, when the object is not in force.
+const CARRIED_OUT_ONCE: &str =
+    "What it says of calls that are carried out once is enforced all the same.";
 /// What to do about a conflict of two.
 const REMEDY: &str = "put the rules of both into one of them, or take the host out of this one.";
 
@@ -46,7 +49,14 @@ impl Compilation<'_> {
         let leads = reader.leads(&hosts.services);
         let guarded = self.guards(key, &hosts.services).unwrap_or_default();
         let cached = self.cached_at(key, &hosts);
+        let idempotent = self.idempotent_at(key, &hosts);
+        let idempotency = self.idempotency_reader(key);
         let unresolved = rules.refusal.into_iter().chain(guarded.unusable);
+        let unresolved = unresolved.chain(idempotency.and_then(|one| one.unresolved()));
+        let mut also = guarded.resources;
+        if !idempotent.is_empty() {
+            also.extend(resource_id(Kind::Idempotency, key));
+        }
         let read = Read {
             object: &ObjectRef::api_route(key),
             targets: hosts.services,
@@ -55,16 +65,21 @@ impl Compilation<'_> {
             lost: &hosts.lost | &rules.lost,
             refusal: hosts.refusal,
             unresolved: Refusal::all(unresolved.collect()),
-            also: guarded.resources,
+            also,
             in_force: match cached.is_empty() {
                 true => Vec::new(),
                 false => Vec::from_iter(resource_id(Kind::Cache, key)),
             },
-            note: guarded.note,
+            note: match (guarded.note, idempotent.is_empty()) {
+                (None, false) => Some(CARRIED_OUT_ONCE),
+                (note, _) => note,
+            },
             remedy: REMEDY,
         };
         let layer = Layer::of(key, reader.spec, reader.reads_requests(), reader.settings);
         let keeps = reader.spec.cache.is_some();
+        let idempotency_key =
+            idempotency.map_or_else(String::new, |one| one.written.header.to_ascii_lowercase());
         let says = (reader.declares(), read.targets.clone());
         let (rules, connections) = (rules.rules, rules.connections);
         let affected = self.conclude(read, generation, |Place { consumer, services }| {
@@ -85,12 +100,14 @@ impl Compilation<'_> {
                 connections,
                 consumer,
                 cached: keeps,
+                idempotency_key,
             };
             (capabilities, route)
         });
         self.declare(key, says);
         self.guarded(key, guarded.services);
         self.cached(key, cached);
+        self.idempotent(key, idempotent);
         let layer = layer.filter(|_| self.is_in_force(key));
         self.lead(key, Some(layer), leads);
         self.limited(key);
@@ -145,6 +162,7 @@ impl Compilation<'_> {
         self.declare(key, (None, Vec::new()));
         self.guarded(key, BTreeSet::new());
         self.cached(key, BTreeSet::new());
+        self.idempotent(key, BTreeSet::new());
         self.lead(key, None, BTreeSet::new());
         self.limited(key);
     }

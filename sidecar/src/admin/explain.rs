@@ -246,7 +246,10 @@ impl Governed<'_> {
         let does = filters::told(&sent.rules[found.rule], &rule.filters, &called);
         let kept = sent.cached && [Method::GET, Method::HEAD].contains(&head.method);
         let kept = kept.then(|| filters::KEPT.to_owned());
-        told["does"] = json!(Vec::from_iter(does.into_iter().chain(kept)));
+        let once = !sent.idempotency_key.is_empty() && !head.method.is_safe();
+        let once = once.then(|| filters::once(&sent.idempotency_key));
+        let does = does.into_iter().chain(once).chain(kept);
+        told["does"] = json!(Vec::from_iter(does));
         if let Some(timeout) = rule.request_timeout {
             told["timeoutMs"] = json!(millis(timeout));
         }

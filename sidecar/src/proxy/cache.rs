@@ -352,7 +352,11 @@ impl Application {
         }
     }
 
-    async fn ask(
+    /// Asks it.
+    ///
+    /// # Errors
+    /// Those of [`forward::to_application`].
+    pub(super) async fn ask(
         &self,
         cx: &mut Context,
         head: Parts,

@@ -13,6 +13,14 @@ use crate::policy::rewrite::Rewrite;
 pub(super) const KEPT: &str = "answers may be those that the called workload's sidecar keeps: which is \
                                told in cache-status";
 
+/// What an ApiRoute that carries calls out once says of a request that may change something.
+pub(super) fn once(header: &str) -> String {
+    format!(
+        "with the same {header} it is carried out once, and answered again as it was the first time \
+         (idempotent-replayed), if the called workload's ApiRoute is about it"
+    )
+}
+
 /// The request that is explained.
 pub(super) struct Called<'a> {
     pub(super) head: &'a Parts,
