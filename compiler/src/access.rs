@@ -335,7 +335,7 @@ fn claims_to_headers(written: &[crds::ClaimToHeader]) -> Vec<mesh::ClaimToHeader
 }
 
 /// What is wrong with certificates of authorities.
-fn certificates(at: &str, pem: &str) -> Option<String> {
+pub(crate) fn certificates(at: &str, pem: &str) -> Option<String> {
     let mut read = CertificateDer::pem_slice_iter(pem.as_bytes());
     match read.next() {
         None => Some(format!(

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crds::idempotency::{Concurrent, Idempotency, KeptFailure};
 use crds::status::Reason;
-use crds::{ApiRouteSpec, BackendKind};
+use crds::{ApiRouteSpec, BackendKind, CredentialPlace};
 use k8s_openapi::api::core::v1::Secret;
 use wire::mesh;
 
@@ -16,18 +16,27 @@ use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings};
 use crate::store;
 
-/// Headers that say something else, or do not reach the application's sidecar.
+/// Headers that say something else, that a sidecar makes or takes out, or that do not reach the
+/// application's.
 const TAKEN: &[&str] = &[
+    "authorization",
     "connection",
     "content-length",
     "content-type",
+    "cookie",
     "host",
     "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
     "proxy-connection",
     "te",
+    "traceparent",
+    "tracestate",
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-mirrored",
+    "x-request-id",
 ];
 
 /// What is known when it is read.
@@ -124,7 +133,21 @@ impl Reader<'_> {
 
     fn is_taken(&self) -> bool {
         let header = self.written.header.to_ascii_lowercase();
-        TAKEN.contains(&&*header) || header.starts_with("meshwright-")
+        let credential = |place: CredentialPlace, name: &str| {
+            place == CredentialPlace::Header && name.eq_ignore_ascii_case(&header)
+        };
+        let auth = self.spec.auth.iter();
+        let keys = auth.clone().flat_map(|auth| &auth.api_key);
+        let mut keys = keys.map(|key| (key.place, &key.name));
+        let tokens = auth.clone().flat_map(|auth| &auth.jwt);
+        let tokens = tokens.flat_map(|jwt| &jwt.from);
+        let asked = auth.flat_map(|auth| &auth.introspection);
+        let tokens = tokens.chain(asked.flat_map(|asked| &asked.from));
+        let mut tokens = tokens.map(|token| (token.place, &token.name));
+        TAKEN.contains(&&*header)
+            || header.starts_with("meshwright-")
+            || keys.any(|(place, name)| credential(place, name))
+            || tokens.any(|(place, name)| credential(place, name))
     }
 
     /// Why its store can't be had.

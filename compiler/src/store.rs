@@ -3,7 +3,9 @@
 use crds::rate_limit::Store;
 use crds::status::Reason;
 use k8s_openapi::api::core::v1::Secret;
+use wire::store::Place;
 
+use crate::access::certificates;
 use crate::access::keys::text;
 use crate::api_route::Refusal;
 use crate::host;
@@ -25,7 +27,8 @@ impl Reader<'_> {
     /// The store's address; empty, and why, when it can't be had. `at`: where the store is written.
     pub(crate) fn url(&self, at: &str, store: &Store) -> (String, Option<Refusal>) {
         let wanted = &store.redis.url_secret_ref;
-        let at = format!("{at}.redis.urlSecretRef");
+        let redis = format!("{at}.redis");
+        let at = format!("{redis}.urlSecretRef");
         let namespace = &self.key.namespace;
         let key = ObjectKey::new(&**namespace, &*wanted.name);
         let found = match self.credentials.get(&key) {
@@ -48,6 +51,9 @@ impl Reader<'_> {
                  the mesh, and no rediss://host:6379."
             )),
         });
+        let authorities = store.redis.ca_certificates.as_deref();
+        let unreadable = authorities.and_then(|pem| certificates(&redis, pem));
+        let read = unreadable.map_or(read, Err);
         match read {
             Ok(url) => (url, None),
             Err(why) => {
@@ -60,17 +66,8 @@ impl Reader<'_> {
 
     /// Plaintext stays in the mesh: outside, anybody could answer.
     fn is_store(&self, url: &str) -> bool {
-        let Some((scheme, rest)) = url.split_once("://") else {
-            return false;
-        };
-        let place = rest.split('/').next().unwrap_or_default();
-        let place = place.rsplit('@').next().unwrap_or_default();
-        let name = place.split(':').next().unwrap_or_default();
         let domain = &self.settings.cluster_domain;
-        match scheme {
-            "rediss" => !place.is_empty(),
-            "redis" => host::service(name, &self.key.namespace, domain).is_some(),
-            _ => false,
-        }
+        let service = |host: &str| host::service(host, &self.key.namespace, domain).is_some();
+        Place::read(url).is_ok_and(|place| place.tls || service(&place.host))
     }
 }

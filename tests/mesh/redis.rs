@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 use tests::mesh::{Mesh, SOON, Sidecar};
 use tests::wait_until;
 use tokio::net::TcpStream;
@@ -17,16 +18,29 @@ pub(crate) const PASSWORD: &str = "s3cret";
 pub(crate) struct Redis {
     address: SocketAddr,
     server: Option<Child>,
+    /// Where it keeps what it has, if it outlives its death.
+    folder: Option<TempDir>,
     _sidecar: Sidecar,
 }
 
 impl Redis {
+    /// One that forgets all when it dies.
     pub(crate) async fn start(mesh: &Mesh) -> Result<Self> {
+        Self::with(mesh, None).await
+    }
+
+    /// One that knows all that it was told when it comes back.
+    pub(crate) async fn durable(mesh: &Mesh) -> Result<Self> {
+        Self::with(mesh, Some(tempfile::tempdir()?)).await
+    }
+
+    async fn with(mesh: &Mesh, folder: Option<TempDir>) -> Result<Self> {
         // A place for it, and a sidecar beside it.
         let (listener, sidecar) = mesh.listener("redis").await?;
         let mut redis = Self {
             address: listener.local_addr()?,
             server: None,
+            folder,
             _sidecar: sidecar,
         };
         drop(listener);
@@ -38,14 +52,14 @@ impl Redis {
         let (ip, port) = (self.address.ip().to_string(), self.address.port());
         let mut command = Command::new("redis-server");
         command.args(["--bind", &ip, "--port", &port.to_string()]);
-        command.args([
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--requirepass",
-            PASSWORD,
-        ]);
+        command.args(["--save", "", "--requirepass", PASSWORD]);
+        match &self.folder {
+            None => command.args(["--appendonly", "no"]),
+            Some(folder) => {
+                command.args(["--appendonly", "yes", "--appendfsync", "always", "--dir"]);
+                command.arg(folder.path())
+            }
+        };
         let server = command.stdout(Stdio::null()).stdin(Stdio::null()).spawn();
         let server = server.context("redis-server: apt-get install redis-server")?;
         self.server = Some(server);

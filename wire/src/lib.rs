@@ -6,7 +6,7 @@
 //!
 //! [`path`] and [`regex`] say how the texts of a [`mesh::Match`] are read: the compiler refuses what
 //! no sidecar could build, so both read them here. [`jwks`] does the same for the keys of those who
-//! issue tokens, and [`json`] for what must not mean two things.
+//! issue tokens, [`store`] for where replicas share something, and [`json`] for what must not mean two things.
 
 pub mod capability;
 pub mod claims;
@@ -21,6 +21,7 @@ pub mod path;
 pub mod regex;
 pub mod resource;
 pub mod server;
+pub mod store;
 
 pub use generation::Generation;
 pub use id::{Kind, ResourceId};

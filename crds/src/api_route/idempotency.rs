@@ -21,6 +21,8 @@ use crate::units::Duration;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Cel::new("has(self.store) || !has(self.onStoreFailure)")
     .message("onStoreFailure is written with store, and only there"))]
+#[x_kube(validation = Cel::new("self.maxRequestBytes + self.maxAnswerBytes <= self.maxBytes / 2")
+    .message("one call takes maxRequestBytes and maxAnswerBytes, half of maxBytes at most: others must have room"))]
 pub struct Idempotency {
     /// The header that the key is in.
     #[serde(default = "Idempotency::default_header")]

@@ -123,9 +123,19 @@ impl Applier {
             }
             Kind::Idempotency => {
                 let old = self.built.idempotency.get(&id).map(|old| &**old);
-                let sent = resource.decode().map_err(unreadable)?;
-                let built = Idempotency::build(sent, old, &self.metrics.idempotency)?;
+                let sent = resource.decode().map_err(unreadable);
+                let counters = &self.metrics.idempotency;
+                let read = sent.as_ref().map_err(String::clone);
+                let read = read.and_then(|sent: &wire::mesh::Idempotency| {
+                    Idempotency::build(sent.clone(), old, counters)
+                });
+                // Without it calls would be carried out twice: none is meanwhile.
+                let (built, told) = match read {
+                    Ok(built) => (built, Ok(())),
+                    Err(why) => (Idempotency::closed(sent.ok(), old, &id, counters), Err(why)),
+                };
                 self.built.idempotency.insert(id, Arc::new(built));
+                told?;
             }
             Kind::Keys => {
                 let built = Keys::build(resource.decode().map_err(unreadable)?)?;
@@ -292,6 +302,39 @@ mod tests {
         assert_eq!(held(), (true, 2, "shop/orders".to_owned()));
         assert!(applier.apply(vec![send(Default::default())]).is_empty());
         assert_eq!(held(), (false, 1, "shop/orders".to_owned()));
+    }
+
+    #[test]
+    fn what_cannot_be_understood_of_idempotency_closes_and_lets_nothing_pass_twice() {
+        let (sender, state) = watch::channel(Arc::default());
+        let (followers, metrics) = (Arc::new(Followers::new(0)), Arc::new(Metrics::new()));
+        let mut applier = Applier::new(sender, watch::Sender::default(), followers, metrics);
+        let id = ResourceId::new(Kind::Idempotency, "shop", "payments");
+        let send = |method: &str| {
+            let sent = mesh::Idempotency {
+                namespace: "shop".into(),
+                name: "payments".into(),
+                header: "idempotency-key".into(),
+                methods: vec![method.into()],
+                window_ms: 1_000,
+                timeout_ms: 1_000,
+                max_request_bytes: 1,
+                max_answer_bytes: 1,
+                max_bytes: 1,
+                ..Default::default()
+            };
+            Change::Put(Resource::new(id.clone(), Generation::ZERO, &[], &sent))
+        };
+        let closed = || {
+            let state = state.borrow();
+            state.built.idempotency["idempotency/shop/payments"].closed
+        };
+        assert_eq!(applier.apply(vec![send("A B")]).len(), 1, "it is rejected");
+        assert!(closed());
+        assert!(applier.apply(vec![send("POST")]).is_empty());
+        assert!(!closed());
+        assert_eq!(applier.apply(vec![send("A B")]).len(), 1);
+        assert!(closed());
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub struct Idempotency {
     pub together: Option<Together>,
     /// What is counted.
     pub counts: Counts,
+    /// What was written can't be used: nothing with a key is carried out.
+    pub closed: bool,
     methods: Vec<Method>,
     asked: Asked,
     release_on: Vec<StatusCode>,
@@ -120,15 +122,13 @@ impl Idempotency {
         if sent.max_bytes == 0 || sent.max_answer_bytes == 0 || sent.max_request_bytes == 0 {
             return Err("it has no room for any call".to_owned());
         }
+        let together = sent.store.map(Together::build).transpose()?;
+        let asked = Asked::build(sent.paths, Vec::new())?;
         let memory = old.map_or_else(Arc::default, |old| old.memory.clone());
         memory.holds_at_most(sent.max_bytes);
         let window = Duration::from_millis(sent.window_ms);
         Ok(Self {
-            services: sent
-                .services
-                .iter()
-                .map(|service| ServiceKey::new(&service.namespace, &service.name))
-                .collect(),
+            services: services(&sent.services),
             header,
             required: sent.required,
             window,
@@ -136,14 +136,50 @@ impl Idempotency {
             waits: !sent.reject_concurrent,
             max_request_bytes: sent.max_request_bytes,
             max_answer_bytes: sent.max_answer_bytes,
-            together: sent.store.map(Together::build).transpose()?,
+            together,
             counts: counters.of(&object, &memory),
             memory,
             methods,
-            asked: Asked::build(sent.paths, Vec::new())?,
+            asked,
             release_on: release_on.collect::<Result<_, _>>()?,
+            closed: false,
             object,
         })
+    }
+
+    /// What takes the place of one that can't be used: nothing with a key is carried out at the Services
+    /// that it names, nor at those that the one before it named. `id` is `idempotency/namespace/name`.
+    pub fn closed(
+        sent: Option<mesh::Idempotency>,
+        old: Option<&Self>,
+        id: &str,
+        counters: &Counters,
+    ) -> Self {
+        let object: Arc<str> = id.split_once('/').map_or(id, |(_, object)| object).into();
+        let sent = sent.unwrap_or_default();
+        let mut all = services(&sent.services);
+        all.extend(old.iter().flat_map(|old| old.services.iter().cloned()));
+        let header = HeaderName::from_bytes(sent.header.as_bytes());
+        let usual = || HeaderName::from_static("idempotency-key");
+        let memory = old.map_or_else(Arc::default, |old| old.memory.clone());
+        Self {
+            services: all,
+            header: header.unwrap_or_else(|_| old.map_or_else(usual, |old| old.header.clone())),
+            required: sent.required || old.is_some_and(|old| old.required),
+            window: Duration::ZERO,
+            timeout: Duration::ZERO,
+            waits: false,
+            max_request_bytes: 0,
+            max_answer_bytes: 0,
+            together: None,
+            counts: counters.of(&object, &memory),
+            memory,
+            closed: true,
+            methods: vec![Method::POST, Method::PATCH, Method::PUT, Method::DELETE],
+            asked: Asked::default(),
+            release_on: Vec::new(),
+            object,
+        }
     }
 
     /// The store that answers are kept in.
@@ -178,6 +214,13 @@ impl Idempotency {
     pub fn releases(&self, status: StatusCode) -> bool {
         self.release_on.contains(&status)
     }
+}
+
+fn services(sent: &[mesh::ServiceRef]) -> Vec<ServiceKey> {
+    let services = sent.iter();
+    services
+        .map(|service| ServiceKey::new(&service.namespace, &service.name))
+        .collect()
 }
 
 // === impl Together ===

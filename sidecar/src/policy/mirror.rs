@@ -102,6 +102,11 @@ pub fn head(original: &Parts) -> Parts {
     head
 }
 
+/// Whether a request says that it is a copy.
+pub fn is_copy(head: &Parts) -> bool {
+    head.headers.contains_key(MARK)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -177,7 +177,7 @@ reasons! {
     IdempotencyUnknown = "idempotency_unknown", CONFLICT, Caller, true,
         "A call with this key of idempotency may have been carried out, and its answer is not kept.";
     /// Nobody can tell what became of the key.
-    IdempotencyUnavailable = "idempotency_unavailable", SERVICE_UNAVAILABLE, Mesh, true,
+    IdempotencyUnavailable = "idempotency_unavailable", SERVICE_UNAVAILABLE, Mesh, false,
         "The mesh cannot tell at the moment what became of this key of idempotency.";
     /// No Guard covers the port.
     PortNotServed = "port_not_served", FORBIDDEN, Caller, true,

@@ -10,6 +10,7 @@ use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
 use super::error::{Error, Reads, Reason};
 use super::inbound::FromPeer;
+use super::store::Use;
 use super::{Proxy, headers};
 use crate::config::rate_limit::{Limited, OnFailure, Shared};
 use crate::config::state::Served;
@@ -133,7 +134,7 @@ async fn ask<'a>(
     let asks = Vec::from_iter(asks);
     let answer = match &shared.address {
         Some(address) => {
-            let store = px.stores.at(px, address);
+            let store = px.stores.at(px, address, Use::Limits);
             store.ask(shared::asks(&asks)).await.ok()
         }
         None => None,

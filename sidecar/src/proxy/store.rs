@@ -1,7 +1,7 @@
 //! Stores that replicas share: one connection for each worker, whatever is under way on it at once.
 //!
 //! A store in the mesh is reached as the application's calls are, with the mesh's mutual TLS; another
-//! one over TLS. Whoever asks waits [`PATIENCE`] at most, and not at all while the store is known to be
+//! one over TLS. Whoever asks waits as long as [`Use::patience`] says, and not at all while the store is known to be
 //! away; it is tried again all the while, and used as soon as it is back.
 
 use std::cell::{Cell, RefCell};
@@ -23,24 +23,58 @@ use crate::config::store::Address;
 use crate::net::resp::{self, Reply};
 use crate::policy::{idempotency, rate_limit};
 
-/// How long an answer is waited for.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long answers that come bit by bit are waited for beyond that, as long as they come.
+const COMES: Duration = Duration::from_secs(1);
 /// How long a connection may take until it can be used.
 const CONNECT: Duration = Duration::from_secs(1);
 /// From one try to the next, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How many questions are under way, and how many wait.
 const UNDER_WAY: usize = 1_024;
+/// How many bytes of questions are written at once.
+const BATCH: usize = 64 * 1024;
+/// How many wait for a store to be back, to tell it something.
+const TELLING: usize = 1_024;
 
 /// The stores of a worker.
 #[derive(Default)]
-pub struct Stores(RefCell<HashMap<Arc<Address>, Rc<Store>>>);
+pub struct Stores(RefCell<HashMap<Which, Rc<Store>>>);
+
+/// A store, and what it is asked for.
+type Which = (Arc<Address>, Use);
+
+/// What a connection is for: what takes long for one must not hold up the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Use {
+    /// Counts, which are short.
+    Limits,
+    /// Answers that are kept.
+    Answers,
+}
+
+// === impl Use ===
+
+impl Use {
+    /// How long an answer is waited for.
+    pub fn patience(self) -> Duration {
+        match self {
+            Self::Limits => Duration::from_millis(100),
+            Self::Answers => Duration::from_millis(500),
+        }
+    }
+}
 
 /// A store.
 pub struct Store {
     questions: mpsc::Sender<Question>,
     away: Rc<Cell<bool>>,
+    patience: Duration,
+    telling: Rc<()>,
 }
+
+/// A place among those who wait to tell a store something.
+#[derive(Debug)]
+pub struct Place(#[allow(dead_code, reason = "it is counted")] Rc<()>);
 
 /// The store does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,38 +97,49 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
 
 impl Stores {
     /// The store at an address.
-    pub fn at(&self, px: &Rc<Proxy>, address: &Arc<Address>) -> Rc<Store> {
+    pub fn at(&self, px: &Rc<Proxy>, address: &Arc<Address>, used: Use) -> Rc<Store> {
         let mut all = self.0.borrow_mut();
-        let new = || Store::open(Rc::downgrade(px), address.clone());
-        all.entry(address.clone()).or_insert_with(new).clone()
+        let new = || Store::open(Rc::downgrade(px), address.clone(), used);
+        all.entry((address.clone(), used))
+            .or_insert_with(new)
+            .clone()
     }
 }
 
 /// Opens the stores that a state uses, before anybody asks, and forgets those that it does not.
 pub fn keep(px: &Rc<Proxy>, state: &State) {
     let limits = state.built.rate_limits.values();
-    let limits = limits.filter_map(|limit| limit.store());
+    let limits = limits.filter_map(|limit| Some((limit.store()?.clone(), Use::Limits)));
     let idempotency = state.built.idempotency.values();
-    let idempotency = idempotency.filter_map(|one| one.store());
+    let idempotency = idempotency.filter_map(|one| Some((one.store()?.clone(), Use::Answers)));
     let used = Vec::from_iter(limits.chain(idempotency));
     let stores = &px.stores;
-    stores
-        .0
-        .borrow_mut()
-        .retain(|address, _| used.contains(&address));
-    for address in used {
-        stores.at(px, address);
+    stores.0.borrow_mut().retain(|one, _| used.contains(one));
+    for (address, used) in used {
+        stores.at(px, &address, used);
     }
 }
 
 // === impl Store ===
 
 impl Store {
-    fn open(px: Weak<Proxy>, address: Arc<Address>) -> Rc<Self> {
+    fn open(px: Weak<Proxy>, address: Arc<Address>, used: Use) -> Rc<Self> {
         let (questions, asked) = mpsc::channel(UNDER_WAY);
         let away = Rc::new(Cell::new(false));
-        tokio::task::spawn_local(serve(px, address, asked, away.clone()));
-        Rc::new(Self { questions, away })
+        let keeping = serve(px, (address, used.patience()), asked, away.clone());
+        tokio::task::spawn_local(keeping);
+        Rc::new(Self {
+            questions,
+            away,
+            patience: used.patience(),
+            telling: Rc::new(()),
+        })
+    }
+
+    /// A place among those who wait to tell it something, if there is one.
+    pub fn place(&self) -> Option<Place> {
+        let taken = Rc::strong_count(&self.telling) - 1;
+        (taken < TELLING).then(|| Place(self.telling.clone()))
     }
 
     /// Asks.
@@ -111,7 +156,7 @@ impl Store {
         let (answer, answered) = oneshot::channel();
         let question = Question { command, answer };
         self.questions.try_send(question).map_err(|_| untold)?;
-        match timeout(PATIENCE, answered).await {
+        match timeout(self.patience, answered).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(_)) | Err(_) => Err(Away {
                 may_have_been_told: true,
@@ -123,7 +168,7 @@ impl Store {
 /// Keeps a connection as long as anybody may ask.
 async fn serve(
     px: Weak<Proxy>,
-    address: Arc<Address>,
+    (address, patience): (Arc<Address>, Duration),
     mut asked: mpsc::Receiver<Question>,
     away: Rc<Cell<bool>>,
 ) {
@@ -136,10 +181,16 @@ async fn serve(
                 if away.replace(false) {
                     tracing::info!(store = %address, "the store is back");
                 }
-                pause = AGAIN.0;
-                match carry(io, &mut asked).await {
+                let mut answered = false;
+                match carry(io, &mut asked, patience, &mut answered).await {
                     Ok(()) => return,
-                    Err(why) => why,
+                    Err(why) => {
+                        // One that opens and answers nothing well is not asked at every turn.
+                        if answered {
+                            pause = AGAIN.0;
+                        }
+                        why
+                    }
                 }
             }
             Err(why) => why,
@@ -152,7 +203,7 @@ async fn serve(
         if asked.is_closed() {
             return;
         }
-        sleep(pause).await;
+        sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
         pause = (pause * 2).min(AGAIN.1);
     }
 }
@@ -245,11 +296,21 @@ async fn reach(px: &Weak<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
 }
 
 /// Carries questions and answers until nobody asks any more.
-async fn carry(mut io: Box<dyn Io>, asked: &mut mpsc::Receiver<Question>) -> io::Result<()> {
+async fn carry(
+    mut io: Box<dyn Io>,
+    asked: &mut mpsc::Receiver<Question>,
+    patience: Duration,
+    answered: &mut bool,
+) -> io::Result<()> {
     let mut waiting: VecDeque<(oneshot::Sender<Reply>, Instant)> = VecDeque::new();
     let mut read = Vec::new();
+    let mut heard = Instant::now();
     loop {
-        let late = waiting.front().map(|(_, until)| *until);
+        // Late is who says nothing, not who has much to say.
+        let late = waiting.front().map(|(_, until)| {
+            let comes = (heard + patience).min(*until + COMES);
+            comes.max(*until)
+        });
         let late = async {
             match late {
                 Some(until) => sleep_until(until).await,
@@ -262,12 +323,18 @@ async fn carry(mut io: Box<dyn Io>, asked: &mut mpsc::Receiver<Question>) -> io:
                 if more? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
+                heard = Instant::now();
                 while let Some(reply) = next(&mut read)? {
                     let (answer, _) = waiting.pop_front().ok_or(io::ErrorKind::InvalidData)?;
-                    if let Reply::Error(why) = &reply {
-                        // A store that has forgotten the script is given it with the next connection.
-                        let code = why.split(' ').next().unwrap_or_default().to_owned();
-                        return Err(io::Error::other(code));
+                    match &reply {
+                        Reply::Error(why) if !is_of_one(why) => {
+                            // Its first word is a code; a store that has forgotten the script is given
+                            // it with the next connection.
+                            let code = why.split(' ').next().unwrap_or_default().to_owned();
+                            return Err(io::Error::other(code));
+                        }
+                        Reply::Error(_) => {}
+                        _ => *answered = true,
                     }
                     // Whoever asked may have gone.
                     let _ = answer.send(reply);
@@ -277,22 +344,38 @@ async fn carry(mut io: Box<dyn Io>, asked: &mut mpsc::Receiver<Question>) -> io:
                 let Some(question) = question else {
                     return Ok(());
                 };
-                let until = Instant::now() + PATIENCE;
-                let mut commands = question.command;
-                waiting.push_back((question.answer, until));
-                while waiting.len() < UNDER_WAY && let Ok(question) = asked.try_recv() {
-                    commands.extend(question.command);
-                    waiting.push_back((question.answer, until));
+                let mut commands = Vec::new();
+                let before = waiting.len();
+                let mut next = Some(question);
+                while let Some(question) = next {
+                    // Whoever has given up is not told, and nothing is noted for it.
+                    if !question.answer.is_closed() {
+                        commands.extend(question.command);
+                        waiting.push_back((question.answer, Instant::now() + patience));
+                    }
+                    let more = waiting.len() < UNDER_WAY && commands.len() < BATCH;
+                    next = if more { asked.try_recv().ok() } else { None };
                 }
-                let written = async {
-                    io.write_all(&commands).await?;
-                    io.flush().await
-                };
-                timeout(PATIENCE, written).await.map_err(|_| io::ErrorKind::TimedOut)??;
+                for part in commands.chunks(BATCH) {
+                    let written = async {
+                        io.write_all(part).await?;
+                        io.flush().await
+                    };
+                    timeout(patience, written).await.map_err(|_| io::ErrorKind::TimedOut)??;
+                }
+                let until = Instant::now() + patience;
+                waiting.iter_mut().skip(before).for_each(|(_, late)| *late = until);
             }
             () = late => return Err(io::ErrorKind::TimedOut.into()),
         }
     }
+}
+
+/// Whether an error is about one question alone, so that others can be answered.
+fn is_of_one(why: &str) -> bool {
+    ["OOM", "WRONGTYPE"]
+        .iter()
+        .any(|code| why.starts_with(code))
 }
 
 /// Takes the next answer out of what was read.

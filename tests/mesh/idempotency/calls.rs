@@ -3,6 +3,8 @@
 use anyhow::Result;
 use futures::future::try_join_all;
 use tests::client::Client;
+use tests::raw;
+use tokio::io::AsyncWriteExt as _;
 
 use super::{World, is_replayed, ledger, pay, until};
 
@@ -108,20 +110,30 @@ async fn a_call_that_takes_longer_than_it_may_is_not_made_again() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_sidecar_that_is_to_end_waits_for_the_call() -> Result<()> {
-    let world = World::of("{}", "", ledger()).await?;
-    world.app.answers(false);
-    hung_up(&world, &world.web).await?;
-    let ending = async { world.sidecar.terminate().await };
-    let opened = async {
-        until("it ends", async || {
-            Ok(world.sidecar.log()?.contains("draining"))
-        })
-        .await?;
-        world.app.answers(true);
-        Ok(())
-    };
-    let (code, ()) = futures::future::try_join(ending, opened).await?;
-    assert_eq!(code, Some(0));
+async fn a_copy_takes_no_key_from_its_original() -> Result<()> {
+    let mirrored = "  rules: [{ mirror: { backendRef: { name: payments, port: 80 } } }]\n";
+    let world = World::of("{}", mirrored, ledger()).await?;
+    let first = pay(&world.web, "a", "10 EUR").await?;
+    assert!(!is_replayed(&first), "{first:?}");
+    let both = async || Ok(world.app.requests() == 2);
+    until("the copy has come as well", both).await?;
+    let again = pay(&world.web, "a", "10 EUR").await?;
+    assert!(is_replayed(&again));
+    assert_eq!(again.body, first.body);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_that_takes_too_long_to_come_is_408_and_holds_nothing() -> Result<()> {
+    let world = World::of("{ timeout: 1s }", "", ledger()).await?;
+    let mut stream = raw::connect(&world.web).await?;
+    let begun = "POST http://payments/payments HTTP/1.1\r\nhost: payments\r\ncontent-length: 6\r\n\
+                 idempotency-key: a\r\n\r\n10 E";
+    stream.write_all(begun.as_bytes()).await?;
+    let (head, _) = raw::head(&mut stream).await?;
+    assert!(head.starts_with("http/1.1 408"), "{head}");
+    assert!(head.contains("meshwright-reason: bad_request"), "{head}");
+    assert_eq!(world.app.requests(), 0);
+    assert_eq!(pay(&world.web, "a", "10 EUR").await?.status, 201);
     Ok(())
 }

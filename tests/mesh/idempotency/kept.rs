@@ -149,7 +149,7 @@ async fn what_is_kept_outlives_edits_and_ends_with_its_window() -> Result<()> {
     let world = World::of("{}", "", ledger()).await?;
     assert_eq!(pay(&world.web, "a", "10 EUR").await?.status, 201);
     let other = "  timeouts: { request: 9s }\n";
-    let edited = "{ required: true, maxBytes: 1048576, window: 2s, timeout: 1s }";
+    let edited = "{ required: true, maxBytes: 4194304, window: 2s, timeout: 1s }";
     world.mesh.write("routes.yaml", &documents(edited, other))?;
     until("the edit is in force", async || {
         Ok(post(&world.web, "/payments", &[], "").await?.status == 400)

@@ -35,7 +35,10 @@ fn yaml(spec: &str) -> String {
 async fn world(spec: &str) -> Result<World> {
     let mesh = Mesh::start(&yaml(spec)).await?;
     let redis = Redis::start(&mesh).await?;
-    let app = ledger();
+    world_of(mesh, redis, ledger()).await
+}
+
+async fn world_of(mesh: Mesh, redis: Redis, app: App) -> Result<World> {
     let mut sidecars = Vec::new();
     for _ in 0..2 {
         let (listener, sidecar) = mesh.listener("payments").await?;
@@ -209,27 +212,30 @@ async fn without_the_store_nothing_with_a_key_is_carried_out_unless_that_is_allo
 
 #[tokio::test]
 async fn an_answer_that_the_store_did_not_hear_of_is_told_when_it_is_back() -> Result<()> {
-    let world = world("").await?;
+    let mesh = Mesh::start(&yaml(", concurrent: Reject")).await?;
+    let redis = Redis::durable(&mesh).await?;
+    let mut world = world_of(mesh, redis, ledger()).await?;
     let before = world.app.requests();
     world.app.answers(false);
+    let (app, redis) = (world.app.clone(), &mut world.redis);
     let first = pay(&world.web, "a", "10 EUR");
-    let stops = async {
-        until(
-            "it is under way",
-            async || Ok(world.app.requests() > before),
-        )
-        .await?;
-        world.redis.signal(Signal::SIGSTOP)?;
-        world.app.answers(true);
+    let dies = async {
+        until("it is under way", async || Ok(app.requests() > before)).await?;
+        redis.kill();
+        app.answers(true);
         Ok(())
     };
-    let (first, ()) = futures::future::try_join(first, stops).await?;
-    assert_eq!(first.status, 201);
-    world.redis.signal(Signal::SIGCONT)?;
-    until("it is given again", async || {
-        Ok(is_replayed(&pay(&world.web, "a", "10 EUR").await?))
+    let (first, ()) = futures::future::try_join(first, dies).await?;
+    assert_eq!((first.status, first.reason()), (201, ""));
+    // It knows of the claim when it is back, and nothing of the answer.
+    world.redis.run().await?;
+    let again = wait_until("it is given again", SOON, async || {
+        let answer = pay(&world.web, "a", "10 EUR").await?;
+        ensure!(is_replayed(&answer), "{answer:?}");
+        Ok(answer)
     })
     .await?;
+    assert_eq!(again.body, first.body);
     assert_eq!(world.app.requests(), before + 1);
     Ok(())
 }
@@ -249,5 +255,96 @@ async fn a_claim_that_was_not_answered_in_time_is_given_back() -> Result<()> {
     })
     .await?;
     assert_eq!(world.app.requests(), before + 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_its_key_is_claimed_leaves_no_key_that_nobody_has() -> Result<()> {
+    let world = world(", concurrent: Reject, timeout: 120s").await?;
+    let before = world.app.requests();
+    world.redis.signal(Signal::SIGSTOP)?;
+    let in_flight = async {
+        let series = "meshwright_requests_in_flight{direction=\"inbound\"}";
+        until("it asks the store", async || {
+            let mut all = 0.0;
+            for sidecar in &world.sidecars {
+                all += sidecar.metric(series).await?.unwrap_or_default();
+            }
+            Ok(all > 0.0)
+        })
+        .await
+    };
+    tokio::select! {
+        // It may have been refused before it was seen in flight: then nobody has hung up, and the same holds.
+        _ = pay(&world.web, "a", "10 EUR") => {}
+        asked = in_flight => asked?,
+    }
+    world.redis.signal(Signal::SIGCONT)?;
+    until("the key is somebody's", async || {
+        Ok(pay(&world.web, "a", "10 EUR").await?.status == 201)
+    })
+    .await?;
+    assert!(world.app.requests() <= before + 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sidecar_that_is_to_end_waits_for_the_call_and_tells_what_came_of_it() -> Result<()> {
+    let world = world("").await?;
+    let before = world.app.requests();
+    world.app.answers(false);
+    let asked = async {
+        let asked = async || Ok(world.app.requests() > before);
+        until("it was asked", asked).await
+    };
+    // Whoever has asked has gone.
+    tokio::select! {
+        answer = pay(&world.web, "a", "10 EUR") => panic!("{answer:?}"),
+        asked = asked => asked?,
+    }
+    let ending = try_join_all(world.sidecars.iter().map(Sidecar::terminate));
+    let opened = async {
+        // One has nothing to wait for, the other waits.
+        let told = |sidecar: &Sidecar| Ok::<_, anyhow::Error>(sidecar.log()?.contains("draining"));
+        until("both are told to end", async || {
+            Ok(told(&world.sidecars[0])? && told(&world.sidecars[1])?)
+        })
+        .await?;
+        world.app.answers(true);
+        Ok(())
+    };
+    let (codes, ()) = futures::future::try_join(ending, opened).await?;
+    assert_eq!(codes, [Some(0), Some(0)]);
+    for sidecar in &world.sidecars {
+        sidecar.start()?;
+        sidecar.ready().await?;
+    }
+    let again = known(&world, "a").await?;
+    assert!(is_replayed(&again), "{again:?}");
+    assert_eq!(world.app.requests(), before + 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_kept_here_holds_when_replicas_begin_to_keep_together() -> Result<()> {
+    let alone = documents("{}", "") + &redis::documents();
+    let mesh = Mesh::start(&alone).await?;
+    let _redis = Redis::start(&mesh).await?;
+    let app = ledger();
+    let (listener, sidecar) = mesh.listener("payments").await?;
+    app.listen(listener);
+    let web = mesh.client("web").await?;
+    mesh.programmed("payments").await?;
+    assert_eq!(pay(&web, "a", "10 EUR").await?.status, 201);
+    mesh.write("routes.yaml", &yaml(""))?;
+    until("replicas keep together", async || {
+        let config = sidecar.config().await?;
+        Ok(config["inForce"]["serves"][0]["idempotency"][0]["store"].is_string())
+    })
+    .await?;
+    assert!(is_replayed(&pay(&web, "a", "10 EUR").await?));
+    let conflict = pay(&web, "a", "11 EUR").await?;
+    assert_eq!(conflict.reason(), "idempotency_conflict");
+    assert_eq!(app.requests(), 1);
     Ok(())
 }

@@ -14,6 +14,14 @@ pub(super) const RULES: &[Rule] = &[
         "duration(self) >= duration('1s') && duration(self) <= duration('10m')",
         |written| millis(written).is_none_or(|span| (1_000..=600_000).contains(&span)),
     ),
+    (
+        "self.maxRequestBytes + self.maxAnswerBytes <= self.maxBytes / 2",
+        |written| {
+            let bytes = |name, usual| written[name].as_u64().unwrap_or(usual);
+            let call = bytes("maxRequestBytes", 1 << 20) + bytes("maxAnswerBytes", 1 << 16);
+            call <= bytes("maxBytes", 1 << 24) / 2
+        },
+    ),
     ("has(self.store) || !has(self.onStoreFailure)", |written| {
         written.get("store").is_some() || written.get("onStoreFailure").is_none()
     }),

@@ -39,7 +39,7 @@ pub(super) struct Conditions {
 
 /// What a rule that is no route's asks of a request: one of these paths, if there are any, and all of
 /// these headers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Asked {
     paths: Vec<Path>,
     headers: Vec<(HeaderName, Value)>,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode, response};
+use http::{Response, StatusCode};
 use prost::Message as _;
 
 /// Says that the answer is that of an earlier request with the same key.
@@ -54,14 +54,13 @@ struct Field {
 impl Answer {
     /// What it takes in memory, in bytes.
     pub fn bytes(&self) -> u64 {
-        let fields = self.headers.iter().chain(self.trailers.iter().flatten());
-        let fields = fields.map(|(name, value)| FIELD + name.as_str().len() + value.len());
-        (self.body.len() + fields.sum::<usize>()) as u64
+        let trailers = self.trailers.as_ref().map_or(0, Self::bytes_of);
+        self.body.len() as u64 + Self::bytes_of(&self.headers) + trailers
     }
 
-    /// What it takes in memory when it has this head, in bytes, without its body.
-    pub fn bytes_of_head(head: &response::Parts) -> u64 {
-        let fields = head.headers.iter();
+    /// What headers or trailers take in memory, in bytes.
+    pub fn bytes_of(fields: &HeaderMap) -> u64 {
+        let fields = fields.iter();
         let fields = fields.map(|(name, value)| FIELD + name.as_str().len() + value.len());
         fields.sum::<usize>() as u64
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use http::header::{CONTENT_TYPE, HeaderMap};
+use http::header::{CONTENT_TYPE, HOST, HeaderMap};
 use http::request::Parts;
 use serde_json::Value;
 
@@ -23,9 +23,12 @@ pub struct Principal([u8; 32]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key([u8; 32]);
 
-/// What was asked: method, path, query, media type, body and trailers, as a hash.
+/// What was asked: method, host, path, query, media type, body and trailers, as a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
+
+/// A body, hashed as it comes.
+pub struct BodyHash(Context);
 
 // === impl Principal ===
 
@@ -43,15 +46,16 @@ impl Principal {
             }
             if let Some(token) = &caller.token {
                 let text = |name: &str| match token.claim(name) {
-                    Some(Value::String(text)) => Some(text.clone()),
-                    Some(other) => Some(other.to_string()),
-                    None => None,
+                    Some(Value::String(text)) => Some(text.clone()).filter(|text| !text.is_empty()),
+                    Some(Value::Number(number)) => Some(number.to_string()),
+                    _ => None,
                 };
-                let subject = SUBJECTS.iter().find_map(|name| text(name));
+                let named = |name: &&str| Some(((*name).to_owned(), text(name)?));
+                let subject = SUBJECTS.iter().find_map(named);
                 // A token that does not say whose it is tells nobody apart.
-                known.extend(subject.map(|subject| {
+                known.extend(subject.map(|(name, subject)| {
                     let issuer = text("iss").unwrap_or_default();
-                    vec!["token".to_owned(), issuer, subject]
+                    vec!["token".to_owned(), issuer, name, subject]
                 }));
             }
         }
@@ -66,14 +70,17 @@ impl Principal {
 // === impl Key ===
 
 impl Key {
-    /// Of a principal, for the ApiRoute with this name.
-    pub fn of(object: &str, principal: Principal, key: &[u8]) -> Self {
-        Self(hash([object.as_bytes(), &principal.0, key].into_iter()))
+    /// Of a principal, for the ApiRoute with this name. A copy of a request is not its original: it takes
+    /// no key from that.
+    pub fn of(object: &str, principal: Principal, key: &[u8], is_copy: bool) -> Self {
+        let parts = [object.as_bytes(), &principal.0, key, &[is_copy.into()]];
+        Self(hash(parts.into_iter()))
     }
 
     /// As it is called in a store that replicas share.
     pub fn name(self) -> String {
-        format!("meshwright:idempotency:{}", hex(&self.0))
+        // In braces, so that what stands beside it is in the same place of a cluster.
+        format!("meshwright:idempotency:{{{}}}", hex(&self.0))
     }
 }
 
@@ -81,7 +88,7 @@ impl Key {
 
 impl Fingerprint {
     /// Of a request.
-    pub fn of(head: &Parts, body: &[u8], trailers: Option<&HeaderMap>) -> Self {
+    pub fn of(head: &Parts, body: BodyHash, trailers: Option<&HeaderMap>) -> Self {
         let target = head.uri.path_and_query();
         let target = target.map_or("/", |target| target.as_str());
         let media = head.headers.get(CONTENT_TYPE);
@@ -89,11 +96,15 @@ impl Fingerprint {
         let trailers = trailers.into_iter().flatten();
         let trailers =
             trailers.flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        let host = head.headers.get(HOST).map(|host| host.as_bytes());
+        let authority = head.uri.authority().map(|host| host.as_str().as_bytes());
+        let body = body.0.finish();
         let first = [
             head.method.as_str().as_bytes(),
+            host.or(authority).unwrap_or_default(),
             target.as_bytes(),
             media,
-            body,
+            body.as_ref(),
         ];
         Self(hash(first.into_iter().chain(trailers)))
     }
@@ -101,6 +112,26 @@ impl Fingerprint {
     /// As it stands in a store that replicas share.
     pub fn text(self) -> String {
         hex(&self.0)
+    }
+}
+
+// === impl BodyHash ===
+
+impl BodyHash {
+    /// Of nothing yet.
+    pub fn new() -> Self {
+        Self(Context::new(&SHA256))
+    }
+
+    /// More of the body.
+    pub fn more(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+}
+
+impl Default for BodyHash {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -1,13 +1,11 @@
 //! What one sidecar holds: the calls under way, and without a store the answers that are kept.
 //!
 //! Bounded in bytes. Nothing makes way for anything: a key that was forgotten before its time would let
-//! its call be carried out twice. So that one principal can't take all of it from the others, a key is
-//! taken on only while what its principal holds is at most four times what is free.
+//! its call be carried out twice. So that one principal can't take all of it from the others, it gets
+//! more only as long as what it holds is at most four times what is left free.
 
-use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
-use std::collections::{BinaryHeap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,24 +17,26 @@ use super::key::{Fingerprint, Key, Principal};
 
 /// What a key takes in memory beside its answer, in bytes.
 const RECORD: u64 = 512;
+/// What is set aside for an answer before the call is made, in bytes, unless none may be as large.
+const SET_ASIDE: u64 = 4 * 1024;
 /// A principal may hold so many times what is free.
 const SHARE: u64 = 4;
 
 /// What a sidecar holds.
 #[derive(Debug, Default)]
-pub struct Memory {
-    kept: Mutex<Kept>,
-    held: AtomicU64,
-    most: AtomicU64,
-}
+pub struct Memory(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
     records: HashMap<Key, Record>,
-    /// When each ends.
-    ends: BinaryHeap<Reverse<(Instant, Key)>>,
+    /// When each ends that is not under way.
+    ends: BTreeSet<(Instant, Key)>,
     /// What each principal holds, in bytes.
     shares: HashMap<Principal, u64>,
+    /// What all hold.
+    held: u64,
+    /// How much there may be.
+    most: u64,
 }
 
 #[derive(Debug)]
@@ -61,7 +61,16 @@ enum State {
 pub enum Claim {
     /// Nobody's: the request is the first.
     First(Ticket),
-    /// Answered.
+    /// It is somebody's.
+    Known(Known),
+    /// Nobody's, and there is no room for it.
+    Full,
+}
+
+/// What is known of a key.
+#[derive(Debug)]
+pub enum Known {
+    /// It is answered.
     Answered(Arc<Answer>),
     /// That of a call under way; ready when it no longer is.
     UnderWay(watch::Receiver<()>),
@@ -69,8 +78,6 @@ pub enum Claim {
     Unknown,
     /// Another request's.
     Other,
-    /// Nobody's, and there is no room for it.
-    Full,
 }
 
 /// The right to carry a call out. Dropped, what becomes of the call is not known.
@@ -78,13 +85,15 @@ pub enum Claim {
 pub struct Ticket {
     memory: Arc<Memory>,
     key: Key,
+    set_aside: u64,
     settled: bool,
 }
 
-/// Bytes in memory, given back when dropped.
+/// Bytes in memory that a principal holds, given back when dropped.
 #[derive(Debug)]
 pub struct Room {
     memory: Arc<Memory>,
+    principal: Principal,
     bytes: u64,
 }
 
@@ -93,157 +102,183 @@ pub struct Room {
 impl Memory {
     /// Sets how many bytes it holds at most; what is kept stays, though it is more.
     pub fn holds_at_most(&self, bytes: u64) {
-        self.most.store(bytes, Ordering::Relaxed);
+        self.kept().most = bytes;
     }
 
     /// How many keys are held, and how many bytes with all that is under way.
     pub fn size(&self) -> (usize, u64) {
-        (self.kept().records.len(), self.held.load(Ordering::Relaxed))
+        let mut kept = self.kept();
+        kept.sweep(Instant::now());
+        (kept.records.len(), kept.held)
     }
 
     /// How many bytes it holds at most.
     pub fn most(&self) -> u64 {
-        self.most.load(Ordering::Relaxed)
+        self.kept().most
     }
 
-    /// Room for a call, none of it taken yet.
-    pub fn room(self: &Arc<Self>) -> Room {
+    /// Room for a principal, none of it taken yet.
+    pub fn room(self: &Arc<Self>, principal: Principal) -> Room {
         Room {
             memory: self.clone(),
+            principal,
             bytes: 0,
         }
     }
 
-    /// What a key is, which stands for its first call for `window` from now on.
+    /// Whether a key has been answered, or would be refused: nothing has to be held for its request.
+    pub fn is_settled(&self, key: Key) -> bool {
+        let mut kept = self.kept();
+        kept.sweep(Instant::now());
+        let record = kept.records.get(&key);
+        record.is_some_and(|record| !matches!(record.state, State::UnderWay(_)))
+    }
+
+    /// What is known of a key, if anything is.
+    pub fn known(&self, key: Key, fingerprint: Fingerprint) -> Option<Known> {
+        let mut kept = self.kept();
+        kept.sweep(Instant::now());
+        kept.known(key, fingerprint)
+    }
+
+    /// What a key is, which stands for its first call for `window` from now on; an answer may have so
+    /// many bytes.
     pub fn claim(
         self: &Arc<Self>,
         key: Key,
         fingerprint: Fingerprint,
         principal: Principal,
         window: Duration,
+        max_answer_bytes: u64,
     ) -> Claim {
         let now = Instant::now();
         let mut kept = self.kept();
-        self.sweep(&mut kept, now);
-        if let Some(record) = kept.records.get(&key) {
-            return match &record.state {
-                _ if record.fingerprint != fingerprint => Claim::Other,
-                State::UnderWay(call) => Claim::UnderWay(call.subscribe()),
-                State::Answered(answer) => Claim::Answered(answer.clone()),
-                State::Unknown => Claim::Unknown,
-            };
+        kept.sweep(now);
+        if let Some(known) = kept.known(key, fingerprint) {
+            return Claim::Known(known);
         }
-        let share = kept.shares.get(&principal).copied().unwrap_or_default() + RECORD;
-        let most = self.most();
-        let free = most.saturating_sub(self.held.load(Ordering::Relaxed) + RECORD);
-        if share > free.saturating_mul(SHARE) || !self.take(RECORD) {
+        let set_aside = max_answer_bytes.min(SET_ASIDE);
+        if !kept.take(principal, RECORD + set_aside) {
             return Claim::Full;
         }
-        let until = now + window;
-        kept.shares.insert(principal, share);
-        kept.ends.push(Reverse((until, key)));
         let record = Record {
             fingerprint,
             principal,
-            until,
-            bytes: RECORD,
+            until: now + window,
+            bytes: RECORD + set_aside,
             state: State::UnderWay(watch::Sender::new(())),
         };
         kept.records.insert(key, record);
         Claim::First(Ticket {
             memory: self.clone(),
             key,
+            set_aside,
             settled: false,
         })
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn known(&self, key: Key, fingerprint: Fingerprint) -> Option<Known> {
+        let record = self.records.get(&key)?;
+        Some(match &record.state {
+            _ if record.fingerprint != fingerprint => Known::Other,
+            State::UnderWay(call) => Known::UnderWay(call.subscribe()),
+            State::Answered(answer) => Known::Answered(answer.clone()),
+            State::Unknown => Known::Unknown,
+        })
     }
 
-    /// Forgets what has ended; a call under way ends before its key does, or with it.
-    fn sweep(&self, kept: &mut Kept, now: Instant) {
-        while let Some(Reverse((until, key))) = kept.ends.peek().copied()
-            && until <= now
+    /// Forgets what has ended.
+    fn sweep(&mut self, now: Instant) {
+        while let Some(end) = self.ends.first().copied()
+            && end.0 <= now
         {
-            kept.ends.pop();
-            if let Entry::Occupied(record) = kept.records.entry(key)
-                && record.get().until == until
-                && !matches!(record.get().state, State::UnderWay(_))
-            {
-                let record = record.remove();
-                self.forget(kept, &record);
-            }
+            self.ends.remove(&end);
+            self.forget(end.1);
         }
     }
 
-    fn forget(&self, kept: &mut Kept, record: &Record) {
-        self.held.fetch_sub(record.bytes, Ordering::Relaxed);
-        if let Entry::Occupied(mut share) = kept.shares.entry(record.principal) {
-            *share.get_mut() = share.get().saturating_sub(record.bytes);
+    fn forget(&mut self, key: Key) {
+        if let Some(record) = self.records.remove(&key) {
+            self.ends.remove(&(record.until, key));
+            self.give_back(record.principal, record.bytes);
+        }
+    }
+
+    fn take(&mut self, principal: Principal, bytes: u64) -> bool {
+        let free = self.most.checked_sub(self.held.saturating_add(bytes));
+        let share = self.shares.get(&principal).copied().unwrap_or_default();
+        let share = share.saturating_add(bytes);
+        let fits = free.is_some_and(|free| share <= free.saturating_mul(SHARE));
+        if fits && bytes > 0 {
+            self.held += bytes;
+            self.shares.insert(principal, share);
+        }
+        fits
+    }
+
+    fn give_back(&mut self, principal: Principal, bytes: u64) {
+        self.held = self.held.saturating_sub(bytes);
+        if let Entry::Occupied(mut share) = self.shares.entry(principal) {
+            *share.get_mut() = share.get().saturating_sub(bytes);
             if *share.get() == 0 {
                 share.remove();
             }
         }
     }
 
-    fn take(&self, bytes: u64) -> bool {
-        let most = self.most();
-        let more = |held: u64| held.checked_add(bytes).filter(|held| *held <= most);
-        let taken = self
-            .held
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        taken.is_ok()
-    }
-
-    fn settle(&self, key: Key, answer: Option<Arc<Answer>>) -> bool {
-        let mut kept = self.kept();
-        let kept = &mut *kept;
-        let Some(record) = kept.records.get_mut(&key) else {
-            return false;
+    /// The call of a key has ended; what it then takes, of which so much is held already.
+    fn settle(&mut self, key: Key, state: State, takes: u64) {
+        let Some(record) = self.records.get_mut(&key) else {
+            return;
         };
-        let bytes = answer.as_ref().map_or(0, |answer| answer.bytes());
-        record.state = match answer.filter(|_| self.take(bytes)) {
-            Some(answer) => {
-                record.bytes += bytes;
-                *kept.shares.entry(record.principal).or_default() += bytes;
-                State::Answered(answer)
-            }
-            None => State::Unknown,
-        };
-        let stays = matches!(record.state, State::Answered(_));
-        if record.until <= Instant::now()
-            && let Some(record) = kept.records.remove(&key)
-        {
-            self.forget(kept, &record);
-        }
-        stays
+        let (principal, more) = (record.principal, takes.saturating_sub(record.bytes));
+        let less = record.bytes.saturating_sub(takes);
+        (record.state, record.bytes) = (state, takes);
+        self.ends.insert((record.until, key));
+        // What is more than was set aside has been taken already, as room.
+        self.held += more;
+        *self.shares.entry(principal).or_default() += more;
+        self.give_back(principal, less);
+        self.sweep(Instant::now());
     }
 }
 
 // === impl Ticket ===
 
 impl Ticket {
-    /// The call is answered. Returns whether the answer is kept: not where there is no room for it.
-    pub fn answered(mut self, answer: Arc<Answer>) -> bool {
+    /// What is set aside for the answer.
+    pub fn set_aside(&self) -> u64 {
+        self.set_aside
+    }
+
+    /// The call is answered, and the answer kept: what it has beyond what was set aside is in this room.
+    pub fn answered(mut self, answer: Arc<Answer>, mut room: Room) {
         self.settled = true;
-        self.memory.settle(self.key, Some(answer))
+        let takes = RECORD + answer.bytes();
+        let mut kept = self.memory.kept();
+        kept.give_back(room.principal, std::mem::take(&mut room.bytes));
+        kept.settle(self.key, State::Answered(answer), takes);
     }
 
     /// The call was not carried out: the next request with the key is the first.
     pub fn release(mut self) {
         self.settled = true;
-        let mut kept = self.memory.kept();
-        if let Some(record) = kept.records.remove(&self.key) {
-            self.memory.forget(&mut kept, &record);
-        }
+        self.memory.kept().forget(self.key);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.settled {
-            self.memory.settle(self.key, None);
+            self.memory.kept().settle(self.key, State::Unknown, RECORD);
         }
     }
 }
@@ -251,16 +286,25 @@ impl Drop for Ticket {
 // === impl Room ===
 
 impl Room {
-    /// Takes more; whether there is as much.
-    pub fn more(&mut self, bytes: u64) -> bool {
-        let taken = self.memory.take(bytes);
-        self.bytes += if taken { bytes } else { 0 };
+    /// Takes what is lacking to so many bytes; whether there is as much.
+    pub fn grow_to(&mut self, bytes: u64) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        if more == 0 {
+            return true;
+        }
+        let mut kept = self.memory.kept();
+        // What has ended is no reason to refuse anybody.
+        kept.sweep(Instant::now());
+        let taken = kept.take(self.principal, more);
+        self.bytes += if taken { more } else { 0 };
         taken
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.memory.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        if self.bytes > 0 {
+            self.memory.kept().give_back(self.principal, self.bytes);
+        }
     }
 }

@@ -1,8 +1,10 @@
--- One key of idempotency. KEYS[1] is its name; ARGV[1] says what is done, ARGV[2] who does it.
+-- One key of idempotency. KEYS[1] is its name, KEYS[2] that of what is noted of whoever asks alone;
+-- ARGV[1] says what is done, ARGV[2] who does it.
 --   claim fingerprint timeout window (both in milliseconds)
 --     {0}: it was nobody's and is the caller's now; {1}: another request's; {2, answer}: answered;
---     {3}: that of a call under way; {4}: that of a call whose answer is not kept
---   answered answer | unknown | release
+--     {3}: that of a call under way; {4}: that of a call whose answer is not kept;
+--     {5}: the caller has given it back already
+--   answered answer fingerprint window | unknown | release
 --     {1}: done; {0}: it is not the caller's
 -- Fields: f fingerprint, s state (c under way, a answered, u unknown), o owner, e when a call under way
 -- must have ended, a answer. A call whose owner has gone is unknown from then on.
@@ -11,6 +13,9 @@ local held = redis.call('HMGET', KEYS[1], 'f', 's', 'o', 'e')
 local done = ARGV[1]
 
 if done == 'claim' then
+  if redis.call('EXISTS', KEYS[2]) == 1 then
+    return { 5 }
+  end
   local t = redis.call('TIME')
   local now = t[1] * 1000 + math.floor(t[2] / 1000)
   if not held[2] then
@@ -31,7 +36,17 @@ if done == 'claim' then
   return { 4 }
 end
 
+-- What has been forgotten meanwhile is noted again; and a claim that comes late finds that it was given
+-- back.
+if not held[2] and done == 'answered' then
+  redis.call('HSET', KEYS[1], 'f', ARGV[4], 's', 'a', 'a', ARGV[3])
+  redis.call('PEXPIRE', KEYS[1], ARGV[5])
+  return { 1 }
+end
 if held[3] ~= ARGV[2] then
+  if done == 'release' then
+    redis.call('SET', KEYS[2], '', 'PX', 600000)
+  end
   return { 0 }
 end
 if done == 'release' then

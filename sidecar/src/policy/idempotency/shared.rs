@@ -14,6 +14,9 @@ use crate::net::resp::{Reply, Script, command};
 /// What the store runs.
 pub static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("shared.lua")));
 
+/// What a call may take beyond its time until the store knows how it has ended.
+const SETTLES: Duration = Duration::from_secs(10);
+
 /// Who has claimed a key: one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner(u128);
@@ -36,8 +39,15 @@ pub enum Claimed {
 /// How a call has ended.
 #[derive(Clone, Debug)]
 pub enum Ended {
-    /// With this answer.
-    Answered(Vec<u8>),
+    /// With this answer, which stands for the key for so long if the store has forgotten it.
+    Answered {
+        /// In the form in which it stands in the store.
+        answer: Vec<u8>,
+        /// What was asked.
+        fingerprint: Fingerprint,
+        /// For how long.
+        window: Duration,
+    },
     /// Nobody knows how.
     Unknown,
     /// It was not carried out.
@@ -63,7 +73,7 @@ impl Default for Owner {
     }
 }
 
-/// Claims a key.
+/// Claims a key. It outlasts its call, however short its window is.
 pub fn claim(
     key: Key,
     fingerprint: Fingerprint,
@@ -71,15 +81,18 @@ pub fn claim(
     timeout: Duration,
     window: Duration,
 ) -> Vec<u8> {
-    let millis = |span: Duration| span.as_millis().to_string().into_bytes();
     let words = [
         b"claim".to_vec(),
         owner.word(),
         fingerprint.text().into_bytes(),
         millis(timeout),
-        millis(window),
+        millis(window.max(timeout + SETTLES)),
     ];
-    run(key, words)
+    run(key, owner, words)
+}
+
+fn millis(span: Duration) -> Vec<u8> {
+    span.as_millis().to_string().into_bytes()
 }
 
 /// What was answered to a claim; `None` for what is no answer to one.
@@ -102,21 +115,32 @@ pub fn claimed(reply: Reply) -> Option<Claimed> {
 
 /// Says how the call of an owner has ended.
 pub fn ended(key: Key, owner: Owner, ended: &Ended) -> Vec<u8> {
-    let (what, answer) = match ended {
-        Ended::Answered(answer) => ("answered", Some(answer.clone())),
-        Ended::Unknown => ("unknown", None),
-        Ended::Released => ("release", None),
+    let what: &[u8] = match ended {
+        Ended::Answered { .. } => b"answered",
+        Ended::Unknown => b"unknown",
+        Ended::Released => b"release",
     };
-    let words = [what.as_bytes().to_vec(), owner.word()];
-    run(key, words.into_iter().chain(answer))
+    let mut words = vec![what.to_vec(), owner.word()];
+    if let Ended::Answered {
+        answer,
+        fingerprint,
+        window,
+    } = ended
+    {
+        let fingerprint = fingerprint.text().into_bytes();
+        words.extend([answer.clone(), fingerprint, millis(*window)]);
+    }
+    run(key, owner, words)
 }
 
-fn run(key: Key, words: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
+fn run(key: Key, owner: Owner, words: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
+    let name = key.name();
     let begin = [
         b"EVALSHA".to_vec(),
         SCRIPT.sha().as_bytes().to_vec(),
-        b"1".to_vec(),
-        key.name().into_bytes(),
+        b"2".to_vec(),
+        name.clone().into_bytes(),
+        format!("{name}:{:032x}", owner.0).into_bytes(),
     ];
     command(&Vec::from_iter(begin.into_iter().chain(words)))
 }

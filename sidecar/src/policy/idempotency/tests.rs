@@ -1,22 +1,24 @@
+mod memory;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
-use proptest::prelude::*;
-use tokio::time::advance;
 use wire::mesh;
 
 use super::Idempotency;
 use super::answer::Answer;
+use super::key::BodyHash;
 use super::key::{Fingerprint, Key, Principal};
-use super::memory::{Claim, Memory};
+use super::memory::{Claim, Known, Memory, Ticket};
 use super::outcome::Outcome;
 use super::shared::{self, Claimed};
 use crate::identity::SpiffeId;
 use crate::net::resp::Reply;
 use crate::policy::authentication::Caller;
 use crate::policy::authentication::api_key::Consumer;
+use crate::policy::authentication::jwt::Token;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -59,7 +61,36 @@ fn request(
 }
 
 fn asked(body: &str) -> Fingerprint {
-    Fingerprint::of(&request("POST", "/payments", &[]), body.as_bytes(), None)
+    Fingerprint::of(&request("POST", "/payments", &[]), hashed(body), None)
+}
+
+fn hashed(body: &str) -> BodyHash {
+    let mut hash = BodyHash::new();
+    hash.more(body.as_bytes());
+    hash
+}
+
+/// Claims a key for an hour; its answer may have a kilobyte.
+fn claim(memory: &Arc<Memory>, name: &str, body: &str, who: Principal) -> Claim {
+    memory.claim(key(who, name), asked(body), who, HOUR, 1024)
+}
+
+/// The first with its key.
+fn first(claim: Claim) -> Ticket {
+    match claim {
+        Claim::First(ticket) => ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Answers a call, if there is room for that.
+fn answers(ticket: Ticket, who: Principal, memory: &Arc<Memory>, answer: Arc<Answer>) -> bool {
+    let mut room = memory.room(who);
+    let fits = room.grow_to(answer.bytes().saturating_sub(ticket.set_aside()));
+    if fits {
+        ticket.answered(answer, room);
+    }
+    fits
 }
 
 fn principal(name: &str) -> Principal {
@@ -76,7 +107,7 @@ fn consumer(name: &str) -> Caller {
 }
 
 fn key(principal: Principal, key: &str) -> Key {
-    Key::of("shop/payments", principal, key.as_bytes())
+    Key::of("shop/payments", principal, key.as_bytes(), false)
 }
 
 fn answer(body: &'static str) -> Arc<Answer> {
@@ -86,91 +117,6 @@ fn answer(body: &'static str) -> Arc<Answer> {
         body: Bytes::from_static(body.as_bytes()),
         trailers: None,
     })
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_key_stands_for_its_first_call_until_its_window_has_passed() {
-    let (memory, acme) = (memory(65_536), principal("acme"));
-    let claim = |body| memory.claim(key(acme, "a"), asked(body), acme, HOUR);
-    let Claim::First(ticket) = claim("1") else {
-        panic!("the first");
-    };
-    assert!(matches!(claim("1"), Claim::UnderWay(_)));
-    assert!(matches!(claim("2"), Claim::Other));
-    assert!(ticket.answered(answer("paid")));
-    advance(HOUR - Duration::from_millis(1)).await;
-    assert!(matches!(claim("1"), Claim::Answered(first) if first.body == "paid"));
-    assert!(matches!(claim("2"), Claim::Other));
-    advance(Duration::from_millis(1)).await;
-    assert!(matches!(claim("2"), Claim::First(_)));
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_waits_is_woken_when_the_call_ends_whichever_way() {
-    let (memory, acme) = (memory(65_536), principal("acme"));
-    let claim = || memory.claim(key(acme, "a"), asked("1"), acme, HOUR);
-    let Claim::First(ticket) = claim() else {
-        panic!("the first");
-    };
-    let Claim::UnderWay(mut call) = claim() else {
-        panic!("under way");
-    };
-    ticket.release();
-    assert!(call.changed().await.is_err(), "it has ended");
-    let Claim::First(ticket) = claim() else {
-        panic!("the key is free again");
-    };
-    let Claim::UnderWay(mut call) = claim() else {
-        panic!("under way");
-    };
-    // Whoever carried it out has gone without a word.
-    drop(ticket);
-    assert!(call.changed().await.is_err());
-    assert!(matches!(claim(), Claim::Unknown));
-    advance(HOUR).await;
-    assert!(matches!(claim(), Claim::First(_)));
-}
-
-#[tokio::test(start_paused = true)]
-async fn nothing_that_is_kept_makes_way_and_all_room_is_given_back() {
-    let (memory, acme) = (memory(10 * 1024), principal("acme"));
-    let claim =
-        |principal, name: &str| memory.claim(key(principal, name), asked("1"), principal, HOUR);
-    let mut taken = 0;
-    loop {
-        match claim(acme, &taken.to_string()) {
-            Claim::First(ticket) => assert!(ticket.answered(answer("ok"))),
-            Claim::Full => break,
-            other => panic!("{other:?}"),
-        }
-        taken += 1;
-    }
-    assert!(taken >= 10, "{taken}");
-    for name in 0..taken {
-        assert!(matches!(claim(acme, &name.to_string()), Claim::Answered(_)));
-    }
-    // One principal can't take what the others need.
-    assert!(matches!(claim(principal("other"), "a"), Claim::First(_)));
-    advance(HOUR).await;
-    drop(claim(acme, "one more"));
-    advance(HOUR).await;
-    drop(claim(acme, "the last"));
-    assert_eq!(memory.size(), (1, 512));
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_without_room_is_not_kept_and_its_call_not_made_again() {
-    let (memory, acme) = (memory(2_048), principal("acme"));
-    let claim = || memory.claim(key(acme, "a"), asked("1"), acme, HOUR);
-    let Claim::First(ticket) = claim() else {
-        panic!("the first");
-    };
-    let mut room = memory.room();
-    assert!(room.more(1_536) && !room.more(1));
-    assert!(!ticket.answered(answer("ok")));
-    assert!(matches!(claim(), Claim::Unknown));
-    drop(room);
-    assert_eq!(memory.size(), (1, 512));
 }
 
 #[test]
@@ -192,19 +138,58 @@ fn a_principal_is_who_has_credentials_and_else_the_workload_that_calls() {
         Principal::of(Some(&app), &[]),
         Principal::of(None, &[]),
     ];
-    let keys = all.map(|one| Key::of("shop/payments", one, b"a").name());
+    let keys = all.map(|one| Key::of("shop/payments", one, b"a", false).name());
     let different: std::collections::BTreeSet<_> = keys.iter().collect();
     assert_eq!(different.len(), all.len());
     assert!(keys.iter().all(|name| !name.contains("acme")));
-    assert_ne!(
-        Key::of("shop/payments", all[0], b"a"),
-        Key::of("shop/refunds", all[0], b"a")
+    let of = |object, is_copy| Key::of(object, all[0], b"a", is_copy);
+    assert_ne!(of("shop/payments", false), of("shop/refunds", false));
+    assert_ne!(of("shop/payments", false), of("shop/payments", true));
+}
+
+#[test]
+fn a_token_tells_whose_it_is_by_a_subject_that_says_something() {
+    let token = |claims: &str| {
+        let claims = format!(r#"{{"active":true,"iss":"a",{claims}}}"#);
+        let members = wire::json::object(claims.as_bytes()).unwrap();
+        let mut caller = Caller::default();
+        caller.token = Some(Arc::new(Token::introspected(members).unwrap()));
+        caller
+    };
+    let web: SpiffeId = "spiffe://cluster.local/ns/web/sa/web".parse().unwrap();
+    let of = |claims: &str| Principal::of(Some(&web), &[token(claims)]);
+    let workload = Principal::of(Some(&web), &[]);
+    for none in [
+        r#""sub":null"#,
+        r#""sub":"""#,
+        r#""sub":["x"]"#,
+        r#""scope":"x""#,
+    ] {
+        assert_eq!(of(none), workload, "{none}");
+    }
+    let all = [
+        r#""sub":"x""#,
+        r#""client_id":"x""#,
+        r#""sub":"y""#,
+        r#""sub":1"#,
+    ];
+    for (place, one) in all.iter().enumerate() {
+        assert_ne!(of(one), workload, "{one}");
+        for other in &all[place + 1..] {
+            assert_ne!(of(one), of(other), "{one} {other}");
+        }
+    }
+    // What comes first counts.
+    assert_eq!(
+        of(r#""sub":null,"client_id":"x""#),
+        of(r#""client_id":"x""#)
     );
 }
 
 #[test]
 fn what_was_asked_is_method_path_query_media_type_body_and_trailers() {
     let of = |method: &str, path: &str, headers: &[(&'static str, &'static str)], body: &[u8]| {
+        let body = hashed(std::str::from_utf8(body).unwrap());
         Fingerprint::of(&request(method, path, headers), body, None).text()
     };
     let json = [("content-type", "application/json"), ("traceparent", "1")];
@@ -217,13 +202,15 @@ fn what_was_asked_is_method_path_query_media_type_body_and_trailers() {
         of("POST", "/a?b", &[("content-type", "text/plain")], b"c"),
         of("POST", "/a?b", &json, b"d"),
         of("POST", "/a?bc", &json, b""),
+        of("POST", "http://refunds/a?b", &json, b"c"),
     ] {
         assert_ne!(first, other);
     }
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", "1".parse().unwrap());
     let head = request("POST", "/a?b", &json);
-    assert_ne!(first, Fingerprint::of(&head, b"c", Some(&trailers)).text());
+    let trailed = Fingerprint::of(&head, hashed("c"), Some(&trailers));
+    assert_ne!(first, trailed.text());
 }
 
 #[test]
@@ -258,10 +245,8 @@ fn it_is_about_its_methods_and_paths_and_an_edit_keeps_what_is_kept() {
     assert!(!policy.is_about(&request("PATCH", "/a", &[])));
     assert!(policy.releases(StatusCode::TOO_MANY_REQUESTS));
     assert!(!policy.releases(StatusCode::SERVICE_UNAVAILABLE));
-    let Claim::First(ticket) = policy.memory.claim(key(acme, "a"), asked("1"), acme, HOUR) else {
-        panic!("the first");
-    };
-    ticket.answered(answer("ok"));
+    let ticket = first(claim(&policy.memory, "a", "1", acme));
+    assert!(answers(ticket, acme, &policy.memory, answer("ok")));
     let edited = mesh::Idempotency {
         max_bytes: 1_000_000,
         window_ms: 1_000,
@@ -274,8 +259,8 @@ fn it_is_about_its_methods_and_paths_and_an_edit_keeps_what_is_kept() {
     let policy = built(edited, Some(&policy)).unwrap();
     assert!(policy.is_about(&request("POST", "/payments/1", &[])));
     assert!(!policy.is_about(&request("POST", "/a", &[])));
-    let claim = policy.memory.claim(key(acme, "a"), asked("1"), acme, HOUR);
-    assert!(matches!(claim, Claim::Answered(_)));
+    let again = claim(&policy.memory, "a", "1", acme);
+    assert!(matches!(again, Claim::Known(Known::Answered(_))));
     assert_eq!(policy.memory.most(), 1_000_000);
 }
 
@@ -309,6 +294,34 @@ fn what_cannot_be_carried_out_is_rejected() {
 }
 
 #[test]
+fn what_can_not_be_used_closes_what_it_names_and_keeps_what_was_kept() {
+    let (acme, counters) = (principal("acme"), Default::default());
+    let old = built(sent(), None).unwrap();
+    let ticket = first(claim(&old.memory, "a", "1", acme));
+    assert!(answers(ticket, acme, &old.memory, answer("ok")));
+    let wrong = mesh::Idempotency {
+        methods: vec!["A B".into()],
+        required: true,
+        header: "x-key".into(),
+        ..sent()
+    };
+    let id = "idempotency/shop/payments";
+    let closed = Idempotency::closed(Some(wrong), Some(&old), id, &counters);
+    assert!(closed.closed && closed.required);
+    assert_eq!(
+        (&*closed.object, closed.header.as_str()),
+        ("shop/payments", "x-key")
+    );
+    assert!(closed.is_about(&request("DELETE", "/any", &[])));
+    let reopened = built(sent(), Some(&closed)).unwrap();
+    let again = claim(&reopened.memory, "a", "1", acme);
+    assert!(matches!(again, Claim::Known(Known::Answered(_))));
+    // Nothing at all could be read.
+    let closed = Idempotency::closed(None, Some(&old), id, &counters);
+    assert_eq!(closed.header, old.header);
+}
+
+#[test]
 fn an_answer_of_a_store_is_read_as_it_was_kept_and_nothing_else_is_one() {
     let mut headers = HeaderMap::new();
     headers.append("set-cookie", "a=1".parse().unwrap());
@@ -333,6 +346,7 @@ fn an_answer_of_a_store_is_read_as_it_was_kept_and_nothing_else_is_one() {
     assert_eq!(claimed(vec![number(4)]), Some(Claimed::Unknown));
     for none in [
         vec![],
+        // Whoever asked has given it back already.
         vec![number(5)],
         vec![number(0), kept],
         vec![number(2)],
@@ -349,95 +363,5 @@ fn every_outcome_has_a_name_of_its_own() {
     assert_eq!(names.len(), Outcome::ALL.len());
     for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
         assert_eq!(outcome as usize, place);
-    }
-}
-
-/// What can happen to a key.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Ask { key: u8, body: u8 },
-    End { how: u8, call: u8 },
-    Pass(u16),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        (0..3u8, 0..2u8).prop_map(|(key, body)| Step::Ask { key, body }),
-        (0..3u8, 0..8u8).prop_map(|(how, call)| Step::End { how, call }),
-        (0..900u16).prop_map(Step::Pass),
-    ];
-    prop::collection::vec(step, 1..60)
-}
-
-proptest! {
-    /// Against a plain account of what was called when: within its window no key is carried out twice,
-    /// but after a release.
-    #[test]
-    fn no_key_is_carried_out_twice_within_its_window(steps in steps()) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            const WINDOW: Duration = Duration::from_secs(1);
-            let (memory, acme) = (memory(1_000_000), principal("acme"));
-            let mut now = Duration::ZERO;
-            // Per key: when its call began, with which body, and how it ended.
-            let mut account: std::collections::HashMap<u8, (Duration, u8, Option<u8>)> = Default::default();
-            let mut open = Vec::new();
-            for step in steps {
-                match step {
-                    Step::Pass(millis) => {
-                        let span = Duration::from_millis(millis.into());
-                        now += span;
-                        advance(span).await;
-                    }
-                    Step::End { how, call } => {
-                        if open.is_empty() {
-                            continue;
-                        }
-                        let call = usize::from(call) % open.len();
-                        let (key, began, ticket): (u8, Duration, super::memory::Ticket) = open.swap_remove(call);
-                        match how {
-                            0 => assert!(ticket.answered(answer("ok"))),
-                            1 => drop(ticket),
-                            _ => ticket.release(),
-                        }
-                        if let Some(entry) = account.get_mut(&key) && entry.0 == began {
-                            if how == 2 {
-                                account.remove(&key);
-                            } else {
-                                entry.2 = Some(how);
-                            }
-                        }
-                    }
-                    Step::Ask { key: number, body } => {
-                        // A call ends before its key does: the policy sees to it.
-                        open.retain(|(_, began, _)| *began + WINDOW > now);
-                        for entry in account.values_mut() {
-                            if entry.2.is_none() && entry.0 + WINDOW <= now {
-                                entry.2 = Some(1);
-                            }
-                        }
-                        account.retain(|_, entry| entry.0 + WINDOW > now);
-                        let name = number.to_string();
-                        let text = body.to_string();
-                        let claim = memory.claim(key(acme, &name), asked(&text), acme, WINDOW);
-                        match (account.get(&number), claim) {
-                            (None, Claim::First(ticket)) => {
-                                account.insert(number, (now, body, None));
-                                open.push((number, now, ticket));
-                            }
-                            (Some((_, first, _)), Claim::Other) => assert_ne!(*first, body),
-                            (Some((_, _, None)), Claim::UnderWay(_))
-                            | (Some((_, _, Some(0))), Claim::Answered(_))
-                            | (Some((_, _, Some(1))), Claim::Unknown) => {}
-                            (known, claim) => panic!("{known:?} {claim:?}"),
-                        }
-                    }
-                }
-            }
-        });
     }
 }

@@ -1,19 +1,13 @@
-//! What each policy adds to a request: `cargo bench -p sidecar --bench policies`. A plain program, whose
-//! nanoseconds are comparable on one machine only; instructions are counted by valgrind, where it is
-//! installed, and are the same everywhere.
-
-#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
+//! Who may enter.
 
 use std::hint::black_box;
-use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use http::Request;
 use http::request::Parts;
 use serde_json::json;
 use sidecar::config::access::{Access, Keys};
@@ -22,77 +16,9 @@ use sidecar::policy::authentication::{Caller, Known};
 use sidecar::telemetry::metrics::access::Counters;
 use wire::mesh;
 
-/// A policy, and one request that it sees.
-type Policy = (&'static str, fn() -> Box<dyn FnMut()>);
+use crate::head;
 
-const POLICIES: &[Policy] = &[
-    ("authorization by account, 1 rule", || authorization(1)),
-    ("authorization by account, 32 rules", || authorization(32)),
-    ("API key", api_key),
-    ("JWT that was seen before", || jwt(false)),
-    ("JWT that is new (ES256)", || jwt(true)),
-];
-
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let [_, place, rounds] = &arguments[..]
-        && let (Ok(place), Ok(rounds)) = (place.parse::<usize>(), rounds.parse::<u32>())
-    {
-        let mut once = POLICIES[place].1();
-        (0..rounds).for_each(|_| once());
-        return;
-    }
-    println!(
-        "{:40}{:>14}{:>14}",
-        "for one request", "nanoseconds", "instructions"
-    );
-    for (place, (name, policy)) in POLICIES.iter().enumerate() {
-        let time = median(policy());
-        let counted = instructions(place).map_or("?".to_owned(), |count| count.to_string());
-        println!("{name:40}{:>14}{counted:>14}", time.as_nanos());
-    }
-}
-
-/// The median of rounds.
-fn median(mut once: Box<dyn FnMut()>) -> Duration {
-    const IN_A_ROUND: u32 = 2_000;
-    let mut times: Vec<Duration> = (0..51)
-        .map(|_| {
-            let start = Instant::now();
-            (0..IN_A_ROUND).for_each(|_| once());
-            start.elapsed() / IN_A_ROUND
-        })
-        .collect();
-    times.sort();
-    times[times.len() / 2]
-}
-
-/// What twice as many rounds take more, as valgrind counts it.
-fn instructions(place: usize) -> Option<u64> {
-    const ROUNDS: u64 = 500;
-    let counted = |rounds: u64| {
-        let output = Command::new("valgrind")
-            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-            .arg(std::env::current_exe().ok()?)
-            .args([place.to_string(), rounds.to_string()])
-            .output()
-            .ok()?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let line = said.lines().find(|line| line.contains("Collected"))?;
-        line.split_whitespace().last()?.parse::<u64>().ok()
-    };
-    Some(counted(2 * ROUNDS)?.checked_sub(counted(ROUNDS)?)? / ROUNDS)
-}
-
-fn head(lines: &[(&str, &str)]) -> Parts {
-    let mut request = Request::get("/orders/17").header("host", "orders.shop");
-    for (name, value) in lines {
-        request = request.header(*name, *value);
-    }
-    request.body(()).unwrap().into_parts().0
-}
-
-fn authorization(rules: usize) -> Box<dyn FnMut()> {
+pub(crate) fn authorization(rules: usize) -> Box<dyn FnMut()> {
     let rule = |number: usize| mesh::AccessRule {
         name: format!("rule-{number}"),
         // The last one fits.
@@ -159,7 +85,7 @@ fn authenticated(
     })
 }
 
-fn api_key() -> Box<dyn FnMut()> {
+pub(crate) fn api_key() -> Box<dyn FnMut()> {
     let key = "mk_k7f3q9ab_0123456789012345678901234567890123456789012345678";
     let authentication = mesh::Authentication {
         require: mesh::Require::Any.into(),
@@ -182,7 +108,7 @@ fn api_key() -> Box<dyn FnMut()> {
 }
 
 /// `new`: more tokens than are remembered.
-fn jwt(new: bool) -> Box<dyn FnMut()> {
+pub(crate) fn jwt(new: bool) -> Box<dyn FnMut()> {
     let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let encoded = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
     let point = key.public_key().as_ref();
