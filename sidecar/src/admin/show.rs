@@ -9,7 +9,6 @@ use wire::Resource;
 use super::Admin;
 use crate::config::State;
 use crate::config::service::Protocol;
-use crate::config::state::Served;
 use crate::policy::health_check::{EndpointState, Healths};
 use crate::telemetry::log;
 use crate::telemetry::metrics::{ConnectionKind, Direction, GrpcStatus, Metrics};
@@ -241,7 +240,7 @@ fn in_force(state: &State, healths: &Healths) -> Value {
                 "service": &*guard.service, "port": port, "protocol": format!("{protocol:?}"),
                 "cache": state.served(*port).map_or(Value::Null, super::cache::kept),
                 "whoMayEnter": state.served(*port).map_or(Value::Null, super::access::may_enter),
-                "limits": limits(state, *port),
+                "limits": super::limits::held(state, *port),
             })
         })
     });
@@ -251,23 +250,6 @@ fn in_force(state: &State, healths: &Healths) -> Value {
         "serves": served.collect::<Vec<_>>(),
         "services": services.collect::<Vec<_>>(),
     })
-}
-
-/// The limits that hold at a port, with how many keys each counts and how many requests wait.
-fn limits(state: &State, port: u16) -> Vec<Value> {
-    let served = state.served(port).ok();
-    let limited = served.into_iter().flat_map(Served::limits);
-    let each = limited.flat_map(|limited| {
-        limited.rate_limit.limits.iter().map(|limit| {
-            json!({
-                "rateLimit": &*limited.rate_limit.object,
-                "limit": &*limit.name,
-                "keys": limit.keys(),
-                "waiting": limit.waiting(),
-            })
-        })
-    });
-    each.collect()
 }
 
 fn rfc3339(seconds: u64) -> Option<String> {
