@@ -11,6 +11,7 @@
 
 mod access;
 mod cache;
+mod first_bytes;
 mod operator;
 mod people;
 mod proxy;

@@ -83,6 +83,8 @@ pub const CACHE: &str = "cache";
 pub const RATE_LIMIT: &str = "rate-limit";
 /// Limits in a store that replicas share (`mesh.RateLimit.store`).
 pub const RATE_LIMIT_SHARED: &str = "rate-limit.shared";
+/// Limits what is called outside the cluster (`mesh.LimitTarget.outside`).
+pub const RATE_LIMIT_OUTSIDE: &str = "rate-limit.outside";
 
 /// What the sidecar of this build can do.
 pub const ALL: &[&str] = &[
@@ -125,4 +127,5 @@ pub const ALL: &[&str] = &[
     CACHE,
     RATE_LIMIT,
     RATE_LIMIT_SHARED,
+    RATE_LIMIT_OUTSIDE,
 ];

@@ -21,17 +21,38 @@ use crate::proxy::error::Reason;
 pub(super) fn held(state: &State, port: u16) -> Vec<Value> {
     let served = state.served(port).ok();
     let limited = served.into_iter().flat_map(Served::limits);
-    let each = limited.flat_map(|limited| {
-        limited.rate_limit.limits.iter().map(|limit| {
-            json!({
-                "rateLimit": &*limited.rate_limit.object,
-                "limit": &*limit.name,
-                "keys": limit.keys(),
-                "waiting": limit.waiting(),
-            })
+    limited.flat_map(counted).collect()
+}
+
+fn counted(limited: &Limited) -> impl Iterator<Item = Value> {
+    limited.rate_limit.limits.iter().map(|limit| {
+        json!({
+            "rateLimit": &*limited.rate_limit.object,
+            "limit": &*limit.name,
+            "keys": limit.keys(),
+            "waiting": limit.waiting(),
+        })
+    })
+}
+
+/// The limits for what is called outside the cluster.
+pub(super) fn outside(state: &State) -> Vec<Value> {
+    let places = state.outside.places().map(|place| {
+        json!({
+            "service": &*place.named.service,
+            "limits": Vec::from_iter(counted(&place.limited)),
         })
     });
-    each.collect()
+    places.collect()
+}
+
+/// What limits a call that goes outside the cluster, in words.
+pub(super) fn of_outside(state: &State, host: &str, port: u16) -> Vec<String> {
+    let places = state.outside.at(host, port).map(|place| {
+        let (object, service) = (&place.limited.rate_limit.object, &place.named.service);
+        format!("counted here by RateLimit {object} as what is called of Service {service}")
+    });
+    places.collect()
 }
 
 /// What each limit that is about a request would do with it.
@@ -162,6 +183,7 @@ mod tests {
                     namespace: "shop".into(),
                     name: "orders".into(),
                 }],
+                outside: None,
             }],
             limits,
             headers: mesh::LimitHeaders::None.into(),

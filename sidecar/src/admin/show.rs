@@ -248,6 +248,7 @@ fn in_force(state: &State, healths: &Healths) -> Value {
         "workload": state.built.workload.as_ref().map(|own| &*own.pod),
         "complete": state.is_complete(),
         "serves": served.collect::<Vec<_>>(),
+        "outside": super::limits::outside(state),
         "services": services.collect::<Vec<_>>(),
     })
 }

@@ -13,6 +13,7 @@ use super::cache::Application;
 use super::context::{Account, Context};
 use super::error::{Error, Reason};
 use super::load::Seat;
+use super::rate_limit::Sender;
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
 use super::{Proxy, access, cache, forward, headers, health, path, rate_limit};
@@ -102,7 +103,8 @@ async fn inbound(
     let (body, told) = match served.limits().is_empty() {
         true => (body, None),
         false => {
-            let within = rate_limit::request(px, cx, served, peer, &callers, &head, body);
+            let (limits, sender) = (served.limits().iter(), Sender::peer(peer, &callers));
+            let within = rate_limit::request(px, cx, limits, sender, &head, body);
             let (body, told) = Box::pin(within).await?;
             (body, Some(told))
         }
@@ -113,7 +115,7 @@ async fn inbound(
             let application = Application::new(application, speak, port);
             Box::pin(cache::carry(cx, cache, &application, head, body)).await
         }
-        None => Box::pin(forward::to_application(cx, &application, speak, head, body)).await,
+        None => Box::pin(forward::once(cx, &application, speak, head, body)).await,
     };
     match told {
         None => answer,
