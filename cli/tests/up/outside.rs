@@ -278,3 +278,25 @@ fn what_is_not_http_or_whose_server_speaks_first_passes_a_limit_for_any_port() {
         assert_eq!(heard, "016869");
     }
 }
+
+#[test]
+fn an_encrypted_connection_waits_for_its_turn() {
+    let partner = Partner::start();
+    let limit = json!({
+        "name": "even", "requests": 1, "per": "1s", "burst": 1,
+        "action": "Delay", "delay": { "max": "30s", "maxQueue": 10 },
+    });
+    let folder = folder(&[partner.service("tls"), rate_limit(limit)]);
+    let _mesh = folder.up(&[]);
+    in_force(&folder);
+    let to = format!("{HOST}:{}", partner.port);
+    std::thread::scope(|scope| {
+        let calls = [(); 3].map(|()| scope.spawn(|| folder.says("web", &to, &hello(HOST)).0));
+        let heard = calls.map(|call| call.join().unwrap());
+        assert_eq!(heard, ["156f6b"; 3]);
+    });
+    let came = partner.came.lock().unwrap();
+    // Each of the last two waited until a second had passed since the one before might come.
+    let took = came[2].1 - came[0].1;
+    assert!(took >= Duration::from_millis(1_500), "{took:?}");
+}
