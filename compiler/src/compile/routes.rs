@@ -45,6 +45,7 @@ impl Compilation<'_> {
         mentions.extend(hosts.services.iter().cloned());
         let leads = reader.leads(&hosts.services);
         let guarded = self.guards(key, &hosts.services).unwrap_or_default();
+        mentions.extend(guarded.services.iter().cloned());
         let cached = self.cached_at(key, &hosts);
         let unresolved = rules.refusal.into_iter().chain(guarded.unusable);
         let read = Read {
