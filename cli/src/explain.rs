@@ -105,6 +105,7 @@ fn is_refused(told: &Value) -> bool {
     let mut drawn = goes.iter().filter(|to| to["weight"] != 0).peekable();
     let mut said = list(&told["enters"]).into_iter().flat_map(|port| {
         let mut all = list(&port["says"]);
+        all.extend(list(&port["limits"]));
         all.push(port);
         all
     });
@@ -189,6 +190,32 @@ fn enters(words: &mut String, port: &Value) {
         };
         line(format!("  ApiRoute {route}{rule}: {what}"));
     }
+    for limit in list(&port["limits"]) {
+        line(format!("  {}", limited(&limit)));
+    }
+}
+
+/// What a limit would do with it.
+fn limited(limit: &Value) -> String {
+    let (object, name) = (text(&limit["rateLimit"]), text(&limit["limit"]));
+    let (bucket, left) = (text(&limit["bucket"]), &limit["left"]);
+    let wait = match limit["waitMs"].as_u64() {
+        Some(millis) => format!(" for {millis} ms"),
+        None => String::new(),
+    };
+    let refused = &limit["refused"];
+    let what = match (limit["unknown"].as_str(), limit["tooMuch"] == true) {
+        (Some(unknown), _) => unknown.to_owned(),
+        (None, false) => format!("passes, {left} left"),
+        (None, true) if refused.is_object() => {
+            format!("too much{wait}, {left} left: {}", refusal(refused))
+        }
+        (None, true) if limit["action"] == "Shadow" => {
+            format!("passes, and tells that it is too much{wait}")
+        }
+        (None, true) => format!("waits{wait} at least"),
+    };
+    format!("RateLimit {object}, limit {name} ({bucket}): {what}")
 }
 
 fn refusal(refused: &Value) -> String {

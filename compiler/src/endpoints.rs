@@ -26,15 +26,26 @@ pub(crate) fn carries(port: &ServicePort, said: Option<Protocol>) -> Protocol {
     declared(port).or(said).unwrap_or(Protocol::Detect)
 }
 
-/// By `appProtocol`, else by the first word of the port's name.
+/// Whether what a port carries is declared to be encrypted by the application.
+pub(crate) fn is_tls(port: &ServicePort) -> bool {
+    word(port, |word| {
+        matches!(word, "https" | "tls" | "wss").then_some(())
+    })
+    .is_some()
+}
+
 fn declared(port: &ServicePort) -> Option<Protocol> {
-    let by_word = |word: &str| match word {
+    word(port, |word| match word {
         "http" | "ws" | "grpc-web" => Some(Protocol::Http),
         "http2" | "h2c" | "grpc" => Some(Protocol::Http2),
         "tcp" | "https" | "tls" | "wss" | "mongo" | "mysql" | "postgres" | "postgresql"
         | "redis" | "amqp" | "nats" | "kafka" | "smtp" => Some(Protocol::Tcp),
         _ => None,
-    };
+    })
+}
+
+/// What is known by `appProtocol`, else by the first word of the port's name.
+fn word<T>(port: &ServicePort, known: impl Fn(&str) -> Option<T>) -> Option<T> {
     let declared = port.app_protocol.as_deref().map(str::to_ascii_lowercase);
     let declared = declared
         .as_deref()
@@ -49,8 +60,8 @@ fn declared(port: &ServicePort) -> Option<Protocol> {
         }
     });
     declared
-        .and_then(by_word)
-        .or_else(|| first_word.and_then(by_word))
+        .and_then(&known)
+        .or_else(|| first_word.and_then(&known))
 }
 
 /// Whether a name in DNS stands for the Service and nothing more: nothing of it can be governed.

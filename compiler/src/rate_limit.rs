@@ -21,6 +21,7 @@ use crate::host::Suggestions;
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings};
 
+mod outside;
 mod shared;
 
 /// The Services that an ApiRoute is for; `None` when there is no such ApiRoute.
@@ -60,9 +61,20 @@ pub(crate) struct Limits {
 impl Limits {
     /// The Services that it is for.
     pub(crate) fn services(&self) -> BTreeSet<ObjectKey> {
-        let all = self.sent.targets.iter().flat_map(|target| &target.services);
+        let all = self.sent.targets.iter();
+        let all = all.flat_map(|target| {
+            let outside = target.outside.as_ref();
+            let outside = outside.and_then(|outside| outside.service.as_ref());
+            target.services.iter().chain(outside)
+        });
         all.map(|one| ObjectKey::new(&*one.namespace, &*one.name))
             .collect()
+    }
+
+    /// Whether it is for names outside the cluster, so that those who call them enforce it.
+    pub(crate) fn is_outside(&self) -> bool {
+        let mut targets = self.sent.targets.iter();
+        targets.any(|target| target.outside.is_some())
     }
 }
 
@@ -76,12 +88,10 @@ impl Reader<'_> {
         let mut targets: Vec<mesh::LimitTarget> = Vec::new();
         for (place, target) in self.spec.target_refs.iter().enumerate() {
             let at = format!("spec.targetRefs[{place}]");
-            let services = self.target(&at, target, &mut limits, &mut refusals);
-            let name = format!("{}/{}", kind(target.kind), target.name);
+            let compiled = self.target(&at, target, &mut limits, &mut refusals);
             // The same twice is the same.
-            if !targets.iter().any(|known| known.name == name) {
-                let services = services.iter().map(service_ref).collect();
-                targets.push(mesh::LimitTarget { name, services });
+            if !targets.iter().any(|known| known.name == compiled.name) {
+                targets.push(compiled);
             }
         }
         if targets.is_empty() {
@@ -115,6 +125,7 @@ impl Reader<'_> {
             let too_many = regex::too_many(expressions);
             refusals.push(invalid(format!("spec.limits: {too_many}.")));
         }
+        refusals.extend(self.unseen(&targets));
         let (store, unresolved) = self.store().unzip();
         limits.unresolved = unresolved.flatten();
         limits.sent = mesh::RateLimit {
@@ -139,16 +150,29 @@ impl Reader<'_> {
         limits
     }
 
-    /// The Services that a target means.
+    /// What a target means.
     fn target(
         &self,
         at: &str,
         target: &RateLimitTarget,
         limits: &mut Limits,
         refusals: &mut Vec<Refusal>,
-    ) -> BTreeSet<ObjectKey> {
+    ) -> mesh::LimitTarget {
         let key = ObjectKey::new(&*self.key.namespace, &*target.name);
         let ObjectKey { namespace, name } = &key;
+        let mut compiled = mesh::LimitTarget {
+            name: format!("{}/{name}", kind(target.kind)),
+            ..mesh::LimitTarget::default()
+        };
+        let expected = match target.kind {
+            LimitedKind::Service => LimitedGroup::Core,
+            LimitedKind::ApiRoute => LimitedGroup::Meshwright,
+        };
+        if target.group != expected {
+            refusals.push(invalid(format!(
+                "{at}.group: a Service has no group, and an ApiRoute has the group meshwright.dev."
+            )));
+        }
         let services = match target.kind {
             LimitedKind::Service => BTreeSet::from([key.clone()]),
             LimitedKind::ApiRoute => {
@@ -161,37 +185,32 @@ impl Reader<'_> {
                                 "{at}: there is no ApiRoute {name:?} in namespace {namespace}."
                             ),
                         });
-                        return BTreeSet::new();
-                    }
-                    Some(services) if services.is_empty() => {
-                        refusals.push(Refusal {
-                            reason: Reason::UnsupportedTarget,
-                            message: format!(
-                                "{at}: ApiRoute {name:?} is for no Service of namespace \
-                                 {namespace}, whose pods would enforce it: write the RateLimit in \
-                                 the Services' namespace."
-                            ),
-                        });
-                        return services;
+                        return compiled;
                     }
                     Some(services) => services,
                 }
             }
         };
-        let expected = match target.kind {
-            LimitedKind::Service => LimitedGroup::Core,
-            LimitedKind::ApiRoute => LimitedGroup::Meshwright,
-        };
-        if target.group != expected {
-            refusals.push(invalid(format!(
-                "{at}.group: a Service has no group, and an ApiRoute has the group meshwright.dev."
-            )));
+        if services.is_empty() {
+            refusals.push(Refusal {
+                reason: Reason::UnsupportedTarget,
+                message: format!(
+                    "{at}: ApiRoute {name:?} is for no Service of namespace {namespace}, whose pods \
+                     would enforce it: write the RateLimit in the Services' namespace."
+                ),
+            });
         }
         limits.mentions.extend(services.iter().cloned());
+        if let (LimitedKind::Service, Some(outside)) = (target.kind, self.outside(at, &key)) {
+            let outside = outside.map_err(|refusal| refusals.push(refusal));
+            compiled.outside = outside.ok();
+            return compiled;
+        }
         for service in &services {
             refusals.extend(self.service(at, service, &mut limits.lost));
         }
-        services
+        compiled.services = services.iter().map(service_ref).collect();
+        compiled
     }
 
     /// What is wrong with a Service as a target.
@@ -216,8 +235,8 @@ impl Reader<'_> {
             return Some(Refusal {
                 reason: Reason::UnsupportedTarget,
                 message: format!(
-                    "{at}: Service {name:?} in namespace {namespace} has type ExternalName: a limit \
-                     is enforced by the pods of a Service, and a name outside the cluster has none."
+                    "{at}: Service {name:?} in namespace {namespace} has type ExternalName, and no \
+                     pods that would enforce a limit: name the Service itself."
                 ),
             });
         }

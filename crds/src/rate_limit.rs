@@ -20,13 +20,13 @@ mod shared;
 pub use shared::{Quota, QuotaPeriod, QuotaPlan, Redis, Store, StoreFailure};
 
 /// How much of one or more Services their callers may use, as the sidecars of the Services' own pods
-/// enforce it.
+/// enforce it; of names outside the cluster, as those of the callers do.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "meshwright.dev",
     version = "v1alpha1",
     kind = "RateLimit",
-    doc = "A RateLimit says how much of a Service its callers may use. It is written in the Service's own namespace and enforced by the sidecars of the Service's pods, after authentication and authorization; a request that is too much is answered 429. Several RateLimits may be for one Service: all of them hold.",
+    doc = "A RateLimit says how much of a Service its callers may use. It is written in the Service's own namespace and enforced by the sidecars of the Service's pods, after authentication and authorization; a request that is too much is answered 429. For a Service of type ExternalName, the sidecars of the namespace's pods enforce it where they call. Several RateLimits may be for one Service: all of them hold.",
     namespaced,
     plural = "ratelimits",
     shortname = "rl",
@@ -73,7 +73,8 @@ pub use shared::{Quota, QuotaPeriod, QuotaPlan, Redis, Store, StoreFailure};
     .message("bytes are counted as they pass a sidecar: write cost Bytes with scope PerReplica"))]
 pub struct RateLimitSpec {
     /// What it is for, in the object's own namespace: Services, or ApiRoutes, which stand for the
-    /// Services of that namespace that their hosts name and their rules send to.
+    /// Services of that namespace that their hosts name and their rules send to. Services of type
+    /// ExternalName stand for names outside the cluster, and stand alone.
     #[schemars(length(min = 1, max = 16))]
     pub target_refs: Vec<RateLimitTarget>,
 

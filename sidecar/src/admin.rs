@@ -5,6 +5,7 @@
 mod access;
 mod cache;
 mod explain;
+mod limits;
 mod settings;
 mod show;
 

@@ -11,6 +11,7 @@
 
 mod access;
 mod cache;
+mod first_bytes;
 mod idempotency;
 mod operator;
 mod people;

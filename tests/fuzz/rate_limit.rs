@@ -71,6 +71,17 @@ fn fuzz_rate_limits() {
                 namespace: "shop".into(),
                 name: "orders".into(),
             }],
+            outside: Some(mesh::LimitOutside {
+                service: Some(mesh::ServiceRef {
+                    namespace: "shop".into(),
+                    name: "partner".into(),
+                }),
+                hosts: vec!["api.example.com".into()],
+                ports: vec![mesh::OutsidePort {
+                    port: 443,
+                    protocol: mesh::Protocol::Tcp.into(),
+                }],
+            }),
         }],
         limits: vec![limit],
         headers: mesh::LimitHeaders::Draft.into(),

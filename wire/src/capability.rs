@@ -85,6 +85,8 @@ pub const IDEMPOTENCY: &str = "idempotency";
 pub const RATE_LIMIT: &str = "rate-limit";
 /// Limits in a store that replicas share (`mesh.RateLimit.store`).
 pub const RATE_LIMIT_SHARED: &str = "rate-limit.shared";
+/// Limits what is called outside the cluster (`mesh.LimitTarget.outside`).
+pub const RATE_LIMIT_OUTSIDE: &str = "rate-limit.outside";
 
 /// What the sidecar of this build can do.
 pub const ALL: &[&str] = &[
@@ -128,4 +130,5 @@ pub const ALL: &[&str] = &[
     IDEMPOTENCY,
     RATE_LIMIT,
     RATE_LIMIT_SHARED,
+    RATE_LIMIT_OUTSIDE,
 ];

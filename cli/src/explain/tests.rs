@@ -141,6 +141,54 @@ fn a_pod_an_address_that_passes_and_one_that_is_refused_read_as_such() {
 }
 
 #[test]
+fn what_each_limit_would_do_reads_below_who_may_enter() {
+    let limit = |name: &str, bucket: &str, more: Value| {
+        let mut limit = json!({ "rateLimit": "shop/limits", "limit": name, "bucket": bucket });
+        let more = more.as_object().unwrap().clone();
+        limit.as_object_mut().unwrap().extend(more);
+        limit
+    };
+    let fine = limit("all", "of everybody", json!({ "passes": true, "left": 7 }));
+    let too_much = limit(
+        "each",
+        "of its consumer",
+        json!({
+            "action": "Reject", "passes": false, "tooMuch": true, "left": 0, "waitMs": 30_000,
+            "refused": { "reason": "rate_limited", "status": 429, "why": "" },
+        }),
+    );
+    let later = json!({ "action": "Delay", "passes": true, "tooMuch": true, "waitMs": 20 });
+    let told_only = json!({ "action": "Shadow", "passes": true, "tooMuch": true, "waitMs": 20 });
+    let unknown = json!({ "action": "Reject", "unknown": "counted in the store" });
+    let entering = |limits: Value| {
+        json!({ "enters": [
+            { "port": 8080, "service": "shop/orders", "says": [], "limits": limits },
+        ] })
+    };
+    let told = entering(json!([
+        fine,
+        too_much,
+        limit("smooth", "of everybody", later),
+        limit("trial", "of all without consumer", told_only),
+        limit("shared", "of everybody", unknown),
+    ]));
+    assert_eq!(
+        in_words(&told),
+        "at port 8080 of Service shop/orders:\n  \
+         no ApiRoute says who may enter: every workload of the mesh may\n  \
+         RateLimit shop/limits, limit all (of everybody): passes, 7 left\n  \
+         RateLimit shop/limits, limit each (of its consumer): too much for 30000 ms, 0 left: answered \
+         429, rate_limited\n  \
+         RateLimit shop/limits, limit smooth (of everybody): waits for 20 ms at least\n  \
+         RateLimit shop/limits, limit trial (of all without consumer): passes, and tells that it is \
+         too much for 20 ms\n  \
+         RateLimit shop/limits, limit shared (of everybody): counted in the store"
+    );
+    assert!(is_refused(&told));
+    assert!(!is_refused(&entering(json!([fine]))));
+}
+
+#[test]
 fn what_is_refused_wherever_it_goes_is_refused() {
     let to = |weight: u32, then: Value| json!({ "weight": weight, "missing": false, "then": then });
     let refused = json!({ "refused": { "status": 404 } });

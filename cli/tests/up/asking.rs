@@ -118,6 +118,52 @@ fn whether_a_workload_would_let_a_request_in_is_explained_too() {
 }
 
 #[test]
+fn what_limits_would_do_with_a_request_is_explained_and_takes_nothing() {
+    let folder = shop();
+    let limits = json!({
+        "apiVersion": "meshwright.dev/v1alpha1", "kind": "RateLimit",
+        "metadata": { "name": "limits", "namespace": "shop" },
+        "spec": {
+            "targetRefs": [{ "kind": "Service", "name": "orders" }],
+            "limits": [
+                { "name": "each", "requests": 3, "per": "1h", "key": { "type": "Identity" } },
+                { "name": "writes", "requests": 1, "per": "1h", "methods": ["POST"] },
+            ],
+        },
+    });
+    folder.write("limits.yaml", &[limits]);
+    let _mesh = folder.up(&[]);
+    let explain = |more: &[&str]| {
+        let asked = [
+            "explain",
+            "GET",
+            "http://orders/",
+            "--from",
+            "web",
+            "--to",
+            "orders-0",
+        ];
+        let output = folder.run(&[&asked, more].concat());
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), told)
+    };
+    let passes = "RateLimit shop/limits, limit each (of its identity): passes, 2 left";
+    until("the limits are in force", || {
+        explain(&[]).1.contains(passes)
+    });
+    // Asking takes nothing.
+    for _ in 0..3 {
+        let (code, told) = explain(&[]);
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.contains(passes), "{told}");
+        assert!(!told.contains("limit writes"), "{told}");
+    }
+    let (_, told) = explain(&["--json"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["enters"][0]["limits"][0]["action"], "Reject", "{told}");
+}
+
+#[test]
 fn a_workload_that_there_is_not_is_said_with_those_that_there_are() {
     let folder = shop();
     let _mesh = folder.up(&[]);

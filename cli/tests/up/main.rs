@@ -14,6 +14,7 @@ mod consumer;
 mod edits;
 mod endings;
 mod mesh;
+mod outside;
 mod port_forward;
 mod programs;
 mod stalls;

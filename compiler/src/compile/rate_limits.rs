@@ -8,7 +8,7 @@ use super::objects::Read;
 use super::{Compilation, resource_id};
 use crate::attach::{Claim, Precedence};
 use crate::inputs::{ObjectKey, ObjectRef};
-use crate::output::Audience;
+use crate::output::{Audience, AudienceKey};
 use crate::rate_limit::{Limits, Reader, RouteServices};
 
 impl Compilation<'_> {
@@ -74,18 +74,32 @@ impl Compilation<'_> {
             return;
         };
         let services = self.out.memo.links.limits.from(key);
-        let audience = services.map_or_else(Audience::default, |services| self.pods_of(services));
-        match self.read_limits(key) {
-            Some(limits) if !audience.is_empty() => {
-                let object = Some(ObjectRef::rate_limit(key));
-                let capabilities: &[&str] = match limits.sent.store {
-                    None => &[capability::RATE_LIMIT],
-                    Some(_) => &[capability::RATE_LIMIT, capability::RATE_LIMIT_SHARED],
-                };
-                self.put(id, capabilities, &limits.sent, audience, object);
-            }
-            _ => self.remove(id),
+        let services = services.filter(|services| !services.is_empty());
+        let Some((limits, services)) = self.read_limits(key).zip(services) else {
+            return self.remove(id);
+        };
+        let audience = match limits.is_outside() {
+            // Who may call it is not known before it does.
+            true => Audience::from([AudienceKey::Namespace(key.namespace.clone())]),
+            false => self.pods_of(services),
+        };
+        if audience.is_empty() {
+            return self.remove(id);
         }
+        let capabilities = [
+            Some(capability::RATE_LIMIT),
+            limits
+                .sent
+                .store
+                .as_ref()
+                .map(|_| capability::RATE_LIMIT_SHARED),
+            limits
+                .is_outside()
+                .then_some(capability::RATE_LIMIT_OUTSIDE),
+        ];
+        let capabilities = Vec::from_iter(capabilities.into_iter().flatten());
+        let object = Some(ObjectRef::rate_limit(key));
+        self.put(id, &capabilities, &limits.sent, audience, object);
     }
 
     /// Reads a RateLimit; `None` when there is none.

@@ -48,6 +48,7 @@ impl Compilation<'_> {
         mentions.extend(hosts.services.iter().cloned());
         let leads = reader.leads(&hosts.services);
         let guarded = self.guards(key, &hosts.services).unwrap_or_default();
+        mentions.extend(guarded.services.iter().cloned());
         let cached = self.cached_at(key, &hosts);
         let idempotent = self.idempotent_at(key, &hosts);
         let idempotency = self.idempotency_reader(key);

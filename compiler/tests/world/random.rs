@@ -367,13 +367,17 @@ fn service() -> impl Strategy<Value = Value> {
     ]);
     let type_ = prop_oneof![9 => Just("ClusterIP"), 1 => Just("ExternalName")];
     let address = select(vec!["10.0.0.1", "10.0.0.2", "None"]);
-    (ports, selector, type_, address).prop_map(|(ports, selector, type_, address)| {
+    let external = select(vec!["api.example.com", "orders.shop.svc.cluster.local"]);
+    let all = (ports, selector, type_, address, external);
+    all.prop_map(|(ports, selector, type_, address, external)| {
+        let external = (type_ == "ExternalName").then_some(external);
         json!({
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {},
             "spec": {
                 "type": type_, "ports": ports, "selector": selector, "clusterIP": address,
+                "externalName": external,
             },
         })
     })

@@ -8,6 +8,7 @@ use http::request::Parts;
 use serde_json::{Value, json};
 use wire::path::normalise;
 
+use super::limits;
 use crate::config::State;
 use crate::config::access::Enforced;
 use crate::config::route::query::parameters;
@@ -127,18 +128,45 @@ fn at_port(state: &State, asked: &Asked, port: u16) -> Value {
         }
     };
     told["service"] = json!(&*served.guard.service);
-    let said = served.for_requests().iter().map(|one| judged(asked, one));
+    let mut callers = Vec::new();
+    let said = served.for_requests().iter().map(|one| {
+        let (told, caller) = judged(asked, one);
+        callers.extend(caller);
+        told
+    });
     told["says"] = said.collect();
+    // Who is not let in counts in no limit.
+    if callers.len() == served.for_requests().len() {
+        let head = entered(asked, served, &callers);
+        told["limits"] = limits::would(served, &head, asked.source.as_ref(), &callers);
+    }
     told
 }
 
-/// What one ApiRoute says of it.
-fn judged(asked: &Asked, enforced: &Enforced) -> Value {
+/// The request as limits see it: as the application will get it.
+fn entered(asked: &Asked, served: &Served, callers: &[Caller]) -> Parts {
+    let mut head = asked.head.clone();
+    let all = || served.for_requests().iter().zip(callers);
+    for (enforced, _) in all() {
+        if let Some(authentication) = &enforced.access.authentication {
+            authentication.clear(&mut head);
+        }
+    }
+    for (enforced, caller) in all() {
+        if let Some(authentication) = &enforced.access.authentication {
+            authentication.pass_on(caller, &mut head);
+        }
+    }
+    head
+}
+
+/// What one ApiRoute says of it, and who calls if it lets them in.
+fn judged(asked: &Asked, enforced: &Enforced) -> (Value, Option<Caller>) {
     let access = &enforced.access;
     let mut told = json!({ "route": &*access.object });
     if access.closed {
         told["refused"] = refused(Reason::AccessClosed, "");
-        return told;
+        return (told, None);
     }
     let mut caller = Caller::default();
     if let Some(authentication) = &access.authentication {
@@ -149,11 +177,11 @@ fn judged(asked: &Asked, enforced: &Enforced) -> Value {
             Ok(found) => caller = found,
             Err(Need::Worth(..)) => {
                 told["unknown"] = json!("a server would be asked what the token is worth");
-                return told;
+                return (told, None);
             }
             Err(Need::Refused(why) | Need::Keys(_, why)) => {
                 told["refused"] = refused(why.reason(), why.name());
-                return told;
+                return (told, None);
             }
         }
         told["consumer"] = json!(caller.consumer.as_ref().map(|one| one.name.to_string()));
@@ -173,11 +201,14 @@ fn judged(asked: &Asked, enforced: &Enforced) -> Value {
                 _ => "no rule allows it",
             };
             told["refused"] = refused(Reason::NotPermitted, why);
+            if !authorization.audit_only {
+                return (told, None);
+            }
         }
     }
-    told
+    (told, Some(caller))
 }
 
-fn refused(reason: Reason, why: &str) -> Value {
+pub(super) fn refused(reason: Reason, why: &str) -> Value {
     json!({ "reason": reason.name(), "status": reason.status().as_u16(), "why": why })
 }

@@ -85,8 +85,21 @@ fn unknown(state: &State, asked: &Asked, mut why: String, named: bool) -> Value 
         false => format!("{}:{}", asked.host, asked.port),
     };
     let mut told = json!({ "passes": { "to": to, "why": why } });
+    let asides = super::limits::of_outside(state, limited_as(asked), asked.port);
+    if !asides.is_empty() {
+        told["asides"] = asides.into();
+    }
     as_a_proxy(&mut told, asked, Reason::UnknownHost);
     told
+}
+
+/// The name by which a limit for what is called outside knows it, if by any.
+fn limited_as(asked: &Asked) -> &str {
+    match &asked.begins {
+        Begins::Request => &asked.host,
+        Begins::Tls(name) => name.as_deref().unwrap_or_default(),
+        Begins::Bytes => "",
+    }
 }
 
 /// What a request is answered that is sent to the sidecar as a proxy, where that differs.

@@ -243,7 +243,7 @@ fn in_force(state: &State, healths: &Healths) -> Value {
                 "cache": state.served(*port).map_or(Value::Null, super::cache::kept),
                 "idempotency": state.served(*port).map_or(Value::Null, once),
                 "whoMayEnter": state.served(*port).map_or(Value::Null, super::access::may_enter),
-                "limits": limits(state, *port),
+                "limits": super::limits::held(state, *port),
             })
         })
     });
@@ -251,6 +251,7 @@ fn in_force(state: &State, healths: &Healths) -> Value {
         "workload": state.built.workload.as_ref().map(|own| &*own.pod),
         "complete": state.is_complete(),
         "serves": served.collect::<Vec<_>>(),
+        "outside": super::limits::outside(state),
         "services": services.collect::<Vec<_>>(),
     })
 }
@@ -277,23 +278,6 @@ fn once(served: &Served) -> Value {
         })
     });
     all.collect()
-}
-
-/// The limits that hold at a port, with how many keys each counts and how many requests wait.
-fn limits(state: &State, port: u16) -> Vec<Value> {
-    let served = state.served(port).ok();
-    let limited = served.into_iter().flat_map(Served::limits);
-    let each = limited.flat_map(|limited| {
-        limited.rate_limit.limits.iter().map(|limit| {
-            json!({
-                "rateLimit": &*limited.rate_limit.object,
-                "limit": &*limit.name,
-                "keys": limit.keys(),
-                "waiting": limit.waiting(),
-            })
-        })
-    });
-    each.collect()
 }
 
 fn rfc3339(seconds: u64) -> Option<String> {

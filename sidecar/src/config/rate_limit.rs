@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use wire::mesh;
 
+use super::outside::Named;
 use super::service::ServiceKey;
 use super::store::Address;
 use crate::policy::rate_limit::Limit;
@@ -24,6 +25,8 @@ pub struct RateLimit {
     pub shared: Option<Shared>,
     /// What it was written for, and the Services that this means.
     targets: Vec<(Arc<str>, Vec<ServiceKey>)>,
+    /// What it was written for, and the names outside the cluster that this means.
+    outside: Vec<(Arc<str>, Named)>,
 }
 
 /// Where replicas count together.
@@ -88,13 +91,19 @@ impl RateLimit {
         if shared.is_none() && limits.iter().any(Limit::is_quota) {
             return Err("a quota is counted in a store, and there is none".to_owned());
         }
-        let targets = sent.targets.into_iter().map(|target| {
+        let (mut targets, mut outside) = (Vec::new(), Vec::new());
+        for target in sent.targets {
+            let name: Arc<str> = target.name.into();
             let services = target.services.iter();
             let services = services.map(|one| ServiceKey::new(&one.namespace, &one.name));
-            (target.name.into(), services.collect())
-        });
+            targets.push((name.clone(), services.collect()));
+            if let Some(named) = target.outside {
+                outside.push((name, Named::build(named)?));
+            }
+        }
         Ok(Self {
-            targets: targets.collect(),
+            targets,
+            outside,
             limits,
             says,
             shared,
@@ -105,6 +114,11 @@ impl RateLimit {
     /// The store that it is counted in.
     pub fn store(&self) -> Option<&Arc<Address>> {
         self.shared.as_ref()?.address.as_ref()
+    }
+
+    /// The names outside the cluster that it is for, each with the entry that means it.
+    pub fn outside(&self) -> impl Iterator<Item = &(Arc<str>, Named)> {
+        self.outside.iter()
     }
 
     /// The entry that means a Service (`namespace/name`), if one does.

@@ -11,6 +11,7 @@ use http::request::Parts;
 use super::access::{Access, Enforced, Keys};
 use super::addresses;
 use super::guard::{Guard, Workload};
+use super::outside::Outside;
 use super::rate_limit::{Limited, RateLimit};
 use super::retry_policy::RetryPolicy;
 use super::route::Route;
@@ -41,6 +42,8 @@ pub struct State {
     connections: HashMap<ServiceKey, Arc<Route>>,
     /// What callers do when what they call fails.
     pub policies: Policies,
+    /// What is called outside the cluster within limits.
+    pub outside: Outside,
     inbound: Inbound,
 }
 
@@ -158,6 +161,7 @@ impl State {
             }
         }
         state.policies = Policies::link(built.retry_policies.values(), &state.routes);
+        state.outside = Outside::link(&built.rate_limits);
         state.inbound = Inbound::link(&built);
         state.built = built;
         state

@@ -67,29 +67,35 @@ pub async fn whenever_they_come(stream: &TcpStream) -> io::Result<FirstBytes> {
 /// # Errors
 /// What the socket says.
 pub async fn line_of_any_protocol(stream: &TcpStream) -> io::Result<FirstBytes> {
-    let mut decided = None;
-    let look = async {
-        while decided.is_none() {
-            stream.readable().await?;
-            let looked = stream.try_io(Interest::READABLE, || {
-                let mut seen = [0; FIRST_LINE];
-                let read = recv(stream.as_raw_fd(), &mut seen, MsgFlags::MSG_PEEK)?;
-                // Not before there is more than this: asking again would tell the same.
-                classify_any(&seen[..read]).ok_or_else(|| io::ErrorKind::WouldBlock.into())
-            });
-            match looked {
-                Ok(seen) => decided = Some(seen),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    };
+    let mut seen = [0; FIRST_LINE];
+    let look = peeked(stream, &mut seen, classify_any);
     match tokio::time::timeout(DETECT_TIMEOUT, look).await {
-        Ok(looked) => looked?,
-        Err(_) => return Ok(FirstBytes::Http1),
+        Ok(looked) => looked,
+        Err(_) => Ok(FirstBytes::Http1),
     }
-    Ok(decided.unwrap_or(FirstBytes::Http1))
+}
+
+/// Looks at what has come, as much as `seen` holds, until it tells something.
+///
+/// # Errors
+/// What the socket says.
+pub(super) async fn peeked<T>(
+    stream: &TcpStream,
+    seen: &mut [u8],
+    tells: impl Fn(&[u8]) -> Option<T>,
+) -> io::Result<T> {
+    loop {
+        stream.readable().await?;
+        let looked = stream.try_io(Interest::READABLE, || {
+            let read = recv(stream.as_raw_fd(), seen, MsgFlags::MSG_PEEK)?;
+            // Not before there is more than this: asking again would tell the same.
+            tells(&seen[..read]).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        });
+        match looked {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            looked => return looked,
+        }
+    }
 }
 
 /// As [`classify`], where other protocols are as likely as HTTP; nothing when more bytes are needed.

@@ -4,6 +4,7 @@
 pub mod accept;
 pub mod connect;
 pub mod detect;
+pub mod first_host;
 pub mod opaque;
 pub mod original_dst;
 pub mod places;

@@ -22,6 +22,7 @@ use crate::config::route::matching::Asked;
 use crate::telemetry::metrics::rate_limit::{Counters, Counts};
 
 pub mod bucket;
+mod explained;
 pub mod key;
 pub mod queue;
 pub mod shared;

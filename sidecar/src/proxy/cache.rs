@@ -48,7 +48,7 @@ struct Fetch<'c> {
 /// Answers a request with what is kept, or sends it to the application and keeps what may be kept.
 ///
 /// # Errors
-/// `not_cached`, and those of [`forward::to_application`].
+/// `not_cached`, and those of [`forward::once`].
 pub(super) async fn carry(
     cx: &mut Context,
     cache: &Arc<Cache>,
@@ -355,14 +355,14 @@ impl Application {
     /// Asks it.
     ///
     /// # Errors
-    /// Those of [`forward::to_application`].
+    /// Those of [`forward::once`].
     pub(super) async fn ask(
         &self,
         cx: &mut Context,
         head: Parts,
         body: RequestBody,
     ) -> Result<Response<ResponseBody>, Error> {
-        forward::to_application(cx, &self.upstream, self.speak, head, body).await
+        forward::once(cx, &self.upstream, self.speak, head, body).await
     }
 }
 

@@ -80,13 +80,14 @@ fn answered(
     Ok(response.map(|body| ResponseBody::upstream(body, lease, deadline, idle)))
 }
 
-/// Sends a request to the own application, once: retries are the caller's.
+/// Sends a request to one place, once: to the own application, whose retries are the caller's, or
+/// outside.
 ///
 /// # Errors
-/// `application_unreachable`, `upstream_reset`, `bad_response`.
-pub async fn to_application(
+/// `application_unreachable`, `connect_failed`, `upstream_reset`, `bad_response`.
+pub async fn once(
     cx: &mut Context,
-    application: &Rc<Upstream>,
+    upstream: &Rc<Upstream>,
     speak: Speak,
     head: Parts,
     body: RequestBody,
@@ -98,13 +99,7 @@ pub async fn to_application(
     loop {
         cx.attempts.set(cx.attempts.get() + 1);
         let again = cx.attempts.get() < MAX_ATTEMPTS;
-        let sending = attempt::send(
-            application,
-            speak,
-            cx.upgrade.as_ref(),
-            Hop::only(),
-            request,
-        );
+        let sending = attempt::send(upstream, speak, cx.upgrade.as_ref(), Hop::only(), request);
         let sending = async {
             let sending = idle::bound(cx.idle_limit(), || cx.sent().get(), sending);
             sending.await.map_err(Error::from)

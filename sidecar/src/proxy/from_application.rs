@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use super::destination::Destination;
 use super::error::{Error, Reason};
 use super::load::Seat;
-use super::opaque::{self, Silent};
+use super::opaque::{self, Silent, Way};
 use super::outbound::{self, Captured};
 use super::serve::{Open, http};
-use super::{Proxy, limits};
+use super::{Proxy, limits, outside};
 use crate::config::service::Protocol;
 use crate::net::detect::{DETECT_TIMEOUT, FirstBytes, line_of_any_protocol, whenever_they_come};
 use crate::net::original_dst::{local, original_dst};
@@ -45,10 +45,16 @@ pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
             None if state.is_virtual(called.ip()) => Ok(()),
             None => {
                 let (inside, refused) = (state.is_endpoint(called.ip()), state.refuses_unknown());
+                let limited = !inside && state.outside.is_limited(called.port());
                 drop(state);
-                match refused {
-                    true => refuse_unknown(&px, stream, &seat, called).await,
-                    false => opaque::passthrough(&px, stream, called, inside).await,
+                let way = match inside {
+                    true => Way::Inside,
+                    false => Way::Outside,
+                };
+                match (refused, limited) {
+                    (true, _) => refuse_unknown(&px, stream, &seat, called).await,
+                    (false, true) => Box::pin(outside::carry(&px, stream, &seat, called)).await,
+                    (false, false) => opaque::passthrough(&px, stream, called, way).await,
                 }
             }
         }

@@ -279,7 +279,7 @@ impl Answers {
 async fn ask(application: Rc<Upstream>, speak: Speak, question: Request<()>) -> StatusCode {
     let (mut head, ()) = question.into_parts();
     let mut cx = Context::new(Direction::inbound, &mut head);
-    let sent = forward::to_application(&mut cx, &application, speak, head, RequestBody::Empty);
+    let sent = forward::once(&mut cx, &application, speak, head, RequestBody::Empty);
     match sent.await {
         Ok(answer) => {
             let status = answer.status();

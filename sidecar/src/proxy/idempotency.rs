@@ -24,6 +24,7 @@ use super::body::{RequestBody, ResponseBody};
 use super::cache::{self, Application};
 use super::context::Context;
 use super::error::{Error, Reason};
+use super::upstream::{Speak, Upstream};
 use crate::policy::cache::Cache;
 use crate::policy::idempotency::Idempotency;
 use crate::policy::idempotency::answer::Answer;
@@ -43,9 +44,12 @@ pub(super) struct Onward {
 
 impl Onward {
     /// To the application, by way of what is kept of its answers if any is.
-    pub(super) fn new(application: Application, cache: Option<&Arc<Cache>>) -> Self {
+    pub(super) fn new(
+        (upstream, speak, port): (Rc<Upstream>, Speak, u16),
+        cache: Option<&Arc<Cache>>,
+    ) -> Self {
         Self {
-            application,
+            application: Application::new(upstream, speak, port),
             cache: cache.cloned(),
         }
     }
@@ -53,7 +57,7 @@ impl Onward {
     /// Has a request answered.
     ///
     /// # Errors
-    /// Those of [`super::forward::to_application`], and of [`cache::carry`].
+    /// Those of [`super::forward::once`], and of [`cache::carry`].
     pub(super) async fn answer(
         &self,
         cx: &mut Context,

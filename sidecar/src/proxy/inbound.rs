@@ -9,11 +9,11 @@ use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::body::{RequestBody, ResponseBody};
-use super::cache::Application;
 use super::context::{Account, Context};
 use super::error::{Error, Reason};
 use super::idempotency::{self, Onward};
 use super::load::Seat;
+use super::rate_limit::Sender;
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
 use super::{Proxy, access, headers, health, path, rate_limit};
@@ -104,13 +104,13 @@ async fn inbound(
     let (body, told) = match served.limits().is_empty() {
         true => (body, None),
         false => {
-            let within = rate_limit::request(px, cx, served, peer, &callers, &head, body);
+            let (limits, sender) = (served.limits().iter(), Sender::peer(peer, &callers));
+            let within = rate_limit::request(px, cx, limits, sender, &head, body);
             let (body, told) = Box::pin(within).await?;
             (body, Some(told))
         }
     };
-    let application = Application::new(application, speak, peer.called.port());
-    let onward = Onward::new(application, served.cache());
+    let onward = Onward::new((application, speak, peer.called.port()), served.cache());
     let answer = match served.idempotency(&head) {
         None => onward.answer(cx, head, body).await,
         Some(policy) => {

@@ -43,6 +43,7 @@ pub mod limits;
 pub mod load;
 pub mod opaque;
 pub mod outbound;
+pub mod outside;
 pub mod path;
 pub mod plaintext;
 pub mod rate_limit;

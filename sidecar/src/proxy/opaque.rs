@@ -139,22 +139,36 @@ pub async fn silent(
     Ok(Silent::Server(tunnel))
 }
 
+/// How an address is reached that is no Service's.
+#[derive(Debug)]
+pub enum Way {
+    /// It is a pod's, at a port that nobody has declared: its sidecar decides.
+    Inside,
+    /// The mesh knows nothing of it.
+    Outside,
+    /// This leads there.
+    Open(TcpStream),
+}
+
 /// Carries bytes to an address that is no Service's.
 ///
 /// # Errors
 /// The address cannot be reached, or the connection broke off.
-pub async fn passthrough(
+pub async fn passthrough<S>(
     px: &Proxy,
-    mut stream: TcpStream,
+    mut stream: S,
     called: SocketAddr,
-    inside: bool,
-) -> Result<(), Error> {
+    way: Way,
+) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let metrics = px.metrics.all();
     let carried = metrics.connection(Direction::outbound, ConnectionKind::passthrough);
-    // A pod called by its own address is still in the pods' network, where its sidecar decides.
-    let outside = match inside {
-        true => px.dial.connector.to_peer(called).await,
-        false => px.dial.connector.to_outside(called).await,
+    let outside = match way {
+        Way::Inside => px.dial.connector.to_peer(called).await,
+        Way::Outside => px.dial.connector.to_outside(called).await,
+        Way::Open(outside) => Ok(outside),
     };
     let mut outside = outside.map_err(|error| Error::connect(called, &error))?;
     copied(opaque::copy_counted(&mut stream, &mut outside, &carried).await)

@@ -1,10 +1,12 @@
-//! How much callers use: every limit that is about a request, before the application gets it.
+//! How much callers use: every limit that is about a request, before the application gets it; and what is
+//! called outside the cluster, before it leaves.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
-use http::Response;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
+use http::{Request, Response};
 
 use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
@@ -13,12 +15,13 @@ use super::inbound::FromPeer;
 use super::store::Use;
 use super::{Proxy, headers};
 use crate::config::rate_limit::{Limited, OnFailure, Shared};
-use crate::config::state::Served;
+use crate::identity::SpiffeId;
 use crate::policy::authentication::Caller;
 use crate::policy::rate_limit::key::Asking;
 use crate::policy::rate_limit::shared;
 use crate::policy::rate_limit::told::{Standing, seconds};
 use crate::policy::rate_limit::{Limit, Question, Refused, Taken};
+use crate::telemetry::metrics::Direction;
 
 /// How long a gRPC client is to wait before it tries again, in milliseconds.
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
@@ -27,17 +30,27 @@ const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 #[derive(Debug, Default)]
 pub(super) struct Told(HeaderMap);
 
+/// Whose a request is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sender<'a> {
+    /// Who it proved to be.
+    peer: Option<&'a SpiffeId>,
+    /// Its address.
+    from: IpAddr,
+    /// Who was found to call, for each ApiRoute that says who may enter.
+    callers: &'a [Caller],
+}
+
 /// Lets a request go on that is within every limit; one that is not counts in none of them. What is
 /// counted in a store comes last: what was taken there is not given back.
 ///
 /// # Errors
 /// `rate_limited`; `limit_unknown`; `request_too_large` for a body that could never pass.
-pub(super) async fn request(
+pub(super) async fn request<'a>(
     px: &Rc<Proxy>,
     cx: &mut Context,
-    served: &Served,
-    peer: &FromPeer,
-    callers: &[Caller],
+    limits: impl Iterator<Item = &'a Limited>,
+    sender: Sender<'_>,
     head: &Parts,
     body: RequestBody,
 ) -> Result<(RequestBody, Told), Error> {
@@ -47,20 +60,18 @@ pub(super) async fn request(
     };
     let asking = |limited| Asking {
         head,
-        peer: peer.identity.as_ref(),
-        from: peer.from,
-        callers,
+        peer: sender.peer,
+        from: sender.from,
+        callers: sender.callers,
         target: Limited::target(limited),
         length,
     };
     let mut told = Told::default();
-    let (own, common): (Vec<_>, Vec<_>) = served
-        .limits()
-        .iter()
-        .partition(|limited| limited.rate_limit.shared.is_none());
+    let (own, common): (Vec<_>, Vec<_>) =
+        limits.partition(|limited| limited.rate_limit.shared.is_none());
     let mut taken = Vec::with_capacity(own.len());
     for limited in own {
-        let all = limits(limited, head);
+        let all = about(limited, head);
         taken.push((limited, take(cx, limited, all, asking(limited)).await?));
     }
     for limited in common {
@@ -83,8 +94,24 @@ pub(super) async fn request(
     Ok((body.paced(paces), told))
 }
 
+/// Lets a connection go on whose requests nobody reads, as though it were one: limits for it are about
+/// nothing that only a request has.
+///
+/// # Errors
+/// As [`request`].
+pub(super) async fn connection<'a>(
+    px: &Rc<Proxy>,
+    limits: impl Iterator<Item = &'a Limited>,
+    sender: Sender<'_>,
+) -> Result<(), Error> {
+    let (mut head, ()) = Request::new(()).into_parts();
+    let mut cx = Context::new(Direction::outbound, &mut head);
+    let within = request(px, &mut cx, limits, sender, &head, RequestBody::Empty);
+    within.await.map(drop)
+}
+
 /// The limits that are about a request.
-fn limits<'a>(limited: &'a Limited, head: &Parts) -> impl Iterator<Item = &'a Limit> {
+fn about<'a>(limited: &'a Limited, head: &Parts) -> impl Iterator<Item = &'a Limit> {
     let limits = limited.rate_limit.limits.iter();
     limits.filter(|limit| limit.is_about(head))
 }
@@ -119,8 +146,8 @@ async fn ask<'a>(
     asking: Asking<'_>,
 ) -> Result<Vec<Standing<'a>>, Error> {
     let object = &limited.rate_limit.object;
-    let leases = !limits(limited, asking.head).any(Limit::is_quota);
-    let questions = limits(limited, asking.head);
+    let leases = !about(limited, asking.head).any(Limit::is_quota);
+    let questions = about(limited, asking.head);
     let questions = questions.map(|limit| limit.question(object, asking, leases));
     let questions = Vec::from_iter(questions);
     if questions.is_empty() {
@@ -170,7 +197,7 @@ async fn unasked<'a>(
     asking: Asking<'_>,
 ) -> Result<Vec<Standing<'a>>, Error> {
     let object = &limited.rate_limit.object;
-    let all = || limits(limited, asking.head);
+    let all = || about(limited, asking.head);
     let own = |limit: &&Limit| on_failure == OnFailure::LocalFallback && !limit.is_quota();
     all()
         .filter(|limit| !own(limit))
@@ -227,6 +254,27 @@ fn refusal(cx: &mut Context, limited: &Limited, refused: &Refused<'_>) -> Error 
 /// How long the body is, where that is said; hyper holds it to that.
 fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+impl<'a> Sender<'a> {
+    /// Who calls the application beside this sidecar.
+    pub(super) fn peer(peer: &'a FromPeer, callers: &'a [Caller]) -> Self {
+        Self {
+            peer: peer.identity.as_ref(),
+            from: peer.from,
+            callers,
+        }
+    }
+
+    /// The application beside this sidecar.
+    pub(super) fn own(identity: Option<&'a SpiffeId>) -> Self {
+        Self {
+            peer: identity,
+            // Nothing outside is counted by it.
+            from: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            callers: &[],
+        }
+    }
 }
 
 impl Told {

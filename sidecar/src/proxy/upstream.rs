@@ -97,8 +97,10 @@ struct Waiting(Rc<Cell<usize>>);
 
 #[derive(Clone, Debug)]
 enum To {
-    /// A peer's sidecar, or a place outside the mesh.
+    /// A peer's sidecar, or a pod outside the mesh.
     Endpoint(Endpoint),
+    /// An address that the mesh knows nothing of.
+    Outside(SocketAddr),
     /// The application beside us, at the address that the peer called.
     Application(SocketAddr),
 }
@@ -125,10 +127,15 @@ enum Sender {
 // === impl Upstream ===
 
 impl Upstream {
-    /// A peer, or a place outside the mesh.
+    /// A peer, or a pod outside the mesh.
     pub fn endpoint(endpoint: Endpoint, dial: Dial) -> Rc<Self> {
         let pod = endpoint.pod.clone();
         Self::new(pod, To::Endpoint(endpoint), dial)
+    }
+
+    /// An address that the mesh knows nothing of.
+    pub fn outside(called: SocketAddr, dial: Dial) -> Rc<Self> {
+        Self::new(Arc::default(), To::Outside(called), dial)
     }
 
     /// The application beside us.
@@ -156,7 +163,7 @@ impl Upstream {
     fn identity(&self) -> Option<(&Endpoint, &SpiffeId)> {
         match &self.to {
             To::Endpoint(endpoint) => endpoint.identity.as_ref().map(|id| (endpoint, id)),
-            To::Application(_) => None,
+            To::Outside(_) | To::Application(_) => None,
         }
     }
 
@@ -213,6 +220,7 @@ impl Upstream {
         let connector = &self.dial.connector;
         let opened = match &self.to {
             To::Endpoint(_) => connector.to_peer(address).await,
+            To::Outside(_) => connector.to_outside(address).await,
             To::Application(_) => connector.to_application(address).await,
         };
         opened.map_err(|error| {
@@ -238,7 +246,7 @@ impl Upstream {
     fn address(&self) -> SocketAddr {
         match &self.to {
             To::Endpoint(endpoint) => endpoint.address,
-            To::Application(called) => *called,
+            To::Outside(called) | To::Application(called) => *called,
         }
     }
 

@@ -9,7 +9,11 @@ pub(super) fn shown(sent: mesh::RateLimit) -> Value {
     let headers = sent.headers().as_str_name();
     let targets = sent.targets.iter().map(|target| {
         let services = Vec::from_iter(target.services.iter().map(service));
-        (target.name.clone(), json!(services))
+        let shown = match &target.outside {
+            None => json!(services),
+            Some(outside) => self::outside(outside),
+        };
+        (target.name.clone(), shown)
     });
     let mut shown = json!({
         "targets": Value::Object(targets.collect()),
@@ -20,6 +24,16 @@ pub(super) fn shown(sent: mesh::RateLimit) -> Value {
         shown["store"] = json!({"url": store.url, "onFailure": store.on_failure().as_str_name()});
     }
     shown
+}
+
+fn outside(sent: &mesh::LimitOutside) -> Value {
+    let ports = sent.ports.iter();
+    let ports = ports.map(|port| format!("{} {}", port.port, port.protocol().as_str_name()));
+    json!({
+        "service": sent.service.as_ref().map(service),
+        "hosts": sent.hosts,
+        "ports": Vec::from_iter(ports),
+    })
 }
 
 fn limit(sent: &mesh::Limit) -> Value {

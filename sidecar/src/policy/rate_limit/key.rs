@@ -84,6 +84,14 @@ impl Part {
 
     // === request ===
 
+    /// Whether it is the address of whoever connects, and no proxy's word.
+    pub fn is_the_peers_address(&self, asking: Asking<'_>) -> bool {
+        match self {
+            Self::ClientIp(trusted) => forwarded_for(&asking.head.headers, *trusted).is_none(),
+            _ => false,
+        }
+    }
+
     /// What a request has of it, if anything.
     pub fn of<'a>(&self, asking: Asking<'a>) -> Option<Cow<'a, [u8]>> {
         match self {
