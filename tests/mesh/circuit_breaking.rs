@@ -339,6 +339,27 @@ async fn an_application_that_is_gone_and_one_that_does_not_answer_in_time_count(
 }
 
 #[tokio::test]
+async fn one_that_says_nothing_for_as_long_as_may_be_counts() -> Result<()> {
+    let route = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+                 metadata: { name: orders, namespace: shop }\n\
+                 spec: { hosts: [orders], timeouts: { idle: 1s } }\n";
+    let policy =
+        breaker("consecutiveFailures: 1, openFor: 10m, maxOpenFor: 10m, maxEjectedPercent: 100");
+    let mesh = Mesh::start(&(services(&["orders"]) + &policy + route)).await?;
+    let (listener, _sidecar) = mesh.listener("orders").await?;
+    let client = mesh.client("web").await?;
+    mesh.programmed("policy").await?;
+    mesh.programmed("orders").await?;
+    // It is connected to, and never answers.
+    let silent = client.get("http://orders/").await?;
+    assert_eq!((silent.status, silent.reason()), (504, "idle_timeout"));
+    let open = client.get("http://orders/").await?;
+    assert_eq!((open.status, open.reason()), (503, "circuit_open"));
+    drop(listener);
+    Ok(())
+}
+
+#[tokio::test]
 async fn no_more_than_the_share_is_left_out_however_much_fails() -> Result<()> {
     let (_mesh, orders, client) =
         world::<3>(&breaker("consecutiveFailures: 2, openFor: 1m")).await?;

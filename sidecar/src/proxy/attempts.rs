@@ -188,6 +188,14 @@ impl<'a> Attempts<'a> {
         Some(wait)
     }
 
+    /// By when an endpoint that says nothing has failed. One that is still being sent to is given its time.
+    fn must_answer_by(&self, body: &RequestBody) -> Option<Instant> {
+        let end = self.deadline.instant();
+        let idle = self.cx.idle.filter(|_| matches!(body, RequestBody::Empty));
+        let silent = idle.map(|idle| Instant::now() + idle);
+        end.into_iter().chain(silent).min()
+    }
+
     /// Another attempt was wanted, and there is none.
     fn gives_up(&self, why: &'static str) {
         let terms = &self.backend.terms;
@@ -279,7 +287,8 @@ impl<'a> Attempts<'a> {
         request: Request<RequestBody>,
         tried: &mut Tried,
     ) -> Result<impl Future<Output = Ended> + use<'s, 'a>, Error> {
-        let (cx, end) = (self.cx, self.deadline.instant());
+        let cx = self.cx;
+        let end = self.must_answer_by(request.body());
         let picked = self.backend.balancer.enter(self.key, tried, end);
         let (upstream, trial) = picked?;
         if cx.attempts.get() == 0 {
