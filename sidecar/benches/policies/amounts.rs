@@ -82,7 +82,9 @@ pub(crate) fn kept() -> Box<dyn FnMut()> {
         Asked::Question(question) => question,
         other => panic!("{other:?}"),
     };
-    let response = Response::builder().header("cache-control", "max-age=86400");
+    let response = Response::builder()
+        .header("cache-control", "max-age=86400")
+        .header("content-length", "1024");
     let (response, ()) = response
         .header("content-type", "text/plain")
         .body(())
