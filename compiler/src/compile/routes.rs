@@ -46,6 +46,8 @@ impl Compilation<'_> {
         let leads = reader.leads(&hosts.services);
         let guarded = self.guards(key, &hosts.services).unwrap_or_default();
         let cached = self.cached_at(key, &hosts);
+        let yields = self.yielded(key, &cached);
+        let keeps_some = cached.len() > yields.len();
         let unresolved = rules.refusal.into_iter().chain(guarded.unusable);
         let read = Read {
             object: &ObjectRef::api_route(key),
@@ -55,10 +57,11 @@ impl Compilation<'_> {
             lost: &hosts.lost | &rules.lost,
             refusal: hosts.refusal,
             unresolved: Refusal::all(unresolved.collect()),
+            yields: Refusal::all(yields),
             also: guarded.resources,
-            in_force: match cached.is_empty() {
-                true => Vec::new(),
-                false => Vec::from_iter(resource_id(Kind::Cache, key)),
+            in_force: match keeps_some {
+                true => Vec::from_iter(resource_id(Kind::Cache, key)),
+                false => Vec::new(),
             },
             note: guarded.note,
             remedy: REMEDY,
