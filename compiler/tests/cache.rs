@@ -92,3 +92,66 @@ fn of_two_caches_that_lead_to_the_same_pods_the_older_holds_and_the_younger_is_t
     assert_eq!(kept_at(&output, "b"), ["orders"]);
     assert_eq!(told(&output, "b").0, Reason::ResolvedRefs);
 }
+
+/// What callers of an ApiRoute's Services are told that they keep.
+fn at_callers(output: &Output, name: &str) -> mesh::CacheAtCaller {
+    let id = ResourceId::new(Kind::Route, "shop", name);
+    let sent: mesh::Route = output.resources[&id].resource.decode().unwrap();
+    sent.cache_at_caller.unwrap()
+}
+
+/// What callers and destinations are told alike, or one of them would keep nothing.
+fn revision(output: &Output, name: &str) -> Vec<u8> {
+    let id = ResourceId::new(Kind::Cache, "shop", name);
+    let there: mesh::Cache = output.resources[&id].resource.decode().unwrap();
+    let here = at_callers(output, name).cache.unwrap();
+    assert_eq!(here.revision, there.revision);
+    here.revision.to_vec()
+}
+
+#[test]
+fn callers_that_keep_answers_are_told_of_every_edit_of_who_may_enter_in_the_namespace() {
+    let keeping = "hosts: [orders], cache: {atCaller: {}}";
+    let legacy = |access: &str| route("legacy", 2, &format!("hosts: [legacy]{access}"));
+    let mut inputs = inputs(&(route("orders", 1, keeping) + &legacy("")));
+    let mut output = compile(&inputs, Output::default());
+    let mut known = vec![revision(&output, "orders")];
+    let elsewhere = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+                     metadata: {name: web, namespace: web}\n\
+                     spec: {hosts: [web], authorization: {rules: []}}\n";
+    for (edit, tells) in [
+        (legacy(", protocol: HTTP"), false),
+        (elsewhere.to_owned(), false),
+        (
+            legacy(", authorization: {rules: [{principals: {namespaces: [web]}}]}"),
+            true,
+        ),
+        (
+            legacy(", authorization: {rules: [{principals: {namespaces: [shop]}}]}"),
+            true,
+        ),
+        (legacy(", auth: {apiKey: {name: X-Key}}"), true),
+        // Who reaches what is edited by the ApiRoute itself, too.
+        (
+            route(
+                "orders",
+                1,
+                "hosts: [orders], cache: {atCaller: {}}, rules: [{name: a}]",
+            ),
+            true,
+        ),
+    ] {
+        inputs
+            .api_routes
+            .extend(world::inputs("edit.yaml", &edit).api_routes);
+        output = compile(&inputs, output);
+        let now = revision(&output, "orders");
+        assert_eq!(!known.contains(&now), tells, "{edit}");
+        known.push(now);
+    }
+    assert_eq!(at_callers(&output, "orders").credential_headers, ["x-key"]);
+    inputs.api_routes.remove(&key("legacy"));
+    output = compile(&inputs, output);
+    assert!(!known.contains(&revision(&output, "orders")));
+    assert!(at_callers(&output, "orders").credential_headers.is_empty());
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crds::status::Reason;
-use wire::{Kind, capability};
+use wire::{Kind, capability, mesh};
 
 use super::{Compilation, resource_id};
 use crate::api_route::{Hosts, Refusal};
@@ -83,6 +83,12 @@ impl Compilation<'_> {
         self.dirty.objects.extend(others.map(ObjectRef::api_route));
     }
 
+    /// Which answers the callers of what an ApiRoute governs keep.
+    pub(super) fn cache_at_caller(&self, key: &ObjectKey) -> Option<mesh::CacheAtCaller> {
+        let reader = self.cache_reader(key)?;
+        reader.at_caller(&self.inputs.api_routes)
+    }
+
     /// Compiles which answers are kept, for the pods that keep them.
     pub(super) fn cache(&mut self, key: &ObjectKey) {
         self.count(Kind::Cache);
@@ -98,7 +104,7 @@ impl Compilation<'_> {
         let audience = self.pods_of(&services);
         let reader = self.cache_reader(key);
         let reader = reader.filter(|_| !audience.is_empty() && self.is_in_force(key));
-        match reader.and_then(|reader| reader.cache(&services)) {
+        match reader.and_then(|reader| reader.cache(&services, &self.inputs.api_routes)) {
             Some(cache) => {
                 let object = Some(ObjectRef::api_route(key));
                 self.put(id, &[capability::CACHE], &cache, audience, object);

@@ -68,6 +68,7 @@ impl Compilation<'_> {
         };
         let layer = Layer::of(key, reader.spec, reader.reads_requests(), reader.settings);
         let keeps = reader.spec.cache.is_some();
+        let at_caller = self.cache_at_caller(key);
         let says = (reader.declares(), read.targets.clone());
         let (rules, connections) = (rules.rules, rules.connections);
         let affected = self.conclude(read, generation, |Place { consumer, services }| {
@@ -88,6 +89,7 @@ impl Compilation<'_> {
                 connections,
                 consumer,
                 cached: keeps,
+                cache_at_caller: at_caller,
             };
             (capabilities, route)
         });
