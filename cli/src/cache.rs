@@ -1,11 +1,12 @@
-//! `meshwright cache`: what the sidecars beside a workload keep of its answers.
+//! `meshwright cache`: what the sidecars beside a workload keep of its answers, and of those that it gets.
 
 use serde_json::Value;
 
 use crate::sidecar::{Place, reach_all};
 use crate::up::table::{say, table};
 
-/// Shows what the sidecars beside workloads keep of their answers, or drops it.
+/// Shows what the sidecars beside workloads keep of their answers, and of those that they get, or drops
+/// it.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CacheArgs {
     /// What to do.
@@ -67,7 +68,9 @@ pub fn run(args: &CacheArgs) -> anyhow::Result<i32> {
     }
     match purge {
         None => say(table(
-            &["WORKLOAD", "APIROUTE", "ANSWERS", "BYTES", "GIVEN", "ASKED"],
+            &[
+                "WORKLOAD", "APIROUTE", "AT", "ANSWERS", "BYTES", "GIVEN", "ASKED",
+            ],
             &rows(&told),
         )),
         Some(_) => {
@@ -93,6 +96,8 @@ fn rows(told: &[(String, Value)]) -> Vec<Vec<String>> {
             rows.push(vec![
                 pod.clone(),
                 cache["route"].as_str().unwrap_or("-").to_owned(),
+                // Older sidecars keep only what they are called for.
+                cache["at"].as_str().unwrap_or("destination").to_owned(),
                 cache["entries"].to_string(),
                 cache["bytes"].to_string(),
                 count(&["hit", "stale", "collapsed"]),
@@ -113,13 +118,33 @@ mod tests {
         let cache = json!({"route": "shop/orders", "entries": 2, "bytes": 900, "requests": {
             "hit": 5, "stale": 1, "revalidated": 1, "collapsed": 1, "miss": 3, "bypass": 0,
         }});
+        let here = json!({"route": "shop/stock", "at": "caller", "entries": 1, "bytes": 600});
         let told = [
-            ("shop/orders-1".to_owned(), json!({"caches": [cache]})),
+            ("shop/orders-1".to_owned(), json!({"caches": [cache, here]})),
             ("shop/orders-2".to_owned(), json!({"caches": []})),
         ];
         assert_eq!(
             rows(&told),
-            [["shop/orders-1", "shop/orders", "2", "900", "7", "4"]]
+            [
+                [
+                    "shop/orders-1",
+                    "shop/orders",
+                    "destination",
+                    "2",
+                    "900",
+                    "7",
+                    "4"
+                ],
+                [
+                    "shop/orders-1",
+                    "shop/stock",
+                    "caller",
+                    "1",
+                    "600",
+                    "0",
+                    "0"
+                ],
+            ]
         );
     }
 }

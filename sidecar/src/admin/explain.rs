@@ -244,8 +244,10 @@ impl Governed<'_> {
             prefix: found.prefix,
         };
         let does = filters::told(&sent.rules[found.rule], &rule.filters, &called);
-        let kept = sent.cached && [Method::GET, Method::HEAD].contains(&head.method);
-        let kept = kept.then(|| filters::KEPT.to_owned());
+        let asks = [Method::GET, Method::HEAD].contains(&head.method);
+        let own = route.kept.as_ref().map(|kept| filters::kept_here(kept));
+        let theirs = sent.cached.then(|| filters::KEPT.to_owned());
+        let kept = own.into_iter().chain(theirs).filter(|_| asks);
         told["does"] = json!(Vec::from_iter(does.into_iter().chain(kept)));
         if let Some(timeout) = rule.request_timeout {
             told["timeoutMs"] = json!(millis(timeout));

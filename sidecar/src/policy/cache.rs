@@ -1,6 +1,7 @@
 //! Cache: which answers are kept and given again, as RFC 9111 lets a cache that several callers share.
 //!
-//! Phase: before the application, at the destination, behind authentication and authorization. From
+//! Phase: before the application, at the destination, behind authentication and authorization; where
+//! the ApiRoute says so also at the caller's side, before anybody is asked ([`at_caller`]). From
 //! `ApiRoute.cache`. A client sees what became of its request in `Cache-Status` (RFC 9211); one that
 //! takes only what is kept (`only-if-cached`) is answered 504 with reason `not_cached` where nothing is.
 //!
@@ -16,35 +17,41 @@
 //! answers of RFC 5861. The store is a crate's (quick_cache), which has no threads of its own.
 
 pub mod answer;
+pub mod at_caller;
 pub mod directives;
 pub mod entry;
 pub mod flight;
+mod freshness;
 pub mod key;
+pub mod principal;
 pub mod status;
 pub mod store;
+mod terms;
 #[cfg(test)]
 mod tests;
+pub mod vary;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{
-    AUTHORIZATION, CONTENT_LOCATION, COOKIE, HeaderMap, HeaderName, LOCATION, RANGE,
-};
+use http::header::{AUTHORIZATION, CONTENT_LOCATION, COOKIE, HeaderMap, LOCATION, RANGE};
 use http::request::Parts;
 use http::{Method, response};
 use tokio::time::Instant;
 use wire::mesh;
 
 use crate::config::service::ServiceKey;
+use crate::proxy::error::REASON_HEADER;
+use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::cache::{Counters, Counts};
 use directives::RequestDirectives;
 use entry::{Body, Draft, Entry, Spans, Times, Unfit};
 use flight::Lead;
-use key::{Chosen, Key};
+use key::{Chosen, Key, To};
 use status::{Forwarded, Status};
-use store::{Bounds, Found, Room, Store};
+use store::{Found, Room, Store};
+use terms::Terms;
 
 /// The cache of one ApiRoute.
 #[derive(Debug)]
@@ -53,9 +60,13 @@ pub struct Cache {
     pub object: Arc<str>,
     /// The Services at whose pods it holds.
     pub services: Vec<ServiceKey>,
+    /// Of requests that come here, or of those that go out from here.
+    pub side: Direction,
     chosen: Chosen,
     spans: Spans,
     max_entry_bytes: u64,
+    /// Where callers keep answers, of what was told: caller and destination must agree on it.
+    pub revision: Option<u128>,
     /// What is kept, from one state to the next.
     pub store: Arc<Store>,
     /// What is counted.
@@ -126,48 +137,32 @@ impl Cache {
         old: Option<&Cache>,
         counters: &Counters,
     ) -> Result<Self, String> {
-        let bounds = Bounds {
-            bytes: sent.max_bytes,
-            entries: sent.max_entries,
-        };
-        if bounds.bytes == 0 || bounds.entries == 0 || sent.max_entry_bytes == 0 {
-            return Err("it has no room for any answer".to_owned());
-        }
-        let headers = sent.key_headers.iter().map(|name| {
-            let header = HeaderName::from_bytes(name.as_bytes());
-            header.map_err(|_| format!("key_headers: {name:?} is no name of a header"))
-        });
-        let chosen = Chosen {
-            headers: headers.collect::<Result<_, _>>()?,
-            query: sent.key_query.map(|query| query.names),
-        };
-        let same = old.filter(|old| old.chosen == chosen && old.store.bounds() == bounds);
+        let terms = Terms::read(sent)?;
+        let bounds = terms.bounds;
+        let same = old.filter(|old| old.chosen == terms.chosen && old.store.bounds() == bounds);
         let store = same.map_or_else(|| Store::new(bounds), |old| old.store.clone());
-        let object: Arc<str> = format!("{}/{}", sent.namespace, sent.name).into();
-        Ok(Self {
-            counts: counters.of(&object, &store),
-            services: sent
-                .services
-                .iter()
-                .map(|service| ServiceKey::new(&service.namespace, &service.name))
-                .collect(),
-            chosen,
-            spans: Spans {
-                default_ttl: Duration::from_millis(sent.default_ttl_ms),
-                stale_while_revalidate: Duration::from_millis(sent.stale_while_revalidate_ms),
-                stale_if_error: Duration::from_millis(sent.stale_if_error_ms),
-            },
-            max_entry_bytes: sent.max_entry_bytes.min(bounds.bytes),
-            store,
-            object,
-        })
+        Ok(terms.cache(Direction::inbound, store, counters))
+    }
+
+    /// Its name in `Cache-Status`.
+    pub fn name(&self) -> &'static str {
+        match self.side {
+            Direction::inbound => "meshwright",
+            Direction::outbound => "meshwright-caller",
+        }
     }
 
     // === request ===
 
-    /// What a request to a port of the application is to the cache. `credentials`: it was found out
-    /// who sends it, by what the request brought.
-    pub fn ask(&self, port: u16, head: &Parts, has_body: bool, credentials: bool) -> Asked {
+    /// What a request is to the cache. `credentials`: it was found out who sends it, by what the request
+    /// brought.
+    pub fn ask<'t>(
+        &self,
+        to: impl Into<To<'t>>,
+        head: &Parts,
+        has_body: bool,
+        credentials: bool,
+    ) -> Asked {
         let head_only = match head.method {
             Method::GET => false,
             Method::HEAD => true,
@@ -179,11 +174,13 @@ impl Cache {
             return Asked::Past(Forwarded::Bypass);
         }
         let sent = [AUTHORIZATION, COOKIE];
+        let sent = sent.iter().any(|name| head.headers.contains_key(name));
+        let own = self.chosen.credentials.as_ref();
         Asked::Question(Box::new(Question {
-            key: Key::of(port, head, &self.chosen),
+            key: Key::of(to.into(), head, &self.chosen),
             head_only,
             says,
-            credentials: credentials || sent.iter().any(|name| head.headers.contains_key(name)),
+            credentials: credentials || sent || own.is_some_and(|own| own.are_in(head)),
             range: head.headers.contains_key(RANGE),
             conditional: answer::is_conditional(&head.headers),
         }))
@@ -273,6 +270,10 @@ impl Cache {
     ) -> Result<Draft, Unfit> {
         if question.head_only {
             return Err(Unfit::Status);
+        }
+        // It says nothing of what was asked for, but why it was not answered.
+        if response.headers.contains_key(REASON_HEADER) {
+            return Err(Unfit::OfTheMesh);
         }
         let (credentials, times) = (question.credentials, Times::since(since));
         let draft = Draft::of(asked, credentials, response, times, &self.spans)?;

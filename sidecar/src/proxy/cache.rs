@@ -1,8 +1,11 @@
 //! Answers that are kept: what is given of them, and when the application is asked.
 //!
-//! Every request to a port with a cache comes here, behind whoever decides whether it may enter.
+//! Every request to a port with a cache comes here, behind whoever decides whether it may enter; and
+//! every one that goes out by a rule of an ApiRoute whose answers callers keep, before it is sent
+//! anywhere.
 
-use std::rc::Rc;
+pub mod origin;
+
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -12,28 +15,16 @@ use tokio::time::Instant;
 use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
 use super::error::{Error, Reads, Reason};
-use super::forward;
-use super::headers::copy;
-use super::upstream::{Speak, Upstream};
+use super::headers::{copy, say_keeps, take_keeps};
 use crate::policy::cache::entry::{Draft, Entry};
 use crate::policy::cache::flight::{Joined, Lead, Outcome};
 use crate::policy::cache::status::{self, Forwarded, Status};
 use crate::policy::cache::{Asked, Cache, Question, Verdict, answer};
 use crate::telemetry::metrics::Direction;
+use origin::Origin;
 
 /// How often one request waits for others' fetches, before it fetches for itself.
 const MAX_WAITS: u32 = 4;
-
-/// Where requests go that are not answered here.
-#[derive(Clone, Debug)]
-pub struct Application {
-    /// The application beside the sidecar.
-    upstream: Rc<Upstream>,
-    /// How it is spoken to.
-    speak: Speak,
-    /// The port of it that was called.
-    port: u16,
-}
 
 /// What is asked of the application, and what for.
 struct Fetch<'c> {
@@ -48,11 +39,11 @@ struct Fetch<'c> {
 /// Answers a request with what is kept, or sends it to the application and keeps what may be kept.
 ///
 /// # Errors
-/// `not_cached`, and those of [`forward::to_application`].
+/// `not_cached`, and those of [`Origin::ask`].
 pub(super) async fn carry(
     cx: &mut Context,
     cache: &Arc<Cache>,
-    application: &Application,
+    origin: &Origin,
     head: Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
@@ -60,23 +51,23 @@ pub(super) async fn carry(
     let has_body = !matches!(body, RequestBody::Empty);
     let asked = match past {
         true => Asked::Past(Forwarded::Bypass),
-        false => cache.ask(application.port, &head, has_body, cx.has_credentials()),
+        false => cache.ask(origin.to(), &head, has_body, cx.has_credentials()),
     };
     let (mut response, status) = match asked {
         Asked::Past(why) => {
-            let response = application.ask(cx, head, body).await?;
+            let response = origin.ask(cx, head, body).await?;
             (response, Status::forwarded(why))
         }
         Asked::Unsafe => {
             let about = about(&head);
-            let response = application.ask(cx, head, body).await?;
+            let response = origin.ask(cx, head, body).await?;
             let (parts, body) = response.into_parts();
-            cache.changed(application.port, &about, &parts);
+            cache.changed(origin.to().port, &about, &parts);
             let response = Response::from_parts(parts, body);
             (response, Status::forwarded(Forwarded::Method))
         }
         Asked::Question(question) => {
-            let answered = resolve(cx, cache, application, &question, head).await;
+            let answered = resolve(cx, cache, origin, &question, head).await;
             if answered.is_err() {
                 cache.counts.became(status::Outcome::Miss);
                 cx.cached(status::Outcome::Miss);
@@ -86,8 +77,14 @@ pub(super) async fn carry(
     };
     cache.counts.became(status.outcome());
     cx.cached(status.outcome());
+    if let (Direction::inbound, Some(revision)) = (cache.side, cache.revision)
+        && cx.source.is_some()
+        && cx.told.keeps == Some(revision)
+    {
+        say_keeps(response.headers_mut(), revision);
+    }
     if !response.body().is_switched() {
-        status.tell(response.headers_mut());
+        status.tell(cache.name(), response.headers_mut());
     }
     Ok(response)
 }
@@ -107,7 +104,7 @@ type Answered = (Response<ResponseBody>, Status);
 async fn resolve(
     cx: &mut Context,
     cache: &Arc<Cache>,
-    application: &Application,
+    origin: &Origin,
     question: &Question,
     head: Parts,
 ) -> Result<Answered, Error> {
@@ -119,7 +116,7 @@ async fn resolve(
                 return Ok(give(cx, question, &entry, &head, status, waited));
             }
             Verdict::Refresh(entry, status) => {
-                refresh(cache, application, question, &entry, &head);
+                refresh(cache, origin, question, &entry, &head);
                 return Ok(give(cx, question, &entry, &head, status, 0));
             }
             Verdict::Refuse => return Err(Reason::NotCached.into()),
@@ -132,7 +129,7 @@ async fn resolve(
                 Joined::Lead(lead) => Some(lead),
                 Joined::Wait(waiting) => {
                     waited += 1;
-                    alone = waiting.outcome().await == Outcome::Alone;
+                    alone = origin.wait(waiting).await? == Outcome::Alone;
                     continue;
                 }
             },
@@ -144,7 +141,7 @@ async fn resolve(
             entry,
             lead,
         };
-        return fetch.carry_out(cx, application, head).await;
+        return fetch.carry_out(cx, origin, head).await;
     }
 }
 
@@ -173,7 +170,7 @@ fn give(
 /// Fetches a new answer in the background, unless somebody does.
 fn refresh(
     cache: &Arc<Cache>,
-    application: &Application,
+    origin: &Origin,
     question: &Question,
     entry: &Arc<Entry>,
     head: &Parts,
@@ -181,13 +178,13 @@ fn refresh(
     let Joined::Lead(lead) = Lead::or_wait(&cache.store, &question.key) else {
         return;
     };
-    let (cache, application, entry) = (cache.clone(), application.clone(), entry.clone());
+    let (cache, origin, entry) = (cache.clone(), origin.clone(), entry.clone());
     let mut copy = copy(head);
     copy.method = http::Method::GET;
     let question = question.whole();
     tokio::task::spawn_local(async move {
         // Nobody's request: it has no line of its own, and counts as none.
-        let mut cx = Context::new(Direction::inbound, &mut copy);
+        let mut cx = Context::new(cache.side, &mut copy);
         let fetch = Fetch {
             cache: &cache,
             question: &question,
@@ -195,7 +192,7 @@ fn refresh(
             entry: Some(entry),
             lead: Some(lead),
         };
-        if let Err(error) = fetch.carry_out(&mut cx, &application, copy).await {
+        if let Err(error) = fetch.carry_out(&mut cx, &origin, copy).await {
             tracing::debug!(%error, "an answer could not be fetched anew");
         }
     });
@@ -207,7 +204,7 @@ impl Fetch<'_> {
     async fn carry_out(
         mut self,
         cx: &mut Context,
-        application: &Application,
+        origin: &Origin,
         mut head: Parts,
     ) -> Result<Answered, Error> {
         let (cache, question) = (self.cache, self.question);
@@ -215,7 +212,15 @@ impl Fetch<'_> {
         let about = cache.prepare(question, self.entry.as_deref(), &mut head.headers);
         let (begun, since) = (cache.store.begin(), Instant::now());
         let again = about.then(|| copy(&head));
-        let response = match application.ask(cx, head, RequestBody::Empty).await {
+        // Only what is answered by who was told the same may be kept at the caller's side.
+        let agrees = match (cache.side, cache.revision) {
+            (Direction::outbound, Some(revision)) => {
+                say_keeps(&mut head.headers, revision);
+                Some(revision)
+            }
+            _ => None,
+        };
+        let response = match origin.ask(cx, head, RequestBody::Empty).await {
             Ok(response) => response,
             Err(error) => {
                 if error.reason == Reason::RequestTimeout {
@@ -225,7 +230,8 @@ impl Fetch<'_> {
                 return self.instead(cx, &asked, None).ok_or(error);
             }
         };
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        let may = agrees.is_none_or(|revision| take_keeps(&mut parts.headers, revision));
         if failed(parts.status)
             && let Some(given) = self.instead(cx, &asked, Some(parts.status))
         {
@@ -239,18 +245,18 @@ impl Fetch<'_> {
             return match freshened {
                 Some(draft) => {
                     cx.is_given(&entry.body().room);
-                    Ok(self.still_right(&entry, draft.ok(), &asked, begun))
+                    Ok(self.still_right(&entry, draft.ok().filter(|_| may), &asked, begun))
                 }
                 // It speaks of something else: then all of it is asked for.
                 None => {
                     cache.store.forget(&question.key);
                     answer::ask_for_all(&mut all.headers);
-                    Box::pin(self.carry_out(cx, application, all)).await
+                    Box::pin(self.carry_out(cx, origin, all)).await
                 }
             };
         }
         let kept = cache.judge(question, &asked, &parts, since);
-        Ok(self.pass_on(parts, body, kept.ok(), begun))
+        Ok(self.pass_on(parts, body, kept.ok().filter(|_| may), begun))
     }
 
     /// What is given where the application has no answer.
@@ -337,28 +343,6 @@ impl Fetch<'_> {
             }
         };
         (Response::from_parts(parts, body), status)
-    }
-}
-
-// === impl Application ===
-
-impl Application {
-    /// At a port of it.
-    pub fn new(upstream: Rc<Upstream>, speak: Speak, port: u16) -> Self {
-        Self {
-            upstream,
-            speak,
-            port,
-        }
-    }
-
-    async fn ask(
-        &self,
-        cx: &mut Context,
-        head: Parts,
-        body: RequestBody,
-    ) -> Result<Response<ResponseBody>, Error> {
-        forward::to_application(cx, &self.upstream, self.speak, head, body).await
     }
 }
 

@@ -17,7 +17,10 @@ use http::{Method, Request, Version};
 use super::error::{Error, Reason};
 use super::upstream::Speak;
 
-pub use attempts::{Told, grpc_status, say_no_retry, says_no_retry, set_grpc_timeout, tell_peer};
+pub use attempts::{
+    Told, grpc_status, hide_keeps, say_keeps, say_no_retry, says_no_retry, set_grpc_timeout,
+    take_keeps, tell_peer,
+};
 pub use claims::{Origin, remove_claims};
 pub use strict::{check, clean_trailers};
 

@@ -9,7 +9,7 @@ use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::body::{RequestBody, ResponseBody};
-use super::cache::Application;
+use super::cache::origin::Origin;
 use super::context::{Account, Context};
 use super::error::{Error, Reason};
 use super::load::Seat;
@@ -109,9 +109,12 @@ async fn inbound(
     };
     let answer = match served.cache() {
         Some(cache) => {
-            let port = peer.called.port();
-            let application = Application::new(application, speak, port);
-            Box::pin(cache::carry(cx, cache, &application, head, body)).await
+            let origin = Origin::Application {
+                upstream: application,
+                speak,
+                port: peer.called.port(),
+            };
+            Box::pin(cache::carry(cx, cache, &origin, head, body)).await
         }
         None => Box::pin(forward::to_application(cx, &application, speak, head, body)).await,
     };

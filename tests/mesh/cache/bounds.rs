@@ -35,7 +35,7 @@ async fn what_is_too_large_or_breaks_off_is_passed_on_and_not_kept() -> Result<(
     assert_eq!(world.get("/pieces").await?.body.len(), 3_000);
     let bytes = world
         .sidecar
-        .metric(r#"meshwright_cache_bytes{route="shop/orders"}"#);
+        .metric(r#"meshwright_cache_bytes{direction="inbound",route="shop/orders"}"#);
     assert!(bytes.await? < Some(10_000.0));
     Ok(())
 }
@@ -50,12 +50,12 @@ async fn no_more_is_kept_than_was_said() -> Result<()> {
     }
     let bytes = world
         .sidecar
-        .metric(r#"meshwright_cache_bytes{route="shop/orders"}"#);
+        .metric(r#"meshwright_cache_bytes{direction="inbound",route="shop/orders"}"#);
     let bytes = bytes.await?.unwrap_or(f64::MAX);
     assert!(bytes > 50_000.0 && bytes <= 100_000.0, "{bytes}");
     let entries = world
         .sidecar
-        .metric(r#"meshwright_cache_entries{route="shop/orders"}"#);
+        .metric(r#"meshwright_cache_entries{direction="inbound",route="shop/orders"}"#);
     assert!(entries.await? <= Some(10.0));
     Ok(())
 }

@@ -37,7 +37,7 @@ async fn of_all_who_ask_for_the_same_at_once_one_asks_the_application() -> Resul
         collapsed += usize::from(status(&answer).ends_with("; collapsed"));
     }
     assert_eq!((world.app.requests(), collapsed), (1, 19));
-    let series = r#"meshwright_cache_requests_total{route="shop/orders",outcome="collapsed"}"#;
+    let series = r#"meshwright_cache_requests_total{direction="inbound",route="shop/orders",outcome="collapsed"}"#;
     assert_eq!(world.sidecar.metric(series).await?, Some(19.0));
     Ok(())
 }

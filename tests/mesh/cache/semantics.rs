@@ -37,11 +37,12 @@ async fn an_answer_that_is_fresh_is_given_again_with_its_age_and_counted() -> Re
     assert_eq!(world.app.requests(), asked);
     assert!(!is_hit(&world.get("/a?x=2").await?));
 
-    let hits = r#"meshwright_cache_requests_total{route="shop/orders",outcome="hit"}"#;
+    let hits =
+        r#"meshwright_cache_requests_total{direction="inbound",route="shop/orders",outcome="hit"}"#;
     assert!(world.sidecar.metric(hits).await? >= Some(3.0));
-    let misses = r#"meshwright_cache_requests_total{route="shop/orders",outcome="miss"}"#;
+    let misses = r#"meshwright_cache_requests_total{direction="inbound",route="shop/orders",outcome="miss"}"#;
     assert!(world.sidecar.metric(misses).await? >= Some(2.0));
-    let bytes = r#"meshwright_cache_bytes{route="shop/orders"}"#;
+    let bytes = r#"meshwright_cache_bytes{direction="inbound",route="shop/orders"}"#;
     assert!(world.sidecar.metric(bytes).await? > Some(0.0));
     let log = world.sidecar.log()?;
     assert!(log.contains(r#""cache":"hit""#), "{log}");
@@ -82,7 +83,7 @@ async fn an_answer_is_asked_about_and_what_a_304_says_holds() -> Result<()> {
         Ok(told && answer.body == "0" && answer.headers["x-a"] == "new")
     })
     .await?;
-    let series = r#"meshwright_cache_requests_total{route="shop/orders",outcome="revalidated"}"#;
+    let series = r#"meshwright_cache_requests_total{direction="inbound",route="shop/orders",outcome="revalidated"}"#;
     assert!(world.sidecar.metric(series).await? >= Some(1.0));
     Ok(())
 }
@@ -242,7 +243,7 @@ async fn a_stale_answer_is_given_while_a_new_one_is_fetched_and_where_there_is_n
         Ok(status(&answer).starts_with("meshwright; hit; ttl=") && answer.body != "0")
     })
     .await?;
-    let series = r#"meshwright_cache_requests_total{route="shop/orders",outcome="stale"}"#;
+    let series = r#"meshwright_cache_requests_total{direction="inbound",route="shop/orders",outcome="stale"}"#;
     assert!(world.sidecar.metric(series).await? >= Some(1.0));
 
     let app = App::new(|_, number| match number {

@@ -1,4 +1,5 @@
 mod attempts;
+mod kept;
 
 use super::*;
 use crate::config::guard::Workload;
@@ -446,22 +447,6 @@ fn what_goes_to_no_backend_that_exists_is_refused() {
         (&json!("backend_missing"), &json!(true))
     );
     assert_eq!(told["goes"][0]["missing"], true);
-}
-
-#[test]
-fn where_answers_are_kept_is_told_of_requests_that_they_can_answer() {
-    let all = || vec![mesh::Rule::default()];
-    let world = World::shop().route("orders", "cached", |route| {
-        (route.rules, route.cached) = (all(), true);
-    });
-    let told = world.told("url=http://orders/");
-    assert_eq!(told["does"], json!([filters::KEPT]));
-    assert_eq!(
-        world.told("method=POST&url=http://orders/")["does"],
-        json!([])
-    );
-    let world = World::shop().requests("orders", all());
-    assert_eq!(world.told("url=http://orders/")["does"], json!([]));
 }
 
 #[test]

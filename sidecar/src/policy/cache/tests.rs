@@ -13,6 +13,7 @@ use super::entry::{Entry, Unfit};
 use super::status::Status;
 use super::*;
 
+mod at_caller;
 mod fresh;
 mod kept;
 mod model;
