@@ -16,6 +16,7 @@ use crate::{endpoints, guard, workload};
 mod access;
 mod cache;
 mod differs;
+mod idempotency;
 mod objects;
 mod rate_limits;
 mod retry_policies;
@@ -65,6 +66,9 @@ pub fn compile(inputs: &Inputs, before: Output) -> Output {
         while let Some(route) = compilation.dirty.caches.pop_first() {
             compilation.cache(&route);
         }
+        while let Some(route) = compilation.dirty.idempotency.pop_first() {
+            compilation.idempotency(&route);
+        }
         while let Some(limit) = compilation.dirty.limits.pop_first() {
             compilation.limits(&limit);
         }
@@ -98,6 +102,8 @@ struct Dirty {
     access: BTreeSet<ObjectKey>,
     /// By ApiRoute: which answers are kept.
     caches: BTreeSet<ObjectKey>,
+    /// By ApiRoute: which calls are carried out once.
+    idempotency: BTreeSet<ObjectKey>,
     /// By RateLimit: what is enforced of it.
     limits: BTreeSet<ObjectKey>,
 }
@@ -112,6 +118,7 @@ impl Dirty {
             && self.objects.is_empty()
             && self.access.is_empty()
             && self.caches.is_empty()
+            && self.idempotency.is_empty()
             && self.limits.is_empty())
     }
 }
@@ -138,6 +145,8 @@ impl Compilation<'_> {
         self.dirty.access.extend(guarded_by.cloned());
         let cached_by = links.cached.to(key).into_iter().flatten();
         self.dirty.caches.extend(cached_by.cloned());
+        let idempotent_by = links.idempotent.to(key).into_iter().flatten();
+        self.dirty.idempotency.extend(idempotent_by.cloned());
         let limited_by = links.limits.to(key).into_iter().flatten();
         self.dirty.limits.extend(limited_by.cloned());
 

@@ -64,6 +64,8 @@ pub(crate) struct Indexes {
     /// An ApiRoute and the Services at whose pods answers are kept as it says, where no other one comes
     /// before it; none of one that is not in force.
     pub(crate) cached: Links<ObjectKey, ObjectKey>,
+    /// An ApiRoute and the Services at whose pods its calls are carried out once.
+    pub(crate) idempotent: Links<ObjectKey, ObjectKey>,
     /// A RateLimit and the Services at whose pods it holds; none of one that is not in force.
     pub(crate) limits: Links<ObjectKey, ObjectKey>,
     /// A RateLimit and the ApiRoutes that it names, whether they exist or not.

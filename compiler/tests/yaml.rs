@@ -222,6 +222,24 @@ fn a_cache_that_could_keep_nothing_is_refused() {
 }
 
 #[test]
+fn calls_that_could_not_be_carried_out_once_are_refused() {
+    refuses(
+        &route(
+            "spec:\n  hosts: [a]\n  idempotency: {window: 200h, timeout: 11m, onStoreFailure: Allow}",
+        ),
+        &[
+            "shop.yaml:6: spec.idempotency.timeout: the application may take 1s to 10m",
+            "shop.yaml:6: spec.idempotency.window: a key stands for its first call for 1s to 168h",
+            "shop.yaml:6: spec.idempotency: onStoreFailure is written with store, and only there",
+        ],
+    );
+    refuses(
+        &route("spec:\n  hosts: [a]\n  protocol: TLS\n  idempotency: {}"),
+        &["shop.yaml:4: spec: of TCP and TLS nobody reads requests, so no keys of idempotency"],
+    );
+}
+
+#[test]
 fn a_rule_across_fields_is_kept_as_a_cluster_keeps_it() {
     refuses(
         &route("spec:\n  hosts: [a]\n  rules: [{name: x}, {name: x}, {name: rule-1}]"),

@@ -18,11 +18,13 @@ pub mod auth;
 pub mod authorization;
 pub mod cache;
 pub mod filters;
+pub mod idempotency;
 mod matching;
 
 use auth::Auth;
 use authorization::Authorization;
 use cache::Cache;
+use idempotency::Idempotency;
 
 use filters::{
     Compression, Concurrency, Cors, DirectResponse, Fault, HeaderEdits, Mirror, Redirect, Rewrite,
@@ -108,6 +110,9 @@ pub use matching::{HeaderMatch, Match, Method, PathMatch, PathType, QueryMatch, 
 #[x_kube(validation = Cel::new(
     "!(self.protocol in ['TCP', 'TLS', 'GRPC']) || !has(self.cache)"
 ).message("a cache keeps answers to GET: of TCP and TLS nobody reads requests, and gRPC has none"))]
+#[x_kube(validation = Cel::new(
+    "!(self.protocol in ['TCP', 'TLS']) || !has(self.idempotency)"
+).message("of TCP and TLS nobody reads requests, so no keys of idempotency"))]
 pub struct ApiRouteSpec {
     /// The Services whose calls this object governs: `orders` (in the object's namespace),
     /// `orders.shop`, `orders.shop.svc` or the full name in the cluster's domain. All in one
@@ -173,6 +178,13 @@ pub struct ApiRouteSpec {
     /// object is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
+
+    /// Calls that are carried out once, however often they are sent. The sidecars beside the pods see
+    /// to it, of the hosts' Services and of every Service that a rule sends to, behind `auth`,
+    /// `authorization` and RateLimits. It needs the object to be in the Services' own namespace. As
+    /// long as an object that has it is there it is enforced, whether or not its rules are in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<Idempotency>,
 }
 
 /// What an API's Services speak.

@@ -23,6 +23,7 @@ pub use api_route::filters::{
     self, Abort, Compression, Concurrency, Cors, Delay, DirectResponse, Fault, Header, HeaderEdits,
     Mirror, MirrorRef, PathChange, PathChangeType, Redirect, RedirectScheme, Rewrite,
 };
+pub use api_route::idempotency::{self, Idempotency};
 pub use api_route::{
     ApiProtocol, ApiRoute, ApiRouteSpec, BackendKind, BackendRef, HeaderMatch, Match, Method,
     PathMatch, PathType, QueryMatch, RouteRule, Timeouts, ValueType,

@@ -27,7 +27,7 @@ impl Duration {
     pub const MAX_LENGTH: usize = 28;
 
     /// So many seconds.
-    pub(crate) fn of_seconds(seconds: u16) -> Self {
+    pub(crate) fn of_seconds(seconds: u32) -> Self {
         Duration {
             written: format!("{seconds}s"),
             millis: u64::from(seconds) * 1_000,

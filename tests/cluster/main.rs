@@ -6,6 +6,7 @@ mod cache;
 mod certificates;
 mod commands;
 mod configuration;
+mod idempotency;
 mod injection;
 mod installation;
 mod life;

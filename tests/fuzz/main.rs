@@ -11,6 +11,7 @@
 
 mod access;
 mod cache;
+mod idempotency;
 mod operator;
 mod people;
 mod proxy;

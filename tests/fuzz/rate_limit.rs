@@ -8,7 +8,7 @@ use crate::fuzz;
 
 #[test]
 fn fuzz_answers_of_a_store() {
-    use sidecar::policy::rate_limit::resp;
+    use sidecar::net::resp;
     let answers: &[&[u8]] = &[
         b"*6\r\n:1\r\n:100000\r\n:3\r\n:0\r\n:10\r\n:60000000\r\n",
         b"+OK\r\n$3\r\nabc\r\n$-1\r\n-NOSCRIPT no\r\n",

@@ -1,6 +1,6 @@
 //! Answers that are kept at the destination, by whole sidecars.
 
-mod app;
+pub(crate) mod app;
 mod at_caller;
 mod bounds;
 mod fetches;

@@ -1,105 +1,68 @@
-//! Policies together, while people edit them.
+//! Policies together: what each promises holds whatever the others do, and while people edit them.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+mod calls;
+mod edits;
+mod streams;
 
 use anyhow::Result;
-use bytes::Bytes;
-use http::Method;
-use serde_json::json;
-use tests::issuer::{Issuer, in_seconds};
-use tests::mesh::{Mesh, SOON};
-use tests::wait_until;
+use tests::client::Client;
+use tests::mesh::{Mesh, Sidecar};
 
+use crate::cache::app::App;
 use crate::routing::services;
 
-/// What governs `orders`: who may enter, and what its callers do when it fails.
-fn policies(keys: &str, rule: &str, retries: u32) -> String {
-    format!(
-        "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: {{ name: orders, namespace: shop \
-         }}\nspec:\n  hosts: [orders]\n  timeouts: {{ request: 10s }}\n  auth: {{ jwt: [{{ issuer: a, audiences: \
-         [orders], jwks: {{ inline: '{keys}' }} }}] }}\n  authorization: {{ rules: [{{ name: {rule}, principals: \
-         {{ scopes: [read] }} }}] }}\n---\napiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {{ \
-         name: orders, namespace: shop }}\nspec: {{ targetRefs: [{{ kind: Service, name: orders }}], maxRetries: \
-         {retries}, retryOn: {{ statusCodes: [503] }}, backoff: {{ initial: 1ms }}, budget: {{ percent: 100, \
-         minPerSecond: 1000 }} }}\n"
-    )
+/// `orders` in replicas of these applications, governed by all policies at once, and a caller of it.
+struct World {
+    mesh: Mesh,
+    sidecars: Vec<Sidecar>,
+    web: Client,
 }
 
-#[tokio::test]
-async fn edits_of_policies_under_load_let_nobody_in_turn_nobody_away_and_double_nothing()
--> Result<()> {
-    let issuer = Issuer::new("a");
-    let keys = Issuer::key_set(&[&issuer]);
-    let mesh = Mesh::start(&(services(&["orders"]) + &policies(&keys, "first", 2))).await?;
-    let [good, failing] = mesh.workloads::<2>("orders").await?;
-    failing.upstream.answers(503);
-    let client = mesh.client("web").await?;
-    let claims = json!({"iss": "a", "aud": "orders", "scope": "read", "exp": in_seconds(600)});
-    let token = format!("Bearer {}", issuer.token(&claims));
-    let with = [("authorization", token.as_str())];
-    wait_until("the policies are in force", SOON, async || {
-        let answer = client.get_with("http://orders/", &with).await?;
-        anyhow::ensure!(answer.status == 200, "{}", answer.status);
-        let answer = client.get("http://orders/").await?;
-        anyhow::ensure!(answer.status == 401, "{}", answer.status);
-        Ok(())
-    })
-    .await?;
-
-    let (ended, posts) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let reads = async {
-        while !ended.load(Ordering::Relaxed) {
-            // An endpoint that fails is made up for by the other, whatever is edited meanwhile.
-            let answer = client.get_with("http://orders/read", &with).await?;
-            assert_eq!((answer.status, answer.reason()), (200, ""));
-            let stranger = client.get("http://orders/read").await?;
-            assert_eq!(
-                (stranger.status, stranger.reason()),
-                (401, "credentials_missing")
-            );
+impl World {
+    async fn of(documents: &str, apps: &[App]) -> Result<Self> {
+        let mesh = Mesh::start(documents).await?;
+        let mut sidecars = Vec::new();
+        for app in apps {
+            let (listener, sidecar) = mesh.listener("orders").await?;
+            app.listen(listener);
+            sidecars.push(sidecar);
         }
-        anyhow::Ok(())
-    };
-    let writes = async {
-        while !ended.load(Ordering::Relaxed) {
-            // Not sent again, so half of them fail: once each.
-            let body = Bytes::from_static(b"one book");
-            client
-                .send(Method::POST, "http://orders/write", &with, body)
-                .await?;
-            posts.fetch_add(1, Ordering::Relaxed);
+        let web = mesh.client("web").await?;
+        for object in ["orders", "limits", "retries"] {
+            mesh.programmed(object).await?;
         }
-        anyhow::Ok(())
-    };
-    let edits = async {
-        for number in 0..20 {
-            let yaml = policies(&keys, &format!("rule-of-edit-{number}"), 1 + number % 3);
-            mesh.write("routes.yaml", &(services(&["orders"]) + &yaml))?;
-            wait_until("the edit is in force", SOON, async || {
-                let config = good.sidecar.config().await?.to_string();
-                anyhow::ensure!(
-                    config.contains(&format!("rule-of-edit-{number}\"")),
-                    "not yet"
-                );
-                Ok(())
-            })
-            .await?;
-        }
-        ended.store(true, Ordering::Relaxed);
-        anyhow::Ok(())
-    };
-    tokio::try_join!(reads, writes, edits)?;
-    let seen = [&good, &failing].map(|one| {
-        let seen = one.upstream.seen();
-        seen.iter()
-            .filter(|request| request.method == Method::POST)
-            .count()
-    });
-    assert_eq!(seen[0] + seen[1], posts.load(Ordering::Relaxed));
-    let retried = failing.upstream.requests() > seen[1];
-    assert!(retried, "the one that fails was asked to read as well");
-    for seen in good.upstream.seen().iter().chain(&failing.upstream.seen()) {
-        assert!(!seen.headers.contains_key("authorization"));
+        Ok(Self {
+            mesh,
+            sidecars,
+            web,
+        })
     }
-    Ok(())
+
+    /// The sum of a series at the called workload's sidecars.
+    async fn sum(&self, series: &str) -> Result<f64> {
+        let mut sum = 0.0;
+        for sidecar in &self.sidecars {
+            sum += sidecar.metric(series).await?.unwrap_or_default();
+        }
+        Ok(sum)
+    }
+}
+
+/// What an ApiRoute, a RateLimit and a RetryPolicy say: fields of each spec, as YAML in one line.
+fn documents(route: &str, limits: &str, retries: &str) -> String {
+    let object = |kind: &str, name: &str, spec: &str| {
+        format!(
+            "---\napiVersion: meshwright.dev/v1alpha1\nkind: {kind}\n\
+             metadata: {{ name: {name}, namespace: shop }}\nspec: {{ {spec} }}\n"
+        )
+    };
+    let target = "targetRefs: [{ kind: Service, name: orders }]";
+    services(&["orders"])
+        + &object("ApiRoute", "orders", &format!("hosts: [orders], {route}"))
+        + &object(
+            "RateLimit",
+            "limits",
+            &format!("{target}, limits: [{limits}]"),
+        )
+        + &object("RetryPolicy", "retries", &format!("{target}, {retries}"))
 }

@@ -79,6 +79,8 @@ pub const RETRY_POLICY_BUDGET: &str = "retry-policy.budget";
 pub const RETRY_POLICY_CIRCUIT_BREAKER: &str = "retry-policy.circuit-breaker";
 /// Keeps answers as `mesh.Cache` says.
 pub const CACHE: &str = "cache";
+/// Carries out once what `mesh.Idempotency` says.
+pub const IDEMPOTENCY: &str = "idempotency";
 /// Limits how much callers use, as `mesh.RateLimit` says.
 pub const RATE_LIMIT: &str = "rate-limit";
 /// Limits in a store that replicas share (`mesh.RateLimit.store`).
@@ -123,6 +125,7 @@ pub const ALL: &[&str] = &[
     RETRY_POLICY_BUDGET,
     RETRY_POLICY_CIRCUIT_BREAKER,
     CACHE,
+    IDEMPOTENCY,
     RATE_LIMIT,
     RATE_LIMIT_SHARED,
 ];

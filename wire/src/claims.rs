@@ -14,7 +14,11 @@ const FAMILIES: &[&str] = &[
     "x-amzn-mtls-",
 ];
 
-/// Whether a header of this name, in lower case, says who calls.
+/// Whether a header of this name, in lower case, says who calls; also with `_` for `-`, which is the same
+/// to applications that get headers as variables (RFC 3875 section 4.1.18).
 pub fn says_who_calls(name: &str) -> bool {
+    if name.contains('_') {
+        return says_who_calls(&name.replace('_', "-"));
+    }
     NAMES.contains(&name) || FAMILIES.iter().any(|family| name.starts_with(family))
 }

@@ -32,6 +32,8 @@ pub enum Kind {
     Access,
     /// `mesh.Cache`: which answers are kept.
     Cache,
+    /// `mesh.Idempotency`: which calls are carried out once.
+    Idempotency,
     /// `mesh.Guard`: who may enter.
     Guard,
     /// `mesh.Endpoints`: who answers behind a Service.
@@ -73,12 +75,13 @@ pub enum InvalidId {
 
 impl Kind {
     /// Every kind, in the order in which they are sent.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Identity,
         Kind::Workload,
         Kind::Keys,
         Kind::Access,
         Kind::Cache,
+        Kind::Idempotency,
         Kind::Guard,
         Kind::Endpoints,
         Kind::Route,
@@ -94,6 +97,7 @@ impl Kind {
             Kind::Keys => "keys",
             Kind::Access => "access",
             Kind::Cache => "cache",
+            Kind::Idempotency => "idempotency",
             Kind::Guard => "guard",
             Kind::Endpoints => "endpoints",
             Kind::Route => "route",
@@ -116,6 +120,13 @@ impl Kind {
                 Input::Settings,
             ],
             // For the pods of the Services that the ApiRoute is for.
+            Kind::Idempotency => &[
+                Input::ApiRoute,
+                Input::Service,
+                Input::Pod,
+                Input::Settings,
+                Input::Credential,
+            ],
             Kind::Keys => &[
                 Input::ApiRoute,
                 Input::Service,

@@ -94,6 +94,11 @@ fn cells(pod: &str, seen: &Value) -> [String; 10] {
         ("", outcome, _) => outcome.to_owned(),
         (reason, _, _) => reason.to_owned(),
     };
+    if reason.is_empty()
+        && let once @ ("unkept" | "released" | "replayed" | "unprotected") = text("idempotency")
+    {
+        reason = once.to_owned();
+    }
     if let Some(attempts @ 2..) = seen["attempts"].as_u64() {
         let after = match text("retried_after") {
             "" => String::new(),
@@ -164,7 +169,13 @@ mod tests {
         let second = columns.row("shop/web-0", refused);
         let kept = LINE.replace("\"endpoint\":\"shop/orders-0\"", "\"cache\":\"hit\"");
         let third = columns.row("shop/web-0", &kept);
-        let rows = first.lines().chain(second.lines()).chain(third.lines());
+        let again = LINE.replace(
+            "\"endpoint\":\"shop/orders-0\"",
+            "\"idempotency\":\"replayed\"",
+        );
+        let fourth = columns.row("shop/web-0", &again);
+        let rows = first.lines().chain(second.lines());
+        let rows = rows.chain(third.lines()).chain(fourth.lines());
         let rows: Vec<_> = rows.collect();
         assert_eq!(
             rows,
@@ -173,6 +184,7 @@ mod tests {
                 "06:29:06.123  shop/web-0  outbound  200     1.2 ms    GET     orders/1                  shop/orders all           -                shop/orders-0",
                 "06:29:07.000  shop/web-0  inbound   503 grpc 14  2.34 s    POST    orders/2                  -                         no_endpoints     shop/web",
                 "06:29:06.123  shop/web-0  outbound  200          1.2 ms    GET     orders/1                  shop/orders all           cache hit        -",
+                "06:29:06.123  shop/web-0  outbound  200          1.2 ms    GET     orders/1                  shop/orders all           replayed         -",
             ]
         );
     }

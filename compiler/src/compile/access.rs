@@ -18,6 +18,10 @@ const ENFORCED: &str = "What it says of who may enter is enforced all the same."
 /// The same, when that can't be understood.
 const CLOSED: &str = "Until this is corrected, nobody may call these Services.";
 
+/// What a sidecar beside a pod enforces, and the fields that say it.
+const WHO_MAY_ENTER: (&str, &str) = ("who may enter", "auth and authorization");
+const ONCE: (&str, &str) = ("what is carried out once", "idempotency");
+
 /// What an ApiRoute becomes of what it says of who may enter.
 #[derive(Default)]
 pub(super) struct Guarded {
@@ -36,17 +40,27 @@ impl Compilation<'_> {
         let mut hosts = self.route_reader(key)?.hosts();
         let reader = self.access_reader(key)?;
         let mut access = reader.problems(&hosts.services);
-        access.extend(self.without_pods(&reader.services(&hosts.services)));
-        let cache = self.cache_reader(key)?.problems(&hosts.services);
-        if !(access.is_empty() && cache.is_empty()) {
-            let all = hosts.refusal.take().into_iter().chain(access).chain(cache);
+        let services = reader.services(&hosts.services);
+        access.extend(self.without_pods(&services, WHO_MAY_ENTER));
+        access.extend(self.cache_reader(key)?.problems(&hosts.services));
+        if let Some(idempotency) = self.idempotency_reader(key) {
+            access.extend(idempotency.problems(&hosts.services));
+            let services = idempotency.services(&hosts.services);
+            access.extend(self.without_pods(&services, ONCE));
+        }
+        if !access.is_empty() {
+            let all = hosts.refusal.take().into_iter().chain(access);
             hosts.refusal = Refusal::all(all.collect());
         }
         Some(hosts)
     }
 
-    /// What is said of Services that select no pods: no sidecar could enforce who may enter there.
-    fn without_pods(&self, services: &BTreeSet<ObjectKey>) -> Vec<Refusal> {
+    /// What is said of Services that select no pods: no sidecar could enforce anything there.
+    fn without_pods(
+        &self,
+        services: &BTreeSet<ObjectKey>,
+        (what, fields): (&str, &str),
+    ) -> Vec<Refusal> {
         let lacks = services.iter().filter(|key| {
             let service = self.inputs.services.get(key);
             service.is_some_and(|service| selector(service).is_none_or(BTreeMap::is_empty))
@@ -55,7 +69,7 @@ impl Compilation<'_> {
             reason: Reason::Invalid,
             message: format!(
                 "spec: Service {key} selects no pods, so that no sidecar stands before it to enforce \
-                 who may enter: give it a selector, or take auth and authorization out."
+                 {what}: give it a selector, or take {fields} out."
             ),
         });
         refused.collect()

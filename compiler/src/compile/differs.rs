@@ -29,6 +29,7 @@ impl Compilation<'_> {
                 Kind::Endpoints => drop(self.dirty.endpoints.insert(key)),
                 Kind::Access | Kind::Keys => drop(self.dirty.access.insert(key)),
                 Kind::Cache => drop(self.dirty.caches.insert(key)),
+                Kind::Idempotency => drop(self.dirty.idempotency.insert(key)),
                 Kind::Route => drop(self.dirty.objects.insert(ObjectRef::api_route(&key))),
                 Kind::RetryPolicy => {
                     self.dirty.objects.insert(ObjectRef::retry_policy(&key));
@@ -147,8 +148,8 @@ impl Compilation<'_> {
         }
     }
 
-    /// Secrets concern the ApiRoutes of their namespace that compare credentials with any, and its
-    /// RateLimits that are counted in a store.
+    /// Secrets concern the ApiRoutes of their namespace that compare credentials with any or keep
+    /// answers in a store, and its RateLimits that are counted in one.
     pub(super) fn secrets(&mut self) {
         let (memo, inputs) = (&mut self.out.memo, self.inputs);
         let consumers = differences(&mut memo.consumers, &inputs.consumers);
@@ -160,7 +161,10 @@ impl Compilation<'_> {
             let routes = routes.take_while(|(key, _)| key.namespace == namespace);
             let compares = routes.filter(|(_, route)| {
                 let auth = route.spec.auth.as_ref();
-                auth.is_some_and(|auth| auth.api_key.is_some() || auth.introspection.is_some())
+                let compares =
+                    auth.is_some_and(|auth| auth.api_key.is_some() || auth.introspection.is_some());
+                let idempotency = route.spec.idempotency.as_ref();
+                compares || idempotency.is_some_and(|idempotency| idempotency.store.is_some())
             });
             let compares = compares.map(|(key, _)| ObjectRef::api_route(key));
             self.dirty.objects.extend(compares);

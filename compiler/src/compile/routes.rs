@@ -12,6 +12,9 @@ use crate::api_route::{self, Reader, Refusal, filters};
 use crate::attach::{Claim, Of, Precedence};
 use crate::inputs::{ObjectKey, ObjectRef};
 
+/// What becomes of calls that are to be carried out once, when the object is not in force.
+const CARRIED_OUT_ONCE: &str =
+    "What it says of calls that are carried out once is enforced all the same.";
 /// What to do about a conflict of two.
 const REMEDY: &str = "put the rules of both into one of them, or take the host out of this one.";
 
@@ -48,7 +51,14 @@ impl Compilation<'_> {
         let cached = self.cached_at(key, &hosts);
         let yields = self.yielded(key, &cached);
         let keeps_some = cached.len() > yields.len();
+        let idempotent = self.idempotent_at(key, &hosts);
+        let idempotency = self.idempotency_reader(key);
         let unresolved = rules.refusal.into_iter().chain(guarded.unusable);
+        let unresolved = unresolved.chain(idempotency.and_then(|one| one.unresolved()));
+        let mut also = guarded.resources;
+        if !idempotent.is_empty() {
+            also.extend(resource_id(Kind::Idempotency, key));
+        }
         let read = Read {
             object: &ObjectRef::api_route(key),
             targets: hosts.services,
@@ -58,17 +68,22 @@ impl Compilation<'_> {
             refusal: hosts.refusal,
             unresolved: Refusal::all(unresolved.collect()),
             yields: Refusal::all(yields),
-            also: guarded.resources,
+            also,
             in_force: match keeps_some {
                 true => Vec::from_iter(resource_id(Kind::Cache, key)),
                 false => Vec::new(),
             },
-            note: guarded.note,
+            note: match (guarded.note, idempotent.is_empty()) {
+                (None, false) => Some(CARRIED_OUT_ONCE),
+                (note, _) => note,
+            },
             remedy: REMEDY,
         };
         let layer = Layer::of(key, reader.spec, reader.reads_requests(), reader.settings);
         let keeps = reader.spec.cache.is_some();
         let at_caller = self.cache_at_caller(key);
+        let idempotency_key =
+            idempotency.map_or_else(String::new, |one| one.written.header.to_ascii_lowercase());
         let says = (reader.declares(), read.targets.clone());
         let (rules, connections) = (rules.rules, rules.connections);
         let affected = self.conclude(read, generation, |Place { consumer, services }| {
@@ -90,12 +105,14 @@ impl Compilation<'_> {
                 consumer,
                 cached: keeps,
                 cache_at_caller: at_caller,
+                idempotency_key,
             };
             (capabilities, route)
         });
         self.declare(key, says);
         self.guarded(key, guarded.services);
         self.cached(key, cached);
+        self.idempotent(key, idempotent);
         let layer = layer.filter(|_| self.is_in_force(key));
         self.lead(key, Some(layer), leads);
         self.limited(key);
@@ -150,6 +167,7 @@ impl Compilation<'_> {
         self.declare(key, (None, Vec::new()));
         self.guarded(key, BTreeSet::new());
         self.cached(key, BTreeSet::new());
+        self.idempotent(key, BTreeSet::new());
         self.lead(key, None, BTreeSet::new());
         self.limited(key);
     }

@@ -1,14 +1,11 @@
 //! What replicas count together: what of it contradicts itself, and the store.
 
-use crds::rate_limit::{CostType, LimitAction, Scope, Store, StoreFailure};
-use crds::status::Reason;
+use crds::rate_limit::{CostType, LimitAction, Scope, StoreFailure};
 use wire::mesh;
 
 use super::Reader;
-use crate::access::keys::text;
 use crate::api_route::Refusal;
-use crate::host;
-use crate::inputs::ObjectKey;
+use crate::store;
 
 /// What a store counts exactly: its numbers have 53 bits.
 const MOST_IN_STORE: u128 = 1 << 52;
@@ -24,7 +21,12 @@ impl Reader<'_> {
     /// The store, if there is to be one, and why it can't be had.
     pub(super) fn store(&self) -> Option<(mesh::SharedStore, Option<Refusal>)> {
         let store = self.spec.store.as_ref()?;
-        let (url, unresolved) = self.url(store);
+        let reader = store::Reader {
+            key: self.key,
+            credentials: self.credentials,
+            settings: self.settings,
+        };
+        let (url, unresolved) = reader.url("spec.store", store);
         let sent = mesh::SharedStore {
             url,
             ca_certificates: store.redis.ca_certificates.clone().unwrap_or_default(),
@@ -94,57 +96,5 @@ impl Reader<'_> {
             }
         }
         problems
-    }
-
-    /// The store's address; empty, and why, when it can't be had.
-    fn url(&self, store: &Store) -> (String, Option<Refusal>) {
-        let wanted = &store.redis.url_secret_ref;
-        let at = "spec.store.redis.urlSecretRef";
-        let namespace = &self.key.namespace;
-        let key = ObjectKey::new(&**namespace, &*wanted.name);
-        let found = match self.credentials.get(&key) {
-            None => Err(format!(
-                "{at}.name: there is no Secret {:?} with the label meshwright.dev/credential in \
-                 namespace {namespace}.",
-                wanted.name
-            )),
-            Some(secret) => text(secret, &wanted.key).ok_or_else(|| {
-                format!(
-                    "{at}.key: Secret {key} has no text {:?} in its data.",
-                    wanted.key
-                )
-            }),
-        };
-        let read = found.and_then(|url| match self.is_store(&url) {
-            true => Ok(url),
-            false => Err(format!(
-                "{at}: what stands in Secret {key} is no redis://host:6379 whose host is a Service of \
-                 the mesh, and no rediss://host:6379."
-            )),
-        });
-        match read {
-            Ok(url) => (url, None),
-            Err(why) => {
-                let message = format!("{why} Until then it is as though the store did not answer.");
-                let reason = Reason::SecretNotUsable;
-                (String::new(), Some(Refusal { reason, message }))
-            }
-        }
-    }
-
-    /// Plaintext stays in the mesh: outside, anybody could answer.
-    fn is_store(&self, url: &str) -> bool {
-        let Some((scheme, rest)) = url.split_once("://") else {
-            return false;
-        };
-        let place = rest.split('/').next().unwrap_or_default();
-        let place = place.rsplit('@').next().unwrap_or_default();
-        let name = place.split(':').next().unwrap_or_default();
-        let domain = &self.settings.cluster_domain;
-        match scheme {
-            "rediss" => !place.is_empty(),
-            "redis" => host::service(name, &self.key.namespace, domain).is_some(),
-            _ => false,
-        }
     }
 }

@@ -11,6 +11,7 @@ mod access;
 mod cache;
 mod connections;
 mod filters;
+mod idempotency;
 mod rate_limit;
 mod retry_policy;
 
@@ -20,7 +21,8 @@ pub(super) fn holds(rule: &str, value: &Value) -> Option<bool> {
     let rules = rules
         .chain(connections::RULES)
         .chain(access::RULES)
-        .chain(cache::RULES);
+        .chain(cache::RULES)
+        .chain(idempotency::RULES);
     let mut rules = rules.chain(retry_policy::RULES).chain(rate_limit::RULES);
     let (_, holds) = rules.find(|(text, _)| *text == rule)?;
     Some(holds(value))

@@ -8,6 +8,7 @@ use wire::mesh::{self, r#match::Path};
 mod access;
 mod cache;
 mod filters;
+mod idempotency;
 mod rate_limit;
 mod retry_policy;
 
@@ -65,6 +66,7 @@ fn body(compiled: &Compiled) -> Value {
         Kind::Route => route(resource.decode().unwrap()),
         Kind::Access => access::shown(resource.decode().unwrap()),
         Kind::Cache => cache::shown(resource.decode().unwrap()),
+        Kind::Idempotency => idempotency::shown(resource.decode().unwrap()),
         Kind::Keys => access::keys(resource.decode().unwrap()),
         Kind::RetryPolicy => retry_policy::shown(resource.decode().unwrap()),
         Kind::RateLimit => rate_limit::shown(resource.decode().unwrap()),

@@ -248,7 +248,10 @@ impl Governed<'_> {
         let own = route.kept.as_ref().map(|kept| filters::kept_here(kept));
         let theirs = sent.cached.then(|| filters::KEPT.to_owned());
         let kept = own.into_iter().chain(theirs).filter(|_| asks);
-        told["does"] = json!(Vec::from_iter(does.into_iter().chain(kept)));
+        let once = !sent.idempotency_key.is_empty() && !head.method.is_safe();
+        let once = once.then(|| filters::once(&sent.idempotency_key));
+        let does = does.into_iter().chain(once).chain(kept);
+        told["does"] = json!(Vec::from_iter(does));
         if let Some(timeout) = rule.request_timeout {
             told["timeoutMs"] = json!(millis(timeout));
         }

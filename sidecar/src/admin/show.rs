@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use wire::Resource;
 
 use super::Admin;
@@ -11,6 +11,7 @@ use crate::config::State;
 use crate::config::service::Protocol;
 use crate::config::state::Served;
 use crate::policy::health_check::{EndpointState, Healths};
+use crate::policy::idempotency::outcome::Outcome;
 use crate::telemetry::log;
 use crate::telemetry::metrics::{ConnectionKind, Direction, GrpcStatus, Metrics};
 
@@ -241,6 +242,7 @@ fn in_force(state: &State, healths: &Healths) -> Value {
             json!({
                 "service": &*guard.service, "port": port, "protocol": format!("{protocol:?}"),
                 "cache": state.served(*port).map_or(Value::Null, super::cache::kept),
+                "idempotency": state.served(*port).map_or(Value::Null, once),
                 "whoMayEnter": state.served(*port).map_or(Value::Null, super::access::may_enter),
                 "limits": limits(state, *port),
             })
@@ -252,6 +254,30 @@ fn in_force(state: &State, healths: &Healths) -> Value {
         "serves": served.collect::<Vec<_>>(),
         "services": services.collect::<Vec<_>>(),
     })
+}
+
+/// What is carried out once at a port, with how much is held for it.
+fn once(served: &Served) -> Value {
+    let all = served.carries_out_once().iter().map(|one| {
+        let (keys, bytes) = one.memory.size();
+        let became = Outcome::ALL.map(|outcome| {
+            let count = one.counts.of(outcome);
+            (outcome.name().to_owned(), json!(count))
+        });
+        json!({
+            "route": &*one.object,
+            "header": one.header.as_str(),
+            "required": one.required,
+            "store": one.together.as_ref().map(|together| {
+                together.address.as_ref().map(|address| address.to_string())
+            }),
+            "keys": keys,
+            "bytes": bytes,
+            "maxBytes": one.memory.most(),
+            "requests": Map::from_iter(became),
+        })
+    });
+    all.collect()
 }
 
 /// The limits that hold at a port, with how many keys each counts and how many requests wait.

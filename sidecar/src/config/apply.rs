@@ -16,6 +16,7 @@ use super::route::Route;
 use super::service::Service;
 use super::state::{Built, State};
 use crate::policy::cache::Cache;
+use crate::policy::idempotency::Idempotency;
 use crate::telemetry::metrics::{KindLabels, Metrics};
 
 /// Builds what is received and publishes the state that follows from it.
@@ -120,6 +121,12 @@ impl Applier {
                 let built = Cache::build(sent, old, &self.metrics.cache)?;
                 self.built.caches.insert(id, Arc::new(built));
             }
+            Kind::Idempotency => {
+                let old = self.built.idempotency.get(&id).map(|old| &**old);
+                let sent = resource.decode().map_err(unreadable)?;
+                let built = Idempotency::build(sent, old, &self.metrics.idempotency)?;
+                self.built.idempotency.insert(id, Arc::new(built));
+            }
             Kind::Keys => {
                 let built = Keys::build(resource.decode().map_err(unreadable)?)?;
                 self.built.keys.insert(id, Arc::new(built));
@@ -153,6 +160,7 @@ impl Applier {
             Kind::RateLimit => drop(self.built.rate_limits.remove(&text)),
             Kind::Access => drop(self.built.access.remove(&text)),
             Kind::Cache => drop(self.built.caches.remove(&text)),
+            Kind::Idempotency => drop(self.built.idempotency.remove(&text)),
             Kind::Keys => drop(self.built.keys.remove(&text)),
             Kind::Guard => drop(self.built.guards.remove(&text)),
             // Another's is not the own one, whatever has been sent.
@@ -178,6 +186,7 @@ impl Applier {
             ("rate-limit", self.built.rate_limits.len()),
             ("access", self.built.access.len()),
             ("cache", self.built.caches.len()),
+            ("idempotency", self.built.idempotency.len()),
             ("keys", self.built.keys.len()),
             ("guard", self.built.guards.len()),
             ("workload", usize::from(self.built.workload.is_some())),

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use http::request::Parts;
+
 use super::access::{Access, Enforced, Keys};
 use super::addresses;
 use super::guard::{Guard, Workload};
@@ -15,6 +17,7 @@ use super::route::Route;
 use super::service::{Endpoint, Port, Protocol, Service, ServiceKey};
 use crate::policy::authentication::issuer::IssuerKeys;
 use crate::policy::cache::Cache;
+use crate::policy::idempotency::Idempotency;
 use policies::Policies;
 
 /// Everything that the sidecar was told, built and linked.
@@ -56,6 +59,8 @@ pub struct Built {
     pub access: HashMap<String, Arc<Access>>,
     /// `cache/…`
     pub caches: HashMap<String, Arc<Cache>>,
+    /// `idempotency/…`
+    pub idempotency: HashMap<String, Arc<Idempotency>>,
     /// `keys/…`
     pub keys: HashMap<String, Arc<Keys>>,
     /// `guard/…`
@@ -102,6 +107,8 @@ pub struct Served {
     reads_requests: bool,
     /// What says which answers are kept.
     cache: Option<Arc<Cache>>,
+    /// What says which calls are carried out once, the first by name first.
+    idempotency: Arc<[Arc<Idempotency>]>,
     /// How much callers may use. One that has not come limits nothing.
     limits: Arc<[Limited]>,
     /// Something that says who may enter has not come.
@@ -288,6 +295,16 @@ impl Served {
         cache.filter(|_| self.protocol != Protocol::Tcp)
     }
 
+    /// What says that a request is carried out once: of several ApiRoutes that do, the first by name.
+    pub fn idempotency(&self, head: &Parts) -> Option<&Arc<Idempotency>> {
+        self.idempotency.iter().find(|one| one.is_about(head))
+    }
+
+    /// What says which calls are carried out once.
+    pub fn carries_out_once(&self) -> &[Arc<Idempotency>] {
+        &self.idempotency
+    }
+
     /// How much callers may use.
     pub fn limits(&self) -> &[Limited] {
         &self.limits
@@ -367,6 +384,7 @@ impl<'b> Gathered<'b> {
             requests: enforced(&self.requests),
             connections: enforced(&self.connections),
             limits: Inbound::limits(built, &self.services),
+            idempotency: Inbound::idempotency(built, &self.services),
             ..self.served
         }
     }
@@ -382,6 +400,16 @@ impl Inbound {
         });
         let caches = caches.map(|cache| Some(cache.clone()));
         caches.fold(None, first_of)
+    }
+
+    /// What says which calls by these Services' names are carried out once.
+    fn idempotency(built: &Built, services: &BTreeSet<&str>) -> Arc<[Arc<Idempotency>]> {
+        let mut all = Vec::from_iter(built.idempotency.values().filter(|one| {
+            let mut at = one.services.iter();
+            at.any(|service| services.contains(&**service.text()))
+        }));
+        all.sort_by(|one, other| one.object.cmp(&other.object));
+        all.into_iter().cloned().collect()
     }
 
     /// What limits calls by these Services' names.
@@ -421,6 +449,7 @@ impl Inbound {
                         connections: Arc::default(),
                         reads_requests: false,
                         cache: None,
+                        idempotency: Arc::default(),
                         limits: Arc::default(),
                         lacks: false,
                     },

@@ -12,6 +12,7 @@
 //! | [`direct_response`] | instead of any attempt | `ApiRoute.rules[].directResponse` | `answer` |
 //! | [`fault`] | before all attempts | `ApiRoute.rules[].fault` | `inject` |
 //! | [`header_edits`] | before and after all attempts | `ApiRoute.rules[].requestHeaders`, `responseHeaders` | `apply` |
+//! | [`idempotency`] | before the application, at the destination | `ApiRoute.idempotency` | `claim` |
 //! | [`mirror`] | beside all attempts | `ApiRoute.rules[].mirror` | `draw` |
 //! | [`rate_limit`] | before the application, at the destination | `RateLimit.limits` | `take` |
 //! | [`redirect`] | instead of any attempt | `ApiRoute.rules[].redirect` | `answer` |
@@ -41,6 +42,7 @@ pub mod fault;
 pub mod header_edits;
 pub mod health_check;
 pub mod hedging;
+pub mod idempotency;
 pub mod load_balancer;
 pub mod mirror;
 pub mod rate_limit;

@@ -24,7 +24,6 @@ use crate::telemetry::metrics::rate_limit::{Counters, Counts};
 pub mod bucket;
 pub mod key;
 pub mod queue;
-pub mod resp;
 pub mod shared;
 pub mod told;
 

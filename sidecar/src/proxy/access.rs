@@ -15,7 +15,7 @@ use super::inbound::FromPeer;
 use crate::config::access::Enforced;
 use crate::config::state::Served;
 use crate::policy::authentication::api_key::Consumers;
-use crate::policy::authentication::introspection::{Introspection, Worth};
+use crate::policy::authentication::introspection::{Ask, Introspection, Worth};
 use crate::policy::authentication::{Authentication, Caller, Need, Refused};
 use crate::policy::authorization::{Audit, Decision};
 
@@ -48,9 +48,18 @@ pub(super) async fn request(
             None => Caller::default(),
             Some(authentication) => {
                 let known = authenticate(px, authentication, enforced, head).await;
-                known
-                    .inspect_err(|refused| count(px, enforced, *refused))
-                    .map_err(|refused| refused.error(authentication))?
+                match known {
+                    Ok(caller) => caller,
+                    Err(refused) => {
+                        count(px, enforced, refused);
+                        let authorization = enforced.access.authorization.as_ref();
+                        if let Some(authorization) = authorization {
+                            let audited = authorization.audit != Audit::None;
+                            cx.decided(None, "denied", audited);
+                        }
+                        return Err(refused.error(authentication));
+                    }
+                }
             }
         };
         cx.calls(&caller);
@@ -211,9 +220,10 @@ async fn authenticate(
         match need {
             Need::Refused(refused) => return Err(refused),
             Need::Keys(_, refused) if waits > MAX_WAITS => return Err(refused),
-            Need::Keys(keys, refused) => {
+            Need::Keys(keys, _) => {
                 if !Box::pin(keys.fetched_again()).await {
-                    return Err(refused);
+                    // They may have come just before: one more look, and nobody is waited for again.
+                    waits = MAX_WAITS;
                 }
             }
             Need::Worth(..) if waits > MAX_WAITS => return Err(Refused::NobodySays),
@@ -237,7 +247,17 @@ async fn introspect(
         return Err(Refused::NobodySays);
     }
     let known = &px.known.introspected;
-    let _question = known.ask().ok_or(Refused::NobodySays)?;
+    let question = match known.ask(asked, token).ok_or(Refused::NobodySays)? {
+        Ask::Question(question) => question,
+        Ask::Wait(mut waiting) => {
+            let told = tokio::time::timeout(INTROSPECTION_TIMEOUT, waiting.changed()).await;
+            return match told {
+                // It has been told, or whoever asked has gone: another asks then.
+                Ok(Err(_)) => Ok(()),
+                Ok(Ok(())) | Err(_) => Err(Refused::NobodySays),
+            };
+        }
+    };
     let request = asked.question(token, password).ok_or(Refused::NobodySays)?;
     let answer = fetch(
         px,
@@ -263,6 +283,7 @@ async fn introspect(
         Err(why) => {
             let endpoint = asked.endpoint.uri().host().unwrap_or_default();
             tracing::warn!(endpoint, why, "nobody says what a token is worth");
+            question.unanswered();
             Err(Refused::NobodySays)
         }
     }

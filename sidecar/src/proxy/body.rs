@@ -1,68 +1,40 @@
 //! Bodies on their way through: streamed, timed, counted.
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::context::{Account, Context, RequestBytes};
-use super::copy::Copy;
+use super::context::Account;
 use super::error::{Error, Reason};
 use super::idle::Idle;
 use super::limits;
 use super::upgrade::Switched;
 use super::upstream::Lease;
-use crate::policy::body_limit::Left;
 use crate::policy::cache::Fill;
 use crate::policy::compression::Gzip;
-use crate::policy::rate_limit::Pace;
 use crate::policy::timeout::Deadline;
 
+mod begun;
 mod encoded;
 mod filling;
 mod paced;
 pub mod replay;
+mod request;
 mod watched;
 
+use begun::Begun;
 use encoded::Encoded;
 use filling::Filling;
-use paced::Paced;
-use replay::Replayed;
+
+pub use request::{Cut, RequestBody};
 pub use watched::Watched;
-
-/// A request's body, as it goes to an upstream. Streamed as it comes; nothing waits for all of it.
-#[derive(Debug)]
-pub enum RequestBody {
-    /// As it comes from downstream.
-    Streamed(Incoming, RequestBytes),
-    /// The same, looked at while it passes.
-    Watched(Box<Watched>),
-    /// Kept while it passes, so that it can be sent again.
-    Replayed(Replayed),
-    /// The same, as fast as limits let it.
-    Paced(Box<Paced>),
-    /// All of it is there.
-    Whole(Option<Bytes>),
-    /// There is none: the request can be sent again.
-    Empty,
-}
-
-/// Why a request's body breaks off.
-#[derive(Debug)]
-pub enum Cut {
-    /// Downstream did.
-    Downstream(hyper::Error),
-    /// It is larger than the rule allows.
-    TooLarge,
-    /// Another try sends it.
-    SentAnew,
-}
 
 /// A response's body, as it goes downstream.
 pub struct ResponseBody {
@@ -80,125 +52,12 @@ pub struct ResponseBody {
 enum From {
     Upstream(Incoming, Option<Lease>),
     Mesh(Option<Bytes>),
+    /// What has been read of it, and what follows.
+    Begun(Begun),
     /// An upstream's, which is kept while it passes.
     Filling(Filling),
     /// None follows: both sides speak another protocol from here on.
     Switched(Option<Box<Switched>>),
-}
-
-// === impl RequestBody ===
-
-impl RequestBody {
-    /// A body as it comes from downstream.
-    pub fn of(body: Incoming, cx: &mut Context) -> Self {
-        if body.is_end_stream() {
-            Self::Empty
-        } else {
-            Self::Streamed(body, cx.sends())
-        }
-    }
-
-    /// Breaks off where no more of it may pass.
-    pub fn at_most(self, left: Left) -> Self {
-        self.watched(|watched| watched.at_most(left))
-    }
-
-    /// Makes a copy as it passes.
-    pub fn copied(self, copy: Copy) -> Self {
-        self.watched(|watched| watched.copied(copy))
-    }
-
-    /// A body that is all there.
-    pub fn whole(body: Bytes) -> Self {
-        match body.is_empty() {
-            true => Self::Empty,
-            false => Self::Whole(Some(body)),
-        }
-    }
-
-    /// It ends before its end, by its caller's doing.
-    fn broke_off(&self) {
-        match self {
-            Self::Streamed(_, passed) => passed.broke_off(),
-            Self::Watched(body) => body.broke_off(),
-            Self::Replayed(body) => body.broke_off(),
-            Self::Paced(body) => body.broke_off(),
-            Self::Whole(_) | Self::Empty => {}
-        }
-    }
-
-    /// Comes no faster than limits let it.
-    pub fn paced(self, paces: Vec<Pace>) -> Self {
-        match paces.is_empty() {
-            true => self,
-            false => Self::Paced(Box::new(Paced::new(self, paces))),
-        }
-    }
-
-    fn watched(self, look: impl FnOnce(Watched) -> Watched) -> Self {
-        match self {
-            // One inside the other: each rule that a request is led through looks for itself.
-            Self::Watched(_) | Self::Paced(_) | Self::Streamed(..) | Self::Replayed(_) => {
-                Self::Watched(Box::new(look(Watched::new(self))))
-            }
-            Self::Whole(_) | Self::Empty => self,
-        }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        task: &mut Task<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        match self.get_mut() {
-            Self::Streamed(body, passed) => {
-                let frame = Pin::new(body).poll_frame(task).map_ok(cleaned);
-                passed.awaits(frame.is_pending());
-                let frame = ready!(frame);
-                if let Some(data) = frame.iter().flatten().find_map(Frame::data_ref) {
-                    passed.add(data.len() as u64);
-                }
-                if let Some(Err(_)) = frame {
-                    passed.broke_off();
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(Cut::Downstream)))
-            }
-            Self::Watched(body) => Pin::new(&mut **body).poll_frame(task),
-            Self::Replayed(body) => Pin::new(body).poll_frame(task),
-            Self::Paced(body) => Pin::new(&mut **body).poll_frame(task),
-            Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
-            Self::Empty => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Streamed(body, _) => body.is_end_stream(),
-            Self::Watched(body) => body.is_end_stream(),
-            Self::Replayed(body) => body.is_end_stream(),
-            Self::Paced(body) => body.is_end_stream(),
-            Self::Whole(body) => body.is_none(),
-            Self::Empty => true,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Streamed(body, _) => body.size_hint(),
-            Self::Watched(body) => body.size_hint(),
-            Self::Replayed(body) => body.size_hint(),
-            Self::Paced(body) => body.size_hint(),
-            Self::Whole(body) => {
-                SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
-            }
-            // Not that it is 0: whoever sends it would say so with a content-length that nobody sent.
-            Self::Empty => SizeHint::default(),
-        }
-    }
 }
 
 /// Trailers decide nothing that was decided before them.
@@ -209,27 +68,6 @@ fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     frame
 }
 
-// === impl Cut ===
-
-impl fmt::Display for Cut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Downstream(error) => error.fmt(f),
-            Self::TooLarge => f.write_str("the request is larger than the route allows"),
-            Self::SentAnew => f.write_str("another try sends it"),
-        }
-    }
-}
-
-impl std::error::Error for Cut {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Downstream(error) => error.source(),
-            Self::TooLarge | Self::SentAnew => None,
-        }
-    }
-}
-
 // === impl From ===
 
 impl From {
@@ -237,6 +75,7 @@ impl From {
         match self {
             Self::Upstream(body, _) => body.is_end_stream(),
             Self::Mesh(body) => body.is_none(),
+            Self::Begun(body) => body.is_end(),
             Self::Filling(body) => body.is_end(),
             Self::Switched(_) => true,
         }
@@ -278,6 +117,25 @@ impl ResponseBody {
             idle: Idle::new(limits::BODY_IDLE),
             passed: 0,
             account: None,
+        }
+    }
+
+    /// A body of which this has been read, and then that follows.
+    pub fn begun(read: Bytes, then: ResponseBody) -> Self {
+        Self {
+            from: From::Begun(Begun::of(read, then)),
+            ..Self::mesh(Bytes::new())
+        }
+    }
+
+    /// A body that is all there, with what trails it.
+    pub fn trailed(body: Bytes, trailers: Option<HeaderMap>) -> Self {
+        match trailers {
+            None => Self::mesh(body),
+            Some(trailers) => Self {
+                from: From::Begun(Begun::trailed(body, trailers)),
+                ..Self::mesh(Bytes::new())
+            },
         }
     }
 
@@ -407,6 +265,7 @@ impl Body for ResponseBody {
             From::Switched(_) => None,
             // Timed where it is read from the upstream.
             From::Filling(body) => ready!(body.poll(task)),
+            From::Begun(body) => ready!(body.poll(task)),
             From::Upstream(body, _) => match Pin::new(body).poll_frame(task) {
                 Poll::Ready(frame) => {
                     frame.map(|frame| frame.map(cleaned).map_err(|error| Error::exchange(&error)))
@@ -453,6 +312,7 @@ impl Body for ResponseBody {
         match &self.from {
             From::Upstream(body, _) => body.size_hint(),
             From::Filling(body) => body.size_hint(),
+            From::Begun(body) => body.size_hint(),
             From::Switched(_) => SizeHint::with_exact(0),
             From::Mesh(body) => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))

@@ -25,6 +25,7 @@ use crate::policy::cache::status::Outcome as Cached;
 use crate::policy::cache::store::Room;
 use crate::policy::concurrency::Place;
 use crate::policy::cors::Share;
+use crate::policy::idempotency::outcome::Outcome as Once;
 use crate::policy::retry::Failure;
 use crate::telemetry::access_log::selection::Facts;
 use crate::telemetry::access_log::{AccessLog, Line, Timestamp};
@@ -75,6 +76,10 @@ pub struct Context {
     given: Option<Arc<Room>>,
     decided: Option<Decided>,
     limited: Option<Limited>,
+    /// What became of it where calls are carried out once.
+    once: Option<Once>,
+    /// Its place among what is in flight, as long as anything is done for it.
+    pub admitted: Option<Rc<Admitted>>,
     /// Its places among the requests of the rules that govern it, until its account is closed.
     pub places: Vec<Place>,
     trace: Trace,
@@ -134,7 +139,6 @@ pub struct Account {
     pub cx: Context,
     metrics: Rc<RequestMetrics>,
     log: AccessLog,
-    admitted: Option<Admitted>,
 }
 
 // === impl Context ===
@@ -167,6 +171,8 @@ impl Context {
             given: None,
             decided: None,
             limited: None,
+            once: None,
+            admitted: None,
             places: Vec::new(),
             trace: Trace::of(&mut head.headers),
             time: SystemTime::now(),
@@ -241,6 +247,11 @@ impl Context {
     pub fn limited(&mut self, object: &str, limit: &str, outcome: &'static str) {
         let limit = format!("{object}/{limit}");
         self.limited = Some(Limited { limit, outcome });
+    }
+
+    /// This became of it where calls are carried out once.
+    pub fn carried_out(&mut self, outcome: Once) {
+        self.once = Some(outcome);
     }
 
     /// The path has another form than it was sent in, and this is the one that counts.
@@ -402,6 +413,7 @@ impl Context {
             cache: self.cached.map_or("", Cached::name),
             limit: self.limited.as_ref().map_or("", |one| &one.limit),
             limited: self.limited.as_ref().map_or("", |one| one.outcome),
+            idempotency: self.once.map_or("", Once::name),
             endpoint,
             status: self.status.map_or(0, |status| status.as_u16()),
             grpc_status: self.grpc_status,
@@ -455,12 +467,7 @@ impl Account {
     /// Opens the account of a request.
     pub fn open(cx: Context, metrics: Rc<RequestMetrics>, log: AccessLog) -> Self {
         metrics.begun(cx.direction);
-        Self {
-            cx,
-            metrics,
-            log,
-            admitted: None,
-        }
+        Self { cx, metrics, log }
     }
 
     /// Takes a place among what is in flight, until the response has ended.
@@ -468,7 +475,7 @@ impl Account {
     /// # Errors
     /// `overloaded`.
     pub fn admit(&mut self, seat: &Rc<Seat>) -> Result<(), Error> {
-        self.admitted = Some(seat.admit().ok_or(Reason::Overloaded)?);
+        self.cx.admitted = Some(Rc::new(seat.admit().ok_or(Reason::Overloaded)?));
         Ok(())
     }
 }

@@ -164,6 +164,21 @@ reasons! {
     /// Nobody can tell what the caller uses, and the RateLimit says to refuse then.
     LimitUnknown = "limit_unknown", TOO_MANY_REQUESTS, Mesh, true,
         "The mesh cannot tell at the moment how much the caller uses.";
+    /// A call that is carried out once lacks its key, or has one that is none.
+    IdempotencyKeyRequired = "idempotency_key_required", BAD_REQUEST, Caller, true,
+        "This call needs one key of idempotency, of 1 to 255 characters.";
+    /// The key is that of another request.
+    IdempotencyConflict = "idempotency_conflict", CONFLICT, Caller, true,
+        "The key of idempotency is that of another request.";
+    /// The first call with the key is under way.
+    IdempotencyInProgress = "idempotency_in_progress", CONFLICT, Caller, true,
+        "The first call with this key of idempotency is under way.";
+    /// The first call with the key may have been carried out, and no answer of it is kept.
+    IdempotencyUnknown = "idempotency_unknown", CONFLICT, Caller, true,
+        "A call with this key of idempotency may have been carried out, and its answer is not kept.";
+    /// Nobody can tell what became of the key.
+    IdempotencyUnavailable = "idempotency_unavailable", SERVICE_UNAVAILABLE, Mesh, true,
+        "The mesh cannot tell at the moment what became of this key of idempotency.";
     /// No Guard covers the port.
     PortNotServed = "port_not_served", FORBIDDEN, Caller, true,
         "No service serves this port.";
@@ -291,7 +306,11 @@ impl Reason {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(REASON_HEADER, HeaderValue::from_static(self.name()));
-        if let StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS = status {
+        let passes = [
+            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::TOO_MANY_REQUESTS,
+        ];
+        if passes.contains(&status) || self == Self::IdempotencyInProgress {
             // Endpoints and certificates come back within seconds or not at all.
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -324,6 +343,7 @@ const fn grpc_status(status: StatusCode) -> u16 {
         StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
         | StatusCode::TOO_MANY_REQUESTS => 8,
+        StatusCode::CONFLICT => 10,
         StatusCode::GATEWAY_TIMEOUT => 4,
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => 14,
         _ => 13,

@@ -126,7 +126,7 @@ pub fn remove_reserved_of_answer(headers: &mut HeaderMap) {
 }
 
 /// Removes the headers that are `unwanted`; looks only, when there are none.
-fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+pub fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     if headers.keys().any(&unwanted) {
         let names: Vec<HeaderName> = headers.keys().filter(|n| unwanted(n)).cloned().collect();
         for name in names {

@@ -12,13 +12,15 @@ use super::body::{RequestBody, ResponseBody};
 use super::cache::origin::Origin;
 use super::context::{Account, Context};
 use super::error::{Error, Reason};
+use super::idempotency::{self, Onward};
 use super::load::Seat;
 use super::upgrade::Upgrade;
 use super::upstream::Speak;
-use super::{Proxy, access, cache, forward, headers, health, path, rate_limit};
+use super::{Proxy, access, headers, health, path, rate_limit};
 use crate::config::State;
 use crate::config::state::{NotServed, Served};
 use crate::identity::SpiffeId;
+use crate::policy::idempotency::key::Principal;
 use crate::telemetry::metrics::Direction;
 
 /// A peer's connection, as far as its requests care.
@@ -84,7 +86,7 @@ async fn inbound(
         &mut head.headers,
         headers::Origin::of(peer.identity.as_ref()),
     );
-    // Here, in this order: authentication, authorization, rate limit, cache.
+    // Here, in this order: authentication, authorization, rate limit, idempotency, cache.
     if head.method == Method::CONNECT && !served.for_requests().is_empty() {
         let why = "CONNECT names no path, and an ApiRoute says who may enter here";
         return Err(Error::new(Reason::BadRequest, why));
@@ -107,16 +109,15 @@ async fn inbound(
             (body, Some(told))
         }
     };
-    let answer = match served.cache() {
-        Some(cache) => {
-            let origin = Origin::Application {
-                upstream: application,
-                speak,
-                port: peer.called.port(),
-            };
-            Box::pin(cache::carry(cx, cache, &origin, head, body)).await
+    let application = Origin::application(application, speak, peer.called.port());
+    let onward = Onward::new(application, served.cache());
+    let answer = match served.idempotency(&head) {
+        None => onward.answer(cx, head, body).await,
+        Some(policy) => {
+            let who = Principal::of(peer.identity.as_ref(), &callers);
+            let once = idempotency::carry(px, cx, policy, who, &onward, (head, body));
+            Box::pin(once).await
         }
-        None => Box::pin(forward::to_application(cx, &application, speak, head, body)).await,
     };
     match told {
         None => answer,

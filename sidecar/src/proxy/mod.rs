@@ -35,6 +35,7 @@ pub mod from_peer;
 pub mod gate;
 pub mod headers;
 pub mod health;
+pub mod idempotency;
 pub mod idle;
 pub mod inbound;
 pub mod keys;

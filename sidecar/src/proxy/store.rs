@@ -1,4 +1,4 @@
-//! Stores that replicas count in: one connection for each worker, whatever is under way on it at once.
+//! Stores that replicas share: one connection for each worker, whatever is under way on it at once.
 //!
 //! A store in the mesh is reached as the application's calls are, with the mesh's mutual TLS; another
 //! one over TLS. Whoever asks waits [`PATIENCE`] at most, and not at all while the store is known to be
@@ -20,8 +20,8 @@ use tokio_rustls::TlsConnector;
 use super::{Proxy, opaque};
 use crate::config::State;
 use crate::config::store::Address;
-use crate::policy::rate_limit::resp::{self, Reply};
-use crate::policy::rate_limit::shared;
+use crate::net::resp::{self, Reply};
+use crate::policy::{idempotency, rate_limit};
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -44,7 +44,10 @@ pub struct Store {
 
 /// The store does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Away;
+pub struct Away {
+    /// It may have been told all the same.
+    pub may_have_been_told: bool,
+}
 
 struct Question {
     command: Vec<u8>,
@@ -67,10 +70,13 @@ impl Stores {
     }
 }
 
-/// Opens the stores that a state counts in, before anybody asks, and forgets those that it does not.
+/// Opens the stores that a state uses, before anybody asks, and forgets those that it does not.
 pub fn keep(px: &Rc<Proxy>, state: &State) {
     let limits = state.built.rate_limits.values();
-    let used = Vec::from_iter(limits.filter_map(|limit| limit.store()));
+    let limits = limits.filter_map(|limit| limit.store());
+    let idempotency = state.built.idempotency.values();
+    let idempotency = idempotency.filter_map(|one| one.store());
+    let used = Vec::from_iter(limits.chain(idempotency));
     let stores = &px.stores;
     stores
         .0
@@ -96,15 +102,20 @@ impl Store {
     /// # Errors
     /// That there is no answer in time.
     pub async fn ask(&self, command: Vec<u8>) -> Result<Reply, Away> {
+        let untold = Away {
+            may_have_been_told: false,
+        };
         if self.away.get() {
-            return Err(Away);
+            return Err(untold);
         }
         let (answer, answered) = oneshot::channel();
         let question = Question { command, answer };
-        self.questions.try_send(question).map_err(|_| Away)?;
+        self.questions.try_send(question).map_err(|_| untold)?;
         match timeout(PATIENCE, answered).await {
             Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(_)) | Err(_) => Err(Away),
+            Ok(Err(_)) | Err(_) => Err(Away {
+                may_have_been_told: true,
+            }),
         }
     }
 }
@@ -123,7 +134,7 @@ async fn serve(
         let why = match opened {
             Ok(io) => {
                 if away.replace(false) {
-                    tracing::info!(store = %address, "the store of limits is back");
+                    tracing::info!(store = %address, "the store is back");
                 }
                 pause = AGAIN.0;
                 match carry(io, &mut asked).await {
@@ -134,7 +145,7 @@ async fn serve(
             Err(why) => why,
         };
         if !away.replace(true) {
-            tracing::warn!(store = %address, %why, "the store of limits is away");
+            tracing::warn!(store = %address, %why, "the store is away");
         }
         // Whoever has asked goes on without an answer.
         while asked.try_recv().is_ok() {}
@@ -162,7 +173,8 @@ async fn open(px: &Weak<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
     if address.database() > 0 {
         commands.push(words(&["SELECT", &address.database().to_string()]));
     }
-    commands.push(shared::loads());
+    commands.push(rate_limit::shared::SCRIPT.loads());
+    commands.push(idempotency::shared::SCRIPT.loads());
     io.write_all(&commands.concat()).await?;
     io.flush().await?;
     let mut read = Vec::new();

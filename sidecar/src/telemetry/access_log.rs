@@ -65,6 +65,11 @@ pub struct Line<'a> {
     /// What that did: `limited`, `delayed`, or `would_limit`.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub limited: &'a str,
+    /// What became of it where an ApiRoute's `idempotency` carries calls out once: `first`, `unkept`,
+    /// `released`, `replayed`, `conflict`, `in_progress`, `unknown`, `key_required`, `unavailable` or
+    /// `unprotected`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub idempotency: &'a str,
     /// `namespace/pod` that answered.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub endpoint: &'a str,
@@ -283,6 +288,7 @@ mod tests {
             rule: "",
             consumer: "",
             cache: "",
+            idempotency: "",
             decision: "",
             decided_by: "",
             limit: "",

@@ -11,6 +11,7 @@ pub mod access;
 mod attempts;
 pub mod cache;
 mod concurrency;
+pub mod idempotency;
 pub mod labels;
 pub mod rate_limit;
 mod requests;
@@ -59,6 +60,8 @@ pub struct Metrics {
     pub access: Arc<access::Counters>,
     /// What became of requests where answers are kept.
     pub cache: Arc<cache::Counters>,
+    /// What became of calls that are carried out once.
+    pub idempotency: Arc<idempotency::Counters>,
     /// What became of requests that limits are about.
     pub rate_limit: Arc<rate_limit::Counters>,
     issuer_keys: Family<OutcomeLabels, Counter>,
@@ -136,6 +139,8 @@ impl Metrics {
         let attempts = attempts::Attempts::register(&mut registry);
         let cache = Arc::<cache::Counters>::default();
         registry.register_collector(Box::new(cache::Rendered(cache.clone())));
+        let idempotency = Arc::<idempotency::Counters>::default();
+        registry.register_collector(Box::new(idempotency::Rendered(idempotency.clone())));
         /// Makes a metric and registers it.
         macro_rules! register {
             ($name:literal, $help:literal) => {{
@@ -154,6 +159,7 @@ impl Metrics {
             concurrency,
             access,
             cache,
+            idempotency,
             rate_limit,
             issuer_keys: register!(
                 "issuer_key_fetches",

@@ -170,6 +170,7 @@ mod tests {
             rule: "all",
             consumer: "",
             cache: "",
+            idempotency: "",
             decision: "",
             decided_by: "",
             limit: "",

@@ -21,6 +21,7 @@ use crate::policy::budget::{Allowance, Budget};
 use crate::policy::cache::store::{Bounds, Store};
 use crate::policy::circuit_breaker::{CircuitBreaker, Circuits, Fault};
 use crate::policy::health_check::Health;
+use crate::policy::idempotency::memory::Memory;
 use crate::policy::retry::Failure;
 use crate::proxy::error::Reason;
 
@@ -143,6 +144,8 @@ fn the_reference_lists_every_metric_with_its_type_and_labels() {
     let _kept = metrics
         .cache
         .of(Direction::inbound, &"shop/orders".into(), &store);
+    let memory = Arc::<Memory>::default();
+    let _held = metrics.idempotency.of(&"shop/orders".into(), &memory);
     metrics.concurrency.watch(&bounded);
     let name: Arc<str> = "shop/orders".into();
     let access = metrics.access.of(&name, &[]);
@@ -195,6 +198,7 @@ fn the_reference_lists_every_field_of_the_access_log_in_order() {
         cache: "hit",
         limit: "shop/orders/all",
         limited: "delayed",
+        idempotency: "first",
         endpoint: "shop/orders-1",
         status: 200,
         grpc_status: GrpcStatus::Known(14),

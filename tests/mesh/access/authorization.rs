@@ -149,6 +149,33 @@ async fn an_audit_tells_what_would_have_been_refused_and_lets_it_pass() -> Resul
 }
 
 #[tokio::test]
+async fn who_has_no_good_credentials_stands_in_the_audit_too() -> Result<()> {
+    let access = "  auth: { apiKey: {} }\n  authorization: { audit: Denied, rules: [{ principals: { consumers: \
+                  [acme] } }] }\n";
+    let (_mesh, orders, client) = world(access, "").await?;
+    let key = [("x-api-key", "mk_acme1_wrong")];
+    let refused = client.get_with("http://orders/secret-report", &key).await?;
+    assert_eq!(
+        (refused.status, refused.reason()),
+        (401, "credentials_invalid")
+    );
+    let found = async || {
+        let log = orders.sidecar.log()?;
+        let mut lines = log.lines().filter(|line| line.contains("/secret-report"));
+        anyhow::Ok(lines.next().map(str::to_owned))
+    };
+    until("there is a line", async || Ok(found().await?.is_some())).await?;
+    let line = found().await?.unwrap_or_default();
+    assert!(!line.contains("mk_acme1"), "{line}");
+    let line: serde_json::Value = serde_json::from_str(&line)?;
+    assert_eq!(
+        (&line["decision"], &line["reason"]),
+        (&"denied".into(), &"credentials_invalid".into())
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn whatever_the_callers_sidecar_was_told_the_destination_decides() -> Result<()> {
     // Whoever calls the pod by its own address, or by the name of another Service, finds the same.
     let more = "---\napiVersion: v1\nkind: Service\nmetadata: { name: backdoor, namespace: shop }\n\

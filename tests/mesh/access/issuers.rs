@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
+use futures::future::{try_join, try_join_all};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use tests::client::Client;
@@ -15,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::{enforced, route, until};
+use crate::cache::app::{App, reply};
 use crate::routing::services;
 
 /// Tokens of an issuer in the mesh.
@@ -239,14 +241,16 @@ async fn keys_come_from_outside_over_tls_of_an_authority_that_is_trusted() -> Re
     Ok(())
 }
 
-#[tokio::test]
-async fn a_foreign_issuer_is_asked_what_a_token_is_worth_once_in_its_time() -> Result<()> {
-    let introspection = "  auth:\n    introspection:\n      endpoint: http://issuer/introspect\n      \
+/// Tokens that `issuer` is asked about, and the password for that.
+const INTROSPECTION: &str = "  auth:\n    introspection:\n      endpoint: http://issuer/introspect\n      \
                          clientID: orders\n      clientSecretRef: { name: client, key: password }\n      \
                          audiences: [orders]\n      claimsToHeaders: [{ claim: sub, header: x-user }]\n";
-    let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: { name: client, namespace: shop, labels: { \
+const SECRET: &str = "---\napiVersion: v1\nkind: Secret\nmetadata: { name: client, namespace: shop, labels: { \
                   meshwright.dev/credential: '' } }\nstringData: { password: hunter2 }\n";
-    let yaml = services(&["orders", "issuer"]) + &route(introspection);
+
+#[tokio::test]
+async fn a_foreign_issuer_is_asked_what_a_token_is_worth_once_in_its_time() -> Result<()> {
+    let yaml = services(&["orders", "issuer"]) + &route(INTROSPECTION);
     let mesh = Mesh::start(&yaml).await?;
     let orders = mesh.workload("orders").await?;
     let (listener, _sidecar) = mesh.listener("issuer").await?;
@@ -267,7 +271,7 @@ async fn a_foreign_issuer_is_asked_what_a_token_is_worth_once_in_its_time() -> R
         "{told}"
     );
 
-    mesh.write("secret.yaml", &secret[4..])?;
+    mesh.write("secret.yaml", &SECRET[4..])?;
     let active = json!({"active": true, "aud": "orders", "sub": "ann", "exp": in_seconds(600)});
     issuer.says_of_tokens(&active).await?;
     let good = async || Ok(with_token(&client, "opaque-1").await? == fine());
@@ -299,5 +303,34 @@ async fn a_foreign_issuer_is_asked_what_a_token_is_worth_once_in_its_time() -> R
             "{text}"
         );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn however_many_requests_bring_a_token_each_worker_asks_about_it_once() -> Result<()> {
+    let active = json!({"active": true, "aud": "orders", "exp": in_seconds(600)}).to_string();
+    let issuer = App::new(move |_, _| reply(200, &[], active.clone()));
+    let yaml = services(&["orders", "issuer"]) + &route(INTROSPECTION) + SECRET;
+    let mesh = Mesh::start(&yaml).await?;
+    let _orders = mesh.workload("orders").await?;
+    let (listener, _sidecar) = mesh.listener("issuer").await?;
+    issuer.listen(listener);
+    let client = mesh.client("web").await?;
+    enforced(&mesh).await?;
+    let good = async || Ok(with_token(&client, "warm").await? == fine());
+    until("it can be asked", good).await?;
+    issuer.answers(false);
+    let before = issuer.requests();
+    // More than the questions that a worker may have under way.
+    let all = try_join_all((0..200).map(|_| with_token(&client, "opaque-1")));
+    let opened = async {
+        until("it is asked", async || Ok(issuer.requests() > before)).await?;
+        issuer.answers(true);
+        Ok(())
+    };
+    let (answers, ()) = try_join(all, opened).await?;
+    assert!(answers.iter().all(|one| *one == fine()), "{answers:?}");
+    let workers = std::thread::available_parallelism()?.get();
+    assert!(issuer.requests() <= before + workers);
     Ok(())
 }

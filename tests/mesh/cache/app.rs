@@ -18,11 +18,11 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub(super) type Reply = Response<BoxBody<Bytes, io::Error>>;
+pub(crate) type Reply = Response<BoxBody<Bytes, io::Error>>;
 
 /// Answers as it was made to. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct App(Arc<Inner>);
+pub(crate) struct App(Arc<Inner>);
 
 /// What is answered, given the head of a request and how many came before it.
 type Decides = dyn Fn(&Parts, usize) -> Reply + Send + Sync;
@@ -39,7 +39,7 @@ struct Inner {
 
 impl App {
     /// Answers as `decides` says, given the head of a request and how many came before it.
-    pub(super) fn new(decides: impl Fn(&Parts, usize) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(decides: impl Fn(&Parts, usize) -> Reply + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner {
             decides: Box::new(decides),
             seen: Mutex::default(),
@@ -49,11 +49,11 @@ impl App {
     }
 
     /// Answers everything with this line and the number of the request.
-    pub(super) fn saying(line: (&'static str, &'static str)) -> Self {
+    pub(crate) fn saying(line: (&'static str, &'static str)) -> Self {
         Self::new(move |_, number| reply(200, &[line], format!("{number}")))
     }
 
-    pub(super) fn listen(&self, listener: TcpListener) {
+    pub(crate) fn listen(&self, listener: TcpListener) {
         let app = self.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -91,27 +91,27 @@ impl App {
     }
 
     /// Answers nothing from now on, or all of it again.
-    pub(super) fn answers(&self, open: bool) {
+    pub(crate) fn answers(&self, open: bool) {
         self.0.open.send_replace(open);
     }
 
     /// Is not there from now on.
-    pub(super) fn goes(&self) {
+    pub(crate) fn goes(&self) {
         self.0.away.send_replace(true);
     }
 
-    pub(super) fn seen(&self) -> Vec<Parts> {
+    pub(crate) fn seen(&self) -> Vec<Parts> {
         let seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.clone()
     }
 
-    pub(super) fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.seen().len()
     }
 }
 
 /// An answer of this status, with these lines and this body.
-pub(super) fn reply(status: u16, lines: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+pub(crate) fn reply(status: u16, lines: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
     let mut reply = Response::builder().status(status);
     for (name, value) in lines {
         reply = reply.header(*name, *value);
@@ -123,7 +123,7 @@ pub(super) fn reply(status: u16, lines: &[(&str, &str)], body: impl Into<Bytes>)
 }
 
 /// One of no length that is told, in these pieces; it breaks off after them, or ends.
-pub(super) fn chunked(lines: &[(&str, &str)], pieces: Vec<Bytes>, breaks_off: bool) -> Reply {
+pub(crate) fn chunked(lines: &[(&str, &str)], pieces: Vec<Bytes>, breaks_off: bool) -> Reply {
     let pieces = pieces.into_iter().map(|piece| Ok(Frame::data(piece)));
     let end = futures::stream::once(async move {
         // What came before is sent when there is nothing to send at the moment.

@@ -1,80 +1,21 @@
 //! What replicas count together, in a real Redis.
 
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::future::try_join_all;
-use sidecar::policy::rate_limit::resp::{self, Reply};
+use sidecar::net::resp::{self, Reply};
 use sidecar::policy::rate_limit::shared;
 use tests::client::Client;
-use tests::mesh::{Mesh, SOON, Sidecar, Workload};
+use tests::mesh::{Mesh, SOON, Workload};
 use tests::wait_until;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
 use super::{calls, header, holds, pass};
+use crate::redis::{self, PASSWORD, Redis};
 use crate::routing::services;
-
-const PASSWORD: &str = "s3cret";
-
-/// A Redis in the mesh, behind the Service `redis`.
-struct Redis {
-    address: SocketAddr,
-    server: Option<Child>,
-    _sidecar: Sidecar,
-}
-
-impl Redis {
-    async fn start(mesh: &Mesh) -> Result<Self> {
-        // A place for it, and a sidecar beside it.
-        let (listener, sidecar) = mesh.listener("redis").await?;
-        let mut redis = Self {
-            address: listener.local_addr()?,
-            server: None,
-            _sidecar: sidecar,
-        };
-        drop(listener);
-        redis.run().await?;
-        Ok(redis)
-    }
-
-    async fn run(&mut self) -> Result<()> {
-        let (ip, port) = (self.address.ip().to_string(), self.address.port());
-        let mut command = Command::new("redis-server");
-        command.args(["--bind", &ip, "--port", &port.to_string()]);
-        command.args([
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--requirepass",
-            PASSWORD,
-        ]);
-        let server = command.stdout(Stdio::null()).stdin(Stdio::null()).spawn();
-        let server = server.context("redis-server: apt-get install redis-server")?;
-        self.server = Some(server);
-        wait_until("the store listens", SOON, async || {
-            TcpStream::connect(self.address).await?;
-            Ok(())
-        })
-        .await
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
 
 struct World {
     mesh: Mesh,
@@ -85,19 +26,15 @@ struct World {
 
 fn yaml(spec: &str) -> String {
     format!(
-        "{}---\napiVersion: v1\nkind: Service\nmetadata: {{ name: redis, namespace: shop }}\n\
-         spec: {{ selector: {{ app: redis }}, ports: [{{ name: tcp-redis, port: 6379, targetPort: 8080 }}] }}\n\
-         ---\napiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\n\
+        "{}{}---\napiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\n\
          metadata: {{ name: turns, namespace: shop }}\n\
          spec: {{ targetRefs: [{{ kind: Service, name: orders }}], loadBalancing: {{ type: RoundRobin }} }}\n\
-         ---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: store\n  namespace: shop\n  \
-         labels: {{ meshwright.dev/credential: \"\" }}\n\
-         stringData: {{ url: \"redis://:{PASSWORD}@redis:6379/1\" }}\n\
          ---\napiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\n\
          metadata: {{ name: limits, namespace: shop }}\n\
          spec:\n  targetRefs: [{{ kind: Service, name: orders }}]\n  scope: Shared\n  \
          store: {{ redis: {{ urlSecretRef: {{ name: store, key: url }} }} }}\n{spec}",
-        services(&["orders"])
+        services(&["orders"]),
+        redis::documents()
     )
 }
 
@@ -306,7 +243,7 @@ async fn months_begin_and_end_as_in_the_calendar() -> Result<()> {
     })
     .await;
     let mut stream = opened?;
-    let script = shared::SCRIPT;
+    let script = shared::SCRIPT.text();
     let from = script.find("local function month").context("month")?;
     let to = script.find("local function window").context("window")?;
     let asks = format!(

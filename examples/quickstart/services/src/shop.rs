@@ -1,9 +1,10 @@
-//! The three services written in Rust, and those of other examples: `echo`, `ledger` and `stock`. The
+//! The three services written in Rust, and those of other examples: `echo`, `ledger`, `payments` and `stock`. The
 //! fourth of the shop, `inventory`, is written in Go.
 
 pub mod customers;
 pub mod echo;
 pub mod ledger;
 pub mod orders;
+pub mod payments;
 pub mod stock;
 pub mod web;

@@ -23,6 +23,14 @@ pub(super) fn kept_here(kept: &AtCaller) -> String {
     )
 }
 
+/// What an ApiRoute that carries calls out once says of a request that may change something.
+pub(super) fn once(header: &str) -> String {
+    format!(
+        "with the same {header} it is carried out once, and answered again as it was the first time \
+         (idempotent-replayed), if the called workload's ApiRoute is about it"
+    )
+}
+
 /// The request that is explained.
 pub(super) struct Called<'a> {
     pub(super) head: &'a Parts,

@@ -1,4 +1,5 @@
 mod attempts;
+mod called;
 mod kept;
 
 use super::*;

@@ -2,9 +2,10 @@
 //!
 //! Each worker remembers what it was told, for as long as the policy says and no longer than the token
 //! lasts; that a token is worth nothing for some seconds. It asks about a bounded number of tokens at
-//! once and remembers a bounded number, each by its SHA-256.
+//! once, about each of them once however many requests bring it, and remembers a bounded number, each by
+//! its SHA-256.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request};
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use wire::{json, mesh};
 
@@ -56,17 +58,42 @@ pub struct Introspection {
 /// What a worker was told.
 #[derive(Debug, Default)]
 pub struct Answers {
-    active: RefCell<HashMap<Hash, (Arc<Token>, Instant)>>,
+    active: RefCell<HashMap<Hash, Active>>,
     inactive: RefCell<HashMap<Hash, Instant>>,
-    questions: Rc<Cell<usize>>,
+    questions: Rc<Questions>,
 }
+
+/// A token that is good.
+#[derive(Debug)]
+struct Active {
+    token: Arc<Token>,
+    /// When that was told.
+    told: Instant,
+    /// When it ends itself.
+    until: Instant,
+}
+
+/// Tokens that are asked about; who waits for an answer is told that there is none.
+type Questions = RefCell<HashMap<Hash, watch::Sender<bool>>>;
 
 /// Of a policy's number and a token.
 type Hash = [u8; 32];
 
-/// A question under way.
+/// What to do about a token of which nothing is known.
 #[derive(Debug)]
-pub struct Question(Rc<Cell<usize>>);
+pub enum Ask {
+    /// To ask.
+    Question(Question),
+    /// To wait: somebody asks. Whether there is an answer, or nobody asks any more.
+    Wait(watch::Receiver<bool>),
+}
+
+/// A question under way. Dropped, another asks.
+#[derive(Debug)]
+pub struct Question {
+    all: Rc<Questions>,
+    hash: Hash,
+}
 
 /// What is known of a token.
 #[derive(Clone, Debug)]
@@ -210,22 +237,29 @@ impl Answers {
             return Some(Worth::Inactive);
         }
         let (hash, now) = (asked.hash(token), Instant::now());
-        if let Some((token, until)) = self.active.borrow().get(&hash)
-            && now < *until
+        if let Some(active) = self.active.borrow().get(&hash)
+            && now < active.until.min(active.told + asked.ttl)
         {
-            return Some(Worth::Active(token.clone()));
+            return Some(Worth::Active(active.token.clone()));
         }
         let inactive = self.inactive.borrow();
         let worthless = inactive.get(&hash).is_some_and(|until| now < *until);
         worthless.then_some(Worth::Inactive)
     }
 
-    /// Takes a place for a question, if there is one.
-    pub fn ask(&self) -> Option<Question> {
-        let under_way = self.questions.get();
-        (under_way < MAX_QUESTIONS).then(|| {
-            self.questions.set(under_way + 1);
-            Question(self.questions.clone())
+    /// Takes a place for a question about a token, if nobody asks about it and there is one.
+    pub fn ask(&self, asked: &Introspection, token: &str) -> Option<Ask> {
+        let hash = asked.hash(token);
+        let mut questions = self.questions.borrow_mut();
+        if let Some(asking) = questions.get(&hash) {
+            return Some(Ask::Wait(asking.subscribe()));
+        }
+        (questions.len() < MAX_QUESTIONS).then(|| {
+            questions.insert(hash, watch::Sender::new(false));
+            Ask::Question(Question {
+                all: self.questions.clone(),
+                hash,
+            })
         })
     }
 
@@ -241,8 +275,13 @@ impl Answers {
             Worth::Active(token) => {
                 let lasts = token.expires().duration_since(wall).unwrap_or_default();
                 let mut active = self.active.borrow_mut();
-                make_room(&mut active, |(_, until)| *until, now);
-                active.insert(hash, (token.clone(), now + asked.ttl.min(lasts)));
+                make_room(&mut active, |active| active.until, now);
+                let known = Active {
+                    token: token.clone(),
+                    told: now,
+                    until: now + lasts.min(MAX_TTL),
+                };
+                active.insert(hash, known);
             }
         }
     }
@@ -262,9 +301,18 @@ fn make_room<T>(answers: &mut HashMap<Hash, T>, until: impl Fn(&T) -> Instant, n
     }
 }
 
+impl Question {
+    /// There is no answer: nobody else asks for it now.
+    pub fn unanswered(self) {
+        if let Some(asking) = self.all.borrow().get(&self.hash) {
+            asking.send_replace(true);
+        }
+    }
+}
+
 impl Drop for Question {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        self.all.borrow_mut().remove(&self.hash);
     }
 }
 
@@ -406,9 +454,48 @@ mod tests {
             answers.of(&asked, "good").is_some(),
             "bad ones push out no good one"
         );
-        let questions: Vec<_> = std::iter::from_fn(|| answers.ask()).collect();
+        let mut names = (0..).map(|number: u32| number.to_string());
+        let ask = || answers.ask(&asked, &names.next()?);
+        let questions: Vec<_> = std::iter::from_fn(ask).collect();
         assert_eq!(questions.len(), MAX_QUESTIONS);
         drop(questions);
-        assert!(answers.ask().is_some());
+        assert!(answers.ask(&asked, "a").is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_asks_about_a_token_and_the_others_wait_for_what_it_is_told() {
+        let (asked, answers) = (asked(), Answers::default());
+        let ask = || answers.ask(&asked, "a");
+        let wait = || match ask() {
+            Some(Ask::Wait(waiting)) => waiting,
+            other => panic!("{other:?}"),
+        };
+        let question = || match ask() {
+            Some(Ask::Question(question)) => question,
+            other => panic!("{other:?}"),
+        };
+        let first = question();
+        // However many there are, none takes the place of a question.
+        let mut waiting: Vec<_> = (0..2 * MAX_QUESTIONS).map(|_| wait()).collect();
+        drop(first);
+        for one in &mut waiting {
+            assert!(one.changed().await.is_err(), "whoever asked has gone");
+        }
+        let (second, mut waiting) = (question(), wait());
+        second.unanswered();
+        assert!(waiting.changed().await.is_ok() && *waiting.borrow());
+        drop(question());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shorter_time_holds_for_what_was_told_before_it() {
+        let (long, answers) = (asked(), Answers::default());
+        let worth = long.read(br#"{"active":true}"#).unwrap();
+        answers.remember(&long, "a", &worth, now());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(answers.of(&long, "a").is_some());
+        let mut short = asked();
+        (short.number, short.ttl) = (long.number, Duration::from_secs(1));
+        assert!(answers.of(&short, "a").is_none());
     }
 }

@@ -61,6 +61,8 @@ struct Fetched {
     asking: AtomicBool,
     /// When a token last made them be fetched.
     last: Mutex<Option<Instant>>,
+    /// What was fetched last, as it came.
+    text: Mutex<Vec<u8>>,
     wanted: Notify,
 }
 
@@ -138,6 +140,7 @@ impl IssuerKeys {
                         tries: watch::Sender::new(0),
                         asking: AtomicBool::new(false),
                         last: Mutex::default(),
+                        text: Mutex::default(),
                         wanted: Notify::new(),
                     }),
                 }))
@@ -191,13 +194,27 @@ impl IssuerKeys {
     /// # Errors
     /// Why it cannot be used; what was there holds on.
     pub fn take(&self, answer: Result<&[u8], String>) -> Result<(), String> {
-        let keys = answer.and_then(|bytes| Keys::build(&Jwks::parse(bytes)?));
-        let taken = keys.map(|keys| self.current.store(Arc::new(keys)));
+        let taken = answer.and_then(|bytes| self.replace(bytes));
         if let Some(fetched) = &self.fetched {
             fetched.asking.store(false, Ordering::SeqCst);
             fetched.tries.send_modify(|tries| *tries += 1);
         }
         taken
+    }
+
+    /// The same set as before is left alone: what was verified with it goes on.
+    fn replace(&self, bytes: &[u8]) -> Result<(), String> {
+        let text = self.fetched.as_ref().map(|fetched| &fetched.text);
+        let text = text.map(|text| text.lock().unwrap_or_else(PoisonError::into_inner));
+        if text.as_ref().is_some_and(|text| ***text == *bytes) {
+            return Ok(());
+        }
+        let keys = Keys::build(&Jwks::parse(bytes)?)?;
+        self.current.store(Arc::new(keys));
+        if let Some(mut text) = text {
+            *text = bytes.to_vec();
+        }
+        Ok(())
     }
 
     /// The issuer is asked now.
@@ -296,6 +313,17 @@ mod tests {
         keys.take(Ok(b"<html>")).unwrap_err();
         keys.take(Ok(br#"{"keys":[]}"#)).unwrap_err();
         assert!(keys.are_here());
+    }
+
+    #[test]
+    fn the_same_set_again_leaves_what_was_verified_with_it() {
+        let keys = keys();
+        keys.take(Ok(SET)).unwrap();
+        let before = keys.current().clone();
+        keys.take(Ok(SET)).unwrap();
+        assert!(Arc::ptr_eq(&before, &keys.current()));
+        keys.take(Ok(&[SET, b" "].concat())).unwrap();
+        assert!(!Arc::ptr_eq(&before, &keys.current()));
     }
 
     #[tokio::test(start_paused = true)]

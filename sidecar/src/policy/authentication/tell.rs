@@ -32,10 +32,17 @@ impl Tell {
 
     // === request ===
 
-    /// Takes out what only a claim may say.
+    /// Takes out what only a claim may say, also under a name that some applications take for the same:
+    /// where headers become variables, `x_user` is `x-user` (RFC 3875 section 4.1.18).
     pub fn clear(&self, headers: &mut HeaderMap) {
         for (_, header) in &self.0 {
             headers.remove(header);
+        }
+        if !self.0.is_empty() {
+            headers::remove(headers, |name| {
+                let told = |(_, header): &(String, HeaderName)| same(header, name);
+                self.0.iter().any(told)
+            });
         }
     }
 
@@ -47,6 +54,13 @@ impl Tell {
             }
         }
     }
+}
+
+/// Whether two names are the same but for `_` and `-`.
+fn same(one: &HeaderName, other: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let (one, other) = (one.as_str().bytes(), other.as_str().bytes());
+    one.map(plain).eq(other.map(plain))
 }
 
 /// A claim as a header's value.
@@ -97,6 +111,22 @@ mod tests {
             let told = told.as_ref().map(|value| value.to_str().unwrap());
             assert_eq!(told, expected, "{claim}");
         }
+    }
+
+    #[test]
+    fn nobody_sets_what_a_claim_is_told_in_under_a_name_that_means_the_same() {
+        let told = mesh::ClaimToHeader {
+            claim: "sub".into(),
+            header: "x-user_id".into(),
+        };
+        let tell = Tell::build(vec![told]).unwrap();
+        let mut headers = HeaderMap::new();
+        for name in ["x-user_id", "x-user-id", "x_user-id", "x_user_id", "x-user"] {
+            headers.append(HeaderName::from_static(name), "1".parse().unwrap());
+        }
+        tell.clear(&mut headers);
+        let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["x-user"]);
     }
 
     #[test]

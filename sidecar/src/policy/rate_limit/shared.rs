@@ -9,16 +9,16 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
+use aws_lc_rs::digest::{SHA256, digest};
 
 use super::bucket::{Key, Level, Rate, TooMuch};
-use super::resp::{Reply, command};
+use crate::net::resp::{Reply, Script, command};
 
 /// What the store runs.
-pub const SCRIPT: &str = include_str!("shared.lua");
+pub static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("shared.lua")));
 
 /// What a lease is at most.
 const MOST: u64 = 64;
@@ -130,7 +130,7 @@ fn reduced(rate: Rate) -> (u64, u64) {
 
 /// The command that asks for all of them.
 pub fn asks(asks: &[Ask]) -> Vec<u8> {
-    let mut words = vec![b"EVALSHA".to_vec(), sha().into_bytes()];
+    let mut words = vec![b"EVALSHA".to_vec(), SCRIPT.sha().as_bytes().to_vec()];
     words.push(asks.len().to_string().into_bytes());
     words.extend(asks.iter().map(|ask| ask.key.clone().into_bytes()));
     for ask in asks {
@@ -155,24 +155,6 @@ pub fn asks(asks: &[Ask]) -> Vec<u8> {
         words.extend(numbers.map(String::into_bytes));
     }
     command(&words)
-}
-
-/// The command that gives the store the script.
-pub fn loads() -> Vec<u8> {
-    command(&[
-        b"SCRIPT".to_vec(),
-        b"LOAD".to_vec(),
-        SCRIPT.as_bytes().to_vec(),
-    ])
-}
-
-fn sha() -> String {
-    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, SCRIPT.as_bytes());
-    let mut text = String::new();
-    for byte in hash.as_ref() {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// What was answered; `None` when that is no answer to what was asked.

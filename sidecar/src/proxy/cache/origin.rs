@@ -52,6 +52,15 @@ pub struct Outbound {
 // === impl Origin ===
 
 impl Origin {
+    /// The application, at a port of it.
+    pub fn application(upstream: Rc<Upstream>, speak: Speak, port: u16) -> Self {
+        Self::Application {
+            upstream,
+            speak,
+            port,
+        }
+    }
+
     /// Where that is, as it tells answers apart.
     pub fn to(&self) -> To<'_> {
         match self {

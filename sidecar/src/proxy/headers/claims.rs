@@ -72,6 +72,9 @@ pub(super) fn is_identity(name: &HeaderName) -> bool {
 }
 
 fn is_of(name: &str, names: &[&str], families: &[&str]) -> bool {
+    if name.contains('_') {
+        return is_of(&name.replace('_', "-"), names, families);
+    }
     names.contains(&name) || families.iter().any(|family| name.starts_with(family))
 }
 
@@ -92,6 +95,7 @@ mod tests {
         "x-arr-clientcert",
         "x-amzn-mtls-clientcert",
         "l5d-client-id",
+        "x_forwarded-client_cert",
     ];
     const PLACES: &[&str] = &[
         "forwarded",
@@ -106,6 +110,7 @@ mod tests {
         "l5d-dst-override",
         "x-remote-user",
         "x-auth-request-email",
+        "x_forwarded_for",
     ];
     const OTHERS: &[&str] = &[
         "accept",

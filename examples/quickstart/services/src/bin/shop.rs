@@ -7,12 +7,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use quickstart::shop::orders::Version;
-use quickstart::shop::{customers, echo, ledger, orders, stock, web};
+use quickstart::shop::payments::Payments;
+use quickstart::shop::{customers, echo, ledger, orders, payments, stock, web};
 use quickstart::{client, grpc, server, talk};
 
 const USAGE: &str = "\
 usage: shop web | orders | customers        runs a service (HOST, PORT; orders: ORDERS_VERSION=v1|v2)
                                             (any of them: SHOP_FAILS=every-other|always)
+       shop payments                        runs one that makes a payment of every POST
        shop echo                            runs one that answers each request with itself
        shop stock                           runs one that speaks gRPC (STOCK_SAYS: its name in answers)
        shop ledger                          runs one with a protocol of its own, in which it speaks first
@@ -43,6 +45,13 @@ async fn run() -> anyhow::Result<()> {
             stock::serve(says).await
         }
         ["echo"] => server::serve("echo", echo::answer).await,
+        ["payments"] => {
+            let made = Payments::default();
+            server::serve("payments", move |request| {
+                payments::answer(made.clone(), request)
+            })
+            .await
+        }
         ["orders"] => {
             let version = env::var("ORDERS_VERSION").unwrap_or_else(|_| "v1".to_owned());
             let version = Version::of(&version)

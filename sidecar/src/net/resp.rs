@@ -1,15 +1,21 @@
 //! What a store is told and says: the second version of Redis' protocol, as much of it as is needed.
 //!
-//! Why not the crate `redis`: a script and a login are all that is said, on a connection that the mesh
+//! Why not the crate `redis`: scripts and a login are all that is said, on a connection that the mesh
 //! opens itself (mutual TLS to a pod of the store's Service), and what comes back is bounded in size, number
 //! and depth before it is kept.
 
-/// The longest answer of one part, in bytes.
-const MAX_BULK: usize = 64 * 1024;
+use std::fmt::Write as _;
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+
+/// The longest part that says how long it is, in bytes: an answer of an application, with its headers.
+const MAX_BULK: usize = (1024 + 64) * 1024;
+/// The longest of any other.
+const MAX_LINE: usize = 64 * 1024;
 /// The most parts.
 const MAX_PARTS: usize = 1_024;
 /// The longest answer with all of its parts, in bytes.
-const MAX_ANSWER: usize = 256 * 1024;
+const MAX_ANSWER: usize = 2 * MAX_BULK;
 /// The deepest.
 const MAX_DEPTH: usize = 4;
 
@@ -31,6 +37,42 @@ pub enum Reply {
 /// What is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
+
+/// What a store runs: known to it by its hash, once it has been told.
+#[derive(Clone, Debug)]
+pub struct Script {
+    text: &'static str,
+    sha: String,
+}
+
+// === impl Script ===
+
+impl Script {
+    /// Of this text.
+    pub fn new(text: &'static str) -> Self {
+        let mut sha = String::new();
+        for byte in digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()).as_ref() {
+            let _ = write!(sha, "{byte:02x}");
+        }
+        Self { text, sha }
+    }
+
+    /// As it is written.
+    pub fn text(&self) -> &'static str {
+        self.text
+    }
+
+    /// The name by which the store knows it.
+    pub fn sha(&self) -> &str {
+        &self.sha
+    }
+
+    /// The command that tells the store.
+    pub fn loads(&self) -> Vec<u8> {
+        let words = [b"SCRIPT".as_slice(), b"LOAD", self.text.as_bytes()];
+        command(&words.map(<[u8]>::to_vec))
+    }
+}
 
 /// A command of these words.
 pub fn command(words: &[Vec<u8>]) -> Vec<u8> {
@@ -57,7 +99,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Malformed> {
 
 fn read_at(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, Malformed> {
     let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") else {
-        return match bytes.len() > MAX_BULK {
+        return match bytes.len() > MAX_LINE {
             true => Err(Malformed),
             false => Ok(None),
         };
@@ -137,7 +179,7 @@ mod tests {
         for text in [
             "HTTP/1.1 200 OK\r\n",
             ":a\r\n",
-            "$65537\r\n",
+            "$1114113\r\n",
             "*1025\r\n",
             "$1\r\nabc\r\n",
             "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*0\r\n",
@@ -146,10 +188,13 @@ mod tests {
             assert_eq!(read(text.as_bytes()), Err(Malformed), "{text}");
         }
         // Parts that are short enough, of an answer that goes on and on.
-        let part = format!("$1000\r\n{}\r\n", "a".repeat(1_000));
+        let part = format!("$10000\r\n{}\r\n", "a".repeat(10_000));
         let begun = |parts: usize| format!("*1024\r\n{}", part.repeat(parts));
         assert_eq!(read(begun(200).as_bytes()), Ok(None));
         assert_eq!(read(begun(300).as_bytes()), Err(Malformed));
+        let line = |length: usize| format!("+{}", "a".repeat(length));
+        assert_eq!(read(line(60_000).as_bytes()), Ok(None));
+        assert_eq!(read(line(70_000).as_bytes()), Err(Malformed));
     }
 
     #[test]
