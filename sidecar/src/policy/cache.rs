@@ -35,7 +35,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LOCATION, COOKIE, HeaderMap, LOCATION, RANGE};
+use http::header::{
+    AUTHORIZATION, CONTENT_LOCATION, COOKIE, HeaderMap, HeaderName, LOCATION, RANGE,
+};
 use http::request::Parts;
 use http::{Method, response};
 use tokio::time::Instant;
@@ -43,6 +45,7 @@ use wire::mesh;
 
 use crate::config::service::ServiceKey;
 use crate::proxy::error::REASON_HEADER;
+use crate::proxy::headers::names_a_person;
 use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::cache::{Counters, Counts};
 use directives::RequestDirectives;
@@ -173,8 +176,7 @@ impl Cache {
         if has_body || says.no_store || answer::has_preconditions(&head.headers) {
             return Asked::Past(Forwarded::Bypass);
         }
-        let sent = [AUTHORIZATION, COOKIE];
-        let sent = sent.iter().any(|name| head.headers.contains_key(name));
+        let sent = head.headers.keys().any(|name| self.says_who_asks(name));
         let own = self.chosen.credentials.as_ref();
         Asked::Question(Box::new(Question {
             key: Key::of(to.into(), head, &self.chosen),
@@ -184,6 +186,13 @@ impl Cache {
             range: head.headers.contains_key(RANGE),
             conditional: answer::is_conditional(&head.headers),
         }))
+    }
+
+    /// Whether what is answered to a request with such a header may be for one person alone. A name
+    /// that is chosen to tell answers apart tells them apart by person already.
+    fn says_who_asks(&self, name: &HeaderName) -> bool {
+        [AUTHORIZATION, COOKIE].contains(name)
+            || names_a_person(name) && !self.chosen.headers.contains(name)
     }
 
     /// What is done about a question of a request with these headers (RFC 9111 section 4).

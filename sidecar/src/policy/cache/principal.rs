@@ -11,6 +11,7 @@ use http::header::{AUTHORIZATION, COOKIE, HeaderName};
 use http::request::Parts;
 
 use crate::config::route::query::parameters;
+use crate::proxy::headers::names_a_person;
 
 /// Where credentials are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct Credentials {
 // === build ===
 
 impl Credentials {
-    /// In these places, and where they always are.
+    /// In these places, and where they always are; headers that name a person are among them.
     ///
     /// # Errors
     /// A sentence naming what cannot be used.
@@ -53,12 +54,13 @@ impl Credentials {
         self.headers
             .iter()
             .any(|name| head.headers.contains_key(name))
+            || head.headers.keys().any(names_a_person)
             || head.uri.query().is_some_and(|query| self.names(query))
     }
 
     /// Whether a header has some.
     pub fn has_header(&self, name: &HeaderName) -> bool {
-        self.headers.contains(name)
+        self.headers.contains(name) || names_a_person(name)
     }
 
     /// Whether a parameter has some.
@@ -86,6 +88,15 @@ impl Credentials {
         // How many there are of each, so that none can pass for another's.
         for name in &self.headers {
             let lines = head.headers.get_all(name);
+            put(&(lines.iter().count() as u64).to_le_bytes());
+            lines.iter().for_each(|line| put(line.as_bytes()));
+        }
+        let mut persons = Vec::from_iter(head.headers.keys().filter(|name| names_a_person(name)));
+        persons.sort_unstable_by_key(|name| name.as_str());
+        put(&(persons.len() as u64).to_le_bytes());
+        for name in persons {
+            let lines = head.headers.get_all(name);
+            put(name.as_str().as_bytes());
             put(&(lines.iter().count() as u64).to_le_bytes());
             lines.iter().for_each(|line| put(line.as_bytes()));
         }
@@ -143,6 +154,10 @@ mod tests {
             of("/a", &[("authorization", "a, b")]),
             of("/a", &[("cookie", "a")]),
             of("/a", &[("x-api-key", "a")]),
+            of("/a", &[("x-forwarded-user", "a")]),
+            of("/a", &[("x-forwarded-user", "b")]),
+            of("/a", &[("x-remote-user", "a")]),
+            of("/a", &[("x-remote-user", "a"), ("x-user", "b")]),
             of("/a?the%20key=a", &[]),
             of("/a?the+key", &[]),
             of("/a?the+key=a&the+key=b", &[]),

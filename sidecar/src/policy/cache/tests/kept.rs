@@ -228,6 +228,35 @@ async fn what_is_no_question_passes_by() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_answered_to_who_is_named_in_a_header_is_for_nobody_else() {
+    let control = [("cache-control", "max-age=100")];
+    for named in ["x-forwarded-user", "x_auth_request_email", "x-api-key"] {
+        let cache = cache();
+        let [one, other] = ["a", "b"].map(|person| get("/a", &[(named, person)]));
+        let made = put(&cache, &one, &answered(200, &control), "a's");
+        assert_eq!(made, Err(Unfit::Credentials), "{named}");
+        put(&cache, &get("/a", &[]), &answered(200, &control), "").unwrap();
+        assert!(given(consult(&cache, &other)).is_none(), "{named}");
+        let all = [("cache-control", "public, max-age=100")];
+        put(&cache, &one, &answered(200, &all), "all").unwrap();
+        assert!(given(consult(&cache, &other)).is_some(), "{named}");
+
+        // Where it is chosen, each has its own.
+        let key_headers = vec![named.into()];
+        let cache = built(
+            mesh::Cache {
+                key_headers,
+                ..sent()
+            },
+            None,
+        );
+        put(&cache, &one, &answered(200, &control), "a's").unwrap();
+        assert!(given(consult(&cache, &one)).is_some(), "{named}");
+        assert!(given(consult(&cache, &other)).is_none(), "{named}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_kept_outlives_what_does_not_change_what_it_means() {
     let old = cache();
     says(&old, "max-age=100").unwrap();
