@@ -39,7 +39,7 @@ use http::header::{
     AUTHORIZATION, CONTENT_LOCATION, COOKIE, HeaderMap, HeaderName, LOCATION, RANGE,
 };
 use http::request::Parts;
-use http::{Method, response};
+use http::{Method, StatusCode, response};
 use tokio::time::Instant;
 use wire::mesh;
 
@@ -277,7 +277,8 @@ impl Cache {
         response: &response::Parts,
         since: Instant,
     ) -> Result<Draft, Unfit> {
-        if question.head_only {
+        // Of who asks for a part, an error may be about that.
+        if question.head_only || question.range && response.status != StatusCode::OK {
             return Err(Unfit::Status);
         }
         // It says nothing of what was asked for, but why it was not answered.

@@ -13,7 +13,7 @@ use http::{StatusCode, Version, response};
 use tokio::time::Instant;
 
 use super::directives::ResponseDirectives;
-use super::freshness::{age, explicit, is_kept_by_default};
+use super::freshness::{age, explicit, is_kept_by_default, is_of_one_request};
 use super::status::CACHE_STATUS;
 use super::store::Room;
 use super::vary::Selected;
@@ -172,7 +172,7 @@ impl Draft {
         let kept = match status {
             // Of a part nothing else can be answered, and a 304 has no answer in it.
             StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED => false,
-            _ if says.must_understand && !usual => false,
+            _ if says.must_understand && !usual || is_of_one_request(status) => false,
             _ => usual || explicit.is_some() && !status.is_informational(),
         };
         if !kept {

@@ -8,10 +8,20 @@ use http::header::{AGE, DATE, EXPIRES, HeaderMap};
 use super::directives::{ResponseDirectives, members, seconds};
 use super::entry::Times;
 
-/// Statuses that are kept without being told (RFC 9110 section 15.1).
+/// Statuses that are kept without being told: those of RFC 9110 section 15.1 that say something of
+/// what was asked for, and not of the way in which one caller asked.
 pub(super) fn is_kept_by_default(status: StatusCode) -> bool {
-    let kept = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
+    let kept = [200, 203, 204, 300, 301, 308, 404, 410];
     kept.contains(&status.as_u16())
+}
+
+/// Statuses that are about one request alone, by headers and length that tell no answers apart, or of
+/// which RFC 6585 says so: what they answered to one caller would be given to all.
+pub(super) fn is_of_one_request(status: StatusCode) -> bool {
+    let of_one = [
+        400, 408, 412, 413, 414, 416, 417, 421, 425, 428, 429, 431, 511,
+    ];
+    of_one.contains(&status.as_u16())
 }
 
 /// How long a response says that it is fresh (RFC 9111 section 4.2.1).

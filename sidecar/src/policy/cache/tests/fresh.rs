@@ -67,6 +67,9 @@ async fn what_does_not_say_it_is_kept_for_the_default_if_its_status_is_one_that_
         (404, true),
         (410, true),
         (302, false),
+        (405, false),
+        (414, false),
+        (501, false),
         (206, false),
         (304, false),
         (403, false),
@@ -86,6 +89,21 @@ async fn what_does_not_say_it_is_kept_for_the_default_if_its_status_is_one_that_
             "",
         );
         assert!(made.is_err(), "{status}");
+    }
+    // What is about one request alone is not kept even where it says so.
+    let says = [("cache-control", "public, max-age=5")];
+    for status in [
+        400, 408, 412, 413, 414, 416, 417, 421, 425, 428, 429, 431, 511,
+    ] {
+        let made = put(&cache(), &get("/a", &[]), &answered(status, &says), "");
+        assert_eq!(made, Err(Unfit::Status), "{status}");
+    }
+    // Nor is what is answered to who asks for a part, unless it is all.
+    let part = get("/a", &[("range", "lines=1-2")]);
+    for (status, kept) in [(200, true), (404, false), (403, false), (302, false)] {
+        let cache = with_default(10_000);
+        let made = put(&cache, &part, &answered(status, &says), "");
+        assert_eq!(made.is_ok(), kept, "{status}: {made:?}");
     }
     // Any final status that says it is kept; one that must be understood is not.
     let control = [("cache-control", "max-age=5")];
