@@ -9,6 +9,7 @@ use http::header::{HOST, HeaderMap, HeaderName};
 use http::request::Parts;
 
 use super::principal::Credentials;
+use crate::config::route::query::parameters;
 
 /// Which parts of a request tell answers apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +63,10 @@ impl Key {
         text.extend_from_slice(head.uri.path().as_bytes());
         let ends = text.len();
         text.push(b'\n');
-        match (&chosen.query, head.uri.query()) {
+        let names = chosen.query.as_ref();
+        // There are applications for which `;` divides parameters as `&` does.
+        let names = names.filter(|_| !head.uri.query().is_some_and(|all| all.contains(';')));
+        match (names, head.uri.query()) {
             (_, None) => {}
             // `/a?` is not `/a`.
             (None, Some(query)) => {
@@ -72,7 +76,10 @@ impl Key {
             }
             (Some(names), Some(query)) => {
                 let plain = |name: &str| !own.is_some_and(|own| own.has_parameter(name));
-                let chosen = |name: &str| names.iter().any(|one| one == name) && plain(name);
+                let chosen = |sent: &[u8]| {
+                    let mut names = names.iter();
+                    names.any(|name| name.as_bytes() == sent && plain(name))
+                };
                 choose(chosen, query, &mut text);
             }
         }
@@ -163,17 +170,16 @@ pub fn authority(head: &Parts) -> &[u8] {
     }
 }
 
-/// The parameters of these names, in the order in which they were written, in one spelling.
-fn choose(chosen: impl Fn(&str) -> bool, query: &str, text: &mut Vec<u8>) {
-    let pairs = form_urlencoded::parse(query.as_bytes());
+/// The parameters of these names, in the order in which they were written, in one spelling: bytes that
+/// are no UTF-8 as they are.
+fn choose(chosen: impl Fn(&[u8]) -> bool, query: &str, text: &mut Vec<u8>) {
+    let pairs = parameters(query.as_bytes());
     for (name, value) in pairs.filter(|(name, _)| chosen(name)) {
-        text.push(b'&');
-        for part in form_urlencoded::byte_serialize(name.as_bytes()) {
-            text.extend_from_slice(part.as_bytes());
-        }
-        text.push(b'=');
-        for part in form_urlencoded::byte_serialize(value.as_bytes()) {
-            text.extend_from_slice(part.as_bytes());
+        for (sign, part) in [(b'&', name), (b'=', value)] {
+            text.push(sign);
+            for piece in form_urlencoded::byte_serialize(&part) {
+                text.extend_from_slice(piece.as_bytes());
+            }
         }
     }
 }
@@ -232,6 +238,12 @@ mod tests {
         assert_ne!(of("/a?page=1"), of("/a?page=1&page=2"));
         // No value can be written so that it passes for two parameters.
         assert_ne!(of("/a?page=1&q=2"), of("/a?page=1%26q%3D2"));
+        // What is no UTF-8 is told apart, and what may be divided otherwise is one whole.
+        assert_eq!(of("/a?q=%e8"), of("/a?q=%E8"));
+        assert_ne!(of("/a?q=%E8"), of("/a?q=%E9"));
+        assert_ne!(of("/a?q=%E8"), of("/a?q=%EF%BF%BD"));
+        assert_ne!(of("/a?q=1;utm=x"), of("/a?q=1;utm=y"));
+        assert_ne!(of("/a?utm=x;q=1"), of("/a?utm=x;q=2"));
     }
 
     #[test]
