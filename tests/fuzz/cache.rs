@@ -145,7 +145,7 @@ fn headers_of_what_is_kept(cache: &Arc<Cache>) {
             assert!(!is_private(&response.headers), "{:?}", response.headers);
             let mut fill = cache.fill(&question.key, draft, cache.store.begin(), None);
             assert!(fill.more(b"body"));
-            fill.complete();
+            fill.complete(true);
         }
         given(cache, &question, &head.headers);
         let (entries, bytes) = cache.store.size();

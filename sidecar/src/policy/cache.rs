@@ -451,8 +451,12 @@ impl Fill {
         true
     }
 
-    /// The body has ended: it is kept, and who waits for it has it.
-    pub fn complete(self) {
+    /// The body has ended: it is kept, and who waits for it has it. Not if it has broken off: then who
+    /// waits asks for itself. `told` as [`Draft::is_whole`] has it.
+    pub fn complete(self, told: bool) {
+        if !self.draft.is_whole(self.body.len() as u64, told) {
+            return;
+        }
         let body = Body {
             bytes: Bytes::from(self.body.into_boxed_slice()),
             room: Arc::new(self.room),

@@ -2,6 +2,11 @@
 
 use anyhow::Result;
 use bytes::Bytes;
+use tests::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, SETTINGS};
+use tests::frames::{block, frame};
+use tests::mesh::Mesh;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 
 use super::app::{App, chunked, reply};
 use super::{World, documents, is_hit, status, until};
@@ -38,6 +43,61 @@ async fn what_is_too_large_or_breaks_off_is_passed_on_and_not_kept() -> Result<(
         .metric(r#"meshwright_cache_bytes{direction="inbound",route="shop/orders"}"#);
     assert!(bytes.await? < Some(10_000.0));
     Ok(())
+}
+
+/// Answers HTTP/2 with the beginning of an answer and the end of its stream, which is no error; the
+/// fourth time and from then on with all of it.
+async fn gives_up_thrice(mut stream: TcpStream) -> Result<()> {
+    stream.read_exact(&mut [0; 24]).await?;
+    let mut frames = Frames::server(stream);
+    frames.send(&frame(SETTINGS, 0, 0, &[])).await?;
+    let mut answers = 0;
+    while let Some(asked) = frames.next().await {
+        if asked.kind != HEADERS {
+            continue;
+        }
+        let says = block(&[(":status", b"200"), ("cache-control", b"max-age=600")]);
+        let head = frame(HEADERS, END_HEADERS, asked.stream, &says);
+        let end = match answers {
+            0..3 => [
+                frame(DATA, 0, asked.stream, b"half"),
+                frame(RST_STREAM, 0, asked.stream, &[0; 4]),
+            ],
+            _ => [
+                frame(DATA, 0, asked.stream, b"half"),
+                frame(DATA, END_STREAM, asked.stream, b" and half"),
+            ],
+        };
+        frames.send(&[head, end.concat()].concat()).await?;
+        answers += 1;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_breaks_off_in_http2_without_an_error_is_not_kept() -> Result<()> {
+    let http2 = "targetPort: 8080, appProtocol: kubernetes.io/h2c";
+    let mesh = Mesh::start(&documents("{}", "").replace("targetPort: 8080", http2)).await?;
+    let (listener, _sidecar) = mesh.listener("orders").await?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(gives_up_thrice(stream));
+        }
+    });
+    let web = mesh.client("web").await?;
+    mesh.programmed("orders").await?;
+    for _ in 0..3 {
+        // Where the head and the end come at once, there may be no answer.
+        if let Ok(half) = web.get("http://orders/a").await {
+            assert!(!is_hit(&half), "{half:?}");
+        }
+    }
+    until("all of it is kept", async || {
+        let answer = web.get("http://orders/a").await?;
+        assert_eq!(answer.body, "half and half");
+        Ok(is_hit(&answer))
+    })
+    .await
 }
 
 #[tokio::test]
@@ -109,7 +169,7 @@ async fn what_is_kept_can_be_shown_and_purged() -> Result<()> {
 
 #[tokio::test]
 async fn a_cache_stands_where_its_answers_are_made_and_nowhere_else() -> Result<()> {
-    let mesh = tests::mesh::Mesh::start(&documents("{}", "")).await?;
+    let mesh = Mesh::start(&documents("{}", "")).await?;
     let elsewhere = documents("{}", "").replace(
         "metadata: { name: orders, namespace: shop }\nspec:\n  hosts: [orders]",
         "metadata: { name: orders, namespace: other }\nspec:\n  hosts: [orders.shop]",

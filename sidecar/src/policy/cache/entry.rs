@@ -61,6 +61,7 @@ pub struct Times {
 #[derive(Clone, Debug)]
 pub struct Draft {
     status: StatusCode,
+    version: Version,
     headers: HeaderMap,
     vary: Selected,
     life: Life,
@@ -143,7 +144,7 @@ impl Draft {
         Self::fit(
             asked,
             credentials,
-            (head.status, &head.headers),
+            (head.status, head.version, &head.headers),
             times,
             spans,
         )
@@ -153,7 +154,7 @@ impl Draft {
     fn fit(
         asked: &HeaderMap,
         credentials: bool,
-        (status, headers): (StatusCode, &HeaderMap),
+        (status, version, headers): (StatusCode, Version, &HeaderMap),
         times: Times,
         spans: &Spans,
     ) -> Result<Self, Unfit> {
@@ -214,6 +215,7 @@ impl Draft {
         }
         Ok(Self {
             status,
+            version,
             headers: headers.clone(),
             vary: Selected::of(asked, headers).ok_or(Unfit::Varies)?,
             life: Life {
@@ -262,6 +264,14 @@ impl Draft {
     pub fn length(&self) -> Option<u64> {
         let length = self.headers.get(CONTENT_LENGTH)?;
         length.to_str().ok()?.parse().ok()
+    }
+
+    /// Whether so many bytes are all of its body. `told`: its end was told, and not only that nothing
+    /// follows, as when a stream of HTTP/2 is given up in the middle of it without an error.
+    pub fn is_whole(&self, bytes: u64, told: bool) -> bool {
+        let says = self.headers.contains_key(CONTENT_LENGTH);
+        let complete = !says || self.length() == Some(bytes);
+        complete && (told || self.version != Version::HTTP_2)
     }
 
     /// Whether others may wait for it: it can be given to them without asking.
@@ -432,7 +442,8 @@ impl Entry {
             news.iter()
                 .map(|(name, value)| (name.clone(), value.clone())),
         );
-        let draft = Draft::fit(asked, credentials, (self.status, &headers), times, spans);
+        let head = (self.status, told.version, &headers);
+        let draft = Draft::fit(asked, credentials, head, times, spans);
         Some(draft.map(|mut draft| {
             draft.headers.remove(AGE);
             if spans.at_caller.is_some() {

@@ -71,7 +71,7 @@ fn put(
     let draft = cache.judge(&question, &head.headers, response, Instant::now())?;
     let mut fill = cache.fill(&question.key, draft, cache.store.begin(), None);
     assert!(fill.more(body.as_bytes()));
-    fill.complete();
+    fill.complete(true);
     Ok(())
 }
 

@@ -131,7 +131,7 @@ async fn keep(mut body: ResponseBody, mut fill: Fill, passing: Rc<Passing>) {
         };
         match frame {
             None => {
-                fill.complete();
+                fill.complete(body.is_end_stream());
                 return passing.end(None);
             }
             Some(Err(error)) => {

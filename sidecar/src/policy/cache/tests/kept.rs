@@ -1,5 +1,6 @@
 //! What is kept, how much of it, and what ends it.
 
+use super::flight::{Joined, Outcome};
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -24,7 +25,7 @@ async fn what_an_unsafe_request_changes_is_gone_also_for_a_fetch_that_was_under_
     );
     cache
         .fill(&question.key, draft.unwrap(), begun, None)
-        .complete();
+        .complete(true);
     assert!(given(consult(&cache, &head)).is_none());
     put(&cache, &head, &answered(200, &control), "2").unwrap();
     assert!(given(consult(&cache, &head)).is_some());
@@ -54,7 +55,7 @@ async fn what_an_unsafe_request_changes_is_gone_also_for_a_fetch_that_was_under_
     cache.store.forget(&question.key);
     cache
         .fill(&question.key, draft.unwrap(), begun, None)
-        .complete();
+        .complete(true);
     assert!(given(consult(&cache, &head)).is_none());
 }
 
@@ -148,7 +149,7 @@ async fn what_is_coming_and_what_is_still_read_are_bounded_with_what_is_kept() {
     for _ in 0..10 {
         let mut fill = fill(&control);
         assert!(fill.more(piece.as_bytes()));
-        fill.complete();
+        fill.complete(true);
         let (entry, _) = given(consult(&cache, &head)).unwrap();
         read.push(entry.body().room.clone());
         cache.store.forget(&question.key);
@@ -196,6 +197,46 @@ async fn hop_by_hop_headers_are_not_kept_nor_what_ends_with_its_connection() {
     let chunked = HeaderValue::from_static("chunked");
     endless.headers.insert("transfer-encoding", chunked);
     assert!(put(&cache, &get("/b", &[]), &endless, "").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_broken_off_without_an_error_is_not_kept() {
+    let (length, none) = (("content-length", "4"), ("x", "1"));
+    for (line, version, body, told, kept) in [
+        (length, Version::HTTP_2, "body", true, true),
+        (length, Version::HTTP_2, "bod", true, false),
+        (length, Version::HTTP_2, "body", false, false),
+        (length, Version::HTTP_11, "body", false, true),
+        (length, Version::HTTP_11, "bod", false, false),
+        (none, Version::HTTP_2, "bod", true, true),
+        (none, Version::HTTP_2, "bod", false, false),
+        (
+            ("content-length", "4, 4"),
+            Version::HTTP_2,
+            "body",
+            true,
+            false,
+        ),
+    ] {
+        let (cache, head) = (cache(), get("/a", &[]));
+        let mut response = answered(200, &[("cache-control", "max-age=9"), line]);
+        response.version = version;
+        let question = question(&cache, &head);
+        let draft = cache.judge(&question, &head.headers, &response, Instant::now());
+        let Joined::Lead(lead) = Lead::or_wait(&cache.store, &question.key) else {
+            panic!("nobody fetches");
+        };
+        let mut fill = cache.fill(&question.key, draft.unwrap(), 9, Some(lead));
+        assert!(fill.more(body.as_bytes()));
+        fill.complete(told);
+        assert_eq!(
+            is_given(&cache, &[]),
+            kept,
+            "{line:?} {version:?} {body} {told}"
+        );
+        // Who waits goes on, and the next one may be whole.
+        assert!(cache.store.flights.is_empty() && cache.may_share(&question, false));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,7 +340,6 @@ async fn what_is_kept_outlives_what_does_not_change_what_it_means() {
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_in_vain_goes_on_and_that_nothing_is_kept_is_remembered_for_a_while() {
-    use super::flight::{Joined, Outcome};
     let cache = cache();
     let question = question(&cache, &get("/a", &[]));
     let join = || Lead::or_wait(&cache.store, &question.key);
