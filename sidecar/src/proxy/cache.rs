@@ -17,14 +17,11 @@ use super::context::Context;
 use super::error::{Error, Reads, Reason};
 use super::headers::{copy, say_keeps, take_keeps};
 use crate::policy::cache::entry::{Draft, Entry};
-use crate::policy::cache::flight::{Joined, Lead, Outcome};
+use crate::policy::cache::flight::{Joined, Lead, Patience};
 use crate::policy::cache::status::{self, Forwarded, Status};
 use crate::policy::cache::{Asked, Cache, Question, Verdict, answer};
 use crate::telemetry::metrics::Direction;
 use origin::Origin;
-
-/// How often one request waits for others' fetches, before it fetches for itself.
-const MAX_WAITS: u32 = 4;
 
 /// What is asked of the application, and what for.
 struct Fetch<'c> {
@@ -108,28 +105,27 @@ async fn resolve(
     question: &Question,
     head: Parts,
 ) -> Result<Answered, Error> {
-    let mut waited = 0;
-    let mut alone = false;
+    let mut patience = Patience::default();
     loop {
         let (why, entry) = match cache.consult(question, &head.headers) {
             Verdict::Give(entry, status) => {
+                let waited = patience.is_tried();
                 return Ok(give(cx, question, &entry, &head, status, waited));
             }
             Verdict::Refresh(entry, status) => {
                 refresh(cache, origin, question, &entry, &head);
-                return Ok(give(cx, question, &entry, &head, status, 0));
+                return Ok(give(cx, question, &entry, &head, status, false));
             }
             Verdict::Refuse => return Err(Reason::NotCached.into()),
             Verdict::Fetch(why, entry) => (why, entry),
         };
-        let share = cache.may_share(question, entry.is_some()) && !alone;
-        let lead = match share && waited < MAX_WAITS {
+        let share = cache.may_share(question, entry.is_some());
+        let lead = match share && patience.is_left(why) {
             false => None,
             true => match Lead::or_wait(&cache.store, &question.key) {
                 Joined::Lead(lead) => Some(lead),
                 Joined::Wait(waiting) => {
-                    waited += 1;
-                    alone = origin.wait(waiting).await? == Outcome::Alone;
+                    origin.wait(patience.wait(waiting)).await?;
                     continue;
                 }
             },
@@ -152,11 +148,11 @@ fn give(
     entry: &Entry,
     head: &Parts,
     status: Status,
-    waited: u32,
+    waited: bool,
 ) -> Answered {
     let status = match waited {
-        0 => status,
-        _ => Status {
+        false => status,
+        true => Status {
             collapsed: true,
             ..Status::forwarded(Forwarded::Uri)
         },

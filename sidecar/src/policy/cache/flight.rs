@@ -9,11 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::key::Key;
+use super::status::Forwarded;
 
-/// How long somebody waits for an answer that another fetches, before it fetches its own.
+/// How long a request waits for all that others fetch, before it fetches for itself.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For how many of them it waits.
+const MAX_WAITS: u32 = 4;
 
 /// What is being fetched, by key.
 #[derive(Debug, Default)]
@@ -52,6 +56,14 @@ pub struct Lead {
 /// Who waits for another's answer.
 #[derive(Debug)]
 pub struct Waiting(watch::Receiver<Outcome>);
+
+/// What one request has waited, and still may.
+#[derive(Debug, Default)]
+pub struct Patience {
+    until: Option<Instant>,
+    waits: u32,
+    last: Option<Outcome>,
+}
 
 // === impl Flights ===
 
@@ -123,16 +135,36 @@ impl Drop for Lead {
     }
 }
 
-// === impl Waiting ===
+// === impl Patience ===
 
-impl Waiting {
-    /// What becomes of the fetch; who has waited for too long is alone.
-    pub async fn outcome(mut self) -> Outcome {
-        let landed = self.0.wait_for(|outcome| *outcome != Outcome::Flying);
-        match tokio::time::timeout(PATIENCE, landed).await {
+impl Patience {
+    /// Whether there is any left for who is not given what is kept for this reason.
+    pub fn is_left(&self, why: Forwarded) -> bool {
+        let spent = match self.last {
+            // What another has fetched is for other headers, and so may be what the next one does.
+            Some(Outcome::Kept) => why == Forwarded::Vary,
+            Some(Outcome::Alone) => true,
+            _ => false,
+        };
+        !spent && self.waits < MAX_WAITS && self.until.is_none_or(|until| Instant::now() < until)
+    }
+
+    /// Whether it has waited for anybody.
+    pub fn is_tried(&self) -> bool {
+        self.waits > 0
+    }
+
+    /// Waits for what becomes of a fetch; who has waited for too long is alone.
+    pub async fn wait(&mut self, mut waiting: Waiting) -> Outcome {
+        let until = *self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
+        self.waits += 1;
+        let landed = waiting.0.wait_for(|outcome| *outcome != Outcome::Flying);
+        let outcome = match tokio::time::timeout_at(until, landed).await {
             Ok(Ok(outcome)) => *outcome,
             Ok(Err(_)) => Outcome::Left,
             Err(_) => Outcome::Alone,
-        }
+        };
+        self.last = Some(outcome);
+        outcome
     }
 }

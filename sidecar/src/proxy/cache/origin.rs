@@ -13,7 +13,7 @@ use super::super::destination::Backend;
 use super::super::error::Error;
 use super::super::forward;
 use super::super::upstream::{Speak, Upstream};
-use crate::policy::cache::flight::{Outcome, Waiting};
+use crate::policy::cache::flight::Outcome;
 use crate::policy::cache::key::{By, To};
 use crate::policy::retry::Retries;
 use crate::policy::timeout::Deadline;
@@ -112,13 +112,14 @@ impl Origin {
     ///
     /// # Errors
     /// `request_timeout`.
-    pub(super) async fn wait(&self, waiting: Waiting) -> Result<Outcome, Error> {
+    pub(super) async fn wait(
+        &self,
+        waiting: impl Future<Output = Outcome>,
+    ) -> Result<Outcome, Error> {
+        let waiting = async { Ok(waiting.await) };
         match self {
-            Self::Application { .. } => Ok(waiting.outcome().await),
-            Self::Service(outbound) => {
-                let waiting = async { Ok(waiting.outcome().await) };
-                outbound.deadline.bound(waiting).await
-            }
+            Self::Application { .. } => waiting.await,
+            Self::Service(outbound) => outbound.deadline.bound(waiting).await,
         }
     }
 }

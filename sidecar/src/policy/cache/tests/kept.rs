@@ -1,6 +1,6 @@
 //! What is kept, how much of it, and what ends it.
 
-use super::flight::{Joined, Outcome};
+use super::flight::{Joined, Outcome, Patience};
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -338,6 +338,47 @@ async fn what_is_kept_outlives_what_does_not_change_what_it_means() {
     }
 }
 
+/// What becomes of a fetch for somebody who waits for it, after so many seconds.
+async fn wait(cache: &Cache, patience: &mut Patience, seconds: u64, landed: fn(Lead)) -> Outcome {
+    let question = question(cache, &get("/a", &[]));
+    let join = || Lead::or_wait(&cache.store, &question.key);
+    let (Joined::Lead(lead), Joined::Wait(waiting)) = (join(), join()) else {
+        panic!("somebody else fetches");
+    };
+    let landing = async {
+        tokio::time::sleep(secs(seconds)).await;
+        landed(lead);
+        std::future::pending().await
+    };
+    tokio::select! {
+        outcome = patience.wait(waiting) => outcome,
+        () = landing => panic!("it goes on"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_than_ten_seconds_in_all_nor_behind_answers_for_other_headers() {
+    let (cache, mut patience) = (cache(), Patience::default());
+    assert!(patience.is_left(Forwarded::Vary) && !patience.is_tried());
+    let begun = Instant::now();
+    assert_eq!(wait(&cache, &mut patience, 6, drop).await, Outcome::Left);
+    assert!(patience.is_left(Forwarded::Uri));
+    let slow = wait(&cache, &mut patience, 5, Lead::kept);
+    assert_eq!(slow.await, Outcome::Alone);
+    assert_eq!(begun.elapsed(), secs(10));
+    assert!(!patience.is_left(Forwarded::Uri));
+
+    let mut patience = Patience::default();
+    let kept = wait(&cache, &mut patience, 1, Lead::kept);
+    assert_eq!(kept.await, Outcome::Kept);
+    assert!(patience.is_left(Forwarded::Uri) && !patience.is_left(Forwarded::Vary));
+    for _ in 0..3 {
+        assert!(patience.is_left(Forwarded::Uri));
+        wait(&cache, &mut patience, 1, drop).await;
+    }
+    assert!(!patience.is_left(Forwarded::Uri), "four times");
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_waits_in_vain_goes_on_and_that_nothing_is_kept_is_remembered_for_a_while() {
     let cache = cache();
@@ -350,13 +391,15 @@ async fn who_waits_in_vain_goes_on_and_that_nothing_is_kept_is_remembered_for_a_
         panic!("somebody fetches");
     };
     let begun = Instant::now();
-    assert_eq!(waiting.outcome().await, Outcome::Alone);
+    let mut patience = Patience::default();
+    assert_eq!(patience.wait(waiting).await, Outcome::Alone);
+    assert!(!patience.is_left(Forwarded::Uri));
     assert_eq!(begun.elapsed(), secs(10));
     let Joined::Wait(waiting) = join() else {
         panic!("it still fetches");
     };
     drop(lead);
-    assert_eq!(waiting.outcome().await, Outcome::Left);
+    assert_eq!(Patience::default().wait(waiting).await, Outcome::Left);
     let Joined::Lead(lead) = join() else {
         panic!("nobody fetches any more");
     };
