@@ -143,7 +143,7 @@ fn headers_of_what_is_kept(cache: &Arc<Cache>) {
         let draft = cache.judge(&question, &head.headers, &response, Instant::now());
         if let Ok(draft) = draft {
             assert!(!is_private(&response.headers), "{:?}", response.headers);
-            let mut fill = cache.fill(&question.key, draft, cache.store.begin(), None);
+            let mut fill = cache.fill(&question.wanted, draft, cache.store.begin(), None);
             assert!(fill.more(b"body"));
             fill.complete(true);
         }

@@ -20,6 +20,7 @@ pub mod answer;
 pub mod at_caller;
 pub mod directives;
 pub mod entry;
+pub mod fill;
 pub mod flight;
 mod freshness;
 pub mod key;
@@ -34,7 +35,6 @@ pub mod vary;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CONTENT_LOCATION, COOKIE, HeaderMap, HeaderName, LOCATION, RANGE,
 };
@@ -49,11 +49,12 @@ use crate::proxy::headers::names_a_person;
 use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::cache::{Counters, Counts};
 use directives::RequestDirectives;
-use entry::{Body, Draft, Entry, Spans, Times, Unfit};
-use flight::Lead;
+use entry::{Draft, Entry, Spans, Times, Unfit};
+use fill::Fill;
+use flight::{Lead, Wanted};
 use key::{Chosen, Key, To};
 use status::{Forwarded, Status};
-use store::{Found, Room, Store};
+use store::{Found, Store};
 use terms::Terms;
 
 /// The cache of one ApiRoute.
@@ -90,12 +91,11 @@ pub enum Asked {
 /// A request that can be answered with what is kept.
 #[derive(Debug)]
 pub struct Question {
-    /// What it asks for.
-    pub key: Key,
+    /// What it asks for, and whether with credentials.
+    pub wanted: Wanted,
     /// Its body is not asked for.
     pub head_only: bool,
     says: RequestDirectives,
-    credentials: bool,
     range: bool,
     conditional: bool,
 }
@@ -111,20 +111,6 @@ pub enum Verdict {
     Fetch(Forwarded, Option<Arc<Entry>>),
     /// That nothing is kept.
     Refuse,
-}
-
-/// An answer that is being kept while it passes.
-#[derive(Debug)]
-pub struct Fill {
-    cache: Arc<Cache>,
-    key: Key,
-    draft: Draft,
-    body: Vec<u8>,
-    begun: u64,
-    lead: Option<Lead>,
-    room: Room,
-    /// How much of the room is not used yet.
-    left: u64,
 }
 
 // === build ===
@@ -179,10 +165,12 @@ impl Cache {
         let sent = head.headers.keys().any(|name| self.says_who_asks(name));
         let own = self.chosen.credentials.as_ref();
         Asked::Question(Box::new(Question {
-            key: Key::of(to.into(), head, &self.chosen),
+            wanted: Wanted {
+                key: Key::of(to.into(), head, &self.chosen),
+                credentials: credentials || sent || own.is_some_and(|own| own.are_in(head)),
+            },
             head_only,
             says,
-            credentials: credentials || sent || own.is_some_and(|own| own.are_in(head)),
             range: head.headers.contains_key(RANGE),
             conditional: answer::is_conditional(&head.headers),
         }))
@@ -203,12 +191,12 @@ impl Cache {
             true => Verdict::Refuse,
             false => Verdict::Fetch(why, entry),
         };
-        let entry = match self.store.find(&question.key, headers) {
+        let entry = match self.store.find(&question.wanted.key, headers) {
             Found::Nothing => return fetch(Forwarded::Uri, None),
             Found::Others => return fetch(Forwarded::Vary, None),
             Found::Entry(entry) => entry,
         };
-        if question.credentials && !entry.is_for_all() {
+        if question.wanted.credentials && !entry.is_for_all() {
             return fetch(Forwarded::Miss, None);
         }
         let young = says.max_age.is_none_or(|most| entry.age(now) <= most);
@@ -232,7 +220,7 @@ impl Cache {
     /// fetch. `about`: the application is asked whether an answer is still right.
     pub fn may_share(&self, question: &Question, about: bool) -> bool {
         let whole = !question.head_only && !question.range && (about || !question.conditional);
-        whole && !question.says.no_cache && self.store.may_be_fit(&question.key)
+        whole && !question.says.no_cache && self.store.may_be_fit(&question.wanted)
     }
 
     /// Makes a request ask about an answer, or for a new one in its place. Who asks for a part, or for
@@ -285,7 +273,7 @@ impl Cache {
         if response.headers.contains_key(REASON_HEADER) {
             return Err(Unfit::OfTheMesh);
         }
-        let (credentials, times) = (question.credentials, Times::since(since));
+        let (credentials, times) = (question.wanted.credentials, Times::since(since));
         let draft = Draft::of(asked, credentials, response, times, &self.spans)?;
         match draft
             .length()
@@ -306,17 +294,23 @@ impl Cache {
         response: &response::Parts,
         since: Instant,
     ) -> Option<Result<Draft, Unfit>> {
-        let (credentials, times) = (question.credentials, Times::since(since));
+        let (credentials, times) = (question.wanted.credentials, Times::since(since));
         entry.freshened(asked, response, credentials, times, &self.spans)
     }
 
     /// Keeps an answer whose body will pass, of a fetch with this number.
-    pub fn fill(self: &Arc<Self>, key: &Key, draft: Draft, begun: u64, lead: Option<Lead>) -> Fill {
+    pub fn fill(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        draft: Draft,
+        begun: u64,
+        lead: Option<Lead>,
+    ) -> Fill {
         let lead = match (draft.is_fresh(), lead) {
             (true, lead) => lead,
             // Each asks for itself.
             (false, lead) => {
-                self.alone(key, lead);
+                self.alone(wanted, lead);
                 None
             }
         };
@@ -325,7 +319,7 @@ impl Cache {
         let left = if room.more(length) { length } else { 0 };
         Fill {
             cache: self.clone(),
-            key: key.clone(),
+            wanted: wanted.clone(),
             draft,
             body: Vec::with_capacity(usize::try_from(left).unwrap_or_default()),
             begun,
@@ -336,17 +330,18 @@ impl Cache {
     }
 
     /// An answer is for nobody else: those who wait for it go on, and the next ones don't wait.
-    pub fn alone(&self, key: &Key, lead: Option<Lead>) {
-        self.store.is_unfit(key);
+    pub fn alone(&self, wanted: &Wanted, lead: Option<Lead>) {
+        self.store.is_unfit(wanted);
         if let Some(lead) = lead {
             lead.alone();
         }
     }
 
-    /// The same, of a question to which an answer could have been kept.
-    pub fn alone_if_whole(&self, question: &Question, lead: Option<Lead>) {
-        match (question.is_of_a_part(), lead) {
-            (false, lead) => self.alone(&question.key, lead),
+    /// The same, of a question to which an answer could have been kept; where the application has
+    /// failed, the next ones wait again.
+    pub fn alone_if_whole(&self, question: &Question, failed: bool, lead: Option<Lead>) {
+        match (failed || question.is_of_a_part(), lead) {
+            (false, lead) => self.alone(&question.wanted, lead),
             (true, Some(lead)) => lead.alone(),
             (true, None) => {}
         }
@@ -407,10 +402,9 @@ impl Question {
     /// The same about all that is answered, whoever asks and whatever for.
     pub fn whole(&self) -> Self {
         Self {
-            key: self.key.clone(),
+            wanted: self.wanted.clone(),
             head_only: false,
             says: RequestDirectives::default(),
-            credentials: self.credentials,
             range: false,
             conditional: false,
         }
@@ -432,49 +426,5 @@ impl Times {
             came: Instant::now(),
             wall: SystemTime::now(),
         }
-    }
-}
-
-// === impl Fill ===
-
-impl Fill {
-    /// More of the body; whether it can still be kept.
-    pub fn more(&mut self, data: &[u8]) -> bool {
-        let (length, more) = (self.body.len() as u64, data.len() as u64);
-        let unused = self.left.min(more);
-        self.left -= unused;
-        let room = self.room.more(more - unused);
-        if !room || length + more > self.cache.max_entry_bytes {
-            return false;
-        }
-        self.body.extend_from_slice(data);
-        true
-    }
-
-    /// The body has ended: it is kept, and who waits for it has it. Not if it has broken off: then who
-    /// waits asks for itself. `told` as [`Draft::is_whole`] has it.
-    pub fn complete(self, told: bool) {
-        if !self.draft.is_whole(self.body.len() as u64, told) {
-            return;
-        }
-        let body = Body {
-            bytes: Bytes::from(self.body.into_boxed_slice()),
-            room: Arc::new(self.room),
-        };
-        let entry = self.draft.into_entry(body, self.begun);
-        self.cache.store.keep(&self.key, entry);
-        if let Some(lead) = self.lead {
-            lead.kept();
-        }
-    }
-
-    /// Room for what waits to be read.
-    pub fn queue(&self) -> Room {
-        self.cache.store.room()
-    }
-
-    /// It is not kept after all.
-    pub fn give_up(self) {
-        self.cache.alone(&self.key, self.lead);
     }
 }

@@ -17,7 +17,7 @@ use super::idle::Idle;
 use super::limits;
 use super::upgrade::Switched;
 use super::upstream::Lease;
-use crate::policy::cache::Fill;
+use crate::policy::cache::fill::Fill;
 use crate::policy::compression::Gzip;
 use crate::policy::timeout::Deadline;
 

@@ -122,7 +122,7 @@ async fn resolve(
         let share = cache.may_share(question, entry.is_some());
         let lead = match share && patience.is_left(why) {
             false => None,
-            true => match Lead::or_wait(&cache.store, &question.key) {
+            true => match Lead::or_wait(&cache.store, &question.wanted) {
                 Joined::Lead(lead) => Some(lead),
                 Joined::Wait(waiting) => {
                     origin.wait(patience.wait(waiting)).await?;
@@ -171,7 +171,7 @@ fn refresh(
     entry: &Arc<Entry>,
     head: &Parts,
 ) {
-    let Joined::Lead(lead) = Lead::or_wait(&cache.store, &question.key) else {
+    let Joined::Lead(lead) = Lead::or_wait(&cache.store, &question.wanted) else {
         return;
     };
     let (cache, origin, entry) = (cache.clone(), origin.clone(), entry.clone());
@@ -245,7 +245,7 @@ impl Fetch<'_> {
                 }
                 // It speaks of something else: then all of it is asked for.
                 None => {
-                    cache.store.forget(&question.key);
+                    cache.store.forget(&question.wanted.key);
                     answer::ask_for_all(&mut all.headers);
                     Box::pin(self.carry_out(cx, origin, all)).await
                 }
@@ -296,16 +296,16 @@ impl Fetch<'_> {
                 let fresh = draft.is_fresh();
                 let entry = draft.clone().into_entry(entry.body().clone(), begun);
                 let response = answer::answer(&entry, asked, question.head_only, now);
-                cache.store.keep(&question.key, entry);
+                cache.store.keep(&question.wanted.key, entry);
                 match (self.lead.take(), fresh) {
                     (Some(lead), true) => lead.kept(),
-                    (lead, _) => cache.alone(&question.key, lead),
+                    (lead, _) => cache.alone(&question.wanted, lead),
                 }
                 response
             }
             None => {
-                cache.store.forget(&question.key);
-                cache.alone(&question.key, self.lead.take());
+                cache.store.forget(&question.wanted.key);
+                cache.alone(&question.wanted, self.lead.take());
                 answer::answer(entry, asked, question.head_only, now)
             }
         };
@@ -326,15 +326,15 @@ impl Fetch<'_> {
         let body = match kept {
             Some(draft) => {
                 status.stored = true;
-                let fill = cache.fill(&question.key, draft, begun, lead);
+                let fill = cache.fill(&question.wanted, draft, begun, lead);
                 ResponseBody::filling(body, fill)
             }
             None => {
                 // Whatever is kept in its place is no longer what the application answers.
                 if self.entry.is_some() && !failed(parts.status) && !question.is_of_a_part() {
-                    cache.store.forget(&question.key);
+                    cache.store.forget(&question.wanted.key);
                 }
-                cache.alone_if_whole(question, lead);
+                cache.alone_if_whole(question, failed(parts.status), lead);
                 body
             }
         };

@@ -19,9 +19,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// For how many of them it waits.
 const MAX_WAITS: u32 = 4;
 
-/// What is being fetched, by key.
+/// What is being fetched.
 #[derive(Debug, Default)]
-pub struct Flights(Mutex<HashMap<Key, watch::Sender<Outcome>>>);
+pub struct Flights(Mutex<HashMap<Wanted, watch::Sender<Outcome>>>);
+
+/// What is fetched for all who want it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// What is asked for.
+    pub key: Key,
+    /// Whether by who sends credentials: the answer may be for nobody else then, which says nothing of
+    /// what those are answered who send none.
+    pub credentials: bool,
+}
 
 /// What became of a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +59,7 @@ pub enum Joined {
 #[derive(Debug)]
 pub struct Lead {
     flights: Arc<super::store::Store>,
-    key: Key,
+    wanted: Wanted,
     landed: bool,
 }
 
@@ -68,19 +78,19 @@ pub struct Patience {
 // === impl Flights ===
 
 impl Flights {
-    fn land(&self, key: &Key, outcome: Outcome) {
+    fn land(&self, wanted: &Wanted, outcome: Outcome) {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.remove(key) {
+        if let Some(flight) = flights.remove(wanted) {
             flight.send_replace(outcome);
         }
     }
 
-    fn join(&self, key: &Key) -> Option<Waiting> {
+    fn join(&self, wanted: &Wanted) -> Option<Waiting> {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match flights.get(key) {
+        match flights.get(wanted) {
             Some(flight) => Some(Waiting(flight.subscribe())),
             None => {
-                flights.insert(key.clone(), watch::Sender::new(Outcome::Flying));
+                flights.insert(wanted.clone(), watch::Sender::new(Outcome::Flying));
                 None
             }
         }
@@ -100,13 +110,13 @@ impl Flights {
 // === impl Lead ===
 
 impl Lead {
-    /// Fetches what has this key, or waits for who does already.
-    pub fn or_wait(store: &Arc<super::store::Store>, key: &Key) -> Joined {
-        match store.flights.join(key) {
+    /// Fetches it, or waits for who does already.
+    pub fn or_wait(store: &Arc<super::store::Store>, wanted: &Wanted) -> Joined {
+        match store.flights.join(wanted) {
             Some(waiting) => Joined::Wait(waiting),
             None => Joined::Lead(Self {
                 flights: store.clone(),
-                key: key.clone(),
+                wanted: wanted.clone(),
                 landed: false,
             }),
         }
@@ -124,7 +134,7 @@ impl Lead {
 
     fn land(&mut self, outcome: Outcome) {
         if !std::mem::replace(&mut self.landed, true) {
-            self.flights.flights.land(&self.key, outcome);
+            self.flights.flights.land(&self.wanted, outcome);
         }
     }
 }

@@ -14,7 +14,7 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use tokio::time::Instant;
 
 use super::entry::Entry;
-use super::flight::Flights;
+use super::flight::{Flights, Wanted};
 use super::key::Key;
 
 /// Answers of one key that their `Vary` tells apart.
@@ -200,8 +200,11 @@ impl Store {
         if begun < self.floor.load(Ordering::SeqCst) {
             self.kept.remove(key);
         }
-        if let Some(unfit) = self.place(&self.whole(key), &self.unfit) {
-            unfit.store(0, Ordering::Relaxed);
+        let also = entry.is_for_all().then_some(true);
+        for credentials in also.into_iter().chain([false]) {
+            if let Some(unfit) = self.place(&self.whole(key, credentials), &self.unfit) {
+                unfit.store(0, Ordering::Relaxed);
+            }
         }
     }
 
@@ -232,18 +235,18 @@ impl Store {
         before.saturating_sub(self.kept.len())
     }
 
-    /// Answers of a key are not kept, so nobody should wait for the next one.
-    pub fn is_unfit(&self, key: &Key) {
-        let whole = self.whole(key);
+    /// Such answers are not kept, so nobody should wait for the next one.
+    pub fn is_unfit(&self, wanted: &Wanted) {
+        let whole = self.whole(&wanted.key, wanted.credentials);
         if let Some(unfit) = self.place(&whole, &self.unfit) {
             let until = self.begun.elapsed().as_secs() + UNFIT_SECONDS;
             unfit.store(self.mark(&whole, until), Ordering::Relaxed);
         }
     }
 
-    /// Whether somebody should wait for an answer of a key that is being fetched.
-    pub fn may_be_fit(&self, key: &Key) -> bool {
-        let whole = self.whole(key);
+    /// Whether somebody should wait for such an answer that is being fetched.
+    pub fn may_be_fit(&self, wanted: &Wanted) -> bool {
+        let whole = self.whole(&wanted.key, wanted.credentials);
         let Some(unfit) = self.place(&whole, &self.unfit) else {
             return true;
         };
@@ -266,8 +269,8 @@ impl Store {
         half | until & u64::from(u32::MAX)
     }
 
-    fn whole(&self, key: &Key) -> [u8; 8] {
-        self.hasher.hash_one(key).to_le_bytes()
+    fn whole(&self, key: &Key, credentials: bool) -> [u8; 8] {
+        self.hasher.hash_one((key, credentials)).to_le_bytes()
     }
 
     fn place<'p>(&self, text: &[u8], places: &'p [AtomicU64]) -> Option<&'p AtomicU64> {

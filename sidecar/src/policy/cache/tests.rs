@@ -69,7 +69,7 @@ fn put(
 ) -> Result<(), Unfit> {
     let question = question(cache, head);
     let draft = cache.judge(&question, &head.headers, response, Instant::now())?;
-    let mut fill = cache.fill(&question.key, draft, cache.store.begin(), None);
+    let mut fill = cache.fill(&question.wanted, draft, cache.store.begin(), None);
     assert!(fill.more(body.as_bytes()));
     fill.complete(true);
     Ok(())

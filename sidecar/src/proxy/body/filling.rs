@@ -17,7 +17,7 @@ use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
 use super::ResponseBody;
-use crate::policy::cache::Fill;
+use crate::policy::cache::fill::Fill;
 use crate::policy::cache::store::Room;
 use crate::proxy::error::Error;
 

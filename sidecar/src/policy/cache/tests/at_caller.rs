@@ -123,7 +123,7 @@ async fn what_a_rule_sends_elsewhere_has_answers_of_its_own() {
     let one = asked("usual", "shop/orders");
     let response = ok("max-age=600", &[]);
     let draft = cache.judge(&one, &head.headers, &response, Instant::now());
-    let mut fill = cache.fill(&one.key, draft.unwrap(), cache.store.begin(), None);
+    let mut fill = cache.fill(&one.wanted, draft.unwrap(), cache.store.begin(), None);
     assert!(fill.more(b"a"));
     fill.complete(true);
     let is_given = |question: &Question| given(cache.consult(question, &head.headers)).is_some();

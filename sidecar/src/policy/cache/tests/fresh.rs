@@ -243,9 +243,10 @@ async fn what_a_304_says_holds_from_then_on_and_one_about_another_makes_nothing_
     let now = Instant::now();
     let fresh = cache.freshen(&question, &head.headers, &entry, &told, now);
     let fresh = fresh.expect("it is about it").unwrap();
-    cache
-        .store
-        .keep(&question.key, fresh.into_entry(entry.body().clone(), 1));
+    cache.store.keep(
+        &question.wanted.key,
+        fresh.into_entry(entry.body().clone(), 1),
+    );
     advance(secs(9)).await;
     let (entry, _) = given(consult(&cache, &head)).expect("it is fresh again");
     let headers = entry.headers(Instant::now());

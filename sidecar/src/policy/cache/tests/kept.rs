@@ -24,7 +24,7 @@ async fn what_an_unsafe_request_changes_is_gone_also_for_a_fetch_that_was_under_
         Instant::now(),
     );
     cache
-        .fill(&question.key, draft.unwrap(), begun, None)
+        .fill(&question.wanted, draft.unwrap(), begun, None)
         .complete(true);
     assert!(given(consult(&cache, &head)).is_none());
     put(&cache, &head, &answered(200, &control), "2").unwrap();
@@ -52,9 +52,9 @@ async fn what_an_unsafe_request_changes_is_gone_also_for_a_fetch_that_was_under_
         &answered(200, &control),
         Instant::now(),
     );
-    cache.store.forget(&question.key);
+    cache.store.forget(&question.wanted.key);
     cache
-        .fill(&question.key, draft.unwrap(), begun, None)
+        .fill(&question.wanted, draft.unwrap(), begun, None)
         .complete(true);
     assert!(given(consult(&cache, &head)).is_none());
 }
@@ -142,7 +142,7 @@ async fn what_is_coming_and_what_is_still_read_are_bounded_with_what_is_kept() {
     let fill = |headers: &[(&str, &str)]| {
         let response = answered(200, headers);
         let draft = cache.judge(&question, &head.headers, &response, Instant::now());
-        cache.fill(&question.key, draft.unwrap(), 9, None)
+        cache.fill(&question.wanted, draft.unwrap(), 9, None)
     };
     // Somebody still reads ten answers that have gone.
     let mut read = Vec::new();
@@ -152,7 +152,7 @@ async fn what_is_coming_and_what_is_still_read_are_bounded_with_what_is_kept() {
         fill.complete(true);
         let (entry, _) = given(consult(&cache, &head)).unwrap();
         read.push(entry.body().room.clone());
-        cache.store.forget(&question.key);
+        cache.store.forget(&question.wanted.key);
     }
     let mut fills = Vec::from_iter((0..20).map(|_| fill(&control)));
     let mut taken = 0;
@@ -223,10 +223,10 @@ async fn what_has_broken_off_without_an_error_is_not_kept() {
         response.version = version;
         let question = question(&cache, &head);
         let draft = cache.judge(&question, &head.headers, &response, Instant::now());
-        let Joined::Lead(lead) = Lead::or_wait(&cache.store, &question.key) else {
+        let Joined::Lead(lead) = Lead::or_wait(&cache.store, &question.wanted) else {
             panic!("nobody fetches");
         };
-        let mut fill = cache.fill(&question.key, draft.unwrap(), 9, Some(lead));
+        let mut fill = cache.fill(&question.wanted, draft.unwrap(), 9, Some(lead));
         assert!(fill.more(body.as_bytes()));
         fill.complete(told);
         assert_eq!(
@@ -338,10 +338,33 @@ async fn what_is_kept_outlives_what_does_not_change_what_it_means() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_sends_credentials_and_who_sends_none_fetch_and_wait_apart() {
+    let cache = cache();
+    let open = question(&cache, &get("/a", &[]));
+    let closed = question(&cache, &get("/a", &[("authorization", "Bearer a")]));
+    let Joined::Lead(lead) = Lead::or_wait(&cache.store, &closed.wanted) else {
+        panic!("nobody fetches");
+    };
+    let Joined::Lead(_other) = Lead::or_wait(&cache.store, &open.wanted) else {
+        panic!("nobody fetches for those who send none");
+    };
+    cache.alone_if_whole(&closed, false, Some(lead));
+    assert!(!cache.may_share(&closed, false) && cache.may_share(&open, false));
+    // What is kept for those is nothing to these, unless it is for all.
+    says(&cache, "max-age=9").unwrap();
+    assert!(!cache.may_share(&closed, false));
+    says(&cache, "public, max-age=9").unwrap();
+    assert!(cache.may_share(&closed, false));
+    // That the application fails now is not remembered.
+    cache.alone_if_whole(&open, true, None);
+    assert!(cache.may_share(&open, false));
+}
+
 /// What becomes of a fetch for somebody who waits for it, after so many seconds.
 async fn wait(cache: &Cache, patience: &mut Patience, seconds: u64, landed: fn(Lead)) -> Outcome {
     let question = question(cache, &get("/a", &[]));
-    let join = || Lead::or_wait(&cache.store, &question.key);
+    let join = || Lead::or_wait(&cache.store, &question.wanted);
     let (Joined::Lead(lead), Joined::Wait(waiting)) = (join(), join()) else {
         panic!("somebody else fetches");
     };
@@ -383,7 +406,7 @@ async fn nobody_waits_longer_than_ten_seconds_in_all_nor_behind_answers_for_othe
 async fn who_waits_in_vain_goes_on_and_that_nothing_is_kept_is_remembered_for_a_while() {
     let cache = cache();
     let question = question(&cache, &get("/a", &[]));
-    let join = || Lead::or_wait(&cache.store, &question.key);
+    let join = || Lead::or_wait(&cache.store, &question.wanted);
     let Joined::Lead(lead) = join() else {
         panic!("nobody fetches");
     };
@@ -404,7 +427,7 @@ async fn who_waits_in_vain_goes_on_and_that_nothing_is_kept_is_remembered_for_a_
         panic!("nobody fetches any more");
     };
     assert!(cache.may_share(&question, false));
-    cache.alone(&question.key, Some(lead));
+    cache.alone(&question.wanted, Some(lead));
     assert!(!cache.may_share(&question, false));
     assert!(cache.store.flights.is_empty());
     advance(secs(12)).await;
