@@ -113,7 +113,7 @@ async fn resolve(
                 return Ok(give(cx, question, &entry, &head, status, waited));
             }
             Verdict::Refresh(entry, status) => {
-                refresh(cache, origin, question, &entry, &head);
+                refresh(cx, cache, origin, question, &entry, &head);
                 return Ok(give(cx, question, &entry, &head, status, false));
             }
             Verdict::Refuse => return Err(Reason::NotCached.into()),
@@ -165,6 +165,7 @@ fn give(
 
 /// Fetches a new answer in the background, unless somebody does.
 fn refresh(
+    cx: &Context,
     cache: &Arc<Cache>,
     origin: &Origin,
     question: &Question,
@@ -178,9 +179,12 @@ fn refresh(
     let mut copy = copy(head);
     copy.method = http::Method::GET;
     let question = question.whole();
+    let place = cx.admitted.clone();
     tokio::task::spawn_local(async move {
         // Nobody's request: it has no line of its own, and counts as none.
         let mut cx = Context::new(cache.side, &mut copy);
+        // But it is in flight, for who was given the stale one.
+        cx.admitted = place;
         let fetch = Fetch {
             cache: &cache,
             question: &question,
@@ -252,7 +256,8 @@ impl Fetch<'_> {
             };
         }
         let kept = cache.judge(question, &asked, &parts, since);
-        Ok(self.pass_on(parts, body, kept.ok().filter(|_| may), begun))
+        let kept = kept.ok().filter(|_| may);
+        Ok(self.pass_on(cx, (parts, body), kept, begun))
     }
 
     /// What is given where the application has no answer.
@@ -315,8 +320,8 @@ impl Fetch<'_> {
     /// What the application answers, and it is kept if it may be.
     fn pass_on(
         mut self,
-        parts: response::Parts,
-        body: ResponseBody,
+        cx: &Context,
+        (parts, body): (response::Parts, ResponseBody),
         kept: Option<Draft>,
         begun: u64,
     ) -> Answered {
@@ -327,7 +332,7 @@ impl Fetch<'_> {
             Some(draft) => {
                 status.stored = true;
                 let fill = cache.fill(&question.wanted, draft, begun, lead);
-                ResponseBody::filling(body, fill)
+                ResponseBody::filling(body, fill, cx.admitted.clone())
             }
             None => {
                 // Whatever is kept in its place is no longer what the application answers.

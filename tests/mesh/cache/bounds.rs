@@ -1,12 +1,19 @@
 //! How much is kept, for how long, and what ends it.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bytes::Bytes;
+use futures::future::join_all;
+use futures::{StreamExt as _, stream};
+use http_body_util::StreamBody;
+use http_body_util::combinators::BoxBody;
+use hyper::body::Frame;
+use sidecar::proxy::limits::LOAD;
 use tests::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, SETTINGS};
 use tests::frames::{block, frame};
 use tests::mesh::Mesh;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use super::app::{App, chunked, reply};
 use super::{World, documents, is_hit, status, until};
@@ -96,6 +103,52 @@ async fn what_breaks_off_in_http2_without_an_error_is_not_kept() -> Result<()> {
         let answer = web.get("http://orders/a").await?;
         assert_eq!(answer.body, "half and half");
         Ok(is_hit(&answer))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_still_coming_when_its_caller_has_gone_takes_the_place_of_a_request() -> Result<()>
+{
+    let ends = watch::Sender::new(false);
+    let end = ends.clone();
+    let app = App::new(move |_, _| {
+        let mut end = end.subscribe();
+        let begins = stream::once(async { Ok(Frame::data(Bytes::from_static(b"begins"))) });
+        let ends = stream::once(async move {
+            let _ = end.wait_for(|ends| *ends).await;
+            None
+        });
+        let body = StreamBody::new(begins.chain(ends.filter_map(std::future::ready)));
+        reply(200, &[("cache-control", "max-age=600")], "").map(|_| BoxBody::new(body))
+    });
+    let world = World::of("{}", "", app).await?;
+    let proxy = (world.web.sidecar().address(), 15001);
+    let asks_and_goes = async |number: usize| {
+        let mut stream = TcpStream::connect(proxy).await?;
+        let asks = format!("GET http://orders/{number} HTTP/1.1\r\nhost: orders\r\n\r\n");
+        stream.write_all(asks.as_bytes()).await?;
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await?;
+        ensure!(&first == b"HTTP/1.1 200", "{number} is turned away");
+        Ok(())
+    };
+    for wave in 0..LOAD.requests_each / 128 {
+        let asking = (0..128).map(|number| asks_and_goes(wave * 128 + number));
+        for gone in join_all(asking).await {
+            gone?;
+        }
+    }
+    until("they have gone", async || {
+        let series = "meshwright_requests_in_flight{direction=\"inbound\"}";
+        Ok(world.sidecar.metric(series).await? == Some(0.0))
+    })
+    .await?;
+    let more = world.get("/more").await?;
+    assert_eq!((more.status, more.reason()), (503, "overloaded"));
+    ends.send_replace(true);
+    until("their places are free", async || {
+        Ok(is_hit(&world.get("/0").await?) && world.get("/more").await?.status == 200)
     })
     .await
 }

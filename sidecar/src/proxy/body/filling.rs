@@ -20,6 +20,7 @@ use super::ResponseBody;
 use crate::policy::cache::fill::Fill;
 use crate::policy::cache::store::Room;
 use crate::proxy::error::Error;
+use crate::proxy::load::Admitted;
 
 /// How long a body may come that is to be kept; one that never ends is none.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,8 +46,9 @@ struct Passing {
 // === impl Filling ===
 
 impl Filling {
-    /// Begins to keep a body.
-    pub(super) fn begin(body: ResponseBody, fill: Fill) -> Self {
+    /// Begins to keep a body. Until all of it has come the request has its place among what is in
+    /// flight, also when its caller has gone.
+    pub(super) fn begin(body: ResponseBody, fill: Fill, place: Option<Rc<Admitted>>) -> Self {
         let passing = Rc::new(Passing {
             frames: RefCell::default(),
             ended: Cell::new(false),
@@ -55,7 +57,11 @@ impl Filling {
             left: Cell::new(body.size_hint().exact()),
             room: RefCell::new(fill.queue()),
         });
-        tokio::task::spawn_local(keep(body, fill, passing.clone()));
+        let keeping = keep(body, fill, passing.clone());
+        tokio::task::spawn_local(async move {
+            let _place = place;
+            keeping.await;
+        });
         Self { passing }
     }
 
