@@ -108,6 +108,25 @@ async fn what_breaks_off_in_http2_without_an_error_is_not_kept() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_comes_in_crumbs_counts_for_what_it_takes() -> Result<()> {
+    let app = App::new(|head, _| {
+        let number = head.uri.path().trim_start_matches('/').parse();
+        let crumbs = vec![Bytes::from_static(b"x"); number.unwrap_or_default()];
+        chunked(&[("cache-control", "max-age=600")], crumbs, false)
+    });
+    // Twice as much may be in memory: 20000 crumbs take more than that.
+    let world = World::of("{ maxBytes: 1000000, maxEntryBytes: 100000 }", "", app).await?;
+    for _ in 0..3 {
+        let crumbs = world.get("/20000").await?;
+        assert_eq!((crumbs.body.len(), is_hit(&crumbs)), (20_000, false));
+    }
+    until("fewer are kept", async || {
+        Ok(is_hit(&world.get("/2000").await?))
+    })
+    .await
+}
+
+#[tokio::test]
 async fn what_is_still_coming_when_its_caller_has_gone_takes_the_place_of_a_request() -> Result<()>
 {
     let ends = watch::Sender::new(false);

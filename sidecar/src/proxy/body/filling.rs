@@ -25,6 +25,9 @@ use crate::proxy::load::Admitted;
 /// How long a body may come that is to be kept; one that never ends is none.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Bytes that a frame takes beside what is in it.
+const FRAME: u64 = 128;
+
 /// The reader's end.
 pub(super) struct Filling {
     passing: Rc<Passing>,
@@ -148,7 +151,7 @@ async fn keep(mut body: ResponseBody, mut fill: Fill, passing: Rc<Passing>) {
             }
             Some(Ok(frame)) => {
                 let kept = frame.data_ref().is_some_and(|data| {
-                    let room = passing.room.borrow_mut().more(data.len() as u64);
+                    let room = passing.room.borrow_mut().more(data.len() as u64 + FRAME);
                     room && fill.more(data)
                 });
                 passing.put(Ok(frame));
