@@ -45,7 +45,7 @@ use wire::mesh;
 
 use crate::config::service::ServiceKey;
 use crate::proxy::error::REASON_HEADER;
-use crate::proxy::headers::names_a_person;
+use crate::proxy::headers::{names_a_method, names_a_path, names_a_person};
 use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::cache::{Counters, Counts};
 use directives::RequestDirectives;
@@ -158,8 +158,13 @@ impl Cache {
             Method::OPTIONS | Method::TRACE => return Asked::Past(Forwarded::Method),
             _ => return Asked::Unsafe,
         };
+        // Whatever its method, it may be another request for the application.
+        if head.headers.keys().any(names_a_method) {
+            return Asked::Unsafe;
+        }
+        let elsewhere = head.headers.keys().any(names_a_path);
         let says = RequestDirectives::of(&head.headers);
-        if has_body || says.no_store || answer::has_preconditions(&head.headers) {
+        if has_body || elsewhere || says.no_store || answer::has_preconditions(&head.headers) {
             return Asked::Past(Forwarded::Bypass);
         }
         let sent = head.headers.keys().any(|name| self.says_who_asks(name));

@@ -1,15 +1,16 @@
 //! What tells answers apart before their `Vary` does: port, host, path, the chosen part of the query,
-//! and the chosen headers; at the caller's side also by which rule it goes where, and who asks.
+//! the chosen headers, and those that say what was asked of whoever is in front; at the caller's side also by which rule it goes where, and who asks.
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 
-use http::header::{HOST, HeaderMap, HeaderName};
+use http::header::{FORWARDED, HOST, HeaderMap, HeaderName};
 use http::request::Parts;
 
 use super::principal::Credentials;
 use crate::config::route::query::parameters;
+use crate::proxy::headers::says_what_was_asked;
 
 /// Which parts of a request tell answers apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,6 +89,14 @@ impl Key {
         for name in chosen.headers.iter().filter(plain) {
             put_header(&head.headers, name, &mut text);
         }
+        let mut asked =
+            Vec::from_iter(head.headers.keys().filter(|name| says_what_was_asked(name)));
+        asked.sort_unstable_by_key(|name| name.as_str());
+        for name in asked {
+            text.extend_from_slice(name.as_str().as_bytes());
+            put_header(&head.headers, name, &mut text);
+        }
+        put_forwarded(&head.headers, &mut text);
         if let Some(by) = to.by {
             let endpoint = by.endpoint.map(|one| one.to_string());
             let endpoint = endpoint.unwrap_or_default();
@@ -192,6 +201,25 @@ fn put_header(headers: &HeaderMap, name: &HeaderName, text: &mut Vec<u8>) {
     text.push(b'\n');
 }
 
+/// What `Forwarded` (RFC 7239) says of what was asked, and not of who asks; all of it where something
+/// in it is quoted.
+fn put_forwarded(headers: &HeaderMap, text: &mut Vec<u8>) {
+    let Some(all) = line(headers, &FORWARDED) else {
+        return;
+    };
+    if all.contains(&b'"') {
+        text.extend_from_slice(&all);
+    } else {
+        let pairs = all.split(|byte| matches!(byte, b',' | b';'));
+        let pairs = pairs.map(|pair| pair.trim_ascii().to_ascii_lowercase());
+        for pair in pairs.filter(|pair| pair.starts_with(b"host") || pair.starts_with(b"proto")) {
+            text.push(b';');
+            text.extend_from_slice(&pair);
+        }
+    }
+    text.push(b'\n');
+}
+
 /// All lines of a header as one (RFC 9110 section 5.3); nothing where there is none.
 pub(super) fn line(headers: &HeaderMap, name: &HeaderName) -> Option<Box<[u8]>> {
     let mut lines = headers.get_all(name).iter();
@@ -265,6 +293,27 @@ mod tests {
             assert_ne!(one, of(other), "{other:?}");
         }
         assert_ne!(of(&[("host", "a")]), of(&[("host", "a"), ("x-tenant", "")]));
+        let asked = [
+            &[("x-forwarded-proto", "https")][..],
+            &[("x-forwarded-proto", "http")],
+            &[("x_forwarded_proto", "https")],
+            &[("x-forwarded-host", "https")],
+            &[("x-forwarded-port", "81")],
+            &[("x-forwarded-prefix", "/a")],
+            &[("forwarded", "for=10.0.0.1;host=a;proto=https")],
+            &[("forwarded", "for=10.0.0.1;host=b;proto=https")],
+            &[("forwarded", "for=10.0.0.1;host=\"a;b\"")],
+            &[],
+        ];
+        for (place, one) in asked.iter().enumerate() {
+            let same = asked.iter().filter(|other| of(one) == of(other));
+            assert_eq!(same.count(), 1, "{place}");
+        }
+        assert_eq!(of(&[]), of(&[("x-forwarded-for", "10.0.0.1")]));
+        assert_eq!(
+            of(&[("forwarded", "for=10.0.0.1; Host=a")]),
+            of(&[("forwarded", "host=a;for=10.0.0.2")])
+        );
         let request = Request::get("http://orders/a").body(()).unwrap();
         let (head, ()) = request.into_parts();
         assert_eq!(

@@ -81,6 +81,24 @@ const PERSON_FAMILIES: &[&str] = &[
     "cf-access-",
 ];
 
+/// What was asked of whoever is in front: applications write it into links and redirects.
+const ASKED_IN_FRONT: &[&str] = &[
+    "x-forwarded-proto",
+    "x-forwarded-scheme",
+    "x-forwarded-ssl",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+];
+
+/// What makes another request of one, for applications that know it: another method, another path.
+const OTHER_METHODS: &[&str] = &[
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
+const OTHER_PATHS: &[&str] = &["x-original-url", "x-rewrite-url"];
+
 /// Removes what must not be believed.
 pub fn remove_claims(headers: &mut HeaderMap, from: Origin) {
     super::remove(headers, |name| match from {
@@ -98,6 +116,21 @@ pub(super) fn is_claim(name: &HeaderName) -> bool {
 pub fn names_a_person(name: &HeaderName) -> bool {
     // It names a program.
     name != "x-user-agent" && is_of(name.as_str(), PERSONS, PERSON_FAMILIES)
+}
+
+/// Whether a header says what was asked of whoever is in front.
+pub fn says_what_was_asked(name: &HeaderName) -> bool {
+    is_of(name.as_str(), ASKED_IN_FRONT, &[])
+}
+
+/// Whether there are applications for which a header names another method.
+pub fn names_a_method(name: &HeaderName) -> bool {
+    is_of(name.as_str(), OTHER_METHODS, &[])
+}
+
+/// Whether there are applications for which a header names another path.
+pub fn names_a_path(name: &HeaderName) -> bool {
+    is_of(name.as_str(), OTHER_PATHS, &[])
 }
 
 pub(super) fn is_identity(name: &HeaderName) -> bool {

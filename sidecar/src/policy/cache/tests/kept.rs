@@ -254,6 +254,8 @@ async fn what_is_no_question_passes_by() {
         ask(Method::OPTIONS, &[], false),
         ask(Method::GET, &[("cache-control", "no-store")], false),
         ask(Method::GET, &[("if-match", "\"1\"")], false),
+        ask(Method::GET, &[("x-original-url", "/b")], false),
+        ask(Method::GET, &[("x-rewrite-url", "/b")], false),
     ] {
         assert!(matches!(past, Asked::Past(_)), "{past:?}");
     }
@@ -264,6 +266,8 @@ async fn what_is_no_question_passes_by() {
         ask(Method::from_bytes(b"PURGE").unwrap(), &[], false),
         Asked::Unsafe
     ));
+    let other = [("x-http-method-override", "DELETE")];
+    assert!(matches!(ask(Method::GET, &other, false), Asked::Unsafe));
     let only = get("/a", &[("cache-control", "only-if-cached")]);
     assert!(matches!(consult(&cache, &only), Verdict::Refuse));
 }
