@@ -143,13 +143,13 @@ impl Cache {
 
     // === request ===
 
-    /// What a request is to the cache. `credentials`: it was found out who sends it, by what the request
-    /// brought.
+    /// What a request is to the cache. `past`: it has a body or becomes another protocol, and nothing that
+    /// is kept answers it. `credentials`: it was found out who sends it, by what the request brought.
     pub fn ask<'t>(
         &self,
         to: impl Into<To<'t>>,
         head: &Parts,
-        has_body: bool,
+        past: bool,
         credentials: bool,
     ) -> Asked {
         let head_only = match head.method {
@@ -164,7 +164,7 @@ impl Cache {
         }
         let elsewhere = head.headers.keys().any(names_a_path);
         let says = RequestDirectives::of(&head.headers);
-        if has_body || elsewhere || says.no_store || answer::has_preconditions(&head.headers) {
+        if past || elsewhere || says.no_store || answer::has_preconditions(&head.headers) {
             return Asked::Past(Forwarded::Bypass);
         }
         let sent = head.headers.keys().any(|name| self.says_who_asks(name));
@@ -357,12 +357,18 @@ impl Cache {
     /// same host.
     pub fn changed(&self, port: u16, asked: &Parts, response: &response::Parts) {
         let status = response.status;
-        if !status.is_success() && !status.is_redirection() {
+        let done = status.is_success() || status.is_redirection();
+        // What it asks for follows, or the next sidecar does not know what became of it.
+        let unknown = status == StatusCode::SWITCHING_PROTOCOLS
+            || status.is_server_error() && response.headers.contains_key(REASON_HEADER);
+        if done || unknown {
+            self.may_have_changed(port, asked);
+        }
+        if !done {
             return;
         }
         let place = key::place(port, asked);
         let touch = |path: &[u8]| self.store.touch(&[&place, path].concat());
-        touch(asked.uri.path().as_bytes());
         for name in [LOCATION, CONTENT_LOCATION] {
             let named = response.headers.get(&name);
             let path = named.and_then(|named| path_here(asked, named.to_str().ok()?));
@@ -370,6 +376,13 @@ impl Cache {
                 touch(path.as_bytes());
             }
         }
+    }
+
+    /// A request may have changed what it was about: whatever is kept of its path is asked for again.
+    pub fn may_have_changed(&self, port: u16, asked: &Parts) {
+        let place = key::place(port, asked);
+        let path = asked.uri.path().as_bytes();
+        self.store.touch(&[&place, path].concat());
     }
 }
 

@@ -44,22 +44,19 @@ pub(super) async fn carry(
     head: Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
-    let past = cx.upgrade.is_some() || cx.reads == Reads::Grpc;
     let has_body = !matches!(body, RequestBody::Empty);
-    let asked = match past {
-        true => Asked::Past(Forwarded::Bypass),
-        false => cache.ask(origin.to(), &head, has_body, cx.has_credentials()),
-    };
+    let past = has_body || cx.upgrade.is_some() || cx.reads == Reads::Grpc;
+    let asked = cache.ask(origin.to(), &head, past, cx.has_credentials());
     let (mut response, status) = match asked {
         Asked::Past(why) => {
             let response = origin.ask(cx, head, body).await?;
             (response, Status::forwarded(why))
         }
         Asked::Unsafe => {
-            let about = about(&head);
+            let change = Change::begin(cache, origin.to().port, &head);
             let response = origin.ask(cx, head, body).await?;
             let (parts, body) = response.into_parts();
-            cache.changed(origin.to().port, &about, &parts);
+            change.answered(&parts);
             let response = Response::from_parts(parts, body);
             (response, Status::forwarded(Forwarded::Method))
         }
@@ -84,6 +81,39 @@ pub(super) async fn carry(
         status.tell(cache.name(), response.headers_mut());
     }
     Ok(response)
+}
+
+/// A request that changes something, until it is answered. If it never is, it may have done so all the
+/// same: its caller has gone, or its connection has.
+struct Change<'c> {
+    cache: &'c Cache,
+    port: u16,
+    about: Parts,
+    answered: bool,
+}
+
+impl<'c> Change<'c> {
+    fn begin(cache: &'c Cache, port: u16, head: &Parts) -> Self {
+        Self {
+            cache,
+            port,
+            about: about(head),
+            answered: false,
+        }
+    }
+
+    fn answered(mut self, response: &response::Parts) {
+        self.answered = true;
+        self.cache.changed(self.port, &self.about, response);
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.cache.may_have_changed(self.port, &self.about);
+        }
+    }
 }
 
 /// A request's head without its headers but the host.

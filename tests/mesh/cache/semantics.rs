@@ -3,6 +3,8 @@
 use anyhow::Result;
 use bytes::Bytes;
 use http::Method;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use super::app::{App, reply};
 use super::{World, is_hit, status, until};
@@ -229,6 +231,43 @@ async fn what_a_request_changes_is_asked_for_again() -> Result<()> {
     assert!(!is_hit(&world.get("/a?x=1").await?));
     assert!(!is_hit(&world.get("/b").await?));
     assert!(is_hit(&world.get("/c").await?), "another host's");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_may_have_been_changed_is_asked_for_again_whatever_became_of_the_request() -> Result<()>
+{
+    let world = World::of("{}", "", App::saying(("cache-control", "max-age=600"))).await?;
+    let kept = async || until("it is kept", async || Ok(is_hit(&world.get("/a").await?))).await;
+    kept().await?;
+    // A call of gRPC is never answered with what is kept, and changes it all the same.
+    let url = "http://orders/a";
+    let grpc = [("content-type", "application/grpc")];
+    let body = Bytes::from("x");
+    world.web.send(Method::POST, url, &grpc, body).await?;
+    assert!(!is_hit(&world.get("/a").await?));
+
+    kept().await?;
+    world.app.answers(false);
+    let asked = world.app.requests();
+    let proxy = (world.web.sidecar().address(), 15001);
+    let mut stream = TcpStream::connect(proxy).await?;
+    let asks = b"PUT http://orders/a HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(asks).await?;
+    until("it has come", async || Ok(world.app.requests() > asked)).await?;
+    drop(stream);
+    let only = [("cache-control", "only-if-cached")];
+    until("its caller has gone", async || {
+        Ok(world.get_with("/a", &only).await?.status == 504)
+    })
+    .await?;
+
+    world.app.answers(true);
+    kept().await?;
+    world.app.goes();
+    let sent = world.web.send(Method::PUT, url, &[], Bytes::new()).await?;
+    assert!(sent.status >= 502, "{}", sent.status);
+    assert_eq!(world.get_with("/a", &only).await?.status, 504);
     Ok(())
 }
 

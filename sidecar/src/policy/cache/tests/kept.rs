@@ -43,6 +43,19 @@ async fn what_an_unsafe_request_changes_is_gone_also_for_a_fetch_that_was_under_
         cache.changed(80, &get("/z", &[]), &answered(303, &[("location", named)]));
         assert_eq!(given(consult(&cache, &head)).is_none(), touched, "{named}");
     }
+    // Who can't tell what became of it says nothing of where it has led.
+    let name = REASON_HEADER;
+    let told = [(name.as_str(), "request_timeout")];
+    for (status, headers, touched) in [
+        (101, &[][..], true),
+        (504, &told, true),
+        (504, &[], false),
+        (403, &told, false),
+    ] {
+        put(&cache, &head, &answered(200, &control), "3").unwrap();
+        cache.changed(80, &post, &answered(status, headers));
+        assert_eq!(given(consult(&cache, &head)).is_none(), touched, "{status}");
+    }
     // A purge of anything keeps nothing of what was under way.
     let begun = cache.store.begin();
     cache.store.purge(b"/other");
