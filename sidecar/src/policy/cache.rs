@@ -49,7 +49,7 @@ use crate::proxy::headers::{names_a_method, names_a_path, names_a_person};
 use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::cache::{Counters, Counts};
 use directives::RequestDirectives;
-use entry::{Draft, Entry, Spans, Times, Unfit};
+use entry::{Draft, Entry, Freshened, Spans, Times, Unfit};
 use fill::Fill;
 use flight::{Lead, Wanted};
 use key::{Chosen, Key, To};
@@ -289,8 +289,8 @@ impl Cache {
         }
     }
 
-    /// What the application's word that an answer is still right makes of it; nothing when it speaks of
-    /// another.
+    /// What the application's word that an answer is still right makes of it, which may be that it is not
+    /// kept; nothing when it speaks of another.
     pub fn freshen(
         &self,
         question: &Question,
@@ -298,7 +298,7 @@ impl Cache {
         entry: &Entry,
         response: &response::Parts,
         since: Instant,
-    ) -> Option<Result<Draft, Unfit>> {
+    ) -> Option<Freshened> {
         let (credentials, times) = (question.wanted.credentials, Times::since(since));
         entry.freshened(asked, response, credentials, times, &self.spans)
     }

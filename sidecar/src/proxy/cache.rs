@@ -16,7 +16,7 @@ use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
 use super::error::{Error, Reads, Reason};
 use super::headers::{copy, say_keeps, take_keeps};
-use crate::policy::cache::entry::{Draft, Entry};
+use crate::policy::cache::entry::{Draft, Entry, Freshened};
 use crate::policy::cache::flight::{Joined, Lead, Patience};
 use crate::policy::cache::status::{self, Forwarded, Status};
 use crate::policy::cache::{Asked, Cache, Question, Verdict, answer};
@@ -273,9 +273,10 @@ impl Fetch<'_> {
         {
             let freshened = cache.freshen(question, &asked, &entry, &parts, since);
             return match freshened {
-                Some(draft) => {
+                Some(Freshened { draft, kept }) => {
                     cx.is_given(&entry.body().room);
-                    Ok(self.still_right(&entry, draft.ok().filter(|_| may), &asked, begun))
+                    let made = draft.into_entry(entry.body().clone(), begun);
+                    Ok(self.still_right(made, kept.is_ok() && may, &asked))
                 }
                 // It speaks of something else: then all of it is asked for.
                 None => {
@@ -313,37 +314,27 @@ impl Fetch<'_> {
         given
     }
 
-    /// The application says that what is kept is still right.
-    fn still_right(
-        mut self,
-        entry: &Arc<Entry>,
-        draft: Option<Draft>,
-        asked: &http::HeaderMap,
-        begun: u64,
-    ) -> Answered {
+    /// The application says that what is kept is still right, with these headers; and whether it still
+    /// is kept.
+    fn still_right(mut self, entry: Entry, kept: bool, asked: &http::HeaderMap) -> Answered {
         let (cache, question) = (self.cache, self.question);
         let now = Instant::now();
         let mut status = Status::forwarded(self.why);
         status.answered = Some(StatusCode::NOT_MODIFIED.as_u16());
-        let response = match draft {
-            Some(draft) => {
-                status.stored = true;
-                let fresh = draft.is_fresh();
-                let entry = draft.clone().into_entry(entry.body().clone(), begun);
-                let response = answer::answer(&entry, asked, question.head_only, now);
-                cache.store.keep(&question.wanted.key, entry);
-                match (self.lead.take(), fresh) {
-                    (Some(lead), true) => lead.kept(),
-                    (lead, _) => cache.alone(&question.wanted, lead),
-                }
-                response
+        let response = answer::answer(&entry, asked, question.head_only, now);
+        let lead = self.lead.take();
+        status.stored = kept;
+        if kept {
+            let fresh = entry.ttl(now).is_some();
+            cache.store.keep(&question.wanted.key, entry);
+            match (lead, fresh) {
+                (Some(lead), true) => lead.kept(),
+                (lead, _) => cache.alone(&question.wanted, lead),
             }
-            None => {
-                cache.store.forget(&question.wanted.key);
-                cache.alone(&question.wanted, self.lead.take());
-                answer::answer(entry, asked, question.head_only, now)
-            }
-        };
+        } else {
+            cache.store.forget(&question.wanted.key);
+            cache.alone(&question.wanted, lead);
+        }
         (response.map(ResponseBody::mesh), status)
     }
 

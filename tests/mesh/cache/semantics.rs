@@ -91,6 +91,31 @@ async fn an_answer_is_asked_about_and_what_a_304_says_holds() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_a_304_ends_is_given_as_it_says_and_not_kept() -> Result<()> {
+    let app = App::new(|head, number| {
+        let says = [("etag", "\"1\""), ("cache-control", "no-cache")];
+        let ends = [("etag", "\"1\""), ("cache-control", "private, max-age=9")];
+        match head.headers.contains_key("if-none-match") {
+            true => reply(304, &ends, ""),
+            false => reply(200, &says, format!("{number}")),
+        }
+    });
+    let world = World::of("{}", "", app).await?;
+    until("it is asked about", async || {
+        let answer = world.get("/a").await?;
+        let told = status(&answer) == "meshwright; fwd=stale; fwd-status=304";
+        if told {
+            assert_eq!(answer.headers["cache-control"], "private, max-age=9");
+        }
+        Ok(told)
+    })
+    .await?;
+    let next = world.get("/a").await?;
+    assert!(status(&next).starts_with("meshwright; fwd=uri-miss"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn who_has_an_answer_already_is_told_so_and_gets_ranges_of_it() -> Result<()> {
     let app = App::new(|_, _| {
         let says = [

@@ -1,13 +1,13 @@
 //! One answer that is kept: what may become one (RFC 9111 section 3), how old it is and how long it
-//! is fresh (section 4.2), whom it is for (section 4.1), and what a 304 makes of it (section 4.3.4).
+//! is fresh (section 4.2), and whom it is for (section 4.1).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, HeaderMap,
-    HeaderName, HeaderValue, LAST_MODIFIED, SET_COOKIE, TRANSFER_ENCODING,
+    AGE, CONTENT_LENGTH, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, SET_COOKIE,
+    TRANSFER_ENCODING,
 };
 use http::{StatusCode, Version, response};
 use tokio::time::Instant;
@@ -17,6 +17,10 @@ use super::freshness::{age, explicit, is_kept_by_default, is_of_one_request};
 use super::status::CACHE_STATUS;
 use super::store::Room;
 use super::vary::Selected;
+
+mod freshened;
+
+pub use freshened::Freshened;
 
 /// What the destination says of one request: what became of it in its cache, and what is left of its
 /// limits.
@@ -399,60 +403,6 @@ impl Entry {
         let headers = self.headers.iter();
         let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + 64);
         OVERHEAD + headers.sum::<usize>() + self.vary.len() + self.body.bytes.len()
-    }
-
-    /// What a 304 makes of it: its head anew, its body as it was. Nothing when it is about another.
-    pub fn freshened(
-        &self,
-        asked: &HeaderMap,
-        told: &response::Parts,
-        credentials: bool,
-        times: Times,
-        spans: &Spans,
-    ) -> Option<Result<Draft, Unfit>> {
-        let same = match (told.headers.get(ETAG), self.header(&ETAG)) {
-            (Some(new), Some(old)) => weak(new.as_bytes()) == weak(old.as_bytes()),
-            (Some(_), None) => false,
-            (None, _) => true,
-        };
-        if !same {
-            return None;
-        }
-        let mut news = told.headers.clone();
-        crate::proxy::headers::remove_hop_by_hop(&mut news);
-        for of_the_body in [
-            CONTENT_LENGTH,
-            CONTENT_ENCODING,
-            CONTENT_RANGE,
-            CONTENT_TYPE,
-        ] {
-            news.remove(of_the_body);
-        }
-        if !news.contains_key(DATE)
-            && let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(times.wall))
-        {
-            news.insert(DATE, date);
-        }
-        let mut headers = self.headers(times.came);
-        headers.remove(AGE);
-        for name in news.keys() {
-            headers.remove(name);
-        }
-        headers.extend(
-            news.iter()
-                .map(|(name, value)| (name.clone(), value.clone())),
-        );
-        let head = (self.status, told.version, &headers);
-        let draft = Draft::fit(asked, credentials, head, times, spans);
-        Some(draft.map(|mut draft| {
-            draft.headers.remove(AGE);
-            if spans.at_caller.is_some() {
-                OF_ONE_REQUEST
-                    .iter()
-                    .for_each(|name| drop(draft.headers.remove(name)));
-            }
-            draft
-        }))
     }
 }
 

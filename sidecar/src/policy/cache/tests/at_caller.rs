@@ -52,7 +52,7 @@ async fn callers_are_given_nothing_that_was_asked_for_longer_ago_than_they_may()
     advance(secs(4)).await;
     let told = answered(304, &[("etag", "\"1\""), ("cache-control", lasts)]);
     let fresh = cache.freshen(&asked, &head.headers, &entry, &told, since);
-    let entry = fresh.unwrap().unwrap().into_entry(entry.body().clone(), 1);
+    let entry = fresh.unwrap().draft.into_entry(entry.body().clone(), 1);
     // The time that the answer took counts: nobody knows when in it was decided who may enter.
     assert_eq!(entry.ttl(Instant::now()), Some(secs(6)));
     // What is fresh for less is given for less.

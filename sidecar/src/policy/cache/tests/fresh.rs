@@ -242,7 +242,9 @@ async fn what_a_304_says_holds_from_then_on_and_one_about_another_makes_nothing_
     );
     let now = Instant::now();
     let fresh = cache.freshen(&question, &head.headers, &entry, &told, now);
-    let fresh = fresh.expect("it is about it").unwrap();
+    let fresh = fresh.expect("it is about it");
+    assert_eq!(fresh.kept, Ok(()));
+    let fresh = fresh.draft;
     cache.store.keep(
         &question.wanted.key,
         fresh.into_entry(entry.body().clone(), 1),
@@ -272,7 +274,19 @@ async fn what_a_304_says_holds_from_then_on_and_one_about_another_makes_nothing_
             .freshen(&question, &head.headers, &entry, &other, now)
             .is_none()
     );
-    let private = answered(304, &[("cache-control", "private")]);
+    // What is kept no longer has the news all the same.
+    let news = [("cache-control", "private"), ("x-a", "newest")];
+    let private = answered(304, &news);
     let made = cache.freshen(&question, &head.headers, &entry, &private, now);
-    assert_eq!(made.unwrap().unwrap_err(), Unfit::Says);
+    let made = made.expect("it is about it");
+    assert_eq!(made.kept, Err(Unfit::Says));
+    let made = made.draft.into_entry(entry.body().clone(), 2);
+    let headers = made.headers(Instant::now());
+    assert_eq!(headers["x-a"], "newest");
+    assert_eq!(headers["cache-control"], "private");
+    assert_eq!(
+        (headers["x-b"].to_str().unwrap(), &made.body().bytes[..]),
+        ("old", &b"abc"[..])
+    );
+    assert!(made.ttl(Instant::now()).is_none() && !made.is_for_all());
 }
