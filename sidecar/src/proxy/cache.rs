@@ -280,7 +280,7 @@ impl Fetch<'_> {
                 }
                 // It speaks of something else: then all of it is asked for.
                 None => {
-                    cache.store.forget(&question.wanted.key);
+                    cache.store.forget(&question.wanted.key, begun);
                     answer::ask_for_all(&mut all.headers);
                     Box::pin(self.carry_out(cx, origin, all)).await
                 }
@@ -317,6 +317,7 @@ impl Fetch<'_> {
     /// The application says that what is kept is still right, with these headers; and whether it still
     /// is kept.
     fn still_right(mut self, entry: Entry, kept: bool, asked: &http::HeaderMap) -> Answered {
+        let begun = entry.begun();
         let (cache, question) = (self.cache, self.question);
         let now = Instant::now();
         let mut status = Status::forwarded(self.why);
@@ -332,7 +333,7 @@ impl Fetch<'_> {
                 (lead, _) => cache.alone(&question.wanted, lead),
             }
         } else {
-            cache.store.forget(&question.wanted.key);
+            cache.store.forget(&question.wanted.key, begun);
             cache.alone(&question.wanted, lead);
         }
         (response.map(ResponseBody::mesh), status)
@@ -358,7 +359,7 @@ impl Fetch<'_> {
             None => {
                 // Whatever is kept in its place is no longer what the application answers.
                 if self.entry.is_some() && !failed(parts.status) && !question.is_of_a_part() {
-                    cache.store.forget(&question.wanted.key);
+                    cache.store.forget(&question.wanted.key, begun);
                 }
                 cache.alone_if_whole(question, failed(parts.status), lead);
                 body

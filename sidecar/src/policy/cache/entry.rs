@@ -319,6 +319,11 @@ impl Entry {
         self.status
     }
 
+    /// The number of the fetch that it came with.
+    pub fn begun(&self) -> u64 {
+        self.begun
+    }
+
     /// Its body.
     pub fn body(&self) -> &Body {
         &self.body

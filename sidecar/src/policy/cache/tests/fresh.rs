@@ -247,7 +247,7 @@ async fn what_a_304_says_holds_from_then_on_and_one_about_another_makes_nothing_
     let fresh = fresh.draft;
     cache.store.keep(
         &question.wanted.key,
-        fresh.into_entry(entry.body().clone(), 1),
+        fresh.into_entry(entry.body().clone(), cache.store.begin()),
     );
     advance(secs(9)).await;
     let (entry, _) = given(consult(&cache, &head)).expect("it is fresh again");

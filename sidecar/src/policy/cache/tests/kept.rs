@@ -65,11 +65,41 @@ async fn what_an_unsafe_request_changes_is_gone_also_for_a_fetch_that_was_under_
         &answered(200, &control),
         Instant::now(),
     );
-    cache.store.forget(&question.wanted.key);
+    cache.store.forget(&question.wanted.key, u64::MAX);
     cache
         .fill(&question.wanted, draft.unwrap(), begun, None)
         .complete(true);
     assert!(given(consult(&cache, &head)).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_fetches_what_the_later_one_brought_stays_whichever_ends_last() {
+    let cache = cache();
+    let head = get("/a", &[("x-a", "1")]);
+    let question = question(&cache, &head);
+    let ends = |begun: u64, vary: &str, body: &str| {
+        let says = answered(200, &[("cache-control", "max-age=100"), ("vary", vary)]);
+        let draft = cache.judge(&question, &head.headers, &says, Instant::now());
+        let mut fill = cache.fill(&question.wanted, draft.unwrap(), begun, None);
+        assert!(fill.more(body.as_bytes()));
+        fill.complete(true);
+    };
+    let is_given = || {
+        let (entry, _) = given(consult(&cache, &head)).expect("it is kept");
+        entry.body().bytes.clone()
+    };
+    let (first, second) = (cache.store.begin(), cache.store.begin());
+    assert!(first < second, "each has its own");
+    ends(second, "x-a", "new");
+    ends(first, "x-a", "old");
+    assert_eq!(is_given(), "new");
+    // Also where they are told apart by something else.
+    ends(first, "x-b", "old");
+    assert_eq!(is_given(), "new");
+    cache.store.forget(&question.wanted.key, first);
+    assert_eq!(is_given(), "new");
+    ends(cache.store.begin(), "x-a", "newest");
+    assert_eq!(is_given(), "newest");
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,7 +195,7 @@ async fn what_is_coming_and_what_is_still_read_are_bounded_with_what_is_kept() {
         fill.complete(true);
         let (entry, _) = given(consult(&cache, &head)).unwrap();
         read.push(entry.body().room.clone());
-        cache.store.forget(&question.wanted.key);
+        cache.store.forget(&question.wanted.key, u64::MAX);
     }
     let mut fills = Vec::from_iter((0..20).map(|_| fill(&control)));
     let mut taken = 0;
