@@ -80,6 +80,8 @@ async fn what_is_answered_to_one_who_sends_credentials_is_given_to_nobody_else_e
         get("/a", &[("cookie", "session=b")]),
         get("/a", &[("x-api-key", "a")]),
         get("/a", &[("x-api-key", "b")]),
+        get("/a", &[("x-forwarded-user", "a")]),
+        get("/a", &[("x-forwarded-user", "b")]),
         get("/a?key=a", &[]),
         get("/a?key=b", &[]),
     ];
