@@ -152,7 +152,7 @@ impl Attachments {
         Some(Conflict {
             claim: claim.clone(),
             winner: holder.key.clone(),
-            by_age: holder.given == than.given && holder.created < than.created,
+            by_age: holder.is_older_than(than),
         })
     }
 }
@@ -168,6 +168,11 @@ impl Precedence {
             created: created.map_or(i64::MAX, |time| time.0.as_microsecond()),
             key: object.key(),
         }
+    }
+
+    /// Whether it comes first because it is older: not by the order given, or by its name.
+    pub(crate) fn is_older_than(&self, other: &Self) -> bool {
+        self.given == other.given && self.created < other.created
     }
 }
 

@@ -6,11 +6,14 @@
 use std::collections::BTreeSet;
 
 use crds::status::Reason;
-use crds::{ApiRouteSpec, BackendKind};
+use crds::{ApiRoute, ApiRouteSpec, BackendKind, Cache};
 use wire::mesh;
 
 use crate::api_route::Refusal;
+use crate::index::Objects;
 use crate::inputs::ObjectKey;
+
+pub(crate) mod at_caller;
 
 /// What is known when it is read.
 #[derive(Clone, Copy, Debug)]
@@ -77,12 +80,25 @@ impl Reader<'_> {
         problems
     }
 
-    /// The resource.
-    pub(crate) fn cache(&self, services: &BTreeSet<ObjectKey>) -> Option<mesh::Cache> {
+    /// The resource, given every ApiRoute.
+    pub(crate) fn cache(
+        &self,
+        services: &BTreeSet<ObjectKey>,
+        all: &Objects<ApiRoute>,
+    ) -> Option<mesh::Cache> {
         let cache = self.spec.cache.as_ref()?;
+        Some(self.message(cache, services, all))
+    }
+
+    fn message(
+        &self,
+        cache: &Cache,
+        services: &BTreeSet<ObjectKey>,
+        all: &Objects<ApiRoute>,
+    ) -> mesh::Cache {
         let headers = cache.key_headers.iter();
         let query = cache.key_query.as_ref();
-        Some(mesh::Cache {
+        mesh::Cache {
             namespace: self.key.namespace.clone(),
             name: self.key.name.clone(),
             services: services.iter().map(crate::api_route::service_ref).collect(),
@@ -96,7 +112,8 @@ impl Reader<'_> {
             }),
             stale_while_revalidate_ms: cache.stale_while_revalidate.millis(),
             stale_if_error_ms: cache.stale_if_error.millis(),
-        })
+            revision: self.revision(all).into(),
+        }
     }
 }
 

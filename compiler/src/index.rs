@@ -13,7 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use wire::mesh::Protocol;
 
 use crate::api_route::layers::Layer;
-use crate::attach::Attachments;
+use crate::attach::{Attachments, Precedence};
 use crate::inputs::{ObjectKey, ObjectKind, ObjectRef, Settings};
 
 /// What is remembered from one compilation to the next.
@@ -36,6 +36,8 @@ pub(crate) struct Memo {
     pub(crate) layers: BTreeMap<ObjectKey, Option<Layer>>,
     /// What ApiRoutes in force say that undeclared ports of their Services carry.
     pub(crate) declared: BTreeMap<ObjectKey, Protocol>,
+    /// ApiRoutes in force that say which answers are kept, in their order.
+    pub(crate) caches: BTreeMap<ObjectKey, Precedence>,
 }
 
 /// Who depends on whom.
@@ -59,7 +61,8 @@ pub(crate) struct Indexes {
     pub(crate) declares: Links<ObjectKey, ObjectKey>,
     /// An ApiRoute and the Services at whose pods it says who may enter.
     pub(crate) access: Links<ObjectKey, ObjectKey>,
-    /// An ApiRoute and the Services at whose pods answers are kept as it says.
+    /// An ApiRoute and the Services at whose pods answers are kept as it says, where no other one comes
+    /// before it; none of one that is not in force.
     pub(crate) cached: Links<ObjectKey, ObjectKey>,
     /// An ApiRoute and the Services at whose pods its calls are carried out once.
     pub(crate) idempotent: Links<ObjectKey, ObjectKey>,

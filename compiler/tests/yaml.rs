@@ -208,6 +208,17 @@ fn a_cache_that_could_keep_nothing_is_refused() {
             "shop.yaml:6: spec.cache.keyHeaders: two of the headers have the same name",
         ],
     );
+    for span in ["999ms", "61s"] {
+        refuses(
+            &route(&format!(
+                "spec:\n  hosts: [a]\n  cache: {{atCaller: {{maxAge: {span}}}}}"
+            )),
+            &[
+                "shop.yaml:6: spec.cache.atCaller.maxAge: callers give what they keep for 1s to 1m: \
+                 for so long nobody decides whether they may still enter",
+            ],
+        );
+    }
 }
 
 #[test]

@@ -173,8 +173,9 @@ pub struct ApiRouteSpec {
 
     /// Answers that are given again without asking the application. The sidecars beside the pods keep
     /// them, each for itself, of the hosts' Services and of every Service that a rule sends to, behind
-    /// `auth` and `authorization`: who may not enter gets none. It needs the object to be in the
-    /// Services' own namespace, and is in force while the object is.
+    /// `auth` and `authorization`: who may not enter gets none. With `atCaller`, callers' sidecars keep
+    /// some too. It needs the object to be in the Services' own namespace, and is in force while the
+    /// object is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
 

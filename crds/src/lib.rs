@@ -18,7 +18,7 @@ pub use api_route::auth::{
 pub use api_route::authorization::{
     self, Action, Audit, Authorization, AuthorizationRule, ClaimMatch, Mode, Principals, Role,
 };
-pub use api_route::cache::{self, Cache};
+pub use api_route::cache::{self, AtCaller, Cache};
 pub use api_route::filters::{
     self, Abort, Compression, Concurrency, Cors, Delay, DirectResponse, Fault, Header, HeaderEdits,
     Mirror, MirrorRef, PathChange, PathChangeType, Redirect, RedirectScheme, Rewrite,

@@ -21,6 +21,7 @@ async fn the_api_server_refuses_what_an_api_route_can_not_say_of_a_cache() -> Re
             "two of the headers have the same name",
         ),
         ("cache: {keyQuery: [a, a]}", "keyQuery"),
+        ("cache: {atCaller: {maxAge: 2m}}", "for 1s to 1m"),
     ] {
         let wrong = format!(
             "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\

@@ -2,10 +2,12 @@
 //! decide what is kept and given.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 use http::{Request, Response, StatusCode, Version};
 use prost::Message as _;
+use sidecar::policy::cache::at_caller::AtCaller;
 use sidecar::policy::cache::{Asked, Cache, Question, Verdict, answer};
 use sidecar::telemetry::metrics::cache::Counters;
 use tokio::time::Instant;
@@ -27,6 +29,7 @@ fn sent() -> mesh::Cache {
         }),
         stale_while_revalidate_ms: 1_000,
         stale_if_error_ms: 1_000,
+        revision: vec![7; 16].into(),
         ..mesh::Cache::default()
     }
 }
@@ -63,9 +66,44 @@ fn fuzz_caches_that_are_sent() {
 }
 
 #[test]
+fn fuzz_what_callers_are_told_that_they_keep() {
+    let sent = mesh::CacheAtCaller {
+        cache: Some(sent()),
+        max_age_ms: 1_000,
+        credential_headers: vec!["x-api-key".into()],
+        credential_query: vec!["key".into()],
+    };
+    let counters = Counters::default();
+    fuzz(4_000, &[&sent.encode_to_vec()], &[b"\n"], |bytes| {
+        let Ok(sent) = mesh::CacheAtCaller::decode(bytes) else {
+            return;
+        };
+        if let Ok(built) = AtCaller::build(sent) {
+            assert!(built.max_age() <= Duration::from_secs(60));
+            assert!(built.cache(&counters).store.bounds().bytes <= 16 << 20);
+        }
+    });
+}
+
+#[test]
 fn fuzz_headers_of_what_is_kept() {
     let cache = Cache::build(sent(), None, &Counters::default()).expect("it is right");
-    let cache = Arc::new(cache);
+    headers_of_what_is_kept(&Arc::new(cache));
+}
+
+#[test]
+fn fuzz_headers_of_what_callers_keep() {
+    let sent = mesh::CacheAtCaller {
+        cache: Some(sent()),
+        max_age_ms: 1_000,
+        credential_headers: vec!["x-tenant".into()],
+        credential_query: vec!["page".into()],
+    };
+    let built = AtCaller::build(sent).expect("it is right");
+    headers_of_what_is_kept(built.cache(&Counters::default()));
+}
+
+fn headers_of_what_is_kept(cache: &Arc<Cache>) {
     let seeds: [&[u8]; 3] = [
         b"/a?page=1&x=2\nhost: orders\nx-tenant: a\ncache-control: max-age=5, max-stale\n\
           accept: x\n\ncache-control: public, max-age=60, stale-if-error=9\nvary: accept, X-A\n\
@@ -105,11 +143,11 @@ fn fuzz_headers_of_what_is_kept() {
         let draft = cache.judge(&question, &head.headers, &response, Instant::now());
         if let Ok(draft) = draft {
             assert!(!is_private(&response.headers), "{:?}", response.headers);
-            let mut fill = cache.fill(&question.key, draft, cache.store.begin(), None);
+            let mut fill = cache.fill(&question.wanted, draft, cache.store.begin(), None);
             assert!(fill.more(b"body"));
-            fill.complete();
+            fill.complete(true);
         }
-        given(&cache, &question, &head.headers);
+        given(cache, &question, &head.headers);
         let (entries, bytes) = cache.store.size();
         assert!(entries <= 8 && bytes <= 1 << 16);
     });

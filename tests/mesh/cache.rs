@@ -1,6 +1,7 @@
 //! Answers that are kept at the destination, by whole sidecars.
 
 pub(crate) mod app;
+mod at_caller;
 mod bounds;
 mod fetches;
 mod principals;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use wire::{Kind, capability, mesh};
 
 use super::{Compilation, everyone, resource_id};
+use crate::cache::at_caller;
 use crate::endpoints;
 use crate::index::{Difference, Label, Neighbourhood, differences, selector};
 use crate::inputs::{ObjectKey, ObjectRef, Settings};
@@ -178,7 +179,17 @@ impl Compilation<'_> {
     pub(super) fn written(&mut self) {
         let (memo, inputs) = (&mut self.out.memo, self.inputs);
         let routes = differences(&mut memo.api_routes, &inputs.api_routes);
-        for Difference { key, .. } in &routes {
+        for Difference { key, old, new } in &routes {
+            // Who keeps answers as a caller is told of all that is said of who may enter there.
+            let both = [old, new].map(|one| one.as_ref().map(|route| &route.spec));
+            let said = both.map(|spec| spec.map(|spec| (&spec.auth, &spec.authorization)));
+            let mut there = both.into_iter().flatten();
+            if said[0] != said[1] && there.any(at_caller::says_who_may_enter) {
+                let around = at_caller::in_namespace(&key.namespace, &inputs.api_routes);
+                let keeping = around.filter(|(_, route)| at_caller::is_at_caller(&route.spec));
+                let keeping = keeping.map(|(key, _)| ObjectRef::api_route(key));
+                self.dirty.objects.extend(keeping);
+            }
             let policies = memo.links.governed.to(key).into_iter().flatten();
             let policies = policies.map(ObjectRef::retry_policy);
             self.dirty.objects.extend(policies);

@@ -33,6 +33,8 @@ pub(super) struct Read<'k> {
     pub(super) refusal: Option<Refusal>,
     /// What it refers to and can't have.
     pub(super) unresolved: Option<Refusal>,
+    /// What of it, while it is in force, an older object stands in the way of.
+    pub(super) yields: Option<Refusal>,
     /// What else it becomes, whether it is in force or not.
     pub(super) also: Vec<ResourceId>,
     /// What else it becomes while it is in force.
@@ -181,13 +183,8 @@ impl Compilation<'_> {
         let object = read.object;
         let links = &mut self.out.memo.links;
         let oversized = read.mentions.intersection(&links.oversized).map(oversized);
-        let unresolved = Refusal::all(
-            read.unresolved
-                .take()
-                .into_iter()
-                .chain(oversized)
-                .collect(),
-        );
+        let unresolved = read.unresolved.take().into_iter().chain(oversized);
+        let mut unresolved = Vec::from_iter(unresolved);
         links
             .mentions
             .set(object, std::mem::take(&mut read.mentions));
@@ -215,10 +212,13 @@ impl Compilation<'_> {
             },
             None => refusal,
         });
+        if refusal.is_none() {
+            unresolved.extend(read.yields.take());
+        }
         Judged {
             affected,
             refusal,
-            unresolved,
+            unresolved: Refusal::all(unresolved),
         }
     }
 

@@ -38,6 +38,7 @@ impl Compilation<'_> {
             lost: limits.lost,
             refusal: limits.refusal,
             unresolved: limits.unresolved,
+            yields: None,
             routes: Vec::new(),
             also: resource_id(Kind::RateLimit, key).into_iter().collect(),
             in_force: Vec::new(),

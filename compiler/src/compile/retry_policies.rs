@@ -61,6 +61,7 @@ impl Compilation<'_> {
             lost: policy.lost,
             refusal: policy.refusal,
             unresolved: None,
+            yields: None,
             also: Vec::new(),
             in_force: Vec::new(),
             note: None,

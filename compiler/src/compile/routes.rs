@@ -50,6 +50,8 @@ impl Compilation<'_> {
         let guarded = self.guards(key, &hosts.services).unwrap_or_default();
         mentions.extend(guarded.services.iter().cloned());
         let cached = self.cached_at(key, &hosts);
+        let yields = self.yielded(key, &cached);
+        let keeps_some = cached.len() > yields.len();
         let idempotent = self.idempotent_at(key, &hosts);
         let idempotency = self.idempotency_reader(key);
         let unresolved = rules.refusal.into_iter().chain(guarded.unusable);
@@ -66,10 +68,11 @@ impl Compilation<'_> {
             lost: &hosts.lost | &rules.lost,
             refusal: hosts.refusal,
             unresolved: Refusal::all(unresolved.collect()),
+            yields: Refusal::all(yields),
             also,
-            in_force: match cached.is_empty() {
-                true => Vec::new(),
-                false => Vec::from_iter(resource_id(Kind::Cache, key)),
+            in_force: match keeps_some {
+                true => Vec::from_iter(resource_id(Kind::Cache, key)),
+                false => Vec::new(),
             },
             note: match (guarded.note, idempotent.is_empty()) {
                 (None, false) => Some(CARRIED_OUT_ONCE),
@@ -79,6 +82,7 @@ impl Compilation<'_> {
         };
         let layer = Layer::of(key, reader.spec, reader.reads_requests(), reader.settings);
         let keeps = reader.spec.cache.is_some();
+        let at_caller = self.cache_at_caller(key);
         let idempotency_key =
             idempotency.map_or_else(String::new, |one| one.written.header.to_ascii_lowercase());
         let says = (reader.declares(), read.targets.clone());
@@ -101,6 +105,7 @@ impl Compilation<'_> {
                 connections,
                 consumer,
                 cached: keeps,
+                cache_at_caller: at_caller,
                 idempotency_key,
             };
             (capabilities, route)

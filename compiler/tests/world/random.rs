@@ -234,6 +234,7 @@ fn cache() -> impl Strategy<Value = Value> {
         json!(null),
         json!({}),
         json!({"defaultTTL": "30s", "keyHeaders": ["X-Tenant"], "keyQuery": []}),
+        json!({"atCaller": {"maxAge": "20s"}}),
     ])
 }
 

@@ -207,6 +207,9 @@ fn route(sent: mesh::Route) -> Value {
     if sent.cached {
         shown["cached"] = json!(true);
     }
+    if let Some(kept) = sent.cache_at_caller {
+        shown["cachedAtCaller"] = cache::at_caller(kept);
+    }
     shown
 }
 

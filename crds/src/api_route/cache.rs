@@ -74,6 +74,27 @@ pub struct Cache {
     #[x_kube(validation = Cel::new("duration(self) <= duration('24h')")
         .message("an answer is given for 24h at most when it is no longer fresh"))]
     pub stale_if_error: Duration,
+
+    /// Lets the sidecars of callers keep answers too, each for its own pod and apart for whatever
+    /// credentials a request has: what they give of them asks nobody, so that nobody decides whether
+    /// the caller may still enter. Absent: only the sidecars beside the Service's pods keep any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_caller: Option<AtCaller>,
+}
+
+/// For how long callers' sidecars give what they keep. Its presence turns it on.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AtCaller {
+    /// For how long a caller's sidecar gives an answer without asking, counted from when it was asked
+    /// for, however long it is fresh: for so long whoever got it may get it although it may no longer
+    /// enter.
+    #[serde(default = "AtCaller::default_max_age")]
+    #[x_kube(validation = Cel::new(
+        "duration(self) >= duration('1s') && duration(self) <= duration('1m')"
+    ).message("callers give what they keep for 1s to 1m: for so long nobody decides whether they may \
+               still enter"))]
+    pub max_age: Duration,
 }
 
 // === impl Cache ===
@@ -96,5 +117,13 @@ impl Cache {
 
     fn never() -> Duration {
         Duration::of_seconds(0)
+    }
+}
+
+// === impl AtCaller ===
+
+impl AtCaller {
+    fn default_max_age() -> Duration {
+        Duration::of_seconds(10)
     }
 }

@@ -92,9 +92,9 @@ pub(crate) fn kept() -> Box<dyn FnMut()> {
         .into_parts();
     let asked = question(&cache);
     let draft = cache.judge(&asked, &head.headers, &response, Instant::now());
-    let mut fill = cache.fill(&asked.key, draft.unwrap(), cache.store.begin(), None);
+    let mut fill = cache.fill(&asked.wanted, draft.unwrap(), cache.store.begin(), None);
     assert!(fill.more(&[b'a'; 1024]));
-    fill.complete();
+    fill.complete(true);
     Box::new(move || {
         let question = match cache.ask(80, black_box(&head), false, false) {
             Asked::Question(question) => question,
@@ -104,7 +104,7 @@ pub(crate) fn kept() -> Box<dyn FnMut()> {
             Verdict::Give(entry, status) => {
                 let given = answer::answer(&entry, &head.headers, false, Instant::now());
                 let mut given = black_box(given);
-                status.tell(given.headers_mut());
+                status.tell("meshwright", given.headers_mut());
             }
             other => panic!("{other:?}"),
         }

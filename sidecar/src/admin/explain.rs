@@ -257,8 +257,10 @@ impl Governed<'_> {
             prefix: found.prefix,
         };
         let does = filters::told(&sent.rules[found.rule], &rule.filters, &called);
-        let kept = sent.cached && [Method::GET, Method::HEAD].contains(&head.method);
-        let kept = kept.then(|| filters::KEPT.to_owned());
+        let asks = [Method::GET, Method::HEAD].contains(&head.method);
+        let own = route.kept.as_ref().map(|kept| filters::kept_here(kept));
+        let theirs = sent.cached.then(|| filters::KEPT.to_owned());
+        let kept = own.into_iter().chain(theirs).filter(|_| asks);
         let once = !sent.idempotency_key.is_empty() && !head.method.is_safe();
         let once = once.then(|| filters::once(&sent.idempotency_key));
         let does = does.into_iter().chain(once).chain(kept);

@@ -229,6 +229,7 @@ fn in_force(state: &State, healths: &Healths) -> Value {
             "service": service.key.to_string(),
             "addresses": service.addresses,
             "route": requests.map(|route| &*route.object),
+            "cache": requests.map_or(Value::Null, |route| super::cache::kept_here(route)),
             "connectionRoute": bytes.map(|route| &*route.object),
             "retryPolicy": state.policies.destination(&service.key).map(|one| &*one.object),
             "retries": state.policies.of_service(&service.key).map(|one| &*one.object),

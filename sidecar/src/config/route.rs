@@ -27,6 +27,7 @@ use super::service::{ServiceKey, parse_port};
 
 pub mod filters;
 
+use crate::policy::cache::at_caller::AtCaller;
 use crate::policy::concurrency::Concurrency;
 use crate::proxy::limits;
 use connections::ConnectionRule;
@@ -41,6 +42,8 @@ pub struct Route {
     pub services: Vec<ServiceKey>,
     /// Written by the callers' own namespace; wins over the producer's.
     pub consumer: bool,
+    /// What is kept of the answers at this side of the calls; nothing yet, whenever it is built.
+    pub kept: Option<Arc<AtCaller>>,
     rules: Vec<Arc<Rule>>,
     connections: Vec<ConnectionRule>,
     /// The numbers in it are places in `rules`.
@@ -114,6 +117,7 @@ impl Route {
             built.map_err(|error| format!("connections[{place}]: {error}"))
         });
         let connections: Vec<_> = connections.collect::<Result<_, _>>()?;
+        let kept = sent.cache_at_caller.map(AtCaller::build).transpose()?;
         // Nothing can be refused any more.
         let bounded = rules
             .iter()
@@ -127,6 +131,7 @@ impl Route {
                 .map(|service| ServiceKey::new(&service.namespace, &service.name))
                 .collect(),
             consumer: sent.consumer,
+            kept: kept.map(Arc::new),
             rules,
             connections,
             index,

@@ -1,6 +1,7 @@
 //! Cache: which answers are kept and given again, as RFC 9111 lets a cache that several callers share.
 //!
-//! Phase: before the application, at the destination, behind authentication and authorization. From
+//! Phase: before the application, at the destination, behind authentication and authorization; where
+//! the ApiRoute says so also at the caller's side, before anybody is asked ([`at_caller`]). From
 //! `ApiRoute.cache`. A client sees what became of its request in `Cache-Status` (RFC 9211); one that
 //! takes only what is kept (`only-if-cached`) is answered 504 with reason `not_cached` where nothing is.
 //!
@@ -16,35 +17,45 @@
 //! answers of RFC 5861. The store is a crate's (quick_cache), which has no threads of its own.
 
 pub mod answer;
+pub mod at_caller;
 pub mod directives;
 pub mod entry;
+pub mod fill;
 pub mod flight;
+mod freshness;
 pub mod key;
+pub mod principal;
 pub mod status;
 pub mod store;
+mod terms;
 #[cfg(test)]
 mod tests;
+pub mod vary;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CONTENT_LOCATION, COOKIE, HeaderMap, HeaderName, LOCATION, RANGE,
 };
 use http::request::Parts;
-use http::{Method, response};
+use http::{Method, StatusCode, response};
 use tokio::time::Instant;
 use wire::mesh;
 
 use crate::config::service::ServiceKey;
+use crate::proxy::error::REASON_HEADER;
+use crate::proxy::headers::{names_a_method, names_a_path, names_a_person};
+use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::cache::{Counters, Counts};
 use directives::RequestDirectives;
-use entry::{Body, Draft, Entry, Spans, Times, Unfit};
-use flight::Lead;
-use key::{Chosen, Key};
+use entry::{Draft, Entry, Freshened, Spans, Times, Unfit};
+use fill::Fill;
+use flight::{Lead, Wanted};
+use key::{Chosen, Key, To};
 use status::{Forwarded, Status};
-use store::{Bounds, Found, Room, Store};
+use store::{Found, Store};
+use terms::Terms;
 
 /// The cache of one ApiRoute.
 #[derive(Debug)]
@@ -53,9 +64,13 @@ pub struct Cache {
     pub object: Arc<str>,
     /// The Services at whose pods it holds.
     pub services: Vec<ServiceKey>,
+    /// Of requests that come here, or of those that go out from here.
+    pub side: Direction,
     chosen: Chosen,
     spans: Spans,
     max_entry_bytes: u64,
+    /// Where callers keep answers, of what was told: caller and destination must agree on it.
+    pub revision: Option<u128>,
     /// What is kept, from one state to the next.
     pub store: Arc<Store>,
     /// What is counted.
@@ -76,12 +91,11 @@ pub enum Asked {
 /// A request that can be answered with what is kept.
 #[derive(Debug)]
 pub struct Question {
-    /// What it asks for.
-    pub key: Key,
+    /// What it asks for, and whether with credentials.
+    pub wanted: Wanted,
     /// Its body is not asked for.
     pub head_only: bool,
     says: RequestDirectives,
-    credentials: bool,
     range: bool,
     conditional: bool,
 }
@@ -99,20 +113,6 @@ pub enum Verdict {
     Refuse,
 }
 
-/// An answer that is being kept while it passes.
-#[derive(Debug)]
-pub struct Fill {
-    cache: Arc<Cache>,
-    key: Key,
-    draft: Draft,
-    body: Vec<u8>,
-    begun: u64,
-    lead: Option<Lead>,
-    room: Room,
-    /// How much of the room is not used yet.
-    left: u64,
-}
-
 // === build ===
 
 impl Cache {
@@ -126,67 +126,66 @@ impl Cache {
         old: Option<&Cache>,
         counters: &Counters,
     ) -> Result<Self, String> {
-        let bounds = Bounds {
-            bytes: sent.max_bytes,
-            entries: sent.max_entries,
-        };
-        if bounds.bytes == 0 || bounds.entries == 0 || sent.max_entry_bytes == 0 {
-            return Err("it has no room for any answer".to_owned());
-        }
-        let headers = sent.key_headers.iter().map(|name| {
-            let header = HeaderName::from_bytes(name.as_bytes());
-            header.map_err(|_| format!("key_headers: {name:?} is no name of a header"))
-        });
-        let chosen = Chosen {
-            headers: headers.collect::<Result<_, _>>()?,
-            query: sent.key_query.map(|query| query.names),
-        };
-        let same = old.filter(|old| old.chosen == chosen && old.store.bounds() == bounds);
+        let terms = Terms::read(sent)?;
+        let bounds = terms.bounds;
+        let same = old.filter(|old| old.chosen == terms.chosen && old.store.bounds() == bounds);
         let store = same.map_or_else(|| Store::new(bounds), |old| old.store.clone());
-        let object: Arc<str> = format!("{}/{}", sent.namespace, sent.name).into();
-        Ok(Self {
-            counts: counters.of(&object, &store),
-            services: sent
-                .services
-                .iter()
-                .map(|service| ServiceKey::new(&service.namespace, &service.name))
-                .collect(),
-            chosen,
-            spans: Spans {
-                default_ttl: Duration::from_millis(sent.default_ttl_ms),
-                stale_while_revalidate: Duration::from_millis(sent.stale_while_revalidate_ms),
-                stale_if_error: Duration::from_millis(sent.stale_if_error_ms),
-            },
-            max_entry_bytes: sent.max_entry_bytes.min(bounds.bytes),
-            store,
-            object,
-        })
+        Ok(terms.cache(Direction::inbound, store, counters))
+    }
+
+    /// Its name in `Cache-Status`.
+    pub fn name(&self) -> &'static str {
+        match self.side {
+            Direction::inbound => "meshwright",
+            Direction::outbound => "meshwright-caller",
+        }
     }
 
     // === request ===
 
-    /// What a request to a port of the application is to the cache. `credentials`: it was found out
-    /// who sends it, by what the request brought.
-    pub fn ask(&self, port: u16, head: &Parts, has_body: bool, credentials: bool) -> Asked {
+    /// What a request is to the cache. `past`: it has a body or becomes another protocol, and nothing that
+    /// is kept answers it. `credentials`: it was found out who sends it, by what the request brought.
+    pub fn ask<'t>(
+        &self,
+        to: impl Into<To<'t>>,
+        head: &Parts,
+        past: bool,
+        credentials: bool,
+    ) -> Asked {
         let head_only = match head.method {
             Method::GET => false,
             Method::HEAD => true,
             Method::OPTIONS | Method::TRACE => return Asked::Past(Forwarded::Method),
             _ => return Asked::Unsafe,
         };
+        // Whatever its method, it may be another request for the application.
+        if head.headers.keys().any(names_a_method) {
+            return Asked::Unsafe;
+        }
+        let elsewhere = head.headers.keys().any(names_a_path);
         let says = RequestDirectives::of(&head.headers);
-        if has_body || says.no_store || answer::has_preconditions(&head.headers) {
+        if past || elsewhere || says.no_store || answer::has_preconditions(&head.headers) {
             return Asked::Past(Forwarded::Bypass);
         }
-        let sent = [AUTHORIZATION, COOKIE];
+        let sent = head.headers.keys().any(|name| self.says_who_asks(name));
+        let own = self.chosen.credentials.as_ref();
         Asked::Question(Box::new(Question {
-            key: Key::of(port, head, &self.chosen),
+            wanted: Wanted {
+                key: Key::of(to.into(), head, &self.chosen),
+                credentials: credentials || sent || own.is_some_and(|own| own.are_in(head)),
+            },
             head_only,
             says,
-            credentials: credentials || sent.iter().any(|name| head.headers.contains_key(name)),
             range: head.headers.contains_key(RANGE),
             conditional: answer::is_conditional(&head.headers),
         }))
+    }
+
+    /// Whether what is answered to a request with such a header may be for one person alone. A name
+    /// that is chosen to tell answers apart tells them apart by person already.
+    fn says_who_asks(&self, name: &HeaderName) -> bool {
+        [AUTHORIZATION, COOKIE].contains(name)
+            || names_a_person(name) && !self.chosen.headers.contains(name)
     }
 
     /// What is done about a question of a request with these headers (RFC 9111 section 4).
@@ -197,12 +196,12 @@ impl Cache {
             true => Verdict::Refuse,
             false => Verdict::Fetch(why, entry),
         };
-        let entry = match self.store.find(&question.key, headers) {
+        let entry = match self.store.find(&question.wanted.key, headers) {
             Found::Nothing => return fetch(Forwarded::Uri, None),
             Found::Others => return fetch(Forwarded::Vary, None),
             Found::Entry(entry) => entry,
         };
-        if question.credentials && !entry.is_for_all() {
+        if question.wanted.credentials && !entry.is_for_all() {
             return fetch(Forwarded::Miss, None);
         }
         let young = says.max_age.is_none_or(|most| entry.age(now) <= most);
@@ -226,7 +225,7 @@ impl Cache {
     /// fetch. `about`: the application is asked whether an answer is still right.
     pub fn may_share(&self, question: &Question, about: bool) -> bool {
         let whole = !question.head_only && !question.range && (about || !question.conditional);
-        whole && !question.says.no_cache && self.store.may_be_fit(&question.key)
+        whole && !question.says.no_cache && self.store.may_be_fit(&question.wanted)
     }
 
     /// Makes a request ask about an answer, or for a new one in its place. Who asks for a part, or for
@@ -271,10 +270,15 @@ impl Cache {
         response: &response::Parts,
         since: Instant,
     ) -> Result<Draft, Unfit> {
-        if question.head_only {
+        // Of who asks for a part, an error may be about that.
+        if question.head_only || question.range && response.status != StatusCode::OK {
             return Err(Unfit::Status);
         }
-        let (credentials, times) = (question.credentials, Times::since(since));
+        // It says nothing of what was asked for, but why it was not answered.
+        if response.headers.contains_key(REASON_HEADER) {
+            return Err(Unfit::OfTheMesh);
+        }
+        let (credentials, times) = (question.wanted.credentials, Times::since(since));
         let draft = Draft::of(asked, credentials, response, times, &self.spans)?;
         match draft
             .length()
@@ -285,8 +289,8 @@ impl Cache {
         }
     }
 
-    /// What the application's word that an answer is still right makes of it; nothing when it speaks of
-    /// another.
+    /// What the application's word that an answer is still right makes of it, which may be that it is not
+    /// kept; nothing when it speaks of another.
     pub fn freshen(
         &self,
         question: &Question,
@@ -294,18 +298,24 @@ impl Cache {
         entry: &Entry,
         response: &response::Parts,
         since: Instant,
-    ) -> Option<Result<Draft, Unfit>> {
-        let (credentials, times) = (question.credentials, Times::since(since));
+    ) -> Option<Freshened> {
+        let (credentials, times) = (question.wanted.credentials, Times::since(since));
         entry.freshened(asked, response, credentials, times, &self.spans)
     }
 
     /// Keeps an answer whose body will pass, of a fetch with this number.
-    pub fn fill(self: &Arc<Self>, key: &Key, draft: Draft, begun: u64, lead: Option<Lead>) -> Fill {
+    pub fn fill(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        draft: Draft,
+        begun: u64,
+        lead: Option<Lead>,
+    ) -> Fill {
         let lead = match (draft.is_fresh(), lead) {
             (true, lead) => lead,
             // Each asks for itself.
             (false, lead) => {
-                self.alone(key, lead);
+                self.alone(wanted, lead);
                 None
             }
         };
@@ -314,7 +324,7 @@ impl Cache {
         let left = if room.more(length) { length } else { 0 };
         Fill {
             cache: self.clone(),
-            key: key.clone(),
+            wanted: wanted.clone(),
             draft,
             body: Vec::with_capacity(usize::try_from(left).unwrap_or_default()),
             begun,
@@ -325,17 +335,18 @@ impl Cache {
     }
 
     /// An answer is for nobody else: those who wait for it go on, and the next ones don't wait.
-    pub fn alone(&self, key: &Key, lead: Option<Lead>) {
-        self.store.is_unfit(key);
+    pub fn alone(&self, wanted: &Wanted, lead: Option<Lead>) {
+        self.store.is_unfit(wanted);
         if let Some(lead) = lead {
             lead.alone();
         }
     }
 
-    /// The same, of a question to which an answer could have been kept.
-    pub fn alone_if_whole(&self, question: &Question, lead: Option<Lead>) {
-        match (question.is_of_a_part(), lead) {
-            (false, lead) => self.alone(&question.key, lead),
+    /// The same, of a question to which an answer could have been kept; where the application has
+    /// failed, the next ones wait again.
+    pub fn alone_if_whole(&self, question: &Question, failed: bool, lead: Option<Lead>) {
+        match (failed || question.is_of_a_part(), lead) {
+            (false, lead) => self.alone(&question.wanted, lead),
             (true, Some(lead)) => lead.alone(),
             (true, None) => {}
         }
@@ -346,12 +357,18 @@ impl Cache {
     /// same host.
     pub fn changed(&self, port: u16, asked: &Parts, response: &response::Parts) {
         let status = response.status;
-        if !status.is_success() && !status.is_redirection() {
+        let done = status.is_success() || status.is_redirection();
+        // What it asks for follows, or the next sidecar does not know what became of it.
+        let unknown = status == StatusCode::SWITCHING_PROTOCOLS
+            || status.is_server_error() && response.headers.contains_key(REASON_HEADER);
+        if done || unknown {
+            self.may_have_changed(port, asked);
+        }
+        if !done {
             return;
         }
         let place = key::place(port, asked);
         let touch = |path: &[u8]| self.store.touch(&[&place, path].concat());
-        touch(asked.uri.path().as_bytes());
         for name in [LOCATION, CONTENT_LOCATION] {
             let named = response.headers.get(&name);
             let path = named.and_then(|named| path_here(asked, named.to_str().ok()?));
@@ -359,6 +376,13 @@ impl Cache {
                 touch(path.as_bytes());
             }
         }
+    }
+
+    /// A request may have changed what it was about: whatever is kept of its path is asked for again.
+    pub fn may_have_changed(&self, port: u16, asked: &Parts) {
+        let place = key::place(port, asked);
+        let path = asked.uri.path().as_bytes();
+        self.store.touch(&[&place, path].concat());
     }
 }
 
@@ -396,10 +420,9 @@ impl Question {
     /// The same about all that is answered, whoever asks and whatever for.
     pub fn whole(&self) -> Self {
         Self {
-            key: self.key.clone(),
+            wanted: self.wanted.clone(),
             head_only: false,
             says: RequestDirectives::default(),
-            credentials: self.credentials,
             range: false,
             conditional: false,
         }
@@ -421,45 +444,5 @@ impl Times {
             came: Instant::now(),
             wall: SystemTime::now(),
         }
-    }
-}
-
-// === impl Fill ===
-
-impl Fill {
-    /// More of the body; whether it can still be kept.
-    pub fn more(&mut self, data: &[u8]) -> bool {
-        let (length, more) = (self.body.len() as u64, data.len() as u64);
-        let unused = self.left.min(more);
-        self.left -= unused;
-        let room = self.room.more(more - unused);
-        if !room || length + more > self.cache.max_entry_bytes {
-            return false;
-        }
-        self.body.extend_from_slice(data);
-        true
-    }
-
-    /// The body has ended: it is kept, and who waits for it has it.
-    pub fn complete(self) {
-        let body = Body {
-            bytes: Bytes::from(self.body.into_boxed_slice()),
-            room: Arc::new(self.room),
-        };
-        let entry = self.draft.into_entry(body, self.begun);
-        self.cache.store.keep(&self.key, entry);
-        if let Some(lead) = self.lead {
-            lead.kept();
-        }
-    }
-
-    /// Room for what waits to be read.
-    pub fn queue(&self) -> Room {
-        self.cache.store.room()
-    }
-
-    /// It is not kept after all.
-    pub fn give_up(self) {
-        self.cache.alone(&self.key, self.lead);
     }
 }

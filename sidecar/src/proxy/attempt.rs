@@ -104,8 +104,9 @@ impl Hop {
         if let (Some(left), Reads::Grpc) = (left, self.reads) {
             headers::set_grpc_timeout(headers, left);
         }
-        if upstream.is_peer() {
-            headers::tell_peer(headers, self.number, left);
+        match upstream.is_peer() {
+            true => headers::tell_peer(headers, self.number, left),
+            false => headers::hide_keeps(headers),
         }
     }
 }

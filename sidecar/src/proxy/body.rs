@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context as Task, Poll, ready};
 use std::time::Duration;
 
@@ -15,9 +16,10 @@ use super::context::Account;
 use super::error::{Error, Reason};
 use super::idle::Idle;
 use super::limits;
+use super::load::Admitted;
 use super::upgrade::Switched;
 use super::upstream::Lease;
-use crate::policy::cache::Fill;
+use crate::policy::cache::fill::Fill;
 use crate::policy::compression::Gzip;
 use crate::policy::timeout::Deadline;
 
@@ -139,10 +141,10 @@ impl ResponseBody {
         }
     }
 
-    /// What an upstream answers, and is kept while it passes.
-    pub fn filling(body: ResponseBody, fill: Fill) -> Self {
+    /// What an upstream answers, and is kept while it passes; until then the request has its place.
+    pub fn filling(body: ResponseBody, fill: Fill, place: Option<Rc<Admitted>>) -> Self {
         Self {
-            from: From::Filling(Filling::begin(body, fill)),
+            from: From::Filling(Filling::begin(body, fill, place)),
             ..Self::mesh(Bytes::new())
         }
     }

@@ -1,8 +1,11 @@
 //! Answers that are kept: what is given of them, and when the application is asked.
 //!
-//! Every request to a port with a cache comes here, behind whoever decides whether it may enter.
+//! Every request to a port with a cache comes here, behind whoever decides whether it may enter; and
+//! every one that goes out by a rule of an ApiRoute whose answers callers keep, before it is sent
+//! anywhere.
 
-use std::rc::Rc;
+pub mod origin;
+
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -12,28 +15,13 @@ use tokio::time::Instant;
 use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
 use super::error::{Error, Reads, Reason};
-use super::forward;
-use super::headers::copy;
-use super::upstream::{Speak, Upstream};
-use crate::policy::cache::entry::{Draft, Entry};
-use crate::policy::cache::flight::{Joined, Lead, Outcome};
+use super::headers::{copy, say_keeps, take_keeps};
+use crate::policy::cache::entry::{Draft, Entry, Freshened};
+use crate::policy::cache::flight::{Joined, Lead, Patience};
 use crate::policy::cache::status::{self, Forwarded, Status};
 use crate::policy::cache::{Asked, Cache, Question, Verdict, answer};
 use crate::telemetry::metrics::Direction;
-
-/// How often one request waits for others' fetches, before it fetches for itself.
-const MAX_WAITS: u32 = 4;
-
-/// Where requests go that are not answered here.
-#[derive(Clone, Debug)]
-pub struct Application {
-    /// The application beside the sidecar.
-    upstream: Rc<Upstream>,
-    /// How it is spoken to.
-    speak: Speak,
-    /// The port of it that was called.
-    port: u16,
-}
+use origin::Origin;
 
 /// What is asked of the application, and what for.
 struct Fetch<'c> {
@@ -48,35 +36,32 @@ struct Fetch<'c> {
 /// Answers a request with what is kept, or sends it to the application and keeps what may be kept.
 ///
 /// # Errors
-/// `not_cached`, and those of [`forward::once`].
+/// `not_cached`, and those of [`Origin::ask`].
 pub(super) async fn carry(
     cx: &mut Context,
     cache: &Arc<Cache>,
-    application: &Application,
+    origin: &Origin,
     head: Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
-    let past = cx.upgrade.is_some() || cx.reads == Reads::Grpc;
     let has_body = !matches!(body, RequestBody::Empty);
-    let asked = match past {
-        true => Asked::Past(Forwarded::Bypass),
-        false => cache.ask(application.port, &head, has_body, cx.has_credentials()),
-    };
+    let past = has_body || cx.upgrade.is_some() || cx.reads == Reads::Grpc;
+    let asked = cache.ask(origin.to(), &head, past, cx.has_credentials());
     let (mut response, status) = match asked {
         Asked::Past(why) => {
-            let response = application.ask(cx, head, body).await?;
+            let response = origin.ask(cx, head, body).await?;
             (response, Status::forwarded(why))
         }
         Asked::Unsafe => {
-            let about = about(&head);
-            let response = application.ask(cx, head, body).await?;
+            let change = Change::begin(cache, origin.to().port, &head);
+            let response = origin.ask(cx, head, body).await?;
             let (parts, body) = response.into_parts();
-            cache.changed(application.port, &about, &parts);
+            change.answered(&parts);
             let response = Response::from_parts(parts, body);
             (response, Status::forwarded(Forwarded::Method))
         }
         Asked::Question(question) => {
-            let answered = resolve(cx, cache, application, &question, head).await;
+            let answered = resolve(cx, cache, origin, &question, head).await;
             if answered.is_err() {
                 cache.counts.became(status::Outcome::Miss);
                 cx.cached(status::Outcome::Miss);
@@ -86,10 +71,49 @@ pub(super) async fn carry(
     };
     cache.counts.became(status.outcome());
     cx.cached(status.outcome());
+    if let (Direction::inbound, Some(revision)) = (cache.side, cache.revision)
+        && cx.source.is_some()
+        && cx.told.keeps == Some(revision)
+    {
+        say_keeps(response.headers_mut(), revision);
+    }
     if !response.body().is_switched() {
-        status.tell(response.headers_mut());
+        status.tell(cache.name(), response.headers_mut());
     }
     Ok(response)
+}
+
+/// A request that changes something, until it is answered. If it never is, it may have done so all the
+/// same: its caller has gone, or its connection has.
+struct Change<'c> {
+    cache: &'c Cache,
+    port: u16,
+    about: Parts,
+    answered: bool,
+}
+
+impl<'c> Change<'c> {
+    fn begin(cache: &'c Cache, port: u16, head: &Parts) -> Self {
+        Self {
+            cache,
+            port,
+            about: about(head),
+            answered: false,
+        }
+    }
+
+    fn answered(mut self, response: &response::Parts) {
+        self.answered = true;
+        self.cache.changed(self.port, &self.about, response);
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.cache.may_have_changed(self.port, &self.about);
+        }
+    }
 }
 
 /// A request's head without its headers but the host.
@@ -107,32 +131,31 @@ type Answered = (Response<ResponseBody>, Status);
 async fn resolve(
     cx: &mut Context,
     cache: &Arc<Cache>,
-    application: &Application,
+    origin: &Origin,
     question: &Question,
     head: Parts,
 ) -> Result<Answered, Error> {
-    let mut waited = 0;
-    let mut alone = false;
+    let mut patience = Patience::default();
     loop {
         let (why, entry) = match cache.consult(question, &head.headers) {
             Verdict::Give(entry, status) => {
+                let waited = patience.is_tried();
                 return Ok(give(cx, question, &entry, &head, status, waited));
             }
             Verdict::Refresh(entry, status) => {
-                refresh(cache, application, question, &entry, &head);
-                return Ok(give(cx, question, &entry, &head, status, 0));
+                refresh(cx, cache, origin, question, &entry, &head);
+                return Ok(give(cx, question, &entry, &head, status, false));
             }
             Verdict::Refuse => return Err(Reason::NotCached.into()),
             Verdict::Fetch(why, entry) => (why, entry),
         };
-        let share = cache.may_share(question, entry.is_some()) && !alone;
-        let lead = match share && waited < MAX_WAITS {
+        let share = cache.may_share(question, entry.is_some());
+        let lead = match share && patience.is_left(why) {
             false => None,
-            true => match Lead::or_wait(&cache.store, &question.key) {
+            true => match Lead::or_wait(&cache.store, &question.wanted) {
                 Joined::Lead(lead) => Some(lead),
                 Joined::Wait(waiting) => {
-                    waited += 1;
-                    alone = waiting.outcome().await == Outcome::Alone;
+                    origin.wait(patience.wait(waiting)).await?;
                     continue;
                 }
             },
@@ -144,7 +167,7 @@ async fn resolve(
             entry,
             lead,
         };
-        return fetch.carry_out(cx, application, head).await;
+        return fetch.carry_out(cx, origin, head).await;
     }
 }
 
@@ -155,11 +178,11 @@ fn give(
     entry: &Entry,
     head: &Parts,
     status: Status,
-    waited: u32,
+    waited: bool,
 ) -> Answered {
     let status = match waited {
-        0 => status,
-        _ => Status {
+        false => status,
+        true => Status {
             collapsed: true,
             ..Status::forwarded(Forwarded::Uri)
         },
@@ -172,22 +195,26 @@ fn give(
 
 /// Fetches a new answer in the background, unless somebody does.
 fn refresh(
+    cx: &Context,
     cache: &Arc<Cache>,
-    application: &Application,
+    origin: &Origin,
     question: &Question,
     entry: &Arc<Entry>,
     head: &Parts,
 ) {
-    let Joined::Lead(lead) = Lead::or_wait(&cache.store, &question.key) else {
+    let Joined::Lead(lead) = Lead::or_wait(&cache.store, &question.wanted) else {
         return;
     };
-    let (cache, application, entry) = (cache.clone(), application.clone(), entry.clone());
+    let (cache, origin, entry) = (cache.clone(), origin.clone(), entry.clone());
     let mut copy = copy(head);
     copy.method = http::Method::GET;
     let question = question.whole();
+    let place = cx.admitted.clone();
     tokio::task::spawn_local(async move {
         // Nobody's request: it has no line of its own, and counts as none.
-        let mut cx = Context::new(Direction::inbound, &mut copy);
+        let mut cx = Context::new(cache.side, &mut copy);
+        // But it is in flight, for who was given the stale one.
+        cx.admitted = place;
         let fetch = Fetch {
             cache: &cache,
             question: &question,
@@ -195,7 +222,7 @@ fn refresh(
             entry: Some(entry),
             lead: Some(lead),
         };
-        if let Err(error) = fetch.carry_out(&mut cx, &application, copy).await {
+        if let Err(error) = fetch.carry_out(&mut cx, &origin, copy).await {
             tracing::debug!(%error, "an answer could not be fetched anew");
         }
     });
@@ -207,7 +234,7 @@ impl Fetch<'_> {
     async fn carry_out(
         mut self,
         cx: &mut Context,
-        application: &Application,
+        origin: &Origin,
         mut head: Parts,
     ) -> Result<Answered, Error> {
         let (cache, question) = (self.cache, self.question);
@@ -215,7 +242,15 @@ impl Fetch<'_> {
         let about = cache.prepare(question, self.entry.as_deref(), &mut head.headers);
         let (begun, since) = (cache.store.begin(), Instant::now());
         let again = about.then(|| copy(&head));
-        let response = match application.ask(cx, head, RequestBody::Empty).await {
+        // Only what is answered by who was told the same may be kept at the caller's side.
+        let agrees = match (cache.side, cache.revision) {
+            (Direction::outbound, Some(revision)) => {
+                say_keeps(&mut head.headers, revision);
+                Some(revision)
+            }
+            _ => None,
+        };
+        let response = match origin.ask(cx, head, RequestBody::Empty).await {
             Ok(response) => response,
             Err(error) => {
                 if error.reason == Reason::RequestTimeout {
@@ -225,7 +260,8 @@ impl Fetch<'_> {
                 return self.instead(cx, &asked, None).ok_or(error);
             }
         };
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        let may = agrees.is_none_or(|revision| take_keeps(&mut parts.headers, revision));
         if failed(parts.status)
             && let Some(given) = self.instead(cx, &asked, Some(parts.status))
         {
@@ -237,20 +273,22 @@ impl Fetch<'_> {
         {
             let freshened = cache.freshen(question, &asked, &entry, &parts, since);
             return match freshened {
-                Some(draft) => {
+                Some(Freshened { draft, kept }) => {
                     cx.is_given(&entry.body().room);
-                    Ok(self.still_right(&entry, draft.ok(), &asked, begun))
+                    let made = draft.into_entry(entry.body().clone(), begun);
+                    Ok(self.still_right(made, kept.is_ok() && may, &asked))
                 }
                 // It speaks of something else: then all of it is asked for.
                 None => {
-                    cache.store.forget(&question.key);
+                    cache.store.forget(&question.wanted.key, begun);
                     answer::ask_for_all(&mut all.headers);
-                    Box::pin(self.carry_out(cx, application, all)).await
+                    Box::pin(self.carry_out(cx, origin, all)).await
                 }
             };
         }
         let kept = cache.judge(question, &asked, &parts, since);
-        Ok(self.pass_on(parts, body, kept.ok(), begun))
+        let kept = kept.ok().filter(|_| may);
+        Ok(self.pass_on(cx, (parts, body), kept, begun))
     }
 
     /// What is given where the application has no answer.
@@ -276,45 +314,36 @@ impl Fetch<'_> {
         given
     }
 
-    /// The application says that what is kept is still right.
-    fn still_right(
-        mut self,
-        entry: &Arc<Entry>,
-        draft: Option<Draft>,
-        asked: &http::HeaderMap,
-        begun: u64,
-    ) -> Answered {
+    /// The application says that what is kept is still right, with these headers; and whether it still
+    /// is kept.
+    fn still_right(mut self, entry: Entry, kept: bool, asked: &http::HeaderMap) -> Answered {
+        let begun = entry.begun();
         let (cache, question) = (self.cache, self.question);
         let now = Instant::now();
         let mut status = Status::forwarded(self.why);
         status.answered = Some(StatusCode::NOT_MODIFIED.as_u16());
-        let response = match draft {
-            Some(draft) => {
-                status.stored = true;
-                let fresh = draft.is_fresh();
-                let entry = draft.clone().into_entry(entry.body().clone(), begun);
-                let response = answer::answer(&entry, asked, question.head_only, now);
-                cache.store.keep(&question.key, entry);
-                match (self.lead.take(), fresh) {
-                    (Some(lead), true) => lead.kept(),
-                    (lead, _) => cache.alone(&question.key, lead),
-                }
-                response
+        let response = answer::answer(&entry, asked, question.head_only, now);
+        let lead = self.lead.take();
+        status.stored = kept;
+        if kept {
+            let fresh = entry.ttl(now).is_some();
+            cache.store.keep(&question.wanted.key, entry);
+            match (lead, fresh) {
+                (Some(lead), true) => lead.kept(),
+                (lead, _) => cache.alone(&question.wanted, lead),
             }
-            None => {
-                cache.store.forget(&question.key);
-                cache.alone(&question.key, self.lead.take());
-                answer::answer(entry, asked, question.head_only, now)
-            }
-        };
+        } else {
+            cache.store.forget(&question.wanted.key, begun);
+            cache.alone(&question.wanted, lead);
+        }
         (response.map(ResponseBody::mesh), status)
     }
 
     /// What the application answers, and it is kept if it may be.
     fn pass_on(
         mut self,
-        parts: response::Parts,
-        body: ResponseBody,
+        cx: &Context,
+        (parts, body): (response::Parts, ResponseBody),
         kept: Option<Draft>,
         begun: u64,
     ) -> Answered {
@@ -324,45 +353,19 @@ impl Fetch<'_> {
         let body = match kept {
             Some(draft) => {
                 status.stored = true;
-                let fill = cache.fill(&question.key, draft, begun, lead);
-                ResponseBody::filling(body, fill)
+                let fill = cache.fill(&question.wanted, draft, begun, lead);
+                ResponseBody::filling(body, fill, cx.admitted.clone())
             }
             None => {
                 // Whatever is kept in its place is no longer what the application answers.
                 if self.entry.is_some() && !failed(parts.status) && !question.is_of_a_part() {
-                    cache.store.forget(&question.key);
+                    cache.store.forget(&question.wanted.key, begun);
                 }
-                cache.alone_if_whole(question, lead);
+                cache.alone_if_whole(question, failed(parts.status), lead);
                 body
             }
         };
         (Response::from_parts(parts, body), status)
-    }
-}
-
-// === impl Application ===
-
-impl Application {
-    /// At a port of it.
-    pub fn new(upstream: Rc<Upstream>, speak: Speak, port: u16) -> Self {
-        Self {
-            upstream,
-            speak,
-            port,
-        }
-    }
-
-    /// Asks it.
-    ///
-    /// # Errors
-    /// Those of [`forward::once`].
-    pub(super) async fn ask(
-        &self,
-        cx: &mut Context,
-        head: Parts,
-        body: RequestBody,
-    ) -> Result<Response<ResponseBody>, Error> {
-        forward::once(cx, &self.upstream, self.speak, head, body).await
     }
 }
 

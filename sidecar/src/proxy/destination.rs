@@ -27,6 +27,7 @@ use crate::config::route::connections::{self, ConnectionRule};
 use crate::config::route::filters::{self, Filters};
 use crate::config::route::{self as config, Route, Rule};
 use crate::config::service::{Endpoint, Port, Protocol, Service, ServiceKey};
+use crate::policy::cache::at_caller::AtCaller;
 use crate::policy::load_balancer::LoadBalancer;
 use crate::policy::retry::Retries;
 
@@ -40,6 +41,8 @@ pub struct Destination {
     /// How its bytes are read.
     pub protocol: Protocol,
     own: Reached,
+    /// The address of the one endpoint that it is, if it was called by that.
+    endpoint: Option<SocketAddr>,
     route: Option<Rc<Linked>>,
     /// What governs connections whose bytes nobody reads.
     connections: Option<(Arc<Route>, Vec<Targets>)>,
@@ -67,6 +70,10 @@ struct Targets {
 pub struct Backend {
     /// `namespace/service`.
     pub service: Arc<str>,
+    /// Its port.
+    pub port: u16,
+    /// The address of the one endpoint that is meant, if it was called by that.
+    pub endpoint: Option<SocketAddr>,
     /// How it is spoken to.
     pub protocol: Protocol,
     /// Its endpoints.
@@ -90,6 +97,8 @@ pub struct Routed {
     pub backend: Option<Backend>,
     /// When it is sent again, if its rule or its ApiRoute has a policy of its own.
     pub retries: Option<Arc<Retries>>,
+    /// What is kept here of the answers, where its ApiRoute says so.
+    pub kept: Option<Arc<AtCaller>>,
 }
 
 /// A port of a Service.
@@ -171,6 +180,7 @@ impl Destinations {
             port: port.number,
             protocol: port.protocol,
             own: self.balancers.of(&self.state(), &service.key, port),
+            endpoint: None,
             route: self.route_of(service),
             connections: self.connections_of(service),
         }
@@ -250,6 +260,8 @@ impl Destinations {
         let Reached { balancer, terms } = self.balancers.of(state, &service.key, port);
         Some(Backend {
             service: service.key.text().clone(),
+            port: port.number,
+            endpoint: None,
             protocol: port.protocol,
             balancer,
             terms,
@@ -281,6 +293,7 @@ impl Destination {
                 mirror: None,
                 backend: Some(self.alone()),
                 retries: None,
+                kept: None,
             }),
         }
     }
@@ -332,6 +345,8 @@ impl Destination {
     fn alone(&self) -> Backend {
         Backend {
             service: self.service.clone(),
+            port: self.port,
+            endpoint: self.endpoint,
             protocol: self.protocol,
             balancer: self.own.balancer.clone(),
             terms: self.own.terms.clone(),
@@ -375,6 +390,7 @@ impl Linked {
             prefix: found.prefix,
             mirror: targets.mirror.clone(),
             retries: targets.retries.clone(),
+            kept: route.kept.clone(),
             backend: match targets.backends.is_empty() {
                 true => Some(own()),
                 false => targets.pick().cloned(),

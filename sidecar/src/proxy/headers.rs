@@ -17,8 +17,13 @@ use http::{Method, Request, Version};
 use super::error::{Error, Reason};
 use super::upstream::Speak;
 
-pub use attempts::{Told, grpc_status, say_no_retry, says_no_retry, set_grpc_timeout, tell_peer};
-pub use claims::{Origin, remove_claims};
+pub use attempts::{
+    Told, grpc_status, hide_keeps, say_keeps, say_no_retry, says_no_retry, set_grpc_timeout,
+    take_keeps, tell_peer,
+};
+pub use claims::{
+    Origin, names_a_method, names_a_path, names_a_person, remove_claims, says_what_was_asked,
+};
 pub use strict::{check, clean_trailers};
 
 /// Headers that concern one connection only (RFC 9110 section 7.6.1, and what predates it).

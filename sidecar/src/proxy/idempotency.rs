@@ -21,7 +21,7 @@ use self::call::{Call, Held};
 use self::request::Reading;
 use super::Proxy;
 use super::body::{RequestBody, ResponseBody};
-use super::cache::{self, Application};
+use super::cache::{self, origin::Origin};
 use super::context::Context;
 use super::error::{Error, Reason};
 use super::upstream::{Speak, Upstream};
@@ -36,7 +36,7 @@ use crate::policy::mirror;
 /// Where requests go on that are not answered here.
 #[derive(Clone, Debug)]
 pub(super) struct Onward {
-    application: Application,
+    application: Origin,
     cache: Option<Arc<Cache>>,
 }
 
@@ -49,7 +49,7 @@ impl Onward {
         cache: Option<&Arc<Cache>>,
     ) -> Self {
         Self {
-            application: Application::new(upstream, speak, port),
+            application: Origin::application(upstream, speak, port),
             cache: cache.cloned(),
         }
     }

@@ -6,11 +6,12 @@ use http::Response;
 use http::request::Parts;
 
 use super::body::{RequestBody, ResponseBody};
+use super::cache::origin::{Origin, Outbound};
 use super::captured::Captured;
 use super::context::Context;
 use super::destination::Routed;
 use super::error::{Error, Reason};
-use super::{Proxy, copy, forward};
+use super::{Proxy, cache, copy, forward};
 use crate::policy::retry::Retries;
 use crate::policy::timeout::Deadline;
 
@@ -83,7 +84,7 @@ pub async fn carry(
     let body = copy::begin(px, cx, routed, &head, body);
     let answer = match routed.leads_on() {
         true => Box::pin(lead_on(px, cx, &layer, head, body)).await,
-        false => send(cx, &layer, head, body).await,
+        false => send(px, cx, &layer, head, body).await,
     };
     let mut response = answer.map_err(|error| overrun.blame(error))?;
     if let Some(edits) = &filters.response_headers
@@ -98,6 +99,7 @@ pub async fn carry(
 }
 
 async fn send(
+    px: &Proxy,
     cx: &mut Context,
     layer: &Layer,
     head: Parts,
@@ -107,6 +109,20 @@ async fn send(
     let backend = backend.ok_or(Reason::BackendMissing)?;
     let retries = layer.routed.retries.as_ref();
     let retries = retries.or(backend.terms.retries.as_ref());
+    if let (Some(kept), Some((_, rule))) = (&layer.routed.kept, &layer.routed.route) {
+        let outbound = Outbound {
+            port: layer.captured.port(&head),
+            rule: rule.name.clone(),
+            backend: backend.clone(),
+            retries: retries.cloned(),
+            deadline: layer.deadline,
+        };
+        let (origin, kept) = (
+            Origin::Service(Box::new(outbound)),
+            kept.cache(&px.metrics.all().cache),
+        );
+        return Box::pin(cache::carry(cx, kept, &origin, head, body)).await;
+    }
     let without_policy = Retries::without_policy();
     let retries = retries.map_or(without_policy, |retries| retries);
     let forwarded = forward::forward(cx, backend, retries, layer.deadline, head, body);

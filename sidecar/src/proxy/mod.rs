@@ -8,6 +8,7 @@
 //!      │        (captured.rs, destination.rs)                               ▲
 //!      │ route: which rule, which backend                                   │ mutual TLS, ALPN meshwright/h2: 15006
 //!   layers ─── filters of the rule: answer, edit, copy (policy/, copy.rs)  │
+//!      │        what callers keep, where it is said (cache.rs)              │
 //!      ▼                                                                    │
 //!  forward ──── deadline, pick an endpoint, connect, send, and again ───────┘
 //!   (forward.rs, attempts.rs)   (policy/timeout, load_balancer, retry, attempt.rs, upstream.rs)

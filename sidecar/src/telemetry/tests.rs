@@ -141,7 +141,9 @@ fn the_reference_lists_every_metric_with_its_type_and_labels() {
         bytes: 1,
         entries: 1,
     });
-    let _kept = metrics.cache.of(&"shop/orders".into(), &store);
+    let _kept = metrics
+        .cache
+        .of(Direction::inbound, &"shop/orders".into(), &store);
     let memory = Arc::<Memory>::default();
     let _held = metrics.idempotency.of(&"shop/orders".into(), &memory);
     metrics.concurrency.watch(&bounded);

@@ -1,7 +1,19 @@
 //! How much is kept, for how long, and what ends it.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bytes::Bytes;
+use futures::future::join_all;
+use futures::{StreamExt as _, stream};
+use http_body_util::StreamBody;
+use http_body_util::combinators::BoxBody;
+use hyper::body::Frame;
+use sidecar::proxy::limits::LOAD;
+use tests::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, SETTINGS};
+use tests::frames::{block, frame};
+use tests::mesh::Mesh;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use super::app::{App, chunked, reply};
 use super::{World, documents, is_hit, status, until};
@@ -35,9 +47,129 @@ async fn what_is_too_large_or_breaks_off_is_passed_on_and_not_kept() -> Result<(
     assert_eq!(world.get("/pieces").await?.body.len(), 3_000);
     let bytes = world
         .sidecar
-        .metric(r#"meshwright_cache_bytes{route="shop/orders"}"#);
+        .metric(r#"meshwright_cache_bytes{direction="inbound",route="shop/orders"}"#);
     assert!(bytes.await? < Some(10_000.0));
     Ok(())
+}
+
+/// Answers HTTP/2 with the beginning of an answer and the end of its stream, which is no error; the
+/// fourth time and from then on with all of it.
+async fn gives_up_thrice(mut stream: TcpStream) -> Result<()> {
+    stream.read_exact(&mut [0; 24]).await?;
+    let mut frames = Frames::server(stream);
+    frames.send(&frame(SETTINGS, 0, 0, &[])).await?;
+    let mut answers = 0;
+    while let Some(asked) = frames.next().await {
+        if asked.kind != HEADERS {
+            continue;
+        }
+        let says = block(&[(":status", b"200"), ("cache-control", b"max-age=600")]);
+        let head = frame(HEADERS, END_HEADERS, asked.stream, &says);
+        let end = match answers {
+            0..3 => [
+                frame(DATA, 0, asked.stream, b"half"),
+                frame(RST_STREAM, 0, asked.stream, &[0; 4]),
+            ],
+            _ => [
+                frame(DATA, 0, asked.stream, b"half"),
+                frame(DATA, END_STREAM, asked.stream, b" and half"),
+            ],
+        };
+        frames.send(&[head, end.concat()].concat()).await?;
+        answers += 1;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_breaks_off_in_http2_without_an_error_is_not_kept() -> Result<()> {
+    let http2 = "targetPort: 8080, appProtocol: kubernetes.io/h2c";
+    let mesh = Mesh::start(&documents("{}", "").replace("targetPort: 8080", http2)).await?;
+    let (listener, _sidecar) = mesh.listener("orders").await?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(gives_up_thrice(stream));
+        }
+    });
+    let web = mesh.client("web").await?;
+    mesh.programmed("orders").await?;
+    for _ in 0..3 {
+        // Where the head and the end come at once, there may be no answer.
+        if let Ok(half) = web.get("http://orders/a").await {
+            assert!(!is_hit(&half), "{half:?}");
+        }
+    }
+    until("all of it is kept", async || {
+        let answer = web.get("http://orders/a").await?;
+        assert_eq!(answer.body, "half and half");
+        Ok(is_hit(&answer))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_comes_in_crumbs_counts_for_what_it_takes() -> Result<()> {
+    let app = App::new(|head, _| {
+        let number = head.uri.path().trim_start_matches('/').parse();
+        let crumbs = vec![Bytes::from_static(b"x"); number.unwrap_or_default()];
+        chunked(&[("cache-control", "max-age=600")], crumbs, false)
+    });
+    // Twice as much may be in memory: 20000 crumbs take more than that.
+    let world = World::of("{ maxBytes: 1000000, maxEntryBytes: 100000 }", "", app).await?;
+    for _ in 0..3 {
+        let crumbs = world.get("/20000").await?;
+        assert_eq!((crumbs.body.len(), is_hit(&crumbs)), (20_000, false));
+    }
+    until("fewer are kept", async || {
+        Ok(is_hit(&world.get("/2000").await?))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_still_coming_when_its_caller_has_gone_takes_the_place_of_a_request() -> Result<()>
+{
+    let ends = watch::Sender::new(false);
+    let end = ends.clone();
+    let app = App::new(move |_, _| {
+        let mut end = end.subscribe();
+        let begins = stream::once(async { Ok(Frame::data(Bytes::from_static(b"begins"))) });
+        let ends = stream::once(async move {
+            let _ = end.wait_for(|ends| *ends).await;
+            None
+        });
+        let body = StreamBody::new(begins.chain(ends.filter_map(std::future::ready)));
+        reply(200, &[("cache-control", "max-age=600")], "").map(|_| BoxBody::new(body))
+    });
+    let world = World::of("{}", "", app).await?;
+    let proxy = (world.web.sidecar().address(), 15001);
+    let asks_and_goes = async |number: usize| {
+        let mut stream = TcpStream::connect(proxy).await?;
+        let asks = format!("GET http://orders/{number} HTTP/1.1\r\nhost: orders\r\n\r\n");
+        stream.write_all(asks.as_bytes()).await?;
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await?;
+        ensure!(&first == b"HTTP/1.1 200", "{number} is turned away");
+        Ok(())
+    };
+    for wave in 0..LOAD.requests_each / 128 {
+        let asking = (0..128).map(|number| asks_and_goes(wave * 128 + number));
+        for gone in join_all(asking).await {
+            gone?;
+        }
+    }
+    until("they have gone", async || {
+        let series = "meshwright_requests_in_flight{direction=\"inbound\"}";
+        Ok(world.sidecar.metric(series).await? == Some(0.0))
+    })
+    .await?;
+    let more = world.get("/more").await?;
+    assert_eq!((more.status, more.reason()), (503, "overloaded"));
+    ends.send_replace(true);
+    until("their places are free", async || {
+        Ok(is_hit(&world.get("/0").await?) && world.get("/more").await?.status == 200)
+    })
+    .await
 }
 
 #[tokio::test]
@@ -50,12 +182,12 @@ async fn no_more_is_kept_than_was_said() -> Result<()> {
     }
     let bytes = world
         .sidecar
-        .metric(r#"meshwright_cache_bytes{route="shop/orders"}"#);
+        .metric(r#"meshwright_cache_bytes{direction="inbound",route="shop/orders"}"#);
     let bytes = bytes.await?.unwrap_or(f64::MAX);
     assert!(bytes > 50_000.0 && bytes <= 100_000.0, "{bytes}");
     let entries = world
         .sidecar
-        .metric(r#"meshwright_cache_entries{route="shop/orders"}"#);
+        .metric(r#"meshwright_cache_entries{direction="inbound",route="shop/orders"}"#);
     assert!(entries.await? <= Some(10.0));
     Ok(())
 }
@@ -109,7 +241,7 @@ async fn what_is_kept_can_be_shown_and_purged() -> Result<()> {
 
 #[tokio::test]
 async fn a_cache_stands_where_its_answers_are_made_and_nowhere_else() -> Result<()> {
-    let mesh = tests::mesh::Mesh::start(&documents("{}", "")).await?;
+    let mesh = Mesh::start(&documents("{}", "")).await?;
     let elsewhere = documents("{}", "").replace(
         "metadata: { name: orders, namespace: shop }\nspec:\n  hosts: [orders]",
         "metadata: { name: orders, namespace: other }\nspec:\n  hosts: [orders.shop]",

@@ -37,8 +37,43 @@ async fn of_all_who_ask_for_the_same_at_once_one_asks_the_application() -> Resul
         collapsed += usize::from(status(&answer).ends_with("; collapsed"));
     }
     assert_eq!((world.app.requests(), collapsed), (1, 19));
-    let series = r#"meshwright_cache_requests_total{route="shop/orders",outcome="collapsed"}"#;
+    let series = r#"meshwright_cache_requests_total{direction="inbound",route="shop/orders",outcome="collapsed"}"#;
     assert_eq!(world.sidecar.metric(series).await?, Some(19.0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_asks_for_all_also_after_a_failure_and_after_an_answer_to_credentials() -> Result<()> {
+    let app = App::new(|_, number| match number {
+        0 => reply(503, &[], "busy"),
+        _ => reply(
+            200,
+            &[("cache-control", "max-age=600")],
+            format!("{number}"),
+        ),
+    });
+    let world = World::of("{}", "", app).await?;
+    assert_eq!(world.get("/a").await?.status, 503);
+    let sent = [("authorization", "Bearer a")];
+    let own = world.get_with("/a", &sent).await?;
+    assert_eq!(status(&own), "meshwright; fwd=uri-miss");
+    world.app.answers(false);
+    let asking = join_all((0..10).map(|_| world.get("/a")));
+    let opening = async {
+        until("they wait", async || {
+            let series = "meshwright_requests_in_flight{direction=\"inbound\"}";
+            Ok(world.sidecar.metric(series).await? == Some(10.0))
+        })
+        .await?;
+        world.app.answers(true);
+        Ok::<_, anyhow::Error>(())
+    };
+    let (answers, opened) = tokio::join!(asking, opening);
+    opened?;
+    for answer in answers {
+        assert_eq!(answer?.body, "2");
+    }
+    assert_eq!(world.app.requests(), 3);
     Ok(())
 }
 

@@ -60,7 +60,11 @@ async fn what_says_that_it_is_private_or_sets_a_cookie_is_never_kept() -> Result
 async fn what_is_answered_to_credentials_is_kept_only_if_it_says_that_it_is_for_all() -> Result<()>
 {
     let world = World::of("{ defaultTTL: 10m }", "", as_asked()).await?;
-    for credentials in [("authorization", "Bearer a"), ("cookie", "session=a")] {
+    for credentials in [
+        ("authorization", "Bearer a"),
+        ("cookie", "session=a"),
+        ("x-forwarded-user", "a"),
+    ] {
         let sent = [credentials];
         for target in ["/max-age=600", "/x", "/proxy-revalidate,_max-age=600"] {
             assert!(!is_kept(&world, target, &sent).await?, "{target} {sent:?}");

@@ -3,6 +3,8 @@
 use anyhow::Result;
 use bytes::Bytes;
 use http::Method;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use super::app::{App, reply};
 use super::{World, is_hit, status, until};
@@ -37,11 +39,12 @@ async fn an_answer_that_is_fresh_is_given_again_with_its_age_and_counted() -> Re
     assert_eq!(world.app.requests(), asked);
     assert!(!is_hit(&world.get("/a?x=2").await?));
 
-    let hits = r#"meshwright_cache_requests_total{route="shop/orders",outcome="hit"}"#;
+    let hits =
+        r#"meshwright_cache_requests_total{direction="inbound",route="shop/orders",outcome="hit"}"#;
     assert!(world.sidecar.metric(hits).await? >= Some(3.0));
-    let misses = r#"meshwright_cache_requests_total{route="shop/orders",outcome="miss"}"#;
+    let misses = r#"meshwright_cache_requests_total{direction="inbound",route="shop/orders",outcome="miss"}"#;
     assert!(world.sidecar.metric(misses).await? >= Some(2.0));
-    let bytes = r#"meshwright_cache_bytes{route="shop/orders"}"#;
+    let bytes = r#"meshwright_cache_bytes{direction="inbound",route="shop/orders"}"#;
     assert!(world.sidecar.metric(bytes).await? > Some(0.0));
     let log = world.sidecar.log()?;
     assert!(log.contains(r#""cache":"hit""#), "{log}");
@@ -82,8 +85,33 @@ async fn an_answer_is_asked_about_and_what_a_304_says_holds() -> Result<()> {
         Ok(told && answer.body == "0" && answer.headers["x-a"] == "new")
     })
     .await?;
-    let series = r#"meshwright_cache_requests_total{route="shop/orders",outcome="revalidated"}"#;
+    let series = r#"meshwright_cache_requests_total{direction="inbound",route="shop/orders",outcome="revalidated"}"#;
     assert!(world.sidecar.metric(series).await? >= Some(1.0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_304_ends_is_given_as_it_says_and_not_kept() -> Result<()> {
+    let app = App::new(|head, number| {
+        let says = [("etag", "\"1\""), ("cache-control", "no-cache")];
+        let ends = [("etag", "\"1\""), ("cache-control", "private, max-age=9")];
+        match head.headers.contains_key("if-none-match") {
+            true => reply(304, &ends, ""),
+            false => reply(200, &says, format!("{number}")),
+        }
+    });
+    let world = World::of("{}", "", app).await?;
+    until("it is asked about", async || {
+        let answer = world.get("/a").await?;
+        let told = status(&answer) == "meshwright; fwd=stale; fwd-status=304";
+        if told {
+            assert_eq!(answer.headers["cache-control"], "private, max-age=9");
+        }
+        Ok(told)
+    })
+    .await?;
+    let next = world.get("/a").await?;
+    assert!(status(&next).starts_with("meshwright; fwd=uri-miss"));
     Ok(())
 }
 
@@ -232,6 +260,43 @@ async fn what_a_request_changes_is_asked_for_again() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_may_have_been_changed_is_asked_for_again_whatever_became_of_the_request() -> Result<()>
+{
+    let world = World::of("{}", "", App::saying(("cache-control", "max-age=600"))).await?;
+    let kept = async || until("it is kept", async || Ok(is_hit(&world.get("/a").await?))).await;
+    kept().await?;
+    // A call of gRPC is never answered with what is kept, and changes it all the same.
+    let url = "http://orders/a";
+    let grpc = [("content-type", "application/grpc")];
+    let body = Bytes::from("x");
+    world.web.send(Method::POST, url, &grpc, body).await?;
+    assert!(!is_hit(&world.get("/a").await?));
+
+    kept().await?;
+    world.app.answers(false);
+    let asked = world.app.requests();
+    let proxy = (world.web.sidecar().address(), 15001);
+    let mut stream = TcpStream::connect(proxy).await?;
+    let asks = b"PUT http://orders/a HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(asks).await?;
+    until("it has come", async || Ok(world.app.requests() > asked)).await?;
+    drop(stream);
+    let only = [("cache-control", "only-if-cached")];
+    until("its caller has gone", async || {
+        Ok(world.get_with("/a", &only).await?.status == 504)
+    })
+    .await?;
+
+    world.app.answers(true);
+    kept().await?;
+    world.app.goes();
+    let sent = world.web.send(Method::PUT, url, &[], Bytes::new()).await?;
+    assert!(sent.status >= 502, "{}", sent.status);
+    assert_eq!(world.get_with("/a", &only).await?.status, 504);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_stale_answer_is_given_while_a_new_one_is_fetched_and_where_there_is_none() -> Result<()>
 {
     let says = "max-age=0, stale-while-revalidate=600";
@@ -242,7 +307,7 @@ async fn a_stale_answer_is_given_while_a_new_one_is_fetched_and_where_there_is_n
         Ok(status(&answer).starts_with("meshwright; hit; ttl=") && answer.body != "0")
     })
     .await?;
-    let series = r#"meshwright_cache_requests_total{route="shop/orders",outcome="stale"}"#;
+    let series = r#"meshwright_cache_requests_total{direction="inbound",route="shop/orders",outcome="stale"}"#;
     assert!(world.sidecar.metric(series).await? >= Some(1.0));
 
     let app = App::new(|_, number| match number {

@@ -9,6 +9,10 @@ use super::{Rule, text, unique};
 const USUAL_BYTES: u64 = 16 * 1024 * 1024;
 
 pub(super) const RULES: &[Rule] = &[
+    (
+        "duration(self) >= duration('1s') && duration(self) <= duration('1m')",
+        |written| millis(written).is_none_or(|span| (1_000..=60_000).contains(&span)),
+    ),
     ("duration(self) <= duration('24h')", |written| {
         millis(written).is_none_or(|span| span <= 86_400_000)
     }),

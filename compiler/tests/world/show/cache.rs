@@ -6,7 +6,7 @@ use wire::mesh;
 use super::service;
 
 pub(super) fn shown(sent: mesh::Cache) -> Value {
-    json!({
+    let mut shown = json!({
         "route": format!("{}/{}", sent.namespace, sent.name),
         "at": Vec::from_iter(sent.services.iter().map(service)),
         "defaultTtlMs": sent.default_ttl_ms,
@@ -21,5 +21,20 @@ pub(super) fn shown(sent: mesh::Cache) -> Value {
             "whileRevalidated": sent.stale_while_revalidate_ms,
             "ifError": sent.stale_if_error_ms,
         },
+    });
+    // Only how long it is: that it changes is another test's.
+    if !sent.revision.is_empty() {
+        shown["revisionBytes"] = json!(sent.revision.len());
+    }
+    shown
+}
+
+/// What callers keep.
+pub(super) fn at_caller(sent: mesh::CacheAtCaller) -> Value {
+    json!({
+        "how": shown(sent.cache.unwrap()),
+        "maxAgeMs": sent.max_age_ms,
+        "credentialHeaders": sent.credential_headers,
+        "credentialQuery": sent.credential_query,
     })
 }

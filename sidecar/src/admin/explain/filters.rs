@@ -6,12 +6,22 @@ use http::request::Parts;
 use wire::mesh;
 
 use crate::config::route::filters::Filters;
+use crate::policy::cache::at_caller::AtCaller;
 use crate::policy::redirect::Redirect;
 use crate::policy::rewrite::Rewrite;
 
 /// What an ApiRoute with a cache says of a request that can be answered with what is kept.
 pub(super) const KEPT: &str = "answers may be those that the called workload's sidecar keeps: which is \
                                told in cache-status";
+
+/// The same where callers keep answers.
+pub(super) fn kept_here(kept: &AtCaller) -> String {
+    format!(
+        "answers may be those that this sidecar keeps itself, for {} s at most and apart for whatever \
+         credentials are sent: then nobody is asked",
+        kept.max_age().as_secs_f64()
+    )
+}
 
 /// What an ApiRoute that carries calls out once says of a request that may change something.
 pub(super) fn once(header: &str) -> String {

@@ -1,5 +1,6 @@
 mod attempts;
 mod called;
+mod kept;
 
 use super::*;
 use crate::config::guard::Workload;

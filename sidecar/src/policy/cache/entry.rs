@@ -1,23 +1,37 @@
 //! One answer that is kept: what may become one (RFC 9111 section 3), how old it is and how long it
-//! is fresh (section 4.2), whom it is for (section 4.1), and what a 304 makes of it (section 4.3.4).
+//! is fresh (section 4.2), and whom it is for (section 4.1).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPIRES,
-    HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, SET_COOKIE, TRANSFER_ENCODING, VARY,
+    AGE, CONTENT_LENGTH, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, SET_COOKIE,
+    TRANSFER_ENCODING,
 };
 use http::{StatusCode, Version, response};
 use tokio::time::Instant;
 
-use super::directives::{ResponseDirectives, members, seconds};
-use super::key::line;
+use super::directives::ResponseDirectives;
+use super::freshness::{age, explicit, is_kept_by_default, is_of_one_request};
+use super::status::CACHE_STATUS;
 use super::store::Room;
+use super::vary::Selected;
 
-/// Headers that an answer may be told apart by; one that names more is not kept.
-const MAX_VARY: usize = 16;
+mod freshened;
+
+pub use freshened::Freshened;
+
+/// What the destination says of one request: what became of it in its cache, and what is left of its
+/// limits.
+const OF_ONE_REQUEST: [HeaderName; 6] = [
+    CACHE_STATUS,
+    HeaderName::from_static("ratelimit"),
+    HeaderName::from_static("ratelimit-policy"),
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+    HeaderName::from_static("x-ratelimit-reset"),
+];
 
 /// What an entry takes beside its bytes: itself, and its places in tables.
 const OVERHEAD: usize = 512;
@@ -31,6 +45,9 @@ pub struct Spans {
     pub stale_while_revalidate: Duration,
     /// How long one is given where there is no new one.
     pub stale_if_error: Duration,
+    /// At the caller's side: how long ago what is given may have been asked for. Nothing is given there
+    /// that is not fresh.
+    pub at_caller: Option<Duration>,
 }
 
 /// When a response was asked for, and came.
@@ -48,13 +65,11 @@ pub struct Times {
 #[derive(Clone, Debug)]
 pub struct Draft {
     status: StatusCode,
+    version: Version,
     headers: HeaderMap,
-    vary: Vec<Selected>,
+    vary: Selected,
     life: Life,
 }
-
-/// A header that tells answers apart, as it was in the request; nothing: it was not there.
-type Selected = (HeaderName, Option<Box<[u8]>>);
 
 /// An answer that is kept.
 #[derive(Debug)]
@@ -62,7 +77,7 @@ pub struct Entry {
     status: StatusCode,
     /// In one piece of memory.
     headers: Box<[(HeaderName, HeaderValue)]>,
-    vary: Vec<Selected>,
+    vary: Selected,
     body: Body,
     life: Life,
     /// Which fetch it came with.
@@ -112,6 +127,8 @@ pub enum Unfit {
     Endless,
     /// It is larger than one may be.
     Large,
+    /// The mesh made it.
+    OfTheMesh,
 }
 
 // === impl Draft ===
@@ -131,17 +148,17 @@ impl Draft {
         Self::fit(
             asked,
             credentials,
-            (head.status, &head.headers),
+            (head.status, head.version, &head.headers),
             times,
             spans,
         )
-        .and_then(|draft| draft.whole(head, times.wall))
+        .and_then(|draft| draft.whole(head, times.wall, spans.at_caller.is_some()))
     }
 
     fn fit(
         asked: &HeaderMap,
         credentials: bool,
-        (status, headers): (StatusCode, &HeaderMap),
+        (status, version, headers): (StatusCode, Version, &HeaderMap),
         times: Times,
         spans: &Spans,
     ) -> Result<Self, Unfit> {
@@ -160,7 +177,7 @@ impl Draft {
         let kept = match status {
             // Of a part nothing else can be answered, and a 304 has no answer in it.
             StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED => false,
-            _ if says.must_understand && !usual => false,
+            _ if says.must_understand && !usual || is_of_one_request(status) => false,
             _ => usual || explicit.is_some() && !status.is_informational(),
         };
         if !kept {
@@ -172,7 +189,9 @@ impl Draft {
             None => Duration::ZERO,
         };
         let said = explicit.is_some() || says.no_cache || !fresh.is_zero();
-        let revalidate = says.no_cache || says.must_revalidate || says.proxy_revalidate;
+        let asks = says.no_cache || says.must_revalidate || says.proxy_revalidate;
+        // Where nobody decides whether the caller may still enter, nothing is given for longer.
+        let revalidate = asks || spans.at_caller.is_some();
         // `s-maxage` alone forbids stale answers (RFC 9111 section 5.2.2.10); beside it, who writes
         // for how long one may be given means that.
         let implied = revalidate || says.s_maxage.is_some();
@@ -185,6 +204,14 @@ impl Draft {
         let while_revalidate = stale(says.stale_while_revalidate, spans.stale_while_revalidate);
         let if_error = stale(says.stale_if_error, spans.stale_if_error);
         let fresh = if says.no_cache { Duration::ZERO } else { fresh };
+        let age = age(headers, times);
+        let fresh = match spans.at_caller {
+            None => fresh,
+            Some(most) => {
+                let took = times.came.saturating_duration_since(times.asked);
+                fresh.min(age.saturating_add(most.saturating_sub(took)))
+            }
+        };
         let validator = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
         let useful = [fresh, while_revalidate, if_error];
         if !said || !validator && useful.iter().all(Duration::is_zero) {
@@ -192,11 +219,12 @@ impl Draft {
         }
         Ok(Self {
             status,
+            version,
             headers: headers.clone(),
-            vary: selected(asked, headers).ok_or(Unfit::Varies)?,
+            vary: Selected::of(asked, headers).ok_or(Unfit::Varies)?,
             life: Life {
                 came: times.came,
-                age: age(headers, times),
+                age,
                 fresh,
                 while_revalidate,
                 if_error,
@@ -207,9 +235,14 @@ impl Draft {
     }
 
     /// A response to HTTP/1 that says neither its length nor that it comes in chunks ends when its
-    /// connection does, and so does half of one.
-    fn whole(mut self, head: &response::Parts, wall: SystemTime) -> Result<Self, Unfit> {
-        let framed = head.version == Version::HTTP_2
+    /// connection does, and so does half of one. What a peer's sidecar passes on of it comes as HTTP/2.
+    fn whole(
+        mut self,
+        head: &response::Parts,
+        wall: SystemTime,
+        at_caller: bool,
+    ) -> Result<Self, Unfit> {
+        let framed = head.version == Version::HTTP_2 && !at_caller
             || self.headers.contains_key(CONTENT_LENGTH)
             || self.headers.contains_key(TRANSFER_ENCODING)
             || self.status == StatusCode::NO_CONTENT;
@@ -218,6 +251,11 @@ impl Draft {
         }
         crate::proxy::headers::remove_hop_by_hop(&mut self.headers);
         self.headers.remove(AGE);
+        if at_caller {
+            OF_ONE_REQUEST
+                .iter()
+                .for_each(|name| drop(self.headers.remove(name)));
+        }
         if !self.headers.contains_key(DATE)
             && let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(wall))
         {
@@ -230,6 +268,14 @@ impl Draft {
     pub fn length(&self) -> Option<u64> {
         let length = self.headers.get(CONTENT_LENGTH)?;
         length.to_str().ok()?.parse().ok()
+    }
+
+    /// Whether so many bytes are all of its body. `told`: its end was told, and not only that nothing
+    /// follows, as when a stream of HTTP/2 is given up in the middle of it without an error.
+    pub fn is_whole(&self, bytes: u64, told: bool) -> bool {
+        let says = self.headers.contains_key(CONTENT_LENGTH);
+        let complete = !says || self.length() == Some(bytes);
+        complete && (told || self.version != Version::HTTP_2)
     }
 
     /// Whether others may wait for it: it can be given to them without asking.
@@ -273,6 +319,11 @@ impl Entry {
         self.status
     }
 
+    /// The number of the fetch that it came with.
+    pub fn begun(&self) -> u64 {
+        self.begun
+    }
+
     /// Its body.
     pub fn body(&self) -> &Body {
         &self.body
@@ -296,13 +347,12 @@ impl Entry {
 
     /// Whether it is what a request with these headers asks for (RFC 9111 section 4.1).
     pub fn is_for(&self, headers: &HeaderMap) -> bool {
-        let mut vary = self.vary.iter();
-        vary.all(|(name, value)| line(headers, name) == *value)
+        self.vary.fits(headers)
     }
 
     /// Whether it takes the place of another.
     pub(super) fn replaces(&self, other: &Entry) -> bool {
-        self.vary == other.vary
+        self.vary.is(&other.vary)
     }
 
     /// How old it is.
@@ -357,57 +407,7 @@ impl Entry {
     pub fn bytes(&self) -> usize {
         let headers = self.headers.iter();
         let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + 64);
-        let vary = self.vary.iter();
-        let vary = vary.map(|(_, value)| 64 + value.as_ref().map_or(0, |value| value.len()));
-        OVERHEAD + headers.sum::<usize>() + vary.sum::<usize>() + self.body.bytes.len()
-    }
-
-    /// What a 304 makes of it: its head anew, its body as it was. Nothing when it is about another.
-    pub fn freshened(
-        &self,
-        asked: &HeaderMap,
-        told: &response::Parts,
-        credentials: bool,
-        times: Times,
-        spans: &Spans,
-    ) -> Option<Result<Draft, Unfit>> {
-        let same = match (told.headers.get(ETAG), self.header(&ETAG)) {
-            (Some(new), Some(old)) => weak(new.as_bytes()) == weak(old.as_bytes()),
-            (Some(_), None) => false,
-            (None, _) => true,
-        };
-        if !same {
-            return None;
-        }
-        let mut news = told.headers.clone();
-        crate::proxy::headers::remove_hop_by_hop(&mut news);
-        for of_the_body in [
-            CONTENT_LENGTH,
-            CONTENT_ENCODING,
-            CONTENT_RANGE,
-            CONTENT_TYPE,
-        ] {
-            news.remove(of_the_body);
-        }
-        if !news.contains_key(DATE)
-            && let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(times.wall))
-        {
-            news.insert(DATE, date);
-        }
-        let mut headers = self.headers(times.came);
-        headers.remove(AGE);
-        for name in news.keys() {
-            headers.remove(name);
-        }
-        headers.extend(
-            news.iter()
-                .map(|(name, value)| (name.clone(), value.clone())),
-        );
-        let draft = Draft::fit(asked, credentials, (self.status, &headers), times, spans);
-        Some(draft.map(|mut draft| {
-            draft.headers.remove(AGE);
-            draft
-        }))
+        OVERHEAD + headers.sum::<usize>() + self.vary.len() + self.body.bytes.len()
     }
 }
 
@@ -427,63 +427,4 @@ impl Life {
 /// An entity tag as it is compared where the same meaning is enough.
 pub(super) fn weak(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
-}
-
-/// Statuses that are kept without being told (RFC 9110 section 15.1).
-fn is_kept_by_default(status: StatusCode) -> bool {
-    let kept = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
-    kept.contains(&status.as_u16())
-}
-
-/// How long a response says that it is fresh (RFC 9111 section 4.2.1).
-fn explicit(says: &ResponseDirectives, headers: &HeaderMap, wall: SystemTime) -> Option<Duration> {
-    if let Some(said) = says.s_maxage.or(says.max_age) {
-        return Some(said);
-    }
-    let mut expires = headers.get_all(EXPIRES).iter().peekable();
-    expires.peek()?;
-    let since = date(headers).unwrap_or(wall);
-    // What is no date is in the past, such as 0.
-    let spans = expires.map(|at| {
-        let at = at
-            .to_str()
-            .ok()
-            .and_then(|at| httpdate::parse_http_date(at).ok());
-        let span = at.and_then(|at| at.duration_since(since).ok());
-        span.unwrap_or_default()
-    });
-    spans.min()
-}
-
-fn date(headers: &HeaderMap) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
-}
-
-/// How old a response was when it came (RFC 9111 section 4.2.3).
-fn age(headers: &HeaderMap, times: Times) -> Duration {
-    let apparent = date(headers).and_then(|date| times.wall.duration_since(date).ok());
-    let said = headers.get(AGE);
-    let said = said.and_then(|age| seconds(members(age.as_bytes()).next()?));
-    let corrected = said.unwrap_or_default() + times.came.saturating_duration_since(times.asked);
-    // Dates are whole seconds: less than one is no age.
-    let apparent = apparent.filter(|age| age.as_secs() >= 1);
-    corrected.max(apparent.map_or(Duration::ZERO, |age| Duration::from_secs(age.as_secs())))
-}
-
-/// What of a request an answer was made for; nothing where it may be anything.
-fn selected(asked: &HeaderMap, headers: &HeaderMap) -> Option<Vec<Selected>> {
-    let mut selected: Vec<Selected> = Vec::new();
-    let lines = headers.get_all(VARY).iter();
-    for name in lines.flat_map(|line| members(line.as_bytes())) {
-        // `*` is no name, nor is what can't be one.
-        let name = HeaderName::from_bytes(name)
-            .ok()
-            .filter(|name| name != "*")?;
-        if selected.iter().all(|(one, _)| *one != name) {
-            let value = line(asked, &name);
-            selected.push((name, value));
-        }
-    }
-    selected.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
-    (selected.len() <= MAX_VARY).then_some(selected)
 }

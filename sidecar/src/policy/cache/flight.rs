@@ -9,15 +9,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::key::Key;
+use super::status::Forwarded;
 
-/// How long somebody waits for an answer that another fetches, before it fetches its own.
+/// How long a request waits for all that others fetch, before it fetches for itself.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For how many of them it waits.
+const MAX_WAITS: u32 = 4;
 
-/// What is being fetched, by key.
+/// What is being fetched.
 #[derive(Debug, Default)]
-pub struct Flights(Mutex<HashMap<Key, watch::Sender<Outcome>>>);
+pub struct Flights(Mutex<HashMap<Wanted, watch::Sender<Outcome>>>);
+
+/// What is fetched for all who want it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// What is asked for.
+    pub key: Key,
+    /// Whether by who sends credentials: the answer may be for nobody else then, which says nothing of
+    /// what those are answered who send none.
+    pub credentials: bool,
+}
 
 /// What became of a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +59,7 @@ pub enum Joined {
 #[derive(Debug)]
 pub struct Lead {
     flights: Arc<super::store::Store>,
-    key: Key,
+    wanted: Wanted,
     landed: bool,
 }
 
@@ -53,22 +67,30 @@ pub struct Lead {
 #[derive(Debug)]
 pub struct Waiting(watch::Receiver<Outcome>);
 
+/// What one request has waited, and still may.
+#[derive(Debug, Default)]
+pub struct Patience {
+    until: Option<Instant>,
+    waits: u32,
+    last: Option<Outcome>,
+}
+
 // === impl Flights ===
 
 impl Flights {
-    fn land(&self, key: &Key, outcome: Outcome) {
+    fn land(&self, wanted: &Wanted, outcome: Outcome) {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.remove(key) {
+        if let Some(flight) = flights.remove(wanted) {
             flight.send_replace(outcome);
         }
     }
 
-    fn join(&self, key: &Key) -> Option<Waiting> {
+    fn join(&self, wanted: &Wanted) -> Option<Waiting> {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match flights.get(key) {
+        match flights.get(wanted) {
             Some(flight) => Some(Waiting(flight.subscribe())),
             None => {
-                flights.insert(key.clone(), watch::Sender::new(Outcome::Flying));
+                flights.insert(wanted.clone(), watch::Sender::new(Outcome::Flying));
                 None
             }
         }
@@ -88,13 +110,13 @@ impl Flights {
 // === impl Lead ===
 
 impl Lead {
-    /// Fetches what has this key, or waits for who does already.
-    pub fn or_wait(store: &Arc<super::store::Store>, key: &Key) -> Joined {
-        match store.flights.join(key) {
+    /// Fetches it, or waits for who does already.
+    pub fn or_wait(store: &Arc<super::store::Store>, wanted: &Wanted) -> Joined {
+        match store.flights.join(wanted) {
             Some(waiting) => Joined::Wait(waiting),
             None => Joined::Lead(Self {
                 flights: store.clone(),
-                key: key.clone(),
+                wanted: wanted.clone(),
                 landed: false,
             }),
         }
@@ -112,7 +134,7 @@ impl Lead {
 
     fn land(&mut self, outcome: Outcome) {
         if !std::mem::replace(&mut self.landed, true) {
-            self.flights.flights.land(&self.key, outcome);
+            self.flights.flights.land(&self.wanted, outcome);
         }
     }
 }
@@ -123,16 +145,36 @@ impl Drop for Lead {
     }
 }
 
-// === impl Waiting ===
+// === impl Patience ===
 
-impl Waiting {
-    /// What becomes of the fetch; who has waited for too long is alone.
-    pub async fn outcome(mut self) -> Outcome {
-        let landed = self.0.wait_for(|outcome| *outcome != Outcome::Flying);
-        match tokio::time::timeout(PATIENCE, landed).await {
+impl Patience {
+    /// Whether there is any left for who is not given what is kept for this reason.
+    pub fn is_left(&self, why: Forwarded) -> bool {
+        let spent = match self.last {
+            // What another has fetched is for other headers, and so may be what the next one does.
+            Some(Outcome::Kept) => why == Forwarded::Vary,
+            Some(Outcome::Alone) => true,
+            _ => false,
+        };
+        !spent && self.waits < MAX_WAITS && self.until.is_none_or(|until| Instant::now() < until)
+    }
+
+    /// Whether it has waited for anybody.
+    pub fn is_tried(&self) -> bool {
+        self.waits > 0
+    }
+
+    /// Waits for what becomes of a fetch; who has waited for too long is alone.
+    pub async fn wait(&mut self, mut waiting: Waiting) -> Outcome {
+        let until = *self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
+        self.waits += 1;
+        let landed = waiting.0.wait_for(|outcome| *outcome != Outcome::Flying);
+        let outcome = match tokio::time::timeout_at(until, landed).await {
             Ok(Ok(outcome)) => *outcome,
             Ok(Err(_)) => Outcome::Left,
             Err(_) => Outcome::Alone,
-        }
+        };
+        self.last = Some(outcome);
+        outcome
     }
 }

@@ -104,9 +104,10 @@ impl Status {
         }
     }
 
-    /// Says it in a response: behind what caches nearer to the application say.
-    pub fn tell(&self, headers: &mut HeaderMap) {
-        let mut told = String::from("meshwright");
+    /// Says it in a response, of the cache of this name: behind what caches nearer to the application
+    /// say.
+    pub fn tell(&self, name: &str, headers: &mut HeaderMap) {
+        let mut told = String::from(name);
         match self.forwarded {
             None => told.push_str("; hit"),
             Some(why) => {
@@ -185,7 +186,7 @@ mod tests {
     fn told(status: Status) -> String {
         let mut headers = HeaderMap::new();
         headers.insert(CACHE_STATUS, HeaderValue::from_static("origin; hit"));
-        status.tell(&mut headers);
+        status.tell("meshwright", &mut headers);
         let lines: Vec<_> = headers.get_all(CACHE_STATUS).iter().collect();
         assert_eq!(lines.len(), 2);
         lines[1].to_str().unwrap().to_owned()

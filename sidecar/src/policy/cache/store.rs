@@ -5,8 +5,8 @@
 //! is kept, and holds for a fetch that was under way, too.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::header::HeaderMap;
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -14,7 +14,7 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use tokio::time::Instant;
 
 use super::entry::Entry;
-use super::flight::Flights;
+use super::flight::{Flights, Wanted};
 use super::key::Key;
 
 /// Answers of one key that their `Vary` tells apart.
@@ -39,6 +39,8 @@ pub struct Bounds {
 pub struct Store {
     bounds: Bounds,
     kept: Cache<Key, Arc<Variants>, Weight>,
+    /// Held while what is kept of a key is replaced by what depends on it.
+    changing: Mutex<()>,
     /// Fetches and touches, counted together.
     count: AtomicU64,
     /// When the paths of a place were touched last.
@@ -132,6 +134,7 @@ impl Store {
         Arc::new(Self {
             bounds,
             kept,
+            changing: Mutex::default(),
             count: AtomicU64::new(1),
             touched: places(),
             unfit: places(),
@@ -170,16 +173,24 @@ impl Store {
 
     /// The number of a fetch that begins now.
     pub fn begin(&self) -> u64 {
-        self.count.load(Ordering::SeqCst)
+        self.count.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Keeps an answer; not one that was fetched before all was purged.
+    /// Keeps an answer; not one that was fetched before all was purged, nor in place of one whose fetch
+    /// began later.
     pub fn keep(&self, key: &Key, entry: Entry) {
         let entry = Arc::new(entry);
         let begun = entry.begun;
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.kept.peek(key);
         let now = Instant::now();
         let others = before.iter().flat_map(|before| &before.0);
+        if others
+            .clone()
+            .any(|other| entry.replaces(other) && other.begun > begun)
+        {
+            return;
+        }
         let others = others.filter(|other| !entry.replaces(other) && other.is_of_use(now));
         let mut left = self.bounds.bytes;
         let weight = Weight {
@@ -192,7 +203,9 @@ impl Store {
             let rest = left.checked_sub(weight.of(key, entry));
             rest.inspect(|rest| left = *rest).is_some()
         };
-        let all = std::iter::once(&entry).chain(others).take(MAX_VARIANTS);
+        let mut all = Vec::from_iter(std::iter::once(&entry).chain(others));
+        all.sort_by_key(|entry| std::cmp::Reverse(entry.begun));
+        let all = all.into_iter().take(MAX_VARIANTS);
         let variants = all.take_while(fits).cloned().collect::<Vec<_>>();
         if !variants.is_empty() {
             self.kept.insert(key.clone(), Arc::new(Variants(variants)));
@@ -200,14 +213,26 @@ impl Store {
         if begun < self.floor.load(Ordering::SeqCst) {
             self.kept.remove(key);
         }
-        if let Some(unfit) = self.place(&self.whole(key), &self.unfit) {
-            unfit.store(0, Ordering::Relaxed);
+        let also = entry.is_for_all().then_some(true);
+        for credentials in also.into_iter().chain([false]) {
+            if let Some(unfit) = self.place(&self.whole(key, credentials), &self.unfit) {
+                unfit.store(0, Ordering::Relaxed);
+            }
         }
     }
 
-    /// Nothing is kept of a key.
-    pub fn forget(&self, key: &Key) {
-        self.kept.remove(key);
+    /// Nothing is kept of a key, as a fetch with this number says; but what began later.
+    pub fn forget(&self, key: &Key, begun: u64) {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(before) = self.kept.peek(key) else {
+            return;
+        };
+        let newer = before.0.iter().filter(|other| other.begun > begun);
+        let newer = Vec::from_iter(newer.cloned());
+        match newer.is_empty() {
+            true => drop(self.kept.remove(key)),
+            false => self.kept.insert(key.clone(), Arc::new(Variants(newer))),
+        }
     }
 
     /// What was fetched of a path before now is worth nothing; `target` as [`Key::target`] has it.
@@ -232,18 +257,18 @@ impl Store {
         before.saturating_sub(self.kept.len())
     }
 
-    /// Answers of a key are not kept, so nobody should wait for the next one.
-    pub fn is_unfit(&self, key: &Key) {
-        let whole = self.whole(key);
+    /// Such answers are not kept, so nobody should wait for the next one.
+    pub fn is_unfit(&self, wanted: &Wanted) {
+        let whole = self.whole(&wanted.key, wanted.credentials);
         if let Some(unfit) = self.place(&whole, &self.unfit) {
             let until = self.begun.elapsed().as_secs() + UNFIT_SECONDS;
             unfit.store(self.mark(&whole, until), Ordering::Relaxed);
         }
     }
 
-    /// Whether somebody should wait for an answer of a key that is being fetched.
-    pub fn may_be_fit(&self, key: &Key) -> bool {
-        let whole = self.whole(key);
+    /// Whether somebody should wait for such an answer that is being fetched.
+    pub fn may_be_fit(&self, wanted: &Wanted) -> bool {
+        let whole = self.whole(&wanted.key, wanted.credentials);
         let Some(unfit) = self.place(&whole, &self.unfit) else {
             return true;
         };
@@ -266,8 +291,8 @@ impl Store {
         half | until & u64::from(u32::MAX)
     }
 
-    fn whole(&self, key: &Key) -> [u8; 8] {
-        self.hasher.hash_one(key).to_le_bytes()
+    fn whole(&self, key: &Key, credentials: bool) -> [u8; 8] {
+        self.hasher.hash_one((key, credentials)).to_le_bytes()
     }
 
     fn place<'p>(&self, text: &[u8], places: &'p [AtomicU64]) -> Option<&'p AtomicU64> {

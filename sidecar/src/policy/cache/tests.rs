@@ -13,6 +13,7 @@ use super::entry::{Entry, Unfit};
 use super::status::Status;
 use super::*;
 
+mod at_caller;
 mod fresh;
 mod kept;
 mod model;
@@ -68,9 +69,9 @@ fn put(
 ) -> Result<(), Unfit> {
     let question = question(cache, head);
     let draft = cache.judge(&question, &head.headers, response, Instant::now())?;
-    let mut fill = cache.fill(&question.key, draft, cache.store.begin(), None);
+    let mut fill = cache.fill(&question.wanted, draft, cache.store.begin(), None);
     assert!(fill.more(body.as_bytes()));
-    fill.complete();
+    fill.complete(true);
     Ok(())
 }
 

@@ -17,12 +17,16 @@ use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
 use super::ResponseBody;
-use crate::policy::cache::Fill;
+use crate::policy::cache::fill::Fill;
 use crate::policy::cache::store::Room;
 use crate::proxy::error::Error;
+use crate::proxy::load::Admitted;
 
 /// How long a body may come that is to be kept; one that never ends is none.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes that a frame takes beside what is in it.
+const FRAME: u64 = 128;
 
 /// The reader's end.
 pub(super) struct Filling {
@@ -45,8 +49,9 @@ struct Passing {
 // === impl Filling ===
 
 impl Filling {
-    /// Begins to keep a body.
-    pub(super) fn begin(body: ResponseBody, fill: Fill) -> Self {
+    /// Begins to keep a body. Until all of it has come the request has its place among what is in
+    /// flight, also when its caller has gone.
+    pub(super) fn begin(body: ResponseBody, fill: Fill, place: Option<Rc<Admitted>>) -> Self {
         let passing = Rc::new(Passing {
             frames: RefCell::default(),
             ended: Cell::new(false),
@@ -55,7 +60,11 @@ impl Filling {
             left: Cell::new(body.size_hint().exact()),
             room: RefCell::new(fill.queue()),
         });
-        tokio::task::spawn_local(keep(body, fill, passing.clone()));
+        let keeping = keep(body, fill, passing.clone());
+        tokio::task::spawn_local(async move {
+            let _place = place;
+            keeping.await;
+        });
         Self { passing }
     }
 
@@ -131,7 +140,7 @@ async fn keep(mut body: ResponseBody, mut fill: Fill, passing: Rc<Passing>) {
         };
         match frame {
             None => {
-                fill.complete();
+                fill.complete(body.is_end_stream());
                 return passing.end(None);
             }
             Some(Err(error)) => {
@@ -142,7 +151,7 @@ async fn keep(mut body: ResponseBody, mut fill: Fill, passing: Rc<Passing>) {
             }
             Some(Ok(frame)) => {
                 let kept = frame.data_ref().is_some_and(|data| {
-                    let room = passing.room.borrow_mut().more(data.len() as u64);
+                    let room = passing.room.borrow_mut().more(data.len() as u64 + FRAME);
                     room && fill.more(data)
                 });
                 passing.put(Ok(frame));

@@ -43,6 +43,7 @@ impl Destinations {
             service: called.service.key.text().clone(),
             port: called.port.number,
             protocol: called.port.protocol,
+            endpoint: Some(address),
             own,
         }
     }

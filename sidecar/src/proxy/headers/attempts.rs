@@ -4,9 +4,10 @@
 //! |---|---|---|
 //! | `meshwright-attempt` | a caller's sidecar, from the second attempt on | the destination's access log says which attempt of its caller a request was |
 //! | `meshwright-timeout-ms` | a caller's sidecar, where the request has an end | the destination's sidecar waits no longer for its application |
+//! | `meshwright-keeps` | a caller's sidecar that keeps answers, with what it was told of who may enter | a destination's sidecar that was told the same says it back, and the caller's keeps only such an answer |
 //! | `meshwright-no-retry` | a sidecar that has given up on an answer, or an application | a caller's sidecar does not send the request again because of that answer |
 //!
-//! Nobody but a peer is believed the first two, which the application never sees.
+//! Nobody but a peer is told or believed the first three, which the application never sees.
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 const ATTEMPT: HeaderName = HeaderName::from_static("meshwright-attempt");
 const TIMEOUT: HeaderName = HeaderName::from_static("meshwright-timeout-ms");
+const KEEPS: HeaderName = HeaderName::from_static("meshwright-keeps");
 const NO_RETRY: HeaderName = HeaderName::from_static("meshwright-no-retry");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -25,6 +27,8 @@ pub struct Told {
     pub timeout: Option<Duration>,
     /// Which of its caller's attempts it is, from the second on.
     pub attempt: Option<u32>,
+    /// By which revision of what it was told its sidecar keeps answers.
+    pub keeps: Option<u128>,
 }
 
 impl Told {
@@ -34,6 +38,7 @@ impl Told {
         Self {
             timeout: number(&TIMEOUT).map(|millis| Duration::from_millis(millis.into())),
             attempt: number(&ATTEMPT),
+            keeps: revision(headers),
         }
     }
 }
@@ -47,6 +52,31 @@ pub fn tell_peer(headers: &mut HeaderMap, number: u32, left: Option<Duration>) {
         let millis = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
         headers.insert(TIMEOUT, HeaderValue::from(millis));
     }
+}
+
+/// Says by which revision of what a sidecar was told answers are kept.
+pub fn say_keeps(headers: &mut HeaderMap, revision: u128) {
+    if let Ok(value) = HeaderValue::from_str(&format!("{revision:032x}")) {
+        headers.insert(KEEPS, value);
+    }
+}
+
+/// Takes out what was said of it; whether it was this revision.
+pub fn take_keeps(headers: &mut HeaderMap, expected: u128) -> bool {
+    let said = revision(headers);
+    headers.remove(KEEPS);
+    said == Some(expected)
+}
+
+/// Says nothing of it to who is no peer.
+pub fn hide_keeps(headers: &mut HeaderMap) {
+    headers.remove(KEEPS);
+}
+
+fn revision(headers: &HeaderMap) -> Option<u128> {
+    let mut said = headers.get_all(KEEPS).iter();
+    let one = said.next().filter(|_| said.next().is_none())?;
+    u128::from_str_radix(one.to_str().ok()?, 16).ok()
 }
 
 /// Tells a gRPC server how long its answer is waited for: no longer than before.
@@ -99,6 +129,29 @@ mod tests {
         assert_eq!(after(None, Duration::from_millis(250)), "250m");
         assert_eq!(after(None, Duration::from_secs(200_000)), "200000S");
         assert_eq!(after(Some("nonsense"), Duration::from_secs(1)), "1000m");
+    }
+
+    #[test]
+    fn what_both_sides_were_told_is_compared_as_a_whole_and_taken_out() {
+        let mut headers = HeaderMap::new();
+        assert!(!take_keeps(&mut headers, 0));
+        for (said, told, same) in [
+            (0, 0, true),
+            (7, 7, true),
+            (7, 8, false),
+            (u128::MAX, 0, false),
+        ] {
+            say_keeps(&mut headers, said);
+            assert_eq!(headers[KEEPS].len(), 32);
+            assert_eq!(Told::by_peer(&headers).keeps, Some(said));
+            assert_eq!(take_keeps(&mut headers, told), same);
+            assert!(headers.is_empty());
+        }
+        // Two who answer are none.
+        headers.append(KEEPS, HeaderValue::from_static("7"));
+        headers.append(KEEPS, HeaderValue::from_static("7"));
+        assert!(!take_keeps(&mut headers, 7));
+        assert!(headers.is_empty());
     }
 
     #[test]

@@ -54,6 +54,51 @@ const ORIGIN_FAMILIES: &[&str] = &[
     "x-auth-request-",
 ];
 
+/// Whose request it is, by name or by what only that person has: what is answered to one may be for
+/// nobody else, whoever wrote it.
+const PERSONS: &[&str] = &[
+    "remote-user",
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-preferred-username",
+    "x-forwarded-groups",
+    "x-forwarded-access-token",
+    "x-user",
+    "x-api-key",
+    "api-key",
+    "x-auth-token",
+    "x-access-token",
+    "proxy-authorization",
+];
+const PERSON_FAMILIES: &[&str] = &[
+    "x-remote-",
+    "x-auth-request-",
+    "x-user-",
+    "x-amzn-oidc-",
+    "x-goog-authenticated-user-",
+    "x-goog-iap-",
+    "x-ms-client-principal",
+    "cf-access-",
+];
+
+/// What was asked of whoever is in front: applications write it into links and redirects.
+const ASKED_IN_FRONT: &[&str] = &[
+    "x-forwarded-proto",
+    "x-forwarded-scheme",
+    "x-forwarded-ssl",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+];
+
+/// What makes another request of one, for applications that know it: another method, another path.
+const OTHER_METHODS: &[&str] = &[
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
+const OTHER_PATHS: &[&str] = &["x-original-url", "x-rewrite-url"];
+
 /// Removes what must not be believed.
 pub fn remove_claims(headers: &mut HeaderMap, from: Origin) {
     super::remove(headers, |name| match from {
@@ -65,6 +110,27 @@ pub fn remove_claims(headers: &mut HeaderMap, from: Origin) {
 /// Of either kind.
 pub(super) fn is_claim(name: &HeaderName) -> bool {
     is_identity(name) || is_of(name.as_str(), ORIGIN, ORIGIN_FAMILIES)
+}
+
+/// Whether a header says whose request it is.
+pub fn names_a_person(name: &HeaderName) -> bool {
+    // It names a program.
+    name != "x-user-agent" && is_of(name.as_str(), PERSONS, PERSON_FAMILIES)
+}
+
+/// Whether a header says what was asked of whoever is in front.
+pub fn says_what_was_asked(name: &HeaderName) -> bool {
+    is_of(name.as_str(), ASKED_IN_FRONT, &[])
+}
+
+/// Whether there are applications for which a header names another method.
+pub fn names_a_method(name: &HeaderName) -> bool {
+    is_of(name.as_str(), OTHER_METHODS, &[])
+}
+
+/// Whether there are applications for which a header names another path.
+pub fn names_a_path(name: &HeaderName) -> bool {
+    is_of(name.as_str(), OTHER_PATHS, &[])
 }
 
 pub(super) fn is_identity(name: &HeaderName) -> bool {
@@ -119,6 +185,29 @@ mod tests {
         "traceparent",
         "x-forward",
     ];
+
+    #[test]
+    fn headers_that_name_a_person_are_known_by_name_and_family_and_no_others_are() {
+        for name in [
+            "remote-user",
+            "x-remote-user",
+            "x_remote_groups",
+            "x-auth-request-email",
+            "x-forwarded-user",
+            "x_forwarded_email",
+            "x-forwarded-access-token",
+            "x-user",
+            "x-user-id",
+            "x-api-key",
+            "proxy-authorization",
+        ] {
+            assert!(names_a_person(&HeaderName::from_static(name)), "{name}");
+        }
+        let origin = ["x-forwarded-for", "x-forwarded-proto", "x-user-agent"];
+        for name in origin.iter().chain(OTHERS) {
+            assert!(!names_a_person(&HeaderName::from_static(name)), "{name}");
+        }
+    }
 
     fn left(from: Origin) -> Vec<String> {
         let mut headers = HeaderMap::new();

@@ -12,13 +12,13 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::Shared;
+use super::{Direction, Shared};
 use crate::policy::cache::status::Outcome;
 use crate::policy::cache::store::Store;
 
 /// The counts of every cache in force; of one that has gone, until nobody holds it.
 #[derive(Debug, Default)]
-pub struct Counters(Mutex<BTreeMap<Arc<str>, Held>>);
+pub struct Counters(Mutex<BTreeMap<(Arc<str>, Direction), Held>>);
 
 /// The counts of one ApiRoute, and what it keeps.
 type Held = (Arc<ByOutcome>, Weak<Store>);
@@ -31,13 +31,23 @@ pub struct Counts(Arc<ByOutcome>);
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabels {
+    direction: Direction,
     route: Shared,
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RouteLabels {
+    direction: Direction,
     route: Shared,
+}
+
+/// One ApiRoute's at the moment.
+struct Now {
+    labels: RouteLabels,
+    counts: Arc<ByOutcome>,
+    entries: usize,
+    bytes: u64,
 }
 
 /// The series at the moment.
@@ -47,21 +57,30 @@ pub(super) struct Rendered(pub(super) Arc<Counters>);
 // === impl Counters ===
 
 impl Counters {
-    /// The counts of an ApiRoute whose answers are kept here: those that it had go on.
-    pub fn of(&self, route: &Arc<str>, store: &Arc<Store>) -> Counts {
+    /// The counts of an ApiRoute whose answers are kept here, of requests that come or go: those that
+    /// it had go on.
+    pub fn of(&self, side: Direction, route: &Arc<str>, store: &Arc<Store>) -> Counts {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (counts, held) = all.entry(route.clone()).or_default();
+        let (counts, held) = all.entry((route.clone(), side)).or_default();
         *held = Arc::downgrade(store);
         Counts(counts.clone())
     }
 
     /// Each ApiRoute with its counts, how many answers it keeps, and how many bytes.
-    fn now(&self) -> Vec<(Shared, Arc<ByOutcome>, (usize, u64))> {
+    fn now(&self) -> Vec<Now> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, (counts, _)| Arc::strong_count(counts) > 1);
-        let now = all.iter().map(|(route, (counts, store))| {
-            let size = store.upgrade().map_or((0, 0), |store| store.size());
-            (Shared(route.clone()), counts.clone(), size)
+        let now = all.iter().map(|((route, side), (counts, store))| {
+            let (entries, bytes) = store.upgrade().map_or((0, 0), |store| store.size());
+            Now {
+                labels: RouteLabels {
+                    direction: *side,
+                    route: Shared(route.clone()),
+                },
+                counts: counts.clone(),
+                entries,
+                bytes,
+            }
         });
         now.collect()
     }
@@ -95,10 +114,11 @@ impl Collector for Rendered {
         let help = "Requests that an ApiRoute's cache has seen, by what became of them";
         let name = "cache_requests";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (route, counts, _) in &now {
-            for (outcome, count) in Outcome::ALL.iter().zip(counts.iter()) {
+        for one in &now {
+            for (outcome, count) in Outcome::ALL.iter().zip(one.counts.iter()) {
                 let labels = OutcomeLabels {
-                    route: route.clone(),
+                    direction: one.labels.direction,
+                    route: one.labels.route.clone(),
                     outcome: outcome.name(),
                 };
                 let count = ConstCounter::new(count.load(Ordering::Relaxed));
@@ -107,22 +127,16 @@ impl Collector for Rendered {
         }
         let help = "Bytes that the answers count for that an ApiRoute's cache keeps";
         let mut family = encoder.encode_descriptor("cache_bytes", help, None, MetricType::Gauge)?;
-        for (route, _, (_, bytes)) in &now {
-            let labels = RouteLabels {
-                route: route.clone(),
-            };
-            let bytes = ConstGauge::new(i64::try_from(*bytes).unwrap_or(i64::MAX));
-            bytes.encode(family.encode_family(&labels)?)?;
+        for one in &now {
+            let bytes = ConstGauge::new(i64::try_from(one.bytes).unwrap_or(i64::MAX));
+            bytes.encode(family.encode_family(&one.labels)?)?;
         }
         let help = "Requests that an ApiRoute's cache keeps answers to";
         let name = "cache_entries";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (route, _, (entries, _)) in &now {
-            let labels = RouteLabels {
-                route: route.clone(),
-            };
-            let entries = ConstGauge::new(i64::try_from(*entries).unwrap_or(i64::MAX));
-            entries.encode(family.encode_family(&labels)?)?;
+        for one in &now {
+            let entries = ConstGauge::new(i64::try_from(one.entries).unwrap_or(i64::MAX));
+            entries.encode(family.encode_family(&one.labels)?)?;
         }
         Ok(())
     }
@@ -141,14 +155,18 @@ mod tests {
             bytes: 1 << 20,
             entries: 10,
         });
-        let first = counters.of(&route, &store);
+        let of = |side| counters.of(side, &route, &store);
+        let first = of(Direction::inbound);
         first.became(Outcome::Hit);
-        let second = counters.of(&route, &store);
+        let second = of(Direction::inbound);
         drop(first);
         second.became(Outcome::Hit);
         assert_eq!(second.of(Outcome::Hit), 2);
         assert_eq!(counters.now().len(), 1);
-        drop(second);
+        // What it keeps of its own calls to the same is counted apart.
+        let calls = of(Direction::outbound);
+        assert_eq!((calls.of(Outcome::Hit), counters.now().len()), (0, 2));
+        drop((second, calls));
         assert!(counters.now().is_empty());
     }
 }

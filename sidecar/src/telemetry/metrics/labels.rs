@@ -124,7 +124,7 @@ pub struct InputLabels {
 }
 
 /// Which way a connection goes, seen from the application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types)]
 pub enum Direction {
     /// The application calls.

@@ -67,6 +67,9 @@ async fn what_does_not_say_it_is_kept_for_the_default_if_its_status_is_one_that_
         (404, true),
         (410, true),
         (302, false),
+        (405, false),
+        (414, false),
+        (501, false),
         (206, false),
         (304, false),
         (403, false),
@@ -86,6 +89,21 @@ async fn what_does_not_say_it_is_kept_for_the_default_if_its_status_is_one_that_
             "",
         );
         assert!(made.is_err(), "{status}");
+    }
+    // What is about one request alone is not kept even where it says so.
+    let says = [("cache-control", "public, max-age=5")];
+    for status in [
+        400, 408, 412, 413, 414, 416, 417, 421, 425, 428, 429, 431, 511,
+    ] {
+        let made = put(&cache(), &get("/a", &[]), &answered(status, &says), "");
+        assert_eq!(made, Err(Unfit::Status), "{status}");
+    }
+    // Nor is what is answered to who asks for a part, unless it is all.
+    let part = get("/a", &[("range", "lines=1-2")]);
+    for (status, kept) in [(200, true), (404, false), (403, false), (302, false)] {
+        let cache = with_default(10_000);
+        let made = put(&cache, &part, &answered(status, &says), "");
+        assert_eq!(made.is_ok(), kept, "{status}: {made:?}");
     }
     // Any final status that says it is kept; one that must be understood is not.
     let control = [("cache-control", "max-age=5")];
@@ -224,10 +242,13 @@ async fn what_a_304_says_holds_from_then_on_and_one_about_another_makes_nothing_
     );
     let now = Instant::now();
     let fresh = cache.freshen(&question, &head.headers, &entry, &told, now);
-    let fresh = fresh.expect("it is about it").unwrap();
-    cache
-        .store
-        .keep(&question.key, fresh.into_entry(entry.body().clone(), 1));
+    let fresh = fresh.expect("it is about it");
+    assert_eq!(fresh.kept, Ok(()));
+    let fresh = fresh.draft;
+    cache.store.keep(
+        &question.wanted.key,
+        fresh.into_entry(entry.body().clone(), cache.store.begin()),
+    );
     advance(secs(9)).await;
     let (entry, _) = given(consult(&cache, &head)).expect("it is fresh again");
     let headers = entry.headers(Instant::now());
@@ -253,7 +274,19 @@ async fn what_a_304_says_holds_from_then_on_and_one_about_another_makes_nothing_
             .freshen(&question, &head.headers, &entry, &other, now)
             .is_none()
     );
-    let private = answered(304, &[("cache-control", "private")]);
+    // What is kept no longer has the news all the same.
+    let news = [("cache-control", "private"), ("x-a", "newest")];
+    let private = answered(304, &news);
     let made = cache.freshen(&question, &head.headers, &entry, &private, now);
-    assert_eq!(made.unwrap().unwrap_err(), Unfit::Says);
+    let made = made.expect("it is about it");
+    assert_eq!(made.kept, Err(Unfit::Says));
+    let made = made.draft.into_entry(entry.body().clone(), 2);
+    let headers = made.headers(Instant::now());
+    assert_eq!(headers["x-a"], "newest");
+    assert_eq!(headers["cache-control"], "private");
+    assert_eq!(
+        (headers["x-b"].to_str().unwrap(), &made.body().bytes[..]),
+        ("old", &b"abc"[..])
+    );
+    assert!(made.ttl(Instant::now()).is_none() && !made.is_for_all());
 }

@@ -1,5 +1,6 @@
 //! What is kept, how much of it, and what ends it.
 
+use super::flight::{Joined, Outcome, Patience};
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -23,8 +24,8 @@ async fn what_an_unsafe_request_changes_is_gone_also_for_a_fetch_that_was_under_
         Instant::now(),
     );
     cache
-        .fill(&question.key, draft.unwrap(), begun, None)
-        .complete();
+        .fill(&question.wanted, draft.unwrap(), begun, None)
+        .complete(true);
     assert!(given(consult(&cache, &head)).is_none());
     put(&cache, &head, &answered(200, &control), "2").unwrap();
     assert!(given(consult(&cache, &head)).is_some());
@@ -42,6 +43,19 @@ async fn what_an_unsafe_request_changes_is_gone_also_for_a_fetch_that_was_under_
         cache.changed(80, &get("/z", &[]), &answered(303, &[("location", named)]));
         assert_eq!(given(consult(&cache, &head)).is_none(), touched, "{named}");
     }
+    // Who can't tell what became of it says nothing of where it has led.
+    let name = REASON_HEADER;
+    let told = [(name.as_str(), "request_timeout")];
+    for (status, headers, touched) in [
+        (101, &[][..], true),
+        (504, &told, true),
+        (504, &[], false),
+        (403, &told, false),
+    ] {
+        put(&cache, &head, &answered(200, &control), "3").unwrap();
+        cache.changed(80, &post, &answered(status, headers));
+        assert_eq!(given(consult(&cache, &head)).is_none(), touched, "{status}");
+    }
     // A purge of anything keeps nothing of what was under way.
     let begun = cache.store.begin();
     cache.store.purge(b"/other");
@@ -51,11 +65,41 @@ async fn what_an_unsafe_request_changes_is_gone_also_for_a_fetch_that_was_under_
         &answered(200, &control),
         Instant::now(),
     );
-    cache.store.forget(&question.key);
+    cache.store.forget(&question.wanted.key, u64::MAX);
     cache
-        .fill(&question.key, draft.unwrap(), begun, None)
-        .complete();
+        .fill(&question.wanted, draft.unwrap(), begun, None)
+        .complete(true);
     assert!(given(consult(&cache, &head)).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_fetches_what_the_later_one_brought_stays_whichever_ends_last() {
+    let cache = cache();
+    let head = get("/a", &[("x-a", "1")]);
+    let question = question(&cache, &head);
+    let ends = |begun: u64, vary: &str, body: &str| {
+        let says = answered(200, &[("cache-control", "max-age=100"), ("vary", vary)]);
+        let draft = cache.judge(&question, &head.headers, &says, Instant::now());
+        let mut fill = cache.fill(&question.wanted, draft.unwrap(), begun, None);
+        assert!(fill.more(body.as_bytes()));
+        fill.complete(true);
+    };
+    let is_given = || {
+        let (entry, _) = given(consult(&cache, &head)).expect("it is kept");
+        entry.body().bytes.clone()
+    };
+    let (first, second) = (cache.store.begin(), cache.store.begin());
+    assert!(first < second, "each has its own");
+    ends(second, "x-a", "new");
+    ends(first, "x-a", "old");
+    assert_eq!(is_given(), "new");
+    // Also where they are told apart by something else.
+    ends(first, "x-b", "old");
+    assert_eq!(is_given(), "new");
+    cache.store.forget(&question.wanted.key, first);
+    assert_eq!(is_given(), "new");
+    ends(cache.store.begin(), "x-a", "newest");
+    assert_eq!(is_given(), "newest");
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,17 +185,17 @@ async fn what_is_coming_and_what_is_still_read_are_bounded_with_what_is_kept() {
     let fill = |headers: &[(&str, &str)]| {
         let response = answered(200, headers);
         let draft = cache.judge(&question, &head.headers, &response, Instant::now());
-        cache.fill(&question.key, draft.unwrap(), 9, None)
+        cache.fill(&question.wanted, draft.unwrap(), 9, None)
     };
     // Somebody still reads ten answers that have gone.
     let mut read = Vec::new();
     for _ in 0..10 {
         let mut fill = fill(&control);
         assert!(fill.more(piece.as_bytes()));
-        fill.complete();
+        fill.complete(true);
         let (entry, _) = given(consult(&cache, &head)).unwrap();
         read.push(entry.body().room.clone());
-        cache.store.forget(&question.key);
+        cache.store.forget(&question.wanted.key, u64::MAX);
     }
     let mut fills = Vec::from_iter((0..20).map(|_| fill(&control)));
     let mut taken = 0;
@@ -199,6 +243,46 @@ async fn hop_by_hop_headers_are_not_kept_nor_what_ends_with_its_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_has_broken_off_without_an_error_is_not_kept() {
+    let (length, none) = (("content-length", "4"), ("x", "1"));
+    for (line, version, body, told, kept) in [
+        (length, Version::HTTP_2, "body", true, true),
+        (length, Version::HTTP_2, "bod", true, false),
+        (length, Version::HTTP_2, "body", false, false),
+        (length, Version::HTTP_11, "body", false, true),
+        (length, Version::HTTP_11, "bod", false, false),
+        (none, Version::HTTP_2, "bod", true, true),
+        (none, Version::HTTP_2, "bod", false, false),
+        (
+            ("content-length", "4, 4"),
+            Version::HTTP_2,
+            "body",
+            true,
+            false,
+        ),
+    ] {
+        let (cache, head) = (cache(), get("/a", &[]));
+        let mut response = answered(200, &[("cache-control", "max-age=9"), line]);
+        response.version = version;
+        let question = question(&cache, &head);
+        let draft = cache.judge(&question, &head.headers, &response, Instant::now());
+        let Joined::Lead(lead) = Lead::or_wait(&cache.store, &question.wanted) else {
+            panic!("nobody fetches");
+        };
+        let mut fill = cache.fill(&question.wanted, draft.unwrap(), 9, Some(lead));
+        assert!(fill.more(body.as_bytes()));
+        fill.complete(told);
+        assert_eq!(
+            is_given(&cache, &[]),
+            kept,
+            "{line:?} {version:?} {body} {told}"
+        );
+        // Who waits goes on, and the next one may be whole.
+        assert!(cache.store.flights.is_empty() && cache.may_share(&question, false));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_no_question_passes_by() {
     let cache = cache();
     let ask = |method: Method, headers: &[(&str, &str)], body: bool| {
@@ -213,6 +297,8 @@ async fn what_is_no_question_passes_by() {
         ask(Method::OPTIONS, &[], false),
         ask(Method::GET, &[("cache-control", "no-store")], false),
         ask(Method::GET, &[("if-match", "\"1\"")], false),
+        ask(Method::GET, &[("x-original-url", "/b")], false),
+        ask(Method::GET, &[("x-rewrite-url", "/b")], false),
     ] {
         assert!(matches!(past, Asked::Past(_)), "{past:?}");
     }
@@ -223,8 +309,39 @@ async fn what_is_no_question_passes_by() {
         ask(Method::from_bytes(b"PURGE").unwrap(), &[], false),
         Asked::Unsafe
     ));
+    let other = [("x-http-method-override", "DELETE")];
+    assert!(matches!(ask(Method::GET, &other, false), Asked::Unsafe));
     let only = get("/a", &[("cache-control", "only-if-cached")]);
     assert!(matches!(consult(&cache, &only), Verdict::Refuse));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_answered_to_who_is_named_in_a_header_is_for_nobody_else() {
+    let control = [("cache-control", "max-age=100")];
+    for named in ["x-forwarded-user", "x_auth_request_email", "x-api-key"] {
+        let cache = cache();
+        let [one, other] = ["a", "b"].map(|person| get("/a", &[(named, person)]));
+        let made = put(&cache, &one, &answered(200, &control), "a's");
+        assert_eq!(made, Err(Unfit::Credentials), "{named}");
+        put(&cache, &get("/a", &[]), &answered(200, &control), "").unwrap();
+        assert!(given(consult(&cache, &other)).is_none(), "{named}");
+        let all = [("cache-control", "public, max-age=100")];
+        put(&cache, &one, &answered(200, &all), "all").unwrap();
+        assert!(given(consult(&cache, &other)).is_some(), "{named}");
+
+        // Where it is chosen, each has its own.
+        let key_headers = vec![named.into()];
+        let cache = built(
+            mesh::Cache {
+                key_headers,
+                ..sent()
+            },
+            None,
+        );
+        put(&cache, &one, &answered(200, &control), "a's").unwrap();
+        assert!(given(consult(&cache, &one)).is_some(), "{named}");
+        assert!(given(consult(&cache, &other)).is_none(), "{named}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,11 +386,74 @@ async fn what_is_kept_outlives_what_does_not_change_what_it_means() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_sends_credentials_and_who_sends_none_fetch_and_wait_apart() {
+    let cache = cache();
+    let open = question(&cache, &get("/a", &[]));
+    let closed = question(&cache, &get("/a", &[("authorization", "Bearer a")]));
+    let Joined::Lead(lead) = Lead::or_wait(&cache.store, &closed.wanted) else {
+        panic!("nobody fetches");
+    };
+    let Joined::Lead(_other) = Lead::or_wait(&cache.store, &open.wanted) else {
+        panic!("nobody fetches for those who send none");
+    };
+    cache.alone_if_whole(&closed, false, Some(lead));
+    assert!(!cache.may_share(&closed, false) && cache.may_share(&open, false));
+    // What is kept for those is nothing to these, unless it is for all.
+    says(&cache, "max-age=9").unwrap();
+    assert!(!cache.may_share(&closed, false));
+    says(&cache, "public, max-age=9").unwrap();
+    assert!(cache.may_share(&closed, false));
+    // That the application fails now is not remembered.
+    cache.alone_if_whole(&open, true, None);
+    assert!(cache.may_share(&open, false));
+}
+
+/// What becomes of a fetch for somebody who waits for it, after so many seconds.
+async fn wait(cache: &Cache, patience: &mut Patience, seconds: u64, landed: fn(Lead)) -> Outcome {
+    let question = question(cache, &get("/a", &[]));
+    let join = || Lead::or_wait(&cache.store, &question.wanted);
+    let (Joined::Lead(lead), Joined::Wait(waiting)) = (join(), join()) else {
+        panic!("somebody else fetches");
+    };
+    let landing = async {
+        tokio::time::sleep(secs(seconds)).await;
+        landed(lead);
+        std::future::pending().await
+    };
+    tokio::select! {
+        outcome = patience.wait(waiting) => outcome,
+        () = landing => panic!("it goes on"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_than_ten_seconds_in_all_nor_behind_answers_for_other_headers() {
+    let (cache, mut patience) = (cache(), Patience::default());
+    assert!(patience.is_left(Forwarded::Vary) && !patience.is_tried());
+    let begun = Instant::now();
+    assert_eq!(wait(&cache, &mut patience, 6, drop).await, Outcome::Left);
+    assert!(patience.is_left(Forwarded::Uri));
+    let slow = wait(&cache, &mut patience, 5, Lead::kept);
+    assert_eq!(slow.await, Outcome::Alone);
+    assert_eq!(begun.elapsed(), secs(10));
+    assert!(!patience.is_left(Forwarded::Uri));
+
+    let mut patience = Patience::default();
+    let kept = wait(&cache, &mut patience, 1, Lead::kept);
+    assert_eq!(kept.await, Outcome::Kept);
+    assert!(patience.is_left(Forwarded::Uri) && !patience.is_left(Forwarded::Vary));
+    for _ in 0..3 {
+        assert!(patience.is_left(Forwarded::Uri));
+        wait(&cache, &mut patience, 1, drop).await;
+    }
+    assert!(!patience.is_left(Forwarded::Uri), "four times");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_waits_in_vain_goes_on_and_that_nothing_is_kept_is_remembered_for_a_while() {
-    use super::flight::{Joined, Outcome};
     let cache = cache();
     let question = question(&cache, &get("/a", &[]));
-    let join = || Lead::or_wait(&cache.store, &question.key);
+    let join = || Lead::or_wait(&cache.store, &question.wanted);
     let Joined::Lead(lead) = join() else {
         panic!("nobody fetches");
     };
@@ -281,18 +461,20 @@ async fn who_waits_in_vain_goes_on_and_that_nothing_is_kept_is_remembered_for_a_
         panic!("somebody fetches");
     };
     let begun = Instant::now();
-    assert_eq!(waiting.outcome().await, Outcome::Alone);
+    let mut patience = Patience::default();
+    assert_eq!(patience.wait(waiting).await, Outcome::Alone);
+    assert!(!patience.is_left(Forwarded::Uri));
     assert_eq!(begun.elapsed(), secs(10));
     let Joined::Wait(waiting) = join() else {
         panic!("it still fetches");
     };
     drop(lead);
-    assert_eq!(waiting.outcome().await, Outcome::Left);
+    assert_eq!(Patience::default().wait(waiting).await, Outcome::Left);
     let Joined::Lead(lead) = join() else {
         panic!("nobody fetches any more");
     };
     assert!(cache.may_share(&question, false));
-    cache.alone(&question.key, Some(lead));
+    cache.alone(&question.wanted, Some(lead));
     assert!(!cache.may_share(&question, false));
     assert!(cache.store.flights.is_empty());
     advance(secs(12)).await;

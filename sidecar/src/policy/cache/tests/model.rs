@@ -81,11 +81,12 @@ enum Step {
 }
 
 const PATHS: [&str; 3] = ["/a", "/a/b", "/c"];
-const CALLERS: [&[(&str, &str)]; 4] = [
+const CALLERS: [&[(&str, &str)]; 5] = [
     &[],
     &[("authorization", "Bearer a")],
     &[("authorization", "Bearer b")],
     &[("cookie", "session=c")],
+    &[("x-forwarded-user", "d")],
 ];
 
 /// An answer as the model knows it.
