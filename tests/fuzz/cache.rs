@@ -72,6 +72,8 @@ fn fuzz_what_callers_are_told_that_they_keep() {
         max_age_ms: 1_000,
         credential_headers: vec!["x-api-key".into()],
         credential_query: vec!["key".into()],
+        deciding_headers: vec!["x-role".into()],
+        by_method: true,
     };
     let counters = Counters::default();
     fuzz(4_000, &[&sent.encode_to_vec()], &[b"\n"], |bytes| {
@@ -98,6 +100,8 @@ fn fuzz_headers_of_what_callers_keep() {
         max_age_ms: 1_000,
         credential_headers: vec!["x-tenant".into()],
         credential_query: vec!["page".into()],
+        deciding_headers: vec!["x-a".into()],
+        by_method: true,
     };
     let built = AtCaller::build(sent).expect("it is right");
     headers_of_what_is_kept(built.cache(&Counters::default()));

@@ -1,8 +1,8 @@
 //! What callers keep: from `ApiRoute.cache.atCaller` to `mesh::CacheAtCaller`.
 //!
 //! What a caller's sidecar gives, no destination's sidecar decides about. So it is told of every
-//! credential that one in the namespace may let callers in by, for an answer to be given to nobody who
-//! sends another, and of every edit of who may enter there: it keeps nothing that was answered by who had
+//! credential that one in the namespace may let callers in by, and of whatever else of a request its rules
+//! look at, for an answer to be given to nobody who sends another, and of every edit of who may enter there: it keeps nothing that was answered by who had
 //! been told something else. Of all in the namespace, because whatever
 //! Service a pod is called by, what is said of each of its Services holds there.
 
@@ -24,6 +24,7 @@ impl Reader<'_> {
         let cache = self.spec.cache.as_ref()?;
         let at_caller = cache.at_caller.as_ref()?;
         let (mut headers, mut query) = (BTreeSet::new(), BTreeSet::new());
+        let (mut deciding, mut by_method) = (BTreeSet::new(), false);
         for (_, route) in in_namespace(&self.key.namespace, all) {
             for (place, name) in route.spec.auth.iter().flat_map(places) {
                 match place {
@@ -33,12 +34,20 @@ impl Reader<'_> {
                     CredentialPlace::Cookie => false,
                 };
             }
+            let authorization = route.spec.authorization.iter();
+            for rule in authorization.flat_map(|authorization| &authorization.rules) {
+                let names = rule.headers.iter().map(|header| &header.name);
+                deciding.extend(names.map(|name| name.to_ascii_lowercase()));
+                by_method |= !rule.methods.is_empty();
+            }
         }
         Some(mesh::CacheAtCaller {
             cache: Some(self.message(cache, &BTreeSet::new(), all)),
             max_age_ms: at_caller.max_age.millis(),
             credential_headers: headers.into_iter().collect(),
             credential_query: query.into_iter().collect(),
+            deciding_headers: deciding.into_iter().collect(),
+            by_method,
         })
     }
 

@@ -98,6 +98,18 @@ pub(super) async fn peeked<T>(
     }
 }
 
+/// What has come by now, as much as `seen` holds; nobody waits for it.
+///
+/// # Errors
+/// What the socket says.
+pub(super) fn come_by_now(stream: &TcpStream, seen: &mut [u8]) -> io::Result<usize> {
+    match recv(stream.as_raw_fd(), seen, MsgFlags::MSG_PEEK) {
+        Ok(read) => Ok(read),
+        Err(nix::errno::Errno::EAGAIN) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// As [`classify`], where other protocols are as likely as HTTP; nothing when more bytes are needed.
 ///
 /// A letter is not enough there. What no reader of HTTP, be it ever so lenient, could take for a

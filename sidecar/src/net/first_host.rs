@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::net::TcpStream;
 
-use super::detect::{DETECT_TIMEOUT, peeked};
+use super::detect::{DETECT_TIMEOUT, come_by_now, peeked};
 
 /// The most bytes of a head that are looked at for its host.
 const MAX_HEAD: usize = 16 * 1024;
@@ -16,7 +16,10 @@ pub enum FirstHost {
     Named(String),
     /// It names somebody in its first line, as requests to a proxy do.
     ThroughProxy,
-    /// It has not said so in time, or not so that it is clear.
+    /// It names nobody: no host, in a head that has ended, or no line that has ended in time, as of
+    /// protocols that are none of requests.
+    Nobody,
+    /// It is a request that has not said so in time, or not so that it is clear.
     Untold,
 }
 
@@ -29,7 +32,14 @@ pub async fn first_host(stream: &TcpStream) -> io::Result<FirstHost> {
     let told = peeked(stream, &mut head, read);
     match tokio::time::timeout(DETECT_TIMEOUT, told).await {
         Ok(told) => told,
-        Err(_) => Ok(FirstHost::Untold),
+        Err(_) => {
+            let read = come_by_now(stream, &mut head)?;
+            let begun = head[..read].trim_ascii_start();
+            Ok(match begun.contains(&b'\n') {
+                true => FirstHost::Untold,
+                false => FirstHost::Nobody,
+            })
+        }
     }
 }
 
@@ -56,7 +66,7 @@ pub fn read(bytes: &[u8]) -> Option<FirstHost> {
         }
         let line = line.trim_ascii_end();
         if line.is_empty() {
-            return Some(FirstHost::Untold);
+            return Some(FirstHost::Nobody);
         }
         let colon = line.iter().position(|byte| *byte == b':');
         let (name, value) = line.split_at(colon.unwrap_or(line.len()));
@@ -94,7 +104,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nhost: api.example.com", None),
             ("GET / HTT", None),
             ("", None),
-            ("GET / HTTP/1.0\r\na: b\r\n\r\n", Some(FirstHost::Untold)),
+            ("GET / HTTP/1.0\r\na: b\r\n\r\n", Some(FirstHost::Nobody)),
         ] {
             assert_eq!(read(head.as_bytes()), host, "{head:?}");
         }
@@ -106,5 +116,27 @@ mod tests {
         }
         let long = [b"GET / HTTP/1.1\r\na: ".to_vec(), vec![b'b'; MAX_HEAD]].concat();
         assert_eq!(read(&long), Some(FirstHost::Untold));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_no_line_in_time_is_no_request_and_what_goes_on_slowly_is_one() {
+        let told = async |bytes: &'static [u8]| {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let near = TcpStream::connect(listener.local_addr().unwrap());
+            let (near, far) = tokio::join!(near, listener.accept());
+            let (mut near, (far, _)) = (near.unwrap(), far.unwrap());
+            tokio::io::AsyncWriteExt::write_all(&mut near, bytes)
+                .await
+                .unwrap();
+            far.readable().await.unwrap();
+            first_host(&far).await.unwrap()
+        };
+        assert_eq!(told(b"LOGIN001USERPASS").await, FirstHost::Nobody);
+        assert_eq!(
+            told(b"GET / HTTP/1.1\r\naccept: a").await,
+            FirstHost::Untold
+        );
+        let named = FirstHost::Named("a".to_owned());
+        assert_eq!(told(b"GET / HTTP/1.1\r\nhost: a\r\n").await, named);
     }
 }

@@ -428,6 +428,11 @@ impl Question {
         }
     }
 
+    /// Whether it asks for less than all that is answered, whatever its sender has.
+    pub fn asks_for_a_part(&self) -> bool {
+        self.head_only || self.range
+    }
+
     /// Whether what is answered says nothing of what is answered to others.
     pub fn is_of_a_part(&self) -> bool {
         self.head_only || self.range || self.conditional

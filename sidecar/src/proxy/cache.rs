@@ -358,7 +358,9 @@ impl Fetch<'_> {
             }
             None => {
                 // Whatever is kept in its place is no longer what the application answers.
-                if self.entry.is_some() && !failed(parts.status) && !question.is_of_a_part() {
+                // Where something was kept, it was asked about in place of what the sender has.
+                let whole = !question.asks_for_a_part() || refuses(parts.status);
+                if self.entry.is_some() && !failed(parts.status) && whole {
                     cache.store.forget(&question.wanted.key, begun);
                 }
                 cache.alone_if_whole(question, failed(parts.status), lead);
@@ -367,6 +369,11 @@ impl Fetch<'_> {
         };
         (Response::from_parts(parts, body), status)
     }
+}
+
+/// What says that who asks may not have it, nor any part of it.
+fn refuses(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403)
 }
 
 /// What says that the application can't answer (RFC 5861 section 4).

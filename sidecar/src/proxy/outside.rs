@@ -94,14 +94,14 @@ async fn first_bytes(
     Ok((seen.unwrap_or(FirstBytes::Closed), way))
 }
 
-/// Whether a connection's requests are surely for a host that nothing limits, or for a proxy.
+/// Whether a connection's requests are surely for a host that nothing limits, for nobody, or for a proxy.
 async fn is_elsewhere(px: &Proxy, stream: &TcpStream, port: u16) -> bool {
     match first_host(stream).await {
         Ok(FirstHost::Named(host)) => {
             let state = px.destinations.state();
             state.outside.at(&host, port).next().is_none()
         }
-        Ok(FirstHost::ThroughProxy) | Err(_) => true,
+        Ok(FirstHost::ThroughProxy | FirstHost::Nobody) | Err(_) => true,
         Ok(FirstHost::Untold) => false,
     }
 }

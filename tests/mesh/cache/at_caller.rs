@@ -242,6 +242,51 @@ async fn what_is_withdrawn_in_an_api_route_is_given_to_nobody_any_more() -> Resu
 }
 
 #[tokio::test]
+async fn what_a_rule_refuses_for_a_header_or_a_method_no_hit_gives() -> Result<()> {
+    let access = "  authorization:\n    rules:\n    - { methods: [GET] }\n    - { action: Deny, headers: \
+                  [{ name: X-From-Outside, value: \"1\" }] }\n";
+    let world = World::of(KEPT, access, App::saying(PUBLIC)).await?;
+    until_own(&world.web, "/a", &[]).await?;
+    let outside = [("x-from-outside", "1")];
+    let refused = world.get_with("/a", &outside).await?;
+    assert_eq!((refused.status, refused.reason()), (403, "not_permitted"));
+    let url = "http://orders/a";
+    let head = world.web.send(Method::HEAD, url, &[], Bytes::new()).await?;
+    assert_eq!(head.status, 403);
+    assert!(is_own(&world.get("/a").await?));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refusal_ends_what_is_kept_also_where_a_client_asked_about_what_it_has() -> Result<()> {
+    let access = "  auth: { apiKey: {} }\n";
+    let key = "mk_acme1_secret0123456789secret0123456789";
+    let tagged = App::new(|_, _| reply(200, &[PUBLIC, ("etag", "\"1\"")], "0"));
+    let yaml = |secret: &str| documents(KEPT, access) + secret;
+    let world = World::of(KEPT, access, tagged).await?;
+    world
+        .mesh
+        .write("routes.yaml", &yaml(&consumer("acme", "gold", key, "")?))?;
+    let sent = [("x-api-key", key)];
+    until("its own sidecar keeps it", async || {
+        Ok(is_own(&world.get_with("/a", &sent).await?))
+    })
+    .await?;
+    world.mesh.write("routes.yaml", &yaml(""))?;
+    let asks = [
+        sent[0],
+        ("cache-control", "max-age=0"),
+        ("if-none-match", "\"1\""),
+    ];
+    until("the key is withdrawn", async || {
+        Ok(world.get_with("/a", &asks).await?.status == 401)
+    })
+    .await?;
+    assert_eq!(world.get_with("/a", &sent).await?.status, 401);
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_withdrawn_otherwise_is_given_for_as_long_as_callers_may_and_no_longer()
 -> Result<()> {
     let access = "  auth: { apiKey: {} }\n";

@@ -36,5 +36,7 @@ pub(super) fn at_caller(sent: mesh::CacheAtCaller) -> Value {
         "maxAgeMs": sent.max_age_ms,
         "credentialHeaders": sent.credential_headers,
         "credentialQuery": sent.credential_query,
+        "decidingHeaders": sent.deciding_headers,
+        "byMethod": sent.by_method,
     })
 }

@@ -49,6 +49,8 @@ impl AtCaller {
             return Err("cache_at_caller: it has no revision".to_owned());
         }
         let places = Credentials::build(&sent.credential_headers, sent.credential_query);
+        let places =
+            places.and_then(|places| places.and_decided_by(&sent.deciding_headers, sent.by_method));
         terms.chosen.credentials = Some(places.map_err(within)?);
         terms.spans.at_caller = Some(most);
         terms.bounds.bytes = terms.bounds.bytes.min(MOST_BYTES);

@@ -2,7 +2,8 @@
 //! places that destinations may let callers in by.
 //!
 //! Each of these places tells answers apart, whether what stands there is good or not: who sends
-//! another credential, or none, asks for something else. Only a hash is kept, with a salt of its own.
+//! another credential, or none, asks for something else. So does whatever else destinations may decide
+//! by: what one request is answered, another may be refused. Only a hash is kept, with a salt of its own.
 
 use std::borrow::Cow;
 
@@ -19,6 +20,10 @@ pub struct Credentials {
     headers: Vec<HeaderName>,
     /// Parameters of the query, decoded.
     query: Vec<String>,
+    /// What destinations may decide by, and is no credential.
+    deciding: Vec<HeaderName>,
+    /// Whether the method is among that.
+    by_method: bool,
     salt: [u8; 32],
 }
 
@@ -30,12 +35,8 @@ impl Credentials {
     /// # Errors
     /// A sentence naming what cannot be used.
     pub fn build(headers: &[String], query: Vec<String>) -> Result<Self, String> {
-        let told = headers.iter().map(|name| {
-            let header = HeaderName::from_bytes(name.as_bytes());
-            header.map_err(|_| format!("credential_headers: {name:?} is no name of a header"))
-        });
         let mut all = vec![AUTHORIZATION, COOKIE];
-        for name in told.collect::<Result<Vec<_>, _>>()? {
+        for name in named("credential_headers", headers)? {
             if !all.contains(&name) {
                 all.push(name);
             }
@@ -43,8 +44,20 @@ impl Credentials {
         Ok(Self {
             headers: all,
             query,
+            deciding: Vec::new(),
+            by_method: false,
             salt: rand::random(),
         })
+    }
+
+    /// The same, where destinations also decide by these headers, and by the method.
+    ///
+    /// # Errors
+    /// A sentence naming what cannot be used.
+    pub fn and_decided_by(mut self, headers: &[String], by_method: bool) -> Result<Self, String> {
+        self.deciding = named("deciding_headers", headers)?;
+        self.by_method = by_method;
+        Ok(self)
     }
 
     // === request ===
@@ -86,10 +99,13 @@ impl Credentials {
             hash.update(bytes);
         };
         // How many there are of each, so that none can pass for another's.
-        for name in &self.headers {
+        for name in self.headers.iter().chain(&self.deciding) {
             let lines = head.headers.get_all(name);
             put(&(lines.iter().count() as u64).to_le_bytes());
             lines.iter().for_each(|line| put(line.as_bytes()));
+        }
+        if self.by_method {
+            put(head.method.as_str().as_bytes());
         }
         let mut persons = Vec::from_iter(head.headers.keys().filter(|name| names_a_person(name)));
         persons.sort_unstable_by_key(|name| name.as_str());
@@ -120,6 +136,14 @@ impl Credentials {
         !self.query.is_empty()
             && sent.any(|(name, _)| self.query.iter().any(|one| *one.as_bytes() == *name))
     }
+}
+
+fn named(field: &str, names: &[String]) -> Result<Vec<HeaderName>, String> {
+    let names = names.iter().map(|name| {
+        let header = HeaderName::from_bytes(name.as_bytes());
+        header.map_err(|_| format!("{field}: {name:?} is no name of a header"))
+    });
+    names.collect()
 }
 
 #[cfg(test)]
@@ -170,6 +194,30 @@ mod tests {
         }
         // However it is written.
         assert_eq!(of("/a?the+key=a", &[]), of("/?x&th%65%20key=%61", &[]));
+    }
+
+    #[test]
+    fn what_destinations_decide_by_tells_requests_apart_and_is_no_credential() {
+        let decided = credentials().and_decided_by(&["x-role".to_owned()], true);
+        let decided = decided.unwrap();
+        let of = |headers: &[(&str, &str)]| decided.hash(&head("/a", headers));
+        let all = [
+            of(&[]),
+            of(&[("x-role", "")]),
+            of(&[("x-role", "admin")]),
+            of(&[("x-role", "admin"), ("x-role", "admin")]),
+            {
+                let mut head = head("/a", &[]);
+                head.method = http::Method::HEAD;
+                decided.hash(&head)
+            },
+        ];
+        for (place, one) in all.iter().enumerate() {
+            assert!(!all[place + 1..].contains(one), "{place}");
+        }
+        assert!(!decided.are_in(&head("/a", &[("x-role", "admin")])));
+        let none = credentials().and_decided_by(&["a b".to_owned()], false);
+        assert!(none.unwrap_err().contains("deciding_headers"));
     }
 
     #[test]

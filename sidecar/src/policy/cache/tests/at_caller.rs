@@ -14,6 +14,7 @@ fn kept(max_age_ms: u64) -> mesh::CacheAtCaller {
         max_age_ms,
         credential_headers: vec!["x-api-key".into()],
         credential_query: vec!["key".into()],
+        ..Default::default()
     }
 }
 
