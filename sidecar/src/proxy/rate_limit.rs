@@ -18,9 +18,10 @@ use crate::config::rate_limit::{Limited, OnFailure, Shared};
 use crate::identity::SpiffeId;
 use crate::policy::authentication::Caller;
 use crate::policy::rate_limit::key::Asking;
+use crate::policy::rate_limit::question::Question;
 use crate::policy::rate_limit::shared;
 use crate::policy::rate_limit::told::{Standing, seconds};
-use crate::policy::rate_limit::{Limit, Question, Refused, Taken};
+use crate::policy::rate_limit::{Limit, Refused, Taken};
 use crate::telemetry::metrics::Direction;
 
 /// How long a gRPC client is to wait before it tries again, in milliseconds.

@@ -251,12 +251,16 @@ impl Buckets {
         })
     }
 
-    /// Gives back what was taken for nothing.
-    pub fn give_back(&self, key: Key, rate: Rate, cost: u64, now: u64) {
+    /// Gives back what was taken for nothing at `since`, less what has drained since then: as much may
+    /// have passed instead. Nothing goes back to the spare bucket, of which others have used too.
+    pub fn give_back(&self, key: Key, rate: Rate, cost: u64, (since, now): (u64, u64)) {
+        let drained = u128::from(now.saturating_sub(since)) * u128::from(rate.requests);
+        let rest = rate.of(cost).saturating_sub(drained);
         self.shard(key, |shard| {
-            let bucket = shard.bucket(key, now);
-            let used = bucket.used(rate, now).saturating_sub(rate.of(cost));
-            *bucket = Bucket::at(rate, now, used);
+            if let Some(bucket) = shard.buckets.get_mut(&key.0) {
+                let used = bucket.used(rate, now).saturating_sub(rest);
+                *bucket = Bucket::at(rate, now, used);
+            }
         });
     }
 

@@ -60,7 +60,7 @@ impl Queues {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Takes at once, or in turn; answers whether it waited.
+    /// Takes at once, or in turn; answers whether it waited, and when it took, in nanoseconds.
     ///
     /// # Errors
     /// That it would wait too long, or with too many.
@@ -69,13 +69,14 @@ impl Queues {
         buckets: &Buckets,
         wanted: Wanted,
         patience: Patience,
-    ) -> Result<(Level, bool), TooMuch> {
+    ) -> Result<(Level, bool, u64), TooMuch> {
         let Wanted { key, rate, cost } = wanted;
+        let now = buckets.now();
         // Nobody overtakes who waits.
         if !self.waits(key)
-            && let Ok(level) = buckets.take(key, rate, cost, buckets.now())
+            && let Ok(level) = buckets.take(key, rate, cost, now)
         {
-            return Ok((level, false));
+            return Ok((level, false, now));
         }
         let until = Instant::now() + patience.max;
         let too_much = |wait| TooMuch {
@@ -100,8 +101,9 @@ impl Queues {
         let turn = async {
             let _turn = place.queue.turn.acquire().await;
             loop {
-                match buckets.take(key, rate, cost, buckets.now()) {
-                    Ok(level) => return Ok((level, true)),
+                let now = buckets.now();
+                match buckets.take(key, rate, cost, now) {
+                    Ok(level) => return Ok((level, true, now)),
                     Err(TooMuch {
                         wait: Some(wait), ..
                     }) => sleep(wait).await,
