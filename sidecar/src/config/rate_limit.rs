@@ -101,6 +101,13 @@ impl RateLimit {
                 outside.push((name, Named::build(named)?));
             }
         }
+        // Last: what is rejected changes nothing of what was used.
+        for limit in &limits {
+            let mut before = old.iter().flat_map(|old| &old.limits);
+            if let Some(old) = before.find(|old| old.name == limit.name) {
+                limit.replaces(old);
+            }
+        }
         Ok(Self {
             targets,
             outside,

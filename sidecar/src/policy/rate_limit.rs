@@ -191,6 +191,32 @@ impl Limit {
         })
     }
 
+    /// It takes the place of another: what was used there, if it goes on, is as large a part of its own
+    /// bursts. Nothing of the other may be enforced any more.
+    pub fn replaces(&self, old: &Limit) {
+        if !Arc::ptr_eq(&self.live, &old.live) {
+            return;
+        }
+        let plans = old.plans.keys().chain(self.plans.keys());
+        let plans = plans.map(|plan| (old.planned(plan), self.planned(plan)));
+        let special = old.overrides.keys().chain(self.overrides.keys());
+        let special = special.map(|value| (old.overridden(value), self.overridden(value)));
+        let all = std::iter::once((old.rate, self.rate));
+        let rates = Vec::from_iter(all.chain(plans).chain(special));
+        if rates.iter().any(|(old, new)| old != new) {
+            let buckets = &self.live.buckets;
+            buckets.rescale(&rates, buckets.now());
+        }
+    }
+
+    fn planned(&self, plan: &str) -> Rate {
+        *self.plans.get(plan).unwrap_or(&self.rate)
+    }
+
+    fn overridden(&self, value: &[u8]) -> Rate {
+        *self.overrides.get(value).unwrap_or(&self.rate)
+    }
+
     // === request ===
 
     /// Whether it is about a request.

@@ -22,7 +22,11 @@ fn by(of: Of) -> Vec<mesh::LimitKey> {
 }
 
 fn built(sent: mesh::Limit, old: Option<&Limit>) -> Limit {
-    Limit::build(sent, &"shop/orders".into(), old, &Counters::default()).unwrap()
+    let limit = Limit::build(sent, &"shop/orders".into(), old, &Counters::default()).unwrap();
+    if let Some(old) = old {
+        limit.replaces(old);
+    }
+    limit
 }
 
 fn head(headers: &[(&str, &str)]) -> Parts {
@@ -267,6 +271,73 @@ async fn what_was_used_outlives_an_edit_that_keeps_name_and_key() {
     };
     let third = built(other, Some(&second));
     assert_eq!(passes(&third, asking).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_of_the_span_locks_nobody_out_and_forgives_nobody() {
+    const MINUTE: u64 = 60_000;
+    let of = |requests, per_ms, burst| mesh::Limit {
+        rate: Some(mesh::LimitRate { requests, burst }),
+        per_ms,
+        ..sent()
+    };
+    let head = head(&[]);
+    let asking = asking(&head, &[]);
+    let minute = Duration::from_millis(MINUTE);
+    // Used up in a day, and a minute after the edit all of it is there again.
+    let day = built(of(10, 24 * 60 * MINUTE, 10), None);
+    assert_eq!(passes(&day, asking).await, 10);
+    let short = built(of(10, MINUTE, 10), Some(&day));
+    assert_eq!(passes(&short, asking).await, 0);
+    tokio::time::advance(minute / 2).await;
+    assert_eq!(passes(&short, asking).await, 5);
+    tokio::time::advance(minute).await;
+    assert_eq!(passes(&short, asking).await, 10);
+    // And the other way round a tenth of a day gives one more, not a tenth of a minute.
+    let day = built(of(10, 24 * 60 * MINUTE, 10), Some(&short));
+    tokio::time::advance(minute).await;
+    assert_eq!(passes(&day, asking).await, 0);
+    tokio::time::advance(144 * minute).await;
+    assert_eq!(passes(&day, asking).await, 1);
+    // Ten of ten are used but for a moment's: so are 40 of 40.
+    let wide = built(of(10, 24 * 60 * MINUTE, 40), Some(&day));
+    assert_eq!(passes(&wide, asking).await, 0);
+    assert!(wide.would(asking).unwrap_err().level.left == 0);
+    // Who has gone away since then gives nothing back of what was before.
+    let taken = built(of(10, MINUTE, 10), None);
+    let held = taken.take(asking, None).await.unwrap();
+    let edited = built(of(10, 24 * 60 * MINUTE, 10), Some(&taken));
+    drop(held);
+    assert_eq!(edited.would(asking).unwrap().left, 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_of_a_plan_and_of_an_override_keeps_the_part_that_was_used() {
+    let rate = |requests, burst| Some(mesh::LimitRate { requests, burst });
+    let of = |gold, acme| mesh::Limit {
+        key: by(Of::Consumer(true)),
+        overrides: vec![mesh::LimitOverride {
+            values: vec!["acme".into()],
+            rate: acme,
+        }],
+        plans: vec![mesh::LimitPlan {
+            name: "gold".into(),
+            rate: gold,
+        }],
+        ..sent()
+    };
+    let first = built(of(rate(1, 4), rate(1, 8)), None);
+    let head = head(&[]);
+    let [acme, bolt] = [[caller("acme", "")], [caller("bolt", "gold")]];
+    let [acme, bolt] = [asking(&head, &acme), asking(&head, &bolt)];
+    for _ in 0..2 {
+        first.take(acme, None).await.unwrap().kept(acme);
+        first.take(bolt, None).await.unwrap().kept(bolt);
+    }
+    // A quarter and a half are used.
+    let second = built(of(rate(1, 10), rate(1, 4)), Some(&first));
+    assert_eq!(second.would(acme).unwrap().left, 2);
+    assert_eq!(second.would(bolt).unwrap().left, 4);
 }
 
 #[test]

@@ -137,6 +137,24 @@ fn what_was_taken_for_nothing_and_has_drained_is_not_given_back() {
 }
 
 #[test]
+fn keys_without_a_place_gain_nothing_by_an_edit() {
+    let buckets = Buckets::default();
+    let (short, long) = (rate(1, SECOND, 2), rate(1, 1_000 * SECOND, 2));
+    let mut number = 0u32;
+    while buckets.len() < MAX_KEYS {
+        number += 1;
+        let _ = buckets.take(buckets.key(&number.to_be_bytes()), short, 2, 0);
+    }
+    let late = buckets.key(b"late");
+    // Unless others have used the spare bucket up already.
+    let _ = buckets.take(late, short, 2, 0);
+    assert!(buckets.would(late, short, 2, 0).is_err());
+    buckets.rescale(&[(short, long)], 0);
+    assert!(buckets.take(late, long, 1, 999 * SECOND).is_err());
+    assert!(buckets.take(late, long, 1, 1_001 * SECOND).is_ok());
+}
+
+#[test]
 fn keys_are_counted_apart_and_a_million_of_them_fit_the_memory_that_is_stated() {
     let buckets = Buckets::default();
     let rate = rate(1, 60 * SECOND, 2);
