@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 use http::{Method, request::Parts};
+use prost::Message;
 use wire::mesh::{self, LimitAction, LimitWindow, limit_cost};
 
 use crate::config::route::matching::Asked;
@@ -24,6 +25,7 @@ use crate::telemetry::metrics::rate_limit::{Counters, Counts};
 pub mod bucket;
 mod explained;
 pub mod key;
+pub mod leases;
 pub mod question;
 pub mod queue;
 pub mod shared;
@@ -31,8 +33,9 @@ pub mod told;
 
 use bucket::{Buckets, Key, Level, Rate, TooMuch};
 use key::{Asking, Part};
+use leases::Leases;
 use queue::{Patience, Queues, Wanted};
-use shared::{Leases, Window};
+use shared::Window;
 use told::Standing;
 
 /// One limit.
@@ -44,6 +47,8 @@ pub struct Limit {
     pub counts: Counts,
     rate: Rate,
     key: Vec<Part>,
+    /// What kinds of keys these are, as sent.
+    kinds: Box<[u8]>,
     methods: Vec<Method>,
     asked: Asked,
     cost: Cost,
@@ -154,6 +159,9 @@ impl Limit {
             let sent = sent.unwrap_or_default();
             Rate::build(sent.requests, per_ms, sent.burst)
         };
+        let kinds = sent.key.iter();
+        let kinds = kinds.flat_map(Message::encode_length_delimited_to_vec);
+        let kinds = kinds.collect();
         let key = sent.key.into_iter().map(Part::build);
         let key = key.collect::<Result<Vec<_>, _>>()?;
         let cost = Cost::build(sent.cost)?;
@@ -185,6 +193,7 @@ impl Limit {
             counts: counters.of(object, &name),
             name,
             key,
+            kinds,
             cost,
             action,
             window,

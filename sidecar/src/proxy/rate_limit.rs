@@ -147,16 +147,18 @@ async fn ask<'a>(
     asking: Asking<'_>,
 ) -> Result<Vec<Standing<'a>>, Error> {
     let object = &limited.rate_limit.object;
-    let leases = !about(limited, asking.head).any(Limit::is_quota);
     let questions = about(limited, asking.head);
-    let questions = questions.map(|limit| limit.question(object, asking, leases));
-    let questions = Vec::from_iter(questions);
+    let questions = questions.map(|limit| limit.question(object, asking));
+    let mut questions = Vec::from_iter(questions);
     if questions.is_empty() {
         return Ok(Vec::new());
     }
-    if leases && let Some(levels) = Question::leased(&questions) {
-        let each = questions.iter().zip(levels);
-        return Ok(each.map(|(one, level)| one.passed(level)).collect());
+    if Question::may_lease(&questions) {
+        if let Some(levels) = Question::leased(&questions) {
+            let each = questions.iter().zip(levels);
+            return Ok(each.map(|(one, level)| one.passed(level)).collect());
+        }
+        questions.iter_mut().for_each(Question::lease);
     }
     let asks = questions.iter().map(|question| question.ask.clone());
     let asks = Vec::from_iter(asks);
@@ -170,14 +172,18 @@ async fn ask<'a>(
     let Some(found) = answer.and_then(|reply| shared::found(&asks, &reply)) else {
         return unasked(cx, limited, shared.on_failure, asking).await;
     };
+    let refused = questions.iter().zip(&found).find_map(|(question, found)| {
+        let too_much = found.passes.err().filter(|_| !question.ask.shadow);
+        too_much.map(|too_much| question.refused(too_much))
+    });
     for (question, found) in questions.iter().zip(&found) {
-        if let (Err(too_much), false) = (found.passes, question.ask.shadow) {
-            return Err(refusal(cx, limited, &question.refused(too_much)));
-        }
+        question.keep(found, refused.is_none());
+    }
+    if let Some(refused) = refused {
+        return Err(refusal(cx, limited, &refused));
     }
     let mut standings = Vec::with_capacity(questions.len());
     for (question, found) in questions.iter().zip(&found) {
-        question.keep(found);
         match found.passes {
             Ok(level) if question.ask.shadow => drop(question.passed(level)),
             Ok(level) => standings.push(question.passed(level)),

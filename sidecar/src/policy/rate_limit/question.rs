@@ -1,7 +1,7 @@
 //! What a store is asked for a request, of each limit that replicas share.
 
 use super::bucket::{Level, TooMuch};
-use super::key::{self, Asking};
+use super::key::{self, Asking, Part};
 use super::queue::Wanted;
 use super::shared::{self, Ask, Found};
 use super::told::Standing;
@@ -15,35 +15,47 @@ pub struct Question<'a> {
     /// What the store is asked.
     pub ask: Ask,
     wanted: Wanted,
+    /// How much may be used without asking at most.
+    most: u64,
 }
 
 impl Limit {
     /// What the store is asked for a request.
-    pub fn question(&self, object: &str, asking: Asking<'_>, leases: bool) -> Question<'_> {
+    pub fn question(&self, object: &str, asking: Asking<'_>) -> Question<'_> {
         let text = key::text(&self.key, asking);
         let wanted = self.wanted_by(&text, asking);
-        let live = &self.live;
-        let lease = match leases && !self.is_shadow() {
-            true => shared::lease(wanted.rate),
-            false => 0,
+        let most = match self.is_quota() || self.is_shadow() {
+            true => 0,
+            false => shared::lease(wanted.rate),
         };
-        let asks = lease > 0 && live.leases.is_wanted(wanted.key, live.buckets.now());
+        // Where consumers on several plans share a key, that another one asks is no edit.
+        let own = self.plans.is_empty() || self.key.contains(&Part::Consumer);
         Question {
             limit: self,
             ask: Ask {
-                key: shared::name(object, &self.name, &text),
+                key: shared::name((object, &self.name), &self.kinds, &text),
                 rate: wanted.rate,
                 window: self.window,
                 cost: wanted.cost,
-                lease: if asks { lease } else { 0 },
                 shadow: self.is_shadow(),
+                edition: if own { wanted.rate } else { self.rate },
+                lease: 0,
+                back: 0,
+                since: 0,
             },
             wanted,
+            most,
         }
     }
 }
 
 impl<'a> Question<'a> {
+    /// Whether the store need not be asked each time: only if that is so of all, because all are asked
+    /// together.
+    pub fn may_lease(all: &[Self]) -> bool {
+        all.iter().all(|question| question.most > 0)
+    }
+
     /// Takes of each of them what may be used without asking, if that is enough for all.
     pub fn leased(all: &[Self]) -> Option<Vec<Level>> {
         let mut levels = Vec::with_capacity(all.len());
@@ -66,21 +78,33 @@ impl<'a> Question<'a> {
         Some(levels)
     }
 
+    /// Asks for as much more as may be used without asking, and gives back what was not.
+    pub fn lease(&mut self) {
+        let Live {
+            buckets, leases, ..
+        } = &*self.limit.live;
+        let Wanted { key, cost, .. } = self.wanted;
+        let wish = leases.wish(key, cost, self.most, buckets.now());
+        self.ask.lease = wish.lease;
+        (self.ask.back, self.ask.since) = (wish.back, wish.since);
+    }
+
+    /// Keeps what the store let it use without asking, if the request passes.
+    pub fn keep(&self, found: &Found, passes: bool) {
+        if self.ask.lease > 0 {
+            let Live {
+                buckets, leases, ..
+            } = &*self.limit.live;
+            let level = found.passes.ok().filter(|_| passes);
+            let given = (level, found.at);
+            leases.give(self.wanted.key, found.lease, given, buckets.now());
+        }
+    }
+
     /// The request goes on, and stands there.
     pub fn passed(&self, level: Level) -> Standing<'a> {
         self.limit.counts.passed();
         self.limit.standing(self.wanted.rate, level)
-    }
-
-    /// Keeps what the store let it use without asking.
-    pub fn keep(&self, found: &Found) {
-        let Live {
-            buckets, leases, ..
-        } = &*self.limit.live;
-        if self.ask.lease > 0 {
-            let level = found.passes.ok();
-            leases.give(self.wanted.key, found.lease, level, buckets.now());
-        }
     }
 
     /// The request is too much.

@@ -1,3 +1,4 @@
+use super::question::Question;
 use super::*;
 use crate::policy::authentication::Caller;
 use crate::policy::authentication::api_key::Consumer;
@@ -338,6 +339,46 @@ async fn an_edit_of_a_plan_and_of_an_override_keeps_the_part_that_was_used() {
     let second = built(of(rate(1, 10), rate(1, 4)), Some(&first));
     assert_eq!(second.would(acme).unwrap().left, 2);
     assert_eq!(second.would(bolt).unwrap().left, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_must_ask_anyway_takes_no_lease() {
+    let of = |name: &str, burst| mesh::Limit {
+        name: name.into(),
+        rate: Some(mesh::LimitRate {
+            requests: 1_000,
+            burst,
+        }),
+        per_ms: 1_000,
+        ..sent()
+    };
+    let shadow = mesh::Limit {
+        action: LimitAction::Shadow.into(),
+        ..of("shadow", 1_000)
+    };
+    let quota = mesh::Limit {
+        window: LimitWindow::Day.into(),
+        ..of("quota", 1_000)
+    };
+    let head = head(&[]);
+    let asking = asking(&head, &[]);
+    let wide = built(of("wide", 1_000), None);
+    let question = |limit: &Limit| {
+        let all = [&wide, limit].map(|limit| limit.question("shop/orders", asking));
+        Question::may_lease(&all)
+    };
+    assert!(question(&built(of("other", 1_000), None)));
+    for exact in [of("small", 31), shadow, quota] {
+        assert!(!question(&built(exact, None)));
+    }
+    // Edited to another kind of key, it is another count in the store.
+    let header = |name: &str| mesh::Limit {
+        key: by(Of::Header(name.into())),
+        ..of("wide", 1_000)
+    };
+    let keys = [of("wide", 1_000), header("x-a"), header("x-b")];
+    let keys = keys.map(|sent| built(sent, None).question("shop/orders", asking).ask.key);
+    assert!(keys[0] != keys[1] && keys[1] != keys[2], "{keys:?}");
 }
 
 #[test]
