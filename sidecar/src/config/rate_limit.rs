@@ -36,6 +36,8 @@ pub struct Shared {
     pub address: Option<Arc<Address>>,
     /// What becomes of requests while it does not answer.
     pub on_failure: OnFailure,
+    /// Why it can't be had, where what was sent of it can't be used.
+    unusable: Option<String>,
 }
 
 /// What becomes of requests while the store does not answer.
@@ -61,7 +63,8 @@ pub struct Limited {
 // === build ===
 
 impl RateLimit {
-    /// Builds from what was sent; what callers have used goes on.
+    /// Builds from what was sent; what callers have used goes on. A store that can't be used
+    /// ([`RateLimit::unusable`]) is as one that does not answer: the limits hold as is said for that.
     ///
     /// # Errors
     /// A sentence naming the field that cannot be used.
@@ -118,6 +121,11 @@ impl RateLimit {
         })
     }
 
+    /// Why its store can't be used, if that is so: without a word of its address.
+    pub fn unusable(&self) -> Option<&str> {
+        self.shared.as_ref()?.unusable.as_deref()
+    }
+
     /// The store that it is counted in.
     pub fn store(&self) -> Option<&Arc<Address>> {
         self.shared.as_ref()?.address.as_ref()
@@ -153,13 +161,18 @@ impl Shared {
                 return Err("nothing says what becomes of requests without the store".to_owned());
             }
         };
-        let address = match sent.url.is_empty() {
-            true => None,
-            false => Some(Arc::new(Address::build(sent.url, sent.ca_certificates)?)),
+        let built = match sent.url.is_empty() {
+            true => Ok(None),
+            false => Address::build(sent.url, sent.ca_certificates).map(Some),
+        };
+        let (address, unusable) = match built {
+            Ok(address) => (address.map(Arc::new), None),
+            Err(why) => (None, Some(format!("its store can't be used: {why}"))),
         };
         Ok(Self {
             address,
             on_failure,
+            unusable,
         })
     }
 }
