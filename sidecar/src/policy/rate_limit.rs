@@ -377,14 +377,15 @@ impl Cost {
             Self::Request => 1,
             Self::Bytes => asking.length.unwrap_or_default(),
             Self::Header(name, max) => {
-                let Some(value) = asking.head.headers.get(name) else {
+                let mut lines = asking.head.headers.get_all(name).iter();
+                let Some(value) = lines.next() else {
                     return 1;
                 };
-                // What is no number, or none that may be, must not be cheaper than what is.
-                let number = value
-                    .to_str()
-                    .ok()
-                    .and_then(|text| text.trim().parse().ok());
+                // What is no number, or several, must not be cheaper than what is: of several lines
+                // nobody knows which the application reads.
+                let alone = lines.next().is_none();
+                let text = value.to_str().ok().filter(|_| alone);
+                let number = text.and_then(|text| text.trim().parse().ok());
                 number.unwrap_or(*max).clamp(1, *max).into()
             }
         }

@@ -105,11 +105,20 @@ impl Rate {
     pub fn build(requests: u32, per_ms: u64, burst: u32) -> Result<Self, String> {
         let per = per_ms.checked_mul(1_000_000).filter(|per| *per > 0);
         match per {
-            Some(per) if requests > 0 && burst > 0 => Ok(Self {
-                requests,
-                per,
-                burst,
-            }),
+            Some(per) if requests > 0 && burst > 0 => {
+                let rate = Self {
+                    requests,
+                    per,
+                    burst,
+                };
+                // Instants up to which so much is used have room for it.
+                match rate.holds() / u128::from(requests) <= u128::from(u64::MAX / 2) {
+                    true => Ok(rate),
+                    false => Err(format!(
+                        "{burst} at once would not be there again in 290 years: {requests} in {per_ms} ms"
+                    )),
+                }
+            }
             _ => Err(format!(
                 "{requests} in {per_ms} ms, and {burst} at once: nothing would pass, or for ever"
             )),

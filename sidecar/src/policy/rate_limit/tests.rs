@@ -140,8 +140,8 @@ async fn a_header_says_what_a_request_counts_within_bounds() {
     let limit = built(
         mesh::Limit {
             rate: Some(mesh::LimitRate {
-                requests: 20,
-                burst: 20,
+                requests: 27,
+                burst: 27,
             }),
             cost: Some(mesh::LimitCost {
                 of: Some(limit_cost::Of::Header(of)),
@@ -151,11 +151,12 @@ async fn a_header_says_what_a_request_counts_within_bounds() {
         None,
     );
     for (headers, left) in [
-        (&[][..], 19),
-        (&[("x-cost", "3")], 16),
-        (&[("x-cost", "0")], 15),
-        // Whoever writes nonsense pays the most.
-        (&[("x-cost", "cheap")], 8),
+        (&[][..], 26),
+        (&[("x-cost", "3")], 23),
+        (&[("x-cost", "0")], 22),
+        (&[("x-cost", "cheap")], 15),
+        // Whoever writes nonsense, or two numbers, pays the most.
+        (&[("x-cost", "1"), ("x-cost", "1")], 8),
         (&[("x-cost", "1000000")], 1),
     ] {
         let head = head(headers);
@@ -393,6 +394,14 @@ fn what_cannot_be_enforced_is_not_built() {
     });
     build(mesh::Limit {
         per_ms: 0,
+        ..sent()
+    });
+    build(mesh::Limit {
+        rate: Some(mesh::LimitRate {
+            requests: 1,
+            burst: 1_000_000,
+        }),
+        per_ms: 86_400_000,
         ..sent()
     });
     build(mesh::Limit {
