@@ -189,6 +189,48 @@ async fn a_store_that_dies_is_no_error_and_its_return_is_noticed() -> Result<()>
 }
 
 #[tokio::test]
+async fn a_store_that_takes_nothing_is_as_one_that_does_not_answer_and_no_storm() -> Result<()> {
+    let spec = "  onStoreFailure: Deny\n  limits: [{ name: all, requests: 1000, per: 1h }]\n";
+    let world = world(spec).await?;
+    let redis = &world.redis;
+    let connections = async || {
+        let stats = redis.tell(&["INFO", "stats"]).await?;
+        let count = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("total_connections_received:"));
+        Ok::<u64, anyhow::Error>(count.unwrap_or_default().parse()?)
+    };
+    // It has no room; it is somebody's copy, in which nothing is written.
+    for (spoil, mend) in [
+        (
+            &["CONFIG", "SET", "maxmemory", "1"][..],
+            &["CONFIG", "SET", "maxmemory", "0"][..],
+        ),
+        (
+            &["REPLICAOF", "127.0.0.1", "1"],
+            &["REPLICAOF", "NO", "ONE"],
+        ),
+    ] {
+        answers(&world.client).await?;
+        redis.tell(spoil).await?;
+        let (begun, before) = (Instant::now(), connections().await?);
+        // For as long as tells a storm from pauses that grow.
+        while begun.elapsed() < Duration::from_secs(3) {
+            for (status, reason) in calls(&world.client, 20, &[]).await? {
+                assert_eq!((status, &*reason), (429, "limit_unknown"), "{spoil:?}");
+            }
+        }
+        // Each pause is twice as long as the one before, from 50 ms to 1 s, or half of that as chance
+        // has it: five in the first second, two in any other, of each sidecar; and the question itself.
+        let most = 2 * (5 + 2 * begun.elapsed().as_secs()) + 1;
+        let opened = connections().await? - before;
+        assert!(opened <= most, "{opened} of {most} connections: {spoil:?}");
+        redis.tell(mend).await?;
+    }
+    answers(&world.client).await
+}
+
+#[tokio::test]
 async fn a_quota_counts_in_a_month_and_says_when_it_ends() -> Result<()> {
     let spec = "  onStoreFailure: Deny\n  quotas:\n    - { name: monthly, requests: 4, per: Month }\n    \
                 - { name: daily, requests: 100, per: Day }\n";
