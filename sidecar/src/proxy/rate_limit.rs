@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
@@ -213,7 +214,9 @@ async fn unasked<'a>(
         OnFailure::Allow => Ok(Vec::new()),
         OnFailure::Deny => {
             let why = format!("the store of RateLimit {object} does not answer");
-            Err(Error::new(Reason::LimitUnknown, why))
+            let mut said = HeaderMap::new();
+            come_back(cx.reads, Duration::from_secs(1), &mut said);
+            Err(Error::new(Reason::LimitUnknown, why).with_headers(said))
         }
         OnFailure::LocalFallback => {
             let taken = take(cx, limited, all().filter(own), asking).await?;
@@ -248,14 +251,18 @@ fn refusal(cx: &mut Context, limited: &Limited, refused: &Refused<'_>) -> Error 
         let why = format!("it is longer than limit {name} of RateLimit {object} could ever pass");
         return Error::new(Reason::RequestTooLarge, why).with_headers(said);
     };
-    // A client that comes back too early would only be sent away again.
+    come_back(cx.reads, wait, &mut said);
+    let why = format!("limit {name} of RateLimit {object}");
+    Error::new(Reason::RateLimited, why).with_headers(said)
+}
+
+/// Says when to try again: a client that comes back too early would only be sent away again.
+fn come_back(reads: Reads, wait: Duration, said: &mut HeaderMap) {
     said.insert(RETRY_AFTER, HeaderValue::from(seconds(wait).max(1)));
-    if cx.reads == Reads::Grpc {
+    if reads == Reads::Grpc {
         let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000));
         said.insert(PUSHBACK, HeaderValue::from(millis.unwrap_or(u64::MAX)));
     }
-    let why = format!("limit {name} of RateLimit {object}");
-    Error::new(Reason::RateLimited, why).with_headers(said)
 }
 
 /// How long the body is, where that is said; hyper holds it to that.

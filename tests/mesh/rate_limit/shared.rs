@@ -151,6 +151,11 @@ async fn a_store_that_dies_is_no_error_and_its_return_is_noticed() -> Result<()>
     let answer = world.client.get("http://orders/").await?;
     assert_eq!((answer.status, answer.reason()), (429, "limit_unknown"));
     assert_eq!(header(&answer, "retry-after")?, "1");
+    let grpc = [("content-type", "application/grpc")];
+    let answer = world.client.get_with("http://orders/", &grpc).await?;
+    assert_eq!(header(&answer, "grpc-status")?, "8");
+    assert_eq!(header(&answer, "retry-after")?, "1");
+    assert_eq!(header(&answer, "grpc-retry-pushback-ms")?, "1000");
     let begun = Instant::now();
     calls(&world.client, 5, &[]).await?;
     // Nobody waits for a store that is known to be away: five times the patience is half a second.
