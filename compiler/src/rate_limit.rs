@@ -24,6 +24,10 @@ use crate::inputs::{ObjectKey, Settings};
 mod outside;
 mod shared;
 
+/// In which time a burst that is used up must be there again: a sidecar counts nanoseconds in 64 bits.
+const LONGEST_YEARS: u128 = 100;
+const LONGEST_MILLIS: u128 = LONGEST_YEARS * 366 * 86_400_000;
+
 /// The Services that an ApiRoute is for; `None` when there is no such ApiRoute.
 pub(crate) type RouteServices = Option<BTreeSet<ObjectKey>>;
 
@@ -285,6 +289,7 @@ fn problems(at: &str, limit: &Limit, expressions: &mut usize) -> Vec<String> {
             ));
         }
     }
+    problems.extend(drains(at, limit));
     if !limit.overrides.is_empty()
         && matches!(
             limit.key.type_,
@@ -297,6 +302,31 @@ fn problems(at: &str, limit: &Limit, expressions: &mut usize) -> Vec<String> {
         ));
     }
     problems
+}
+
+/// Whether a burst takes longer to be there again than a sidecar counts, as a sentence.
+fn drains(at: &str, limit: &Limit) -> Option<String> {
+    let overrides = limit.overrides.iter().enumerate();
+    let overrides = overrides.map(|(place, one)| {
+        let at = format!("{at}.overrides[{place}]");
+        (at, one.requests, one.burst)
+    });
+    let plans = limit.plans.iter().enumerate();
+    let plans = plans.map(|(place, one)| {
+        let at = format!("{at}.plans[{place}]");
+        (at, one.requests, one.burst)
+    });
+    let own = (at.to_owned(), limit.requests, limit.burst);
+    let mut all = std::iter::once(own).chain(overrides).chain(plans);
+    let (at, ..) = all.find(|(_, requests, burst)| {
+        let burst = u128::from(burst.unwrap_or(*requests));
+        let whole = burst * u128::from(limit.per.millis());
+        whole > u128::from(*requests) * LONGEST_MILLIS
+    })?;
+    Some(format!(
+        "{at}.burst: once used up, it would take more than {LONGEST_YEARS} years until all of it is there \
+         again: lower burst, or raise requests."
+    ))
 }
 
 /// What of paths can't be matched.

@@ -4,6 +4,7 @@ mod actions;
 mod answers;
 mod exact;
 mod keys;
+mod script;
 mod shared;
 
 use anyhow::{Context as _, Result, bail};

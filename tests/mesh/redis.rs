@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sidecar::net::resp::{self, Reply};
 use tempfile::TempDir;
 use tests::mesh::{Mesh, SOON, Sidecar};
 use tests::wait_until;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// The password of its default user.
@@ -74,6 +76,35 @@ impl Redis {
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let server = self.server.as_ref().context("it does not run")?;
         Ok(kill(Pid::from_raw(server.id().try_into()?), signal)?)
+    }
+
+    /// Tells it something past the mesh, and answers what it says: a status, or the text of a report.
+    pub(crate) async fn tell(&self, words: &[&str]) -> Result<String> {
+        let command = |words: &[&str]| {
+            let words = words.iter().map(|word| word.as_bytes().to_vec());
+            resp::command(&Vec::from_iter(words))
+        };
+        let mut stream = TcpStream::connect(self.address).await?;
+        let commands = [command(&["AUTH", PASSWORD]), command(words)].concat();
+        stream.write_all(&commands).await?;
+        let (mut read, mut last) = (Vec::new(), String::new());
+        for _ in 0..2 {
+            last = loop {
+                match resp::read(&read) {
+                    Ok(Some((reply, length))) => {
+                        read.drain(..length);
+                        match reply {
+                            Reply::Status(text) => break text,
+                            Reply::Bulk(Some(text)) => break String::from_utf8(text)?,
+                            other => bail!("{other:?}"),
+                        }
+                    }
+                    Ok(None) => ensure!(stream.read_buf(&mut read).await? > 0, "it ended"),
+                    Err(_) => bail!("no answer: {read:?}"),
+                }
+            };
+        }
+        Ok(last)
     }
 
     pub(crate) fn kill(&mut self) {

@@ -95,7 +95,10 @@ impl Applier {
                 let old = self.built.rate_limits.get(&id).map(|old| &**old);
                 let sent = resource.decode().map_err(unreadable)?;
                 let built = RateLimit::build(sent, old, &self.metrics.rate_limit)?;
+                // The limits hold without their store, as they say themselves; who wrote it is told.
+                let told = built.unusable().map(str::to_owned);
                 self.built.rate_limits.insert(id, Arc::new(built));
+                told.map_or(Ok(()), Err)?;
             }
             Kind::Access => {
                 let old = self.built.access.get(&id).map(|old| &**old);
@@ -335,6 +338,58 @@ mod tests {
         assert!(!closed());
         assert_eq!(applier.apply(vec![send("A B")]).len(), 1);
         assert!(closed());
+    }
+
+    #[test]
+    fn limits_hold_as_they_say_where_their_store_can_not_be_used() {
+        use crate::config::rate_limit::OnFailure;
+
+        let (sender, state) = watch::channel(Arc::default());
+        let (followers, metrics) = (Arc::new(Followers::new(0)), Arc::new(Metrics::new()));
+        let mut applier = Applier::new(sender, watch::Sender::default(), followers, metrics);
+        let id = ResourceId::new(Kind::RateLimit, "shop", "orders");
+        let send = |url: &str, ca_certificates: &str, requests| {
+            let sent = mesh::RateLimit {
+                namespace: "shop".into(),
+                name: "orders".into(),
+                headers: mesh::LimitHeaders::Draft.into(),
+                limits: vec![mesh::Limit {
+                    name: "all".into(),
+                    rate: Some(mesh::LimitRate { requests, burst: 1 }),
+                    per_ms: 1_000,
+                    action: mesh::LimitAction::Reject.into(),
+                    ..Default::default()
+                }],
+                store: Some(mesh::SharedStore {
+                    url: url.into(),
+                    ca_certificates: ca_certificates.into(),
+                    on_failure: mesh::StoreFailure::Deny.into(),
+                }),
+                ..Default::default()
+            };
+            Change::Put(Resource::new(id.clone(), Generation::ZERO, &[], &sent))
+        };
+        let held = || {
+            let state = state.borrow();
+            let limit = &state.built.rate_limits["rate-limit/shop/orders"];
+            let shared = limit.shared.as_ref().unwrap();
+            (shared.address.is_some(), shared.on_failure)
+        };
+        for (url, authorities) in [
+            ("rediss://:word@store:port", ""),
+            ("rediss://store", "none"),
+        ] {
+            let rejected = applier.apply(vec![send(url, authorities, 1)]);
+            assert_eq!(rejected.len(), 1, "who wrote it is told");
+            let why = &rejected[0].reason;
+            assert!(why.contains("store") && !why.contains("word"), "{why}");
+            assert_eq!(held(), (false, OnFailure::Deny));
+            assert!(applier.apply(vec![send("redis://store", "", 1)]).is_empty());
+            assert_eq!(held(), (true, OnFailure::Deny));
+        }
+        // What can't be understood of the limits is no reason to hold others.
+        assert_eq!(applier.apply(vec![send("redis://", "", 0)]).len(), 1);
+        assert_eq!(held(), (true, OnFailure::Deny));
     }
 
     #[test]

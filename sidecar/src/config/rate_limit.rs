@@ -36,6 +36,8 @@ pub struct Shared {
     pub address: Option<Arc<Address>>,
     /// What becomes of requests while it does not answer.
     pub on_failure: OnFailure,
+    /// Why it can't be had, where what was sent of it can't be used.
+    unusable: Option<String>,
 }
 
 /// What becomes of requests while the store does not answer.
@@ -61,7 +63,8 @@ pub struct Limited {
 // === build ===
 
 impl RateLimit {
-    /// Builds from what was sent; what callers have used goes on.
+    /// Builds from what was sent; what callers have used goes on. A store that can't be used
+    /// ([`RateLimit::unusable`]) is as one that does not answer: the limits hold as is said for that.
     ///
     /// # Errors
     /// A sentence naming the field that cannot be used.
@@ -101,6 +104,13 @@ impl RateLimit {
                 outside.push((name, Named::build(named)?));
             }
         }
+        // Last: what is rejected changes nothing of what was used.
+        for limit in &limits {
+            let mut before = old.iter().flat_map(|old| &old.limits);
+            if let Some(old) = before.find(|old| old.name == limit.name) {
+                limit.replaces(old);
+            }
+        }
         Ok(Self {
             targets,
             outside,
@@ -109,6 +119,11 @@ impl RateLimit {
             shared,
             object,
         })
+    }
+
+    /// Why its store can't be used, if that is so: without a word of its address.
+    pub fn unusable(&self) -> Option<&str> {
+        self.shared.as_ref()?.unusable.as_deref()
     }
 
     /// The store that it is counted in.
@@ -146,13 +161,18 @@ impl Shared {
                 return Err("nothing says what becomes of requests without the store".to_owned());
             }
         };
-        let address = match sent.url.is_empty() {
-            true => None,
-            false => Some(Arc::new(Address::build(sent.url, sent.ca_certificates)?)),
+        let built = match sent.url.is_empty() {
+            true => Ok(None),
+            false => Address::build(sent.url, sent.ca_certificates).map(Some),
+        };
+        let (address, unusable) = match built {
+            Ok(address) => (address.map(Arc::new), None),
+            Err(why) => (None, Some(format!("its store can't be used: {why}"))),
         };
         Ok(Self {
             address,
             on_failure,
+            unusable,
         })
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 use http::{Method, request::Parts};
+use prost::Message;
 use wire::mesh::{self, LimitAction, LimitWindow, limit_cost};
 
 use crate::config::route::matching::Asked;
@@ -24,14 +25,17 @@ use crate::telemetry::metrics::rate_limit::{Counters, Counts};
 pub mod bucket;
 mod explained;
 pub mod key;
+pub mod leases;
+pub mod question;
 pub mod queue;
 pub mod shared;
 pub mod told;
 
 use bucket::{Buckets, Key, Level, Rate, TooMuch};
 use key::{Asking, Part};
+use leases::Leases;
 use queue::{Patience, Queues, Wanted};
-use shared::{Ask, Found, Leases, Window};
+use shared::Window;
 use told::Standing;
 
 /// One limit.
@@ -43,6 +47,8 @@ pub struct Limit {
     pub counts: Counts,
     rate: Rate,
     key: Vec<Part>,
+    /// What kinds of keys these are, as sent.
+    kinds: Box<[u8]>,
     methods: Vec<Method>,
     asked: Asked,
     cost: Cost,
@@ -77,11 +83,14 @@ enum Action {
     Shadow,
 }
 
-/// What a request has taken of one limit; given back when dropped before it is [`Taken::kept`].
+/// What a request has taken of one limit; given back when dropped before it is [`Taken::kept`], less
+/// what has drained by then.
 #[derive(Debug)]
 pub struct Taken<'a> {
     limit: &'a Limit,
     wanted: Wanted,
+    /// When it was taken, in nanoseconds.
+    at: u64,
     /// Where its key stands with it.
     pub level: Level,
     /// It waited for it.
@@ -89,16 +98,6 @@ pub struct Taken<'a> {
     /// It is too much, and passes all the same.
     pub exceeds: bool,
     kept: bool,
-}
-
-/// What a request would take of a limit that replicas share.
-#[derive(Debug)]
-pub struct Question<'a> {
-    /// The limit.
-    pub limit: &'a Limit,
-    /// What the store is asked.
-    pub ask: Ask,
-    wanted: Wanted,
 }
 
 /// How fast the rest of a body may come.
@@ -160,6 +159,9 @@ impl Limit {
             let sent = sent.unwrap_or_default();
             Rate::build(sent.requests, per_ms, sent.burst)
         };
+        let kinds = sent.key.iter();
+        let kinds = kinds.flat_map(Message::encode_length_delimited_to_vec);
+        let kinds = kinds.collect();
         let key = sent.key.into_iter().map(Part::build);
         let key = key.collect::<Result<Vec<_>, _>>()?;
         let cost = Cost::build(sent.cost)?;
@@ -191,10 +193,37 @@ impl Limit {
             counts: counters.of(object, &name),
             name,
             key,
+            kinds,
             cost,
             action,
             window,
         })
+    }
+
+    /// It takes the place of another: what was used there, if it goes on, is as large a part of its own
+    /// bursts. Nothing of the other may be enforced any more.
+    pub fn replaces(&self, old: &Limit) {
+        if !Arc::ptr_eq(&self.live, &old.live) {
+            return;
+        }
+        let plans = old.plans.keys().chain(self.plans.keys());
+        let plans = plans.map(|plan| (old.planned(plan), self.planned(plan)));
+        let special = old.overrides.keys().chain(self.overrides.keys());
+        let special = special.map(|value| (old.overridden(value), self.overridden(value)));
+        let all = std::iter::once((old.rate, self.rate));
+        let rates = Vec::from_iter(all.chain(plans).chain(special));
+        if rates.iter().any(|(old, new)| old != new) {
+            let buckets = &self.live.buckets;
+            buckets.rescale(&rates, buckets.now());
+        }
+    }
+
+    fn planned(&self, plan: &str) -> Rate {
+        *self.plans.get(plan).unwrap_or(&self.rate)
+    }
+
+    fn overridden(&self, value: &[u8]) -> Rate {
+        *self.overrides.get(value).unwrap_or(&self.rate)
     }
 
     // === request ===
@@ -232,20 +261,21 @@ impl Limit {
         let wanted = self.wanted(asking);
         let Wanted { key, rate, cost } = wanted;
         let buckets = &self.live.buckets;
+        let now = buckets.now();
         let taken = match self.action {
             Action::Reject => {
-                let level = buckets.take(key, rate, cost, buckets.now());
-                level.map(|level| (level, false, false))
+                let level = buckets.take(key, rate, cost, now);
+                level.map(|level| (level, (false, now), false))
             }
-            Action::Shadow => Ok(match buckets.take(key, rate, cost, buckets.now()) {
-                Ok(level) => (level, false, false),
-                Err(too_much) => (too_much.level, false, true),
+            Action::Shadow => Ok(match buckets.take(key, rate, cost, now) {
+                Ok(level) => (level, (false, now), false),
+                Err(too_much) => (too_much.level, (false, now), true),
             }),
             Action::Delay(own) => {
                 let max = patience.map_or(own.max, |callers| own.max.min(callers));
                 let own = Patience { max, ..own };
                 let taken = Box::pin(self.live.queues.take(buckets, wanted, own)).await;
-                taken.map(|(level, waited)| (level, waited, false))
+                taken.map(|(level, waited, at)| (level, (waited, at), false))
             }
         };
         let refused = |too_much| Refused {
@@ -253,10 +283,11 @@ impl Limit {
             rate,
             too_much,
         };
-        let (level, waited, exceeds) = taken.map_err(refused)?;
+        let (level, (waited, at), exceeds) = taken.map_err(refused)?;
         Ok(Taken {
             limit: self,
             wanted,
+            at,
             level,
             waited,
             exceeds,
@@ -291,30 +322,6 @@ impl Limit {
                 None => rate.seconds(),
             },
             level,
-        }
-    }
-
-    /// What the store is asked for a request.
-    pub fn question(&self, object: &str, asking: Asking<'_>, leases: bool) -> Question<'_> {
-        let text = key::text(&self.key, asking);
-        let wanted = self.wanted_by(&text, asking);
-        let live = &self.live;
-        let lease = match leases && !self.is_shadow() {
-            true => shared::lease(wanted.rate),
-            false => 0,
-        };
-        let asks = lease > 0 && live.leases.is_wanted(wanted.key, live.buckets.now());
-        Question {
-            limit: self,
-            ask: Ask {
-                key: shared::name(object, &self.name, &text),
-                rate: wanted.rate,
-                window: self.window,
-                cost: wanted.cost,
-                lease: if asks { lease } else { 0 },
-                shadow: self.is_shadow(),
-            },
-            wanted,
         }
     }
 
@@ -370,66 +377,17 @@ impl Cost {
             Self::Request => 1,
             Self::Bytes => asking.length.unwrap_or_default(),
             Self::Header(name, max) => {
-                let Some(value) = asking.head.headers.get(name) else {
+                let mut lines = asking.head.headers.get_all(name).iter();
+                let Some(value) = lines.next() else {
                     return 1;
                 };
-                // What is no number, or none that may be, must not be cheaper than what is.
-                let number = value
-                    .to_str()
-                    .ok()
-                    .and_then(|text| text.trim().parse().ok());
+                // What is no number, or several, must not be cheaper than what is: of several lines
+                // nobody knows which the application reads.
+                let alone = lines.next().is_none();
+                let text = value.to_str().ok().filter(|_| alone);
+                let number = text.and_then(|text| text.trim().parse().ok());
                 number.unwrap_or(*max).clamp(1, *max).into()
             }
-        }
-    }
-}
-
-impl<'a> Question<'a> {
-    /// Takes of each of them what may be used without asking, if that is enough for all.
-    pub fn leased(all: &[Self]) -> Option<Vec<Level>> {
-        let mut levels = Vec::with_capacity(all.len());
-        for question in all {
-            let Live {
-                buckets, leases, ..
-            } = &*question.limit.live;
-            let Wanted { key, cost, .. } = question.wanted;
-            match leases.take(key, cost, buckets.now()) {
-                Some(level) => levels.push(level),
-                None => {
-                    for taken in all.iter().take(levels.len()) {
-                        let Wanted { key, cost, .. } = taken.wanted;
-                        taken.limit.live.leases.give_back(key, cost);
-                    }
-                    return None;
-                }
-            }
-        }
-        Some(levels)
-    }
-
-    /// The request goes on, and stands there.
-    pub fn passed(&self, level: Level) -> Standing<'a> {
-        self.limit.counts.passed();
-        self.limit.standing(self.wanted.rate, level)
-    }
-
-    /// Keeps what the store let it use without asking.
-    pub fn keep(&self, found: &Found) {
-        let Live {
-            buckets, leases, ..
-        } = &*self.limit.live;
-        if self.ask.lease > 0 {
-            let level = found.passes.ok();
-            leases.give(self.wanted.key, found.lease, level, buckets.now());
-        }
-    }
-
-    /// The request is too much.
-    pub fn refused(&self, too_much: TooMuch) -> Refused<'a> {
-        Refused {
-            limit: self.limit,
-            rate: self.wanted.rate,
-            too_much,
         }
     }
 }
@@ -477,7 +435,7 @@ impl Drop for Taken<'_> {
         if !self.kept {
             let Wanted { key, rate, cost } = self.wanted;
             let buckets = &self.limit.live.buckets;
-            buckets.give_back(key, rate, cost, buckets.now());
+            buckets.give_back(key, rate, cost, (self.at, buckets.now()));
         }
     }
 }

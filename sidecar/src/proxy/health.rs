@@ -19,12 +19,13 @@ use http_body_util::BodyExt as _;
 use rand::Rng;
 use tokio::time::Instant;
 
-use super::attempt;
 use super::body::{RequestBody, ResponseBody};
 use super::context::Context;
 use super::error::{Error, Reason};
 use super::forward;
 use super::upstream::{Dial, Speak, Upstream};
+use super::{Proxy, attempt};
+use crate::config::guard::Guard;
 use crate::config::retry_policy::HealthCheck;
 use crate::policy::health_check::{Health, Healths, SHARED, UNUSED_ROUNDS};
 use crate::policy::load_balancer::LoadBalancer;
@@ -37,8 +38,8 @@ const MARK: HeaderName = HeaderName::from_static("meshwright-health-check");
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// Paths whose answers are shared at a time: more than anybody checks, and a bound for what peers
-/// can make up.
-const MAX_PATHS: usize = 64;
+/// can make up. Of one port, and of all.
+const MAX_PATHS: (usize, usize) = (8, 64);
 
 // === the caller's end ===
 
@@ -171,9 +172,11 @@ async fn answers(
     let asked = async {
         let (response, lease) =
             attempt::send(upstream, speak, None, attempt::Hop::only(), request).await?;
-        // Who is not let in without credentials learns nothing of who is behind.
+        // Who is not let in, without credentials or for now, learns nothing of who is behind.
         let refused = Reason::of(response.headers()).filter(|_| upstream.is_peer());
-        let told = refused.is_none_or(|reason| !reason.is_of_access());
+        let limited = [Reason::RateLimited, Reason::LimitUnknown];
+        let told =
+            refused.is_none_or(|reason| !reason.is_of_access() && !limited.contains(&reason));
         let good = told.then(|| is_good(response.status()));
         if read(response.into_body()).await {
             lease.complete();
@@ -229,49 +232,50 @@ pub fn is_asked(head: &Parts) -> bool {
     head.method == Method::GET && head.headers.contains_key(MARK)
 }
 
-impl Answers {
-    /// The status that the application answers, now or within the last second; 503 when it can't be
-    /// reached. It is asked in the mesh's own words: whoever asks first asks for all, so nothing that
-    /// a peer has written but the path goes to the application.
-    pub async fn of(
-        &self,
-        called: SocketAddr,
-        application: Rc<Upstream>,
-        speak: Speak,
-        service: &str,
-        head: &Parts,
-    ) -> Response<ResponseBody> {
-        let path = head.uri.path_and_query().cloned();
-        let path = path.unwrap_or(PathAndQuery::from_static("/"));
-        let asked = || {
-            let asked = ask(application, speak, question(path.clone(), service));
-            asked.boxed_local().shared()
-        };
-        let status = self.shared((called, path.clone()), asked).await;
-        let mut response = Response::new(ResponseBody::mesh(Bytes::new()));
-        *response.status_mut() = status;
-        response
-    }
+/// The status that the application answers, now or within the last second; 503 when it can't be
+/// reached. `None` when so many other things were asked that this is a request like any. The application
+/// is asked in the mesh's own words: whoever asks first asks for all, so nothing that a peer has written
+/// but the path goes to it.
+pub async fn answer(
+    px: &Rc<Proxy>,
+    called: SocketAddr,
+    speak: Speak,
+    guard: &Guard,
+    head: &Parts,
+) -> Option<Response<ResponseBody>> {
+    let path = head.uri.path_and_query().cloned();
+    let path = path.unwrap_or(PathAndQuery::from_static("/"));
+    let asked = || {
+        let question = question(path.clone(), &guard.service);
+        let asked = ask(px.application(called), speak, question);
+        asked.boxed_local().shared()
+    };
+    let status = px.health_answers.shared((called, path.clone()), asked)?;
+    let mut response = Response::new(ResponseBody::mesh(Bytes::new()));
+    *response.status_mut() = status.await;
+    Some(response)
+}
 
+impl Answers {
     fn shared(
         &self,
         key: (SocketAddr, PathAndQuery),
         asked: impl FnOnce() -> Shared<LocalBoxFuture<'static, StatusCode>>,
-    ) -> Shared<LocalBoxFuture<'static, StatusCode>> {
+    ) -> Option<Shared<LocalBoxFuture<'static, StatusCode>>> {
         let mut answers = self.0.borrow_mut();
         let now = Instant::now();
         answers.retain(|_, answer| now.duration_since(answer.since) < SHARED);
-        if answers.len() >= MAX_PATHS && !answers.contains_key(&key) {
-            let oldest = answers.iter().min_by_key(|(_, answer)| answer.since);
-            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
-                answers.remove(&oldest);
+        if !answers.contains_key(&key) {
+            let of_port = answers.keys().filter(|(port, _)| *port == key.0).count();
+            if of_port >= MAX_PATHS.0 || answers.len() >= MAX_PATHS.1 {
+                return None;
             }
         }
         let answer = || Answer {
             since: now,
             status: asked(),
         };
-        answers.entry(key).or_insert_with(answer).status.clone()
+        Some(answers.entry(key).or_insert_with(answer).status.clone())
     }
 }
 
@@ -308,4 +312,33 @@ fn host(service: &str) -> HeaderValue {
     let (namespace, name) = service.split_once('/').unwrap_or(("", service));
     let host = HeaderValue::try_from(format!("{name}.{namespace}"));
     host.unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_paths_of_a_port_are_asked_in_a_second_than_a_few() {
+        let answers = Answers::default();
+        let asked = std::cell::Cell::new(0);
+        let is_answered = |port: u16, path: usize| {
+            let called = SocketAddr::from(([10, 0, 0, 1], port));
+            let path = PathAndQuery::try_from(format!("/{path}")).unwrap();
+            let ask = || {
+                asked.set(asked.get() + 1);
+                std::future::ready(StatusCode::OK).boxed_local().shared()
+            };
+            answers.shared((called, path), ask).is_some()
+        };
+        let count = |port, paths: usize| (0..paths).filter(|path| is_answered(port, *path)).count();
+        assert_eq!(count(80, 1_000), MAX_PATHS.0);
+        assert!(is_answered(80, 0), "who came first is still answered");
+        assert_eq!(count(81, 1_000), MAX_PATHS.0, "another port has its own");
+        let ports = (82..1_000).map(|port| count(port, 9)).sum::<usize>();
+        assert_eq!(ports, MAX_PATHS.1 - 2 * MAX_PATHS.0);
+        assert_eq!(asked.get(), MAX_PATHS.1, "nobody is asked twice");
+        tokio::time::advance(SHARED).await;
+        assert_eq!(count(80, 1_000), MAX_PATHS.0);
+    }
 }

@@ -96,10 +96,10 @@ async fn inbound(
         false => Box::pin(access::request(px, cx, served, peer, &mut head)).await?,
     };
     let application = px.application(peer.called);
-    if asked {
-        let (answers, service) = (&px.health_answers, &served.guard.service);
-        let answer = answers.of(peer.called, application, speak, service, &head);
-        return Ok(answer.await);
+    if asked
+        && let Some(answer) = health::answer(px, peer.called, speak, &served.guard, &head).await
+    {
+        return Ok(answer);
     }
     let (body, told) = match served.limits().is_empty() {
         true => (body, None),

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
@@ -18,9 +19,10 @@ use crate::config::rate_limit::{Limited, OnFailure, Shared};
 use crate::identity::SpiffeId;
 use crate::policy::authentication::Caller;
 use crate::policy::rate_limit::key::Asking;
+use crate::policy::rate_limit::question::Question;
 use crate::policy::rate_limit::shared;
 use crate::policy::rate_limit::told::{Standing, seconds};
-use crate::policy::rate_limit::{Limit, Question, Refused, Taken};
+use crate::policy::rate_limit::{Limit, Refused, Taken};
 use crate::telemetry::metrics::Direction;
 
 /// How long a gRPC client is to wait before it tries again, in milliseconds.
@@ -146,16 +148,18 @@ async fn ask<'a>(
     asking: Asking<'_>,
 ) -> Result<Vec<Standing<'a>>, Error> {
     let object = &limited.rate_limit.object;
-    let leases = !about(limited, asking.head).any(Limit::is_quota);
     let questions = about(limited, asking.head);
-    let questions = questions.map(|limit| limit.question(object, asking, leases));
-    let questions = Vec::from_iter(questions);
+    let questions = questions.map(|limit| limit.question(object, asking));
+    let mut questions = Vec::from_iter(questions);
     if questions.is_empty() {
         return Ok(Vec::new());
     }
-    if leases && let Some(levels) = Question::leased(&questions) {
-        let each = questions.iter().zip(levels);
-        return Ok(each.map(|(one, level)| one.passed(level)).collect());
+    if Question::may_lease(&questions) {
+        if let Some(levels) = Question::leased(&questions) {
+            let each = questions.iter().zip(levels);
+            return Ok(each.map(|(one, level)| one.passed(level)).collect());
+        }
+        questions.iter_mut().for_each(Question::lease);
     }
     let asks = questions.iter().map(|question| question.ask.clone());
     let asks = Vec::from_iter(asks);
@@ -169,14 +173,18 @@ async fn ask<'a>(
     let Some(found) = answer.and_then(|reply| shared::found(&asks, &reply)) else {
         return unasked(cx, limited, shared.on_failure, asking).await;
     };
+    let refused = questions.iter().zip(&found).find_map(|(question, found)| {
+        let too_much = found.passes.err().filter(|_| !question.ask.shadow);
+        too_much.map(|too_much| question.refused(too_much))
+    });
     for (question, found) in questions.iter().zip(&found) {
-        if let (Err(too_much), false) = (found.passes, question.ask.shadow) {
-            return Err(refusal(cx, limited, &question.refused(too_much)));
-        }
+        question.keep(found, refused.is_none());
+    }
+    if let Some(refused) = refused {
+        return Err(refusal(cx, limited, &refused));
     }
     let mut standings = Vec::with_capacity(questions.len());
     for (question, found) in questions.iter().zip(&found) {
-        question.keep(found);
         match found.passes {
             Ok(level) if question.ask.shadow => drop(question.passed(level)),
             Ok(level) => standings.push(question.passed(level)),
@@ -206,7 +214,9 @@ async fn unasked<'a>(
         OnFailure::Allow => Ok(Vec::new()),
         OnFailure::Deny => {
             let why = format!("the store of RateLimit {object} does not answer");
-            Err(Error::new(Reason::LimitUnknown, why))
+            let mut said = HeaderMap::new();
+            come_back(cx.reads, Duration::from_secs(1), &mut said);
+            Err(Error::new(Reason::LimitUnknown, why).with_headers(said))
         }
         OnFailure::LocalFallback => {
             let taken = take(cx, limited, all().filter(own), asking).await?;
@@ -241,14 +251,18 @@ fn refusal(cx: &mut Context, limited: &Limited, refused: &Refused<'_>) -> Error 
         let why = format!("it is longer than limit {name} of RateLimit {object} could ever pass");
         return Error::new(Reason::RequestTooLarge, why).with_headers(said);
     };
-    // A client that comes back too early would only be sent away again.
+    come_back(cx.reads, wait, &mut said);
+    let why = format!("limit {name} of RateLimit {object}");
+    Error::new(Reason::RateLimited, why).with_headers(said)
+}
+
+/// Says when to try again: a client that comes back too early would only be sent away again.
+fn come_back(reads: Reads, wait: Duration, said: &mut HeaderMap) {
     said.insert(RETRY_AFTER, HeaderValue::from(seconds(wait).max(1)));
-    if cx.reads == Reads::Grpc {
+    if reads == Reads::Grpc {
         let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000));
         said.insert(PUSHBACK, HeaderValue::from(millis.unwrap_or(u64::MAX)));
     }
-    let why = format!("limit {name} of RateLimit {object}");
-    Error::new(Reason::RateLimited, why).with_headers(said)
 }
 
 /// How long the body is, where that is said; hyper holds it to that.

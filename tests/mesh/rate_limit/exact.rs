@@ -4,6 +4,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 use futures::future::try_join_all;
+use sidecar::net::tls::ALPN_H1;
+use tests::mesh::SOON;
+use tests::raw::peer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
 
 use super::{holds, pass, rate_limit, world};
 use crate::routing::services;
@@ -27,6 +32,29 @@ async fn under_concurrent_load_across_workers_exactly_what_is_promised_passes() 
     // All the while there was more to do than may pass: 800 calls.
     assert!(passed >= 40, "{passed}");
     assert_eq!(orders.upstream.requests(), passed);
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_claims_to_check_health_gets_around_no_limit() -> Result<()> {
+    let (_mesh, orders, client) = world("    - { name: all, requests: 1, per: 1h }\n", "").await?;
+    let begun = Instant::now();
+    let ask = async |number: usize| {
+        let mut io = peer(client.sidecar(), &orders.sidecar, ALPN_H1).await?;
+        let request =
+            format!("GET /{number} HTTP/1.1\r\nhost: orders\r\nmeshwright-health-check: 1\r\n\r\n");
+        io.write_all(request.as_bytes()).await?;
+        let mut answer = [0; 12];
+        timeout(SOON, io.read_exact(&mut answer)).await??;
+        anyhow::Ok(answer.ends_with(b"200"))
+    };
+    let answers = try_join_all((0..60).map(ask)).await?;
+    // Eight paths a second are asked for all of them, and one request is let through.
+    let most = 1 + 8 * (1 + usize::try_from(begun.elapsed().as_secs())?);
+    let heard = orders.upstream.requests();
+    assert!((9..=most).contains(&heard), "{heard} of at most {most}");
+    let passed = answers.iter().filter(|passed| **passed).count();
+    assert_eq!(passed, heard, "the others are told that it is too much");
     Ok(())
 }
 

@@ -11,6 +11,9 @@
 //! keys that it has no place for in one spare bucket, and lets a key begin with what that has used
 //! when there is a place for it again: however many keys come, none passes more than its limit, and
 //! the memory is bounded.
+//!
+//! When the rate is another one, every bucket is looked at once ([`Buckets::rescale`]): who had used up
+//! half of the burst has used up half of the new one.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
@@ -63,6 +66,8 @@ struct Bucket {
     nanos: u64,
     /// Less than the rate's `requests`.
     parts: u32,
+    /// In which time the whole of it drains, by the rate that it was last taken at ([`Rate::full`]).
+    full: f32,
 }
 
 /// A key, of which nobody who does not know this process can find a second one that is the same.
@@ -100,11 +105,20 @@ impl Rate {
     pub fn build(requests: u32, per_ms: u64, burst: u32) -> Result<Self, String> {
         let per = per_ms.checked_mul(1_000_000).filter(|per| *per > 0);
         match per {
-            Some(per) if requests > 0 && burst > 0 => Ok(Self {
-                requests,
-                per,
-                burst,
-            }),
+            Some(per) if requests > 0 && burst > 0 => {
+                let rate = Self {
+                    requests,
+                    per,
+                    burst,
+                };
+                // Instants up to which so much is used have room for it.
+                match rate.holds() / u128::from(requests) <= u128::from(u64::MAX / 2) {
+                    true => Ok(rate),
+                    false => Err(format!(
+                        "{burst} at once would not be there again in 290 years: {requests} in {per_ms} ms"
+                    )),
+                }
+            }
             _ => Err(format!(
                 "{requests} in {per_ms} ms, and {burst} at once: nothing would pass, or for ever"
             )),
@@ -119,6 +133,11 @@ impl Rate {
 
     fn holds(self) -> u128 {
         u128::from(self.burst) * u128::from(self.per)
+    }
+
+    /// In which time all that it holds drains, in nanoseconds: enough to tell which rate it is of.
+    fn full(self) -> f32 {
+        self.burst as f32 * self.per as f32 / self.requests as f32
     }
 
     fn of(self, cost: u64) -> u128 {
@@ -155,7 +174,22 @@ impl Bucket {
         Self {
             nanos: u64::try_from(parts / requests).unwrap_or(u64::MAX),
             parts: u32::try_from(parts % requests).unwrap_or_default(),
+            full: rate.full(),
         }
+    }
+
+    /// What stands there when as large a part of the new rate's burst is used as was of the old one's.
+    fn rescaled(self, (old, new): (Rate, Rate), now: u64) -> Self {
+        let used = self.used(old, now);
+        // Rounded up, and a little more where numbers have no room: nobody gains by an edit.
+        let scaled = match used.checked_mul(new.holds()) {
+            Some(product) => product.div_ceil(old.holds()),
+            None => {
+                let part = used as f64 / old.holds() as f64;
+                (part * new.holds() as f64 * (1.0 + f64::EPSILON * 4.0)) as u128
+            }
+        };
+        Self::at(new, now, scaled)
     }
 
     fn take(&mut self, rate: Rate, cost: u64, now: u64) -> Result<Level, TooMuch> {
@@ -251,13 +285,48 @@ impl Buckets {
         })
     }
 
-    /// Gives back what was taken for nothing.
-    pub fn give_back(&self, key: Key, rate: Rate, cost: u64, now: u64) {
+    /// Gives back what was taken for nothing at `since`, less what has drained since then: as much may
+    /// have passed instead. Nothing goes back to the spare bucket, of which others have used too.
+    pub fn give_back(&self, key: Key, rate: Rate, cost: u64, (since, now): (u64, u64)) {
+        let drained = u128::from(now.saturating_sub(since)) * u128::from(rate.requests);
+        let rest = rate.of(cost).saturating_sub(drained);
         self.shard(key, |shard| {
-            let bucket = shard.bucket(key, now);
-            let used = bucket.used(rate, now).saturating_sub(rate.of(cost));
-            *bucket = Bucket::at(rate, now, used);
+            // By an edit in between it may stand for something else.
+            let bucket = shard.buckets.get_mut(&key.0);
+            if let Some(bucket) = bucket.filter(|bucket| bucket.full == rate.full()) {
+                let used = bucket.used(rate, now).saturating_sub(rest);
+                *bucket = Bucket::at(rate, now, used);
+            }
         });
+    }
+
+    /// The rates are others now, each instead of one before: of every key as large a part of its burst
+    /// stays used. What stands at none of those before, and the spare buckets, stay used for as many
+    /// times as long as the slowest of all.
+    pub fn rescale(&self, rates: &[(Rate, Rate)], now: u64) {
+        let times = |(old, new): &(Rate, Rate)| new.full() / old.full();
+        let slower =
+            |one: &&(Rate, Rate), other: &&(Rate, Rate)| times(one).total_cmp(&times(other));
+        let Some(slowest) = rates.iter().max_by(slower) else {
+            return;
+        };
+        let mut by_full: HashMap<u32, (Rate, Rate)> = HashMap::new();
+        for one in rates {
+            let known = by_full.entry(one.0.full().to_bits()).or_insert(*one);
+            if times(one) > times(known) {
+                *known = *one;
+            }
+        }
+        let rescale = |bucket: &mut Bucket| {
+            let rates = by_full.get(&bucket.full.to_bits()).unwrap_or(slowest);
+            *bucket = bucket.rescaled(*rates, now);
+        };
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.buckets.values_mut().for_each(rescale);
+            let spare = &mut shard.spare;
+            *spare = spare.rescaled(*slowest, now);
+        }
     }
 
     /// After which time as much could be taken, whatever it holds.

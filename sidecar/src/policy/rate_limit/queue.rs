@@ -1,7 +1,7 @@
 //! Requests that wait until they are not too much any more: in order for each key, bounded for all.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ struct Queue {
     /// Whose turn it is: the first has it, and waits for the bucket.
     turn: Semaphore,
     waiting: AtomicU32,
+    /// How much they ask for together.
+    costs: AtomicU64,
 }
 
 /// A place in a queue, given back when dropped.
@@ -29,7 +31,9 @@ struct Place<'a> {
     queues: &'a Queues,
     key: Key,
     queue: Arc<Queue>,
-    ahead: u32,
+    cost: u64,
+    /// How much those ask for together who came before.
+    ahead: u64,
 }
 
 /// How one waits.
@@ -60,7 +64,7 @@ impl Queues {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Takes at once, or in turn; answers whether it waited.
+    /// Takes at once, or in turn; answers whether it waited, and when it took, in nanoseconds.
     ///
     /// # Errors
     /// That it would wait too long, or with too many.
@@ -69,13 +73,14 @@ impl Queues {
         buckets: &Buckets,
         wanted: Wanted,
         patience: Patience,
-    ) -> Result<(Level, bool), TooMuch> {
+    ) -> Result<(Level, bool, u64), TooMuch> {
         let Wanted { key, rate, cost } = wanted;
+        let now = buckets.now();
         // Nobody overtakes who waits.
         if !self.waits(key)
-            && let Ok(level) = buckets.take(key, rate, cost, buckets.now())
+            && let Ok(level) = buckets.take(key, rate, cost, now)
         {
-            return Ok((level, false));
+            return Ok((level, false, now));
         }
         let until = Instant::now() + patience.max;
         let too_much = |wait| TooMuch {
@@ -91,17 +96,18 @@ impl Queues {
                 ..too_much(Duration::ZERO)
             });
         }
-        let place = self.enter(key, patience.max_queue);
-        let ahead = place.as_ref().map_or(0, |place| u64::from(place.ahead));
-        let expected = buckets.wait(key, rate, cost.saturating_mul(ahead + 1), buckets.now());
+        let place = self.enter(key, cost, patience.max_queue);
+        let ahead = place.as_ref().map_or(0, |place| place.ahead);
+        let expected = buckets.wait(key, rate, ahead.saturating_add(cost), buckets.now());
         let Some(place) = place.filter(|_| expected <= patience.max) else {
             return Err(too_much(expected));
         };
         let turn = async {
             let _turn = place.queue.turn.acquire().await;
             loop {
-                match buckets.take(key, rate, cost, buckets.now()) {
-                    Ok(level) => return Ok((level, true)),
+                let now = buckets.now();
+                match buckets.take(key, rate, cost, now) {
+                    Ok(level) => return Ok((level, true, now)),
                     Err(TooMuch {
                         wait: Some(wait), ..
                     }) => sleep(wait).await,
@@ -121,7 +127,7 @@ impl Queues {
         self.waiting() > 0 && all().contains_key(&key)
     }
 
-    fn enter(&self, key: Key, most: u32) -> Option<Place<'_>> {
+    fn enter(&self, key: Key, cost: u64, most: u32) -> Option<Place<'_>> {
         let more = |count| (count < most).then_some(count + 1);
         self.waiting
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
@@ -131,14 +137,17 @@ impl Queues {
             Arc::new(Queue {
                 turn: Semaphore::new(1),
                 waiting: AtomicU32::new(0),
+                costs: AtomicU64::new(0),
             })
         };
         let queue = all.entry(key).or_insert_with(new).clone();
-        let ahead = queue.waiting.fetch_add(1, Ordering::SeqCst);
+        queue.waiting.fetch_add(1, Ordering::SeqCst);
+        let ahead = queue.costs.fetch_add(cost, Ordering::SeqCst);
         Some(Place {
             queues: self,
             key,
             queue,
+            cost,
             ahead,
         })
     }
@@ -148,6 +157,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let all = &self.queues.by_key;
         let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        self.queue.costs.fetch_sub(self.cost, Ordering::SeqCst);
         if self.queue.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
             all.remove(&self.key);
         }
@@ -245,6 +255,29 @@ mod tests {
             for one in waiting {
                 assert!(one.await.unwrap());
             }
+        });
+    }
+
+    #[test]
+    fn who_waits_is_told_by_what_those_ask_for_who_came_before() {
+        on_one_thread(async {
+            let (queues, buckets) = (Rc::new(Queues::default()), Rc::new(Buckets::default()));
+            let of = |cost| Wanted {
+                rate: Rate::build(10, 1_000, 4).unwrap(),
+                cost,
+                ..wanted(&buckets, "a")
+            };
+            queues.take(&buckets, of(4), PATIENCE).await.unwrap();
+            let ahead = spawn_local({
+                let (queues, buckets, wanted) = (queues.clone(), buckets.clone(), of(4));
+                async move { queues.take(&buckets, wanted, PATIENCE).await.is_ok() }
+            });
+            tokio::task::yield_now().await;
+            // 400 ms for those ahead, and 200 ms for its own: longer than half a second.
+            let refused = queues.take(&buckets, of(2), PATIENCE).await.unwrap_err();
+            assert_eq!(refused.wait, Some(Duration::from_millis(600)));
+            assert!(queues.take(&buckets, of(1), PATIENCE).await.is_ok());
+            assert!(ahead.await.unwrap());
         });
     }
 

@@ -2,19 +2,18 @@
 //! asking.
 //!
 //! The store counts by its own clock, all limits of a request in one script: either each counts it, or
-//! none. Far from a limit a sidecar takes some more at once, a lease, and uses it within a second
-//! without asking: at most a 16th of the burst, 64, and what the rate gives in a second; only while
-//! half of the burst is left with it. By as much for each replica more may pass in a span than the
-//! burst and the rate give, and no more.
+//! none. Far from a limit a sidecar takes some more at once, a lease ([`super::leases`]): at most a 16th
+//! of the burst, 64, and what the rate gives in a second; only while half of the burst is left with it.
+//! By as much for each replica more may pass in a span than the burst and the rate give, and no more.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::bucket::{Key, Level, Rate, TooMuch};
+use super::bucket::{Level, Rate, TooMuch};
+use super::leases::{LEAST, LIFE};
 use crate::net::resp::{Reply, Script, command};
 
 /// What the store runs.
@@ -22,10 +21,6 @@ pub static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!(
 
 /// What a lease is at most.
 const MOST: u64 = 64;
-/// How long it is used, in nanoseconds.
-const LIFE: u64 = 1_000_000_000;
-/// How many leases of one limit there are.
-const LEASES: usize = 4_096;
 
 /// A span of the calendar, UTC, in which a quota counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +44,16 @@ pub struct Ask {
     pub window: Option<Window>,
     /// How much.
     pub cost: u64,
-    /// How much more at once, if that is far from the limit.
-    pub lease: u64,
     /// It passes whatever is used.
     pub shadow: bool,
+    /// The rate by which it is told whether the limit was edited.
+    pub edition: Rate,
+    /// How much more at once, if that is far from the limit.
+    pub lease: u64,
+    /// How much of the last lease goes back.
+    pub back: u64,
+    /// When that was given, as the store's clock said, in microseconds.
+    pub since: u64,
 }
 
 /// What was answered for one limit.
@@ -62,19 +63,8 @@ pub struct Found {
     pub passes: Result<Level, TooMuch>,
     /// How much may be used without asking.
     pub lease: u64,
-}
-
-/// What may be used without asking, by key.
-#[derive(Debug, Default)]
-pub struct Leases(Mutex<HashMap<Key, Lease>>);
-
-#[derive(Clone, Copy, Debug)]
-struct Lease {
-    left: u64,
-    /// In nanoseconds.
-    until: u64,
-    /// Where the key stands with it; `None` as long as the store is asked for it.
-    level: Option<Level>,
+    /// When it was counted, by the store's clock, in microseconds.
+    pub at: u64,
 }
 
 // === impl Window ===
@@ -100,9 +90,9 @@ impl Window {
 
 // === impl Ask ===
 
-/// What is counted, in the store: nothing of the caller stands in it.
-pub fn name(object: &str, limit: &str, text: &[u8]) -> String {
-    let hash = digest(&SHA256, text);
+/// What is counted, in the store, by a key of such kinds: nothing of the caller stands in it.
+pub fn name((object, limit): (&str, &str), kinds: &[u8], text: &[u8]) -> String {
+    let hash = digest(&SHA256, &[kinds, text].concat());
     let mut name = format!("meshwright:limit:{object}:{limit}:");
     for byte in hash.as_ref().iter().take(16) {
         let _ = write!(name, "{byte:02x}");
@@ -110,11 +100,12 @@ pub fn name(object: &str, limit: &str, text: &[u8]) -> String {
     name
 }
 
-/// How much is taken at once, far from the limit.
+/// How much is taken at once at most, far from the limit; nothing, where that is not worth it.
 pub fn lease(rate: Rate) -> u64 {
     let in_a_second = u128::from(LIFE) * u128::from(rate.requests) / u128::from(rate.per);
     let in_a_second = u64::try_from(in_a_second).unwrap_or(MOST);
-    MOST.min(u64::from(rate.burst) / 16).min(in_a_second)
+    let most = MOST.min(u64::from(rate.burst) / 16).min(in_a_second);
+    if most < LEAST { 0 } else { most }
 }
 
 /// `requests` and microseconds without a common divisor, so that the store's numbers stay exact.
@@ -126,6 +117,11 @@ fn reduced(rate: Rate) -> (u64, u64) {
     }
     let divisor = a.max(1);
     (requests / divisor, per / divisor)
+}
+
+/// In which time a whole burst drains, in microseconds.
+fn full(rate: Rate) -> f64 {
+    f64::from(rate.burst) * rate.per as f64 / 1_000.0 / f64::from(rate.requests)
 }
 
 /// The command that asks for all of them.
@@ -149,8 +145,11 @@ pub fn asks(asks: &[Ask]) -> Vec<u8> {
             per,
             ask.rate.burst.to_string(),
             ask.cost.to_string(),
-            ask.lease.to_string(),
             u8::from(ask.shadow).to_string(),
+            full(ask.edition).to_string(),
+            ask.lease.to_string(),
+            ask.back.to_string(),
+            ask.since.to_string(),
         ];
         words.extend(numbers.map(String::into_bytes));
     }
@@ -167,12 +166,16 @@ pub fn found(asks: &[Ask], reply: &Reply) -> Option<Vec<Found>> {
         _ => None,
     });
     let numbers: Vec<u64> = numbers.collect::<Option<_>>()?;
-    if numbers.len() != asks.len() * 3 {
+    if numbers.len() != asks.len() * 3 + 1 {
         return None;
     }
+    let at = *numbers.last()?;
     let each = asks.iter().zip(numbers.chunks_exact(3));
     each.map(|(ask, numbers)| match numbers {
-        [passes, used, more] => Some(ask.found(*passes == 1, *used, *more)),
+        [passes, used, more] => Some(Found {
+            at,
+            ..ask.found(*passes == 1, *used, *more)
+        }),
         _ => None,
     })
     .collect()
@@ -194,7 +197,11 @@ impl Ask {
                         level: level(used),
                     }),
                 };
-                Found { passes, lease: 0 }
+                Found {
+                    passes,
+                    lease: 0,
+                    at: 0,
+                }
             }
             None => {
                 let (requests, per) = reduced(self.rate);
@@ -219,80 +226,8 @@ impl Ask {
                 Found {
                     passes,
                     lease: more,
+                    at: 0,
                 }
-            }
-        }
-    }
-}
-
-// === impl Leases ===
-
-impl Leases {
-    /// Uses so much of what may be used without asking.
-    pub fn take(&self, key: Key, cost: u64, now: u64) -> Option<Level> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lease = all.get_mut(&key)?;
-        let level = match &mut lease.level {
-            _ if lease.until <= now => None,
-            // Somebody asks for it.
-            None => return None,
-            Some(_) if lease.left < cost => None,
-            Some(level) => Some(level),
-        };
-        let Some(level) = level else {
-            all.remove(&key);
-            return None;
-        };
-        lease.left -= cost;
-        level.left = level.left.saturating_sub(cost);
-        Some(*level)
-    }
-
-    /// Whether to ask for one: there is none, and nobody asks already. Two at once would be more than
-    /// may be.
-    pub fn is_wanted(&self, key: Key, now: u64) -> bool {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.get(&key).is_some_and(|lease| lease.until > now) {
-            return false;
-        }
-        if all.len() >= LEASES {
-            all.retain(|_, lease| lease.until > now);
-        }
-        let wanted = all.len() < LEASES;
-        if wanted {
-            let asked = Lease {
-                left: 0,
-                until: now.saturating_add(LIFE),
-                level: None,
-            };
-            all.insert(key, asked);
-        }
-        wanted
-    }
-
-    /// It was not used after all.
-    pub fn give_back(&self, key: Key, cost: u64) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lease) = all.get_mut(&key)
-            && let Some(level) = &mut lease.level
-        {
-            lease.left += cost;
-            level.left += cost;
-        }
-    }
-
-    /// As much may be used without asking as was asked for, or nothing.
-    pub fn give(&self, key: Key, more: u64, level: Option<Level>, now: u64) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match (more, level) {
-            (0, _) | (_, None) => drop(all.remove(&key)),
-            (more, Some(level)) => {
-                let lease = Lease {
-                    left: more,
-                    until: now.saturating_add(LIFE),
-                    level: Some(level),
-                };
-                all.insert(key, lease);
             }
         }
     }
@@ -310,31 +245,9 @@ mod tests {
     fn a_lease_is_a_small_part_of_the_burst_and_no_more_than_drains_in_its_life() {
         assert_eq!(lease(rate(1_000, 1_000, 1_000)), 62);
         assert_eq!(lease(rate(10_000, 1_000, 10_000)), 64);
-        assert_eq!(lease(rate(10, 1_000, 10)), 0);
+        assert_eq!(lease(rate(10, 1_000, 32)), 2);
+        assert_eq!(lease(rate(10, 1_000, 31)), 0);
         assert_eq!(lease(rate(1_000, 86_400_000, 1_000)), 0);
-    }
-
-    #[test]
-    fn a_lease_is_used_until_it_is_spent_or_over() {
-        let (leases, buckets) = (Leases::default(), super::super::bucket::Buckets::default());
-        let key = buckets.key(b"a");
-        let level = Level {
-            left: 100,
-            unused_in: Duration::from_secs(1),
-        };
-        assert_eq!(leases.take(key, 1, 0), None);
-        assert!(leases.is_wanted(key, 0));
-        assert!(!leases.is_wanted(key, 0), "somebody asks already");
-        leases.give(key, 2, Some(level), 0);
-        assert!(!leases.is_wanted(key, 0));
-        assert_eq!(leases.take(key, 1, 1).unwrap().left, 99);
-        assert_eq!(leases.take(key, 1, LIFE - 1).unwrap().left, 98);
-        assert_eq!(leases.take(key, 1, LIFE - 1), None);
-        leases.give(key, 2, Some(level), 0);
-        assert_eq!(leases.take(key, 1, LIFE), None);
-        assert!(leases.is_wanted(key, LIFE));
-        leases.give(key, 0, None, LIFE);
-        assert!(leases.is_wanted(key, LIFE));
     }
 
     #[test]
@@ -344,8 +257,11 @@ mod tests {
             rate: rate(10, 1_000, 20),
             window: None,
             cost: 1,
-            lease: 0,
             shadow: false,
+            edition: rate(10, 1_000, 20),
+            lease: 0,
+            back: 0,
+            since: 0,
         };
         let quota = Ask {
             window: Some(Window::Hour),
@@ -361,13 +277,13 @@ mod tests {
             )
         };
         // Tenths of a second for each of the ten: 100 000 microseconds, of which one is a request.
-        let all = found(&asks, &numbers(&[1, 100_000, 3, 0, 10, 60_000_000])).unwrap();
-        assert_eq!(all[0].lease, 3);
+        let all = found(&asks, &numbers(&[1, 100_000, 3, 0, 10, 60_000_000, 7])).unwrap();
+        assert_eq!((all[0].lease, all[0].at), (3, 7));
         assert_eq!(all[0].passes.unwrap().left, 18);
         let refused = all[1].passes.unwrap_err();
         assert_eq!(refused.wait, Some(Duration::from_secs(60)));
         assert_eq!(found(&asks, &numbers(&[1, 0, 0])), None);
         assert_eq!(found(&asks, &Reply::Integer(1)), None);
-        assert_eq!(found(&asks, &numbers(&[1, -1, 0, 1, 0, 0])), None);
+        assert_eq!(found(&asks, &numbers(&[1, -1, 0, 1, 0, 0, 7])), None);
     }
 }

@@ -1,3 +1,4 @@
+use super::question::Question;
 use super::*;
 use crate::policy::authentication::Caller;
 use crate::policy::authentication::api_key::Consumer;
@@ -22,7 +23,11 @@ fn by(of: Of) -> Vec<mesh::LimitKey> {
 }
 
 fn built(sent: mesh::Limit, old: Option<&Limit>) -> Limit {
-    Limit::build(sent, &"shop/orders".into(), old, &Counters::default()).unwrap()
+    let limit = Limit::build(sent, &"shop/orders".into(), old, &Counters::default()).unwrap();
+    if let Some(old) = old {
+        limit.replaces(old);
+    }
+    limit
 }
 
 fn head(headers: &[(&str, &str)]) -> Parts {
@@ -135,8 +140,8 @@ async fn a_header_says_what_a_request_counts_within_bounds() {
     let limit = built(
         mesh::Limit {
             rate: Some(mesh::LimitRate {
-                requests: 20,
-                burst: 20,
+                requests: 27,
+                burst: 27,
             }),
             cost: Some(mesh::LimitCost {
                 of: Some(limit_cost::Of::Header(of)),
@@ -146,11 +151,12 @@ async fn a_header_says_what_a_request_counts_within_bounds() {
         None,
     );
     for (headers, left) in [
-        (&[][..], 19),
-        (&[("x-cost", "3")], 16),
-        (&[("x-cost", "0")], 15),
-        // Whoever writes nonsense pays the most.
-        (&[("x-cost", "cheap")], 8),
+        (&[][..], 26),
+        (&[("x-cost", "3")], 23),
+        (&[("x-cost", "0")], 22),
+        (&[("x-cost", "cheap")], 15),
+        // Whoever writes nonsense, or two numbers, pays the most.
+        (&[("x-cost", "1"), ("x-cost", "1")], 8),
         (&[("x-cost", "1000000")], 1),
     ] {
         let head = head(headers);
@@ -269,6 +275,113 @@ async fn what_was_used_outlives_an_edit_that_keeps_name_and_key() {
     assert_eq!(passes(&third, asking).await, 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_edit_of_the_span_locks_nobody_out_and_forgives_nobody() {
+    const MINUTE: u64 = 60_000;
+    let of = |requests, per_ms, burst| mesh::Limit {
+        rate: Some(mesh::LimitRate { requests, burst }),
+        per_ms,
+        ..sent()
+    };
+    let head = head(&[]);
+    let asking = asking(&head, &[]);
+    let minute = Duration::from_millis(MINUTE);
+    // Used up in a day, and a minute after the edit all of it is there again.
+    let day = built(of(10, 24 * 60 * MINUTE, 10), None);
+    assert_eq!(passes(&day, asking).await, 10);
+    let short = built(of(10, MINUTE, 10), Some(&day));
+    assert_eq!(passes(&short, asking).await, 0);
+    tokio::time::advance(minute / 2).await;
+    assert_eq!(passes(&short, asking).await, 5);
+    tokio::time::advance(minute).await;
+    assert_eq!(passes(&short, asking).await, 10);
+    // And the other way round a tenth of a day gives one more, not a tenth of a minute.
+    let day = built(of(10, 24 * 60 * MINUTE, 10), Some(&short));
+    tokio::time::advance(minute).await;
+    assert_eq!(passes(&day, asking).await, 0);
+    tokio::time::advance(144 * minute).await;
+    assert_eq!(passes(&day, asking).await, 1);
+    // Ten of ten are used but for a moment's: so are 40 of 40.
+    let wide = built(of(10, 24 * 60 * MINUTE, 40), Some(&day));
+    assert_eq!(passes(&wide, asking).await, 0);
+    assert!(wide.would(asking).unwrap_err().level.left == 0);
+    // Who has gone away since then gives nothing back of what was before.
+    let taken = built(of(10, MINUTE, 10), None);
+    let held = taken.take(asking, None).await.unwrap();
+    let edited = built(of(10, 24 * 60 * MINUTE, 10), Some(&taken));
+    drop(held);
+    assert_eq!(edited.would(asking).unwrap().left, 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_of_a_plan_and_of_an_override_keeps_the_part_that_was_used() {
+    let rate = |requests, burst| Some(mesh::LimitRate { requests, burst });
+    let of = |gold, acme| mesh::Limit {
+        key: by(Of::Consumer(true)),
+        overrides: vec![mesh::LimitOverride {
+            values: vec!["acme".into()],
+            rate: acme,
+        }],
+        plans: vec![mesh::LimitPlan {
+            name: "gold".into(),
+            rate: gold,
+        }],
+        ..sent()
+    };
+    let first = built(of(rate(1, 4), rate(1, 8)), None);
+    let head = head(&[]);
+    let [acme, bolt] = [[caller("acme", "")], [caller("bolt", "gold")]];
+    let [acme, bolt] = [asking(&head, &acme), asking(&head, &bolt)];
+    for _ in 0..2 {
+        first.take(acme, None).await.unwrap().kept(acme);
+        first.take(bolt, None).await.unwrap().kept(bolt);
+    }
+    // A quarter and a half are used.
+    let second = built(of(rate(1, 10), rate(1, 4)), Some(&first));
+    assert_eq!(second.would(acme).unwrap().left, 2);
+    assert_eq!(second.would(bolt).unwrap().left, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_must_ask_anyway_takes_no_lease() {
+    let of = |name: &str, burst| mesh::Limit {
+        name: name.into(),
+        rate: Some(mesh::LimitRate {
+            requests: 1_000,
+            burst,
+        }),
+        per_ms: 1_000,
+        ..sent()
+    };
+    let shadow = mesh::Limit {
+        action: LimitAction::Shadow.into(),
+        ..of("shadow", 1_000)
+    };
+    let quota = mesh::Limit {
+        window: LimitWindow::Day.into(),
+        ..of("quota", 1_000)
+    };
+    let head = head(&[]);
+    let asking = asking(&head, &[]);
+    let wide = built(of("wide", 1_000), None);
+    let question = |limit: &Limit| {
+        let all = [&wide, limit].map(|limit| limit.question("shop/orders", asking));
+        Question::may_lease(&all)
+    };
+    assert!(question(&built(of("other", 1_000), None)));
+    for exact in [of("small", 31), shadow, quota] {
+        assert!(!question(&built(exact, None)));
+    }
+    // Edited to another kind of key, it is another count in the store.
+    let header = |name: &str| mesh::Limit {
+        key: by(Of::Header(name.into())),
+        ..of("wide", 1_000)
+    };
+    let keys = [of("wide", 1_000), header("x-a"), header("x-b")];
+    let keys = keys.map(|sent| built(sent, None).question("shop/orders", asking).ask.key);
+    assert!(keys[0] != keys[1] && keys[1] != keys[2], "{keys:?}");
+}
+
 #[test]
 fn what_cannot_be_enforced_is_not_built() {
     let build = |sent| {
@@ -281,6 +394,14 @@ fn what_cannot_be_enforced_is_not_built() {
     });
     build(mesh::Limit {
         per_ms: 0,
+        ..sent()
+    });
+    build(mesh::Limit {
+        rate: Some(mesh::LimitRate {
+            requests: 1,
+            burst: 1_000_000,
+        }),
+        per_ms: 86_400_000,
         ..sent()
     });
     build(mesh::Limit {

@@ -62,7 +62,8 @@ impl Says {
 
     // === request ===
 
-    /// Writes what is said of limits.
+    /// Writes what is said of limits, beside what others have said: only of the least left there are
+    /// `X-RateLimit-*`.
     pub fn write<'a>(
         self,
         limits: impl Iterator<Item = Standing<'a>> + Clone,
@@ -98,6 +99,11 @@ impl Says {
                 let Some(least) = limits.min_by_key(|limit| limit.level.left) else {
                     return;
                 };
+                let said = headers.get(LEGACY_REMAINING);
+                let said = said.and_then(|left| left.to_str().ok()?.parse().ok());
+                if said.is_some_and(|left: u64| left <= least.level.left) {
+                    return;
+                }
                 let numbers = [
                     (LEGACY_LIMIT, u64::from(least.rate.requests)),
                     (LEGACY_REMAINING, least.level.left),
@@ -177,5 +183,18 @@ mod tests {
             ]
         );
         assert_eq!(said(Says::Nothing, &limits), []);
+    }
+
+    #[test]
+    fn of_several_objects_the_least_left_is_told() {
+        let [few, many] = [standing("few", 60_000, 3), standing("many", 60_000, 7)];
+        for order in [[few, many], [many, few]] {
+            let mut headers = HeaderMap::new();
+            for one in order {
+                Says::Legacy.write(std::iter::once(one), &mut headers);
+            }
+            assert_eq!(headers.get(LEGACY_REMAINING).unwrap(), "3");
+            assert_eq!(headers.get_all(LEGACY_REMAINING).iter().count(), 1);
+        }
     }
 }

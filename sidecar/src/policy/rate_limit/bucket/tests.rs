@@ -32,17 +32,29 @@ proptest! {
     #[test]
     fn in_no_span_passes_more_than_the_burst_and_what_the_rate_gives(
         rate in any_rate(),
-        steps in prop::collection::vec((0u64..2_000, 1u64..5), 1..150),
+        steps in prop::collection::vec((0u64..2_000, 1u64..5, 0usize..30), 1..150),
         unit in prop_oneof![Just(1u64), Just(1_000), Just(1_000_000)],
     ) {
         let buckets = Buckets::default();
         let key = buckets.key(b"a");
         let mut now = 0;
         let mut passed: Vec<(u64, u64)> = Vec::new();
-        for (step, cost) in steps {
+        let mut goes_away: Vec<(usize, u64, u64)> = Vec::new();
+        for (number, (step, cost, stays)) in steps.into_iter().enumerate() {
             now += step * unit;
+            // Some wait for something else meanwhile, and pass nowhere.
+            goes_away.retain(|(when, since, cost)| {
+                let waits = *when > number;
+                if !waits {
+                    buckets.give_back(key, rate, *cost, (*since, now));
+                }
+                waits
+            });
             if buckets.take(key, rate, cost, now).is_ok() {
-                passed.push((now, cost));
+                match stays % 3 {
+                    0 => goes_away.push((number + stays, now, cost)),
+                    _ => passed.push((now, cost)),
+                }
             }
         }
         for from in 0..passed.len() {
@@ -104,8 +116,42 @@ fn what_was_taken_for_nothing_is_given_back() {
     let buckets = Buckets::default();
     let (key, rate) = (buckets.key(b"a"), rate(3, SECOND, 3));
     assert_eq!(buckets.take(key, rate, 3, 0).unwrap().left, 0);
-    buckets.give_back(key, rate, 2, 0);
+    buckets.give_back(key, rate, 2, (0, 0));
     assert_eq!(buckets.take(key, rate, 1, 0).unwrap().left, 1);
+}
+
+#[test]
+fn what_was_taken_for_nothing_and_has_drained_is_not_given_back() {
+    let buckets = Buckets::default();
+    let (key, rate) = (buckets.key(b"a"), rate(10, SECOND, 100));
+    assert!(buckets.take(key, rate, 30, 0).is_ok());
+    // In two seconds 20 of them have drained: as many pass again.
+    assert_eq!(
+        buckets.take(key, rate, 90, 2 * SECOND).unwrap().left,
+        0,
+        "all there is"
+    );
+    buckets.give_back(key, rate, 30, (0, 2 * SECOND));
+    let left = buckets.take(key, rate, 1, 2 * SECOND).unwrap().left;
+    assert_eq!(left, 9);
+}
+
+#[test]
+fn keys_without_a_place_gain_nothing_by_an_edit() {
+    let buckets = Buckets::default();
+    let (short, long) = (rate(1, SECOND, 2), rate(1, 1_000 * SECOND, 2));
+    let mut number = 0u32;
+    while buckets.len() < MAX_KEYS {
+        number += 1;
+        let _ = buckets.take(buckets.key(&number.to_be_bytes()), short, 2, 0);
+    }
+    let late = buckets.key(b"late");
+    // Unless others have used the spare bucket up already.
+    let _ = buckets.take(late, short, 2, 0);
+    assert!(buckets.would(late, short, 2, 0).is_err());
+    buckets.rescale(&[(short, long)], 0);
+    assert!(buckets.take(late, long, 1, 999 * SECOND).is_err());
+    assert!(buckets.take(late, long, 1, 1_001 * SECOND).is_ok());
 }
 
 #[test]
