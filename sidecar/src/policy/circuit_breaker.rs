@@ -212,12 +212,28 @@ impl Circuits {
         all: Vec<Arc<Health>>,
         healths: Arc<Healths>,
     ) -> Rc<Self> {
-        Rc::new(Self {
+        let circuits = Self {
             breaker,
             service,
             all,
             healths,
-        })
+        };
+        circuits.hold_to_share();
+        Rc::new(circuits)
+    }
+
+    /// Endpoints come and go, and so the share that may be open: what is more than that is tried at once,
+    /// those first that would be first.
+    fn hold_to_share(&self) {
+        let open = self.all.iter().map(|health| &health.circuit);
+        let open = open.filter(|circuit| !circuit.is_closed());
+        let mut open = Vec::from_iter(open.map(|circuit| (circuit.turn().until, circuit)));
+        let may = self.all.len() * self.breaker.max_ejected_percent as usize / 100;
+        let surplus = open.len().saturating_sub(may.max(1));
+        open.sort_by_key(|(until, _)| *until);
+        for (_, circuit) in open.into_iter().take(surplus) {
+            circuit.is_due();
+        }
     }
 }
 
@@ -368,6 +384,12 @@ impl Circuit {
 
     fn turn(&self) -> MutexGuard<'_, Turn> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is tried from now on, if it is open.
+    fn is_due(&self) {
+        let mut turn = self.turn();
+        turn.until = turn.until.min(Instant::now());
     }
 
     fn admits(&self, breaker: &CircuitBreaker) -> bool {

@@ -170,6 +170,37 @@ async fn an_edit_that_asks_for_fewer_trials_than_went_well_already_leaves_a_way_
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_share_that_may_be_open_is_held_when_endpoints_go() {
+    let before = circuits(4, |_| {});
+    bad(&before, 0, 3);
+    advance(SECOND / 10).await;
+    bad(&before, 1, 3);
+    let states = |circuits: &Circuits| {
+        let states = circuits.all.iter().map(|health| health.circuit.state());
+        Vec::from_iter(states)
+    };
+    use CircuitState::{Closed, HalfOpen, Open};
+    assert_eq!(states(&before), [Open, Open, Closed, Closed]);
+    let of = |all: &[Arc<Health>]| {
+        let service = ServiceKey::new("shop", "orders");
+        Circuits::new(
+            before.breaker.clone(),
+            service,
+            all.to_vec(),
+            Arc::default(),
+        )
+    };
+    // As many as may be are left alone.
+    assert_eq!(states(&of(&before.all)), [Open, Open, Closed, Closed]);
+    // Those that were well have gone: one of two may be open.
+    let after = of(&before.all[..2]);
+    assert_eq!(states(&after), [HalfOpen, Open]);
+    assert!(after.admit(&after.all[0]) && !after.admit(&after.all[1]));
+    // One always may.
+    assert_eq!(states(&of(&before.all[1..2])), [Open]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_sent_before_it_opened_changes_nothing_afterwards() {
     let circuits = circuits(1, |sent| sent.half_open_requests = 1);
     let (early, mut earlier) = (one(&circuits, 0), one(&circuits, 0));
