@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use crds::status::Reason;
-use crds::{ApiRouteSpec, Auth, BackendKind, CredentialPlace, Jwks, Require, TokenSource};
+use crds::{ApiRouteSpec, Auth, CredentialPlace, Jwks, Require, TokenSource};
 use k8s_openapi::api::core::v1::Secret;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -18,6 +18,7 @@ use crate::api_route::Refusal;
 use crate::host;
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings};
+use crate::own_pods;
 
 mod authorization;
 pub(crate) mod keys;
@@ -55,12 +56,6 @@ impl Reader<'_> {
         if !self.is_there() {
             return BTreeSet::new();
         }
-        let backends = self.spec.rules.iter().flat_map(|rule| &rule.backend_refs);
-        let backends = backends.filter(|backend| backend.kind == BackendKind::Service);
-        let backends = backends.map(|backend| {
-            let namespace = backend.namespace.as_deref();
-            ObjectKey::new(namespace.unwrap_or(&self.key.namespace), &*backend.name)
-        });
         // Copies are sent there without any backend being asked whether they may.
         let mirrors = self.spec.rules.iter().flat_map(|rule| &rule.mirror);
         let mirrors = mirrors.map(|mirror| {
@@ -68,9 +63,10 @@ impl Reader<'_> {
             let namespace = to.namespace.as_deref();
             ObjectKey::new(namespace.unwrap_or(&self.key.namespace), &*to.name)
         });
-        let all = hosts.iter().cloned().chain(backends).chain(mirrors);
-        all.filter(|service| service.namespace == self.key.namespace)
-            .collect()
+        let mirrors = mirrors.filter(|service| service.namespace == self.key.namespace);
+        let mut all = own_pods::services(self.key, self.spec, hosts);
+        all.extend(mirrors);
+        all
     }
 
     /// Why it can't be enforced, or is not understood.
@@ -113,23 +109,9 @@ impl Reader<'_> {
                      sent there: write it in an ApiRoute there, for Service {name:?}."
                 )));
             }
-            for (place, backend) in written.backend_refs.iter().enumerate() {
-                let at = format!("spec.rules[{rule}].backendRefs[{place}]");
-                let namespace = backend.namespace.as_deref().unwrap_or(own);
-                if backend.kind == BackendKind::ApiRoute {
-                    problems.push(invalid(format!(
-                        "{at}.kind: the pods behind ApiRoute {namespace}/{} would not enforce this \
-                         object's {field}: write it in that ApiRoute, or send to a Service.",
-                        backend.name
-                    )));
-                } else if namespace != own {
-                    problems.push(invalid(format!(
-                        "{at}.namespace: the pods of namespace {namespace} would not enforce this \
-                         object's {field}: write it in an ApiRoute there, for Service {:?}.",
-                        backend.name
-                    )));
-                }
-            }
+            let would_not = format!("enforce this object's {field}");
+            let elsewhere = own_pods::elsewhere(self.key, (rule, written), &would_not);
+            problems.extend(elsewhere.map(invalid));
         }
         problems
     }

@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 
 use crds::status::Reason;
-use crds::{ApiRoute, ApiRouteSpec, BackendKind, Cache};
+use crds::{ApiRoute, ApiRouteSpec, Cache};
 use wire::mesh;
 
 use crate::api_route::Refusal;
 use crate::index::Objects;
 use crate::inputs::ObjectKey;
+use crate::own_pods;
 
 pub(crate) mod at_caller;
 
@@ -31,15 +32,7 @@ impl Reader<'_> {
         if self.spec.cache.is_none() {
             return BTreeSet::new();
         }
-        let backends = self.spec.rules.iter().flat_map(|rule| &rule.backend_refs);
-        let backends = backends.filter(|backend| backend.kind == BackendKind::Service);
-        let backends = backends.map(|backend| {
-            let namespace = backend.namespace.as_deref();
-            ObjectKey::new(namespace.unwrap_or(&self.key.namespace), &*backend.name)
-        });
-        let all = hosts.iter().cloned().chain(backends);
-        all.filter(|service| service.namespace == self.key.namespace)
-            .collect()
+        own_pods::services(self.key, self.spec, hosts)
     }
 
     /// Why it can't be in force: no sidecar of its own namespace would keep the answers.
@@ -56,26 +49,10 @@ impl Reader<'_> {
                 other.namespace
             )));
         }
-        for (rule, written) in self.spec.rules.iter().enumerate() {
-            for (place, backend) in written.backend_refs.iter().enumerate() {
-                let at = format!("spec.rules[{rule}].backendRefs[{place}]");
-                let namespace = backend.namespace.as_deref().unwrap_or(own);
-                if backend.kind == BackendKind::ApiRoute {
-                    problems.push(invalid(format!(
-                        "{at}.kind: the pods behind ApiRoute {namespace}/{} would not keep answers \
-                         as this object's spec.cache says: write it in that ApiRoute, or send to a \
-                         Service.",
-                        backend.name
-                    )));
-                } else if namespace != own {
-                    problems.push(invalid(format!(
-                        "{at}.namespace: the pods of namespace {namespace} would not keep answers as \
-                         this object's spec.cache says: write it in an ApiRoute there, for Service \
-                         {:?}.",
-                        backend.name
-                    )));
-                }
-            }
+        for rule in self.spec.rules.iter().enumerate() {
+            let would_not = "keep answers as this object's spec.cache says";
+            let elsewhere = own_pods::elsewhere(self.key, rule, would_not);
+            problems.extend(elsewhere.map(invalid));
         }
         problems
     }

@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 
 use crds::idempotency::{Concurrent, Idempotency, KeptFailure};
 use crds::status::Reason;
-use crds::{ApiRouteSpec, BackendKind, CredentialPlace};
+use crds::{ApiRouteSpec, CredentialPlace};
 use k8s_openapi::api::core::v1::Secret;
 use wire::mesh;
 
 use crate::api_route::{Refusal, matches_path, read_path, service_ref};
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings};
-use crate::store;
+use crate::{own_pods, store};
 
 /// Headers that say something else, that a sidecar makes or takes out, or that do not reach the
 /// application's.
@@ -59,15 +59,7 @@ impl Reader<'_> {
         if self.is_taken() {
             return BTreeSet::new();
         }
-        let backends = self.spec.rules.iter().flat_map(|rule| &rule.backend_refs);
-        let backends = backends.filter(|backend| backend.kind == BackendKind::Service);
-        let backends = backends.map(|backend| {
-            let namespace = backend.namespace.as_deref();
-            ObjectKey::new(namespace.unwrap_or(&self.key.namespace), &*backend.name)
-        });
-        let all = hosts.iter().cloned().chain(backends);
-        all.filter(|service| service.namespace == self.key.namespace)
-            .collect()
+        own_pods::services(self.key, self.spec, hosts)
     }
 
     /// Why the object can't be in force.
@@ -81,26 +73,9 @@ impl Reader<'_> {
                 other.namespace
             ));
         }
-        for (rule, written) in self.spec.rules.iter().enumerate() {
-            for (place, backend) in written.backend_refs.iter().enumerate() {
-                let at = format!("spec.rules[{rule}].backendRefs[{place}]");
-                let namespace = backend.namespace.as_deref().unwrap_or(own);
-                if backend.kind == BackendKind::ApiRoute {
-                    problems.push(format!(
-                        "{at}.kind: the pods behind ApiRoute {namespace}/{} would not see to what this \
-                         object's spec.idempotency says: write it in that ApiRoute, or send to a \
-                         Service.",
-                        backend.name
-                    ));
-                } else if namespace != own {
-                    problems.push(format!(
-                        "{at}.namespace: the pods of namespace {namespace} would not see to what this \
-                         object's spec.idempotency says: write it in an ApiRoute there, for Service \
-                         {:?}.",
-                        backend.name
-                    ));
-                }
-            }
+        for rule in self.spec.rules.iter().enumerate() {
+            let would_not = "see to what this object's spec.idempotency says";
+            problems.extend(own_pods::elsewhere(self.key, rule, would_not));
         }
         problems.into_iter().map(invalid).collect()
     }

@@ -19,6 +19,7 @@ mod idempotency;
 mod index;
 mod inputs;
 mod output;
+mod own_pods;
 pub mod permissive;
 mod rate_limit;
 mod retry_policy;

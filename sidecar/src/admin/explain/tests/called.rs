@@ -3,22 +3,6 @@
 use super::*;
 
 #[test]
-fn where_answers_are_kept_is_told_of_requests_that_they_can_answer() {
-    let all = || vec![mesh::Rule::default()];
-    let world = World::shop().route("orders", "cached", |route| {
-        (route.rules, route.cached) = (all(), true);
-    });
-    let told = world.told("url=http://orders/");
-    assert_eq!(told["does"], json!([filters::KEPT]));
-    assert_eq!(
-        world.told("method=POST&url=http://orders/")["does"],
-        json!([])
-    );
-    let world = World::shop().requests("orders", all());
-    assert_eq!(world.told("url=http://orders/")["does"], json!([]));
-}
-
-#[test]
 fn that_a_call_is_carried_out_once_is_told_of_what_may_change_something() {
     let world = World::shop().route("orders", "once", |route| {
         route.rules = vec![mesh::Rule::default()];
