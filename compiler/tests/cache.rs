@@ -93,6 +93,19 @@ fn of_two_caches_that_lead_to_the_same_pods_the_older_holds_and_the_younger_is_t
     assert_eq!(told(&output, "b").0, Reason::ResolvedRefs);
 }
 
+#[test]
+fn an_api_route_made_anew_does_not_yield_to_what_it_was() {
+    let own = "hosts: [orders], cache: {}";
+    let mut inputs = inputs(&route("a", 1, own));
+    let output = compile(&inputs, Output::default());
+    // Between two compilations it was removed and created again.
+    let anew = world::inputs("a.yaml", &route("a", 2, own));
+    inputs.api_routes.extend(anew.api_routes);
+    let output = compile(&inputs, output);
+    assert_eq!(told(&output, "a"), (Reason::ResolvedRefs, String::new()));
+    assert_eq!(kept_at(&output, "a"), ["orders"]);
+}
+
 /// What callers of an ApiRoute's Services are told that they keep.
 fn at_callers(output: &Output, name: &str) -> mesh::CacheAtCaller {
     let id = ResourceId::new(Kind::Route, "shop", name);

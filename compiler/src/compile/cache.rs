@@ -25,7 +25,9 @@ impl Compilation<'_> {
             return Vec::new();
         };
         let lost = services.iter().filter_map(|service| {
-            let first = self.keeper(service).filter(|first| **first < own)?;
+            // Not itself: it may be remembered as it was before it was removed and made anew.
+            let first = self.keepers(service).filter(|other| other.key != own.key);
+            let first = first.min().filter(|first| **first < own)?;
             let wins = match first.is_older_than(&own) {
                 true => "is older",
                 false => "comes first",
@@ -42,11 +44,11 @@ impl Compilation<'_> {
         lost.collect()
     }
 
-    /// The first ApiRoute that says which answers a Service's pods keep.
-    fn keeper(&self, service: &ObjectKey) -> Option<&Precedence> {
+    /// The ApiRoutes that say which answers a Service's pods keep; the first of them is obeyed.
+    fn keepers(&self, service: &ObjectKey) -> impl Iterator<Item = &Precedence> {
         let memo = &self.out.memo;
         let keeping = memo.links.cached.to(service).into_iter().flatten();
-        keeping.filter_map(|route| memo.caches.get(route)).min()
+        keeping.filter_map(|route| memo.caches.get(route))
     }
 
     fn precedence(&self, key: &ObjectKey) -> Option<Precedence> {
@@ -97,8 +99,8 @@ impl Compilation<'_> {
         };
         let services = self.out.memo.links.cached.from(key).into_iter().flatten();
         let first = |service: &&ObjectKey| {
-            let keeper = self.keeper(service);
-            keeper.is_some_and(|keeper| keeper.key == *key)
+            let first = self.keepers(service).min();
+            first.is_some_and(|first| first.key == *key)
         };
         let services: BTreeSet<_> = services.filter(first).cloned().collect();
         let audience = self.pods_of(&services);
