@@ -104,6 +104,15 @@ pub(crate) fn pods_of<'a>(
         .collect()
 }
 
+/// The addresses by which a Service is called: virtual ones, and those of its pods.
+pub(crate) fn addresses(compiled: &mesh::Endpoints) -> BTreeSet<IpAddr> {
+    let endpoints = compiled.ports.iter().flat_map(|port| &port.endpoints);
+    let own = endpoints.filter(|endpoint| endpoint.own_address);
+    let own = own.map(|endpoint| &endpoint.address);
+    let all = compiled.addresses.iter().chain(own);
+    all.filter_map(|address| address.parse().ok()).collect()
+}
+
 /// The Endpoints of a Service.
 pub(crate) fn compile<'a>(
     (key, service, said): (&ObjectKey, &Service, Option<Protocol>),

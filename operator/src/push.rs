@@ -5,6 +5,7 @@
 //! ever compared as a whole.
 
 mod ledger;
+mod remembered;
 mod snapshot;
 mod streams;
 
@@ -112,6 +113,10 @@ impl wire::server::Subscriber for Subscription {
 
     fn view(&self) -> StreamView {
         self.streams.view(self.id)
+    }
+
+    fn asked(&mut self, wanted: Vec<ResourceId>, unwanted: Vec<ResourceId>) {
+        self.streams.asked(self.id, wanted, &unwanted);
     }
 
     fn opened(&mut self, sent: &Sent) {

@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use wire::delta::{Held, Save};
 
 use crate::admin::{self, Admin, Readiness};
@@ -18,6 +18,7 @@ use crate::args::{AccessLogFormat, Args};
 use crate::config::State;
 use crate::config::apply::Applier;
 use crate::config::followers::Followers;
+use crate::config::lookup::{self, Asking};
 use crate::identity::certs::{Certs, Credentials};
 use crate::identity::store::{self, Store};
 use crate::net::connect::Connector;
@@ -98,7 +99,11 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
     let (stop_workers, stopped) = watch::channel(false);
     let followers = Arc::new(Followers::new(args.workers()));
 
+    let (questions, asked) = mpsc::channel(lookup::WAITING);
+    let asking = Asking::new(questions, state_changes.clone(), metrics.clone());
+
     let shared = worker::Shared {
+        asking,
         outbound: args.listen_outbound,
         inbound: args.listen_inbound.clone(),
         connector,
@@ -142,7 +147,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
             };
             let connected = report_connection(&metrics, stream_state.subscribe());
             tokio::select! {
-                never = wire::client::run(connect, held, applier, persist, &stream_state) => match never {},
+                never = wire::client::run(connect, held, applier, persist, &stream_state, asked) => match never {},
                 () = connected => {}
             }
         }

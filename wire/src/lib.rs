@@ -16,6 +16,7 @@ pub mod generation;
 pub mod id;
 pub mod json;
 pub mod jwks;
+pub mod lookup;
 pub mod message;
 pub mod path;
 pub mod regex;
