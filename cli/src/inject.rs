@@ -255,7 +255,9 @@ mod tests {
         }
     }
 
-    fn injected(text: &str) -> anyhow::Result<(Vec<Value>, Vec<(String, Became)>)> {
+    type Injected = (Vec<Value>, Vec<(String, Became)>);
+
+    fn injected(text: &str) -> anyhow::Result<Injected> {
         let mut documents = yaml::values("-", text)?;
         let mut told_of = Vec::new();
         for document in &mut documents {

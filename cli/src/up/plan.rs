@@ -334,8 +334,16 @@ impl Plan {
         {
             ignored.push("init containers");
         }
-        if container.liveness_probe.is_some() || container.readiness_probe.is_some() {
+        let probes = [
+            &container.startup_probe,
+            &container.readiness_probe,
+            &container.liveness_probe,
+        ];
+        if probes.iter().any(|probe| probe.is_some()) {
             ignored.push("probes (ready means: it accepts connections on its ports)");
+        }
+        if container.lifecycle.is_some() {
+            ignored.push("hooks");
         }
         if !ignored.is_empty() {
             self.notes.push(format!(
@@ -553,6 +561,38 @@ spec:
             assert!(problems[0].contains(wanted), "{problems:?}");
         }
         assert!(plan(&(service("a", "10.96.0.10") + &service("b", "None"))).is_ok());
+    }
+
+    #[test]
+    fn what_a_pod_says_of_its_sidecar_and_its_probes_is_told_to_be_ignored() {
+        let text = deployment(
+            "{ containers: [{ name: app, command: [serve], startupProbe: { tcpSocket: { port: 80 } }, \
+             lifecycle: { preStop: { httpGet: { port: 80 } } } }] }",
+        );
+        let annotations = "annotations: { meshwright.dev/exclude-inbound-ports: '9090', \
+                           meshwright.dev/sidecar-log: debug, meshwright.dev/permissive-ports: '80' }";
+        let text = text.replace(
+            "metadata: { labels",
+            &format!("metadata: {{ {annotations}, labels"),
+        );
+        let plan = plan(&text).unwrap();
+        assert_eq!(
+            plan.notes,
+            [
+                "Deployment shop/web: meshwright.dev/exclude-inbound-ports, meshwright.dev/sidecar-log, \
+              probes (ready means: it accepts connections on its ports), hooks are ignored here"
+            ]
+        );
+        // Nor are its callers told that a port has no sidecar before it.
+        let (_, template) = plan.replicas().next().unwrap();
+        let kept: Vec<_> = template.annotations.keys().collect();
+        assert_eq!(
+            kept,
+            [
+                "meshwright.dev/permissive-ports",
+                "meshwright.dev/sidecar-log"
+            ]
+        );
     }
 
     #[test]
