@@ -22,6 +22,7 @@ mod network;
 mod output;
 mod own_pods;
 pub mod permissive;
+pub mod pod_settings;
 mod rate_limit;
 mod retry_policy;
 mod store;
