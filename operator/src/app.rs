@@ -16,9 +16,10 @@ use wire::discovery::certificates_server::CertificatesServer;
 use wire::discovery::discovery_server::DiscoveryServer;
 
 use crate::args::Config;
-use crate::ca::Ca;
-use crate::ca::secret::InSecret;
+use crate::ca::provided::Provider;
+use crate::ca::secret::{InSecret, ProvidedSecret};
 use crate::ca::store::{self, KeyStore};
+use crate::ca::{self, Ca};
 use crate::certificates::Certificates;
 use crate::http::Http;
 use crate::issuer::Issuer;
@@ -70,6 +71,7 @@ pub struct Running {
 /// What a cluster and a folder provide differently, but for the source.
 struct Ground {
     keys: Box<dyn KeyStore>,
+    provider: Option<Box<dyn Provider>>,
     issuer: Arc<dyn Issuer>,
     client: Option<Client>,
 }
@@ -85,10 +87,16 @@ pub async fn start(config: Config) -> Result<Running> {
     let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
     let Ground {
         keys,
+        provider,
         issuer,
         client,
     } = ground(&config).await?;
-    let ca = Ca::open(keys, &config.trust_domain, config.leaf_life).await?;
+    let settings = ca::Settings {
+        trust_domain: config.trust_domain.clone(),
+        leaf_life: config.leaf_life,
+        root_life: config.root_life,
+    };
+    let ca = Ca::open_with(keys, provider, settings).await?;
     let acceptor = Acceptor::new(ca.clone())?;
 
     let streams = Arc::new(Streams::default());
@@ -98,7 +106,11 @@ pub async fn start(config: Config) -> Result<Running> {
     let stop = CancellationToken::new();
 
     let mut workers = JoinSet::new();
-    workers.spawn(ca.clone().keep_fresh());
+    let told = streams.clone();
+    workers.spawn(
+        ca.clone()
+            .keep_fresh(move |revision| told.without_bundle(revision)),
+    );
     workers.spawn(sweep(streams.clone()));
     let reconciler = Reconciler {
         compile: compiler::compile,
@@ -127,7 +139,7 @@ pub async fn start(config: Config) -> Result<Running> {
                 metrics: metrics.clone(),
             };
             workers.spawn(statuses.run());
-            inject(&mut workers, &config, client, &ca).await?;
+            inject(&mut workers, &config, client, &ca, &metrics).await?;
         }
     }
 
@@ -144,6 +156,7 @@ pub async fn start(config: Config) -> Result<Running> {
     let answers = Http {
         verdicts: verdicts.clone(),
         streams: streams.clone(),
+        ca: ca.clone(),
         metrics,
         ready: ready.clone(),
     };
@@ -225,6 +238,7 @@ async fn inject(
     config: &Config,
     client: &Client,
     ca: &Ca,
+    metrics: &Arc<Metrics>,
 ) -> Result<()> {
     let listener = bind(config.listen_webhook, "--listen-webhook").await?;
     let (serving, tls) = Serving::new(client.clone(), &config.service, &config.namespace)?;
@@ -235,7 +249,7 @@ async fn inject(
         bundle: ca.bundle(),
     };
     workers.spawn(webhook.serve(listener, tls));
-    workers.spawn(serving.keep());
+    workers.spawn(serving.keep(metrics.clone()));
     Ok(())
 }
 
@@ -264,8 +278,14 @@ async fn ground(config: &Config) -> Result<Ground> {
         let (Some(state), Some(tokens)) = (&config.state, &config.tokens) else {
             bail!("--files needs --state (where the keys are kept) and --tokens (who is who)");
         };
+        if config.ca_secret.is_some() {
+            bail!(
+                "--ca-secret names a Secret of a cluster; with --files the operator makes its own certificate authority"
+            );
+        }
         return Ok(Ground {
             keys: Box::new(local_keys(state)?),
+            provider: None,
             issuer: Arc::new(Table::new(tokens)),
             client: None,
         });
@@ -275,6 +295,10 @@ async fn ground(config: &Config) -> Result<Ground> {
         .context("there is no cluster to talk to (give --files to run from a folder)")?;
     Ok(Ground {
         keys: Box::new(InSecret::new(client.clone(), &config.namespace)),
+        provider: config.ca_secret.as_deref().map(|name| {
+            let secret = ProvidedSecret::new(client.clone(), &config.namespace, name);
+            Box::new(secret) as Box<dyn Provider>
+        }),
         issuer: Arc::new(Reviewer::new(client.clone())),
         client: Some(client),
     })

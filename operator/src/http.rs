@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::ca::Ca;
 use crate::places::{Limits, Place, Places};
 use crate::push::Streams;
 use crate::telemetry::Metrics;
@@ -46,6 +47,8 @@ pub struct Http {
     pub verdicts: Arc<Verdicts>,
     /// For `/metrics`.
     pub streams: Arc<Streams>,
+    /// For `/certificates` and `/metrics`.
+    pub ca: Arc<Ca>,
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
     /// For `/ready`: whether the first world was compiled.
@@ -125,7 +128,9 @@ impl Http {
         match request.uri().path() {
             "/verdicts" => json(&self.verdicts.reports()),
             "/problems" => json(&*self.verdicts.problems()),
+            "/certificates" => json(&self.ca.report()),
             "/metrics" => {
+                self.metrics.certificates(&self.ca);
                 let body = self
                     .metrics
                     .text(&self.streams, self.verdicts.problems().len());
@@ -144,7 +149,7 @@ impl Http {
             // The process answers: that is all that liveness is about.
             "/live" => text(StatusCode::OK, "live\n".to_owned()),
             _ => {
-                let paths = "try /verdicts, /problems, /ready, /live or /metrics\n";
+                let paths = "try /verdicts, /problems, /certificates, /ready, /live or /metrics\n";
                 text(StatusCode::NOT_FOUND, paths.to_owned())
             }
         }
