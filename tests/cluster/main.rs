@@ -16,6 +16,7 @@ mod quickstart;
 mod rate_limit;
 mod retry_policy;
 mod rights;
+mod rotation;
 mod shop;
 mod spine;
 mod traffic;
