@@ -2,7 +2,6 @@
 
 mod expiry;
 
-use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
@@ -108,8 +107,13 @@ fn rotate(way: &Way) -> anyhow::Result<String> {
                 SEEN.as_secs()
             );
         }
-        sleep(LOOK_AGAIN);
+        runtime()?.block_on(async { tokio::time::sleep(LOOK_AGAIN).await });
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    Ok(builder.enable_all().build()?)
 }
 
 /// A rotation that can't begin is not asked for.
@@ -203,10 +207,7 @@ impl Way {
                 Ok(ask::<Report>(&mesh.control(), &asked).context(asking)?.0)
             }
             Self::There { to, .. } => {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?;
-                let (status, body) = runtime
+                let (status, body) = runtime()?
                     .block_on(crate::http::get(*to, "/certificates"))
                     .context(asking)?;
                 if status != 200 {

@@ -238,11 +238,7 @@ async fn rotated(shop: &Shop) -> Result<()> {
 
     let asked = load.end().await?;
     let failed: Vec<_> = asked.iter().filter(|one| one.outcome != "200").collect();
-    println!(
-        "{} requests during a rotation, {} failed",
-        asked.len(),
-        failed.len()
-    );
+    eprintln!("{} requests during a rotation", asked.len());
     ensure!(
         failed.is_empty(),
         "{} of {} failed: {failed:?}",

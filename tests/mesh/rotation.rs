@@ -30,7 +30,7 @@ use crate::routing::services;
 /// does other things.
 const STEP: Duration = Duration::from_secs(150);
 /// Between two requests of a caller: enough of them, and a machine that does other things as well.
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// Callers that go on and on, and what became of their requests.
 struct Load {
@@ -220,7 +220,7 @@ async fn a_root_is_rotated_under_load_and_no_request_fails() -> Result<()> {
         .await
         .map_err(anyhow::Error::msg)?;
     let mut callers = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..16 {
         callers.push(mesh.client("web").await?);
     }
     let load = Load::begin(callers);
@@ -248,10 +248,7 @@ async fn a_root_is_rotated_under_load_and_no_request_fails() -> Result<()> {
         assert_eq!(client.get("http://orders/").await?.status, 200);
     }
     let (asked, failed) = load.end().await?;
-    println!(
-        "{asked} requests during a rotation, {} failed",
-        failed.len()
-    );
+    eprintln!("{} requests during a rotation", asked);
     assert!(failed.is_empty(), "of {asked}: {failed:?}");
     assert!(asked >= 10_000, "only {asked}");
 

@@ -38,7 +38,7 @@ async fn streams_that_have_not_acknowledged_the_bundle_are_counted() {
     lacking(&mesh, 1).await;
     // One that refuses keeps what it had.
     let domain = mesh.inputs.settings.trust_domain.clone();
-    second.rejects = Some(ResourceId::new(Kind::Identity, &domain, "bundle"));
+    second.rejects = Some(ResourceId::new(Kind::Identity, &*domain, "bundle"));
     second.step().await;
     mesh.route("/v2");
     first.step().await;
