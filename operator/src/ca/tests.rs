@@ -4,7 +4,7 @@ mod rotation;
 use super::authority::{parse, validity};
 use super::line::Line;
 use super::rotation::Stage;
-use super::store::{Folder, Kept};
+use super::store::{Folder, Kept, StoreError};
 use super::*;
 use futures::future::BoxFuture;
 use rcgen::CertificateParams;
