@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::ca::Ca;
 use crate::places::{Limits, Place, Places};
 use crate::push::Streams;
 use crate::telemetry::Metrics;
@@ -47,6 +48,8 @@ pub struct Http {
     pub verdicts: Arc<Verdicts>,
     /// For `/metrics`.
     pub streams: Arc<Streams>,
+    /// For `/certificates` and `/metrics`.
+    pub ca: Arc<Ca>,
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
     /// For `/ready`: whether the first world was compiled.
@@ -128,7 +131,9 @@ impl Http {
         match request.uri().path() {
             "/verdicts" => json(&self.verdicts.reports()),
             "/problems" => json(&*self.verdicts.problems()),
+            "/certificates" => json(&self.ca.report()),
             "/metrics" => {
+                self.metrics.certificates(&self.ca);
                 let body = self
                     .metrics
                     .text(&self.streams, self.verdicts.problems().len());
@@ -155,7 +160,7 @@ impl Http {
                 ),
             },
             _ => {
-                let paths = "try /verdicts, /problems, /injection, /ready, /live or /metrics\n";
+                let paths = "try /verdicts, /problems, /injection, /certificates, /ready, /live or /metrics\n";
                 text(StatusCode::NOT_FOUND, paths.to_owned())
             }
         }

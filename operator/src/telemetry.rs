@@ -1,15 +1,18 @@
 //! Logs and metrics.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
+use crate::ca::Ca;
 use crate::push::Streams;
 
 /// What is counted. Cheap to share.
@@ -25,10 +28,19 @@ pub struct Metrics {
     problems: Gauge,
     /// Pods that should have a sidecar and have none.
     pub unmeshed_pods: Gauge,
+    expiry: Family<CertificateLabels, Gauge>,
+    authority_problems: Gauge,
     /// Status writes that succeeded.
     pub status_writes: Counter,
     /// Status writes that failed; each is tried again.
     pub status_failures: Counter,
+}
+
+/// Which certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabels {
+    certificate: &'static str,
+    part: &'static str,
 }
 
 // === impl Metrics ===
@@ -71,6 +83,18 @@ impl Metrics {
             "Pods that should have a sidecar and have none",
             unmeshed_pods.clone(),
         );
+        let (expiry, authority_problems) = (Family::default(), Gauge::default());
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When a certificate that the mesh hangs on ends",
+            Unit::Seconds,
+            Family::clone(&expiry),
+        );
+        registry.register(
+            "certificate_authority_problems",
+            "1 while the certificate authority's keys, or what is provided in their place, can't be used or looked at",
+            authority_problems.clone(),
+        );
         registry.register("status_writes", "Statuses written", status_writes.clone());
         registry.register(
             "status_write_failures",
@@ -86,6 +110,8 @@ impl Metrics {
             rejections,
             problems,
             unmeshed_pods,
+            expiry,
+            authority_problems,
             status_writes,
             status_failures,
         })
@@ -94,6 +120,38 @@ impl Metrics {
     /// A compilation took so long.
     pub fn compiled(&self, took: Duration) {
         self.compile.observe(took.as_secs_f64());
+    }
+
+    /// The webhook's own certificate ends then.
+    pub fn webhook_certificate(&self, ends: SystemTime) {
+        self.expires("webhook", "signs", ends);
+    }
+
+    /// How the certificate authority is now.
+    pub fn certificates(&self, ca: &Ca) {
+        let expiries = ca.expiries();
+        for certificate in ["root", "intermediate"] {
+            for part in ["signs", "next", "previous"] {
+                // What is no longer there must not stay.
+                if !expiries
+                    .iter()
+                    .any(|(one, of, _)| (*one, *of) == (certificate, part))
+                {
+                    self.expiry.remove(&CertificateLabels { certificate, part });
+                }
+            }
+        }
+        for (certificate, part, ends) in expiries {
+            self.expires(certificate, part, ends);
+        }
+        self.authority_problems.set(i64::from(ca.has_problem()));
+    }
+
+    fn expires(&self, certificate: &'static str, part: &'static str, ends: SystemTime) {
+        let since = ends.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        let labels = CertificateLabels { certificate, part };
+        self.expiry.get_or_create(&labels).set(seconds);
     }
 
     /// Everything as OpenMetrics text; `streams` and `problems` as they are now.

@@ -17,6 +17,7 @@ mod quickstart;
 mod rate_limit;
 mod retry_policy;
 mod rights;
+mod rotation;
 mod shop;
 mod spine;
 mod traffic;
