@@ -7,6 +7,7 @@
 //!   [`tap`] its requests as they end, [`cache`] what is kept of its answers, all asked by way of
 //!   [`sidecar`]; [`port_forward`] goes to the application beside it;
 //! - [`consumer`] makes, replaces and ends the keys of consumers, in a cluster or a folder;
+//! - [`install`] brings the mesh into a cluster, on, and out of it;
 //! - [`fds`] and [`http`] are how the parts of a mesh talk;
 //! - [`terminal`] runs a command in one.
 
@@ -19,6 +20,7 @@ pub mod exec;
 pub mod explain;
 pub mod fds;
 pub mod http;
+pub mod install;
 pub mod kubectl;
 pub mod port_forward;
 pub mod sidecar;

@@ -10,6 +10,7 @@ mod configuration;
 mod idempotency;
 mod injection;
 mod installation;
+mod installing;
 mod life;
 mod load;
 mod permissive;

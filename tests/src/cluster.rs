@@ -91,6 +91,11 @@ impl Cluster {
             .map_err(|e| anyhow!("no cluster: {e}"))
     }
 
+    /// A cluster that no other test shares, for what all of them would notice. It ends with this.
+    pub async fn alone() -> Result<Self> {
+        tokio::task::spawn_blocking(Self::up).await?
+    }
+
     fn up() -> Result<Self> {
         let script = folder().join("up");
         let mut child = std::process::Command::new(&script)
