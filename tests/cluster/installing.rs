@@ -230,13 +230,13 @@ async fn a_mesh_is_installed_tested_upgraded_and_uninstalled_and_what_remains_is
             removed += 1;
         }
     }
-    ensure!(removed == 3, "{said}");
+    ensure!(removed == 4, "{said}");
     let own = names(cluster, &["crd"]).await?;
     ensure!(
         !own.iter().any(|name| name.contains("meshwright")),
         "{own:?}"
     );
-    ensure!(names(cluster, &["secret", "-n", SYSTEM]).await?.is_empty());
+    ensure!(names(cluster, &["namespace", SYSTEM]).await?.is_empty());
     ensure!(
         names(cluster, &["namespace", "-l", "meshwright.dev/inject"])
             .await?

@@ -1,11 +1,11 @@
 //! What a cluster is and has, before and after: asked with kubectl, as the user.
 
 use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
+use tokio::time::{sleep, timeout};
 
 use super::chart;
 use super::version::Version;
@@ -47,6 +47,8 @@ pub struct Remains {
     pub definitions: Vec<(String, usize)>,
     /// Whether the certificate authority's keys are there.
     pub authority: bool,
+    /// Whether the operator's namespace is there, and was made for it.
+    pub namespace: bool,
     /// Namespaces that are labelled for injection.
     pub labelled: Vec<String>,
     /// Pods that have a sidecar.
@@ -119,30 +121,36 @@ fn may(asking: &mut Command) -> anyhow::Result<bool> {
 /// # Errors
 /// When that takes too long.
 pub fn injects(cluster: &Cluster) -> anyhow::Result<()> {
-    let deadline = Instant::now() + TOLD;
-    loop {
-        let mut asking = kubectl::command(cluster, None);
-        asking.args(["get", "mutatingwebhookconfiguration"]);
-        asking.arg(operator::webhook::certificate::NAME);
-        let found = kubectl::json(asking, None)?;
-        let webhooks = found["webhooks"].as_array();
-        let told = webhooks.is_some_and(|all| {
-            all.iter().all(|one| {
-                let bundle = one["clientConfig"]["caBundle"].as_str();
-                bundle.is_some_and(|bundle| !bundle.is_empty())
-            })
-        });
-        if told {
-            return Ok(());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    let until_known = async {
+        while !is_known(cluster)? {
+            sleep(LOOK).await;
         }
-        if Instant::now() > deadline {
-            bail!(
-                "the operator is ready and has not told the API server its certificate within \
-                 {TOLD:?}: its log says why"
-            );
-        }
-        sleep(LOOK);
+        anyhow::Ok(())
+    };
+    match runtime.block_on(async { timeout(TOLD, until_known).await }) {
+        Ok(known) => known,
+        Err(_) => bail!(
+            "the operator is ready and has not told the API server its certificate within {TOLD:?}: \
+             its log says why"
+        ),
     }
+}
+
+fn is_known(cluster: &Cluster) -> anyhow::Result<bool> {
+    let mut asking = kubectl::command(cluster, None);
+    asking.args(["get", "mutatingwebhookconfiguration"]);
+    asking.arg(operator::webhook::certificate::NAME);
+    let found = kubectl::json(asking, None)?;
+    let webhooks = found["webhooks"].as_array();
+    Ok(webhooks.is_some_and(|all| {
+        all.iter().all(|one| {
+            let bundle = one["clientConfig"]["caBundle"].as_str();
+            bundle.is_some_and(|bundle| !bundle.is_empty())
+        })
+    }))
 }
 
 /// The pods that have a sidecar.
@@ -174,11 +182,13 @@ pub fn remains(cluster: &Cluster, namespace: &str) -> anyhow::Result<Remains> {
         definitions.push((name, objects["items"].as_array().map_or(0, Vec::len)));
     }
     let authority = get(&["secret", "meshwright-ca", "--namespace", namespace])?;
+    let own = get(&["namespace", namespace])?;
     let labelled = get(&["namespaces", "--selector", "meshwright.dev/inject=enabled"])?;
     Ok(Remains {
         webhooks: names(&webhooks),
         definitions,
         authority: !authority.is_null(),
+        namespace: !own.is_null() && !namespace.starts_with("kube-") && namespace != "default",
         labelled: names(&labelled),
         pods: meshed(cluster)?,
     })
@@ -248,6 +258,12 @@ impl Remains {
                 "  kubectl delete secret meshwright-ca -n {namespace}"
             ));
         }
+        if self.namespace {
+            lines.push(format!(
+                "the namespace {namespace}; this deletes it, with all that is in it:"
+            ));
+            lines.push(format!("  kubectl delete namespace {namespace}"));
+        }
         lines
     }
 }
@@ -284,6 +300,7 @@ mod tests {
             webhooks: Vec::new(),
             definitions: vec![("apiroutes.meshwright.dev".to_owned(), 2)],
             authority: true,
+            namespace: true,
             labelled: vec!["shop".to_owned()],
             pods: vec![pod("a"), pod("b")],
         };
@@ -294,7 +311,8 @@ mod tests {
             "of 1 namespace (shop)",
             "1 definition of resources, and 2 objects",
             "  kubectl delete customresourcedefinition apiroutes.meshwright.dev\n",
-            "  kubectl delete secret meshwright-ca -n mesh",
+            "  kubectl delete secret meshwright-ca -n mesh\n",
+            "  kubectl delete namespace mesh",
         ] {
             assert!(lines.contains(expected), "{lines}");
         }
