@@ -8,6 +8,7 @@ mod chart;
 mod commands;
 mod configuration;
 mod idempotency;
+mod images;
 mod injection;
 mod installation;
 mod installing;
