@@ -27,10 +27,13 @@ const EVERYWHERE: &[&str] = &[
     "clusterroles.rbac.authorization.k8s.io",
     "clusterrolebindings.rbac.authorization.k8s.io",
     "mutatingwebhookconfigurations.admissionregistration.k8s.io",
+    "validatingwebhookconfigurations.admissionregistration.k8s.io",
 ];
-/// What it makes in the operator's, and Helm's own note of the release.
+/// What it makes in the operator's, with one value or another, and Helm's own note of the release.
 const INSIDE: &[&str] = &[
     "deployments.apps",
+    "daemonsets.apps",
+    "poddisruptionbudgets.policy",
     "services",
     "serviceaccounts",
     "secrets",
@@ -319,6 +322,26 @@ mod tests {
         // Once for its namespace.
         assert_eq!(lines.matches("rollout restart").count(), 1);
         assert!(Remains::default().lines("mesh").is_empty());
+    }
+
+    #[test]
+    fn it_is_asked_beforehand_whether_all_that_the_chart_makes_may_be_made() {
+        let optional = ["monitoring.yaml", "network-policy.yaml", "tests/"];
+        let mut kinds = 0;
+        for (name, text) in chart::FILES {
+            let template = name.strip_prefix("templates/");
+            if template.is_none_or(|name| optional.iter().any(|one| name.starts_with(one))) {
+                continue;
+            }
+            for kind in text.lines().filter_map(|line| line.strip_prefix("kind: ")) {
+                let plural = format!("{}s", kind.to_lowercase());
+                let mut asked = EVERYWHERE.iter().chain(INSIDE);
+                let asked = asked.any(|one| one.split('.').next() == Some(plural.as_str()));
+                assert!(asked, "{name}: {kind}");
+                kinds += 1;
+            }
+        }
+        assert!(kinds > 5, "only {kinds} kinds");
     }
 
     #[test]
