@@ -93,7 +93,7 @@ async fn archived(folder: &Path, architecture: &str) -> Result<PathBuf> {
     run(&mut go, "").await?;
     let mut archiving = Command::new(programs().await?.join("oci-archive"));
     let output = archiving
-        .arg("localhost/pause:1")
+        .args(["-compress", "localhost/pause:1"])
         .arg(&program)
         .output()
         .await?;

@@ -1,10 +1,11 @@
 // Oci-archive writes a container image of a few files, FROM scratch, as an OCI archive to its standard output.
 //
-//	oci-archive [-user 65532] [-entrypoint /program] [-label KEY=VALUE]... NAME FILE[=PATH]...
+//	oci-archive [-compress] [-user 65532] [-entrypoint /program] [-label KEY=VALUE]... NAME FILE[=PATH]...
 //	oci-archive -join NAME ARCHIVE...
 //
 // A file stands in the image at PATH, or at the root under its own name. The first one is the entry point, and tells for which
-// machines the image is. A program that needs a loader is refused: there is none beside it.
+// machines the image is. A program that needs a loader is refused: there is none beside it. With -compress the image is smaller and
+// takes seconds.
 //
 // With -join, images of one name for several kinds of machines, each in an archive of its own, become one.
 //
@@ -15,6 +16,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"debug/elf"
 	"encoding/json"
@@ -34,6 +36,7 @@ const (
 	manifestType = "application/vnd.oci.image.manifest.v1+json"
 	configType   = "application/vnd.oci.image.config.v1+json"
 	layerType    = "application/vnd.oci.image.layer.v1.tar"
+	gzippedType  = layerType + "+gzip"
 )
 
 type descriptor struct {
@@ -78,10 +81,11 @@ func main() {
 	entrypoint := flag.String("entrypoint", "", "path in the image (default: the first file)")
 	labels := labels{}
 	flag.Var(labels, "label", "KEY=VALUE that the image says of itself")
+	compress := flag.Bool("compress", false, "pack the image's files")
 	together := flag.Bool("join", false, "make one of archives")
 	flag.Parse()
 	if flag.NArg() < 2 {
-		fail(fmt.Errorf("usage: oci-archive [-user ID] [-entrypoint PATH] [-label KEY=VALUE]... NAME FILE[=PATH]... or oci-archive -join NAME ARCHIVE..."))
+		fail(fmt.Errorf("usage: oci-archive [-compress] [-user ID] [-entrypoint PATH] [-label KEY=VALUE]... NAME FILE[=PATH]... or oci-archive -join NAME ARCHIVE..."))
 	}
 	if *together {
 		fail(join(os.Stdout, flag.Arg(0), flag.Args()[1:]))
@@ -98,10 +102,10 @@ func main() {
 	if *entrypoint == "" {
 		*entrypoint = files[0].inside
 	}
-	fail(write(os.Stdout, flag.Arg(0), *user, *entrypoint, labels, files))
+	fail(write(os.Stdout, flag.Arg(0), *user, *entrypoint, *compress, labels, files))
 }
 
-func write(out io.Writer, name, user, entrypoint string, labels labels, files []file) error {
+func write(out io.Writer, name, user, entrypoint string, compress bool, labels labels, files []file) error {
 	architecture, err := machine(files[0].host)
 	if err != nil {
 		return err
@@ -123,17 +127,24 @@ func write(out io.Writer, name, user, entrypoint string, labels labels, files []
 		"architecture": architecture,
 		"os":           "linux",
 		"config":       inside,
-		// An image is known by its files' digest before they are packed, and here they are not packed.
+		// An image is known by its files' digest before they are packed.
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digest(layer)}},
 	})
 	if err != nil {
 		return err
 	}
+	kind := layerType
+	if compress {
+		kind = gzippedType
+		if layer, err = gzipped(layer); err != nil {
+			return err
+		}
+	}
 	manifest, err := json.Marshal(map[string]any{
 		"schemaVersion": 2,
 		"mediaType":     manifestType,
 		"config":        describe(configType, config),
-		"layers":        []descriptor{describe(layerType, layer)},
+		"layers":        []descriptor{describe(kind, layer)},
 	})
 	if err != nil {
 		return err
@@ -141,6 +152,20 @@ func write(out io.Writer, name, user, entrypoint string, labels labels, files []
 	root := describe(manifestType, manifest)
 	root.Platform = &platform{architecture, "linux"}
 	return archive(out, name, root, [][]byte{layer, config, manifest})
+}
+
+// gzipped packs, with no name and no time in it.
+func gzipped(content []byte) ([]byte, error) {
+	var packed bytes.Buffer
+	packer, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := packer.Write(content); err != nil {
+		return nil, err
+	}
+	err = packer.Close()
+	return packed.Bytes(), err
 }
 
 // join makes of images of several archives one, for all of their kinds of machines.
