@@ -29,6 +29,7 @@ use crate::wait_until;
 mod certificates;
 mod churn;
 mod sidecar;
+mod streams;
 
 pub use self::churn::Usage;
 pub use self::sidecar::Sidecar;
@@ -105,7 +106,8 @@ impl Mesh {
         Ok(mesh)
     }
 
-    fn prepare() -> Result<Self> {
+    /// A mesh with nothing in it, whose operator is yet to be started.
+    pub fn prepare() -> Result<Self> {
         // 127.1.0.0 to 127.126.255.0, by process and by mesh: tests that run side by side in
         // several processes do not meet.
         static NEXT: AtomicU32 = AtomicU32::new(0);
