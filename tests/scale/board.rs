@@ -24,6 +24,8 @@ pub(crate) struct Board {
 /// What one end has been told.
 pub(crate) struct Told {
     board: Arc<Board>,
+    /// Connections that were tried.
+    attempts: AtomicU64,
     /// Bytes within TLS.
     bytes: AtomicU64,
     /// Resources that came or went.
@@ -97,11 +99,17 @@ impl Told {
     pub(crate) fn new(board: Arc<Board>) -> Arc<Self> {
         Arc::new(Self {
             board,
+            attempts: AtomicU64::default(),
             bytes: AtomicU64::default(),
             changes: AtomicU64::default(),
             owes: AtomicBool::default(),
             there: AtomicBool::default(),
         })
+    }
+
+    /// How often it has called the operator.
+    pub(crate) fn attempts(&self) -> u64 {
+        self.attempts.load(Relaxed)
     }
 
     /// Bytes that it has received, within TLS.
@@ -112,6 +120,11 @@ impl Told {
     /// Resources that came or went, replays not counted.
     pub(crate) fn changes(&self) -> u64 {
         self.changes.load(Relaxed)
+    }
+
+    /// It calls the operator.
+    pub(crate) fn attempt(&self) {
+        self.attempts.fetch_add(1, Relaxed);
     }
 
     /// So many bytes have come.

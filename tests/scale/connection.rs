@@ -13,6 +13,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Error};
@@ -21,6 +22,10 @@ use crate::board::Told;
 
 /// As a sidecar asks an idle stream, and how long it waits.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+
+/// How long a sidecar waits for TCP, and for TLS.
+const TCP: Duration = Duration::from_secs(2);
+const TLS: Duration = Duration::from_secs(5);
 
 /// How one end gets to the operator.
 #[derive(Clone, Debug)]
@@ -42,6 +47,7 @@ struct Counted {
 impl Way {
     /// Opens a connection, whose bytes `told` counts.
     pub(crate) async fn connect(self, told: Arc<Told>) -> Result<Channel, Error> {
+        told.attempt();
         Endpoint::from_static("http://meshwright-operator")
             .keep_alive_while_idle(true)
             .http2_keep_alive_interval(KEEP_ALIVE.0)
@@ -59,12 +65,11 @@ impl Way {
     async fn open(&self) -> io::Result<TlsStream<TcpStream>> {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::new(self.source.into(), 0))?;
-        let tcp = socket.connect(self.operator).await?;
+        let tcp = timeout(TCP, socket.connect(self.operator)).await??;
         tcp.set_nodelay(true)?;
         let name = ServerName::IpAddress(self.operator.ip().into());
-        TlsConnector::from(self.tls.clone())
-            .connect(name, tcp)
-            .await
+        let handshake = TlsConnector::from(self.tls.clone()).connect(name, tcp);
+        timeout(TLS, handshake).await?
     }
 }
 

@@ -39,6 +39,10 @@ pub(crate) struct Row {
     pub(crate) with_streams: u64,
     /// From the first connection to the last complete set.
     pub(crate) storm: Work,
+    /// The same until 99 of 100 streams had theirs.
+    pub(crate) storm_most: Duration,
+    /// How often a sidecar called until it had its stream.
+    pub(crate) storm_attempts: f64,
     /// What a stream is sent at first, in bytes.
     pub(crate) first_bytes: f64,
     /// While nothing happens.
@@ -65,6 +69,8 @@ pub(crate) struct Row {
     pub(crate) step_bytes: f64,
     /// From the start of another operator to the last stream that has been told that it holds everything.
     pub(crate) restart: Work,
+    /// How often a sidecar called meanwhile.
+    pub(crate) restart_attempts: f64,
     /// What a stream was sent meanwhile, in bytes.
     pub(crate) restart_bytes: f64,
     /// Resources that were sent meanwhile, to all streams together.
@@ -139,6 +145,10 @@ fn changes<'a>(ends: impl Iterator<Item = &'a Told>) -> u64 {
     ends.map(Told::changes).sum()
 }
 
+fn attempts(fleet: &Fleet) -> u64 {
+    fleet.all().map(Told::attempts).sum()
+}
+
 // === impl Measurement ===
 
 impl Measurement<'_> {
@@ -165,9 +175,13 @@ impl Measurement<'_> {
     async fn storm(&mut self) -> Result<()> {
         let start = self.begin()?;
         self.fleet.storm();
-        self.until(self.fleet.len()).await?;
+        let streams = self.fleet.len();
+        self.until((streams * 99).div_ceil(100)).await?;
+        self.row.storm_most = start.at.elapsed();
+        self.until(streams).await?;
         self.row.storm = self.end(&start)?;
-        self.row.first_bytes = bytes(self.fleet.all()) as f64 / self.fleet.len() as f64;
+        self.row.storm_attempts = attempts(&self.fleet) as f64 / streams as f64;
+        self.row.first_bytes = bytes(self.fleet.all()) as f64 / streams as f64;
         let text = self.mesh.operator_metrics().await?;
         let line = format!("meshwright_operator_streams {}", self.fleet.len());
         ensure!(text.lines().any(|one| one == line), "not {line}: {text}");
@@ -283,6 +297,7 @@ impl Measurement<'_> {
         self.fleet.all_cut_off().await?;
         let sent_before = bytes(self.fleet.all());
         let changes_before = changes(self.fleet.all());
+        let attempts_before = attempts(&self.fleet);
         self.fleet.board.await_complete(self.fleet.all());
         let start = Start {
             at: Instant::now(),
@@ -291,6 +306,8 @@ impl Measurement<'_> {
         self.mesh.start_operator().await?;
         self.until(self.fleet.len()).await?;
         self.row.restart = self.end(&start)?;
+        let attempts = attempts(&self.fleet) - attempts_before;
+        self.row.restart_attempts = attempts as f64 / self.fleet.len() as f64;
         // What is sent again after all would come now.
         let all = format!("meshwright_operator_streams {}", self.fleet.len());
         wait_until("every stream is there", LIMIT, async || {

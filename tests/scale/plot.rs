@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use crate::measure::Row;
 
 const WIDTH: f64 = 340.0;
-const HEIGHT: f64 = 250.0;
+const HEIGHT: f64 = 262.0;
 /// Of a panel: room for the numbers at the left, the title, the numbers below.
 const LEFT: f64 = 58.0;
 const TOP: f64 = 54.0;
-const BOTTOM: f64 = 34.0;
+const BOTTOM: f64 = 46.0;
 const RIGHT: f64 = 18.0;
 const COLOURS: [&str; 2] = ["#1f5fa8", "#c4541a"];
 
@@ -46,7 +46,7 @@ const PANELS: &[Panel] = &[
         bound: Some(1000.0),
     },
     Panel {
-        title: "Bytes for each sidecar that an edit concerns",
+        title: "Bytes of an edit for each sidecar",
         curves: &[
             ("ApiRoute", |row| row.edit_bytes),
             ("mesh-wide", |row| row.wide_bytes),
@@ -59,7 +59,7 @@ const PANELS: &[Panel] = &[
         bound: None,
     },
     Panel {
-        title: "Operator CPU while nothing happens, % of one",
+        title: "Operator at rest, % of a CPU",
         curves: &[("idle", |row| row.steady.busy() * 100.0)],
         bound: None,
     },
@@ -111,19 +111,25 @@ impl Panel {
             "<text x=\"{LEFT}\" y=\"18\" font-weight=\"bold\">{}</text>\n",
             self.title
         );
-        for power in x.least..=x.most {
-            let at = x.place(10f64.powi(power));
+        for tick in x.ticks() {
+            let at = x.place(tick);
             let _ = writeln!(
                 svg,
                 "<path d=\"M{at:.1} {TOP}V{:.1}\" stroke=\"#ddd\"/>\
                  <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
                 HEIGHT - BOTTOM,
                 HEIGHT - BOTTOM + 14.0,
-                number(power),
+                number(tick),
             );
         }
-        for power in y.least..=y.most {
-            let at = y.place(10f64.powi(power));
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#666\">streams</text>",
+            f64::midpoint(LEFT, WIDTH - RIGHT),
+            HEIGHT - BOTTOM + 29.0,
+        );
+        for tick in y.ticks() {
+            let at = y.place(tick);
             let _ = writeln!(
                 svg,
                 "<path d=\"M{LEFT} {at:.1}H{:.1}\" stroke=\"#ddd\"/>\
@@ -131,7 +137,7 @@ impl Panel {
                 WIDTH - RIGHT,
                 LEFT - 6.0,
                 at + 4.0,
-                number(power),
+                number(tick),
             );
         }
         if let Some(bound) = self.bound {
@@ -194,6 +200,16 @@ impl Axis {
         }
     }
 
+    /// The powers of ten, and 2 and 5 times them where these are few.
+    fn ticks(&self) -> Vec<f64> {
+        let powers = (self.least..=self.most).map(|power| 10f64.powi(power));
+        let few = self.most - self.least < 3;
+        let times: &[f64] = if few { &[1.0, 2.0, 5.0] } else { &[1.0] };
+        let most = 10f64.powi(self.most);
+        let all = powers.flat_map(|power| times.iter().map(move |times| power * times));
+        all.filter(|tick| *tick <= most).collect()
+    }
+
     fn place(&self, figure: f64) -> f64 {
         let (least, most) = (f64::from(self.least), f64::from(self.most));
         let power = figure.max(f64::MIN_POSITIVE).log10().clamp(least, most);
@@ -201,12 +217,10 @@ impl Axis {
     }
 }
 
-/// A power of ten, in full.
-fn number(power: i32) -> String {
-    match usize::try_from(-power) {
-        Ok(places) => format!("{:.places$}", 10f64.powi(power)),
-        Err(_) => format!("{:.0}", 10f64.powi(power)),
-    }
+/// As few digits as it has: 0.05, 1000.
+fn number(figure: f64) -> String {
+    let places = (-figure.log10().floor()).max(0.0) as usize;
+    format!("{figure:.places$}")
 }
 
 #[cfg(test)]
@@ -231,6 +245,6 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), curves * rows.len());
         assert!(PANELS.iter().all(|panel| svg.contains(panel.title)));
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-        assert_eq!([-2, 0, 3].map(number), ["0.01", "1", "1000"]);
+        assert_eq!([0.05, 1.0, 1000.0].map(number), ["0.05", "1", "1000"]);
     }
 }

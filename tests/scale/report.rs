@@ -20,6 +20,10 @@ const COLUMNS: &[Column] = &[
         format!("{:.1}", row.per_stream() / 1024.0)
     }),
     ("storm, s", |row| seconds(row.storm.took)),
+    ("99 of 100, s", |row| seconds(row.storm_most)),
+    ("calls a sidecar", |row| {
+        format!("{:.2}", row.storm_attempts)
+    }),
     ("CPU, s", |row| seconds(row.storm.cpu)),
     ("first, KiB", |row| {
         format!("{:.1}", row.first_bytes / 1024.0)
@@ -41,6 +45,9 @@ const COLUMNS: &[Column] = &[
         format!("{:.0}", row.step_bytes)
     }),
     ("restart, s", |row| seconds(row.restart.took)),
+    ("calls a sidecar", |row| {
+        format!("{:.2}", row.restart_attempts)
+    }),
     ("CPU, s", |row| seconds(row.restart.cpu)),
     ("bytes a stream", |row| format!("{:.0}", row.restart_bytes)),
 ];
@@ -90,7 +97,10 @@ pub(crate) fn json(rows: &[Row]) -> Value {
             "streams": row.streams,
             "services": row.services,
             "memory": { "world": row.world, "with_streams": row.with_streams, "per_stream": row.per_stream() },
-            "storm": { "seconds": row.storm.took.as_secs_f64(), "cpu": row.storm.cpu.as_secs_f64(), "bytes": row.first_bytes },
+            "storm": {
+                "seconds": row.storm.took.as_secs_f64(), "most": row.storm_most.as_secs_f64(),
+                "cpu": row.storm.cpu.as_secs_f64(), "attempts": row.storm_attempts, "bytes": row.first_bytes,
+            },
             "steady": { "busy": row.steady.busy() },
             "edit": {
                 "affected": row.affected, "seconds": all(&row.edits), "bytes": row.edit_bytes,
@@ -103,7 +113,7 @@ pub(crate) fn json(rows: &[Row]) -> Value {
             },
             "restart": {
                 "seconds": row.restart.took.as_secs_f64(), "cpu": row.restart.cpu.as_secs_f64(),
-                "bytes": row.restart_bytes, "resources": row.restart_changes,
+                "attempts": row.restart_attempts, "bytes": row.restart_bytes, "resources": row.restart_changes,
             },
         })
     });
