@@ -15,6 +15,7 @@ use wire::delta::{Held, Save};
 
 use crate::admin::{self, Admin, Readiness};
 use crate::args::{AccessLogFormat, Args};
+use crate::capture::in_force;
 use crate::config::State;
 use crate::config::apply::Applier;
 use crate::config::followers::Followers;
@@ -62,6 +63,16 @@ fn raise_descriptors() {
 /// As [`run`].
 pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     raise_descriptors();
+    let connector = Connector {
+        mark: args.mark,
+        application: args.application_address,
+        way_out: args.way_out.clone(),
+    };
+    if let Some(by) = args.captured_by {
+        let inbound = args.listen_inbound.first();
+        let inbound = inbound.context("--captured-by needs --listen-inbound")?;
+        in_force::verify(by, inbound.port(), &connector).await?;
+    }
     let store = Store::open(&args.state)
         .with_context(|| format!("cannot make the state folder {}", args.state.display()))?;
     let first_roots = match store.roots() {
@@ -80,11 +91,6 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
             (log, Some(written))
         }
         AccessLogFormat::Off => (AccessLog::off(), None),
-    };
-    let connector = Connector {
-        mark: args.mark,
-        application: args.application_address,
-        way_out: args.way_out.clone(),
     };
     let operator = Operator {
         address: args.operator.clone(),
