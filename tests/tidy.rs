@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("compiler", &["crds", "wire"]),
     ("operator", &["compiler", "crds", "wire"]),
     ("sidecar", &["wire"]),
+    ("cni", &["sidecar", "wire"]),
     ("cli", &["compiler", "crds", "operator", "sidecar", "wire"]),
     (
         "tests",

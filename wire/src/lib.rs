@@ -6,9 +6,11 @@
 //!
 //! [`path`] and [`regex`] say how the texts of a [`mesh::Match`] are read: the compiler refuses what
 //! no sidecar could build, so both read them here. [`jwks`] does the same for the keys of those who
-//! issue tokens, [`store`] for where replicas share something, and [`json`] for what must not mean two things.
+//! issue tokens, [`store`] for where replicas share something, [`json`] for what must not mean two things, and
+//! [`capture`] for how a pod says that a node captures it.
 
 pub mod capability;
+pub mod capture;
 pub mod claims;
 pub mod client;
 pub mod delta;
