@@ -2,6 +2,9 @@ use super::*;
 use std::path::Path;
 
 use clap::Parser;
+use serde_json::Value;
+
+use super::refusal::PORTS;
 
 #[derive(Parser)]
 struct Command {
