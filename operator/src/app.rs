@@ -233,6 +233,7 @@ async fn inject(
         operator: config.advertised(),
         trust_domain: config.trust_domain.clone(),
         bundle: ca.bundle(),
+        client: client.clone(),
     };
     workers.spawn(webhook.serve(listener, tls));
     workers.spawn(serving.keep());

@@ -4,6 +4,7 @@ mod access;
 mod addresses;
 mod cache;
 mod certificates;
+mod cni;
 mod commands;
 mod configuration;
 mod idempotency;
