@@ -15,8 +15,8 @@
 //! this one on a node, as a DaemonSet; [`daemon_set`] is how that knows an upgrade from its end.
 //!
 //! What to do with a pod stands in its annotation [`wire::capture::REDIRECT`], which injection
-//! writes. The runtime itself tells the plugin of annotations (containerd since 1.4, CRI-O since
-//! 1.28), as the kubelet told them to it. So the plugin asks nobody: no API server that may be away
+//! writes. The runtime itself tells the plugin of annotations (containerd since 1.5, every CRI-O for
+//! a Kubernetes of today), as the kubelet told them to it. So the plugin asks nobody: no API server that may be away
 //! while every pod of the node waits for it, no token on the node's disk, no process that must be
 //! up. Where a runtime tells no annotations no pod is captured, and then the sidecar of one that
 //! should have been ends with the reason ([`sidecar::capture::in_force`]): this fails closed,

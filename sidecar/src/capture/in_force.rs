@@ -87,22 +87,38 @@ pub async fn verify(
     connector: &Connector,
 ) -> Result<(), NotCaptured> {
     let listener = listen((Ipv6Addr::UNSPECIFIED, inbound).into())?;
-    let mut captured = 0;
+    let mut captured = false;
+    let mut unreached = None;
     for address in own_addresses()? {
         match arrives(&listener, connector, address).await {
-            Ok(()) => captured += 1,
-            // Not this namespace's any more, or not yet: IPv6 first asks whether somebody has it.
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Ok(()) => captured = true,
+            Err(error) if is_unreached(&error) => unreached = Some((address, error)),
             Err(error) => {
                 let seen = error.to_string();
                 return Err(NotCaptured::Not { by, address, seen });
             }
         }
     }
-    match captured {
-        0 => Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the pod has no address").into()),
-        _ => Ok(()),
+    match (captured, unreached) {
+        (true, _) => Ok(()),
+        (false, Some((address, error))) => {
+            let seen = error.to_string();
+            Err(NotCaptured::Not { by, address, seen })
+        }
+        (false, None) => Err(io::Error::other("the pod has no address").into()),
     }
+}
+
+/// Nobody can be called by this address, redirected or not. So it is of an IPv6 address for a moment:
+/// the kernel first asks whether somebody else has it.
+fn is_unreached(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::TimedOut
+    )
 }
 
 /// Opens a connection to an own address, and waits until it arrives at `listener`.
