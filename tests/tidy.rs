@@ -19,7 +19,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["compiler", "crds", "operator", "sidecar", "wire"]),
     (
         "tests",
-        &["cli", "compiler", "crds", "operator", "sidecar", "wire"],
+        &[
+            "cli", "cni", "compiler", "crds", "operator", "sidecar", "wire",
+        ],
     ),
     ("quickstart", &[]),
 ];
