@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+/// Where a process sees the network namespace that it is in.
+const OWN: &str = "/proc/self/ns/net";
 /// The test that needs a node of its own.
 const INSIDE: &str = "on_a_node";
 
@@ -39,11 +41,11 @@ impl Pod {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
-            .unwrap();
+            .expect("unshare runs");
         let pod = Self(waits);
-        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let own = std::fs::read_link(OWN).expect("an own namespace");
         let deadline = Instant::now() + Duration::from_secs(30);
-        while std::fs::read_link(pod.netns()).unwrap() == own {
+        while std::fs::read_link(pod.netns()).expect("a process") == own {
             assert!(Instant::now() < deadline, "no namespace was made");
             std::thread::yield_now();
         }
@@ -81,13 +83,14 @@ fn call(command: &str, netns: &str, annotations: &Value) -> (i32, Value) {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
-    let mut stdin = plugin.stdin.take().unwrap();
-    stdin.write_all(config.to_string().as_bytes()).unwrap();
+        .expect("the plugin runs");
+    let mut stdin = plugin.stdin.take().expect("an input");
+    let written = stdin.write_all(config.to_string().as_bytes());
+    written.expect("the plugin reads");
     drop(stdin);
-    let output = plugin.wait_with_output().unwrap();
+    let output = plugin.wait_with_output().expect("the plugin ends");
     let answer = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    (output.status.code().unwrap(), answer)
+    (output.status.code().expect("an exit code"), answer)
 }
 
 #[test]
@@ -109,7 +112,7 @@ fn on_a_node() {
     assert_eq!(call("CHECK", &netns, &marked), (0, Value::Null));
     assert_eq!(call("DEL", &netns, &marked), (0, Value::Null));
 
-    let (code, refused) = call("ADD", "/proc/self/ns/net", &marked);
+    let (code, refused) = call("ADD", OWN, &marked);
     let said = refused["msg"].as_str().unwrap_or_default();
     assert_eq!((code, &refused["code"]), (1, &json!(4)), "{refused}");
     assert!(said.contains("the node's own"), "{refused}");
