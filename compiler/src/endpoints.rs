@@ -10,6 +10,7 @@ use wire::mesh::{self, Protocol};
 use crate::host;
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings};
+use crate::pod_settings;
 use crate::workload;
 
 /// The label by which a slice names its Service.
@@ -208,7 +209,9 @@ fn compiled(
     }
     compiled.pod = key.to_string();
     compiled.own_address = has_address(pod, address);
-    if workload::is_meshed(pod) {
+    // At a port that is excluded there is the application itself, which proves nothing.
+    let excluded = || pod_settings::excluded_inbound(&pod.metadata).contains(&port);
+    if workload::is_meshed(pod) && !excluded() {
         compiled.identity = workload::identity(&key, pod, settings);
     }
     Some(compiled)

@@ -21,6 +21,7 @@ mod inputs;
 mod output;
 mod own_pods;
 pub mod permissive;
+pub mod pod_settings;
 mod rate_limit;
 mod retry_policy;
 mod store;

@@ -31,6 +31,7 @@ use crate::source::folder::Folder;
 use crate::status::{Observed, Statuses};
 use crate::telemetry::Metrics;
 use crate::tls::Acceptor;
+use crate::unmeshed::Watchdog;
 use crate::verdicts::Verdicts;
 use crate::webhook::Webhook;
 use crate::webhook::certificate::Serving;
@@ -107,7 +108,9 @@ pub async fn start(config: Config) -> Result<Running> {
         streams: streams.clone(),
         verdicts: verdicts.clone(),
         metrics: metrics.clone(),
+        watchdog: Watchdog::new(&config.namespace, metrics.clone()),
     };
+    let mut injection = None;
     match &client {
         None => {
             let source = Folder::new(config.files.clone());
@@ -127,7 +130,9 @@ pub async fn start(config: Config) -> Result<Running> {
                 metrics: metrics.clone(),
             };
             workers.spawn(statuses.run());
-            inject(&mut workers, &config, client, &ca).await?;
+            let webhook = webhook(&config, &ca, client);
+            injection = Some(webhook.clone());
+            inject(&mut workers, &config, client, webhook).await?;
         }
     }
 
@@ -146,6 +151,7 @@ pub async fn start(config: Config) -> Result<Running> {
         streams: streams.clone(),
         metrics,
         ready: ready.clone(),
+        injection,
     };
     let stopped = stop.clone();
     servers.spawn(async move {
@@ -219,22 +225,26 @@ impl Drop for Running {
     }
 }
 
-/// Serves the injection webhook, and tells the API server how to know it.
-async fn inject(
-    workers: &mut JoinSet<()>,
-    config: &Config,
-    client: &Client,
-    ca: &Ca,
-) -> Result<()> {
-    let listener = bind(config.listen_webhook, "--listen-webhook").await?;
-    let (serving, tls) = Serving::new(client.clone(), &config.service, &config.namespace)?;
-    let webhook = Webhook {
+/// What decides how pods are injected.
+fn webhook(config: &Config, ca: &Ca, client: &Client) -> Webhook {
+    Webhook {
         sidecar: config.sidecar.clone(),
         operator: config.advertised(),
         trust_domain: config.trust_domain.clone(),
         bundle: ca.bundle(),
         client: client.clone(),
-    };
+    }
+}
+
+/// Serves the injection webhook, and tells the API server how to know it.
+async fn inject(
+    workers: &mut JoinSet<()>,
+    config: &Config,
+    client: &Client,
+    webhook: Webhook,
+) -> Result<()> {
+    let listener = bind(config.listen_webhook, "--listen-webhook").await?;
+    let (serving, tls) = Serving::new(client.clone(), &config.service, &config.namespace)?;
     workers.spawn(webhook.serve(listener, tls));
     workers.spawn(serving.keep());
     Ok(())

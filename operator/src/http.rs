@@ -1,5 +1,6 @@
 //! What people and probes ask: verdicts, problems, readiness, metrics. Plain HTTP on 15014.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::places::{Limits, Place, Places};
 use crate::push::Streams;
 use crate::telemetry::Metrics;
 use crate::verdicts::Verdicts;
+use crate::webhook::Webhook;
 
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,6 +52,8 @@ pub struct Http {
     pub metrics: Arc<Metrics>,
     /// For `/ready`: whether the first world was compiled.
     pub ready: watch::Receiver<bool>,
+    /// For `/injection`: how pods are injected, in a cluster.
+    pub injection: Option<Webhook>,
 }
 
 // === impl Http ===
@@ -143,8 +147,16 @@ impl Http {
             ),
             // The process answers: that is all that liveness is about.
             "/live" => text(StatusCode::OK, "live\n".to_owned()),
+            // Nothing of it is secret: it is in every pod.
+            "/injection" => match &self.injection {
+                Some(webhook) => json(&webhook.config(BTreeMap::new())),
+                None => text(
+                    StatusCode::NOT_FOUND,
+                    "pods are injected in a cluster only\n".to_owned(),
+                ),
+            },
             _ => {
-                let paths = "try /verdicts, /problems, /ready, /live or /metrics\n";
+                let paths = "try /verdicts, /problems, /injection, /ready, /live or /metrics\n";
                 text(StatusCode::NOT_FOUND, paths.to_owned())
             }
         }

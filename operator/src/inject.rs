@@ -13,22 +13,31 @@
 //! A namespace that enforces the Pod Security level `baseline` or `restricted` refuses it: there the
 //! node's CNI plugin does the same, and the pod has no such container ([`capture`]).
 //!
+//! The kubelet's probes and hooks that go over the network are rewritten to ask the sidecar, which
+//! asks the application: see [`probes`].
+//!
 //! The sidecar itself fits `restricted`. The redirect knows it by its user id, so that no container
 //! of the pod may have the same.
 
 pub mod capture;
 mod containers;
 mod patch;
+mod probes;
 mod refusal;
+mod sidecar;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use compiler::pod_settings::PodSettings;
 
 use capture::Capture;
 use patch::Operations;
 pub use refusal::Refusal;
+use sidecar::Own;
 
 /// The label, on a namespace or a pod; a pod's own outweighs its namespace's.
 pub const LABEL: &str = "meshwright.dev/inject";
@@ -42,7 +51,8 @@ pub const REDIRECT: &str = "meshwright-redirect";
 pub const UID: i64 = 1337;
 
 /// What a sidecar is to be like, from the operator's command line.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SidecarArgs {
     /// The image of the sidecars that are injected.
     #[arg(long, env = "MESHWRIGHT_SIDECAR_IMAGE", default_value = concat!("ghcr.io/meshwright/sidecar:", env!("CARGO_PKG_VERSION")))]
@@ -64,7 +74,8 @@ pub struct SidecarArgs {
 }
 
 /// What every sidecar is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Config {
     /// What it is to be like.
     pub sidecar: SidecarArgs,
@@ -75,7 +86,12 @@ pub struct Config {
     /// The trust bundle at this moment, PEM: what the sidecar trusts first.
     pub roots: String,
     /// The labels of the pod's namespace.
+    #[serde(skip)]
     pub namespace: BTreeMap<String, String>,
+    /// What the kubelet shows the sidecar, that nobody else can: letters and digits, another for each
+    /// pod.
+    #[serde(skip)]
+    pub probe_token: String,
 }
 
 /// The patch that puts a sidecar into the pod; empty if it has one already, or is labelled
@@ -98,7 +114,11 @@ pub fn inject(pod: &Pod, config: &Config) -> Result<json_patch::Patch, Refusal> 
     }
     compiler::permissive::check_pod(metadata)?;
     refusal::check(spec)?;
+    let settings = PodSettings::read(metadata)?;
     let mut patch = Operations::default();
+    // Before anything is put in, by the places that its containers have now.
+    let excluded = &settings.exclude_inbound_ports;
+    let probes = probes::rewrite(spec, excluded, &config.probe_token, &mut patch)?;
     let annotations = metadata.annotations.as_ref().map(|all| all.len());
     patch.insert(
         "/metadata/annotations",
@@ -113,7 +133,9 @@ pub fn inject(pod: &Pod, config: &Config) -> Result<json_patch::Patch, Refusal> 
         &[containers::token_volume(), containers::state_volume()],
     );
     let init = spec.init_containers.as_ref().map(Vec::len);
-    let (redirect, sidecar) = (containers::redirect(config), containers::sidecar(config));
+    let own = Own::of(settings, probes, config)?;
+    let redirect = containers::redirect(config, &own);
+    let sidecar = containers::sidecar(config, &own);
     let put_in = Capture::of(metadata, config)?.containers(redirect, sidecar, &mut patch);
     patch.prepend("/spec/initContainers", init, &put_in);
     Ok(patch.into())

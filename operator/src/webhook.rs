@@ -9,6 +9,7 @@ mod review;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +68,18 @@ pub struct Webhook {
     pub bundle: watch::Receiver<TrustBundle>,
     /// Who knows the namespaces.
     pub client: Client,
+}
+
+impl fmt::Debug for Webhook {
+    /// Without the client, which has no such form.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Webhook")
+            .field("sidecar", &self.sidecar)
+            .field("operator", &self.operator)
+            .field("trust_domain", &self.trust_domain)
+            .finish_non_exhaustive()
+    }
 }
 
 // === impl Webhook ===
@@ -181,15 +194,22 @@ impl Webhook {
         Ok(found.metadata.labels.unwrap_or_default())
     }
 
-    fn config(&self, namespace: BTreeMap<String, String>) -> Config {
+    /// What a pod that is made now is told, in a namespace with these labels.
+    pub(crate) fn config(&self, namespace: BTreeMap<String, String>) -> Config {
         Config {
             namespace,
             sidecar: self.sidecar.clone(),
             operator: self.operator.clone(),
             trust_domain: self.trust_domain.clone(),
             roots: self.bundle.borrow().to_pem(),
+            probe_token: probe_token(),
         }
     }
+}
+
+/// As hard to guess as a key: 128 bits.
+fn probe_token() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 fn plain(status: StatusCode, why: &str) -> Response<Full<Bytes>> {

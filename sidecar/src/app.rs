@@ -4,6 +4,7 @@
 //! workers (requests). A scrape, a renewal or a large update takes no time from a request.
 
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -12,7 +13,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use wire::delta::{Held, Save};
+use wire::probe::Probes;
 
+use crate::admin::probes::Prober;
 use crate::admin::{self, Admin, Readiness};
 use crate::args::{AccessLogFormat, Args};
 use crate::capture::in_force;
@@ -92,6 +95,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         }
         AccessLogFormat::Off => (AccessLog::off(), None),
     };
+    let prober = prober(args, &connector)?;
     let operator = Operator {
         address: args.operator.clone(),
         trust_domain: args.trust_domain.clone(),
@@ -166,6 +170,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         metrics,
         access_log: shared.access_log.selected(),
         taps: shared.access_log.taps().clone(),
+        prober,
     };
     let servers = admin::start(
         admin,
@@ -220,6 +225,15 @@ fn first_trust(args: &Args) -> anyhow::Result<Vec<Vec<u8>>> {
             )
         }),
     }
+}
+
+/// Who asks the application for the kubelet, where the kubelet asks.
+fn prober(args: &Args, connector: &Connector) -> anyhow::Result<Option<Rc<Prober>>> {
+    let Some(text) = &args.probes else {
+        return Ok(None);
+    };
+    let probes = Probes::parse(text).context("MESHWRIGHT_PROBES")?;
+    Ok(Some(Rc::new(Prober::new(probes, connector.clone())?)))
 }
 
 /// What an earlier life held; nothing when it is torn or there was none.

@@ -6,8 +6,8 @@
 //!
 //! [`path`] and [`regex`] say how the texts of a [`mesh::Match`] are read: the compiler refuses what
 //! no sidecar could build, so both read them here. [`jwks`] does the same for the keys of those who
-//! issue tokens, [`store`] for where replicas share something, [`json`] for what must not mean two things, and
-//! [`capture`] for how a pod says that a node captures it.
+//! issue tokens, [`store`] for where replicas share something, [`json`] for what must not mean two things,
+//! [`probe`] for what the kubelet asks, and [`capture`] for how a pod says that a node captures it.
 
 pub mod capability;
 pub mod capture;
@@ -20,6 +20,7 @@ pub mod json;
 pub mod jwks;
 pub mod message;
 pub mod path;
+pub mod probe;
 pub mod regex;
 pub mod resource;
 pub mod server;

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use compiler::ObjectKey;
 use compiler::yaml::{self, Document, Object};
+use compiler::{ObjectKey, pod_settings};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use operator::source::Problem;
 use operator::source::reading::Reading;
 
@@ -221,7 +222,10 @@ impl Plan {
             );
         }
         let metadata = spec.template.metadata.clone().unwrap_or_default();
-        let labels = metadata.labels.unwrap_or_default();
+        let labels = metadata.labels.clone().unwrap_or_default();
+        let mut annotations = metadata.annotations.clone().unwrap_or_default();
+        // Not enforced here, so that nobody must believe it: callers would find the sidecar.
+        annotations.remove(pod_settings::EXCLUDE_INBOUND_PORTS);
         for (name, value) in spec.selector.match_labels.iter().flatten() {
             if labels.get(name) != Some(value) {
                 complaints.add(
@@ -262,7 +266,7 @@ impl Plan {
                 return None;
             }
         };
-        self.note_what_is_ignored(key, pod, container);
+        self.note_what_is_ignored(key, &metadata, pod, container);
         let argv = argv(container, complaints)?;
         let env = container
             .env
@@ -282,7 +286,7 @@ impl Plan {
         }
         let template = Template {
             labels,
-            annotations: metadata.annotations.unwrap_or_default(),
+            annotations,
             service_account: pod
                 .service_account_name
                 .clone()
@@ -304,8 +308,18 @@ impl Plan {
         })
     }
 
-    fn note_what_is_ignored(&mut self, key: &ObjectKey, pod: &PodSpec, container: &Container) {
+    fn note_what_is_ignored(
+        &mut self,
+        key: &ObjectKey,
+        metadata: &ObjectMeta,
+        pod: &PodSpec,
+        container: &Container,
+    ) {
         let mut ignored = Vec::new();
+        // Its sidecar is a process like others, and no connection goes around it.
+        let annotations = metadata.annotations.iter().flat_map(|all| all.keys());
+        let of_sidecar = |name: &&String| pod_settings::ALL.contains(&name.as_str());
+        ignored.extend(annotations.filter(of_sidecar).map(String::as_str));
         if container
             .volume_mounts
             .as_ref()

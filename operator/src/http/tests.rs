@@ -14,6 +14,7 @@ fn http() -> Http {
         streams,
         metrics: Metrics::new(),
         ready: watch::channel(true).1,
+        injection: None,
     }
 }
 

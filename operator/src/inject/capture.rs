@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use clap::ValueEnum;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::patch::Operations;
@@ -21,7 +22,8 @@ const ENFORCED: &str = "pod-security.kubernetes.io/enforce";
 const WITHOUT_NET_ADMIN: [&str; 2] = ["baseline", "restricted"];
 
 /// Who installs the redirect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Capture {
     /// The init container `meshwright-redirect`.
     Init,

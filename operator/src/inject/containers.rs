@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::sidecar::Own;
 use super::{Config, REDIRECT, SIDECAR, UID};
 
 /// Where the sidecar looks for its token.
@@ -20,13 +21,25 @@ const STARTUP_TRIES: i32 = 86_400;
 // === what is put in ===
 
 /// Runs once, before everything else.
-pub(super) fn redirect(config: &Config) -> Value {
+pub(super) fn redirect(config: &Config, own: &Own) -> Value {
+    let mut args = vec!["redirect".to_owned(), "--uid".to_owned(), UID.to_string()];
+    let settings = &own.settings;
+    let mut exclude = |flag: &str, what: String| args.extend([flag.to_owned(), what]);
+    for port in &settings.exclude_inbound_ports {
+        exclude("--exclude-inbound-port", port.to_string());
+    }
+    for port in &settings.exclude_outbound_ports {
+        exclude("--exclude-outbound-port", port.to_string());
+    }
+    for network in &settings.exclude_outbound_cidrs {
+        exclude("--exclude-outbound-cidr", network.to_string());
+    }
     json!({
         "name": REDIRECT,
         "image": config.sidecar.sidecar_image,
         "imagePullPolicy": config.sidecar.sidecar_pull_policy,
-        "args": ["redirect", "--uid", UID.to_string()],
-        "resources": config.sidecar.sidecar_resources,
+        "args": args,
+        "resources": own.resources,
         // A pod that fails here says why in its status.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
@@ -44,21 +57,28 @@ pub(super) fn redirect(config: &Config) -> Value {
 }
 
 /// Stays for as long as the pod does.
-pub(super) fn sidecar(config: &Config) -> Value {
+pub(super) fn sidecar(config: &Config, own: &Own) -> Value {
     let ready = json!({ "path": "/ready", "port": 15021 });
+    let mut env = vec![
+        json!({ "name": "MESHWRIGHT_OPERATOR", "value": config.operator }),
+        json!({ "name": "MESHWRIGHT_TRUST_DOMAIN", "value": config.trust_domain }),
+        json!({ "name": "MESHWRIGHT_BUNDLE", "value": config.roots }),
+        json!({ "name": "MESHWRIGHT_LOG", "value": own.log }),
+    ];
+    if let Some(workers) = own.settings.workers {
+        env.push(json!({ "name": "MESHWRIGHT_WORKERS", "value": workers.to_string() }));
+    }
+    if let Some(probes) = &own.probes {
+        env.push(json!({ "name": "MESHWRIGHT_PROBES", "value": probes }));
+    }
     json!({
         "name": SIDECAR,
         "image": config.sidecar.sidecar_image,
         "imagePullPolicy": config.sidecar.sidecar_pull_policy,
         "restartPolicy": "Always",
-        "env": [
-            { "name": "MESHWRIGHT_OPERATOR", "value": config.operator },
-            { "name": "MESHWRIGHT_TRUST_DOMAIN", "value": config.trust_domain },
-            { "name": "MESHWRIGHT_BUNDLE", "value": config.roots },
-            { "name": "MESHWRIGHT_LOG", "value": config.sidecar.sidecar_log },
-        ],
+        "env": env,
         "ports": [{ "name": "mw-metrics", "containerPort": 15020, "protocol": "TCP" }],
-        "resources": config.sidecar.sidecar_resources,
+        "resources": own.resources,
         "startupProbe": { "httpGet": ready, "periodSeconds": 1, "failureThreshold": STARTUP_TRIES },
         "readinessProbe": { "httpGet": ready, "periodSeconds": 2, "failureThreshold": 2 },
         "terminationMessagePolicy": "FallbackToLogsOnError",

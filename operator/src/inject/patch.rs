@@ -14,6 +14,10 @@ impl Operations {
             .push(json!({ "op": "add", "path": path, "value": value }));
     }
 
+    pub(super) fn remove(&mut self, path: String) {
+        self.0.push(json!({ "op": "remove", "path": path }));
+    }
+
     pub(super) fn insert(&mut self, path: &str, there: Option<usize>, key: &str, value: Value) {
         match there {
             Some(_) => self.add(format!("{path}/{}", key.replace('/', "~1")), value),

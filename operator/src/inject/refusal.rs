@@ -1,6 +1,6 @@
 //! Which pods can't have a sidecar, and why.
 
-use k8s_openapi::api::core::v1::{Container, Lifecycle, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::{REDIRECT, SIDECAR, UID};
 
@@ -32,21 +32,30 @@ pub enum Refusal {
         /// One of the sidecar's.
         port: i32,
     },
-    /// The kubelet has no identity in the mesh, and the sidecar lets no one else in.
-    #[error(
-        "container {container} has a {what} by {how}, which the sidecar would refuse as plaintext; use exec instead, or none"
-    )]
-    Kubelet {
+    /// The sidecar could not ask what the kubelet would.
+    #[error("container {container} has a {what} that can't be asked: {why}")]
+    Probe {
         /// Of the pod.
         container: String,
         /// "readiness probe", …
         what: &'static str,
-        /// "httpGet", …
-        how: &'static str,
+        /// A sentence, with the remedy.
+        why: String,
     },
-    /// What it says of plaintext means nothing.
+    /// All of them together are too much.
     #[error("{0}")]
-    Mode(#[from] compiler::permissive::Unreadable),
+    Probes(String),
+    /// What one sidecar is to be like contradicts itself.
+    #[error("metadata.annotations.{annotation} {why}")]
+    Setting {
+        /// Such as `meshwright.dev/sidecar-memory-limit`.
+        annotation: String,
+        /// A sentence, with the remedy.
+        why: String,
+    },
+    /// What a label or an annotation says means nothing.
+    #[error("{0}")]
+    Unreadable(#[from] compiler::permissive::Unreadable),
     /// Who is to capture it means nothing.
     #[error("{place}.{} is {value:?}: write init or cni", super::capture::CAPTURE)]
     Capture {
@@ -110,51 +119,5 @@ fn check_container(container: &Container) -> Result<(), Refusal> {
             port,
         });
     }
-    if let Some((what, how)) = kubelets_calls(container).next() {
-        return Err(Refusal::Kubelet {
-            container: name(),
-            what,
-            how,
-        });
-    }
     Ok(())
-}
-
-/// What the kubelet does to this container over the network.
-fn kubelets_calls(container: &Container) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let probes = [
-        ("startup probe", &container.startup_probe),
-        ("readiness probe", &container.readiness_probe),
-        ("liveness probe", &container.liveness_probe),
-    ];
-    let probes = probes.map(|(what, probe)| Some((what, by_network(probe.as_ref()?)?)));
-    let hooks = container.lifecycle.as_ref().map(hooks).unwrap_or_default();
-    probes.into_iter().chain(hooks).flatten()
-}
-
-/// How a probe reaches the pod, unless it does so by a command or asks another host.
-fn by_network(probe: &Probe) -> Option<&'static str> {
-    match probe {
-        Probe {
-            http_get: Some(get),
-            ..
-        } if get.host.is_none() => Some("httpGet"),
-        Probe {
-            tcp_socket: Some(tcp),
-            ..
-        } if tcp.host.is_none() => Some("tcpSocket"),
-        Probe { grpc: Some(_), .. } => Some("grpc"),
-        _ => None,
-    }
-}
-
-fn hooks(lifecycle: &Lifecycle) -> [Option<(&'static str, &'static str)>; 2] {
-    [
-        ("postStart hook", &lifecycle.post_start),
-        ("preStop hook", &lifecycle.pre_stop),
-    ]
-    .map(|(what, hook)| {
-        let get = hook.as_ref()?.http_get.as_ref()?;
-        get.host.is_none().then_some((what, "httpGet"))
-    })
 }

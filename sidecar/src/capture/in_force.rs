@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use nix::ifaddrs::getifaddrs;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::net::accept::listen;
@@ -24,9 +24,6 @@ use crate::net::original_dst::original_dst;
 
 /// How long a connection from the pod to itself may take.
 const LIMIT: Duration = Duration::from_secs(2);
-/// The port that is called (discard). Nothing has to listen there, and it makes no difference if
-/// something does.
-const CALLED: u16 = 9;
 /// The most addresses of a pod that are tried.
 const MOST_ADDRESSES: usize = 8;
 
@@ -123,7 +120,13 @@ fn is_unreached(error: &io::Error) -> bool {
 
 /// Opens a connection to an own address, and waits until it arrives at `listener`.
 async fn arrives(listener: &TcpListener, connector: &Connector, own: IpAddr) -> io::Result<()> {
-    let called = SocketAddr::new(own, CALLED);
+    // A port on which nobody listens, nor can for the moment, whatever the application does.
+    let reserved = match own {
+        IpAddr::V4(_) => TcpSocket::new_v4(),
+        IpAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    reserved.bind(SocketAddr::new(own, 0))?;
+    let called = reserved.local_addr()?;
     let opened = connector.to_peer(called).await?;
     let from = opened.local_addr()?;
     let arrived = timeout(LIMIT, async {

@@ -63,16 +63,6 @@ async fn not_captured() {
             "{said}"
         );
     }
-    // Rules of somebody else's, that lead elsewhere.
-    redirect(&Rules {
-        inbound: 15007,
-        ..Rules::new(Escape::Mark(MARK))
-    })
-    .unwrap();
-    let _elsewhere = TcpListener::bind("0.0.0.0:15007").unwrap();
-    verify(CapturedBy::Cni, 15006, &sidecar())
-        .await
-        .unwrap_err();
     // Rules that let another than this sidecar pass.
     redirect(&Rules::new(Escape::Uid(NOT_OWN_UID))).unwrap();
     verify(CapturedBy::Cni, 15006, &sidecar())
@@ -84,7 +74,13 @@ async fn not_captured() {
 #[ignore = "needs a namespace: run by its caller above"]
 async fn answered_by_another() {
     drop(pod());
-    let _application = TcpListener::bind("0.0.0.0:9").unwrap();
+    // Rules of somebody else's, that lead to somebody else.
+    redirect(&Rules {
+        inbound: 15007,
+        ..Rules::new(Escape::Mark(MARK))
+    })
+    .unwrap();
+    let _elsewhere = TcpListener::bind("0.0.0.0:15007").unwrap();
     let error = verify(CapturedBy::Cni, 15006, &sidecar())
         .await
         .unwrap_err();
