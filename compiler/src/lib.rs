@@ -7,6 +7,7 @@
 //! `before` is not looked at again, and the result is the same as from scratch.
 
 mod access;
+mod advice;
 mod api_route;
 mod attach;
 mod cache;
@@ -23,16 +24,19 @@ mod own_pods;
 pub mod permissive;
 mod rate_limit;
 mod retry_policy;
+mod review;
 mod store;
 mod verdict;
 mod workload;
 pub mod yaml;
 
 pub use access::keys::{CONSUMER, CREDENTIAL, PLAN, consumer_key};
+pub use advice::advice;
 pub use compile::compile;
 pub use describe::describe_change;
 pub use endpoints::protocol;
 pub use inputs::{Inputs, ObjectKey, ObjectKind, ObjectRef, Settings};
 pub use output::{Audience, AudienceKey, Compiled, Output};
+pub use review::{Draft, Opinion, Review};
 pub use verdict::{Condition, Verdict};
 pub use workload::{SIDECAR_CONTAINER, is_meshed};
