@@ -116,7 +116,7 @@ fn a_draft_leaves_nothing_behind_and_takes_the_place_of_what_is_there() {
     let policy = object(
         "RetryPolicy",
         "orders",
-        "targetRefs: [{kind: ApiRoute, group: meshwright.dev, name: ant}]",
+        "targetRefs: [{kind: ApiRoute, group: meshwright.dev, name: ant}], maxRetries: 1",
     );
     let told = review.judge(draft(&policy)).warnings;
     assert!(told[0].contains("there is no ApiRoute \"ant\""), "{told:?}");
@@ -181,7 +181,7 @@ fn what_is_legal_and_unwise_is_said_with_its_field() {
         ),
         (
             "RetryPolicy",
-            format!("{targets}, methods: [POST], retryOn: {{grpcCodes: [UNAVAILABLE]}}"),
+            format!("{targets}, methods: [POST], retryOn: {{grpcCodes: [Unavailable]}}"),
         ),
         (
             "RateLimit",

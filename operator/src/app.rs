@@ -34,6 +34,7 @@ use crate::tls::Acceptor;
 use crate::verdicts::Verdicts;
 use crate::webhook::Webhook;
 use crate::webhook::certificate::Serving;
+use crate::webhook::validate::Validator;
 
 /// How long open requests and streams may take to end.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -95,6 +96,7 @@ pub async fn start(config: Config) -> Result<Running> {
     let verdicts = Arc::new(Verdicts::new(streams.clone()));
     let metrics = Metrics::new();
     let (readiness, ready) = watch::channel(false);
+    let (compiled, world) = watch::channel(None);
     let stop = CancellationToken::new();
 
     let mut workers = JoinSet::new();
@@ -107,6 +109,7 @@ pub async fn start(config: Config) -> Result<Running> {
         streams: streams.clone(),
         verdicts: verdicts.clone(),
         metrics: metrics.clone(),
+        world: compiled,
     };
     match &client {
         None => {
@@ -127,7 +130,8 @@ pub async fn start(config: Config) -> Result<Running> {
                 metrics: metrics.clone(),
             };
             workers.spawn(statuses.run());
-            inject(&mut workers, &config, client, &ca).await?;
+            let validator = Validator::new(world);
+            answer_reviews(&mut workers, &config, client, &ca, validator).await?;
         }
     }
 
@@ -219,12 +223,13 @@ impl Drop for Running {
     }
 }
 
-/// Serves the injection webhook, and tells the API server how to know it.
-async fn inject(
+/// Serves the webhooks, and tells the API server how to know them.
+async fn answer_reviews(
     workers: &mut JoinSet<()>,
     config: &Config,
     client: &Client,
     ca: &Ca,
+    validator: Validator,
 ) -> Result<()> {
     let listener = bind(config.listen_webhook, "--listen-webhook").await?;
     let (serving, tls) = Serving::new(client.clone(), &config.service, &config.namespace)?;
@@ -233,6 +238,7 @@ async fn inject(
         operator: config.advertised(),
         trust_domain: config.trust_domain.clone(),
         bundle: ca.bundle(),
+        validator,
     };
     workers.spawn(webhook.serve(listener, tls));
     workers.spawn(serving.keep());

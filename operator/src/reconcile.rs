@@ -27,6 +27,8 @@ pub struct Reconciler {
     pub verdicts: Arc<Verdicts>,
     /// Durations and counts.
     pub metrics: Arc<Metrics>,
+    /// Where the world goes that was compiled last.
+    pub world: watch::Sender<Option<Arc<Inputs>>>,
 }
 
 // === impl Reconciler ===
@@ -92,6 +94,7 @@ impl Reconciler {
         };
         self.metrics.compiled(start.elapsed());
         self.streams.publish(&inputs, &output);
+        self.world.send_replace(Some(Arc::new(inputs)));
         self.verdicts.replace(&output, seen);
         self.streams.touch(output.changed_verdicts.iter().cloned());
         log_verdicts(&output);
@@ -190,6 +193,7 @@ mod tests {
             streams: streams.clone(),
             verdicts: verdicts.clone(),
             metrics: metrics.clone(),
+            world: watch::channel(None).0,
         };
         let ((worlds, next), (asked, mut dealt_with)) = (mpsc::channel(1), mpsc::channel(1));
         let (_bundle, bundle) = watch::channel(TrustBundle::default());

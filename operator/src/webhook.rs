@@ -1,11 +1,12 @@
-//! Answers the API server's question about each new pod (15017, `/inject`): [`crate::inject`] over
-//! HTTPS.
+//! Answers the API server's questions over HTTPS (15017): about each new pod (`/inject`,
+//! [`crate::inject`]), and about each object that people write (`/validate`, [`validate`]).
 //!
 //! The certificate that the API server knows us by has nothing to do with the mesh's authority,
 //! which vouches for no host: [`certificate`] makes it, and tells the API server.
 
 pub mod certificate;
 mod review;
+pub mod validate;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -29,6 +30,9 @@ use tokio_rustls::TlsAcceptor;
 use crate::ca::TrustBundle;
 use crate::inject::{Config, SidecarArgs};
 use crate::places::{Limits, Place, Places};
+
+use review::BadReview;
+use validate::Validator;
 
 /// The largest review that is read, in bytes. etcd holds no larger object than half of it.
 const MAX_BODY_BYTES: usize = 3 << 20;
@@ -59,6 +63,17 @@ pub struct Webhook {
     pub trust_domain: String,
     /// What a new sidecar trusts first.
     pub bundle: watch::Receiver<TrustBundle>,
+    /// Judges what people write.
+    pub validator: Validator,
+}
+
+/// What the API server asks.
+#[derive(Clone, Copy)]
+enum Question {
+    /// What is a new pod to be like?
+    Inject,
+    /// May this be stored?
+    Validate,
 }
 
 // === impl Webhook ===
@@ -125,9 +140,14 @@ impl Webhook {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        if request.uri().path() != "/inject" {
-            return plain(StatusCode::NOT_FOUND, "here is /inject and nothing else");
-        }
+        let question = match request.uri().path() {
+            "/inject" => Question::Inject,
+            "/validate" => Question::Validate,
+            _ => {
+                let here = "here are /inject and /validate and nothing else";
+                return plain(StatusCode::NOT_FOUND, here);
+            }
+        };
         if request.method() != Method::POST {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview");
         }
@@ -141,7 +161,7 @@ impl Webhook {
             Ok(Err(_)) => return plain(StatusCode::BAD_REQUEST, "the review broke off"),
             Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the review took too long"),
         };
-        match review::answer(&body, &self.config()) {
+        match self.reviewed(&body, question).await {
             Ok(answer) => {
                 let mut response = Response::new(Full::new(answer.into()));
                 let json = header::HeaderValue::from_static("application/json");
@@ -153,6 +173,16 @@ impl Webhook {
                 plain(StatusCode::BAD_REQUEST, &bad.to_string())
             }
         }
+    }
+
+    async fn reviewed(&self, body: &[u8], question: Question) -> Result<Vec<u8>, BadReview> {
+        let request = review::read(body)?;
+        let uid = request.uid.clone();
+        let response = match question {
+            Question::Inject => review::injected(request, &self.config())?,
+            Question::Validate => self.validator.answer(&request).await,
+        };
+        review::written(&uid, response)
     }
 
     fn config(&self) -> Config {

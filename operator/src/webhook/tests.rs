@@ -25,6 +25,7 @@ fn webhook() -> Webhook {
         operator: "meshwright-operator.meshwright-system.svc:15012".into(),
         trust_domain: "cluster.local".into(),
         bundle: watch::channel(TrustBundle::default()).1,
+        validator: Validator::new(watch::channel(None).1),
     }
 }
 
@@ -47,7 +48,10 @@ fn review(pod: Value) -> Value {
 }
 
 fn answer(review: &Value) -> Value {
-    let answer = review::answer(review.to_string().as_bytes(), &webhook().config()).unwrap();
+    let request = review::read(review.to_string().as_bytes()).unwrap();
+    let uid = request.uid.clone();
+    let response = review::injected(request, &webhook().config()).unwrap();
+    let answer = review::written(&uid, response).unwrap();
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
     assert_eq!(answer["kind"], "AdmissionReview");
@@ -99,7 +103,11 @@ fn what_is_no_new_pod_is_let_through_as_it_is() {
 
 #[test]
 fn what_is_no_review_is_said_to_be_none() {
-    let bad = |body: &str| review::answer(body.as_bytes(), &webhook().config()).unwrap_err();
+    let bad = |body: &str| {
+        let request = review::read(body.as_bytes())?;
+        review::injected(request, &webhook().config())
+    };
+    let bad = |body: &str| bad(body).unwrap_err();
     assert!(
         bad("hello")
             .to_string()
@@ -156,10 +164,13 @@ async fn the_api_server_is_answered_in_json_and_everyone_else_with_a_sentence() 
         "{bad}"
     );
     assert!(
-        ask(post("/validate", b"{}"))
+        ask(post("/elsewhere", b"{}"))
             .await
             .starts_with("HTTP/1.1 404")
     );
+    let validated = ask(post("/validate", review(pod()).to_string().as_bytes())).await;
+    assert!(validated.starts_with("HTTP/1.1 200"), "{validated}");
+    assert!(validated.contains(r#""allowed":true"#), "{validated}");
     let get = b"GET /inject HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_vec();
     assert!(ask(get).await.starts_with("HTTP/1.1 405"));
 }
