@@ -194,3 +194,44 @@ fn what_is_legal_and_unwise_is_said_with_its_field() {
     let nothing = ObjectRef::rate_limit(&ObjectKey::new("shop", "none"));
     assert!(advice(&world, &nothing).is_empty());
 }
+
+#[test]
+fn among_ten_thousand_objects_a_draft_costs_what_depends_on_it() {
+    let mut world = Inputs::default();
+    let of = world::inputs(
+        "one.yaml",
+        &format!(
+            "{ORDERS}{}",
+            object("ApiRoute", "orders", "hosts: [orders]")
+        ),
+    );
+    let (_, service) = of.services.first_key_value().unwrap();
+    let (_, route) = of.api_routes.first_key_value().unwrap();
+    for number in 0..10_000 {
+        let name = format!("orders-{number:05}");
+        let key = ObjectKey::new("shop", &*name);
+        let mut route = (**route).clone();
+        route.metadata.name = Some(name.clone());
+        route.spec.hosts = vec![name.clone()];
+        world.api_routes.insert(key.clone(), route.into());
+        let mut service = (**service).clone();
+        service.metadata.name = Some(name);
+        world.services.insert(key, service.into());
+    }
+    let mut review = Review::default();
+    let start = std::time::Instant::now();
+    review.see(&world);
+    let written = object("ApiRoute", "zebra", "hosts: [orders-00000]");
+    let told = review.judge(draft(&written)).warnings;
+    assert!(told[0].contains("ApiRoute shop/orders-00000"), "{told:?}");
+    let first = start.elapsed();
+
+    let rounds = 20;
+    let start = std::time::Instant::now();
+    for _ in 0..rounds {
+        review.judge(draft(&written));
+    }
+    let later = start.elapsed() / rounds;
+    println!("the first draft of a world {first:?}, a later one {later:?}");
+    assert!(later < first / 4, "{later:?} after {first:?}");
+}
