@@ -263,7 +263,7 @@ impl Compilation<'_> {
         audience: Audience,
         object: Option<ObjectRef>,
     ) {
-        let generation = self.inputs.seen.of(id.kind);
+        let generation = self.inputs.seen_in(&id.namespace).of(id.kind);
         let mut resource = Resource::new(id.clone(), generation, capabilities, message);
         if let Some(before) = self.out.resources.get(&id) {
             let same = before.resource.hash == resource.hash;

@@ -107,6 +107,7 @@ impl Review {
             services: inputs.services.clone(),
             consumers: inputs.consumers.clone(),
             credentials: inputs.credentials.clone(),
+            unreadable: inputs.unreadable.clone(),
             precedence: inputs.precedence.clone(),
             settings: inputs.settings.clone(),
             seen: inputs.seen,
