@@ -108,13 +108,22 @@ impl Inputs {
     /// Secrets are followed namespace by namespace, and what is compiled of them is for the pods of
     /// their own namespace only: what others have seen or not makes it neither newer nor older.
     pub fn seen_in(&self, namespace: &str) -> Generation {
-        let Some(own) = self.seen_secrets.get(namespace) else {
-            return self.seen;
-        };
-        [Input::Consumer, Input::Credential]
-            .iter()
-            .fold(self.seen, |seen, input| seen.with(*input, own.at(*input)))
+        seen_in(self.seen, &self.seen_secrets, namespace)
     }
+}
+
+/// [`Inputs::seen_in`], of what was kept of inputs.
+pub fn seen_in(
+    seen: Generation,
+    secrets: &BTreeMap<String, Generation>,
+    namespace: &str,
+) -> Generation {
+    let Some(own) = secrets.get(namespace) else {
+        return seen;
+    };
+    [Input::Consumer, Input::Credential]
+        .iter()
+        .fold(seen, |seen, input| seen.with(*input, own.at(*input)))
 }
 
 // === impl Unreadable ===

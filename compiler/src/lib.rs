@@ -36,7 +36,7 @@ pub use advice::advice;
 pub use compile::compile;
 pub use describe::describe_change;
 pub use endpoints::protocol;
-pub use inputs::{Inputs, ObjectKey, ObjectKind, ObjectRef, Settings, Unreadable};
+pub use inputs::{Inputs, ObjectKey, ObjectKind, ObjectRef, Settings, Unreadable, seen_in};
 pub use output::{Audience, AudienceKey, Compiled, Output};
 pub use refers::{refer_to_consumers, refer_to_credentials};
 pub use review::{Draft, Opinion, Review};

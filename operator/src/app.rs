@@ -120,7 +120,7 @@ pub async fn start(config: Config) -> Result<Running> {
             let observed = Observed::new(streams.clone());
             let seen = observed.clone();
             let on_status = Arc::new(move |object: &_, status| seen.saw(object, status));
-            let source = Cluster::new(client, on_status);
+            let source = Cluster::new(client, &config.namespace, on_status);
             workers.spawn(reconciler.run(source, ca.bundle(), readiness));
             let statuses = Statuses {
                 client: client.clone(),

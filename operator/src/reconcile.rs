@@ -93,6 +93,8 @@ impl Reconciler {
             }
         };
         self.metrics.compiled(start.elapsed());
+        let unreadable = i64::try_from(seen.unreadable).unwrap_or(i64::MAX);
+        self.metrics.unreadable.set(unreadable);
         self.streams.publish(&inputs, &output);
         self.world.send_replace(Some(Arc::new(inputs)));
         self.verdicts.replace(&output, seen);

@@ -23,6 +23,8 @@ pub struct Metrics {
     resources: Gauge,
     rejections: Gauge,
     problems: Gauge,
+    /// Objects of a cluster that this build can't read: what it read of them before holds on.
+    pub unreadable: Gauge,
     /// Status writes that succeeded.
     pub status_writes: Counter,
     /// Status writes that failed; each is tried again.
@@ -63,6 +65,12 @@ impl Metrics {
             "Files or parts of files that can't be used (folder mode)",
             problems.clone(),
         );
+        let unreadable = Gauge::default();
+        registry.register(
+            "unreadable_objects",
+            "Objects that this version can't read; what it read of them before holds on",
+            unreadable.clone(),
+        );
         registry.register("status_writes", "Statuses written", status_writes.clone());
         registry.register(
             "status_write_failures",
@@ -77,6 +85,7 @@ impl Metrics {
             resources,
             rejections,
             problems,
+            unreadable,
             status_writes,
             status_failures,
         })

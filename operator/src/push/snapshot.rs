@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use compiler::{Audience, AudienceKey, Compiled, Inputs, ObjectKey, Output};
+use compiler::{Audience, AudienceKey, Compiled, Inputs, ObjectKey, Output, seen_in};
 use k8s_openapi::api::core::v1::Pod;
 use wire::delta::View;
 use wire::{Generation, Kind, Resource, ResourceId};
@@ -16,6 +16,8 @@ pub struct Snapshot {
     by_key: HashMap<AudienceKey, Arc<BTreeSet<ResourceId>>>,
     pods: BTreeMap<ObjectKey, Arc<Pod>>,
     seen: Generation,
+    /// By namespace, how far its Secrets had been seen.
+    seen_secrets: BTreeMap<String, Generation>,
 }
 
 /// What one stream may receive of a [`Snapshot`].
@@ -52,6 +54,7 @@ impl Snapshot {
             by_key,
             pods: inputs.pods.clone(),
             seen: inputs.seen,
+            seen_secrets: inputs.seen_secrets.clone(),
         }
     }
 
@@ -78,6 +81,11 @@ impl Snapshot {
     /// How far each kind had been seen.
     pub(super) fn seen(&self) -> Generation {
         self.seen
+    }
+
+    /// Whether more had been seen, or less, of anything.
+    pub(super) fn has_seen_the_same(&self, other: &Snapshot) -> bool {
+        self.seen == other.seen && self.seen_secrets == other.seen_secrets
     }
 
     /// The resources that this key means.
@@ -123,7 +131,15 @@ impl View for StreamView {
         all.into_iter().cloned().collect()
     }
 
+    /// Of Secrets, those of the pod's namespace count: nothing else is compiled for it from any.
     fn seen(&self, kind: Kind) -> Generation {
-        self.snapshot.seen.of(kind)
+        let namespace = self.keys.iter().find_map(|key| match key {
+            AudienceKey::Namespace(namespace) => Some(&**namespace),
+            AudienceKey::Everyone | AudienceKey::Pod(..) => None,
+        });
+        let Snapshot {
+            seen, seen_secrets, ..
+        } = &*self.snapshot;
+        seen_in(*seen, seen_secrets, namespace.unwrap_or_default()).of(kind)
     }
 }

@@ -116,7 +116,7 @@ impl Streams {
             let ids = after.ids(&key).filter(|id| after.means_alone(id, &key));
             inner.ledger.joined(stream, ids);
         }
-        let advanced = before.seen() != after.seen();
+        let advanced = !before.has_seen_the_same(&after);
         for (id, stream) in &inner.streams {
             if let Some(ids) = told.remove(id) {
                 stream.mailbox.changed(ids);
