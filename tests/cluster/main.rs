@@ -2,6 +2,7 @@
 
 mod access;
 mod addresses;
+mod bad_input;
 mod cache;
 mod certificates;
 mod commands;

@@ -279,3 +279,53 @@ async fn no_connection_is_for_ever() {
     let served = Arc::new(webhook()).connection(server, tls().0, place.unwrap());
     assert!(timeout(HEAD_TIMEOUT * 2, served).await.is_ok());
 }
+
+#[tokio::test]
+async fn garbage_is_answered_and_the_next_question_as_ever() {
+    let webhook = Arc::new(webhook());
+    let ask = async |path: &str, body: &[u8]| {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let webhook = webhook.clone();
+        let service = service_fn(move |request| {
+            let webhook = webhook.clone();
+            async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+        });
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        let served = tokio::spawn(serving);
+        client.write_all(&post(path, body)).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer).await;
+        let _ = served.await;
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let good = review(pod()).to_string();
+    let deep = "[".repeat(100_000);
+    let mut garbage: Vec<Vec<u8>> = vec![
+        Vec::new(),
+        vec![0xff; 1000],
+        deep.into_bytes(),
+        b"null".to_vec(),
+        b"{\"apiVersion\": 1}".to_vec(),
+        good.replace("\"uid\"", "\"nil\"").into_bytes(),
+    ];
+    // A good one, broken off anywhere, or with a byte of it spoilt.
+    for at in (0..good.len()).step_by(7) {
+        garbage.push(good.as_bytes()[..at].to_vec());
+        let mut spoilt = good.clone().into_bytes();
+        spoilt[at] ^= 0x55;
+        garbage.push(spoilt);
+    }
+    for body in garbage {
+        for path in ["/inject", "/validate"] {
+            let answer = ask(path, &body).await;
+            let status = answer.get(..12).unwrap_or_default();
+            assert!(
+                ["HTTP/1.1 200", "HTTP/1.1 400"].contains(&status),
+                "{}: {answer}",
+                String::from_utf8_lossy(&body)
+            );
+        }
+    }
+    let answer = ask("/inject", good.as_bytes()).await;
+    assert!(answer.contains("JSONPatch"), "{answer}");
+}

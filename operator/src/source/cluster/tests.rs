@@ -342,3 +342,36 @@ async fn objects_that_cannot_be_read_are_counted_until_they_can_or_are_gone() {
     let seen = timeout(LONG, cluster.changed()).await.unwrap().unwrap();
     assert_eq!((seen.unreadable, seen.inputs.api_routes.len()), (0, 0));
 }
+
+/// Ten thousand objects at once are one world, and what changes among them is told in a few more.
+#[tokio::test]
+async fn ten_thousand_objects_at_once_are_told_together() {
+    const MANY: usize = 10_000;
+    let (server, client) = ApiServer::start().await;
+    let one = |number: usize, version: usize, host: &str| {
+        let mut route = route(&version.to_string(), json!([host]));
+        route["metadata"]["name"] = json!(format!("orders-{number}"));
+        route
+    };
+    let all = (0..MANY).map(|number| one(number, 12, "orders")).collect();
+    server.list("apiroutes", "17", all);
+    let mut cluster = cluster(&client);
+    let before = changed(&mut cluster).await;
+    assert_eq!(before.api_routes.len(), MANY);
+    for number in 0..100 {
+        let changed = one(number, 100 + number, "others");
+        server.tell("apiroutes", "MODIFIED", changed).await;
+    }
+    let mut worlds = 0;
+    let after = loop {
+        worlds += 1;
+        let inputs = changed(&mut cluster).await;
+        if inputs.seen.at(Input::ApiRoute) == 199 {
+            break inputs;
+        }
+    };
+    assert!(worlds <= 20, "{worlds} worlds for a hundred changes");
+    let same =
+        |(key, route): &(&ObjectKey, &Arc<ApiRoute>)| Arc::ptr_eq(route, &before.api_routes[*key]);
+    assert_eq!(after.api_routes.iter().filter(same).count(), MANY - 100);
+}
