@@ -452,3 +452,33 @@ fn tail(log: &str) -> &str {
     let from = log.len().saturating_sub(4000);
     log.get(log.ceil_char_boundary(from)..).unwrap_or_default()
 }
+
+#[tokio::test]
+async fn secrets_may_be_read_in_the_namespaces_that_are_named_and_nowhere_else() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let chart = crate::installation::root().join("charts/meshwright");
+    let chart = chart.to_str().context("a path in UTF-8")?;
+    let bindings = async |values: &[&str]| {
+        let rbac = "--show-only=templates/rbac.yaml";
+        let args = ["template", "meshwright", chart, "-n", SYSTEM, rbac];
+        let rendered = cluster.helm(&[&args[..], values].concat()).await?;
+        let documents = rendered.split("\n---");
+        let of_secrets = documents.filter(|document| {
+            document.contains("Binding") && document.contains("meshwright-operator-secrets")
+        });
+        let line = |document: &str, field: &str| {
+            let mut lines = document.lines();
+            let line = lines.find_map(|line| line.trim().strip_prefix(field).map(str::to_owned));
+            line.unwrap_or_default()
+        };
+        let bound = of_secrets.map(|one| (line(one, "kind: "), line(one, "namespace: ")));
+        anyhow::Ok(Vec::from_iter(bound))
+    };
+    let everywhere = bindings(&[]).await?;
+    let kinds: Vec<&str> = everywhere.iter().map(|(kind, _)| &**kind).collect();
+    assert_eq!(kinds, ["ClusterRoleBinding"]);
+    let named = bindings(&["--set", "secrets.namespaces={shop,bank}"]).await?;
+    let binding = |namespace: &str| ("RoleBinding".to_owned(), namespace.to_owned());
+    assert_eq!(named, [binding("shop"), binding("bank")]);
+    Ok(())
+}

@@ -1,6 +1,6 @@
 //! What whoever applies an object is told at once, and what a down operator keeps nobody from.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::cluster::{Cluster, run, wait_until};
 
@@ -124,7 +124,8 @@ async fn without_an_operator(shop: &Shop) -> Result<()> {
         cluster.kubectl(&args).await
     };
     // No pod of a meshed namespace without its sidecar, and who asks is told by whom.
-    let refused = pod(&shop.namespace).await.unwrap_err().to_string();
+    let refused = pod(&shop.namespace).await.err();
+    let refused = refused.context("a pod without a sidecar")?.to_string();
     ensure!(
         refused.contains("failed calling webhook \"namespaces.inject.meshwright.dev\"")
             && refused.contains("meshwright-operator"),
