@@ -460,7 +460,8 @@ async fn secrets_may_be_read_in_the_namespaces_that_are_named_and_nowhere_else()
     let chart = chart.to_str().context("a path in UTF-8")?;
     let bindings = async |values: &[&str]| {
         let rbac = "--show-only=templates/rbac.yaml";
-        let args = ["template", "meshwright", chart, "-n", SYSTEM, rbac];
+        let version = "--kube-version=1.35.0";
+        let args = ["template", "meshwright", chart, "-n", SYSTEM, rbac, version];
         let rendered = cluster.helm(&[&args[..], values].concat()).await?;
         let documents = rendered.split("\n---");
         let of_secrets = documents.filter(|document| {
