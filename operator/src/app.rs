@@ -36,6 +36,7 @@ use crate::unmeshed::Watchdog;
 use crate::verdicts::Verdicts;
 use crate::webhook::Webhook;
 use crate::webhook::certificate::Serving;
+use crate::webhook::validate::Validator;
 
 /// How long open requests and streams may take to end.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -104,6 +105,7 @@ pub async fn start(config: Config) -> Result<Running> {
     let verdicts = Arc::new(Verdicts::new(streams.clone()));
     let metrics = Metrics::new();
     let (readiness, ready) = watch::channel(false);
+    let (compiled, world) = watch::channel(None);
     let stop = CancellationToken::new();
 
     let mut workers = JoinSet::new();
@@ -121,6 +123,7 @@ pub async fn start(config: Config) -> Result<Running> {
         verdicts: verdicts.clone(),
         metrics: metrics.clone(),
         watchdog: Watchdog::new(&config.namespace, metrics.clone()),
+        world: compiled,
     };
     let mut injection = None;
     match &client {
@@ -132,7 +135,7 @@ pub async fn start(config: Config) -> Result<Running> {
             let observed = Observed::new(streams.clone());
             let seen = observed.clone();
             let on_status = Arc::new(move |object: &_, status| seen.saw(object, status));
-            let source = Cluster::new(client, on_status);
+            let source = Cluster::new(client, &config.namespace, on_status);
             workers.spawn(reconciler.run(source, ca.bundle(), readiness));
             let statuses = Statuses {
                 client: client.clone(),
@@ -142,9 +145,10 @@ pub async fn start(config: Config) -> Result<Running> {
                 metrics: metrics.clone(),
             };
             workers.spawn(statuses.run());
-            let webhook = webhook(&config, &ca, client);
+            let validator = Validator::new(world);
+            let webhook = webhook(&config, &ca, client, validator);
             injection = Some(webhook.clone());
-            inject(&mut workers, &config, client, webhook, &metrics).await?;
+            answer_reviews(&mut workers, &config, client, webhook, &metrics).await?;
         }
     }
 
@@ -238,19 +242,20 @@ impl Drop for Running {
     }
 }
 
-/// What decides how pods are injected.
-fn webhook(config: &Config, ca: &Ca, client: &Client) -> Webhook {
+/// What answers reviews.
+fn webhook(config: &Config, ca: &Ca, client: &Client, validator: Validator) -> Webhook {
     Webhook {
         sidecar: config.sidecar.clone(),
         operator: config.advertised(),
         trust_domain: config.trust_domain.clone(),
         bundle: ca.bundle(),
         client: client.clone(),
+        validator,
     }
 }
 
-/// Serves the injection webhook, and tells the API server how to know it.
-async fn inject(
+/// Serves the webhooks, and tells the API server how to know them.
+async fn answer_reviews(
     workers: &mut JoinSet<()>,
     config: &Config,
     client: &Client,

@@ -30,6 +30,8 @@ pub struct Reconciler {
     pub metrics: Arc<Metrics>,
     /// Tells of pods that should have a sidecar.
     pub watchdog: Watchdog,
+    /// Where the world goes that was compiled last.
+    pub world: watch::Sender<Option<Arc<Inputs>>>,
 }
 
 // === impl Reconciler ===
@@ -95,7 +97,10 @@ impl Reconciler {
             }
         };
         self.metrics.compiled(start.elapsed());
+        let unreadable = i64::try_from(seen.unreadable).unwrap_or(i64::MAX);
+        self.metrics.unreadable.set(unreadable);
         self.streams.publish(&inputs, &output);
+        self.world.send_replace(Some(Arc::new(inputs)));
         self.verdicts.replace(&output, seen);
         self.streams.touch(output.changed_verdicts.iter().cloned());
         log_verdicts(&output);
@@ -195,6 +200,7 @@ mod tests {
             verdicts: verdicts.clone(),
             metrics: metrics.clone(),
             watchdog: Watchdog::new("meshwright-system", metrics.clone()),
+            world: watch::channel(None).0,
         };
         let ((worlds, next), (asked, mut dealt_with)) = (mpsc::channel(1), mpsc::channel(1));
         let (_bundle, bundle) = watch::channel(TrustBundle::default());

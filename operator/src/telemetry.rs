@@ -30,6 +30,8 @@ pub struct Metrics {
     pub unmeshed_pods: Gauge,
     expiry: Family<CertificateLabels, Gauge>,
     authority_problems: Gauge,
+    /// Objects of a cluster that this build can't read: what it read of them before holds on.
+    pub unreadable: Gauge,
     /// Status writes that succeeded.
     pub status_writes: Counter,
     /// Status writes that failed; each is tried again.
@@ -95,6 +97,12 @@ impl Metrics {
             "1 while the certificate authority's keys, or what is provided in their place, can't be used or looked at",
             authority_problems.clone(),
         );
+        let unreadable = Gauge::default();
+        registry.register(
+            "unreadable_objects",
+            "Objects that this version can't read; what it read of them before holds on",
+            unreadable.clone(),
+        );
         registry.register("status_writes", "Statuses written", status_writes.clone());
         registry.register(
             "status_write_failures",
@@ -112,6 +120,7 @@ impl Metrics {
             unmeshed_pods,
             expiry,
             authority_problems,
+            unreadable,
             status_writes,
             status_failures,
         })

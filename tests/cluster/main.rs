@@ -2,6 +2,7 @@
 
 mod access;
 mod addresses;
+mod bad_input;
 mod cache;
 mod certificates;
 mod chart;
@@ -13,6 +14,7 @@ mod images;
 mod injection;
 mod installation;
 mod installing;
+mod least_privilege;
 mod life;
 mod load;
 mod permissive;
@@ -25,4 +27,5 @@ mod rotation;
 mod shop;
 mod spine;
 mod traffic;
+mod validation;
 mod workloads;

@@ -128,7 +128,7 @@ impl Streams {
         for (stream, ids) in gained {
             inner.ledger.joined(stream, ids.iter());
         }
-        let advanced = before.seen() != after.seen();
+        let advanced = !before.has_seen_the_same(&after);
         for (id, stream) in &inner.streams {
             if let Some(ids) = told.remove(id) {
                 stream.mailbox.changed(ids);
