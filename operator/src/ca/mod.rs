@@ -35,6 +35,7 @@ use crate::issuer::Workload;
 use authority::Authorities;
 pub(crate) use authority::pem_block;
 pub use csr::{BadRequest, RequestedKey};
+pub(crate) use leaf::is_operator;
 pub use leaf::{InvalidLeaf, PeerLeaf};
 use store::{KeyStore, Saved, StoreError};
 
