@@ -20,8 +20,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::leader::Leader;
 use crate::places::{Limits, Place, Places};
 use crate::push::Streams;
+use crate::replicas::Replicas;
 use crate::telemetry::Metrics;
 use crate::verdicts::Verdicts;
 
@@ -46,6 +48,10 @@ pub struct Http {
     pub verdicts: Arc<Verdicts>,
     /// For `/metrics`.
     pub streams: Arc<Streams>,
+    /// For `/metrics`.
+    pub replicas: Arc<Replicas>,
+    /// For `/metrics`.
+    pub leader: watch::Receiver<Leader>,
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
     /// For `/ready`: whether the first world was compiled.
@@ -126,6 +132,8 @@ impl Http {
             "/verdicts" => json(&self.verdicts.reports()),
             "/problems" => json(&*self.verdicts.problems()),
             "/metrics" => {
+                let leads = self.leader.borrow().is_us();
+                self.metrics.led(leads, self.replicas.len());
                 let body = self
                     .metrics
                     .text(&self.streams, self.verdicts.problems().len());

@@ -27,6 +27,18 @@ pub struct Metrics {
     pub status_writes: Counter,
     /// Status writes that failed; each is tried again.
     pub status_failures: Counter,
+    leader: Gauge,
+    replicas: Gauge,
+    /// Attempts to read, take or renew the Lease that failed.
+    pub lease_failures: Counter,
+    /// Messages that told the leader what this replica's sidecars hold.
+    pub reports: Counter,
+    /// Reports to the leader that broke off; each is begun anew.
+    pub report_failures: Counter,
+    /// Events written.
+    pub events: Counter,
+    /// Events that there were too many of, or that couldn't be written.
+    pub events_dropped: Counter,
 }
 
 // === impl Metrics ===
@@ -69,6 +81,39 @@ impl Metrics {
             "Status writes that failed and are tried again",
             status_failures.clone(),
         );
+        let (leader, replicas) = (Gauge::default(), Gauge::default());
+        registry.register(
+            "leader",
+            "1 while this replica leads: it writes the statuses of all objects",
+            leader.clone(),
+        );
+        registry.register(
+            "replicas_reporting",
+            "Other replicas that tell this one what their sidecars hold",
+            replicas.clone(),
+        );
+        let mut counter = |name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let lease_failures = counter(
+            "lease_failures",
+            "Attempts to read, take or renew the Lease that failed",
+        );
+        let reports = counter(
+            "reports",
+            "Messages that told the leading replica what sidecars hold",
+        );
+        let report_failures = counter(
+            "report_failures",
+            "Reports to the leading replica that broke off and are begun anew",
+        );
+        let events = counter("events", "Events written");
+        let events_dropped = counter(
+            "events_dropped",
+            "Events that there were too many of, or that couldn't be written",
+        );
         Arc::new(Metrics {
             registry,
             compile,
@@ -79,12 +124,26 @@ impl Metrics {
             problems,
             status_writes,
             status_failures,
+            leader,
+            replicas,
+            lease_failures,
+            reports,
+            report_failures,
+            events,
+            events_dropped,
         })
     }
 
     /// A compilation took so long.
     pub fn compiled(&self, took: Duration) {
         self.compile.observe(took.as_secs_f64());
+    }
+
+    /// Whether this replica leads now, and how many others report to it.
+    pub fn led(&self, leads: bool, reporting: usize) {
+        self.leader.set(i64::from(leads));
+        self.replicas
+            .set(i64::try_from(reporting).unwrap_or(i64::MAX));
     }
 
     /// Everything as OpenMetrics text; `streams` and `problems` as they are now.

@@ -9,9 +9,12 @@ const LIVE: &[u8] = b"GET /live HTTP/1.1\r\nhost: operator\r\n\r\n";
 
 fn http() -> Http {
     let streams = Arc::new(Streams::default());
+    let replicas = Replicas::new(streams.clone(), false);
     Http {
-        verdicts: Arc::new(Verdicts::new(streams.clone())),
+        verdicts: Arc::new(Verdicts::new(replicas.clone())),
         streams,
+        replicas,
+        leader: Leader::alone(),
         metrics: Metrics::new(),
         ready: watch::channel(true).1,
     }

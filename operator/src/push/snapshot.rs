@@ -99,6 +99,11 @@ impl Snapshot {
         !audience.is_some_and(|audience| wider.iter().any(|key| audience.contains(key)))
     }
 
+    /// Every pod.
+    pub(super) fn pods(&self) -> &BTreeMap<ObjectKey, Arc<Pod>> {
+        &self.pods
+    }
+
     /// The pod of this name.
     pub(super) fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
         self.pods.get(key).map(|pod| &**pod)

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use compiler::{Audience, AudienceKey, Compiled, Inputs, ObjectKey, ObjectRef, Output};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use wire::ResourceId;
 use wire::delta::{Outcome, Sent, View};
 use wire::generation::Input;
@@ -17,7 +18,7 @@ use super::snapshot::{Snapshot, StreamView};
 /// The most streams at once: each costs some ten kilobytes and a place in every publication.
 pub const MAX_STREAMS: usize = 10_000;
 /// How many sidecars are named where some are.
-const NAMED: usize = 10;
+pub(crate) const NAMED: usize = 10;
 
 /// All streams. Cheap to share.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub struct Streams {
     inner: Mutex<Inner>,
     /// An object's count may have changed.
     touched: Notify,
+    /// Streams have begun or ended, or pods have come or gone: counted.
+    pub(super) comings: watch::Sender<u64>,
 }
 
 /// Whom a stream serves, as its certificate proves.
@@ -51,6 +54,13 @@ pub struct Programmed {
     pub waiting: Vec<String>,
     /// Some that refuse, as `namespace/pod`, and why; ten at most.
     pub rejected: Vec<(String, String)>,
+    /// How many of those that should are connected to no replica.
+    pub absent: usize,
+    /// Some of them, as `namespace/pod`; ten at most.
+    pub absentees: Vec<String>,
+    /// Replicas that have read another form of the object than this one, with sidecars of which it
+    /// is not known whether the object concerns them.
+    pub behind: usize,
 }
 
 /// Why a stream can't begin.
@@ -63,23 +73,25 @@ pub(super) enum Refused {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    snapshot: Arc<Snapshot>,
-    streams: HashMap<StreamId, Stream>,
+pub(super) struct Inner {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) streams: HashMap<StreamId, Stream>,
     /// The newest stream of each pod, by its key and UID: who has the certificate of a pod that is
     /// no more must not end the stream of the one that has its name now.
-    pods: HashMap<(ObjectKey, String), StreamId>,
+    pub(super) pods: HashMap<(ObjectKey, String), StreamId>,
     subscribers: Subscribers,
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     last: StreamId,
     closed: bool,
 }
 
 #[derive(Debug)]
-struct Stream {
+pub(super) struct Stream {
     subscriber: Subscriber,
     keys: Audience,
     mailbox: Arc<Mailbox>,
+    /// When it began.
+    pub(super) since: Instant,
     /// A newer stream of the pod has taken its place. Until its task has noticed, it keeps its
     /// keys: with fewer, its view would look as if resources had been removed.
     ended: bool,
@@ -125,7 +137,10 @@ impl Streams {
                 stream.mailbox.advanced();
             }
         }
-        self.touched.notify_one();
+        match before.seen().at(Input::Pod) == after.seen().at(Input::Pod) {
+            true => self.touched.notify_one(),
+            false => self.tell_comings(),
+        }
     }
 
     /// Begins a stream that serves `subscriber`: from now on its changes go to `mailbox`. An older
@@ -165,10 +180,11 @@ impl Streams {
                 subscriber,
                 keys,
                 mailbox,
+                since: Instant::now(),
                 ended: false,
             },
         );
-        self.touched.notify_one();
+        self.tell_comings();
         Ok(id)
     }
 
@@ -215,7 +231,7 @@ impl Streams {
         let mut inner = self.lock();
         inner.end(id);
         inner.streams.remove(&id);
-        self.touched.notify_one();
+        self.tell_comings();
     }
 
     /// Ends the streams whose certificate has ended: a sidecar that renews has a newer one.
@@ -231,6 +247,7 @@ impl Streams {
         for id in ids {
             inner.end(id);
         }
+        self.tell_comings();
     }
 
     /// Ends every stream, and those that still come.
@@ -310,7 +327,14 @@ impl Streams {
         self.lock().ledger.rejections()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    /// Wakes who keeps track of streams and pods, and of counts.
+    pub(super) fn tell_comings(&self) {
+        self.comings
+            .send_modify(|count| *count = count.wrapping_add(1));
+        self.touched.notify_one();
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic while it is held would be a bug in a few lines of index keeping; the streams
         // that others use are better served with what is there than not at all.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -350,7 +374,7 @@ impl Inner {
     }
 
     /// The stream is no longer told or counted.
-    fn end(&mut self, id: StreamId) {
+    pub(super) fn end(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.ended) else {
             return;
         };

@@ -27,8 +27,19 @@ pub struct Cluster {
     tasks: JoinSet<()>,
 }
 
-/// Hears of the status that an object has in the cluster, and of `None` when it is deleted.
-pub type OnStatus = Arc<dyn Fn(&ObjectRef, Option<ObjectStatus>) + Send + Sync>;
+/// Hears of what the cluster keeps of an object beside what it says, and of `None` when it is deleted.
+pub type OnStatus = Arc<dyn Fn(&ObjectRef, Option<Stored>) + Send + Sync>;
+
+/// What the cluster keeps of an object beside what a person wrote.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stored {
+    /// Its status.
+    pub status: Option<ObjectStatus>,
+    /// Its `resourceVersion`.
+    pub version: Option<String>,
+    /// Its UID.
+    pub uid: Option<String>,
+}
 
 #[derive(Debug)]
 struct Store {
@@ -71,8 +82,8 @@ impl Cluster {
             objects: |inputs| &mut inputs.api_routes,
             labelled: None,
             slim: move |key: &ObjectKey, route: Option<&mut ApiRoute>| {
-                let status = route.and_then(|route| route.status.take());
-                of_routes(&ObjectRef::api_route(key), status);
+                let stored = route.map(|route| Stored::of(&route.metadata, route.status.take()));
+                of_routes(&ObjectRef::api_route(key), stored);
             },
         };
         let of_limits = on_status.clone();
@@ -81,8 +92,8 @@ impl Cluster {
             objects: |inputs| &mut inputs.rate_limits,
             labelled: None,
             slim: move |key: &ObjectKey, limit: Option<&mut RateLimit>| {
-                let status = limit.and_then(|limit| limit.status.take());
-                of_limits(&ObjectRef::rate_limit(key), status);
+                let stored = limit.map(|limit| Stored::of(&limit.metadata, limit.status.take()));
+                of_limits(&ObjectRef::rate_limit(key), stored);
             },
         };
         let policies = Kind {
@@ -90,8 +101,9 @@ impl Cluster {
             objects: |inputs| &mut inputs.retry_policies,
             labelled: None,
             slim: move |key: &ObjectKey, policy: Option<&mut RetryPolicy>| {
-                let status = policy.and_then(|policy| policy.status.take());
-                on_status(&ObjectRef::retry_policy(key), status);
+                let stored =
+                    policy.map(|policy| Stored::of(&policy.metadata, policy.status.take()));
+                on_status(&ObjectRef::retry_policy(key), stored);
             },
         };
         let services = Kind {
@@ -180,6 +192,18 @@ impl Source for Cluster {
 }
 
 const KINDS: usize = 9;
+
+// === impl Stored ===
+
+impl Stored {
+    fn of(meta: &ObjectMeta, status: Option<ObjectStatus>) -> Stored {
+        Stored {
+            status,
+            version: meta.resource_version.clone(),
+            uid: meta.uid.clone(),
+        }
+    }
+}
 
 // === impl Store ===
 
@@ -306,8 +330,8 @@ where
                 return before.cloned();
             }
         };
-        slim_meta(object.meta_mut());
         (self.slim)(key, Some(&mut object));
+        slim_meta(object.meta_mut());
         match before {
             Some(before) if **before == object => Some(before.clone()),
             _ => Some(Arc::new(object)),
