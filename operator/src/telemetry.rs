@@ -173,3 +173,41 @@ pub fn log(json: bool) {
         builder.try_init()
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const REFERENCE: &str = include_str!("../../docs/telemetry.md");
+
+    /// Name, type and sentence of each metric, as a row of the table.
+    fn rows(text: &str) -> BTreeSet<String> {
+        let line = |keyword: &str, name: &str| {
+            let begin = format!("# {keyword} {name} ");
+            let found = text.lines().find_map(|line| line.strip_prefix(&begin));
+            found.unwrap_or_default().to_owned()
+        };
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let names = names.filter_map(|line| line.split(' ').next());
+        let row = |name: &str| {
+            let type_ = line("TYPE", name);
+            let total = if type_ == "counter" { "_total" } else { "" };
+            let help = line("HELP", name);
+            let help = help.trim_end_matches('.');
+            format!("| `{name}{total}` | {type_} | {help} |")
+        };
+        names.map(row).collect()
+    }
+
+    #[test]
+    fn the_operators_metrics_are_those_that_are_documented() {
+        let lines = REFERENCE.lines();
+        let table = lines.skip_while(|line| !line.starts_with("| metric of the operator |"));
+        let table = table.skip(2).take_while(|line| line.starts_with('|'));
+        let documented: BTreeSet<String> = table.map(str::to_owned).collect();
+        let text = Metrics::new().text(&Streams::default(), 0);
+        assert_eq!(rows(&text), documented);
+    }
+}

@@ -14,6 +14,7 @@ mod load;
 mod permissive;
 mod quickstart;
 mod rate_limit;
+mod replicas;
 mod retry_policy;
 mod rights;
 mod shop;
