@@ -116,7 +116,12 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
     let streams = Arc::new(Streams::default());
     // In a folder alone nobody says which pods run beside a sidecar.
     let several = client.is_some() || leader.is_some();
-    let replicas = Replicas::new(streams.clone(), several);
+    let (elected, election) = watch::channel(Leader::Nobody);
+    let leader = match &client {
+        Some(_) => election,
+        None => leader.unwrap_or_else(Leader::alone),
+    };
+    let replicas = Replicas::new(streams.clone(), several.then(|| leader.clone()));
     let verdicts = Arc::new(Verdicts::new(replicas.clone()));
     let metrics = Metrics::new();
     let replica = config.pod_name.clone().unwrap_or_else(drawn_name);
@@ -127,11 +132,6 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
     workers.spawn(ca.clone().keep_fresh());
     workers.spawn(sweep(streams.clone()));
     workers.spawn(replicas.clone().keep());
-    let (elected, election) = watch::channel(Leader::Nobody);
-    let leader = match &client {
-        Some(_) => election,
-        None => leader.unwrap_or_else(Leader::alone),
-    };
     let mut duty = Duty {
         statuses: None,
         follower: Follower {

@@ -182,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn a_bug_of_the_compiler_leaves_what_was_published_and_passes_with_its_object() {
         let streams = Arc::new(Streams::default());
-        let replicas = Replicas::new(streams.clone(), false);
+        let replicas = Replicas::new(streams.clone(), None);
         let verdicts = Arc::new(Verdicts::new(replicas));
         let metrics = Metrics::new();
         let reconciler = Reconciler {

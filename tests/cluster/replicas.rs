@@ -324,3 +324,28 @@ fn never_untrue(said: &[Said], generation: u64, lacks: Instant, until: Instant) 
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn what_a_person_should_notice_is_an_event_on_the_object() -> Result<()> {
+    let shop = Shop::open(installed().await?, &[("orders", 1)]).await?;
+    let lost = shop.route("orders");
+    let lost = lost.replace("hosts: [orders]", "hosts: [ordres]");
+    shop.cluster.apply(&lost).await?;
+    let told = async |type_: &str, reason: &str| {
+        wait_until(&format!("{reason} is told"), PODS, async || {
+            let events = ["events", "-n", &shop.namespace, "--for", "apiroute/orders"];
+            let events = shop.cluster.kubectl(&events).await?;
+            let is = |line: &str| line.contains(type_) && line.contains(reason);
+            let found = events.lines().find(|line| is(line));
+            Ok(found.context(events.clone())?.to_owned())
+        })
+        .await
+    };
+    let warned = told("Warning", "TargetNotFound").await?;
+    ensure!(warned.contains("did you mean"), "{warned}");
+    shop.cluster.apply(&shop.route("orders")).await?;
+    shop.programmed("orders").await?;
+    let normal = told("Normal", "Accepted").await?;
+    ensure!(normal.contains("it is accepted again"), "{normal}");
+    Ok(())
+}

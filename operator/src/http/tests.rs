@@ -9,7 +9,7 @@ const LIVE: &[u8] = b"GET /live HTTP/1.1\r\nhost: operator\r\n\r\n";
 
 fn http() -> Http {
     let streams = Arc::new(Streams::default());
-    let replicas = Replicas::new(streams.clone(), false);
+    let replicas = Replicas::new(streams.clone(), None);
     Http {
         verdicts: Arc::new(Verdicts::new(replicas.clone())),
         streams,

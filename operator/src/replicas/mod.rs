@@ -22,6 +22,7 @@ use compiler::{Audience, ObjectRef};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::leader::Leader;
 use crate::push::{Digest, NAMED, PodId, Programmed, Streams};
 use presence::Presence;
 
@@ -44,9 +45,9 @@ const MAX_PODS: usize = 15_000;
 #[derive(Debug)]
 pub struct Replicas {
     streams: Arc<Streams>,
-    /// Whether pods that should be connected and are not count: where pods are known to be meshed
-    /// because they run, and not because they are connected.
-    counts_absent: bool,
+    /// Who leads, where there may be several replicas. Then pods that run and are connected to none
+    /// count, where this one leads: only there it is known.
+    leader: Option<watch::Receiver<Leader>>,
     others: Mutex<Others>,
     changed: watch::Sender<u64>,
 }
@@ -59,6 +60,8 @@ struct Others {
     own: Presence,
     /// Pods that should be connected to some replica, and are to none.
     absent: Presence,
+    /// Whether that is known.
+    looked: bool,
     last: Session,
 }
 
@@ -113,11 +116,12 @@ pub(crate) enum Refused {
 // === impl Replicas ===
 
 impl Replicas {
-    /// Nobody has reported yet; `streams` are this replica's own.
-    pub fn new(streams: Arc<Streams>, counts_absent: bool) -> Arc<Replicas> {
+    /// Nobody has reported yet; `streams` are this replica's own. Where there is no `leader` to be
+    /// told, there is this replica alone, and only connected sidecars count.
+    pub fn new(streams: Arc<Streams>, leader: Option<watch::Receiver<Leader>>) -> Arc<Replicas> {
         Arc::new(Replicas {
             streams,
-            counts_absent,
+            leader,
             others: Mutex::default(),
             changed: watch::Sender::default(),
         })
@@ -158,13 +162,14 @@ impl Replicas {
     pub fn is_settled(&self) -> bool {
         let others = self.others();
         let settled = |reported: &Reported| reported.complete && reported.gone.is_none();
-        self.counts_absent && others.absent.len() == 0 && others.reported.values().all(settled)
+        others.looked && others.absent.len() == 0 && others.reported.values().all(settled)
     }
 
     /// Keeps track of who is connected nowhere, for as long as it is polled.
     pub async fn keep(self: Arc<Self>) {
         let mut comings = self.streams.comings();
         let mut changed = self.changed.subscribe();
+        let mut leader = self.leader.clone();
         loop {
             let next = self.look(Instant::now());
             // Many pods that come together are one look.
@@ -172,6 +177,7 @@ impl Replicas {
             tokio::select! {
                 _ = comings.changed() => {}
                 _ = changed.changed() => {}
+                () = another(&mut leader) => {}
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
@@ -180,11 +186,14 @@ impl Replicas {
     /// Who is connected nowhere, and who twice, now. Returns when to look again.
     fn look(&self, now: Instant) -> Option<Instant> {
         let own: Presence = self.streams.connected().into_iter().collect();
-        let expected = match self.counts_absent {
+        let leader = self.leader.as_ref();
+        let leads = leader.is_some_and(|leader| leader.borrow().is_us());
+        let expected = match leads {
             true => self.streams.expected(),
             false => BTreeSet::new(),
         };
         let mut others = self.others();
+        others.looked = leads;
         let mut touched = others.forget(now);
         others.own = own;
         for (pod, since) in others.tell_moved() {
@@ -427,6 +436,17 @@ fn behind(
     sum.waiting.extend(names(still.into_iter().take(room)));
     if reported.pods.len() > moved.len() {
         sum.behind += 1;
+    }
+}
+
+/// Waits until somebody else leads, or this replica does; for ever where there is no other.
+async fn another(leader: &mut Option<watch::Receiver<Leader>>) {
+    let Some(leader) = leader else {
+        return std::future::pending().await;
+    };
+    let before = leader.borrow_and_update().clone();
+    if leader.wait_for(|now| !now.is_same(&before)).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -52,7 +52,6 @@ impl Presence {
                 self.0.range(first..).map(|(pod, _)| pod)
             };
             match key {
-                AudienceKey::Everyone => {}
                 AudienceKey::Namespace(namespace) => {
                     meant.extend(
                         from("", namespace).take_while(|(pod, _)| pod.namespace == *namespace),
@@ -62,6 +61,9 @@ impl Presence {
                     let same = |pod: &ObjectKey| pod.namespace == *namespace && pod.name == *name;
                     meant.extend(from(name, namespace).take_while(|(pod, _)| same(pod)));
                 }
+                // Everyone is above. Whoever is told of what it asks for is known where it is
+                // connected, and nowhere else.
+                _ => {}
             }
         }
         meant

@@ -42,7 +42,7 @@ fn replica(pods: &[&str]) -> Arc<Replicas> {
     let output = compile(&inputs, Output::default());
     let streams = Arc::new(Streams::default());
     streams.publish(&inputs, &output);
-    Replicas::new(streams, true)
+    Replicas::new(streams, Some(Leader::alone()))
 }
 
 /// What a replica says which has read the same, and of whose `m` sidecars `n` have it.
@@ -244,4 +244,16 @@ async fn what_replicas_say_is_bounded() {
         ..Said::default()
     };
     assert_eq!(all[0].0.say(many, Instant::now()), Err(Refused::Much));
+}
+
+#[tokio::test]
+async fn who_does_not_lead_counts_its_own_sidecars_alone() {
+    let replicas = replica(&["a", "b"]);
+    let (said, leader) = watch::channel(Leader::Nobody);
+    let replicas = Replicas::new(replicas.streams.clone(), Some(leader));
+    assert_eq!(counts(&replicas), are("0/0", &[], &[]));
+    assert!(!replicas.is_settled());
+    let until = Instant::now() + RETURN;
+    said.send_replace(Leader::Us { until });
+    assert_eq!(counts(&replicas), are("0/2", &[], &["a", "b"]));
 }

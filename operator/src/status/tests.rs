@@ -42,7 +42,7 @@ fn object(name: &str) -> ObjectRef {
 /// Of a world whose objects have verdicts.
 fn statuses(client: Client, objects: &[ObjectRef]) -> Statuses {
     let streams = Arc::new(Streams::default());
-    let replicas = Replicas::new(streams.clone(), false);
+    let replicas = Replicas::new(streams.clone(), None);
     let verdicts = Arc::new(Verdicts::new(replicas.clone()));
     let mut output = Output::default();
     for object in objects {
