@@ -179,6 +179,8 @@ fn notices(before: Option<&ObjectStatus>, now: &ObjectStatus) -> Vec<Notice> {
                 continue;
             }
             true => (EventType::Warning, condition.message.clone()),
+            // Told by the condition that says why there is nothing to enforce.
+            false if condition.reason == Reason::NotAccepted.as_str() => continue,
             false if was => (EventType::Normal, in_order(condition).to_owned()),
             false => continue,
         };

@@ -145,9 +145,9 @@ async fn streams(shop: &Shop) -> Result<Vec<(String, u64)>> {
         let address = object["status"]["podIP"].as_str().context("no address")?;
         let url = format!("http://{address}:15014/metrics");
         let (_, metrics) = shop.get_from_node(&url).await?;
-        let count = metrics.lines();
-        let count = count.filter_map(|line| line.strip_prefix("meshwright_operator_streams "));
-        streams.push((pod, count.last().context("no count")?.parse()?));
+        let series = "meshwright_operator_streams ";
+        let count = metrics.lines().find_map(|line| line.strip_prefix(series));
+        streams.push((pod, count.context("no count")?.parse()?));
     }
     Ok(streams)
 }
@@ -341,7 +341,7 @@ async fn what_a_person_should_notice_is_an_event_on_the_object() -> Result<()> {
         })
         .await
     };
-    let warned = told("Warning", "TargetNotFound").await?;
+    let warned = told("Warning", "HostNotFound").await?;
     ensure!(warned.contains("did you mean"), "{warned}");
     shop.cluster.apply(&shop.route("orders")).await?;
     shop.programmed("orders").await?;

@@ -68,6 +68,8 @@ fn refusals_are_told_once_and_so_is_the_return_to_order() {
         "no sidecar rejects it any more",
     );
     assert_eq!(noticed(&REJECTED, &WAITING), back);
+    let warned = is(EventType::Warning, "Conflicted", "Conflicted, in words");
+    assert_eq!(noticed(&REJECTED, &CONFLICTED), warned, "and nothing else");
 }
 
 #[test]
