@@ -10,6 +10,7 @@ use crate::config::{ConfigArgs, RoutesArgs};
 use crate::consumer::ConsumerArgs;
 use crate::exec::ExecArgs;
 use crate::explain::ExplainArgs;
+use crate::inject::InjectArgs;
 use crate::port_forward::PortForwardArgs;
 use crate::status::StatusArgs;
 use crate::tap::TapArgs;
@@ -35,6 +36,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Say what is wrong with a folder, without running it.
     Check(CheckArgs),
+    /// Put sidecars into the pods of files.
+    Inject(InjectArgs),
     /// Show all that a workload's sidecar has in force.
     Config(ConfigArgs),
     /// Show where the calls of a workload lead.
@@ -108,6 +111,7 @@ impl Command {
             Self::Exec(args) => crate::exec::run(args),
             Self::Status(args) => crate::status::run(args),
             Self::Check(args) => crate::check::run(args),
+            Self::Inject(args) => crate::inject::run(args),
             Self::Config(args) => crate::config::config(args),
             Self::Routes(args) => crate::config::routes(args),
             Self::Explain(args) => crate::explain::run(args),

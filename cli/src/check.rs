@@ -2,6 +2,7 @@
 
 mod cluster;
 mod sent;
+mod unmeshed;
 mod written;
 
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ use crate::up::{callers, plain, stalls, table::say};
 ///
 /// With --cluster, --context or --namespace it asks a cluster through kubectl instead: which fields of
 /// the folder, if one is named, are stored otherwise than they were sent; which objects of the mesh have
-/// a condition that is False, and why; and of the sidecars that can be reached the same as above.
+/// a condition that is False, and why; which pods should have a sidecar and have none; and of the sidecars that can be reached the same as above.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckArgs {
     /// The folder of documents.

@@ -2,7 +2,7 @@
 //!
 //! - [`up`] runs a folder of documents as a mesh on this machine;
 //! - [`exec`] and [`status`] ask a mesh that runs;
-//! - [`check`] says what is wrong with a folder;
+//! - [`check`] says what is wrong with a folder; [`inject`] puts sidecars into the pods of files;
 //! - [`config`] shows what a sidecar has in force, [`explain`] what would become of a request, both
 //!   [`tap`] its requests as they end, [`cache`] what is kept of its answers, all asked by way of
 //!   [`sidecar`]; [`port_forward`] goes to the application beside it;
@@ -19,6 +19,7 @@ pub mod exec;
 pub mod explain;
 pub mod fds;
 pub mod http;
+pub mod inject;
 pub mod kubectl;
 pub mod port_forward;
 pub mod sidecar;

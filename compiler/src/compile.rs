@@ -9,7 +9,8 @@ use wire::{Kind, Resource, ResourceId, capability};
 use crate::host::Suggestions;
 use crate::index::selector;
 use crate::inputs::{Inputs, ObjectKey, ObjectRef};
-use crate::output::{Audience, AudienceKey, Compiled, Output};
+use crate::network::Network;
+use crate::output::{Around, Audience, AudienceKey, Compiled, Output};
 use crate::verdict::Verdict;
 use crate::{endpoints, guard, workload};
 
@@ -17,6 +18,7 @@ mod access;
 mod cache;
 mod differs;
 mod idempotency;
+mod networks;
 mod objects;
 mod rate_limits;
 mod retry_policies;
@@ -73,6 +75,7 @@ pub fn compile(inputs: &Inputs, before: Output) -> Output {
             compilation.limits(&limit);
         }
     }
+    compilation.networks();
     compilation.changed();
     compilation.out
 }
@@ -206,6 +209,7 @@ impl Compilation<'_> {
         let service = self.inputs.services.get(key);
         let Some(service) = service.filter(|service| !endpoints::is_external_name(service)) else {
             self.out.memo.links.endpoints.set(key, BTreeSet::new());
+            self.lie_in(key, BTreeSet::new());
             self.fits(key, true);
             return self.remove(id);
         };
@@ -222,13 +226,21 @@ impl Compilation<'_> {
             settings,
         );
         links.endpoints.set(key, pods);
-        self.put(
-            id.clone(),
-            &[capability::ENDPOINTS],
+        let own = AudienceKey::Namespace(key.namespace.clone());
+        let audience = BTreeSet::from([own, AudienceKey::of_service(key)]);
+        let around = Around {
+            addresses: endpoints::addresses(&compiled),
+            ..Around::default()
+        };
+        let networks = around.addresses.iter().map(Network::of).collect();
+        self.put_around(
+            (id.clone(), &[capability::ENDPOINTS]),
             &compiled,
-            everyone(),
+            audience,
             None,
+            around,
         );
+        self.lie_in(key, networks);
         let sent = self.out.resources.get(&id);
         let fits = sent.is_none_or(|sent| sent.resource.body.len() <= MAX_BODY_BYTES);
         self.fits(key, fits);
@@ -263,6 +275,18 @@ impl Compilation<'_> {
         audience: Audience,
         object: Option<ObjectRef>,
     ) {
+        let around = Around::default();
+        self.put_around((id, capabilities), message, audience, object, around);
+    }
+
+    fn put_around(
+        &mut self,
+        (id, capabilities): (ResourceId, &[&str]),
+        message: &impl prost::Message,
+        audience: Audience,
+        object: Option<ObjectRef>,
+        around: Around,
+    ) {
         let generation = self.inputs.seen.of(id.kind);
         let mut resource = Resource::new(id.clone(), generation, capabilities, message);
         if let Some(before) = self.out.resources.get(&id) {
@@ -275,6 +299,7 @@ impl Compilation<'_> {
             resource,
             audience,
             object,
+            around,
         };
         let before = self.out.resources.get(&id);
         if before.is_some_and(|before| before.is_same(&compiled)) {

@@ -10,6 +10,7 @@ use wire::mesh::{self, Protocol};
 use crate::host;
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings};
+use crate::pod_settings;
 use crate::workload;
 
 /// The label by which a slice names its Service.
@@ -102,6 +103,15 @@ pub(crate) fn pods_of<'a>(
         .flat_map(|slice| &slice.endpoints)
         .filter_map(|endpoint| pod_of(namespace, endpoint))
         .collect()
+}
+
+/// The addresses by which a Service is called: virtual ones, and those of its pods.
+pub(crate) fn addresses(compiled: &mesh::Endpoints) -> BTreeSet<IpAddr> {
+    let endpoints = compiled.ports.iter().flat_map(|port| &port.endpoints);
+    let own = endpoints.filter(|endpoint| endpoint.own_address);
+    let own = own.map(|endpoint| &endpoint.address);
+    let all = compiled.addresses.iter().chain(own);
+    all.filter_map(|address| address.parse().ok()).collect()
 }
 
 /// The Endpoints of a Service.
@@ -208,7 +218,9 @@ fn compiled(
     }
     compiled.pod = key.to_string();
     compiled.own_address = has_address(pod, address);
-    if workload::is_meshed(pod) {
+    // At a port that is excluded there is the application itself, which proves nothing.
+    let excluded = || pod_settings::excluded_inbound(&pod.metadata).contains(&port);
+    if workload::is_meshed(pod) && !excluded() {
         compiled.identity = workload::identity(&key, pod, settings);
     }
     Some(compiled)

@@ -15,6 +15,7 @@ use wire::mesh::Protocol;
 use crate::api_route::layers::Layer;
 use crate::attach::{Attachments, Precedence};
 use crate::inputs::{ObjectKey, ObjectKind, ObjectRef, Settings};
+use crate::network::Network;
 
 /// What is remembered from one compilation to the next.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +71,10 @@ pub(crate) struct Indexes {
     pub(crate) limits: Links<ObjectKey, ObjectKey>,
     /// A RateLimit and the ApiRoutes that it names, whether they exist or not.
     pub(crate) limited_routes: Links<ObjectKey, ObjectKey>,
+    /// An ApiRoute and the Services that its hosts name, in force or not.
+    pub(crate) hosts: Links<ObjectKey, ObjectKey>,
+    /// A Service and the networks that the addresses lie in by which it is called.
+    pub(crate) networks: Links<ObjectKey, Network>,
     /// An ApiRoute and those that it leads to.
     pub(crate) leads: Links<ObjectKey, ObjectKey>,
     /// A RetryPolicy and the ApiRoutes that it names, whether they exist or not.
@@ -299,6 +304,11 @@ impl<A: Clone + Ord + Hash, B: Clone + Ord + Hash> Links<A, B> {
     /// Everything that `from` is linked to.
     pub(crate) fn from(&self, from: &A) -> Option<&BTreeSet<B>> {
         self.forward.get(from)
+    }
+
+    /// Everything that something is linked to.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = &B> {
+        self.backward.keys()
     }
 
     /// Everything that is linked to `to`.

@@ -1,12 +1,13 @@
 //! What compiling yields.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use wire::{Kind, Resource, ResourceId};
 
 use crate::index::Memo;
-use crate::inputs::ObjectRef;
+use crate::inputs::{ObjectKey, ObjectRef};
 use crate::verdict::Verdict;
 
 /// The resources and verdicts of one [`crate::Inputs`], and how they differ from those before.
@@ -36,6 +37,20 @@ pub struct Compiled {
     /// The object that a person wrote and that this resource carries out; none for what follows
     /// from Services and Pods alone.
     pub object: Option<ObjectRef>,
+    /// What else concerns whoever receives it.
+    pub around: Around,
+}
+
+/// What a resource has to do with beside what it says: who receives what is told by it, not who enforces
+/// what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// The Services that whoever receives the resource calls on its account: those behind its rules,
+    /// and those that it is about.
+    pub services: BTreeSet<ObjectKey>,
+    /// The addresses by which the Service is called that these are the endpoints of: virtual ones, and
+    /// pods' own.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// Who receives a resource: everyone whom one of the keys means.
@@ -48,6 +63,9 @@ pub enum AudienceKey {
     Everyone,
     /// Every workload of a namespace.
     Namespace(String),
+    /// Every workload that calls the Service of this namespace and name, wherever it is: those of the
+    /// Service's own namespace are taken to.
+    Service(String, String),
     /// One pod: namespace and name.
     Pod(String, String),
 }
@@ -60,6 +78,7 @@ impl Compiled {
         self.resource.hash == other.resource.hash
             && self.audience == other.audience
             && self.object == other.object
+            && self.around == other.around
     }
 }
 
@@ -83,7 +102,13 @@ impl Output {
 // === impl AudienceKey ===
 
 impl AudienceKey {
-    /// The keys that mean the pod: whoever serves it looks for these in a resource's audience.
+    /// Those who call a Service.
+    pub fn of_service(service: &ObjectKey) -> AudienceKey {
+        AudienceKey::Service(service.namespace.clone(), service.name.clone())
+    }
+
+    /// The keys that mean the pod: whoever serves it looks for these in a resource's audience, and for
+    /// the Services that it calls.
     pub fn of_pod(namespace: &str, name: &str) -> [AudienceKey; 3] {
         [
             AudienceKey::Everyone,

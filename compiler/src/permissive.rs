@@ -9,6 +9,8 @@ use std::fmt;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::pod_settings::PodSettings;
+
 /// The label, on a namespace or a pod, that says `permissive` or `strict`; a pod's own outweighs
 /// its namespace's, and without either it is strict.
 pub const MODE: &str = "meshwright.dev/mode";
@@ -57,7 +59,8 @@ impl std::error::Error for Unreadable {}
 /// The first that can't be.
 pub fn check_pod(metadata: &ObjectMeta) -> Result<(), Unreadable> {
     own_mode(metadata)?;
-    own_ports(metadata).map(drop)
+    own_ports(metadata)?;
+    PodSettings::read(metadata).map(drop)
 }
 
 /// What can't be read of a namespace's labels and annotations.
@@ -107,14 +110,24 @@ fn own_mode(metadata: &ObjectMeta) -> Result<Option<bool>, Unreadable> {
 }
 
 fn own_ports(metadata: &ObjectMeta) -> Result<Vec<u16>, Unreadable> {
-    let Some(written) = text(metadata.annotations.as_ref(), PERMISSIVE_PORTS) else {
+    ports(metadata, PERMISSIVE_PORTS, "the pod is strict")
+}
+
+/// The ports that an annotation of a pod names, in order, once each; `meanwhile` says what holds while
+/// it can't be read.
+pub(crate) fn ports(
+    metadata: &ObjectMeta,
+    annotation: &str,
+    meanwhile: &str,
+) -> Result<Vec<u16>, Unreadable> {
+    let Some(written) = text(metadata.annotations.as_ref(), annotation) else {
         return Ok(Vec::new());
     };
     let unreadable = |what: String| Unreadable {
-        field: format!("metadata.annotations.{PERMISSIVE_PORTS}"),
+        field: format!("metadata.annotations.{annotation}"),
         message: format!(
             "{what}: write up to {MAX_PORTS} port numbers with commas between them, such as \
-             \"8080,9090\"; until then the pod is strict"
+             \"8080,9090\"; until then {meanwhile}"
         ),
     };
     let mut ports = Vec::new();
@@ -157,12 +170,12 @@ fn refuses(metadata: &ObjectMeta) -> Result<bool, Unreadable> {
     Ok(refuses)
 }
 
-fn text<'a>(all: Option<&'a BTreeMap<String, String>>, key: &str) -> Option<&'a str> {
+pub(crate) fn text<'a>(all: Option<&'a BTreeMap<String, String>>, key: &str) -> Option<&'a str> {
     all?.get(key).map(String::as_str)
 }
 
 /// As in a sentence, however long and odd it is.
-fn shown(value: &str) -> String {
+pub(crate) fn shown(value: &str) -> String {
     let short: String = value.chars().take(40).collect();
     format!("{short:?}")
 }

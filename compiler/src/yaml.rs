@@ -11,6 +11,7 @@ mod lines;
 mod rules;
 mod strict;
 mod structural;
+mod values;
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -29,6 +30,7 @@ use kinds::{Known, NAMESPACE};
 use lines::Lines;
 pub use lines::line_of;
 use structural::Schema;
+pub use values::{values, written};
 
 /// What a file contains. When there are problems, its documents are those that have none; whoever
 /// keeps a last good form of the file keeps all of it.
@@ -196,25 +198,10 @@ type Read = (&'static Known, ObjectKey, Value, Object);
 
 /// Reads one document; `None` when it is empty.
 fn read(text: &str, most_open: usize) -> Result<Option<Read>, Vec<Fault>> {
-    let open = brackets(text);
-    if open > most_open {
-        let message = format!(
-            "{open} brackets are open at once, and {most_open} may be in a file of this length"
-        );
-        return Err(vec![Fault {
-            line: Some(1),
-            ..Fault::new("", message)
-        }]);
-    }
-    let parsed = serde_yaml::from_str(text).and_then(|mut value: serde_yaml::Value| {
-        value.apply_merge()?;
-        Ok(value)
-    });
-    let value = parsed.map_err(|error| vec![Fault::not_yaml(&error)])?;
+    let mut value = value_of(text, most_open).map_err(|fault| vec![fault])?;
     if value.is_null() {
         return Ok(None);
     }
-    let mut value = json(value, "").map_err(|fault| vec![fault])?;
     let known = kinds::of(&value).map_err(|fault| vec![fault])?;
     let key = metadata(&mut value, known.kind != NAMESPACE)?;
     if let Some(schema) = Schema::of_kind(known.kind) {
@@ -227,6 +214,26 @@ fn read(text: &str, most_open: usize) -> Result<Option<Read>, Vec<Fault>> {
     }
     let object = (known.read)(&value)?;
     Ok(Some((known, key, value, object)))
+}
+
+/// One document, whatever it holds; null when it is empty.
+fn value_of(text: &str, most_open: usize) -> Result<Value, Fault> {
+    let open = brackets(text);
+    if open > most_open {
+        let message = format!(
+            "{open} brackets are open at once, and {most_open} may be in a file of this length"
+        );
+        return Err(Fault {
+            line: Some(1),
+            ..Fault::new("", message)
+        });
+    }
+    let parsed = serde_yaml::from_str(text).and_then(|mut value: serde_yaml::Value| {
+        value.apply_merge()?;
+        Ok(value)
+    });
+    let value = parsed.map_err(|error| Fault::not_yaml(&error))?;
+    json(value, "")
 }
 
 /// Namespace and name; the namespace is filled in where there is none, for what is in one.

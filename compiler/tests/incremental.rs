@@ -8,7 +8,9 @@ mod world;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use compiler::{Audience, Compiled, Inputs, ObjectKey, ObjectRef, Output, Verdict, compile};
+use compiler::{
+    Around, Audience, Compiled, Inputs, ObjectKey, ObjectRef, Output, Verdict, compile,
+};
 use crds::status::Reason;
 use proptest::prelude::*;
 use wire::resource::Hash;
@@ -16,7 +18,7 @@ use wire::{Kind, ResourceId};
 use world::random::{Edit, edits};
 
 /// Everything about a resource but its generation, which depends on when it last changed.
-type Content = (Hash, Vec<String>, Audience, Option<ObjectRef>);
+type Content = (Hash, Vec<String>, Audience, Option<ObjectRef>, Around);
 
 fn content(compiled: &Compiled) -> Content {
     let resource = &compiled.resource;
@@ -25,6 +27,7 @@ fn content(compiled: &Compiled) -> Content {
         resource.capabilities.to_vec(),
         compiled.audience.clone(),
         compiled.object.clone(),
+        compiled.around.clone(),
     )
 }
 

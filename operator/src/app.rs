@@ -38,6 +38,7 @@ use crate::source::folder::Folder;
 use crate::status::{Observed, Statuses};
 use crate::telemetry::Metrics;
 use crate::tls::Acceptor;
+use crate::unmeshed::Watchdog;
 use crate::verdicts::Verdicts;
 use crate::webhook::Webhook;
 use crate::webhook::certificate::Serving;
@@ -149,7 +150,9 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
         streams: streams.clone(),
         verdicts: verdicts.clone(),
         metrics: metrics.clone(),
+        watchdog: Watchdog::new(&config.namespace, metrics.clone()),
     };
+    let mut injection = None;
     match &client {
         None => {
             let source = Folder::new(config.files.clone());
@@ -183,7 +186,9 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
             // Only who has read the cluster may lead.
             workers.spawn(elect(election, elected, ready.clone()));
             resignation = Some(Resignation::new(client.clone(), namespace, &replica));
-            inject(&mut workers, &config, client, &ca).await?;
+            let webhook = webhook(&config, &ca);
+            injection = Some(webhook.clone());
+            inject(&mut workers, &config, client, webhook).await?;
         }
     }
 
@@ -209,6 +214,7 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
         leader,
         metrics,
         ready: ready.clone(),
+        injection,
     };
     let stopped = stop.clone();
     servers.spawn(async move {
@@ -288,21 +294,25 @@ impl Drop for Running {
     }
 }
 
+/// What decides how pods are injected.
+fn webhook(config: &Config, ca: &Ca) -> Webhook {
+    Webhook {
+        sidecar: config.sidecar.clone(),
+        operator: config.advertised(),
+        trust_domain: config.trust_domain.clone(),
+        bundle: ca.bundle(),
+    }
+}
+
 /// Serves the injection webhook, and tells the API server how to know it.
 async fn inject(
     workers: &mut JoinSet<()>,
     config: &Config,
     client: &Client,
-    ca: &Ca,
+    webhook: Webhook,
 ) -> Result<()> {
     let listener = bind(config.listen_webhook, "--listen-webhook").await?;
     let (serving, tls) = Serving::new(client.clone(), &config.service, &config.namespace)?;
-    let webhook = Webhook {
-        sidecar: config.sidecar.clone(),
-        operator: config.advertised(),
-        trust_domain: config.trust_domain.clone(),
-        bundle: ca.bundle(),
-    };
     workers.spawn(webhook.serve(listener, tls));
     workers.spawn(serving.keep());
     Ok(())

@@ -26,6 +26,7 @@ use crate::push::Streams;
 use crate::replicas::Replicas;
 use crate::telemetry::Metrics;
 use crate::verdicts::Verdicts;
+use crate::webhook::Webhook;
 
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,6 +57,8 @@ pub struct Http {
     pub metrics: Arc<Metrics>,
     /// For `/ready`: whether the first world was compiled.
     pub ready: watch::Receiver<bool>,
+    /// For `/injection`: how pods are injected, in a cluster.
+    pub injection: Option<Webhook>,
 }
 
 // === impl Http ===
@@ -151,8 +154,16 @@ impl Http {
             ),
             // The process answers: that is all that liveness is about.
             "/live" => text(StatusCode::OK, "live\n".to_owned()),
+            // Nothing of it is secret: it is in every pod.
+            "/injection" => match &self.injection {
+                Some(webhook) => json(&webhook.config()),
+                None => text(
+                    StatusCode::NOT_FOUND,
+                    "pods are injected in a cluster only\n".to_owned(),
+                ),
+            },
             _ => {
-                let paths = "try /verdicts, /problems, /ready, /live or /metrics\n";
+                let paths = "try /verdicts, /problems, /injection, /ready, /live or /metrics\n";
                 text(StatusCode::NOT_FOUND, paths.to_owned())
             }
         }

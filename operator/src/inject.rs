@@ -12,11 +12,27 @@
 //! can't ask for. It has no other capability, and ends before the first line of the pod's own runs.
 //! A namespace that enforces the pod security level `baseline` or `restricted` refuses it.
 //!
+//! The kubelet's probes and hooks that go over the network are rewritten to ask the sidecar, which
+//! asks the application: see [`probes`].
+//!
 //! The sidecar itself fits `restricted`. The redirect knows it by its user id, so that no container
 //! of the pod may have the same.
 
-use k8s_openapi::api::core::v1::{Container, Lifecycle, Pod, PodSpec, Probe, ResourceRequirements};
-use serde_json::{Value, json};
+mod containers;
+mod patch;
+mod probes;
+mod refusal;
+mod sidecar;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use compiler::pod_settings::PodSettings;
+
+use patch::Operations;
+pub use refusal::Refusal;
+use sidecar::Own;
 
 /// The label, on a namespace or a pod; a pod's own outweighs its namespace's.
 pub const LABEL: &str = "meshwright.dev/inject";
@@ -29,23 +45,9 @@ pub const REDIRECT: &str = "meshwright-redirect";
 /// The user that the sidecar runs as.
 pub const UID: i64 = 1337;
 
-/// The ports that the sidecar listens on.
-const PORTS: [i32; 5] = [15000, 15001, 15006, 15020, 15021];
-/// Where the sidecar looks for its token.
-const TOKEN_FOLDER: &str = "/var/run/secrets/meshwright";
-/// Where the sidecar keeps what it must have after a restart; it makes a folder in it that is its
-/// own alone.
-const STATE_FOLDER: &str = "/var/run/meshwright/state";
-/// How long a token is valid, in seconds; the kubelet replaces it in time. The sidecar needs it
-/// once, and again if it was away for longer than its certificate lives.
-const TOKEN_SECONDS: i64 = 3600;
-/// How often the kubelet asks a sidecar that starts whether it is ready, before it kills it: a day
-/// of seconds. One that waits for its operator must not be killed for it: each time would be
-/// followed by a longer pause, and it is to be ready within seconds of the operator's return.
-const STARTUP_TRIES: i32 = 86_400;
-
 /// What a sidecar is to be like, from the operator's command line.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SidecarArgs {
     /// The image of the sidecars that are injected.
     #[arg(long, env = "MESHWRIGHT_SIDECAR_IMAGE", default_value = concat!("ghcr.io/meshwright/sidecar:", env!("CARGO_PKG_VERSION")))]
@@ -62,7 +64,8 @@ pub struct SidecarArgs {
 }
 
 /// What every sidecar is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Config {
     /// What it is to be like.
     pub sidecar: SidecarArgs,
@@ -72,54 +75,10 @@ pub struct Config {
     pub trust_domain: String,
     /// The trust bundle at this moment, PEM: what the sidecar trusts first.
     pub roots: String,
-}
-
-/// Why a pod can't have a sidecar, for the person who made it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The redirect would be the whole node's.
-    #[error(
-        "it uses the host's network (hostNetwork: true), where a sidecar would redirect the whole node"
-    )]
-    HostNetwork,
-    /// There is no sidecar for it.
-    #[error("it is a Windows pod, for which there is no sidecar")]
-    Windows,
-    /// The container's connections would pass for the sidecar's own.
-    #[error(
-        "{0} runs as user {UID}, which is the sidecar's: its calls would go around the mesh; let it run as another user"
-    )]
-    SameUser(String),
-    /// Two can't listen on one port.
-    #[error(
-        "container {container} has port {port}, which is the sidecar's; let it listen on another port"
-    )]
-    Port {
-        /// Of the pod.
-        container: String,
-        /// One of the sidecar's.
-        port: i32,
-    },
-    /// The kubelet has no identity in the mesh, and the sidecar lets no one else in.
-    #[error(
-        "container {container} has a {what} by {how}, which the sidecar would refuse as plaintext; use exec instead, or none"
-    )]
-    Kubelet {
-        /// Of the pod.
-        container: String,
-        /// "readiness probe", …
-        what: &'static str,
-        /// "httpGet", …
-        how: &'static str,
-    },
-    /// What it says of plaintext means nothing.
-    #[error("{0}")]
-    Mode(#[from] compiler::permissive::Unreadable),
-    /// It isn't ours, and would be taken for it.
-    #[error(
-        "it has a container called {0}, which is not one that injection puts there; call it something else"
-    )]
-    Name(String),
+    /// What the kubelet shows the sidecar, that nobody else can: letters and digits, another for each
+    /// pod.
+    #[serde(skip)]
+    pub probe_token: String,
 }
 
 /// The patch that puts a sidecar into the pod; empty if it has one already, or is labelled
@@ -141,8 +100,12 @@ pub fn inject(pod: &Pod, config: &Config) -> Result<json_patch::Patch, Refusal> 
         return Ok(none);
     }
     compiler::permissive::check_pod(metadata)?;
-    check(spec)?;
+    refusal::check(spec)?;
+    let settings = PodSettings::read(metadata)?;
     let mut patch = Operations::default();
+    // Before anything is put in, by the places that its containers have now.
+    let excluded = &settings.exclude_inbound_ports;
+    let probes = probes::rewrite(spec, excluded, &config.probe_token, &mut patch)?;
     let annotations = metadata.annotations.as_ref().map(|all| all.len());
     patch.insert(
         "/metadata/annotations",
@@ -151,12 +114,20 @@ pub fn inject(pod: &Pod, config: &Config) -> Result<json_patch::Patch, Refusal> 
         json!("true"),
     );
     let volumes = spec.volumes.as_ref().map(Vec::len);
-    patch.append("/spec/volumes", volumes, &[token_volume(), state_volume()]);
+    patch.append(
+        "/spec/volumes",
+        volumes,
+        &[containers::token_volume(), containers::state_volume()],
+    );
     let init = spec.init_containers.as_ref().map(Vec::len);
+    let own = Own::of(settings, probes, config)?;
     patch.prepend(
         "/spec/initContainers",
         init,
-        &[redirect(config), sidecar(config)],
+        &[
+            containers::redirect(config, &own),
+            containers::sidecar(config, &own),
+        ],
     );
     Ok(patch.into())
 }
@@ -169,227 +140,6 @@ fn is_injected(pod: &Pod, spec: &PodSpec) -> bool {
         .is_some_and(|all| all.contains_key(INJECTED));
     let mut init = spec.init_containers.iter().flatten();
     annotated && init.any(|container| container.name == SIDECAR)
-}
-
-// === what a sidecar can't do ===
-
-fn check(spec: &PodSpec) -> Result<(), Refusal> {
-    if spec.host_network == Some(true) {
-        return Err(Refusal::HostNetwork);
-    }
-    if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
-        return Err(Refusal::Windows);
-    }
-    let user = spec
-        .security_context
-        .as_ref()
-        .and_then(|context| context.run_as_user);
-    if user == Some(UID) {
-        return Err(Refusal::SameUser("the pod".into()));
-    }
-    spec.init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-        .try_for_each(check_container)
-}
-
-fn check_container(container: &Container) -> Result<(), Refusal> {
-    let name = || container.name.clone();
-    if [SIDECAR, REDIRECT].contains(&container.name.as_str()) {
-        return Err(Refusal::Name(name()));
-    }
-    let user = container
-        .security_context
-        .as_ref()
-        .and_then(|context| context.run_as_user);
-    if user == Some(UID) {
-        return Err(Refusal::SameUser(format!("container {}", container.name)));
-    }
-    let ports = container
-        .ports
-        .iter()
-        .flatten()
-        .map(|port| port.container_port);
-    if let Some(port) = ports.into_iter().find(|port| PORTS.contains(port)) {
-        return Err(Refusal::Port {
-            container: name(),
-            port,
-        });
-    }
-    if let Some((what, how)) = kubelets_calls(container).next() {
-        return Err(Refusal::Kubelet {
-            container: name(),
-            what,
-            how,
-        });
-    }
-    Ok(())
-}
-
-/// What the kubelet does to this container over the network.
-fn kubelets_calls(container: &Container) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let probes = [
-        ("startup probe", &container.startup_probe),
-        ("readiness probe", &container.readiness_probe),
-        ("liveness probe", &container.liveness_probe),
-    ];
-    let probes = probes.map(|(what, probe)| Some((what, by_network(probe.as_ref()?)?)));
-    let hooks = container.lifecycle.as_ref().map(hooks).unwrap_or_default();
-    probes.into_iter().chain(hooks).flatten()
-}
-
-/// How a probe reaches the pod, unless it does so by a command or asks another host.
-fn by_network(probe: &Probe) -> Option<&'static str> {
-    match probe {
-        Probe {
-            http_get: Some(get),
-            ..
-        } if get.host.is_none() => Some("httpGet"),
-        Probe {
-            tcp_socket: Some(tcp),
-            ..
-        } if tcp.host.is_none() => Some("tcpSocket"),
-        Probe { grpc: Some(_), .. } => Some("grpc"),
-        _ => None,
-    }
-}
-
-fn hooks(lifecycle: &Lifecycle) -> [Option<(&'static str, &'static str)>; 2] {
-    [
-        ("postStart hook", &lifecycle.post_start),
-        ("preStop hook", &lifecycle.pre_stop),
-    ]
-    .map(|(what, hook)| {
-        let get = hook.as_ref()?.http_get.as_ref()?;
-        get.host.is_none().then_some((what, "httpGet"))
-    })
-}
-
-// === what is put in ===
-
-fn redirect(config: &Config) -> Value {
-    json!({
-        "name": REDIRECT,
-        "image": config.sidecar.sidecar_image,
-        "imagePullPolicy": config.sidecar.sidecar_pull_policy,
-        "args": ["redirect", "--uid", UID.to_string()],
-        "resources": config.sidecar.sidecar_resources,
-        // A pod that fails here says why in its status.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "runAsUser": 0,
-            "runAsGroup": 0,
-            // Said because the pod may say otherwise for all of its containers.
-            "runAsNonRoot": false,
-            "privileged": false,
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] },
-            "seccompProfile": { "type": "RuntimeDefault" },
-        },
-    })
-}
-
-fn sidecar(config: &Config) -> Value {
-    let ready = json!({ "path": "/ready", "port": 15021 });
-    json!({
-        "name": SIDECAR,
-        "image": config.sidecar.sidecar_image,
-        "imagePullPolicy": config.sidecar.sidecar_pull_policy,
-        "restartPolicy": "Always",
-        "env": [
-            { "name": "MESHWRIGHT_OPERATOR", "value": config.operator },
-            { "name": "MESHWRIGHT_TRUST_DOMAIN", "value": config.trust_domain },
-            { "name": "MESHWRIGHT_BUNDLE", "value": config.roots },
-            { "name": "MESHWRIGHT_LOG", "value": config.sidecar.sidecar_log },
-        ],
-        "ports": [{ "name": "mw-metrics", "containerPort": 15020, "protocol": "TCP" }],
-        "resources": config.sidecar.sidecar_resources,
-        "startupProbe": { "httpGet": ready, "periodSeconds": 1, "failureThreshold": STARTUP_TRIES },
-        "readinessProbe": { "httpGet": ready, "periodSeconds": 2, "failureThreshold": 2 },
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "runAsUser": UID,
-            "runAsGroup": UID,
-            "runAsNonRoot": true,
-            "privileged": false,
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "capabilities": { "drop": ["ALL"] },
-            "seccompProfile": { "type": "RuntimeDefault" },
-        },
-        "volumeMounts": [
-            { "name": "meshwright-token", "mountPath": TOKEN_FOLDER, "readOnly": true },
-            { "name": "meshwright-state", "mountPath": STATE_FOLDER },
-        ],
-    })
-}
-
-/// Only the sidecar mounts it. Who else in the pod gets at it can ask for this pod's identity, and
-/// no other.
-fn token_volume() -> Value {
-    let token = json!({
-        "path": "token",
-        "audience": crate::issuer::review::AUDIENCE,
-        "expirationSeconds": TOKEN_SECONDS,
-    });
-    json!({ "name": "meshwright-token", "projected": { "sources": [{ "serviceAccountToken": token }] } })
-}
-
-/// In memory: keys are on no disk, and a sidecar that is killed comes back with what it had. Of
-/// mode 0777, which lets the sidecar's user write whatever fsGroup the pod has; what the sidecar
-/// makes in it is its own alone.
-fn state_volume() -> Value {
-    // A sidecar holds 64 MiB of configuration at most, and a file that replaces another is there
-    // beside it for a moment.
-    json!({ "name": "meshwright-state", "emptyDir": { "medium": "Memory", "sizeLimit": "160Mi" } })
-}
-
-// === the patch ===
-
-/// A JSON patch in the making. `there` is the length of what the pod has; `None` if it has none.
-#[derive(Default)]
-struct Operations(Vec<Value>);
-
-impl Operations {
-    fn add(&mut self, path: String, value: Value) {
-        self.0
-            .push(json!({ "op": "add", "path": path, "value": value }));
-    }
-
-    fn insert(&mut self, path: &str, there: Option<usize>, key: &str, value: Value) {
-        match there {
-            Some(_) => self.add(format!("{path}/{}", key.replace('/', "~1")), value),
-            None => self.add(path.to_owned(), json!({ key: value })),
-        }
-    }
-
-    fn append(&mut self, path: &str, there: Option<usize>, values: &[Value]) {
-        match there {
-            Some(_) => values
-                .iter()
-                .for_each(|value| self.add(format!("{path}/-"), value.clone())),
-            None => self.add(path.to_owned(), json!(values)),
-        }
-    }
-
-    fn prepend(&mut self, path: &str, there: Option<usize>, values: &[Value]) {
-        match there {
-            Some(_) => values
-                .iter()
-                .enumerate()
-                .for_each(|(at, value)| self.add(format!("{path}/{at}"), value.clone())),
-            None => self.add(path.to_owned(), json!(values)),
-        }
-    }
-}
-
-impl From<Operations> for json_patch::Patch {
-    fn from(operations: Operations) -> Self {
-        // Written above, so it is a patch.
-        serde_json::from_value(Value::Array(operations.0)).unwrap_or_default()
-    }
 }
 
 fn resources(text: &str) -> Result<ResourceRequirements, String> {

@@ -24,5 +24,6 @@ pub mod source;
 pub mod status;
 pub mod telemetry;
 pub mod tls;
+pub mod unmeshed;
 pub mod verdicts;
 pub mod webhook;

@@ -6,6 +6,7 @@
 
 mod digest;
 mod ledger;
+mod remembered;
 mod snapshot;
 mod streams;
 
@@ -115,6 +116,10 @@ impl wire::server::Subscriber for Subscription {
 
     fn view(&self) -> StreamView {
         self.streams.view(self.id)
+    }
+
+    fn asked(&mut self, wanted: Vec<ResourceId>, unwanted: Vec<ResourceId>) {
+        self.streams.asked(self.id, wanted, &unwanted);
     }
 
     fn opened(&mut self, sent: &Sent) {

@@ -11,6 +11,7 @@ use crate::ca::TrustBundle;
 use crate::push::Streams;
 use crate::source::{Seen, Source};
 use crate::telemetry::Metrics;
+use crate::unmeshed::Watchdog;
 use crate::verdicts::Verdicts;
 
 /// Turns what the source has seen into what the streams and the verdicts' readers are told.
@@ -27,6 +28,8 @@ pub struct Reconciler {
     pub verdicts: Arc<Verdicts>,
     /// Durations and counts.
     pub metrics: Arc<Metrics>,
+    /// Tells of pods that should have a sidecar.
+    pub watchdog: Watchdog,
 }
 
 // === impl Reconciler ===
@@ -34,7 +37,7 @@ pub struct Reconciler {
 impl Reconciler {
     /// Runs until the source ends. `ready` becomes true once the first world was published.
     pub async fn run(
-        self,
+        mut self,
         mut source: impl Source,
         mut bundle: watch::Receiver<TrustBundle>,
         ready: watch::Sender<bool>,
@@ -51,6 +54,7 @@ impl Reconciler {
                 Ok(()) = bundle.changed(), if !first => {}
             }
             let Some(seen) = &seen else { continue };
+            self.watchdog.look(&seen.inputs);
             let mut inputs = seen.inputs.clone();
             let bundle = bundle.borrow_and_update().clone();
             inputs.seen.observe(Input::Settings, bundle.revision);
@@ -192,6 +196,7 @@ mod tests {
             streams: streams.clone(),
             verdicts: verdicts.clone(),
             metrics: metrics.clone(),
+            watchdog: Watchdog::new("meshwright-system", metrics.clone()),
         };
         let ((worlds, next), (asked, mut dealt_with)) = (mpsc::channel(1), mpsc::channel(1));
         let (_bundle, bundle) = watch::channel(TrustBundle::default());

@@ -23,6 +23,8 @@ pub struct Metrics {
     resources: Gauge,
     rejections: Gauge,
     problems: Gauge,
+    /// Pods that should have a sidecar and have none.
+    pub unmeshed_pods: Gauge,
     /// Status writes that succeeded.
     pub status_writes: Counter,
     /// Status writes that failed; each is tried again.
@@ -75,6 +77,12 @@ impl Metrics {
             "Files or parts of files that can't be used (folder mode)",
             problems.clone(),
         );
+        let unmeshed_pods = Gauge::default();
+        registry.register(
+            "unmeshed_pods",
+            "Pods that should have a sidecar and have none",
+            unmeshed_pods.clone(),
+        );
         registry.register("status_writes", "Statuses written", status_writes.clone());
         registry.register(
             "status_write_failures",
@@ -122,6 +130,7 @@ impl Metrics {
             resources,
             rejections,
             problems,
+            unmeshed_pods,
             status_writes,
             status_failures,
             leader,

@@ -155,14 +155,21 @@ impl Webhook {
         }
     }
 
-    fn config(&self) -> Config {
+    /// What a pod that is made now is told.
+    pub(crate) fn config(&self) -> Config {
         Config {
             sidecar: self.sidecar.clone(),
             operator: self.operator.clone(),
             trust_domain: self.trust_domain.clone(),
             roots: self.bundle.borrow().to_pem(),
+            probe_token: probe_token(),
         }
     }
+}
+
+/// As hard to guess as a key: 128 bits.
+fn probe_token() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 fn plain(status: StatusCode, why: &str) -> Response<Full<Bytes>> {

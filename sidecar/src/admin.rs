@@ -6,11 +6,12 @@ mod access;
 mod cache;
 mod explain;
 mod limits;
+pub mod probes;
 mod settings;
 mod show;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,12 +36,14 @@ use crate::config::followers::Followers;
 use crate::drain::Drain;
 use crate::identity::certs::Credentials;
 use crate::net::accept::{accept, listen};
-use crate::net::places::Places;
+use crate::net::original_dst::local;
+use crate::net::places::{Keep, Places};
 use crate::telemetry::access_log::selection::Selected;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::text::Format;
 use crate::telemetry::tap::wanted::Wanted;
 use crate::telemetry::tap::{MAX_TAPS, Taps};
+use probes::{HookFailed, Prober};
 
 /// Connections to one of these servers at a time; for one more the oldest is closed, so that nobody
 /// can keep the kubelet or a scraper out by staying.
@@ -90,6 +93,8 @@ pub struct Admin {
     pub access_log: Option<Arc<Selected>>,
     /// Who watches requests live.
     pub taps: Arc<Taps>,
+    /// Asks the application what the kubelet wants to know, where it wants to know something.
+    pub prober: Option<Rc<Prober>>,
 }
 
 /// Ready means: a certificate in force, a complete configuration, and the own Guards in it.
@@ -122,14 +127,15 @@ pub fn start(
     for (address, answer) in [
         (people, Admin::to_people as fn(&Admin, &Question) -> Answer),
         (scrapers, Admin::to_scrapers),
-        (kubelet, Admin::to_kubelet),
     ] {
         let listener = listen(address)?;
         let admin = admin.clone();
-        servers.push(tokio::task::spawn_local(serve(listener, move |question| {
-            answer(&admin, question)
-        })));
+        let answer = async move |question: Question| Ok(answer(&admin, &question));
+        servers.push(tokio::task::spawn_local(serve(listener, answer)));
     }
+    let listener = listen(kubelet)?;
+    let answer = async move |question: Question| admin.to_kubelet(&question).await;
+    servers.push(tokio::task::spawn_local(serve(listener, answer)));
     Ok(servers)
 }
 
@@ -145,26 +151,35 @@ struct Question {
     authority: Option<String>,
     headers: HeaderMap,
     body: Bytes,
+    /// The address of this host at which it came.
+    called: IpAddr,
+    /// For whoever shows that it is no stranger.
+    place: Keep,
 }
 
+/// Serves for as long as it is polled. Where there is no answer, the connection is closed.
 async fn serve(
     listener: tokio::net::TcpListener,
-    answer: impl Fn(&Question) -> Answer + Clone + 'static,
+    answer: impl AsyncFn(Question) -> Result<Answer, HookFailed> + Clone + 'static,
 ) {
     let places = Places::new(MAX_CONNECTIONS);
     loop {
         let stream = accept(&listener).await;
+        // Gone already, if it can't be told.
+        let Ok(called) = local(&stream).map(|called| called.ip()) else {
+            continue;
+        };
         let mut place = places.take();
+        let keep = place.keep();
         let answer = answer.clone();
         tokio::task::spawn_local(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let answer = answer.clone();
+                let (answer, keep) = (answer.clone(), keep.clone());
                 async move {
-                    let response = match Question::read(request).await {
-                        Ok(question) => answer(&question),
-                        Err(refused) => refused,
-                    };
-                    Ok::<_, Infallible>(response)
+                    match Question::read(request, called, keep).await {
+                        Ok(question) => answer(question).await,
+                        Err(refused) => Ok(refused),
+                    }
                 }
             });
             let connection = http1::Builder::new()
@@ -180,7 +195,7 @@ async fn serve(
 // === impl Question ===
 
 impl Question {
-    async fn read(request: Request<Incoming>) -> Result<Self, Answer> {
+    async fn read(request: Request<Incoming>, called: IpAddr, place: Keep) -> Result<Self, Answer> {
         let (head, body) = request.into_parts();
         let body = match head.method {
             Method::PUT => {
@@ -199,6 +214,8 @@ impl Question {
             authority: head.uri.authority().map(ToString::to_string),
             headers: head.headers,
             body,
+            called,
+            place,
         })
     }
 
@@ -235,7 +252,7 @@ impl Admin {
             "/stalls" => question.tells(|| json(StatusCode::OK, &self.stalls())),
             "/tap" => question.tells(|| self.tap(&question.query)),
             "/stats" => question.tells(|| json(StatusCode::OK, &self.stats())),
-            "/ready" => self.to_kubelet(question),
+            "/ready" => self.ready(question),
             "/metrics" => self.to_scrapers(question),
             "/cache" => question.tells_or_sets(|| self.cache(question)),
             "/log-level" => question.tells_or_sets(|| self.log_level(question)),
@@ -289,7 +306,24 @@ impl Admin {
         })
     }
 
-    fn to_kubelet(&self, question: &Question) -> Answer {
+    /// Whether the sidecar is ready, and what its application says.
+    async fn to_kubelet(&self, question: &Question) -> Result<Answer, HookFailed> {
+        if !Prober::is_asked(&question.path) {
+            return Ok(self.ready(question));
+        }
+        if question.method != Method::GET {
+            return Ok(not_allowed("GET"));
+        }
+        let Some(prober) = &self.prober else {
+            return Ok(text(StatusCode::NOT_FOUND, "the pod has no such probe\n"));
+        };
+        if prober.knows(question) {
+            question.place.no_stranger();
+        }
+        prober.answer(question, question.called).await
+    }
+
+    fn ready(&self, question: &Question) -> Answer {
         question.tells(|| {
             if question.path != "/ready" {
                 return text(StatusCode::NOT_FOUND, "GET /ready\n");

@@ -4,20 +4,24 @@
 //! workers (requests). A scrape, a renewal or a large update takes no time from a request.
 
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use wire::delta::{Held, Save};
+use wire::probe::Probes;
 
+use crate::admin::probes::Prober;
 use crate::admin::{self, Admin, Readiness};
 use crate::args::{AccessLogFormat, Args};
 use crate::config::State;
 use crate::config::apply::Applier;
 use crate::config::followers::Followers;
+use crate::config::lookup::{self, Asking};
 use crate::identity::certs::{Certs, Credentials};
 use crate::identity::store::{self, Store};
 use crate::net::connect::Connector;
@@ -86,6 +90,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         application: args.application_address,
         way_out: args.way_out.clone(),
     };
+    let prober = prober(args, &connector)?;
     let operator = Operator {
         address: args.operator.clone(),
         trust_domain: args.trust_domain.clone(),
@@ -98,7 +103,11 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
     let (stop_workers, stopped) = watch::channel(false);
     let followers = Arc::new(Followers::new(args.workers()));
 
+    let (questions, asked) = mpsc::channel(lookup::WAITING);
+    let asking = Asking::new(questions, state_changes.clone(), metrics.clone());
+
     let shared = worker::Shared {
+        asking,
         outbound: args.listen_outbound,
         inbound: args.listen_inbound.clone(),
         connector,
@@ -142,7 +151,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
             };
             let connected = report_connection(&metrics, stream_state.subscribe());
             tokio::select! {
-                never = wire::client::run(connect, held, applier, persist, &stream_state) => match never {},
+                never = wire::client::run(connect, held, applier, persist, &stream_state, asked) => match never {},
                 () = connected => {}
             }
         }
@@ -160,6 +169,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         metrics,
         access_log: shared.access_log.selected(),
         taps: shared.access_log.taps().clone(),
+        prober,
     };
     let servers = admin::start(
         admin,
@@ -214,6 +224,15 @@ fn first_trust(args: &Args) -> anyhow::Result<Vec<Vec<u8>>> {
             )
         }),
     }
+}
+
+/// Who asks the application for the kubelet, where the kubelet asks.
+fn prober(args: &Args, connector: &Connector) -> anyhow::Result<Option<Rc<Prober>>> {
+    let Some(text) = &args.probes else {
+        return Ok(None);
+    };
+    let probes = Probes::parse(text).context("MESHWRIGHT_PROBES")?;
+    Ok(Some(Rc::new(Prober::new(probes, connector.clone())?)))
 }
 
 /// What an earlier life held; nothing when it is torn or there was none.

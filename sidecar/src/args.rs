@@ -83,6 +83,10 @@ pub struct Args {
     /// Readiness for the kubelet.
     #[arg(long, default_value = "[::]:15021")]
     pub listen_ready: SocketAddr,
+    /// What the kubelet may ask the application through the sidecar, on the same port, as injection
+    /// writes it.
+    #[arg(long, env = "MESHWRIGHT_PROBES", hide_env_values = true)]
+    pub probes: Option<String>,
     /// Mark all sockets with this, where the redirect knows the sidecar by mark.
     #[arg(long)]
     pub mark: Option<u32>,

@@ -28,6 +28,7 @@ use tokio::sync::watch;
 
 use crate::config::State;
 use crate::config::followers::Followers;
+use crate::config::lookup::Asking;
 use crate::drain::Drain;
 use crate::identity::certs::Credentials;
 use crate::net::accept::{accept, listen};
@@ -60,6 +61,8 @@ pub struct Shared {
     pub state: watch::Receiver<Arc<State>>,
     /// Who we are.
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    /// Who is asked about addresses that mean nothing yet.
+    pub asking: Asking,
     /// Whom to tell that what was published is followed.
     pub followers: Arc<Followers>,
     /// What is counted.
@@ -140,7 +143,13 @@ fn run(
             kept: Rc::default(),
         };
         let own = dial.credentials.clone();
-        let proxy = Proxy::new(dial, metrics, shared.access_log, shared.drain);
+        let proxy = Proxy::new(
+            dial,
+            metrics,
+            shared.access_log,
+            shared.drain,
+            shared.asking,
+        );
         let proxy = Rc::new(proxy);
         let following = Following {
             number,

@@ -21,7 +21,8 @@ const POD: [Right; 2] = [("", "pods", "get"), ("", "pods/portforward", "create")
 const DEPLOYMENT: [Right; 2] = [("", "pods", "list"), ("apps", "deployments", "get")];
 
 /// What it takes to check a namespace, besides what its pods take, and a folder with an ApiRoute.
-const CHECK: [Right; 5] = [
+const CHECK: [Right; 6] = [
+    ("", "namespaces", "get"),
     ("", "pods", "list"),
     ("meshwright.dev", "apiroutes", "list"),
     ("meshwright.dev", "ratelimits", "list"),

@@ -270,7 +270,7 @@ spec:
 }
 
 /// The address of a pod.
-async fn address(cluster: &Cluster, namespace: &str, pod: &str) -> Result<String> {
+pub(crate) async fn address(cluster: &Cluster, namespace: &str, pod: &str) -> Result<String> {
     let pod = cluster.json(&["get", "pod", pod, "-n", namespace]).await?;
     let address = pod["status"]["podIP"].as_str();
     Ok(address.context("a pod without an address")?.to_owned())

@@ -20,6 +20,7 @@ mod idempotency;
 mod identity;
 mod layers;
 mod life;
+mod lookup;
 mod matching;
 mod opaque;
 mod overload;

@@ -81,6 +81,11 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The namespace and the name of an application.
+fn of(app: &str) -> (&str, &str) {
+    app.split_once('/').unwrap_or((NAMESPACE, app))
+}
+
 // === impl Mesh ===
 
 impl Mesh {
@@ -286,7 +291,8 @@ impl Mesh {
         Ok(upstream)
     }
 
-    /// A caller with its sidecar, ready.
+    /// A caller with its sidecar, ready. As for all others, `app` is its label and its service account, in
+    /// the namespace before a slash or in [`NAMESPACE`].
     pub async fn client(&self, app: &str) -> Result<Client> {
         let (address, _) = self.addresses();
         let sidecar = self.sidecar(app, address, &[]).await?;
@@ -346,7 +352,7 @@ impl Mesh {
     }
 
     async fn sidecar(&self, app: &str, address: Ipv4Addr, more: &[String]) -> Result<Sidecar> {
-        let pod = format!("{app}-{}", address.octets()[3]);
+        let pod = format!("{}-{}", of(app).1, address.octets()[3]);
         let token = self.issue(app, &pod)?;
         self.sidecar_with(&pod, &token, address, more).await
     }
@@ -391,10 +397,11 @@ impl Mesh {
     }
 
     fn issue(&self, app: &str, pod: &str) -> Result<String> {
+        let (namespace, app) = of(app);
         let token = hex(&rand::random::<[u8; 32]>());
         lock(&self.tokens).push(json!({
             "sha256": hex(digest(&SHA256, token.as_bytes()).as_ref()),
-            "namespace": NAMESPACE, "serviceAccount": app, "pod": pod, "uid": format!("uid-{pod}"),
+            "namespace": namespace, "serviceAccount": app, "pod": pod, "uid": format!("uid-{pod}"),
             "expires": 4_102_444_800u64,
         }));
         self.write_tokens()?;
@@ -410,11 +417,12 @@ impl Mesh {
     }
 
     fn set_pod(&self, pod: &str, app: &str, address: Ipv4Addr, meshed: bool) -> Result<()> {
+        let (namespace, app) = of(app);
         let ports = json!([{ "containerPort": APPLICATION_PORT, "name": "http" }]);
         let mut document = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {
-                "name": pod, "namespace": NAMESPACE, "uid": format!("uid-{pod}"), "labels": { "app": app },
+                "name": pod, "namespace": namespace, "uid": format!("uid-{pod}"), "labels": { "app": app },
             },
             "spec": { "serviceAccountName": app, "containers": [{ "name": app, "image": app, "ports": ports }] },
             "status": {

@@ -87,6 +87,8 @@ pub const RATE_LIMIT: &str = "rate-limit";
 pub const RATE_LIMIT_SHARED: &str = "rate-limit.shared";
 /// Limits what is called outside the cluster (`mesh.LimitTarget.outside`).
 pub const RATE_LIMIT_OUTSIDE: &str = "rate-limit.outside";
+/// Asks about addresses in the networks of `mesh.Networks`, and takes `mesh.Lookup` for the answer.
+pub const LOOKUP: &str = "lookup";
 
 /// What the sidecar of this build can do.
 pub const ALL: &[&str] = &[
@@ -131,4 +133,5 @@ pub const ALL: &[&str] = &[
     RATE_LIMIT,
     RATE_LIMIT_SHARED,
     RATE_LIMIT_OUTSIDE,
+    LOOKUP,
 ];

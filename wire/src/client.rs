@@ -1,6 +1,6 @@
 //! The sidecar's end of the stream on a network: [`Held`] over connections that come and go.
 
-use std::{convert::Infallible, fmt, future::Future, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, fmt, future::Future, time::Duration};
 
 use rand::Rng;
 use tokio::{
@@ -11,8 +11,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 
 use crate::{
+    Kind, Resource, ResourceId,
     delta::{Apply, Held, MAX_CHANGES, MAX_DELTA_BYTES},
-    discovery::{Ack, Delta, FromSidecar, discovery_client::DiscoveryClient},
+    discovery::{Ack, Delta, FromSidecar, Lookup, discovery_client::DiscoveryClient},
+    lookup::{MAX_ASKED, MAX_LOOKUPS, Question},
+    mesh,
     resource::MAX_BODY_BYTES,
     server,
 };
@@ -66,6 +69,9 @@ struct Sidecar<'a, A, P> {
     apply: A,
     persist: P,
     state: &'a watch::Sender<State>,
+    questions: mpsc::Receiver<Question>,
+    /// Questions without an answer yet.
+    asked: BTreeSet<ResourceId>,
 }
 
 /// Waits between attempts: exponential, with full jitter, so that sidecars that lost the same
@@ -83,12 +89,17 @@ struct Backoff {
 /// a new connection each time, with whatever leaf and address are current, and with HTTP/2
 /// keep-alives, by which dead connections are found. Runs on any runtime; the future is `Send` if
 /// its parts are.
+///
+/// `questions` are asked once, however often they come, and again on each new stream until there is an
+/// answer: a resource of kind Lookup that is held. With more answers than [`MAX_LOOKUPS`] some are given
+/// up for new ones, first of all those that led to nothing.
 pub async fn run<C, F, E, A, P>(
     mut connect: C,
     held: Held,
     apply: A,
     persist: P,
     state: &watch::Sender<State>,
+    questions: mpsc::Receiver<Question>,
 ) -> Infallible
 where
     C: FnMut() -> F,
@@ -102,6 +113,8 @@ where
         apply,
         persist,
         state,
+        questions,
+        asked: BTreeSet::new(),
     };
     sidecar.replay();
     let mut backoff = Backoff { failures: 0 };
@@ -174,9 +187,17 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
         let mut operator = DiscoveryClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(server::MAX_MESSAGE_BYTES);
-        // One Ack at a time is due, so that this never fills.
-        let (acks, outgoing) = mpsc::channel(2);
+        // One Ack at a time is due, and questions are put together.
+        let (acks, outgoing) = mpsc::channel(8);
         send(&acks, self.held.hello()).await?;
+        for wanted in Vec::from_iter(&self.asked).chunks(MAX_ASKED) {
+            let wanted = wanted.iter().map(ToString::to_string).collect();
+            let lookup = Lookup {
+                wanted,
+                unwanted: Vec::new(),
+            };
+            send(&acks, lookup).await?;
+        }
         let deltas = operator
             .stream(ReceiverStream::new(outgoing))
             .await
@@ -193,7 +214,18 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
         received: &mut bool,
     ) -> String {
         loop {
-            let delta = match deltas.message().await {
+            let delta = tokio::select! {
+                delta = deltas.message() => delta,
+                Some(question) = self.questions.recv() => {
+                    if let Some(lookup) = self.ask(question)
+                        && let Err(reason) = send(&acks, lookup).await
+                    {
+                        return reason;
+                    }
+                    continue;
+                }
+            };
+            let delta = match delta {
                 Ok(Some(delta)) => delta,
                 Ok(None) => return "the operator ended the stream".to_owned(),
                 Err(status) => return format!("the stream broke: {status}"),
@@ -211,11 +243,50 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
         }
     }
 
+    /// This question and those that wait, in one message; `None` when all were asked before.
+    fn ask(&mut self, question: Question) -> Option<Lookup> {
+        let mut next = Some(question);
+        let mut wanted = Vec::new();
+        while let Some(question) = next.take() {
+            let id = question.id();
+            let new = self.held.get(&id).is_none() && self.asked.len() < MAX_LOOKUPS;
+            if new && self.asked.insert(id.clone()) {
+                wanted.push(id.to_string());
+            }
+            if wanted.len() < MAX_ASKED {
+                next = self.questions.try_recv().ok();
+            }
+        }
+        let unwanted = self.given_up().iter().map(ToString::to_string).collect();
+        (!wanted.is_empty()).then_some(Lookup { wanted, unwanted })
+    }
+
+    /// Answers that make room for those that are awaited. One that is still used is asked for again.
+    fn given_up(&self) -> Vec<ResourceId> {
+        let first = ResourceId::new(Kind::Lookup, "", "");
+        let answers = || {
+            let held = self.held.resources_from(&first);
+            held.filter(|answer| answer.id.kind == Kind::Lookup)
+        };
+        let more = (answers().count() + self.asked.len()).saturating_sub(MAX_LOOKUPS);
+        if more == 0 {
+            return Vec::new();
+        }
+        let leads = |answer: &&Resource| {
+            let answer = answer.decode::<mesh::Lookup>();
+            answer.is_ok_and(|answer| !answer.services.is_empty())
+        };
+        let (leading, empty): (Vec<_>, Vec<_>) = answers().partition(leads);
+        let given_up = empty.into_iter().chain(leading).take(more.min(MAX_ASKED));
+        given_up.map(|answer| answer.id.clone()).collect()
+    }
+
     fn receive(&mut self, delta: Delta) -> Option<Ack> {
         let ack = self.held.receive(delta, &mut self.apply)?;
         for rejected in &ack.rejected {
             tracing::warn!(id = rejected.id, reason = rejected.reason, "rejected");
         }
+        self.asked.retain(|id| self.held.get(id).is_none());
         (self.persist)(&mut self.held);
         let complete = self.held.is_complete();
         self.state.send_if_modified(|state| {

@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn places_that_a_kind_does_not_depend_on_are_masked() {
-        let seen = at(5, 6).with(Input::Pod, 7).with(Input::Settings, 8);
+        let seen = at(5, 6).with(Input::Namespace, 7).with(Input::Settings, 8);
         assert_eq!(seen.of(Kind::Route), at(5, 6).with(Input::Settings, 8));
         assert_eq!(
             seen.of(Kind::Identity),

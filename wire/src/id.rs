@@ -24,6 +24,8 @@ pub const MAX_ID_BYTES: usize = 12 + 2 + 2 * MAX_PART_BYTES;
 pub enum Kind {
     /// `mesh.Identity`: the trust bundle.
     Identity,
+    /// `mesh.Networks`: where the addresses lie that are worth asking about.
+    Networks,
     /// `mesh.Workload`: what one workload is.
     Workload,
     /// `mesh.Keys`: what credentials are compared with.
@@ -44,6 +46,8 @@ pub enum Kind {
     RetryPolicy,
     /// `mesh.RateLimit`: a RateLimit, for the pods that it is about.
     RateLimit,
+    /// `mesh.Lookup`: what a sidecar asked for. The last: what the answer leads to is there with it.
+    Lookup,
 }
 
 /// The name of a resource. Cheap to clone: many streams keep the same ids.
@@ -75,8 +79,9 @@ pub enum InvalidId {
 
 impl Kind {
     /// Every kind, in the order in which they are sent.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Identity,
+        Kind::Networks,
         Kind::Workload,
         Kind::Keys,
         Kind::Access,
@@ -87,6 +92,7 @@ impl Kind {
         Kind::Route,
         Kind::RetryPolicy,
         Kind::RateLimit,
+        Kind::Lookup,
     ];
 
     /// The first part of an id's text form.
@@ -103,6 +109,8 @@ impl Kind {
             Kind::Route => "route",
             Kind::RetryPolicy => "retry-policy",
             Kind::RateLimit => "rate-limit",
+            Kind::Networks => "networks",
+            Kind::Lookup => "lookup",
         }
     }
 
@@ -141,16 +149,31 @@ impl Kind {
             // The names in ApiRoutes end in the cluster's domain.
             Kind::Guard => &[Input::ApiRoute, Input::Service, Input::Pod, Input::Settings],
             // An ApiRoute can declare what a Service's ports carry.
-            Kind::Endpoints => &[
+            // What was looked up leads to a Service by its addresses, and those to its Endpoints.
+            Kind::Endpoints | Kind::Lookup | Kind::Networks => &[
                 Input::ApiRoute,
                 Input::Service,
                 Input::EndpointSlice,
                 Input::Pod,
                 Input::Settings,
             ],
-            Kind::Route => &[Input::ApiRoute, Input::Service, Input::Settings],
+            // Whoever has looked up an address that leads to the Service receives it: addresses are
+            // those of slices and pods.
+            Kind::Route => &[
+                Input::ApiRoute,
+                Input::Service,
+                Input::EndpointSlice,
+                Input::Pod,
+                Input::Settings,
+            ],
             // One that names an ApiRoute, or a rule of it, that is not there is not in force.
-            Kind::RetryPolicy => &[Input::ApiRoute, Input::RetryPolicy, Input::Service],
+            Kind::RetryPolicy => &[
+                Input::ApiRoute,
+                Input::RetryPolicy,
+                Input::Service,
+                Input::EndpointSlice,
+                Input::Pod,
+            ],
             // For the pods of the Services that it names, or that an ApiRoute does that it names.
             Kind::RateLimit => &[
                 Input::RateLimit,

@@ -6,7 +6,8 @@
 //!
 //! [`path`] and [`regex`] say how the texts of a [`mesh::Match`] are read: the compiler refuses what
 //! no sidecar could build, so both read them here. [`jwks`] does the same for the keys of those who
-//! issue tokens, [`store`] for where replicas share something, and [`json`] for what must not mean two things.
+//! issue tokens, [`store`] for where replicas share something, [`json`] for what must not mean two things, and
+//! [`probe`] for what the kubelet asks.
 
 pub mod capability;
 pub mod claims;
@@ -16,8 +17,10 @@ pub mod generation;
 pub mod id;
 pub mod json;
 pub mod jwks;
+pub mod lookup;
 pub mod message;
 pub mod path;
+pub mod probe;
 pub mod regex;
 pub mod resource;
 pub mod server;

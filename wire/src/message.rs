@@ -12,17 +12,27 @@ use prost::{
 
 use crate::{
     delta::{MAX_ANNOUNCED, MAX_CHANGES, MAX_HELD, MAX_REMOVED},
-    discovery::{Ack, FromSidecar, Hello, from_sidecar},
+    discovery::{Ack, FromSidecar, Hello, Lookup, from_sidecar},
+    lookup::MAX_ASKED,
 };
 
 /// Fields of a message beside its long list: more than there are, for those of a later version.
 const OTHERS: usize = 16;
 
+/// What a sidecar says once it has said Hello.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Said {
+    /// What it did with a Delta.
+    Ack(Ack),
+    /// What it wants to be told.
+    Lookup(Lookup),
+}
+
 /// Why a message is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// The other one of the two.
-    #[error("the first message must be a Hello, and after it only Acks may come")]
+    #[error("the first message must be a Hello, and after it only Acks and Lookups may come")]
     Unexpected,
     /// No protobuf.
     #[error("{0}")]
@@ -48,14 +58,28 @@ impl FromSidecar {
         }
     }
 
-    /// The Ack, if this is one.
+    /// What comes after the Hello.
     ///
     /// # Errors
-    /// When it is none, or holds more than one ever does.
-    pub fn into_ack(self) -> Result<Ack, Unfit> {
+    /// When it is a Hello, or holds more than one ever does.
+    pub fn into_said(self) -> Result<Said, Unfit> {
         match self.message {
-            Some(from_sidecar::Message::Ack(bytes)) => decode(bytes, MAX_CHANGES + OTHERS),
+            Some(from_sidecar::Message::Ack(bytes)) => {
+                decode(bytes, MAX_CHANGES + OTHERS).map(Said::Ack)
+            }
+            Some(from_sidecar::Message::Lookup(bytes)) => {
+                decode(bytes, MAX_ASKED + OTHERS).map(Said::Lookup)
+            }
             _ => Err(Unfit::Unexpected),
+        }
+    }
+}
+
+impl From<Lookup> for FromSidecar {
+    fn from(lookup: Lookup) -> Self {
+        let bytes = lookup.encode_to_vec().into();
+        FromSidecar {
+            message: Some(from_sidecar::Message::Lookup(bytes)),
         }
     }
 }

@@ -23,6 +23,8 @@ use crate::{
     ResourceId,
     delta::{MAX_HELD, MAX_HELLO_BYTES, Outcome, Sent, View},
     discovery::{Delta, FromSidecar},
+    lookup::{MAX_LOOKUPS, Question},
+    message::Said,
 };
 
 /// How long a sidecar may take to say Hello.
@@ -54,6 +56,11 @@ pub trait Subscriber: Send + 'static {
     /// The newest snapshot of what this sidecar may receive. Publish a new one *before* putting
     /// its changed ids into the mailbox.
     fn view(&self) -> Self::View;
+
+    /// The sidecar wants to be told these answers, and no longer those: before Hello is looked at, what it
+    /// holds of them already. [`Question::of`] reads each. The view has what follows from it as soon as
+    /// this returns, and the mailbox what that changes.
+    fn asked(&mut self, wanted: Vec<ResourceId>, unwanted: Vec<ResourceId>);
 
     /// The sidecar has said Hello; what it holds, version and capabilities can be read from `sent`.
     fn opened(&mut self, sent: &Sent);
@@ -194,10 +201,16 @@ where
             message = messages.next() => match message {
                 None => return Ok(()),
                 Some(message) => {
-                    let ack = message?.into_ack().map_err(invalid)?;
-                    let outcomes = sent.on_ack(ack);
-                    if !outcomes.is_empty() {
-                        subscriber.acked(outcomes);
+                    match message?.into_said().map_err(invalid)? {
+                        Said::Ack(ack) => {
+                            let outcomes = sent.on_ack(ack);
+                            if !outcomes.is_empty() {
+                                subscriber.acked(outcomes);
+                            }
+                        }
+                        Said::Lookup(lookup) => {
+                            subscriber.asked(ids(lookup.wanted), ids(lookup.unwanted));
+                        }
                     }
                 }
             },
@@ -220,9 +233,19 @@ fn closed() -> Status {
 
 fn open(hello: FromSidecar, subscriber: &mut impl Subscriber) -> Result<Sent, Status> {
     let hello = hello.into_hello().map_err(invalid)?;
+    // What it has been told it wants to hear of further.
+    let holding = hello.holding.iter().map(|holding| holding.id.clone());
+    subscriber.asked(ids(holding), Vec::new());
     let sent = Sent::new(hello, &subscriber.view()).map_err(invalid)?;
     subscriber.opened(&sent);
     Ok(sent)
+}
+
+/// The answers among ids that a sidecar names.
+fn ids(texts: impl IntoIterator<Item = String>) -> Vec<ResourceId> {
+    let ids = texts.into_iter().filter_map(|text| text.parse().ok());
+    let asked = ids.filter(|id| Question::of(id).is_some());
+    asked.take(MAX_LOOKUPS).collect()
 }
 
 /// The next delta, with whatever has come into the mailbox meanwhile. What comes while one is in

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::sent::differences;
+use super::unmeshed;
 use super::written::{Written, field_of};
 use crate::kubectl::{self, Pod};
 use crate::sidecar::{Cluster, Reached, through};
@@ -63,6 +64,13 @@ pub(super) fn run(folder: Option<&Path>, cluster: &Cluster) -> anyhow::Result<i3
     }
     let objects = kubectl::json(asking, None)?;
     told.wrong.extend(refused(&objects, &written));
+    match unmeshed::lines(cluster) {
+        Ok(lines) => told.wrong.extend(lines),
+        Err(error) => {
+            let why = format!("pods without a sidecar can't be looked for: {error:#}");
+            told.notes.push(why);
+        }
+    }
     let asked = told.ask_sidecars(cluster, &written);
     for line in told.wrong.iter().chain(&told.notes) {
         say(plain(line));
@@ -108,7 +116,7 @@ fn stored<'a>(
 }
 
 /// The objects of an answer: of a list, or the only one.
-fn items(answer: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn items(answer: &Value) -> impl Iterator<Item = &Value> {
     let list = answer["items"].as_array();
     let one = (list.is_none() && answer.is_object()).then_some(answer);
     list.into_iter().flatten().chain(one)

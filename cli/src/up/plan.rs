@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use compiler::ObjectKey;
 use compiler::yaml::{self, Document, Object};
+use compiler::{ObjectKey, pod_settings};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use operator::source::Problem;
 use operator::source::reading::Reading;
 
@@ -221,7 +222,10 @@ impl Plan {
             );
         }
         let metadata = spec.template.metadata.clone().unwrap_or_default();
-        let labels = metadata.labels.unwrap_or_default();
+        let labels = metadata.labels.clone().unwrap_or_default();
+        let mut annotations = metadata.annotations.clone().unwrap_or_default();
+        // Not enforced here, so that nobody must believe it: callers would find the sidecar.
+        annotations.remove(pod_settings::EXCLUDE_INBOUND_PORTS);
         for (name, value) in spec.selector.match_labels.iter().flatten() {
             if labels.get(name) != Some(value) {
                 complaints.add(
@@ -262,7 +266,7 @@ impl Plan {
                 return None;
             }
         };
-        self.note_what_is_ignored(key, pod, container);
+        self.note_what_is_ignored(key, &metadata, pod, container);
         let argv = argv(container, complaints)?;
         let env = container
             .env
@@ -282,7 +286,7 @@ impl Plan {
         }
         let template = Template {
             labels,
-            annotations: metadata.annotations.unwrap_or_default(),
+            annotations,
             service_account: pod
                 .service_account_name
                 .clone()
@@ -304,8 +308,18 @@ impl Plan {
         })
     }
 
-    fn note_what_is_ignored(&mut self, key: &ObjectKey, pod: &PodSpec, container: &Container) {
+    fn note_what_is_ignored(
+        &mut self,
+        key: &ObjectKey,
+        metadata: &ObjectMeta,
+        pod: &PodSpec,
+        container: &Container,
+    ) {
         let mut ignored = Vec::new();
+        // Its sidecar is a process like others, and no connection goes around it.
+        let annotations = metadata.annotations.iter().flat_map(|all| all.keys());
+        let of_sidecar = |name: &&String| pod_settings::ALL.contains(&name.as_str());
+        ignored.extend(annotations.filter(of_sidecar).map(String::as_str));
         if container
             .volume_mounts
             .as_ref()
@@ -320,8 +334,16 @@ impl Plan {
         {
             ignored.push("init containers");
         }
-        if container.liveness_probe.is_some() || container.readiness_probe.is_some() {
+        let probes = [
+            &container.startup_probe,
+            &container.readiness_probe,
+            &container.liveness_probe,
+        ];
+        if probes.iter().any(|probe| probe.is_some()) {
             ignored.push("probes (ready means: it accepts connections on its ports)");
+        }
+        if container.lifecycle.is_some() {
+            ignored.push("hooks");
         }
         if !ignored.is_empty() {
             self.notes.push(format!(
@@ -539,6 +561,38 @@ spec:
             assert!(problems[0].contains(wanted), "{problems:?}");
         }
         assert!(plan(&(service("a", "10.96.0.10") + &service("b", "None"))).is_ok());
+    }
+
+    #[test]
+    fn what_a_pod_says_of_its_sidecar_and_its_probes_is_told_to_be_ignored() {
+        let text = deployment(
+            "{ containers: [{ name: app, command: [serve], startupProbe: { tcpSocket: { port: 80 } }, \
+             lifecycle: { preStop: { httpGet: { port: 80 } } } }] }",
+        );
+        let annotations = "annotations: { meshwright.dev/exclude-inbound-ports: '9090', \
+                           meshwright.dev/sidecar-log: debug, meshwright.dev/permissive-ports: '80' }";
+        let text = text.replace(
+            "metadata: { labels",
+            &format!("metadata: {{ {annotations}, labels"),
+        );
+        let plan = plan(&text).unwrap();
+        assert_eq!(
+            plan.notes,
+            [
+                "Deployment shop/web: meshwright.dev/exclude-inbound-ports, meshwright.dev/sidecar-log, \
+              probes (ready means: it accepts connections on its ports), hooks are ignored here"
+            ]
+        );
+        // Nor are its callers told that a port has no sidecar before it.
+        let (_, template) = plan.replicas().next().unwrap();
+        let kept: Vec<_> = template.annotations.keys().collect();
+        assert_eq!(
+            kept,
+            [
+                "meshwright.dev/permissive-ports",
+                "meshwright.dev/sidecar-log"
+            ]
+        );
     }
 
     #[test]

@@ -25,6 +25,7 @@ case "$*" in
 *'get --ignore-not-found -f -'*) cat > input; cat stored.json ;;
 *'get deployment/web'*) cat deployment.json ;;
 *'get apiroutes.meshwright.dev,ratelimits.meshwright.dev,retrypolicies.meshwright.dev'*) cat routes.json ;;
+*'get namespaces'*) cat namespaces.json ;;
 *'get pods'*) cat pods.json ;;
 *'get secrets'*) cat secrets.json ;;
 *'create -f - -o name'*) cat > created.json ;;
@@ -68,6 +69,7 @@ impl StandIn {
         };
         for (file, answer) in [
             ("routes.json", json!({ "kind": "List", "items": [] })),
+            ("namespaces.json", json!({ "kind": "List", "items": [] })),
             (
                 "pods.json",
                 json!({ "kind": "List", "items": [pod("web-5d9f")] }),
@@ -169,6 +171,19 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
     );
     cluster.answers("routes.json", &json!({ "kind": "List", "items": [stored] }));
 
+    let labelled =
+        json!({ "metadata": { "name": "shop", "labels": { "meshwright.dev/inject": "enabled" } } });
+    cluster.answers(
+        "namespaces.json",
+        &json!({ "kind": "List", "items": [labelled] }),
+    );
+    let mut late = pod("late");
+    late["spec"] = json!({ "containers": [{ "name": "app" }] });
+    cluster.answers(
+        "pods.json",
+        &json!({ "kind": "List", "items": [pod("web-5d9f"), late] }),
+    );
+
     let folder = cluster.folder.path().to_str().unwrap();
     let checked = cluster
         .command(&["check", folder, "--cluster"])
@@ -192,6 +207,7 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
         ": Namespace shop is not in the cluster: `kubectl apply -f ".to_owned(),
         "ApiRoute shop/orders: ResolvedRefs is False: there is no Service orders-v2 (BackendNotFound)"
             .to_owned(),
+        "Pod shop/late should have a sidecar and has none".to_owned(),
         "plaintext: 10.1.2.3 calls shop/web-5d9f (shop/web) without mutual TLS: 2 times".to_owned(),
         "Service shop/mail: port 25 is not declared and its server speaks first: 3 connections of shop/web-5d9f"
             .to_owned(),
@@ -200,7 +216,7 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
     ] {
         assert!(said.contains(&told), "{told}\nis not in\n{said}");
     }
-    assert_eq!(said.lines().count(), 7, "{said}");
+    assert_eq!(said.lines().count(), 8, "{said}");
     // Each object is asked for by its own name.
     let input: Value = serde_json::from_str(&cluster.kept("input")).unwrap();
     assert_eq!(
@@ -213,6 +229,10 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
     // As sent, nothing is wrong.
     cluster.answers("stored.json", &json!({ "kind": "List", "items": [] }));
     cluster.answers("routes.json", &json!({ "kind": "List", "items": [] }));
+    cluster.answers(
+        "pods.json",
+        &json!({ "kind": "List", "items": [pod("web-5d9f")] }),
+    );
     let checked = cluster
         .command(&["check", "--context", "test", "-n", "shop"])
         .output()

@@ -24,6 +24,10 @@ impl Compilation<'_> {
             match id.kind {
                 Kind::Identity if *id.namespace != **domain => self.remove(id),
                 Kind::Identity => {}
+                // Compiled each time.
+                Kind::Networks => {}
+                // Made of what streams ask for.
+                Kind::Lookup => self.remove(id),
                 Kind::Workload => drop(self.dirty.workloads.insert(key)),
                 Kind::Guard => drop(self.dirty.guards.insert(key)),
                 Kind::Endpoints => drop(self.dirty.endpoints.insert(key)),

@@ -6,12 +6,12 @@ use crds::status::{ConditionType, Reason};
 use wire::resource::MAX_BODY_BYTES;
 use wire::{ResourceId, mesh};
 
-use super::{Compilation, everyone, resource_id};
+use super::{Compilation, resource_id};
 use crate::api_route::Refusal;
 use crate::attach::{Claim, Conflict, Of, Precedence};
 use crate::index::Neighbourhood;
 use crate::inputs::{ObjectKey, ObjectKind, ObjectRef};
-use crate::output::AudienceKey;
+use crate::output::{Around, Audience, AudienceKey};
 use crate::retry_policy::RouteTarget;
 use crate::verdict::{Condition, Verdict};
 
@@ -27,6 +27,8 @@ pub(super) struct Read<'k> {
     pub(super) routes: Vec<RouteTarget>,
     /// Every Service that it names, whether it exists or not.
     pub(super) mentions: BTreeSet<ObjectKey>,
+    /// Services that are called on its account beside those that it names.
+    pub(super) calls: BTreeSet<ObjectKey>,
     /// Services that don't exist, for which something else is suggested.
     pub(super) lost: BTreeSet<ObjectKey>,
     /// Why it can't be in force, conflicts not counted.
@@ -102,6 +104,11 @@ impl Compilation<'_> {
         generation: Option<i64>,
         message: impl FnOnce(Place) -> (Vec<&'static str>, M),
     ) -> BTreeSet<Precedence> {
+        let mut around = Around {
+            services: std::mem::take(&mut read.calls),
+            ..Around::default()
+        };
+        around.services.extend(read.mentions.iter().cloned());
         let Judged {
             affected,
             refusal,
@@ -125,9 +132,10 @@ impl Compilation<'_> {
                 });
                 let audience = match consumer {
                     true => BTreeSet::from([AudienceKey::Namespace(object.namespace.clone())]),
-                    false => everyone(),
+                    false => self.callers(&read.targets, &read.routes, object),
                 };
-                self.put(id, &capabilities, &message, audience, Some(object.clone()));
+                let object = Some(object.clone());
+                self.put_around((id, &capabilities), &message, audience, object, around);
             }
             (Some(id), Some(_)) => self.remove(id),
             (None, _) => {}
@@ -147,6 +155,22 @@ impl Compilation<'_> {
             resources,
         });
         affected
+    }
+
+    /// Those who call what an object is for: everybody in its namespace, and whoever calls one of its
+    /// Services, or of those of its ApiRoutes.
+    fn callers(
+        &self,
+        services: &[ObjectKey],
+        routes: &[RouteTarget],
+        object: &ObjectRef,
+    ) -> Audience {
+        let hosts = &self.out.memo.links.hosts;
+        let hosts = routes.iter().filter_map(|to| hosts.from(&to.route));
+        let services = services.iter().chain(hosts.flatten());
+        let mut callers: Audience = services.map(AudienceKey::of_service).collect();
+        callers.insert(AudienceKey::Namespace(object.namespace.clone()));
+        callers
     }
 
     /// Judges an object whose resource is compiled elsewhere, for pods of its targets: that resource

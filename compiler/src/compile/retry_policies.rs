@@ -58,6 +58,7 @@ impl Compilation<'_> {
             mentions: policy.services.iter().cloned().collect(),
             targets: policy.services,
             routes: policy.routes,
+            calls: BTreeSet::new(),
             lost: policy.lost,
             refusal: policy.refusal,
             unresolved: None,

@@ -42,6 +42,7 @@ impl Compilation<'_> {
             return BTreeSet::new();
         };
         let rules = reader.rules(&hosts.services);
+        let named = hosts.services.iter().cloned().collect();
         let generation = self.inputs.api_routes.get(key);
         let generation = generation.and_then(|route| route.metadata.generation);
         let mut mentions = rules.services;
@@ -65,6 +66,7 @@ impl Compilation<'_> {
             targets: hosts.services,
             routes: Vec::new(),
             mentions,
+            calls: self.hosts_of(&leads),
             lost: &hosts.lost | &rules.lost,
             refusal: hosts.refusal,
             unresolved: Refusal::all(unresolved.collect()),
@@ -116,6 +118,7 @@ impl Compilation<'_> {
         self.idempotent(key, idempotent);
         let layer = layer.filter(|_| self.is_in_force(key));
         self.lead(key, Some(layer), leads);
+        self.named(key, named);
         self.limited(key);
         affected
     }
@@ -135,6 +138,28 @@ impl Compilation<'_> {
             let leading = leading.iter().map(ObjectRef::api_route);
             self.dirty.objects.extend(leading);
         }
+    }
+
+    /// Notes which Services an ApiRoute's hosts name. Who receives what is told by it: policies for it
+    /// go to the callers of those, and callers of what leads to it need them.
+    fn named(&mut self, key: &ObjectKey, services: BTreeSet<ObjectKey>) {
+        let links = &mut self.out.memo.links;
+        if links.hosts.set(key, services.clone()) == services {
+            return;
+        }
+        let policies = links.governed.to(key).into_iter().flatten();
+        self.dirty
+            .objects
+            .extend(policies.map(ObjectRef::retry_policy));
+        let leading = links.leads.to(key).into_iter().flatten();
+        self.dirty.objects.extend(leading.map(ObjectRef::api_route));
+    }
+
+    /// The Services behind ApiRoutes.
+    fn hosts_of(&self, routes: &BTreeSet<ObjectKey>) -> BTreeSet<ObjectKey> {
+        let hosts = &self.out.memo.links.hosts;
+        let hosts = routes.iter().filter_map(|route| hosts.from(route));
+        hosts.flatten().cloned().collect()
     }
 
     pub(super) fn is_in_force(&self, key: &ObjectKey) -> bool {
@@ -170,6 +195,7 @@ impl Compilation<'_> {
         self.cached(key, BTreeSet::new());
         self.idempotent(key, BTreeSet::new());
         self.lead(key, None, BTreeSet::new());
+        self.named(key, BTreeSet::new());
         self.limited(key);
     }
 

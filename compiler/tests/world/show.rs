@@ -47,13 +47,19 @@ pub(crate) fn resource(compiled: &Compiled) -> Value {
     let audience = compiled.audience.iter().map(|key| match key {
         AudienceKey::Everyone => "everyone".to_owned(),
         AudienceKey::Namespace(namespace) => format!("namespace {namespace}"),
+        AudienceKey::Service(namespace, name) => format!("callers of {namespace}/{name}"),
         AudienceKey::Pod(namespace, name) => format!("pod {namespace}/{name}"),
     });
+    let around = &compiled.around;
     let mut shown = json!({
         "for": Value::from_iter(audience),
         "needs": compiled.resource.capabilities,
         "body": body(compiled),
     });
+    if !around.services.is_empty() {
+        let services = around.services.iter().map(ToString::to_string);
+        shown["leadsTo"] = Value::from_iter(services);
+    }
     if let Some(object) = &compiled.object {
         shown["carriesOut"] = json!(object.to_string());
     }
@@ -100,6 +106,11 @@ fn body(compiled: &Compiled) -> Value {
             }
             shown
         }
+        Kind::Networks => {
+            let mesh::Networks { networks } = resource.decode().unwrap();
+            json!(networks)
+        }
+        Kind::Lookup => unreachable!("made of what streams ask for"),
         Kind::Identity => {
             let mesh::Identity {
                 trust_domain,

@@ -17,6 +17,7 @@ fn http() -> Http {
         leader: Leader::alone(),
         metrics: Metrics::new(),
         ready: watch::channel(true).1,
+        injection: None,
     }
 }
 

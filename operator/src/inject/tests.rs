@@ -2,6 +2,10 @@ use super::*;
 use std::path::Path;
 
 use clap::Parser;
+use serde_json::Value;
+use wire::probe::{Ask, HttpGet, Probes};
+
+use super::refusal::PORTS;
 
 #[derive(Parser)]
 struct Command {
@@ -16,6 +20,7 @@ fn config() -> Config {
         operator: "meshwright-operator.meshwright-system.svc:15012".into(),
         trust_domain: "cluster.local".into(),
         roots: "-----BEGIN CERTIFICATE-----\n".into(),
+        probe_token: "t0ken".into(),
     }
 }
 
@@ -188,38 +193,230 @@ fn a_container_on_a_port_of_the_sidecars_is_refused() {
     }
 }
 
+/// What the sidecar of an injected pod is told to ask.
+fn asked(pod: &Value) -> Probes {
+    let env = pod["spec"]["initContainers"][1]["env"].as_array().unwrap();
+    let probes = env.iter().find(|one| one["name"] == "MESHWRIGHT_PROBES");
+    Probes::parse(probes.unwrap()["value"].as_str().unwrap()).unwrap()
+}
+
 #[test]
-fn probes_that_the_sidecar_would_refuse_are_refused_before_the_pod_waits_for_them_forever() {
-    let port = json!({ "port": 8080 });
-    for (field, what) in [
-        ("startupProbe", "startup probe"),
-        ("readinessProbe", "readiness probe"),
-        ("livenessProbe", "liveness probe"),
+fn what_the_kubelet_asks_over_the_network_it_asks_the_sidecar_and_the_sidecar_the_application() {
+    let mut pod = plain();
+    let port = json!([{ "name": "http", "containerPort": 8080 }]);
+    let container = json!({
+        "name": "orders",
+        "image": "orders:1",
+        "ports": port,
+        "startupProbe": { "tcpSocket": { "port": "8080" }, "failureThreshold": 30 },
+        "readinessProbe": { "httpGet": {
+            "port": "http", "path": "ready?full=1#top", "scheme": "HTTPS",
+            "httpHeaders": [{ "name": "Host", "value": "orders" }, { "name": "x-a", "value": "$(B)" }],
+        }, "timeoutSeconds": 3 },
+        "livenessProbe": { "grpc": { "port": 9000, "service": "orders" }, "periodSeconds": 7 },
+        "lifecycle": {
+            "postStart": { "httpGet": { "port": 8080, "path": "/began" } },
+            "preStop": { "httpGet": { "port": 8080, "host": "" } },
+        },
+    });
+    let helper = json!({
+        "name": "helper", "image": "helper:1", "restartPolicy": "Always",
+        "startupProbe": { "httpGet": { "port": 7000, "path": "/up" } },
+    });
+    pod["spec"]["containers"] = json!([container]);
+    pod["spec"]["initContainers"] = json!([helper]);
+    let injected = injected(&pod).unwrap();
+
+    let get = |path: &str| {
+        json!({ "path": path, "port": 15021, "scheme": "HTTP",
+                "httpHeaders": [{ "name": "meshwright-probe", "value": "t0ken" }] })
+    };
+    let container = &injected["spec"]["containers"][0];
+    assert_eq!(
+        container["startupProbe"],
+        json!({ "httpGet": get("/app-health/orders/startupz"), "failureThreshold": 30 })
+    );
+    assert_eq!(
+        container["readinessProbe"],
+        json!({ "httpGet": get("/app-health/orders/readyz"), "timeoutSeconds": 3 })
+    );
+    assert_eq!(
+        container["livenessProbe"],
+        json!({ "httpGet": get("/app-health/orders/livez"), "periodSeconds": 7 })
+    );
+    assert_eq!(
+        container["lifecycle"],
+        json!({ "postStart": { "httpGet": get("/app-health/orders/poststart") },
+                "preStop": { "httpGet": get("/app-health/orders/prestop") } })
+    );
+    // After the two that are put before it.
+    let helper = &injected["spec"]["initContainers"][2];
+    assert_eq!(
+        helper["startupProbe"]["httpGet"],
+        get("/app-health/helper/startupz")
+    );
+
+    let probes = asked(&injected);
+    assert_eq!(probes.token, "t0ken");
+    let ask = |path: &str| &probes.questions[&format!("/app-health/{path}")];
+    assert_eq!(ask("orders/startupz").ask, Ask::TcpSocket { port: 8080 });
+    assert_eq!(ask("orders/startupz").timeout_seconds, Some(1));
+    let ready = Ask::HttpGet(HttpGet {
+        port: 8080,
+        path: "/ready?full=1".into(),
+        https: true,
+        headers: vec![
+            ("Host".into(), "orders".into()),
+            ("x-a".into(), "$(B)".into()),
+        ],
+    });
+    assert_eq!(ask("orders/readyz").ask, ready);
+    assert_eq!(ask("orders/readyz").timeout_seconds, Some(3));
+    let live = Ask::Grpc {
+        port: 9000,
+        service: "orders".into(),
+    };
+    assert_eq!(ask("orders/livez").ask, live);
+    assert!(ask("orders/poststart").is_hook && !ask("orders/readyz").is_hook);
+    assert_eq!(ask("orders/prestop").timeout_seconds, None);
+    assert_eq!(ask("helper/startupz").ask.port(), 7000);
+    assert_eq!(probes.questions.len(), 6);
+}
+
+#[test]
+fn commands_probes_of_other_hosts_and_probes_of_excluded_ports_stay_as_they_are() {
+    let mut pod = plain();
+    pod["metadata"]["annotations"] = json!({ "meshwright.dev/exclude-inbound-ports": "9090" });
+    let container = &mut pod["spec"]["containers"][0];
+    container["startupProbe"] = json!({ "exec": { "command": ["/ready"] } });
+    container["readinessProbe"] = json!({ "httpGet": { "host": "192.0.2.1", "port": 80 } });
+    container["livenessProbe"] = json!({ "tcpSocket": { "port": 9090 } });
+    container["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": 5 } } });
+    let injected = injected(&pod).unwrap();
+    assert_eq!(injected["spec"]["containers"], pod["spec"]["containers"]);
+    let env = injected["spec"]["initContainers"][1]["env"].to_string();
+    assert!(!env.contains("MESHWRIGHT_PROBES"), "{env}");
+}
+
+#[test]
+fn a_probe_that_cannot_be_asked_is_refused_before_the_pod_waits_for_it_forever() {
+    for (probe, why) in [
+        (
+            json!({ "httpGet": { "port": "http" } }),
+            "\"http\" is the name of none of the container's ports",
+        ),
+        (
+            json!({ "tcpSocket": { "port": 65536 } }),
+            "65536 is no port",
+        ),
+        (json!({ "grpc": { "port": 0 } }), "port 0 is no port"),
+        (
+            json!({ "httpGet": { "port": 15021 } }),
+            "port 15021 is no port of an application",
+        ),
+        (
+            json!({ "httpGet": { "port": 80, "path": "/a b" } }),
+            "write them as %20",
+        ),
+        (
+            json!({ "tcpSocket": { "port": 80 }, "timeoutSeconds": 86400 }),
+            "timeoutSeconds must be",
+        ),
     ] {
-        for how in ["httpGet", "tcpSocket", "grpc"] {
-            let refused = refused(|pod| pod["spec"]["containers"][0][field] = json!({ how: port }));
-            assert_eq!(
-                refused,
-                Refusal::Kubelet {
-                    container: "orders".into(),
-                    what,
-                    how
-                }
-            );
-        }
-    }
-    for (field, what) in [("postStart", "postStart hook"), ("preStop", "preStop hook")] {
-        let hook = json!({ field: { "httpGet": port } });
-        let refused = refused(|pod| pod["spec"]["containers"][0]["lifecycle"] = hook);
-        assert_eq!(
-            refused,
-            Refusal::Kubelet {
-                container: "orders".into(),
-                what,
-                how: "httpGet"
-            }
+        let refused = refused(|pod| pod["spec"]["containers"][0]["livenessProbe"] = probe.clone());
+        let said = refused.to_string();
+        assert!(
+            said.contains("container orders has a liveness probe that can't be asked"),
+            "{said}"
         );
+        assert!(said.contains(why), "{said}");
     }
+    let long = "x".repeat(4000);
+    let header = json!({ "name": "x-long", "value": long });
+    let headers: Vec<_> = (0..32).map(|_| header.clone()).collect();
+    let get = json!({ "httpGet": { "port": 80, "httpHeaders": headers } });
+    let refused = refused(|pod| pod["spec"]["containers"][0]["livenessProbe"] = get);
+    assert!(
+        refused.to_string().contains("shorten their headers"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_pod_says_what_its_own_sidecar_is_like_and_what_goes_around_it() {
+    let mut pod = plain();
+    pod["metadata"]["annotations"] = json!({
+        "meshwright.dev/exclude-inbound-ports": "9090",
+        "meshwright.dev/exclude-outbound-ports": "3306,5432",
+        "meshwright.dev/exclude-outbound-cidrs": "10.1.0.0/16,fd00:1::/64",
+        "meshwright.dev/sidecar-cpu-request": "50m",
+        "meshwright.dev/sidecar-cpu-limit": "1",
+        "meshwright.dev/sidecar-memory-request": "64Mi",
+        "meshwright.dev/sidecar-memory-limit": "1Gi",
+        "meshwright.dev/sidecar-log": "info,sidecar=debug",
+        "meshwright.dev/sidecar-workers": "2",
+    });
+    let injected = injected(&pod).unwrap();
+    let [redirect, sidecar] = [0, 1].map(|at| &injected["spec"]["initContainers"][at]);
+    assert_eq!(
+        redirect["args"],
+        json!([
+            "redirect",
+            "--uid",
+            "1337",
+            "--exclude-inbound-port",
+            "9090",
+            "--exclude-outbound-port",
+            "3306",
+            "--exclude-outbound-port",
+            "5432",
+            "--exclude-outbound-cidr",
+            "10.1.0.0/16",
+            "--exclude-outbound-cidr",
+            "fd00:1::/64",
+        ])
+    );
+    let resources = json!({
+        "requests": { "cpu": "50m", "memory": "64Mi" },
+        "limits": { "cpu": "1", "memory": "1Gi" },
+    });
+    assert_eq!(sidecar["resources"], resources);
+    assert_eq!(redirect["resources"], resources);
+    let env = sidecar["env"].as_array().unwrap();
+    assert!(env.contains(&json!({ "name": "MESHWRIGHT_LOG", "value": "info,sidecar=debug" })));
+    assert!(env.contains(&json!({ "name": "MESHWRIGHT_WORKERS", "value": "2" })));
+}
+
+#[test]
+fn a_setting_that_means_nothing_or_contradicts_another_is_refused_with_its_annotation() {
+    let refused = |annotation: &str, value: &str| {
+        let annotations = json!({ format!("meshwright.dev/{annotation}"): value });
+        refused(|pod| pod["metadata"]["annotations"] = annotations).to_string()
+    };
+    for (annotation, value) in [
+        ("exclude-inbound-ports", "http"),
+        ("exclude-outbound-ports", "70000"),
+        ("exclude-outbound-cidrs", "10.1.2.3/16"),
+        ("sidecar-cpu-limit", "much"),
+        ("sidecar-log", "loud"),
+        ("sidecar-workers", "0"),
+    ] {
+        let said = refused(annotation, value);
+        let field = format!("metadata.annotations.meshwright.dev/{annotation} ");
+        assert!(said.starts_with(&field) && said.contains("write"), "{said}");
+    }
+    // The most of memory is 256Mi for all, unless it is said as well.
+    let said = refused("sidecar-memory-request", "512Mi");
+    assert_eq!(
+        said,
+        "metadata.annotations.meshwright.dev/sidecar-memory-request makes the sidecar's request of \
+         512Mi more than its limit of 256Mi: write meshwright.dev/sidecar-memory-limit as well"
+    );
+    let said = refused("sidecar-memory-limit", "16Mi");
+    assert!(
+        said.ends_with("write meshwright.dev/sidecar-memory-request as well"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -101,9 +101,18 @@ impl Subscribers {
     }
 
     fn count(&self, keys: &Audience) -> usize {
-        match keys.first() {
-            // By far the most: a resource for everyone, or for a namespace.
-            Some(key) if keys.len() == 1 => self.0.get(key).map_or(0, BTreeSet::len),
+        let mut means = keys.iter().filter_map(|key| self.0.get(key));
+        match (means.next(), means.next(), means.next()) {
+            (None, _, _) => 0,
+            (Some(one), None, _) => one.len(),
+            // By far the most: a namespace, and those elsewhere who call one of its Services.
+            (Some(one), Some(other), None) => {
+                let (few, many) = match one.len() < other.len() {
+                    true => (one, other),
+                    false => (other, one),
+                };
+                many.len() + few.difference(many).count()
+            }
             _ => self.of(keys).len(),
         }
     }

@@ -1,12 +1,16 @@
 //! One publication: everything that was compiled, found by who may receive it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use compiler::{Audience, AudienceKey, Compiled, Inputs, ObjectKey, Output};
 use k8s_openapi::api::core::v1::Pod;
 use wire::delta::View;
-use wire::{Generation, Kind, Resource, ResourceId};
+use wire::lookup::Question;
+use wire::{Generation, Kind, Resource, ResourceId, capability, mesh};
+
+use super::ledger::StreamId;
 
 /// A consistent picture: resources, and what had been seen when they were compiled.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +19,8 @@ pub struct Snapshot {
     /// Shared with the snapshots before and after, but for what changed.
     by_key: HashMap<AudienceKey, Arc<BTreeSet<ResourceId>>>,
     pods: BTreeMap<ObjectKey, Arc<Pod>>,
+    /// The Services that have an address, virtual or a pod's own.
+    by_address: Arc<HashMap<IpAddr, BTreeSet<ObjectKey>>>,
     seen: Generation,
 }
 
@@ -23,7 +29,11 @@ pub struct Snapshot {
 pub struct StreamView {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) keys: Audience,
+    pub(super) asked: Asked,
 }
+
+/// What a stream has asked about, by ids of kind Lookup. Cheap to clone.
+pub(super) type Asked = Arc<BTreeSet<ResourceId>>;
 
 // === impl Snapshot ===
 
@@ -50,9 +60,111 @@ impl Snapshot {
         Snapshot {
             resources: output.resources.clone(),
             by_key,
+            by_address: self.next_addresses(output),
             pods: inputs.pods.clone(),
             seen: inputs.seen,
         }
+    }
+
+    fn next_addresses(&self, output: &Output) -> Arc<HashMap<IpAddr, BTreeSet<ObjectKey>>> {
+        let mut by_address = self.by_address.clone();
+        let none = BTreeSet::new();
+        let of_services = output.changed.iter();
+        for id in of_services.filter(|id| id.kind == Kind::Endpoints) {
+            let before = self.resources.get(id);
+            let before = before.map_or(&none, |one| &one.around.addresses);
+            let after = output.resources.get(id);
+            let after = after.map_or(&none, |one| &one.around.addresses);
+            if before == after {
+                continue;
+            }
+            let service = service(id);
+            let by_address = Arc::make_mut(&mut by_address);
+            for address in before.difference(after) {
+                if let Some(services) = by_address.get_mut(address) {
+                    services.remove(&service);
+                    if services.is_empty() {
+                        by_address.remove(address);
+                    }
+                }
+            }
+            for address in after.difference(before) {
+                let services = by_address.entry(*address).or_default();
+                services.insert(service.clone());
+            }
+        }
+        by_address
+    }
+
+    /// The Services that a question is about.
+    pub(super) fn services(&self, question: &Question) -> BTreeSet<ObjectKey> {
+        match question {
+            Question::Address(address) => self.by_address.get(address).cloned().unwrap_or_default(),
+            Question::Service { namespace, name } => {
+                let id = ResourceId::new(Kind::Endpoints, &**namespace, &**name);
+                let found = self.resources.contains_key(&id).then(|| service(&id));
+                found.into_iter().collect()
+            }
+        }
+    }
+
+    /// The answer to a question, as a resource.
+    fn answer(&self, id: &ResourceId) -> Option<Resource> {
+        let services = self.services(&Question::of(id)?);
+        let services = services.into_iter().map(|service| mesh::ServiceRef {
+            namespace: service.namespace,
+            name: service.name,
+        });
+        let lookup = mesh::Lookup {
+            services: services.collect(),
+        };
+        let generation = self.seen.of(Kind::Lookup);
+        let needs = &[capability::LOOKUP];
+        Some(Resource::new(id.clone(), generation, needs, &lookup))
+    }
+
+    /// The questions whose answers differ from those of the snapshot before, of those in `asked`.
+    pub(super) fn answered_anew<'a>(
+        &self,
+        before: &Snapshot,
+        changed: &BTreeSet<ResourceId>,
+        asked: &'a BTreeMap<ResourceId, BTreeSet<StreamId>>,
+    ) -> impl Iterator<Item = (&'a ResourceId, &'a BTreeSet<StreamId>)> {
+        let mut about = BTreeSet::new();
+        for id in changed.iter().filter(|id| id.kind == Kind::Endpoints) {
+            let ObjectKey { namespace, name } = service(id);
+            about.insert(Question::Service { namespace, name }.id());
+            for snapshot in [before, self] {
+                let compiled = snapshot.resources.get(id).into_iter();
+                let addresses = compiled.flat_map(|compiled| &compiled.around.addresses);
+                about.extend(addresses.map(|address| Question::Address(*address).id()));
+            }
+        }
+        let asked = about.into_iter().filter_map(|id| asked.get_key_value(&id));
+        asked.filter(|(id, _)| {
+            let services = |of: &Snapshot| Question::of(id).map(|asked| of.services(&asked));
+            services(before) != services(self)
+        })
+    }
+
+    /// What someone with these keys who asked that receives beside: the Services that it calls, those
+    /// that these lead to, and so on. Those of its own namespace it receives in any case.
+    pub(super) fn reach(&self, keys: &mut Audience, asked: &Asked, own_namespace: &str) {
+        let questions = asked.iter().filter_map(Question::of);
+        let mut found: Vec<_> = questions.flat_map(|asked| self.services(&asked)).collect();
+        found.extend(keys.iter().flat_map(|key| self.around(key)));
+        while let Some(service) = found.pop() {
+            let key = AudienceKey::of_service(&service);
+            if service.namespace != own_namespace && keys.insert(key.clone()) {
+                found.extend(self.around(&key));
+            }
+        }
+    }
+
+    /// The Services that whoever has the key calls on account of what it receives by it.
+    fn around(&self, key: &AudienceKey) -> impl Iterator<Item = ObjectKey> {
+        let compiled = self.ids(key).filter_map(|id| self.resources.get(id));
+        compiled.flat_map(|compiled| compiled.around.services.iter().cloned())
     }
 
     /// The resource, whoever may receive it.
@@ -85,18 +197,18 @@ impl Snapshot {
         self.by_key.get(key).into_iter().flat_map(|ids| ids.iter())
     }
 
-    /// Whether `key` is what makes a pod with it receive the resource: not everyone in its
-    /// namespace does.
-    pub(super) fn means_alone(&self, id: &ResourceId, key: &AudienceKey) -> bool {
-        let AudienceKey::Pod(namespace, _) = key else {
-            return true;
-        };
-        let wider = [
-            AudienceKey::Everyone,
-            AudienceKey::Namespace(namespace.clone()),
-        ];
-        let audience = self.resources.get(id).map(|compiled| &compiled.audience);
-        !audience.is_some_and(|audience| wider.iter().any(|key| audience.contains(key)))
+    /// What `keys` mean that `others` don't.
+    pub(super) fn ids_beside<'a>(
+        &'a self,
+        keys: impl IntoIterator<Item = &'a AudienceKey>,
+        others: &Audience,
+    ) -> BTreeSet<&'a ResourceId> {
+        let ids = keys.into_iter().flat_map(|key| self.ids(key));
+        let beside = ids.filter(|id| {
+            let audience = self.resources.get(id).map(|compiled| &compiled.audience);
+            audience.is_none_or(|audience| audience.is_disjoint(others))
+        });
+        beside.collect()
     }
 
     /// Every pod.
@@ -110,10 +222,19 @@ impl Snapshot {
     }
 }
 
+/// The Service that Endpoints are of.
+fn service(endpoints: &ResourceId) -> ObjectKey {
+    ObjectKey::new(&*endpoints.namespace, &*endpoints.name)
+}
+
 // === impl StreamView ===
 
 impl View for StreamView {
     fn get(&self, id: &ResourceId) -> Option<Resource> {
+        if id.kind == Kind::Lookup {
+            let asked = self.asked.contains(id);
+            return asked.then(|| self.snapshot.answer(id)).flatten();
+        }
         let compiled = self.snapshot.get(id)?;
         let meant = !self.keys.is_disjoint(&compiled.audience);
         meant.then(|| compiled.resource.clone())
@@ -125,7 +246,8 @@ impl View for StreamView {
             .iter()
             .flat_map(|key| self.snapshot.ids(key))
             .collect();
-        all.into_iter().cloned().collect()
+        let asked = self.asked.iter();
+        all.into_iter().chain(asked).cloned().collect()
     }
 
     fn seen(&self, kind: Kind) -> Generation {

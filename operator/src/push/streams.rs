@@ -10,10 +10,12 @@ use tokio::time::Instant;
 use wire::ResourceId;
 use wire::delta::{Outcome, Sent, View};
 use wire::generation::Input;
+use wire::lookup::MAX_LOOKUPS;
 use wire::server::Mailbox;
 
 use super::ledger::{Lag, Ledger, StreamId, Subscribers};
-use super::snapshot::{Snapshot, StreamView};
+use super::remembered::{Owner, Remembered};
+use super::snapshot::{Asked, Snapshot, StreamView};
 
 /// The most streams at once: each costs some ten kilobytes and a place in every publication.
 pub const MAX_STREAMS: usize = 10_000;
@@ -81,6 +83,9 @@ pub(super) struct Inner {
     pub(super) pods: HashMap<(ObjectKey, String), StreamId>,
     subscribers: Subscribers,
     pub(super) ledger: Ledger,
+    /// Who asked, by ids of kind Lookup.
+    asked: BTreeMap<ResourceId, BTreeSet<StreamId>>,
+    remembered: Remembered,
     last: StreamId,
     closed: bool,
 }
@@ -89,6 +94,10 @@ pub(super) struct Inner {
 pub(super) struct Stream {
     subscriber: Subscriber,
     keys: Audience,
+    /// What it wants to be told beside, by ids of kind Lookup.
+    asked: Asked,
+    /// Whose pods call the same.
+    owner: Owner,
     mailbox: Arc<Mailbox>,
     /// When it began.
     pub(super) since: Instant,
@@ -107,7 +116,8 @@ impl Streams {
         let after = Arc::new(before.next(inputs, output));
         inner.snapshot = after.clone();
         let inner = &mut *inner;
-        let gained = inner.recheck_pods(&before, &after);
+        let mut gained = inner.recheck_pods(&before, &after);
+        gained.extend(inner.recheck_reach(&before, &after, &output.changed));
         let mut told: HashMap<StreamId, Vec<ResourceId>> = HashMap::new();
         for id in &output.changed {
             let old = before.get(id).map(|old| &old.audience);
@@ -124,9 +134,8 @@ impl Streams {
                 .ledger
                 .publish(id, new.map(|new| &**new), &inner.subscribers);
         }
-        for (stream, key) in gained {
-            let ids = after.ids(&key).filter(|id| after.means_alone(id, &key));
-            inner.ledger.joined(stream, ids);
+        for (stream, ids) in gained {
+            inner.ledger.joined(stream, ids.iter());
         }
         let advanced = before.seen() != after.seen();
         for (id, stream) in &inner.streams {
@@ -164,13 +173,23 @@ impl Streams {
         }
         inner.last += 1;
         let id = inner.last;
-        let keys = keys(&subscriber, &inner.snapshot);
+        let owner = Owner::of(&subscriber, inner.snapshot.pod(&subscriber.pod));
+        // What others of its Deployment call it will call too.
+        let asked: Asked = Arc::new(inner.remembered.of(&owner));
+        for question in &*asked {
+            let asking = inner.asked.entry(question.clone()).or_default();
+            asking.insert(id);
+        }
+        let mut keys = keys(&subscriber, &inner.snapshot);
+        let namespace = &subscriber.pod.namespace;
+        inner.snapshot.reach(&mut keys, &asked, namespace);
         for key in &keys {
             inner.subscribers.add(key.clone(), id);
         }
         let view = StreamView {
             snapshot: inner.snapshot.clone(),
             keys: keys.clone(),
+            asked: asked.clone(),
         };
         inner.ledger.joined(id, view.ids().iter());
         inner.pods.insert(pod, id);
@@ -179,6 +198,8 @@ impl Streams {
             Stream {
                 subscriber,
                 keys,
+                asked,
+                owner,
                 mailbox,
                 since: Instant::now(),
                 ended: false,
@@ -191,11 +212,57 @@ impl Streams {
     /// The newest of what a stream may receive.
     pub(super) fn view(&self, id: StreamId) -> StreamView {
         let inner = self.lock();
-        let keys = inner.streams.get(&id).map(|stream| stream.keys.clone());
+        let stream = inner.streams.get(&id);
         StreamView {
             snapshot: inner.snapshot.clone(),
-            keys: keys.unwrap_or_default(),
+            keys: stream.map(|stream| stream.keys.clone()).unwrap_or_default(),
+            asked: stream
+                .map(|stream| stream.asked.clone())
+                .unwrap_or_default(),
         }
+    }
+
+    /// A stream wants these answers, and no longer those; it has them, and what they lead to, in its view
+    /// from now on. Of more than [`MAX_LOOKUPS`] the rest is not answered.
+    pub(super) fn asked(&self, id: StreamId, wanted: Vec<ResourceId>, unwanted: &[ResourceId]) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let Some(stream) = inner.streams.get_mut(&id).filter(|stream| !stream.ended) else {
+            return;
+        };
+        let mut asked = BTreeSet::clone(&stream.asked);
+        let mut changed = Vec::new();
+        for question in unwanted {
+            if asked.remove(question) {
+                changed.push(question.clone());
+                if let Some(asking) = inner.asked.get_mut(question) {
+                    asking.remove(&id);
+                    if asking.is_empty() {
+                        inner.asked.remove(question);
+                    }
+                }
+            }
+        }
+        for question in wanted {
+            if asked.len() < MAX_LOOKUPS && asked.insert(question.clone()) {
+                let asking = inner.asked.entry(question.clone()).or_default();
+                asking.insert(id);
+                changed.push(question);
+            }
+        }
+        if changed.is_empty() {
+            return;
+        }
+        stream.asked = Arc::new(asked);
+        let wanted = changed.iter().filter(|id| stream.asked.contains(*id));
+        let wanted: Vec<_> = wanted.cloned().collect();
+        let owner = stream.owner.clone();
+        inner.remembered.note(owner, &wanted, unwanted);
+        stream.mailbox.changed(changed);
+        let snapshot = inner.snapshot.clone();
+        let gained = inner.reach_again(id, &snapshot, &snapshot);
+        inner.ledger.joined(id, gained.iter());
+        self.touched.notify_one();
     }
 
     /// A stream has said what it holds.
@@ -349,28 +416,110 @@ impl Inner {
         &mut self,
         before: &Snapshot,
         after: &Snapshot,
-    ) -> Vec<(StreamId, AudienceKey)> {
+    ) -> Vec<(StreamId, Vec<ResourceId>)> {
         let mut all_gained = Vec::new();
         // Most publications are of something else, and there may be many streams.
         if before.seen().at(Input::Pod) == after.seen().at(Input::Pod) {
             return all_gained;
         }
-        for (id, stream) in self.streams.iter_mut().filter(|(_, stream)| !stream.ended) {
-            let keys = keys(&stream.subscriber, after);
-            for lost in stream.keys.difference(&keys) {
-                self.subscribers.remove(lost, *id);
-                let ids = || before.ids(lost).filter(|id| before.means_alone(id, lost));
-                stream.mailbox.changed(ids().cloned());
-                self.ledger.left(*id, ids());
+        let mut changed = Vec::new();
+        for (id, stream) in self.streams.iter().filter(|(_, stream)| !stream.ended) {
+            let ObjectKey { namespace, name } = &stream.subscriber.pod;
+            let own = AudienceKey::Pod(namespace.clone(), name.clone());
+            let exists = exists(&stream.subscriber, after);
+            if exists != stream.keys.contains(&own) {
+                let mut keys = stream.keys.clone();
+                match exists {
+                    true => keys.insert(own),
+                    false => keys.remove(&own),
+                };
+                changed.push((*id, keys));
             }
-            for gained in keys.difference(&stream.keys) {
-                self.subscribers.add(gained.clone(), *id);
-                stream.mailbox.changed(after.ids(gained).cloned());
-                all_gained.push((*id, gained.clone()));
-            }
-            stream.keys = keys;
+        }
+        for (id, keys) in changed {
+            let gained = self.regroup(id, keys, before, after);
+            all_gained.push((id, gained));
         }
         all_gained
+    }
+
+    /// Streams whose questions have other answers, or that are told of other Services by what they
+    /// receive, gain or lose what concerns calls to those; who gained, and what.
+    fn recheck_reach(
+        &mut self,
+        before: &Snapshot,
+        after: &Snapshot,
+        changed: &BTreeSet<ResourceId>,
+    ) -> Vec<(StreamId, Vec<ResourceId>)> {
+        let mut affected = BTreeSet::new();
+        for (question, asking) in after.answered_anew(before, changed, &self.asked) {
+            for id in asking {
+                if let Some(stream) = self.streams.get(id) {
+                    stream.mailbox.changed([question.clone()]);
+                    affected.insert(*id);
+                }
+            }
+        }
+        for id in changed {
+            let (old, new) = (before.get(id), after.get(id));
+            let leads = |compiled: Option<&Arc<Compiled>>| {
+                compiled.is_some_and(|compiled| !compiled.around.services.is_empty())
+            };
+            if !leads(old) && !leads(new) {
+                continue;
+            }
+            let same = old.zip(new).is_some_and(|(old, new)| {
+                old.around.services == new.around.services && old.audience == new.audience
+            });
+            if !same {
+                let both = old.into_iter().chain(new);
+                let keys = both.flat_map(|compiled| &compiled.audience);
+                affected.extend(self.subscribers.of(keys));
+            }
+        }
+        let again = affected.into_iter();
+        again
+            .map(|id| (id, self.reach_again(id, before, after)))
+            .collect()
+    }
+
+    /// What a stream reaches, anew; answers what it has gained.
+    fn reach_again(
+        &mut self,
+        id: StreamId,
+        before: &Snapshot,
+        after: &Snapshot,
+    ) -> Vec<ResourceId> {
+        let Some(stream) = self.streams.get(&id).filter(|stream| !stream.ended) else {
+            return Vec::new();
+        };
+        let of_itself = |key: &&AudienceKey| !matches!(key, AudienceKey::Service(..));
+        let mut keys: Audience = stream.keys.iter().filter(of_itself).cloned().collect();
+        after.reach(&mut keys, &stream.asked, &stream.subscriber.pod.namespace);
+        self.regroup(id, keys, before, after)
+    }
+
+    /// Gives a stream other keys, and tells it of what it loses and gains by them; answers what it gains.
+    fn regroup(
+        &mut self,
+        id: StreamId,
+        keys: Audience,
+        before: &Snapshot,
+        after: &Snapshot,
+    ) -> Vec<ResourceId> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Vec::new();
+        };
+        let had = std::mem::replace(&mut stream.keys, keys);
+        let (lost, gained) = (had.difference(&stream.keys), stream.keys.difference(&had));
+        let gone = before.ids_beside(lost.clone(), &stream.keys);
+        let come = after.ids_beside(gained.clone(), &had);
+        lost.for_each(|key| self.subscribers.remove(key, id));
+        gained.for_each(|key| self.subscribers.add(key.clone(), id));
+        let told = gone.iter().chain(&come);
+        stream.mailbox.changed(told.map(|id| (*id).clone()));
+        self.ledger.left(id, gone.into_iter());
+        come.into_iter().cloned().collect()
     }
 
     /// The stream is no longer told or counted.
@@ -384,6 +533,14 @@ impl Inner {
             self.subscribers.remove(key, id);
             self.ledger.left(id, self.snapshot.ids(key));
         }
+        for question in &*stream.asked {
+            if let Some(asking) = self.asked.get_mut(question) {
+                asking.remove(&id);
+                if asking.is_empty() {
+                    self.asked.remove(question);
+                }
+            }
+        }
         let pod = (stream.subscriber.pod.clone(), stream.subscriber.uid.clone());
         if self.pods.get(&pod) == Some(&id) {
             self.pods.remove(&pod);
@@ -396,7 +553,14 @@ impl Inner {
 fn keys(subscriber: &Subscriber, snapshot: &Snapshot) -> Audience {
     let ObjectKey { namespace, name } = &subscriber.pod;
     let mut keys = Audience::from(AudienceKey::of_pod(namespace, name));
-    let exists = snapshot.pod(&subscriber.pod).is_some_and(|pod| {
+    if !exists(subscriber, snapshot) {
+        keys.remove(&AudienceKey::Pod(namespace.clone(), name.clone()));
+    }
+    keys
+}
+
+fn exists(subscriber: &Subscriber, snapshot: &Snapshot) -> bool {
+    snapshot.pod(&subscriber.pod).is_some_and(|pod| {
         let account = pod
             .spec
             .as_ref()
@@ -404,9 +568,5 @@ fn keys(subscriber: &Subscriber, snapshot: &Snapshot) -> Audience {
         pod.metadata.uid.as_deref() == Some(&subscriber.uid)
             && account.filter(|name| !name.is_empty()).unwrap_or("default")
                 == subscriber.service_account
-    });
-    if !exists {
-        keys.remove(&AudienceKey::Pod(namespace.clone(), name.clone()));
-    }
-    keys
+    })
 }

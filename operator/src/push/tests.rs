@@ -14,6 +14,7 @@ use wire::generation::Input;
 use super::*;
 
 mod places;
+mod scope;
 
 const LONG: Duration = Duration::from_secs(20);
 

@@ -14,7 +14,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
@@ -23,6 +23,7 @@ use wire::delta::{Apply, Change, Held, Rejected};
 use wire::discovery::SignRequest;
 use wire::discovery::certificates_client::CertificatesClient;
 use wire::discovery::discovery_client::DiscoveryClient;
+use wire::lookup::Question;
 
 /// A key and the chain that proves it.
 pub(crate) struct Identity {
@@ -38,6 +39,7 @@ pub(crate) struct Sidecar {
     pub(crate) state: watch::Receiver<State>,
     /// The id that it refuses from now on.
     pub(crate) rejects: Arc<Mutex<Option<String>>>,
+    questions: mpsc::Sender<Question>,
     task: AbortHandle,
 }
 
@@ -158,17 +160,25 @@ impl Sidecar {
         let (telling, state) = watch::channel(State::default());
         let rejects: Arc<Mutex<Option<String>>> = Arc::default();
         let apply = Refusing(rejects.clone());
+        let (questions, asked) = mpsc::channel(16);
         let task = tokio::spawn(async move {
             let dial = || connect(address, config.clone());
             let persist = |held: &mut Held| drop(sender.send_replace(held.clone()));
-            wire::client::run(dial, Held::default(), apply, persist, &telling).await
+            wire::client::run(dial, Held::default(), apply, persist, &telling, asked).await
         });
         Sidecar {
             held,
             state,
             rejects,
+            questions,
             task: task.abort_handle(),
         }
+    }
+
+    /// Asks what an address or a name means.
+    #[allow(dead_code)] // of the benchmark
+    pub(crate) async fn ask(&self, question: Question) {
+        self.questions.send(question).await.unwrap();
     }
 
     /// Waits until `is` holds of what is held.

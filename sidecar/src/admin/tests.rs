@@ -75,7 +75,9 @@ async fn who_stays_connected_keeps_nobody_out() {
     let test = async {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::task::spawn_local(serve(listener, |_| text(StatusCode::OK, "ready\n")));
+        tokio::task::spawn_local(serve(listener, async |_| {
+            Ok(text(StatusCode::OK, "ready\n"))
+        }));
         let mut idle = Vec::new();
         for _ in 0..2 * MAX_CONNECTIONS {
             idle.push(tokio::net::TcpStream::connect(address).await.unwrap());
@@ -145,13 +147,15 @@ async fn beside_an_admin<F: Future<Output = ()>>(test: impl FnOnce(std::net::Soc
         metrics: Arc::new(Metrics::new()),
         access_log: Some(Arc::new(Selected::new(Default::default()))),
         taps: Arc::default(),
+        prober: None,
     };
     let local = tokio::task::LocalSet::new();
     let test = async {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let admin = Rc::new(admin);
-        tokio::task::spawn_local(serve(listener, move |question| admin.to_people(question)));
+        let answer = async move |question| Ok(admin.to_people(&question));
+        tokio::task::spawn_local(serve(listener, answer));
         test(address).await;
     };
     local.run_until(test).await;

@@ -1,6 +1,8 @@
 //! The arguments of `meshwright-sidecar redirect`.
 
-use super::{Error, Escape, Rules};
+use ipnet::IpNet;
+
+use super::{Error, Escape, Excluded, Rules};
 
 /// Redirects this network namespace's connections to the sidecar, and ends. Needs NET_ADMIN.
 #[derive(Clone, Debug, clap::Args)]
@@ -25,6 +27,15 @@ pub struct RedirectArgs {
     /// Ports that are reached as they are: the sidecar's own (repeatable).
     #[arg(long = "untouched-port", value_name = "PORT", default_values_t = [15020, 15021])]
     untouched_ports: Vec<u16>,
+    /// A port that is reached as it is, without the sidecar: the mesh does not protect it (repeatable).
+    #[arg(long = "exclude-inbound-port", value_name = "PORT")]
+    exclude_inbound_ports: Vec<u16>,
+    /// A port that the application calls without the sidecar, wherever it is (repeatable).
+    #[arg(long = "exclude-outbound-port", value_name = "PORT")]
+    exclude_outbound_ports: Vec<u16>,
+    /// A network that the application calls without the sidecar, such as 10.1.0.0/16 (repeatable).
+    #[arg(long = "exclude-outbound-cidr", value_name = "CIDR")]
+    exclude_outbound_cidrs: Vec<IpNet>,
     /// Removes the redirect instead.
     #[arg(long)]
     remove: bool,
@@ -54,6 +65,11 @@ impl RedirectArgs {
             outbound: self.outbound_port,
             inbound: self.inbound_port,
             untouched,
+            excluded: Excluded {
+                inbound_ports: self.exclude_inbound_ports.clone(),
+                outbound_ports: self.exclude_outbound_ports.clone(),
+                outbound_cidrs: self.exclude_outbound_cidrs.clone(),
+            },
         }
     }
 }

@@ -30,6 +30,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use args::RedirectArgs;
+use ipnet::IpNet;
 use nftables::{Batch, Chain, Hook, Match, Verdict};
 
 /// The source address of the sidecar's connections to its own application.
@@ -65,7 +66,25 @@ pub struct Rules {
     pub inbound: u16,
     /// Ports that a peer reaches as they are: the sidecar's own.
     pub untouched: Vec<u16>,
+    /// What goes around the sidecar.
+    pub excluded: Excluded,
 }
+
+/// Connections of the application's that the sidecar has nothing to do with: it neither protects nor
+/// sees them. At most [`MAX_EXCLUDED`] of each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Excluded {
+    /// Ports of the application that are reached as they are.
+    pub inbound_ports: Vec<u16>,
+    /// Ports that it calls, wherever they are.
+    pub outbound_ports: Vec<u16>,
+    /// Networks that it calls.
+    pub outbound_cidrs: Vec<IpNet>,
+}
+
+/// The most ports, and networks, that can be excluded: each is a rule that every new connection is
+/// compared with.
+pub const MAX_EXCLUDED: usize = 32;
 
 /// Why the redirect could not be installed.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +101,9 @@ pub enum Error {
          CONFIG_NFT_NAT and CONFIG_NFT_REDIR; as modules: nf_tables, nft_chain_nat, nft_redir)"
     )]
     Kernel(&'static str),
+    /// Too much is to be left alone.
+    #[error("{0} {1} are excluded, and {MAX_EXCLUDED} may be: exclude a network instead, or less")]
+    TooMany(usize, &'static str),
     /// Anything else the kernel answered.
     #[error("the kernel refused the redirect while {step}: {source}")]
     Refused {
@@ -100,6 +122,7 @@ pub enum Error {
 ///
 /// Connections over IPv6 are redirected as well, also where nothing has an address of it yet.
 pub fn redirect(rules: &Rules) -> Result<(), Error> {
+    rules.excluded.check()?;
     loopback::add(APPLICATION_SOURCE_6)?;
     let mut batch = Batch::replace(TABLE);
     batch.chain(Chain {
@@ -131,7 +154,7 @@ fn outbound(rules: &Rules) -> Vec<(Vec<Match>, Verdict)> {
         Escape::Uid(uid) => Match::SocketUid(uid),
         Escape::Mark(mark) => Match::Mark(mark),
     };
-    vec![
+    let mut lines = vec![
         // The sidecar hands a request to its application.
         (
             vec![sidecar, Match::Source(APPLICATION_SOURCE)],
@@ -141,6 +164,19 @@ fn outbound(rules: &Rules) -> Vec<(Vec<Match>, Verdict)> {
             vec![sidecar, Match::Source6(APPLICATION_SOURCE_6)],
             Verdict::Return,
         ),
+    ];
+    // The sidecar calls its own workload at a port that nobody reaches through it.
+    let of_own = |port: &u16| {
+        let own = vec![
+            sidecar,
+            Match::LeavesByLoopback,
+            Match::Tcp,
+            Match::ToPort(*port),
+        ];
+        (own, Verdict::Return)
+    };
+    lines.extend(rules.excluded.inbound_ports.iter().map(of_own));
+    lines.extend([
         // The sidecar calls its own workload (a Service chose this very pod): through its own
         // inbound side, so that a workload's calls to itself obey the same rules as others'.
         (
@@ -166,15 +202,19 @@ fn outbound(rules: &Rules) -> Vec<(Vec<Match>, Verdict)> {
         // What an application says to itself over loopback is its own business.
         (vec![Match::ToLoopback(true)], Verdict::Return),
         (vec![Match::ToLoopback6(true)], Verdict::Return),
-        (vec![Match::Tcp], Verdict::Redirect(rules.outbound)),
-    ]
+    ]);
+    let ports = rules.excluded.outbound_ports.iter();
+    lines.extend(ports.map(|port| (vec![Match::Tcp, Match::ToPort(*port)], Verdict::Return)));
+    let networks = rules.excluded.outbound_cidrs.iter();
+    lines.extend(networks.map(|network| (vec![Match::ToNetwork(*network)], Verdict::Return)));
+    lines.push((vec![Match::Tcp], Verdict::Redirect(rules.outbound)));
+    lines
 }
 
 /// What happens to a connection that arrives from outside the namespace.
 fn inbound(rules: &Rules) -> Vec<(Vec<Match>, Verdict)> {
-    let mut lines: Vec<_> = rules
-        .untouched
-        .iter()
+    let as_they_are = rules.untouched.iter().chain(&rules.excluded.inbound_ports);
+    let mut lines: Vec<_> = as_they_are
         .map(|port| (vec![Match::Tcp, Match::ToPort(*port)], Verdict::Return))
         .collect();
     lines.push((vec![Match::Tcp], Verdict::Redirect(rules.inbound)));
@@ -191,6 +231,24 @@ impl Rules {
             outbound: 15001,
             inbound: 15006,
             untouched: vec![15006, 15020, 15021],
+            excluded: Excluded::default(),
         }
+    }
+}
+
+// === impl Excluded ===
+
+impl Excluded {
+    fn check(&self) -> Result<(), Error> {
+        for (number, what) in [
+            (self.inbound_ports.len(), "inbound ports"),
+            (self.outbound_ports.len(), "outbound ports"),
+            (self.outbound_cidrs.len(), "networks"),
+        ] {
+            if number > MAX_EXCLUDED {
+                return Err(Error::TooMany(number, what));
+            }
+        }
+        Ok(())
     }
 }

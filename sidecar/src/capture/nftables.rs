@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use netlink_bindings::nftables::{
     self, Chained, CmpOps, MetaKeys, Nfgenmsg, PayloadBase, PushExprListAttrs, PushRuleAttrs,
     Registers, VerdictCode,
@@ -61,6 +62,8 @@ pub(super) enum Match {
     ToLoopback(bool),
     /// To `::1`, or to any other IPv6 address.
     ToLoopback6(bool),
+    /// To an address of this network.
+    ToNetwork(IpNet),
     Tcp,
     ToPort(u16),
 }
@@ -236,6 +239,17 @@ impl Match {
                     &Ipv6Addr::LOCALHOST.octets(),
                 )
             }
+            // Addresses are compared as numbers whose first byte counts most.
+            Self::ToNetwork(IpNet::V4(network)) => {
+                let to = meta(to, MetaKeys::Nfproto, CmpOps::Eq, &[FAMILY_IPV4]);
+                let ends = [network.network(), network.broadcast()].map(|end| end.octets());
+                between(to, 16, &ends)
+            }
+            Self::ToNetwork(IpNet::V6(network)) => {
+                let to = meta(to, MetaKeys::Nfproto, CmpOps::Eq, &[FAMILY_IPV6]);
+                let ends = [network.network(), network.broadcast()].map(|end| end.octets());
+                between(to, 24, &ends)
+            }
             Self::Tcp => meta(to, MetaKeys::L4Proto, CmpOps::Eq, &[PROTOCOL_TCP]),
             Self::ToPort(port) => payload(
                 to,
@@ -276,6 +290,23 @@ fn payload<'a>(
         .end_nested()
         .end_nested();
     cmp(loaded, compare, value)
+}
+
+/// Whether what stands in the network header is neither less than the first nor more than the last.
+fn between<'a, const N: usize>(
+    to: Expressions<'a>,
+    offset: u32,
+    [first, last]: &[[u8; N]; 2],
+) -> Expressions<'a> {
+    let header = PayloadBase::NetworkHeader;
+    let at_least = payload(to, header, offset, CmpOps::Gte, first);
+    payload(
+        at_least,
+        PayloadBase::NetworkHeader,
+        offset,
+        CmpOps::Lte,
+        last,
+    )
 }
 
 fn cmp<'a>(to: Expressions<'a>, compare: CmpOps, value: &[u8]) -> Expressions<'a> {

@@ -80,6 +80,30 @@ fn loopback_is_left_alone() {
 }
 
 #[test]
+fn a_call_to_an_excluded_port_or_network_goes_around_the_sidecar() {
+    in_a_namespace("excluded_outbound");
+}
+
+#[test]
+fn an_excluded_port_is_reached_without_the_sidecar_by_others_and_by_oneself() {
+    in_a_namespace("excluded_inbound");
+}
+
+#[test]
+fn no_more_is_excluded_than_is_compared_in_a_moment() {
+    let most = |number| Rules {
+        excluded: Excluded {
+            outbound_ports: vec![80; number],
+            ..Excluded::default()
+        },
+        ..Rules::new(Escape::Mark(MARK))
+    };
+    assert!(most(MAX_EXCLUDED).excluded.check().is_ok());
+    let error = redirect(&most(MAX_EXCLUDED + 1)).unwrap_err().to_string();
+    assert!(error.contains("33 outbound ports are excluded"), "{error}");
+}
+
+#[test]
 fn a_second_run_replaces_the_first_and_removal_leaves_nothing() {
     in_a_namespace("twice");
 }
@@ -210,6 +234,73 @@ mod namespaced {
 
         database.accept().unwrap();
         assert_nobody_called(&outbound);
+    }
+
+    #[test]
+    #[ignore = "needs a namespace: run by its caller above"]
+    fn excluded_outbound() {
+        let [outbound, _inbound] = pod();
+        let excluded = Excluded {
+            outbound_ports: vec![3306],
+            outbound_cidrs: vec![
+                "10.97.128.0/17".parse().unwrap(),
+                "fd00:2::/64".parse().unwrap(),
+            ],
+            ..Excluded::default()
+        };
+        redirect(&Rules {
+            excluded,
+            ..Rules::new(Escape::Mark(MARK))
+        })
+        .unwrap();
+        // Out to the network, where nobody has the address.
+        for around in [
+            address([10, 96, 0, 10], 3306),
+            address([10, 97, 128, 0], 80),
+            address([10, 97, 255, 255], 80),
+        ] {
+            let refusal = TcpStream::connect(around).unwrap_err();
+            assert_eq!(refusal.kind(), io::ErrorKind::HostUnreachable, "{around}");
+            assert_nobody_called(&outbound);
+        }
+        for through in [
+            address([10, 96, 0, 10], 3307),
+            address([10, 97, 127, 255], 80),
+            address([10, 98, 0, 0], 80),
+        ] {
+            let _client = TcpStream::connect(through).unwrap();
+            let (accepted, _) = outbound.accept().unwrap();
+            assert_eq!(original_destination(&accepted), through);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a namespace: run by its caller above"]
+    fn excluded_inbound() {
+        let [outbound, inbound] = pod();
+        let metrics = TcpListener::bind("0.0.0.0:9090").unwrap();
+        let excluded = Excluded {
+            inbound_ports: vec![9090],
+            ..Excluded::default()
+        };
+        let rules = Rules {
+            excluded,
+            ..Rules::new(Escape::Mark(MARK))
+        };
+        redirect(&rules).unwrap();
+        assert!(
+            super::super::inbound(&rules)
+                .contains(&(vec![Match::Tcp, Match::ToPort(9090)], Verdict::Return))
+        );
+        // The application calls itself: out by its sidecar, and from there to the port itself.
+        let own = SocketAddr::from((POD, 9090));
+        let _client = TcpStream::connect(own).unwrap();
+        let (from_application, _) = outbound.accept().unwrap();
+        assert_eq!(original_destination(&from_application), own);
+        let sidecar = marked();
+        sidecar.connect(&own.into()).unwrap();
+        metrics.accept().unwrap();
+        assert_nobody_called(&inbound);
     }
 
     #[test]

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use wire::delta::{Apply, Change, Rejected};
 use wire::generation::Generation;
+use wire::lookup::Question;
 use wire::{Kind, ResourceId};
 
 use super::access::{Access, Keys};
 use super::followers::Followers;
 use super::guard::{Guard, Workload};
+use super::lookup::{Answer, Networks};
 use super::rate_limit::RateLimit;
 use super::retry_policy::RetryPolicy;
 use super::route::Route;
@@ -153,6 +155,15 @@ impl Applier {
                 self.built.workload = Some(Arc::new(built));
                 self.own = Some(resource.id.clone());
             }
+            Kind::Networks => {
+                let built = Networks::build(&resource.decode().map_err(unreadable)?)?;
+                self.built.networks = Some(Arc::new(built));
+            }
+            Kind::Lookup => {
+                let question = Question::of(&resource.id).ok_or("nobody asked that")?;
+                let built = Answer::build(question, &resource.decode().map_err(unreadable)?);
+                self.built.answers.insert(id, Arc::new(built));
+            }
             Kind::Identity => {
                 let sent: wire::mesh::Identity = resource.decode().map_err(unreadable)?;
                 let roots: Vec<Vec<u8>> = sent.roots.iter().map(|root| root.to_vec()).collect();
@@ -176,6 +187,8 @@ impl Applier {
             Kind::Idempotency => drop(self.built.idempotency.remove(&text)),
             Kind::Keys => drop(self.built.keys.remove(&text)),
             Kind::Guard => drop(self.built.guards.remove(&text)),
+            Kind::Networks => self.built.networks = None,
+            Kind::Lookup => drop(self.built.answers.remove(&text)),
             // Another's is not the own one, whatever has been sent.
             Kind::Workload if self.own.as_ref() == Some(id) => {
                 self.built.workload = None;
@@ -204,6 +217,8 @@ impl Applier {
             ("guard", self.built.guards.len()),
             ("workload", usize::from(self.built.workload.is_some())),
             ("identity", usize::from(self.built.roots.is_some())),
+            ("networks", usize::from(self.built.networks.is_some())),
+            ("lookup", self.built.answers.len()),
         ];
         for (kind, count) in kinds {
             let count = i64::try_from(count).unwrap_or(i64::MAX);

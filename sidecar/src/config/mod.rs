@@ -9,6 +9,7 @@ mod addresses;
 pub mod apply;
 pub mod followers;
 pub mod guard;
+pub mod lookup;
 pub mod outside;
 pub mod rate_limit;
 pub mod remote;

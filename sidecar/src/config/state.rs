@@ -7,10 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::request::Parts;
+use wire::lookup::Question;
 
 use super::access::{Access, Enforced, Keys};
 use super::addresses;
 use super::guard::{Guard, Workload};
+use super::lookup::{Answer, Answers, Networks};
 use super::outside::Outside;
 use super::rate_limit::{Limited, RateLimit};
 use super::retry_policy::RetryPolicy;
@@ -44,6 +46,8 @@ pub struct State {
     pub policies: Policies,
     /// What is called outside the cluster within limits.
     pub outside: Outside,
+    /// What was asked about.
+    pub answers: Answers,
     inbound: Inbound,
 }
 
@@ -72,6 +76,10 @@ pub struct Built {
     pub workload: Option<Arc<Workload>>,
     /// `identity/…`: trust bundle roots, DER.
     pub roots: Option<Arc<Vec<Vec<u8>>>>,
+    /// `networks/…`
+    pub networks: Option<Arc<Networks>>,
+    /// `lookup/…`
+    pub answers: HashMap<String, Arc<Answer>>,
 }
 
 /// A Service and the port of it that was called.
@@ -162,6 +170,7 @@ impl State {
         }
         state.policies = Policies::link(built.retry_policies.values(), &state.routes);
         state.outside = Outside::link(&built.rate_limits);
+        state.answers = Answers::link(built.networks.as_ref(), built.answers.values());
         state.inbound = Inbound::link(&built);
         state.built = built;
         state
@@ -202,6 +211,47 @@ impl State {
     /// Whether an address is an endpoint's own.
     pub fn is_endpoint(&self, address: IpAddr) -> bool {
         self.endpoint_addresses.contains(&address)
+    }
+
+    /// What to ask before a call to this address is taken for one to the outside, or to a pod by one of
+    /// its Services; `None` when all is known.
+    pub fn question(&self, address: SocketAddr) -> Option<Question> {
+        let known = match self.called(address) {
+            Some(called) if called.place.is_none() => true,
+            // Of several Services over a pod the first is meant, and of another namespace not all are held.
+            Some(called) => self.is_own(called.service.key.parts().0),
+            None => self.is_virtual(address.ip()),
+        };
+        if known || !self.answers.is_inside(address.ip()) {
+            return None;
+        }
+        let question = Question::Address(address.ip().to_canonical());
+        (!self.is_answered(&question)).then_some(question)
+    }
+
+    /// What to ask before a host name is taken for one that no Service has.
+    pub fn question_of(&self, host: &str) -> Option<Question> {
+        if !self.answers.may_be_asked() || self.named(host).is_some() {
+            return None;
+        }
+        let question = Question::of_host(host)?;
+        match &question {
+            Question::Service { namespace, .. } if self.is_own(namespace) => None,
+            _ => (!self.is_answered(&question)).then_some(question),
+        }
+    }
+
+    /// Whether there is an answer, and what it leads to.
+    fn is_answered(&self, question: &Question) -> bool {
+        self.answers.get(question).is_some_and(|answer| {
+            let mut services = answer.services.iter();
+            answer.services.is_empty() || services.any(|one| self.services.contains_key(one))
+        })
+    }
+
+    fn is_own(&self, namespace: &str) -> bool {
+        let own = self.built.workload.as_ref();
+        own.is_some_and(|own| *own.namespace == *namespace)
     }
 
     /// The Service that a host name means, for explicit proxying. `host` without port.

@@ -17,6 +17,15 @@ pub struct Places {
     limit: usize,
     next: Cell<u64>,
     taken: RefCell<BTreeMap<u64, oneshot::Sender<()>>>,
+    /// Of those who are no strangers any more.
+    kept: RefCell<BTreeMap<u64, oneshot::Sender<()>>>,
+}
+
+/// Keeps a place from being given to another.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    places: Rc<Places>,
+    number: u64,
 }
 
 /// One place, given back when dropped.
@@ -36,6 +45,7 @@ impl Places {
             limit: limit.max(1),
             next: Cell::new(0),
             taken: RefCell::default(),
+            kept: RefCell::default(),
         })
     }
 
@@ -61,6 +71,14 @@ impl Places {
 // === impl Place ===
 
 impl Place {
+    /// For whoever may turn out to be no stranger.
+    pub fn keep(&self) -> Keep {
+        Keep {
+            places: self.places.clone(),
+            number: self.number,
+        }
+    }
+
     /// Runs `work` until it ends; `None` when the place had to be given to another.
     pub async fn during<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
@@ -74,6 +92,18 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.places.taken.borrow_mut().remove(&self.number);
+        self.places.kept.borrow_mut().remove(&self.number);
+    }
+}
+
+// === impl Keep ===
+
+impl Keep {
+    /// From here on the place is given to nobody else, nor counted among those of strangers.
+    pub fn no_stranger(&self) {
+        if let Some(place) = self.places.taken.borrow_mut().remove(&self.number) {
+            self.places.kept.borrow_mut().insert(self.number, place);
+        }
     }
 }
 
@@ -91,6 +121,18 @@ mod tests {
         assert_eq!(first.during(pending::<()>()).await, None);
         assert_eq!(second.during(ready(2)).await, Some(2));
         assert_eq!(third.during(ready(3)).await, Some(3));
+    }
+
+    #[tokio::test]
+    async fn who_is_no_stranger_gives_way_to_none() {
+        let places = Places::new(1);
+        let mut known = places.take();
+        known.keep().no_stranger();
+        let mut strangers: Vec<_> = (0..3).map(|_| places.take()).collect();
+        assert_eq!(known.during(ready(1)).await, Some(1));
+        assert_eq!(strangers[1].during(pending::<()>()).await, None);
+        drop(known);
+        assert!(places.kept.borrow().is_empty());
     }
 
     #[tokio::test]

@@ -83,6 +83,9 @@ reasons! {
     /// The namespace refuses calls to addresses that the mesh does not know, and this is one.
     AddressNotKnown = "address_not_known", FORBIDDEN, Caller, true,
         "The mesh does not know this address, and calls to unknown addresses are refused.";
+    /// The operator has not said yet what the address or the name means.
+    AddressNotResolved = "address_not_resolved", SERVICE_UNAVAILABLE, Mesh, true,
+        "The mesh cannot tell at the moment what this address means.";
     /// The request itself cannot be carried.
     BadRequest = "bad_request", BAD_REQUEST, Caller, true,
         "The request cannot be forwarded as it is.";

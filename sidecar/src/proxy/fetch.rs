@@ -65,9 +65,8 @@ async fn in_the_mesh(
     let (mut head, body) = request.into_parts();
     let mut cx = Context::new(Direction::outbound, &mut head);
     path::settle(&mut cx, &mut head)?;
-    let state = px.destinations.state();
     let captured = Captured::Explicitly;
-    let destination = captured.destination(px, &state, &head)?;
+    let destination = captured.find(px, &head).await?;
     let routed = destination.route(&head)?;
     let backend = routed.backend.as_ref().ok_or(Reason::BackendMissing)?;
     let proves = |place: &crate::policy::load_balancer::Place<_>| {

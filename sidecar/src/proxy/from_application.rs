@@ -34,8 +34,18 @@ pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
     let ended = if called == local {
         outbound_declared(&px, stream, &seat, Captured::Explicitly).await
     } else {
-        let state = px.destinations.state();
+        let mut state = px.destinations.state();
+        if let Some(question) = state.question(called) {
+            drop(state);
+            px.ask(question).await;
+            state = px.destinations.state();
+        }
         match state.called(called) {
+            // What governs calls there is not known.
+            _ if state.question(called).is_some() => {
+                drop(state);
+                refuse(&px, stream, &seat, called, Reason::AddressNotResolved).await
+            }
             Some(found) => {
                 let destination = px.destinations.at(called, found);
                 drop(state);
@@ -52,7 +62,7 @@ pub async fn outbound_connection(px: Rc<Proxy>, stream: TcpStream) {
                     false => Way::Outside,
                 };
                 match (refused, limited) {
-                    (true, _) => refuse_unknown(&px, stream, &seat, called).await,
+                    (true, _) => refuse(&px, stream, &seat, called, Reason::AddressNotKnown).await,
                     (false, true) => Box::pin(outside::carry(&px, stream, &seat, called)).await,
                     (false, false) => opaque::passthrough(&px, stream, called, way).await,
                 }
@@ -127,17 +137,18 @@ async fn outbound_declared(
 }
 
 /// Answers requests with the reason, and closes on everything else.
-async fn refuse_unknown(
+async fn refuse(
     px: &Rc<Proxy>,
     stream: TcpStream,
     seat: &Rc<Seat>,
     called: SocketAddr,
+    reason: Reason,
 ) -> Result<(), Error> {
     let captured = Captured::To(called);
     match tokio::time::timeout(DETECT_TIMEOUT, whenever_they_come(&stream)).await {
         Ok(Ok(FirstBytes::Http1)) => outbound_http(px, stream, seat, captured, false).await,
         Ok(Ok(FirstBytes::Http2)) => outbound_http(px, stream, seat, captured, true).await,
-        _ => Err(Reason::AddressNotKnown.into()),
+        _ => Err(reason.into()),
     }
 }
 

@@ -61,8 +61,10 @@ use std::rc::Rc;
 use destination::Destinations;
 use load::Load;
 use upstream::{Dial, Upstream};
+use wire::lookup::Question;
 
 use crate::config::State;
+use crate::config::lookup::Asking;
 use crate::drain::Drain;
 use crate::net::places::Places;
 use crate::policy::authentication::Known;
@@ -97,6 +99,8 @@ pub struct Proxy {
     pub known: Known,
     /// Where limits that replicas share are counted.
     pub stores: store::Stores,
+    /// Who is asked about addresses that mean nothing yet.
+    pub asking: Asking,
     /// How the own application is, as it said lately.
     pub health_answers: health::Answers,
     /// Connections to the own application, by the address called.
@@ -112,8 +116,10 @@ impl Proxy {
         metrics: Rc<RequestMetrics>,
         access_log: AccessLog,
         drain: Drain,
+        asking: Asking,
     ) -> Self {
         Self {
+            asking,
             destinations: Destinations::new(dial.clone()),
             dial,
             metrics,
@@ -138,6 +144,18 @@ impl Proxy {
             .borrow_mut()
             .retain(|called, _| state.served(called.port()).is_ok());
         self.destinations.follow(state);
+    }
+
+    /// Asks what an address or a name means, and waits until this worker has the answer in force, or none
+    /// has come in time.
+    async fn ask(&self, question: Question) {
+        let Some(number) = self.asking.ask(question).await else {
+            return;
+        };
+        // The state is here; the task that puts it in force is on this thread, and due.
+        while self.destinations.state().number < number {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The own application at an address that a Guard covers.

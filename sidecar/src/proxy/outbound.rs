@@ -15,7 +15,6 @@ use super::layers::Layer;
 use super::load::Seat;
 use super::upgrade::Upgrade;
 use super::{Proxy, headers, layers, opaque, path};
-use crate::config::State;
 use crate::policy::timeout::Deadline;
 use crate::telemetry::metrics::Direction;
 
@@ -35,9 +34,8 @@ pub async fn serve(
     if let Err(overloaded) = account.admit(&seat) {
         return Ok(super::serve::account_for(account, Err(overloaded)));
     }
-    let state = px.destinations.state();
     let request = Request::from_parts(head, RequestBody::of(body, &mut account.cx));
-    let response = outbound(&px, &state, &mut account.cx, captured, request).await;
+    let response = outbound(&px, &mut account.cx, captured, request).await;
     let (delayed, cors) = (account.cx.delayed, account.cx.cors.take());
     let mut response = super::serve::account_for(account, response);
     if let Some(cors) = cors {
@@ -52,7 +50,6 @@ pub async fn serve(
 /// Fallible: reads like the picture in [`super`].
 async fn outbound(
     px: &Rc<Proxy>,
-    state: &State,
     cx: &mut Context,
     captured: Captured,
     request: Request<RequestBody>,
@@ -61,7 +58,7 @@ async fn outbound(
     headers::check(&head)?;
     cx.upgrade = Upgrade::wanted(&mut head, &px.drain);
     path::settle(cx, &mut head)?;
-    let destination = captured.destination(px, state, &head)?;
+    let destination = captured.find(px, &head).await?;
     cx.service = Some(destination.service.clone());
     if let (Captured::Explicitly, Some(tunnel)) = (captured, cx.upgrade.take_if(|u| u.is_tunnel()))
     {

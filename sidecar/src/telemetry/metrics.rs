@@ -36,7 +36,8 @@ use self::labels::{
 };
 pub use self::labels::{
     Code, CodeClass, ConnectionKind, Direction, DirectionLabels, GrpcStatus, KindLabels,
-    MirrorLabels, MirrorOutcome, ReasonLabel, RequestLabels, Shared, Source, Way,
+    LookupLabels, LookupResult, MirrorLabels, MirrorOutcome, ReasonLabel, RequestLabels, Shared,
+    Source, Way,
 };
 use self::requests::Rendered;
 pub use self::requests::{Ended, RequestMetrics, Requests};
@@ -98,6 +99,8 @@ pub struct Metrics {
     pub resources: Family<KindLabels, Gauge>,
     /// Resources rejected since start.
     pub rejected: Counter,
+    /// Calls that waited for an answer of the operator's.
+    pub lookups: Family<LookupLabels, Counter>,
     /// Lines of the access log that were dropped because nobody took them fast enough.
     pub access_log_dropped: Counter,
 }
@@ -223,6 +226,10 @@ impl Metrics {
             ),
             resources: register!("config_resources", "Resources held"),
             rejected: register!("config_rejected", "Resources rejected"),
+            lookups: register!(
+                "lookups",
+                "Calls that waited until the operator said what an address or a name means"
+            ),
             access_log_dropped: register!(
                 "access_log_dropped",
                 "Access-log lines dropped because nobody took them fast enough"

@@ -97,6 +97,11 @@ impl Held {
         self.resources.values()
     }
 
+    /// What is held from `first` on, in the order of ids.
+    pub fn resources_from(&self, first: &ResourceId) -> impl Iterator<Item = &Resource> {
+        self.resources.range(first..).map(|(_, resource)| resource)
+    }
+
     /// Whether a complete set has been received, on this stream or ever before.
     pub fn is_complete(&self) -> bool {
         self.complete

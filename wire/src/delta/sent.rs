@@ -335,14 +335,21 @@ impl Sent {
         }
     }
 
-    /// The next id after the cursor, in a circle.
+    /// The next id after the cursor, in a circle; answers to lookups when there is nothing else, so that
+    /// who has an answer has all that it leads to.
     fn next_dirty(&self) -> Option<ResourceId> {
         let after = self.cursor.as_ref().and_then(|cursor| {
             self.dirty
                 .range((Bound::Excluded(cursor), Bound::Unbounded))
                 .next()
         });
-        after.or_else(|| self.dirty.first()).cloned()
+        let first = self.dirty.first();
+        match after {
+            Some(answer) if answer.kind == Kind::Lookup => first,
+            Some(after) => Some(after),
+            None => first,
+        }
+        .cloned()
     }
 
     /// What to send for a dirty id: the resource or (`Some(None)`) its removal; `None` if nothing.

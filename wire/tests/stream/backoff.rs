@@ -18,7 +18,7 @@ use wire::{
 };
 
 use crate::{
-    operator::Operator,
+    operator::{Operator, nothing_asked},
     snapshot::{Enforced, Snapshot, sidecar_with},
 };
 
@@ -33,7 +33,7 @@ async fn waits(held: Held, attempts: usize) -> Vec<Duration> {
     };
     let (state, _) = watch::channel(State::default());
     tokio::select! {
-        never = client::run(connect, held, Enforced::default(), |_: &mut Held| {}, &state) => match never {},
+        never = client::run(connect, held, Enforced::default(), |_: &mut Held| {}, &state, nothing_asked()) => match never {},
         _ = counted.wait_for(|count| *count == attempts) => {}
     }
     assert_eq!(
@@ -80,7 +80,7 @@ async fn a_connection_that_hangs_is_given_up() {
     let connect = || pending::<Result<Channel, Infallible>>();
     let started = Instant::now();
     tokio::select! {
-        never = client::run(connect, Held::default(), Enforced::default(), |_: &mut Held| {}, &state) => match never {},
+        never = client::run(connect, Held::default(), Enforced::default(), |_: &mut Held| {}, &state, nothing_asked()) => match never {},
         _ = watched.wait_for(|state| state.error.is_some()) => {}
     }
     assert!(started.elapsed() <= CONNECT_TIMEOUT_INCOMPLETE + Duration::from_millis(1));
@@ -103,7 +103,7 @@ async fn what_was_on_the_volume_is_enforced_before_any_operator_answers() {
     let apply = Recorder(&mut enforced, shared.clone());
     let connect = || pending::<Result<Channel, Infallible>>();
     tokio::select! {
-        never = client::run(connect, held, apply, |_: &mut Held| {}, &state) => match never {},
+        never = client::run(connect, held, apply, |_: &mut Held| {}, &state, nothing_asked()) => match never {},
         _ = watched.wait_for(|state| state.complete) => {}
     }
     assert_eq!(*shared.lock().unwrap(), [1]);
@@ -144,7 +144,7 @@ async fn after_a_healthy_stream_the_first_wait_is_short_again() {
     };
 
     let (lost, attempts) = tokio::select! {
-        never = client::run(connect, held, Enforced::default(), |_: &mut Held| {}, &state) => match never {},
+        never = client::run(connect, held, Enforced::default(), |_: &mut Held| {}, &state, nothing_asked()) => match never {},
         result = test => result,
     };
 

@@ -13,7 +13,8 @@ use wire::{
         from_sidecar,
     },
     id::{MAX_ID_BYTES, MAX_PART_BYTES},
-    message::Unfit,
+    lookup::MAX_ASKED,
+    message::{Said, Unfit},
     server::MAX_MESSAGE_BYTES,
 };
 
@@ -219,7 +220,12 @@ fn what_is_in_a_message_is_counted_before_it_is_decoded() {
     let ack = FromSidecar {
         message: Some(from_sidecar::Message::Ack(rejections)),
     };
-    assert!(matches!(ack.into_ack(), Err(Unfit::TooMany(_))));
+    assert!(matches!(ack.into_said(), Err(Unfit::TooMany(_))));
+    let questions = Bytes::from([0x0a, 0].repeat(MAX_ASKED * 2));
+    let lookup = FromSidecar {
+        message: Some(from_sidecar::Message::Lookup(questions)),
+    };
+    assert!(matches!(lookup.into_said(), Err(Unfit::TooMany(_))));
 }
 
 #[test]
@@ -234,7 +240,10 @@ fn an_ack_that_rejects_everything_at_length_is_taken() {
         ..Default::default()
     });
     assert!(ack.encoded_len() <= MAX_MESSAGE_BYTES);
-    assert_eq!(ack.into_ack().unwrap().rejected.len(), MAX_CHANGES);
+    let Said::Ack(ack) = ack.into_said().unwrap() else {
+        panic!("an Ack was said");
+    };
+    assert_eq!(ack.rejected.len(), MAX_CHANGES);
 }
 
 #[test]
@@ -382,7 +391,9 @@ proptest! {
         let bytes = Bytes::from(bytes);
         let hello = from_sidecar::Message::Hello(bytes.clone());
         let _ = FromSidecar { message: Some(hello) }.into_hello();
-        let _ = FromSidecar { message: Some(from_sidecar::Message::Ack(bytes)) }.into_ack();
+        for message in [from_sidecar::Message::Ack, from_sidecar::Message::Lookup] {
+            let _ = FromSidecar { message: Some(message(bytes.clone())) }.into_said();
+        }
     }
 
     #[test]

@@ -151,10 +151,10 @@ fn a_replica_that_has_caught_up_sends_what_it_withheld() {
 fn a_replica_that_lags_in_one_place_still_sends_what_does_not_depend_on_it() {
     let (mut held, mut enforced) = sidecar_with(&Snapshot::at(6));
     let mut view = Snapshot::at(7)
-        .with(DENY, "deny")
+        .with("keys/shop/orders", "v1")
         .with("route/shop/orders", "v1");
-    // A guard depends on pods, a route does not.
-    view.seen = view.seen.with(Input::Pod, 5);
+    // Keys depend on consumers, a route does not.
+    view.seen = view.seen.with(Input::Consumer, 5);
 
     let traffic = Stream::open(&mut held, &view).settle(&mut held, &view, &mut enforced);
 

@@ -5,6 +5,7 @@ mod backoff;
 mod convergence;
 mod hostile;
 mod lagging;
+mod lookup;
 mod network;
 mod operator;
 mod reconnect;

@@ -29,6 +29,7 @@ use wire::{
         FromSidecar,
         discovery_server::{Discovery, DiscoveryServer},
     },
+    lookup::Question,
     resource::Hash,
     server::{self, Deltas, Mailbox, Subscriber},
 };
@@ -50,6 +51,8 @@ struct Shared {
     outcomes: watch::Sender<BTreeMap<ResourceId, Outcome>>,
     /// How many streams are open.
     open: watch::Sender<usize>,
+    /// What sidecars asked for, and no longer, in the order in which they did.
+    asked: watch::Sender<Vec<Asked>>,
     /// How many resources were held at the last Hello.
     held_at_hello: AtomicUsize,
 }
@@ -59,6 +62,9 @@ pub(crate) struct Connected {
     open: bool,
 }
 
+/// What a sidecar wants to be told, and no longer.
+pub(crate) type Asked = (Vec<ResourceId>, Vec<ResourceId>);
+
 /// A sidecar whose client runs in a task.
 pub(crate) struct Running {
     pub(crate) enforced: Arc<Mutex<Enforced>>,
@@ -66,6 +72,8 @@ pub(crate) struct Running {
     volume: Arc<Mutex<Volume>>,
     /// Which of the replicas it will connect to next.
     pub(crate) replica: Arc<AtomicUsize>,
+    /// What it is to ask.
+    pub(crate) questions: mpsc::Sender<Question>,
     task: JoinHandle<()>,
 }
 
@@ -73,6 +81,11 @@ struct SharedEnforced(Arc<Mutex<Enforced>>);
 
 /// The view type of the tests' subscribers.
 pub(crate) struct Shot(Arc<Snapshot>);
+
+/// A sidecar that asks nothing.
+pub(crate) fn nothing_asked() -> mpsc::Receiver<Question> {
+    mpsc::channel(1).1
+}
 
 /// A condition that never comes fails the test instead of hanging it.
 async fn patiently<F: Future>(condition: F) -> F::Output {
@@ -150,6 +163,13 @@ impl Operator {
         self.shared.held_at_hello.load(Ordering::SeqCst)
     }
 
+    /// Waits until so many messages named questions, and what they said.
+    pub(crate) async fn asked(&self, messages: usize) -> Vec<Asked> {
+        let mut asked = self.shared.asked.subscribe();
+        let asked = patiently(asked.wait_for(|asked| asked.len() >= messages));
+        asked.await.unwrap().clone()
+    }
+
     pub(crate) async fn outcome(&self, id: &str, wanted: impl Fn(&Outcome) -> bool) {
         let id: ResourceId = id.parse().unwrap();
         let mut outcomes = self.shared.outcomes.subscribe();
@@ -199,6 +219,13 @@ impl Subscriber for Connected {
 
     fn view(&self) -> Shot {
         Shot(self.shared.view.lock().unwrap().clone())
+    }
+
+    fn asked(&mut self, wanted: Vec<ResourceId>, unwanted: Vec<ResourceId>) {
+        if !wanted.is_empty() || !unwanted.is_empty() {
+            let asked = (wanted, unwanted);
+            self.shared.asked.send_modify(|all| all.push(asked));
+        }
     }
 
     fn opened(&mut self, sent: &Sent) {
@@ -257,6 +284,7 @@ impl Running {
             volume.clone(),
             replica.clone(),
         );
+        let (questions, asked) = mpsc::channel(512);
         let task = tokio::spawn(async move {
             let connect = || {
                 let operator = replicas[which.load(Ordering::SeqCst)].clone();
@@ -265,13 +293,14 @@ impl Running {
             let persist = |held: &mut Held| {
                 file.lock().unwrap().save(held);
             };
-            client::run(connect, held, apply, persist, &state).await;
+            client::run(connect, held, apply, persist, &state, asked).await;
         });
         Running {
             enforced,
             state: receiver,
             volume,
             replica,
+            questions,
             task,
         }
     }

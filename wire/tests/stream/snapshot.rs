@@ -84,6 +84,14 @@ impl Snapshot {
         self
     }
 
+    /// The same with a resource of any kind.
+    pub(crate) fn with_message(mut self, id: &str, message: &impl prost::Message) -> Snapshot {
+        let id: ResourceId = id.parse().unwrap();
+        let resource = Resource::new(id.clone(), self.seen.of(id.kind), &[], message);
+        self.resources.insert(id, resource);
+        self
+    }
+
     pub(crate) fn put(&mut self, id: &str, text: &str) {
         self.put_needing(id, text, &[]);
     }

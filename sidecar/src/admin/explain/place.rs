@@ -11,6 +11,10 @@ use crate::config::State;
 use crate::config::service::{Port, Service};
 use crate::config::state::Called;
 
+/// Why nothing can be said of what another namespace may have.
+const NOT_CALLED_YET: &str = "this sidecar has not called it yet: before its first call there it asks the \
+                              operator what it is, and what governs calls to it";
+
 /// Where it comes to.
 #[derive(Debug)]
 pub(super) enum Place {
@@ -31,7 +35,11 @@ pub(super) fn find(state: &State, asked: &Asked) -> Place {
     match host.parse::<IpAddr>() {
         Ok(address) => by_address(state, SocketAddr::new(address, *port)),
         Err(_) => Place::Unknown {
-            why: "no Service of the mesh has this name".to_owned(),
+            why: match state.question_of(host) {
+                Some(_) => NOT_CALLED_YET,
+                None => "no Service of the mesh has this name",
+            }
+            .to_owned(),
             named: true,
         },
     }
@@ -100,6 +108,7 @@ fn by_address(state: &State, address: SocketAddr) -> Place {
                     "an endpoint of the mesh has this address, but not at this port: who listens \
                          there decides"
                 }
+                false if state.question(address).is_some() => NOT_CALLED_YET,
                 false => "the mesh does not know this address",
             }
             .to_owned(),

@@ -1,6 +1,7 @@
 // Web is the application of the cluster tests: a server, and a client for where it runs, since there is no other program in its image.
 //
 //	web serve ADDRESS...    answers each request with the pod's name, the method and the path, after the time that ?wait=100ms says
+//	                        and gRPC health checks of the service "orders"; of that it is well until it is asked for /fail
 //	web get URL             prints the status and the body of one answer
 //	web load URL INTERVAL   begins a request at each interval, whatever became of those before, until its input ends: see load
 package main
@@ -11,7 +12,9 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -38,20 +41,52 @@ func main() {
 func serve(addresses []string) {
 	name, err := os.Hostname()
 	fail(err)
+	var failed atomic.Bool
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/fail":
+			failed.Store(true)
+		case r.URL.Path == "/live" && failed.Load():
+			w.WriteHeader(http.StatusInternalServerError)
+		case r.URL.Path == "/grpc.health.v1.Health/Check":
+			health(w, r, failed.Load())
+			return
+		case strings.HasPrefix(r.URL.Path, "/hook/"):
+			fmt.Println("called", r.URL.Path)
+		}
 		if wait, err := time.ParseDuration(r.URL.Query().Get("wait")); err == nil {
 			time.Sleep(min(wait, limit))
 		}
 		fmt.Fprintf(w, "%s %s %s\n", name, r.Method, r.URL.Path)
 	})
 	for _, address := range addresses {
-		server := &http.Server{Addr: address, Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+		server := &http.Server{Addr: address, Handler: handler, ReadHeaderTimeout: 10 * time.Second, Protocols: new(http.Protocols)}
+		server.Protocols.SetHTTP1(true)
+		server.Protocols.SetUnencryptedHTTP2(true)
 		go func() { fail(server.ListenAndServe()) }()
 	}
 	// The first process of a container dies of no signal that it does not ask for.
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	<-stop
+}
+
+// health answers in the frames of gRPC: HealthCheckResponse{status: SERVING or NOT_SERVING} of HealthCheckRequest{service: "orders"}.
+func health(w http.ResponseWriter, r *http.Request, failed bool) {
+	asked, err := io.ReadAll(io.LimitReader(r.Body, 1<<10))
+	w.Header().Set("Content-Type", "application/grpc")
+	w.Header().Set("Trailer", "Grpc-Status")
+	status := byte(1)
+	if failed {
+		status = 2
+	}
+	code := "0"
+	if err == nil && string(asked) == "\x00\x00\x00\x00\x08\x0a\x06orders" {
+		w.Write([]byte{0, 0, 0, 0, 2, 8, status})
+	} else {
+		code = "5"
+	}
+	w.Header().Set("Grpc-Status", code)
 }
 
 func get(url string) {
