@@ -5,6 +5,7 @@ use std::io::Write as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::cache::CacheArgs;
+use crate::certificates::CertificatesArgs;
 use crate::check::CheckArgs;
 use crate::config::{ConfigArgs, RoutesArgs};
 use crate::consumer::ConsumerArgs;
@@ -50,6 +51,8 @@ pub enum Command {
     Cache(CacheArgs),
     /// Forward ports of this machine to ports of a workload.
     PortForward(PortForwardArgs),
+    /// Show the certificate authority's roots, or rotate them.
+    Certificates(CertificatesArgs),
     /// Make, replace, end and list the API keys of consumers.
     Consumer(ConsumerArgs),
     /// Write a script that completes this command's words in a shell.
@@ -118,6 +121,7 @@ impl Command {
             Self::Tap(args) => crate::tap::run(args),
             Self::Cache(args) => crate::cache::run(args),
             Self::PortForward(args) => crate::port_forward::run(args),
+            Self::Certificates(args) => crate::certificates::run(args),
             Self::Consumer(args) => crate::consumer::run(args),
             Self::Completion(args) => completion(args),
             Self::Mesh(step) => crate::up::inside::mesh(&step.arguments),

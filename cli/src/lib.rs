@@ -6,12 +6,14 @@
 //! - [`config`] shows what a sidecar has in force, [`explain`] what would become of a request, both
 //!   [`tap`] its requests as they end, [`cache`] what is kept of its answers, all asked by way of
 //!   [`sidecar`]; [`port_forward`] goes to the application beside it;
+//! - [`certificates`] shows and rotates the roots of the mesh;
 //! - [`consumer`] makes, replaces and ends the keys of consumers, in a cluster or a folder;
 //! - [`fds`] and [`http`] are how the parts of a mesh talk;
 //! - [`terminal`] runs a command in one.
 
 pub mod args;
 pub mod cache;
+pub mod certificates;
 pub mod check;
 pub mod config;
 pub mod consumer;

@@ -17,9 +17,10 @@ use wire::discovery::discovery_server::DiscoveryServer;
 use wire::replicas::replicas_server::ReplicasServer;
 
 use crate::args::Config;
-use crate::ca::Ca;
-use crate::ca::secret::InSecret;
+use crate::ca::provided::Provider;
+use crate::ca::secret::{InSecret, ProvidedSecret};
 use crate::ca::store::{self, KeyStore};
+use crate::ca::{self, Ca};
 use crate::certificates::Certificates;
 use crate::events::Events;
 use crate::http::Http;
@@ -80,6 +81,7 @@ pub struct Running {
 /// What a cluster and a folder provide differently, but for the source.
 struct Ground {
     keys: Box<dyn KeyStore>,
+    provider: Option<Box<dyn Provider>>,
     issuer: Arc<dyn Issuer>,
     client: Option<Client>,
 }
@@ -108,10 +110,16 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
     let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
     let Ground {
         keys,
+        provider,
         issuer,
         client,
     } = ground(&config).await?;
-    let ca = Ca::open(keys, &config.trust_domain, config.leaf_life).await?;
+    let settings = ca::Settings {
+        trust_domain: config.trust_domain.clone(),
+        leaf_life: config.leaf_life,
+        root_life: config.root_life,
+    };
+    let ca = Ca::open_with(keys, provider, settings).await?;
     let acceptor = Acceptor::new(ca.clone())?;
 
     let streams = Arc::new(Streams::default());
@@ -130,7 +138,11 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
     let stop = CancellationToken::new();
 
     let mut workers = JoinSet::new();
-    workers.spawn(ca.clone().keep_fresh());
+    let told = streams.clone();
+    workers.spawn(
+        ca.clone()
+            .keep_fresh(move |revision| told.without_bundle(revision)),
+    );
     workers.spawn(sweep(streams.clone()));
     workers.spawn(replicas.clone().keep());
     let mut duty = Duty {
@@ -188,7 +200,7 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
             resignation = Some(Resignation::new(client.clone(), namespace, &replica));
             let webhook = webhook(&config, &ca);
             injection = Some(webhook.clone());
-            inject(&mut workers, &config, client, webhook).await?;
+            inject(&mut workers, &config, client, webhook, &metrics).await?;
         }
     }
 
@@ -212,6 +224,7 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
         streams: streams.clone(),
         replicas,
         leader,
+        ca: ca.clone(),
         metrics,
         ready: ready.clone(),
         injection,
@@ -310,11 +323,12 @@ async fn inject(
     config: &Config,
     client: &Client,
     webhook: Webhook,
+    metrics: &Arc<Metrics>,
 ) -> Result<()> {
     let listener = bind(config.listen_webhook, "--listen-webhook").await?;
     let (serving, tls) = Serving::new(client.clone(), &config.service, &config.namespace)?;
     workers.spawn(webhook.serve(listener, tls));
-    workers.spawn(serving.keep());
+    workers.spawn(serving.keep(metrics.clone()));
     Ok(())
 }
 
@@ -345,8 +359,14 @@ async fn ground(config: &Config) -> Result<Ground> {
         let (Some(state), Some(tokens)) = (&config.state, &config.tokens) else {
             bail!("--files needs --state (where the keys are kept) and --tokens (who is who)");
         };
+        if config.ca_secret.is_some() {
+            bail!(
+                "--ca-secret names a Secret of a cluster; with --files the operator makes its own certificate authority"
+            );
+        }
         return Ok(Ground {
             keys: Box::new(local_keys(state)?),
+            provider: None,
             issuer: Arc::new(Table::new(tokens)),
             client: None,
         });
@@ -356,6 +376,10 @@ async fn ground(config: &Config) -> Result<Ground> {
         .context("there is no cluster to talk to (give --files to run from a folder)")?;
     Ok(Ground {
         keys: Box::new(InSecret::new(client.clone(), &config.namespace)),
+        provider: config.ca_secret.as_deref().map(|name| {
+            let secret = ProvidedSecret::new(client.clone(), &config.namespace, name);
+            Box::new(secret) as Box<dyn Provider>
+        }),
         issuer: Arc::new(Reviewer::new(client.clone())),
         client: Some(client),
     })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::ca::{LEAF_LIFE, MIN_LEAF_LIFE};
+use crate::ca::{LEAF_LIFE, MIN_LEAF_LIFE, MIN_ROOT_LIFE};
 use crate::inject::SidecarArgs;
 
 /// Where sidecars expect discovery and certificates: the Service's port.
@@ -51,6 +51,18 @@ pub struct Config {
     /// operator that is away to come back.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = leaf_life, env = "MESHWRIGHT_LEAF_LIFE")]
     pub leaf_life: Duration,
+
+    /// The life of a root of the mesh's own certificate authority, such as 87600h (ten years): at
+    /// least 720h (30 days). When a fifth of it is left the next root takes its place, which takes two
+    /// lives of a workload's certificate. Holds for roots that are made from now on.
+    #[arg(long, value_name = "DURATION", default_value = "87600h", value_parser = root_life, env = "MESHWRIGHT_ROOT_LIFE")]
+    pub root_life: Duration,
+
+    /// A Secret in the operator's namespace with the certificate authority, as cert-manager writes
+    /// it: tls.crt (which may sign others), tls.key and ca.crt (only in a cluster). Without it the
+    /// operator makes its own.
+    #[arg(long, value_name = "NAME", env = "MESHWRIGHT_CA_SECRET")]
+    pub ca_secret: Option<String>,
 
     /// The DNS domain of the cluster's Services.
     #[arg(
@@ -114,11 +126,23 @@ fn any(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
 }
 
-fn leaf_life(text: &str) -> Result<Duration, String> {
+fn span(text: &str) -> Result<Duration, String> {
     let written: crds::Duration = text
         .parse()
         .map_err(|error: crds::ParseDurationError| error.to_string())?;
-    let life = Duration::from_millis(written.millis());
+    Ok(Duration::from_millis(written.millis()))
+}
+
+fn root_life(text: &str) -> Result<Duration, String> {
+    let life = span(text)?;
+    match life >= MIN_ROOT_LIFE {
+        true => Ok(life),
+        false => Err("a root lives for at least 720h (30 days)".to_owned()),
+    }
+}
+
+fn leaf_life(text: &str) -> Result<Duration, String> {
+    let life = span(text)?;
     if (MIN_LEAF_LIFE..=LEAF_LIFE).contains(&life) {
         Ok(life)
     } else {
@@ -142,6 +166,18 @@ mod tests {
         let config = Config::parse_from(["meshwright-operator", "--files", "b", "--files", "a"]);
         assert_eq!(config.files, [PathBuf::from("b"), PathBuf::from("a")]);
     }
+
+    #[test]
+    fn a_root_lives_for_ten_years_or_as_long_as_is_said_but_not_for_less_than_a_month() {
+        let parse =
+            |life: &str| Config::try_parse_from(["meshwright-operator", "--root-life", life]);
+        let default = Config::parse_from(["meshwright-operator"]);
+        assert_eq!(default.root_life, crate::ca::ROOT_LIFE);
+        assert_eq!(parse("720h").unwrap().root_life, MIN_ROOT_LIFE);
+        let refused = parse("719h").unwrap_err().to_string();
+        assert!(refused.contains("at least 720h"), "{refused}");
+    }
+
     #[test]
     fn a_certificate_lives_for_a_day_or_as_long_as_is_said_within_bounds() {
         let parse =

@@ -100,7 +100,7 @@ impl Certificates {
         let issued = self.ca.issue(&key, &workload).map_err(|error| {
             tracing::error!(%error, %workload, "no certificate can be issued");
             match error {
-                ca::Error::Ended => Status::unavailable(error.to_string()),
+                ca::Error::Ended | ca::Error::Stale => Status::unavailable(error.to_string()),
                 _ => Status::internal(
                     "the certificate couldn't be made; the operator's log says why",
                 ),

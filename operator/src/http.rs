@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::ca::Ca;
 use crate::leader::Leader;
 use crate::places::{Limits, Place, Places};
 use crate::push::Streams;
@@ -49,6 +50,8 @@ pub struct Http {
     pub verdicts: Arc<Verdicts>,
     /// For `/metrics`.
     pub streams: Arc<Streams>,
+    /// For `/certificates` and `/metrics`.
+    pub ca: Arc<Ca>,
     /// For `/metrics`.
     pub replicas: Arc<Replicas>,
     /// For `/metrics`.
@@ -134,9 +137,11 @@ impl Http {
         match request.uri().path() {
             "/verdicts" => json(&self.verdicts.reports()),
             "/problems" => json(&*self.verdicts.problems()),
+            "/certificates" => json(&self.ca.report()),
             "/metrics" => {
                 let leads = self.leader.borrow().is_us();
                 self.metrics.led(leads, self.replicas.len());
+                self.metrics.certificates(&self.ca);
                 let body = self
                     .metrics
                     .text(&self.streams, self.verdicts.problems().len());
@@ -163,7 +168,7 @@ impl Http {
                 ),
             },
             _ => {
-                let paths = "try /verdicts, /problems, /injection, /ready, /live or /metrics\n";
+                let paths = "try /verdicts, /problems, /injection, /certificates, /ready, /live or /metrics\n";
                 text(StatusCode::NOT_FOUND, paths.to_owned())
             }
         }

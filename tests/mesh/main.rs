@@ -29,6 +29,7 @@ mod protocols;
 mod rate_limit;
 mod redis;
 mod retries;
+mod rotation;
 mod routing;
 mod smuggling;
 mod tap;

@@ -26,6 +26,7 @@ use crate::panics;
 use crate::upstream::Upstream;
 use crate::wait_until;
 
+mod certificates;
 mod churn;
 mod sidecar;
 

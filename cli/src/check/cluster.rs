@@ -2,7 +2,7 @@
 //! kubeconfig and rights.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use compiler::yaml::Document;
 use serde::Deserialize;
@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::sent::differences;
 use super::unmeshed;
 use super::written::{Written, field_of};
+use crate::certificates;
 use crate::kubectl::{self, Pod};
 use crate::sidecar::{Cluster, Reached, through};
 use crate::up::callers::Caller;
@@ -71,6 +72,7 @@ pub(super) fn run(folder: Option<&Path>, cluster: &Cluster) -> anyhow::Result<i3
             told.notes.push(why);
         }
     }
+    told.ask_operator(cluster);
     let asked = told.ask_sidecars(cluster, &written);
     for line in told.wrong.iter().chain(&told.notes) {
         say(plain(line));
@@ -183,6 +185,24 @@ fn compared(written: &Written, stored: &Value) -> Vec<String> {
 // === impl Told ===
 
 impl Told {
+    /// Asks the operator for certificates that end soon. It is one for the whole cluster: who checks
+    /// one namespace is not told. That somebody may not ask it is no fault of the cluster's.
+    fn ask_operator(&mut self, cluster: &Cluster) {
+        if cluster.namespace.is_some() {
+            return;
+        }
+        match certificates::of_cluster(cluster) {
+            Ok(report) => {
+                let (wrong, notes) = certificates::findings(&report, SystemTime::now());
+                self.wrong.extend(wrong);
+                self.notes.extend(notes);
+            }
+            Err(error) => self.notes.push(format!(
+                "the operator can't be asked for its certificates: {error:#}"
+            )),
+        }
+    }
+
     /// Asks the sidecars for plaintext callers and for ports to declare; returns how many answered, of
     /// how many. That somebody may not ask them is no fault of the cluster's.
     fn ask_sidecars(&mut self, cluster: &Cluster, written: &Written) -> (usize, usize) {

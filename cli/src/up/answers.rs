@@ -11,7 +11,7 @@ use super::callers;
 use super::control::{Answer, Asked, Request, Status};
 use super::fleet::Running;
 use super::ground::Place;
-use super::mesh::{Mesh, verdicts};
+use super::mesh::{Mesh, told, verdicts};
 use super::{stalls, troubles};
 
 /// Answers now, or as soon as the operator has answered.
@@ -61,6 +61,14 @@ pub(super) fn answer(mesh: &Mesh, asked: Asked) {
                 let callers = serde_json::to_value(gathering.await);
                 let callers = callers.map_err(|error| error.to_string());
                 let _ = answer.send((callers, Vec::new()));
+            });
+        }
+        Request::Certificates => {
+            let operator = mesh.operator();
+            tokio::spawn(async move {
+                let told = told(operator, "/certificates").await;
+                let told = told.map_err(|error| format!("{error:#}"));
+                let _ = answer.send((told, Vec::new()));
             });
         }
         Request::Stalls => {

@@ -24,6 +24,8 @@ pub enum Request {
     Pods(Option<String>),
     /// Who calls in plaintext.
     Plaintext,
+    /// How the certificate authority is, as the operator tells it.
+    Certificates,
     /// Which ports made callers wait for a server that speaks first.
     Stalls,
 }

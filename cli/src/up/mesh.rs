@@ -400,11 +400,13 @@ async fn at(time: Option<Instant>) {
 
 /// Verdicts as the operator tells them.
 pub(super) async fn verdicts(operator: std::net::SocketAddr) -> anyhow::Result<Value> {
-    let (status, body) = timeout(
-        Duration::from_secs(2),
-        crate::http::get(operator, "/verdicts"),
-    )
-    .await??;
+    told(operator, "/verdicts").await
+}
+
+/// What the operator answers to a GET of `path`.
+pub(super) async fn told(operator: std::net::SocketAddr, path: &str) -> anyhow::Result<Value> {
+    let asked = crate::http::get(operator, path);
+    let (status, body) = timeout(Duration::from_secs(2), asked).await??;
     anyhow::ensure!(status == 200, "the operator answered {status}");
     Ok(serde_json::from_slice(&body)?)
 }

@@ -1,6 +1,5 @@
-//! The certificates that sign others: what is kept of them, and when they are replaced.
+//! One certificate that signs others, with its key.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -10,205 +9,105 @@ use rcgen::{
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     NameConstraints, PKCS_ECDSA_P256_SHA256, SerialNumber,
 };
-use rustls::pki_types::pem::{PemObject, SectionKind};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::X509Certificate;
 
-use super::{BACKDATED, Error, TrustBundle, micros};
+use super::{BACKDATED, Error};
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-const ROOT_LIFE: Duration = YEAR.saturating_mul(10);
-/// A root with less than this left is followed by a next one, which is trusted at once.
-const NEXT_ROOT: Duration = YEAR.saturating_mul(2);
-/// A root with less than this left no longer signs. Half a year after the next one was made: every
-/// sidecar that is not to be cut off has had word of it by then. Longer than an intermediate lives,
-/// so that a root outlives what it signs.
-const SIGNS_NO_MORE: Duration = DAY.saturating_mul(548);
+/// An intermediate lives for a tenth of its root's life and for a year at most, so that a root
+/// always outlives what it signs.
 const INTERMEDIATE_LIFE: Duration = YEAR;
-/// An intermediate with less than this left is replaced.
-const NEXT_INTERMEDIATE: Duration = DAY.saturating_mul(122);
-
-/// The most that is parsed of what is kept.
-const MAX_CERTIFICATES: usize = 64;
+const INTERMEDIATE_PART: u32 = 10;
+/// It is replaced when a third of its life is left.
+const NEXT_INTERMEDIATE_PART: u32 = 3;
 
 /// A certificate that may sign others, and its key.
 pub(super) struct Authority {
     pub(super) certificate: CertificateDer<'static>,
-    pub(super) key: KeyPair,
+    /// For signing.
+    key: KeyPair,
+    /// The same, as it is kept.
+    pub(super) key_der: PrivateKeyDer<'static>,
     pub(super) valid: (SystemTime, SystemTime),
-}
-
-/// All that is kept: immutable; a renewal makes another.
-#[derive(Clone, Default)]
-pub(super) struct Authorities {
-    /// Oldest first. Those that have ended stay, for there is one in nine years, and the bundle's
-    /// revision is counted from them.
-    roots: Vec<Arc<Authority>>,
-    intermediate: Option<Arc<Authority>>,
-}
-
-// === impl Authorities ===
-
-impl Authorities {
-    /// The one that signs leaves.
-    pub(super) fn intermediate(&self) -> Option<&Authority> {
-        self.intermediate.as_deref()
-    }
-
-    /// What is due is made anew: the whole as it should be kept from now on, or `None` when nothing
-    /// is due.
-    pub(super) fn renewed(&self, now: SystemTime) -> Result<Option<Authorities>, Error> {
-        let mut renewed = self.clone();
-        if self
-            .roots
-            .last()
-            .is_none_or(|newest| newest.left(now) <= NEXT_ROOT)
-        {
-            renewed.roots.push(Arc::new(Authority::root(now)?));
-        }
-        let signing = renewed
-            .roots
-            .iter()
-            .find(|root| root.left(now) > SIGNS_NO_MORE)
-            .ok_or_else(|| Error::Unusable("the root that was just made has ended".into()))?;
-        let fits = |intermediate: &Authority| {
-            intermediate.left(now) > NEXT_INTERMEDIATE && intermediate.signed_by(signing)
-        };
-        if !self.intermediate().is_some_and(fits) {
-            renewed.intermediate = Some(Arc::new(Authority::intermediate(signing, now)?));
-        }
-        let same = renewed.roots.len() == self.roots.len()
-            && match (&renewed.intermediate, &self.intermediate) {
-                (Some(after), Some(before)) => Arc::ptr_eq(after, before),
-                _ => false,
-            };
-        Ok((!same).then_some(renewed))
-    }
-
-    /// What to trust now.
-    pub(super) fn bundle(&self, now: SystemTime) -> TrustBundle {
-        let (trusted, ended): (Vec<_>, Vec<_>) = self
-            .roots
-            .iter()
-            .partition(|root| root.left(now) > Duration::ZERO);
-        let changes = self.roots.iter().map(|root| root.valid.0);
-        let changes = changes.chain(ended.iter().map(|root| root.valid.1));
-        TrustBundle {
-            revision: changes.map(micros).max().unwrap_or(0),
-            roots: trusted
-                .into_iter()
-                .map(|root| root.certificate.clone())
-                .collect(),
-        }
-    }
-
-    /// Everything, keys included: each certificate followed by its key, the intermediate last.
-    pub(super) fn to_pem(&self) -> String {
-        let all = self.roots.iter().chain(&self.intermediate);
-        let blocks = all.map(|one| {
-            pem_block("CERTIFICATE", &one.certificate)
-                + &pem_block("PRIVATE KEY", one.key.serialized_der())
-        });
-        blocks.collect()
-    }
-
-    /// The roots' certificates alone: no secret.
-    pub(super) fn roots_pem(&self) -> String {
-        self.roots
-            .iter()
-            .map(|root| pem_block("CERTIFICATE", &root.certificate))
-            .collect()
-    }
-
-    /// What [`Authorities::to_pem`] wrote.
-    pub(super) fn from_pem(pem: &str) -> Result<Authorities, Error> {
-        let mut sections = Vec::new();
-        for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem.as_bytes()) {
-            sections.push(section.map_err(|error| Error::Unusable(error.to_string()))?);
-            if sections.len() > 2 * MAX_CERTIFICATES {
-                return Err(Error::Unusable("too many certificates".into()));
-            }
-        }
-        let mut all = Authorities::default();
-        for pair in sections.chunks(2) {
-            let [
-                (SectionKind::Certificate, certificate),
-                (SectionKind::PrivateKey, key),
-            ] = pair
-            else {
-                return Err(Error::Unusable(
-                    "each certificate must be followed by its private key (PKCS #8)".into(),
-                ));
-            };
-            let one = Arc::new(Authority::new(certificate, key)?);
-            if one.signed_by(&one) {
-                all.roots.push(one);
-            } else {
-                all.intermediate = Some(one);
-            }
-        }
-        if all.roots.is_empty() {
-            return Err(Error::Unusable("there is no root".into()));
-        }
-        all.roots.sort_by_key(|root| root.valid);
-        Ok(all)
-    }
 }
 
 // === impl Authority ===
 
 impl Authority {
-    fn root(now: SystemTime) -> Result<Authority, Error> {
-        let mut params = params("Meshwright root", now, now + ROOT_LIFE);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
-        // A workload is named by a URI, the operator too. Should one of these roots ever be trusted
-        // for more than the mesh, then it still vouches for no host. (That it vouches for URIs of
-        // its trust domain only can't be said: webpki knows no constraints of URIs.)
-        params.name_constraints = Some(NameConstraints {
-            permitted_subtrees: Vec::new(),
-            excluded_subtrees: vec![
-                GeneralSubtree::DnsName(String::new()),
-                GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
-                GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
-            ],
-        });
+    /// A root of our own.
+    pub(super) fn root(now: SystemTime, life: Duration) -> Result<Authority, Error> {
+        let params = root_params(now, now + life);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let certificate = params.self_signed(&key)?;
-        Authority::new(certificate.der(), key.serialized_der())
+        Authority::of_pair(certificate.der(), key)
     }
 
-    fn intermediate(root: &Authority, now: SystemTime) -> Result<Authority, Error> {
-        let end = (now + INTERMEDIATE_LIFE).min(root.valid.1);
+    /// Proves `next`, a root of our own, to those who trust this one and nothing newer.
+    pub(super) fn vouch_for(
+        &self,
+        next: &Authority,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, Error> {
+        let mut params = root_params(now, next.valid.1.min(self.valid.1));
+        let parsed = parse(&next.certificate)?;
+        let name = parsed.subject().iter_common_name().next();
+        let name = name.and_then(|name| name.as_str().ok()).unwrap_or_default();
+        // Verifiers look for an issuer by its name: the same, byte for byte.
+        params.distinguished_name = distinguished_name(name);
+        params.use_authority_key_identifier_extension = true;
+        Ok(params.signed_by(&next.key, &self.issuer()?)?.into())
+    }
+
+    /// An intermediate below a root of our own.
+    pub(super) fn intermediate(root: &Authority, now: SystemTime) -> Result<Authority, Error> {
+        let life = (root.life() / INTERMEDIATE_PART).min(INTERMEDIATE_LIFE);
+        let end = (now + life).min(root.valid.1);
         let mut params = params("Meshwright intermediate", now, end);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.extended_key_usages = leaf_usages();
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let certificate = params.signed_by(&key, &root.issuer()?)?;
-        Authority::new(certificate.der(), key.serialized_der())
+        Authority::of_pair(certificate.der(), key)
     }
 
-    fn new(certificate: &[u8], key: &[u8]) -> Result<Authority, Error> {
+    fn of_pair(certificate: &[u8], key: KeyPair) -> Result<Authority, Error> {
+        let der = PrivatePkcs8KeyDer::from(key.serialize_der());
+        Authority::new(certificate, der.into())
+    }
+
+    /// From a certificate and its key.
+    ///
+    /// # Errors
+    /// When one can't be read, they don't belong together, or the certificate may not sign others.
+    pub(super) fn new(
+        certificate: &[u8],
+        key_der: PrivateKeyDer<'static>,
+    ) -> Result<Authority, Error> {
         let unusable = |what: &str| Error::Unusable(what.to_owned());
-        let key = KeyPair::from_pkcs8_der_and_sign_algo(
-            &PrivatePkcs8KeyDer::from(key),
-            &PKCS_ECDSA_P256_SHA256,
-        )
-        // What rcgen says of a key it can't read stays here: it is about a secret.
-        .map_err(|_| unusable("a key that is no ECDSA P-256 key in PKCS #8"))?;
+        let key = KeyPair::try_from(&key_der)
+            // What rcgen says of a key it can't read stays here: it is about a secret.
+            .map_err(|_| {
+                unusable(
+                    "a private key that can't be read: write RSA, ECDSA (P-256, P-384) or Ed25519",
+                )
+            })?;
         let parsed = parse(certificate)?;
         if parsed.public_key().subject_public_key.as_ref() != key.public_key_raw() {
-            return Err(unusable("a certificate is followed by another one's key"));
+            return Err(unusable("a certificate with another one's key"));
         }
         if !parsed.is_ca() {
-            return Err(unusable("a certificate that may not sign others"));
+            return Err(unusable(
+                "a certificate that may not sign others (it is no CA)",
+            ));
         }
         let valid = validity(&parsed);
         Ok(Authority {
             certificate: certificate.to_vec().into(),
             key,
+            key_der,
             valid,
         })
     }
@@ -223,12 +122,41 @@ impl Authority {
         self.valid.1.duration_since(now).unwrap_or_default()
     }
 
-    fn signed_by(&self, other: &Authority) -> bool {
-        let (Ok(own), Ok(other)) = (parse(&self.certificate), parse(&other.certificate)) else {
+    /// How long it is valid in all.
+    pub(super) fn life(&self) -> Duration {
+        let from = self.valid.0 + BACKDATED;
+        self.valid.1.duration_since(from).unwrap_or_default()
+    }
+
+    /// Whether this intermediate should be replaced.
+    pub(super) fn is_due(&self, now: SystemTime) -> bool {
+        self.left(now) <= self.life() / NEXT_INTERMEDIATE_PART
+    }
+
+    pub(super) fn signed_by(&self, other: &CertificateDer<'_>) -> bool {
+        let (Ok(own), Ok(other)) = (parse(&self.certificate), parse(other)) else {
             return false;
         };
         own.issuer() == other.subject() && own.verify_signature(Some(other.public_key())).is_ok()
     }
+}
+
+fn root_params(now: SystemTime, end: SystemTime) -> CertificateParams {
+    let mut params = params("Meshwright root", now, end);
+    // No bound on what is below: a root also vouches for those that follow it.
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // A workload is named by a URI, the operator too. Should one of these roots ever be trusted
+    // for more than the mesh, then it still vouches for no host. (That it vouches for URIs of
+    // its trust domain only can't be said: webpki knows no constraints of URIs.)
+    params.name_constraints = Some(NameConstraints {
+        permitted_subtrees: Vec::new(),
+        excluded_subtrees: vec![
+            GeneralSubtree::DnsName(String::new()),
+            GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
+            GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
+        ],
+    });
+    params
 }
 
 /// What every certificate of ours has in common.
@@ -242,17 +170,18 @@ fn params(name: &str, now: SystemTime, end: SystemTime) -> CertificateParams {
         .take(4)
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, "Meshwright");
-    params
-        .distinguished_name
-        .push(DnType::CommonName, format!("{name} {tag}"));
+    params.distinguished_name = distinguished_name(&format!("{name} {tag}"));
     params.serial_number = Some(serial);
     set_validity(&mut params, now, end);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
+}
+
+fn distinguished_name(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, "Meshwright");
+    name.push(DnType::CommonName, common_name);
+    name
 }
 
 /// 126 random bits: positive, and of one length.

@@ -9,7 +9,8 @@ use wire::id::POD_EXTENSION;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
 
-use super::authority::{Authority, leaf_usages, parse, serial, set_validity, validity};
+use super::authority::{leaf_usages, parse, serial, set_validity, validity};
+use super::line::Line;
 use super::{Error, Issued, OPERATOR, spiffe_id};
 use crate::issuer::{InvalidName, Workload};
 
@@ -57,17 +58,17 @@ pub enum InvalidLeaf {
 
 /// Signs a leaf. Without a workload it is the operator's own, which no pod is bound to.
 pub(super) fn issue(
-    issuer: &Authority,
+    line: &Line,
     key: &impl rcgen::PublicKeyData,
     uri: &str,
     workload: Option<&Workload>,
     now: SystemTime,
     life: Duration,
 ) -> Result<Issued, Error> {
-    if issuer.left(now).is_zero() {
+    if line.left(now).is_zero() {
         return Err(Error::Ended);
     }
-    let expires = (now + life).min(issuer.valid.1);
+    let expires = (now + life).min(line.ends());
     let mut params = CertificateParams::default();
     set_validity(&mut params, now, expires);
     params.serial_number = Some(serial());
@@ -79,11 +80,10 @@ pub(super) fn issue(
     params.extended_key_usages = leaf_usages();
     params.use_authority_key_identifier_extension = true;
     params.custom_extensions = workload.map(pod_extension).into_iter().collect();
-    let leaf = params.signed_by(key, &issuer.issuer()?)?;
-    Ok(Issued {
-        chain: vec![leaf.into(), issuer.certificate.clone()],
-        expires,
-    })
+    let leaf = params.signed_by(key, &line.signer.issuer()?)?;
+    let mut chain = vec![leaf.into()];
+    chain.extend_from_slice(&line.between);
+    Ok(Issued { chain, expires })
 }
 
 fn pod_extension(workload: &Workload) -> CustomExtension {

@@ -1,25 +1,45 @@
-//! The certificate authority's keys in a Secret of the operator's own namespace.
+//! In a cluster: the certificate authority's keys in a Secret of the operator's own namespace, and
+//! beside it what is wished for: a ConfigMap that asks for a rotation, or another Secret that provides
+//! the authority.
 
 use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use super::store::{AUTHORITY, Kept, KeyStore, ROOTS, Saved, StoreError};
+use super::provided::{self, Provided, Provider};
+use super::store::{
+    AUTHORITY, AUTHORITY_OF_OLD, Kept, KeyStore, ROOTS, Saved, StoreError, request_of,
+};
 use crate::api_server::{ANSWER, in_time};
 
 /// The Secret's name.
 pub const NAME: &str = "meshwright-ca";
 
+/// The name of the ConfigMap that asks for a rotation. Not a part of the Secret: whoever may change
+/// that is shown the keys in answer.
+pub const REQUEST: &str = "meshwright-rotation";
+/// Its key: any text, another one for each request.
+pub const REQUESTED: &str = "request";
+
 /// The Secret [`NAME`] of one namespace.
 #[derive(Clone, Debug)]
 pub struct InSecret {
     api: Api<Secret>,
+    requests: Api<ConfigMap>,
     namespace: String,
+}
+
+/// A Secret of the operator's own namespace that somebody else writes, cert-manager most likely.
+#[derive(Clone, Debug)]
+pub struct ProvidedSecret {
+    api: Api<Secret>,
+    namespace: String,
+    name: String,
 }
 
 // === impl InSecret ===
@@ -28,7 +48,8 @@ impl InSecret {
     /// The Secret in that namespace; made at the first save.
     pub fn new(client: Client, namespace: &str) -> InSecret {
         InSecret {
-            api: Api::namespaced(client, namespace),
+            api: Api::namespaced(client.clone(), namespace),
+            requests: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
         }
     }
@@ -50,10 +71,13 @@ impl InSecret {
             return Ok(None);
         };
         let version = secret.metadata.resource_version.unwrap_or_default();
-        let pem = secret.data.and_then(|mut data| data.remove(AUTHORITY));
-        let pem = pem.and_then(|pem| String::from_utf8(pem.0).ok());
-        match pem {
-            Some(pem) => Ok(Some(Kept { pem, version })),
+        let text = secret.data.and_then(|mut data| {
+            let of_old = data.remove(AUTHORITY_OF_OLD);
+            data.remove(AUTHORITY).or(of_old)
+        });
+        let text = text.and_then(|text| String::from_utf8(text.0).ok());
+        match text {
+            Some(text) => Ok(Some(Kept { text, version })),
             None => Err(StoreError::Other(format!(
                 "the Secret {}/{NAME} has no {AUTHORITY}: delete it to have a new certificate authority made \
                  (every injected pod must then be restarted, for it trusts the old one)",
@@ -62,13 +86,23 @@ impl InSecret {
         }
     }
 
+    async fn requested(&self) -> Result<Option<String>, StoreError> {
+        let request = in_time(ANSWER, self.requests.get_opt(REQUEST)).await;
+        let request = request.map_err(|error| StoreError::ConfigMap {
+            name: format!("{}/{REQUEST}", self.namespace),
+            error: Box::new(error),
+        })?;
+        let data = request.and_then(|map| map.data).unwrap_or_default();
+        Ok(data.get(REQUESTED).and_then(|text| request_of(text)))
+    }
+
     async fn write(
         &self,
-        pem: String,
+        text: String,
         roots: String,
         version: Option<String>,
     ) -> Result<Saved, StoreError> {
-        let data = [(AUTHORITY, pem), (ROOTS, roots)];
+        let data = [(AUTHORITY, text), (ROOTS, roots)];
         let data = data.map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())));
         let label = (
             "app.kubernetes.io/managed-by".to_owned(),
@@ -115,11 +149,57 @@ impl KeyStore for InSecret {
 
     fn save(
         &self,
-        pem: String,
+        text: String,
         roots: String,
         version: Option<String>,
     ) -> BoxFuture<'_, Result<Saved, StoreError>> {
-        Box::pin(self.write(pem, roots, version))
+        Box::pin(self.write(text, roots, version))
+    }
+
+    fn request(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+        Box::pin(self.requested())
+    }
+}
+
+// === impl ProvidedSecret ===
+
+impl ProvidedSecret {
+    /// The Secret of that name in that namespace, which need not be there yet.
+    pub fn new(client: Client, namespace: &str, name: &str) -> ProvidedSecret {
+        ProvidedSecret {
+            api: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    async fn read(&self) -> Result<Option<Provided>, StoreError> {
+        let secret = in_time(ANSWER, self.api.get_opt(&self.name)).await;
+        let secret = secret.map_err(|error| StoreError::Secret {
+            what: "read",
+            name: format!("{}/{}", self.namespace, self.name),
+            error: Box::new(error),
+        })?;
+        let Some(secret) = secret else {
+            return Ok(None);
+        };
+        let mut data = secret.data.unwrap_or_default();
+        let mut part = |name: &str| data.remove(name).map(|part| part.0).unwrap_or_default();
+        Ok(Some(Provided {
+            certificate: part(provided::CERTIFICATE),
+            key: part(provided::KEY),
+            roots: part(provided::ROOTS),
+        }))
+    }
+}
+
+impl Provider for ProvidedSecret {
+    fn provided(&self) -> BoxFuture<'_, Result<Option<Provided>, StoreError>> {
+        Box::pin(self.read())
+    }
+
+    fn place(&self) -> String {
+        format!("the Secret {}/{}", self.namespace, self.name)
     }
 }
 

@@ -9,13 +9,19 @@ use std::path::{Path, PathBuf};
 
 use futures::future::BoxFuture;
 
-/// Keys and certificates, in PEM.
-pub const AUTHORITY: &str = "authority.pem";
+/// Keys and certificates, and how far a rotation has come: JSON.
+pub const AUTHORITY: &str = "authority.json";
+/// The same as it was kept before there were rotations: PEM.
+pub const AUTHORITY_OF_OLD: &str = "authority.pem";
+/// In a folder: the request for a rotation, if there was one.
+pub const REQUEST: &str = "rotate";
 /// The trust bundle alone, for whoever has to trust the mesh: no secret.
 pub const ROOTS: &str = "roots.pem";
 
 /// The most that is read.
 const MAX_BYTES: u64 = 256 * 1024;
+/// The longest request for a rotation, in bytes.
+const MAX_REQUEST: usize = 128;
 
 /// Keeps one text that nobody else may read, for one or several replicas of the operator.
 pub trait KeyStore: Send + Sync + 'static {
@@ -26,16 +32,28 @@ pub trait KeyStore: Send + Sync + 'static {
     /// has done so meanwhile. `roots` is the public part of it.
     fn save(
         &self,
-        pem: String,
+        text: String,
         roots: String,
         version: Option<String>,
     ) -> BoxFuture<'_, Result<Saved, StoreError>>;
+
+    /// The request for a rotation that was made last: any text, another one for each request.
+    fn request(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+        Box::pin(async { Ok(None) })
+    }
+}
+
+/// A request, unless it is none: what others write is bounded.
+pub(super) fn request_of(text: &str) -> Option<String> {
+    let text = text.trim();
+    let is_one = !text.is_empty() && text.len() <= MAX_REQUEST;
+    (is_one && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| text.to_owned())
 }
 
 /// What a store keeps. Never shown.
 pub struct Kept {
     /// Certificates and private keys.
-    pub pem: String,
+    pub text: String,
     /// Tells it from what another replica writes.
     pub version: String,
 }
@@ -67,6 +85,14 @@ pub enum StoreError {
     Secret {
         /// "read", "write", …
         what: &'static str,
+        /// Namespace and name.
+        name: String,
+        /// Why.
+        error: Box<kube::Error>,
+    },
+    /// The same of the ConfigMap that asks for a rotation.
+    #[error("can't read the ConfigMap {name}: {error}")]
+    ConfigMap {
         /// Namespace and name.
         name: String,
         /// Why.
@@ -118,19 +144,25 @@ impl Folder {
     }
 
     fn read(&self) -> Result<Option<Kept>, StoreError> {
-        let path = self.path.join(AUTHORITY);
+        let Some(text) = self.text(AUTHORITY)?.or(self.text(AUTHORITY_OF_OLD)?) else {
+            return Ok(None);
+        };
+        let version = blake3::hash(text.as_bytes()).to_hex().to_string();
+        Ok(Some(Kept { text, version }))
+    }
+
+    /// What is in a file; `None` when there is none.
+    fn text(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let path = self.path.join(name);
         let read = || -> io::Result<String> {
-            let mut pem = String::new();
+            let mut text = String::new();
             File::open(&path)?
                 .take(MAX_BYTES)
-                .read_to_string(&mut pem)?;
-            Ok(pem)
+                .read_to_string(&mut text)?;
+            Ok(text)
         };
         match read() {
-            Ok(pem) => {
-                let version = blake3::hash(pem.as_bytes()).to_hex().to_string();
-                Ok(Some(Kept { pem, version }))
-            }
+            Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StoreError::File {
                 what: "read",
@@ -140,7 +172,7 @@ impl Folder {
         }
     }
 
-    fn write(&self, pem: &str, roots: &str, version: Option<&str>) -> Result<Saved, StoreError> {
+    fn write(&self, text: &str, roots: &str, version: Option<&str>) -> Result<Saved, StoreError> {
         if self.read()?.map(|kept| kept.version).as_deref() != version {
             return Ok(Saved::Overtaken);
         }
@@ -150,7 +182,7 @@ impl Folder {
             path: target.clone(),
             error,
         };
-        let new = self.write_beside(AUTHORITY, pem).map_err(error)?;
+        let new = self.write_beside(AUTHORITY, text).map_err(error)?;
         if version.is_none() {
             // A link, unlike a renaming, never replaces: of two that start together, one is first.
             let linked = fs::hard_link(&new, &target);
@@ -166,6 +198,8 @@ impl Folder {
         }
         let new = self.write_beside(ROOTS, roots).map_err(error)?;
         fs::rename(new, self.path.join(ROOTS)).map_err(error)?;
+        // What is of no use any more is not left lying about; most often there is nothing.
+        let _ = fs::remove_file(self.path.join(AUTHORITY_OF_OLD));
         Ok(Saved::Done)
     }
 
@@ -197,11 +231,15 @@ impl KeyStore for Folder {
 
     fn save(
         &self,
-        pem: String,
+        text: String,
         roots: String,
         version: Option<String>,
     ) -> BoxFuture<'_, Result<Saved, StoreError>> {
-        Box::pin(async move { self.write(&pem, &roots, version.as_deref()) })
+        Box::pin(async move { self.write(&text, &roots, version.as_deref()) })
+    }
+
+    fn request(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+        Box::pin(async { Ok(self.text(REQUEST)?.and_then(|text| request_of(&text))) })
     }
 }
 
@@ -223,7 +261,7 @@ mod tests {
         assert_eq!(folder.write("one", "roots", None).unwrap(), Saved::Done);
 
         let kept = Folder::open(&path).unwrap().read().unwrap().unwrap();
-        assert_eq!(kept.pem, "one");
+        assert_eq!(kept.text, "one");
         assert_eq!(fs::read_to_string(path.join(ROOTS)).unwrap(), "roots");
         assert_eq!((mode(&path), mode(&path.join(AUTHORITY))), (0o700, 0o600));
         assert_eq!(
@@ -249,7 +287,7 @@ mod tests {
             folder.write("four", "", version.as_deref()).unwrap(),
             Saved::Overtaken
         );
-        assert_eq!(folder.read().unwrap().unwrap().pem, "three");
+        assert_eq!(folder.read().unwrap().unwrap().text, "three");
     }
 
     #[test]
@@ -263,7 +301,7 @@ mod tests {
     #[test]
     fn keys_are_not_shown() {
         let kept = Kept {
-            pem: "PRIVATE".into(),
+            text: "PRIVATE".into(),
             version: "1".into(),
         };
         assert!(!format!("{kept:?}").contains("PRIVATE"));

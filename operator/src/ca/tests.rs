@@ -1,6 +1,11 @@
-use super::store::{Folder, Kept};
+mod provided;
+mod rotation;
+
+use super::authority::{parse, validity};
+use super::line::Line;
+use super::rotation::Stage;
+use super::store::{Folder, Kept, StoreError};
 use super::*;
-use authority::{parse, validity};
 use futures::future::BoxFuture;
 use rcgen::CertificateParams;
 use rustls::RootCertStore;
@@ -53,21 +58,30 @@ fn proves(
 }
 
 fn issue(authorities: &Authorities, uri: &str, now: SystemTime) -> Issued {
-    let issuer = authorities.intermediate().unwrap();
-    leaf::issue(issuer, &key(), uri, Some(&workload()), now, LEAF_LIFE).unwrap()
+    let line = authorities.signing();
+    leaf::issue(line, &key(), uri, Some(&workload()), now, LEAF_LIFE).unwrap()
 }
 
-/// What is kept after time has passed, looked at once a week.
-fn after(authorities: &Authorities, from: SystemTime, time: Duration) -> Authorities {
-    let mut authorities = authorities.clone();
-    let mut now = from;
-    while now < from + time {
-        now += 7 * DAY;
-        if let Some(renewed) = authorities.renewed(now).unwrap() {
-            authorities = renewed;
-        }
+/// Nothing is asked for.
+const OWN: Wanted = Wanted::Own { request: None };
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// When nobody lags.
+fn moment(now: SystemTime, wanted: &Wanted) -> Moment<'_> {
+    Moment {
+        now,
+        wanted,
+        leaf_life: LEAF_LIFE,
+        root_life: ROOT_LIFE,
+        margin: MARGIN,
+        lagging: Some(0),
+        replica: "one",
     }
-    authorities
+}
+
+/// A new authority.
+fn made(now: SystemTime) -> Authorities {
+    Authorities::first(&moment(now, &OWN)).unwrap()
 }
 
 #[tokio::test]
@@ -129,9 +143,9 @@ async fn what_a_request_names_is_not_what_the_leaf_names() {
 
 #[test]
 fn a_leaf_ends_and_is_then_no_proof() {
-    let all = Authorities::default().renewed(start()).unwrap().unwrap();
+    let all = made(start());
     let issued = issue(&all, "spiffe://cluster.local/ns/shop/sa/orders", start());
-    let bundle = all.bundle(start());
+    let bundle = all.bundle();
     proves(&issued.chain, &bundle, start()).unwrap();
     proves(
         &issued.chain,
@@ -151,16 +165,17 @@ fn a_leaf_ends_and_is_then_no_proof() {
 
 #[test]
 fn another_authority_of_the_same_trust_domain_proves_nothing() {
-    let ours = Authorities::default().renewed(start()).unwrap().unwrap();
-    let theirs = Authorities::default().renewed(start()).unwrap().unwrap();
+    let ours = made(start());
+    let theirs = made(start());
     let issued = issue(&theirs, "spiffe://cluster.local/ns/shop/sa/orders", start());
-    assert!(proves(&issued.chain, &ours.bundle(start()), start()).is_err());
+    assert!(proves(&issued.chain, &ours.bundle(), start()).is_err());
 }
 
 #[test]
 fn a_leaf_signs_no_leaf_and_no_authority_vouches_for_a_host() {
-    let all = Authorities::default().renewed(start()).unwrap().unwrap();
-    let intermediate = all.intermediate().unwrap();
+    let all = made(start());
+    let line = all.signing();
+    let intermediate = &line.signer;
     let mut params = CertificateParams::new(["orders.shop".to_owned()]).unwrap();
     authority::set_validity(&mut params, start(), start() + DAY);
     params.extended_key_usages = authority::leaf_usages();
@@ -169,7 +184,7 @@ fn a_leaf_signs_no_leaf_and_no_authority_vouches_for_a_host() {
         .signed_by(&key, &intermediate.issuer().unwrap())
         .unwrap();
     let chain = [host.der().clone(), intermediate.certificate.clone()];
-    let refused = proves(&chain, &all.bundle(start()), start()).unwrap_err();
+    let refused = proves(&chain, &all.bundle(), start()).unwrap_err();
     assert!(
         format!("{refused:?}").contains("NameConstraint"),
         "{refused:?}"
@@ -177,7 +192,7 @@ fn a_leaf_signs_no_leaf_and_no_authority_vouches_for_a_host() {
 
     let leaf_key = KeyPair::generate().unwrap();
     let uri = "spiffe://cluster.local/ns/shop/sa/orders";
-    let leaf = leaf::issue(intermediate, &leaf_key, uri, None, start(), LEAF_LIFE).unwrap();
+    let leaf = leaf::issue(line, &leaf_key, uri, None, start(), LEAF_LIFE).unwrap();
     let forger = rcgen::Issuer::from_ca_cert_der(&leaf.chain[0], &leaf_key).unwrap();
     params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
     let chain = match params.signed_by(&key, &forger) {
@@ -185,12 +200,12 @@ fn a_leaf_signs_no_leaf_and_no_authority_vouches_for_a_host() {
         // rcgen itself knows better.
         Err(_) => return,
     };
-    assert!(proves(&chain, &all.bundle(start()), start()).is_err());
+    assert!(proves(&chain, &all.bundle(), start()).is_err());
 }
 
 #[test]
 fn a_leaf_without_a_pod_or_of_another_trust_domain_is_no_workloads() {
-    let all = Authorities::default().renewed(start()).unwrap().unwrap();
+    let all = made(start());
     let read = |issued: &Issued| PeerLeaf::read(&issued.chain[0], "cluster.local");
 
     let other = issue(&all, "spiffe://evil.example/ns/shop/sa/orders", start());
@@ -217,7 +232,7 @@ fn a_leaf_without_a_pod_or_of_another_trust_domain_is_no_workloads() {
         );
     }
 
-    let issuer = all.intermediate().unwrap();
+    let issuer = all.signing();
     let uri = "spiffe://cluster.local/ns/shop/sa/orders";
     let own = leaf::issue(issuer, &key(), uri, None, start(), LEAF_LIFE).unwrap();
     assert_eq!(read(&own), Err(InvalidLeaf::NoPod));
@@ -231,9 +246,9 @@ fn a_leaf_without_a_pod_or_of_another_trust_domain_is_no_workloads() {
 fn the_longest_names_fit_into_a_leaf() {
     let long = "a".repeat(253);
     let workload = Workload::new(&long, &long, &long, &long).unwrap();
-    let all = Authorities::default().renewed(start()).unwrap().unwrap();
+    let all = made(start());
     let uri = workload.spiffe_id("cluster.local");
-    let issuer = all.intermediate().unwrap();
+    let issuer = all.signing();
     let issued = leaf::issue(issuer, &key(), &uri, Some(&workload), start(), LEAF_LIFE).unwrap();
     assert_eq!(
         PeerLeaf::read(&issued.chain[0], "cluster.local")
@@ -257,124 +272,6 @@ async fn an_operator_that_starts_again_goes_on_with_the_same_root() {
     assert_eq!(pem, bundle.to_pem());
 }
 
-#[test]
-fn an_intermediate_is_replaced_months_before_it_ends_and_its_leaves_stay_good() {
-    let first = Authorities::default().renewed(start()).unwrap().unwrap();
-    assert!(
-        first.renewed(start() + 200 * DAY).unwrap().is_none(),
-        "nothing is due"
-    );
-    let now = start() + 300 * DAY;
-    let issued = issue(&first, "spiffe://cluster.local/ns/shop/sa/orders", now);
-
-    let second = first.renewed(now).unwrap().unwrap();
-
-    let [before, after] =
-        [&first, &second].map(|all| all.intermediate().unwrap().certificate.clone());
-    assert_ne!(before, after);
-    assert_eq!(
-        first.bundle(now),
-        second.bundle(now),
-        "the root is the same"
-    );
-    proves(&issued.chain, &second.bundle(now), now).unwrap();
-}
-
-#[test]
-fn the_next_root_is_trusted_long_before_it_signs_and_the_old_one_until_it_ends() {
-    let uri = "spiffe://cluster.local/ns/shop/sa/orders";
-    let first = Authorities::default().renewed(start()).unwrap().unwrap();
-    let old = first.bundle(start());
-
-    let now = start() + 8 * YEAR + 30 * DAY;
-    let announced = after(&first, start(), 8 * YEAR + 30 * DAY);
-    let both = announced.bundle(now);
-    assert_eq!(both.roots.len(), 2);
-    assert_eq!(both.roots[0], old.roots[0]);
-    assert!(both.revision > old.revision);
-    proves(&issue(&announced, uri, now).chain, &old, now).expect("the old root still signs");
-
-    let later = start() + 8 * YEAR + 300 * DAY;
-    let signing = after(&announced, now, 270 * DAY);
-    assert_eq!(signing.bundle(later), both);
-    let issued = issue(&signing, uri, later);
-    assert!(
-        proves(&issued.chain, &old, later).is_err(),
-        "the next root signs"
-    );
-    proves(&issued.chain, &both, later).unwrap();
-
-    let end = start() + 10 * YEAR + DAY;
-    let alone = signing.bundle(end);
-    assert_eq!(alone.roots, both.roots[1..]);
-    assert!(alone.revision > both.revision);
-}
-
-#[test]
-fn in_thirty_years_there_is_never_a_day_without_a_good_chain() {
-    let mut all = Authorities::default();
-    let mut revision = 0;
-    for week in 0..30 * 52 {
-        let now = start() + week * 7 * DAY;
-        // What a sidecar that was away for a month still trusts.
-        let before = all.bundle(now);
-        if let Some(renewed) = all.renewed(now).unwrap() {
-            all = renewed;
-        }
-        let issued = issue(&all, "spiffe://cluster.local/ns/shop/sa/orders", now);
-        assert!(issued.expires >= now + LEAF_LIFE, "week {week}");
-        if week > 0 {
-            proves(&issued.chain, &before, now).unwrap();
-        }
-        let bundle = all.bundle(now);
-        assert!(
-            bundle.revision >= revision,
-            "week {week}: the bundle's revision goes back"
-        );
-        revision = bundle.revision;
-    }
-}
-
-#[test]
-fn what_is_kept_is_read_as_it_was_written() {
-    let first = Authorities::default().renewed(start()).unwrap().unwrap();
-    let two = after(&first, start(), 8 * YEAR + 30 * DAY);
-    let read = Authorities::from_pem(&two.to_pem()).unwrap();
-    let now = start() + 8 * YEAR + 31 * DAY;
-    assert_eq!(read.bundle(now), two.bundle(now));
-    assert!(
-        read.renewed(now).unwrap().is_none(),
-        "nothing is due only because it was read"
-    );
-    assert_eq!(read.to_pem(), two.to_pem());
-}
-
-#[test]
-fn what_is_no_authority_is_refused_without_showing_it() {
-    let all = Authorities::default().renewed(start()).unwrap().unwrap();
-    let other = Authorities::default().renewed(start()).unwrap().unwrap();
-    let pem = all.to_pem();
-    let blocks: Vec<&str> = pem.split_inclusive("-----END").collect();
-    let swapped = {
-        let key = |pem: &str| pem[pem.find("-----BEGIN PRIVATE").unwrap()..].to_owned();
-        let certificate = &pem[..pem.find("-----BEGIN PRIVATE").unwrap()];
-        format!("{certificate}{}", key(&other.to_pem()))
-    };
-    for broken in [
-        "",
-        "hello",
-        &all.roots_pem(),
-        &swapped,
-        &pem[..blocks[0].len() + 40],
-    ] {
-        let Err(error) = Authorities::from_pem(broken) else {
-            panic!("{broken} was taken")
-        };
-        let said = format!("{error} {error:?}");
-        assert!(!said.contains("PRIVATE") && said.len() < 400, "{said}");
-    }
-}
-
 /// Keeps nothing of the first saves: another replica was first each time.
 struct Crowded {
     folder: Folder,
@@ -388,22 +285,19 @@ impl KeyStore for Crowded {
 
     fn save(
         &self,
-        pem: String,
+        text: String,
         roots: String,
         version: Option<String>,
     ) -> BoxFuture<'_, Result<Saved, StoreError>> {
         let mut rivals = self.rivals.lock().unwrap();
         if *rivals == 0 {
-            return self.folder.save(pem, roots, version);
+            return self.folder.save(text, roots, version);
         }
         *rivals -= 1;
-        let rival = Authorities::default()
-            .renewed(SystemTime::now())
-            .unwrap()
-            .unwrap();
+        let rival = made(SystemTime::now());
         Box::pin(async move {
             self.folder
-                .save(rival.to_pem(), rival.roots_pem(), version)
+                .save(rival.to_text(), rival.roots_pem(), version)
                 .await?;
             Ok(Saved::Overtaken)
         })
@@ -422,22 +316,6 @@ async fn of_two_replicas_that_start_together_both_use_what_the_first_wrote() {
         .unwrap();
     let early = open(folder.path()).await;
     assert_eq!(*late.bundle().borrow(), *early.bundle().borrow());
-}
-
-#[tokio::test]
-async fn what_another_replica_wrote_is_taken_over_and_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let (one, two) = (open(folder.path()).await, open(folder.path()).await);
-    let mut bundle = one.bundle();
-    bundle.borrow_and_update();
-    let later = SystemTime::now() + 8 * YEAR + 30 * DAY;
-
-    two.refresh(later).await.unwrap();
-    one.refresh(later).await.unwrap();
-
-    assert!(bundle.has_changed().unwrap());
-    assert_eq!(*bundle.borrow(), *two.bundle().borrow());
-    assert_eq!(bundle.borrow().roots.len(), 2);
 }
 
 #[tokio::test]

@@ -4,10 +4,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::*;
+use crate::ca::LEAF_LIFE;
+use crate::ca::store::Folder;
 
 const LIVE: &[u8] = b"GET /live HTTP/1.1\r\nhost: operator\r\n\r\n";
 
-fn http() -> Http {
+async fn ca() -> Arc<Ca> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Folder::open(folder.path()).unwrap();
+    Ca::open(Box::new(store), "cluster.local", LEAF_LIFE)
+        .await
+        .unwrap()
+}
+
+async fn http() -> Http {
     let streams = Arc::new(Streams::default());
     let replicas = Replicas::new(streams.clone(), None);
     Http {
@@ -15,6 +25,7 @@ fn http() -> Http {
         streams,
         replicas,
         leader: Leader::alone(),
+        ca: ca().await,
         metrics: Metrics::new(),
         ready: watch::channel(true).1,
         injection: None,
@@ -24,7 +35,7 @@ fn http() -> Http {
 async fn start() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(http().serve(listener, CancellationToken::new()));
+    tokio::spawn(http().await.serve(listener, CancellationToken::new()));
     address
 }
 
@@ -77,7 +88,9 @@ async fn who_does_not_read_the_answer_is_not_waited_for_for_ever() {
     // Smaller than any answer.
     let (mut client, server) = tokio::io::duplex(64);
     let place = Places::new(CONNECTIONS).take([127, 0, 0, 1].into());
-    let served = http().connection(server, place.unwrap(), CancellationToken::new());
+    let served = http()
+        .await
+        .connection(server, place.unwrap(), CancellationToken::new());
     client.write_all(LIVE).await.unwrap();
     assert!(timeout(LIFE * 2, served).await.is_ok());
 }
@@ -86,7 +99,9 @@ async fn who_does_not_read_the_answer_is_not_waited_for_for_ever() {
 async fn who_sends_half_a_head_is_closed_on() {
     let (mut client, server) = tokio::io::duplex(1024);
     let place = Places::new(CONNECTIONS).take([127, 0, 0, 1].into());
-    let served = http().connection(server, place.unwrap(), CancellationToken::new());
+    let served = http()
+        .await
+        .connection(server, place.unwrap(), CancellationToken::new());
     client.write_all(&LIVE[..20]).await.unwrap();
     assert!(timeout(HEAD_TIMEOUT * 2, served).await.is_ok());
 }

@@ -7,11 +7,12 @@ use std::time::SystemTime;
 use compiler::{Audience, AudienceKey, Compiled, Inputs, ObjectKey, ObjectRef, Output};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use wire::ResourceId;
 use wire::delta::{Outcome, Sent, View};
 use wire::generation::Input;
 use wire::lookup::MAX_LOOKUPS;
+use wire::resource::Hash;
 use wire::server::Mailbox;
+use wire::{Kind, ResourceId};
 
 use super::ledger::{Lag, Ledger, StreamId, Subscribers};
 use super::remembered::{Owner, Remembered};
@@ -101,6 +102,8 @@ pub(super) struct Stream {
     mailbox: Arc<Mailbox>,
     /// When it began.
     pub(super) since: Instant,
+    /// The trust bundle that it holds.
+    bundle: Option<Hash>,
     /// A newer stream of the pod has taken its place. Until its task has noticed, it keeps its
     /// keys: with fewer, its view would look as if resources had been removed.
     ended: bool,
@@ -202,6 +205,7 @@ impl Streams {
                 owner,
                 mailbox,
                 since: Instant::now(),
+                bundle: None,
                 ended: false,
             },
         );
@@ -268,6 +272,9 @@ impl Streams {
     /// A stream has said what it holds.
     pub(super) fn opened(&self, id: StreamId, sent: &Sent) {
         let mut inner = self.lock();
+        let held = sent.held();
+        let held = held.filter(|(resource, _)| resource.kind == Kind::Identity);
+        inner.holds_bundle(id, held.last().map(|(_, hash)| *hash));
         let Inner {
             ledger,
             subscribers,
@@ -285,9 +292,15 @@ impl Streams {
         let Inner {
             ledger,
             subscribers,
+            streams,
             ..
         } = &mut *inner;
         for (resource, outcome) in outcomes {
+            if let (Kind::Identity, Outcome::Held(hash)) = (resource.kind, outcome)
+                && let Some(stream) = streams.get_mut(&id)
+            {
+                stream.bundle = Some(*hash);
+            }
             ledger.answered(id, resource, outcome, subscribers);
         }
         self.touched.notify_one();
@@ -367,6 +380,20 @@ impl Streams {
             }
             self.touched.notified().await;
         }
+    }
+
+    /// How many streams have not acknowledged the trust bundle of that revision; `None` when it was
+    /// not published to them yet.
+    pub fn without_bundle(&self, revision: u64) -> Option<usize> {
+        let inner = self.lock();
+        if inner.snapshot.seen().at(Input::Settings) < revision {
+            return None;
+        }
+        let everyone = inner.snapshot.ids(&AudienceKey::Everyone);
+        let mut bundles = everyone.filter(|id| id.kind == Kind::Identity);
+        let bundle = inner.snapshot.get(bundles.next()?)?.resource.hash;
+        let lacks = |stream: &&Stream| !stream.ended && stream.bundle != Some(bundle);
+        Some(inner.streams.values().filter(lacks).count())
     }
 
     /// How many streams there are.
@@ -520,6 +547,12 @@ impl Inner {
         stream.mailbox.changed(told.map(|id| (*id).clone()));
         self.ledger.left(id, gone.into_iter());
         come.into_iter().cloned().collect()
+    }
+
+    fn holds_bundle(&mut self, id: StreamId, bundle: Option<Hash>) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.bundle = bundle;
+        }
     }
 
     /// The stream is no longer told or counted.

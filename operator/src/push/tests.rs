@@ -15,6 +15,7 @@ use super::*;
 
 mod places;
 mod scope;
+mod trust;
 
 const LONG: Duration = Duration::from_secs(20);
 

@@ -268,11 +268,11 @@ async fn a_client_that_says_nothing_holds_nobody_up() {
 async fn a_new_bundle_is_followed_at_once() {
     let world = World::start().await;
     let (sender, mut receiver) = watch::channel(configure(&world.ca).unwrap().0);
-    let (bundle, follow) = watch::channel(TrustBundle::default());
+    let (serving, follow) = watch::channel(ca::Serving::default());
     let later = SystemTime::now() + LEAF_LIFE;
     tokio::spawn(renew(world.ca.clone(), follow, sender, later));
 
-    bundle.send_replace(world.ca.bundle().borrow().clone());
+    serving.send_replace(world.ca.serving().borrow().clone());
 
     receiver.changed().await.unwrap();
 }

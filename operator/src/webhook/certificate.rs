@@ -23,6 +23,7 @@ use tokio::time::sleep;
 
 use crate::api_server::{ANSWER, in_time};
 use crate::ca::BACKDATED;
+use crate::telemetry::Metrics;
 
 /// The name of the MutatingWebhookConfiguration, which the chart makes.
 pub const NAME: &str = "meshwright-injector";
@@ -93,9 +94,10 @@ impl Serving {
     }
 
     /// Tells the API server and renews, for as long as it is polled.
-    pub async fn keep(mut self) {
+    pub async fn keep(mut self, metrics: Arc<Metrics>) {
         let mut told = false;
         loop {
+            metrics.webhook_certificate(self.current.until);
             let pause = match self.look(SystemTime::now()).await {
                 Ok(()) => {
                     if !std::mem::replace(&mut told, true) {
@@ -393,7 +395,7 @@ mod tests {
         server.fault(Fault::SaysNothing);
         let (serving, _config) = Serving::new(client, SERVICE.0, SERVICE.1).unwrap();
         let own = serving.current.certificate.clone();
-        let keeping = tokio::spawn(serving.keep());
+        let keeping = tokio::spawn(serving.keep(Metrics::new()));
         sleep(ANSWER / 2).await;
         server.fault(None);
         sleep(ANSWER + LOOK_AGAIN).await;

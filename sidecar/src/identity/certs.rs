@@ -330,7 +330,7 @@ impl Certs {
 }
 
 /// From when until when a leaf is valid.
-fn validity(leaf: &[u8]) -> Option<(SystemTime, SystemTime)> {
+pub(crate) fn validity(leaf: &[u8]) -> Option<(SystemTime, SystemTime)> {
     let (_, leaf) = x509_parser::parse_x509_certificate(leaf).ok()?;
     let at = |time: x509_parser::time::ASN1Time| {
         let seconds = u64::try_from(time.timestamp()).ok()?;

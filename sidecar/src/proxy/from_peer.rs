@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::{Duration, SystemTime};
 
 use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -14,15 +15,20 @@ use super::inbound::{self, FromPeer};
 use super::load::Seat;
 use super::opaque;
 use super::plaintext::{self, Plaintext};
-use super::serve::{Open, http};
+use super::serve::{Open, http_until};
 use super::{Proxy, limits};
 use crate::identity::SpiffeId;
+use crate::identity::certs::validity;
 use crate::identity::verify::identity_of;
 use crate::net::detect::{FirstBytes, first_bytes};
 use crate::net::original_dst::original_dst;
 use crate::net::rewound::Rewound;
 use crate::net::tls::{ALPN_H1, ALPN_H2, ALPN_TCP, HANDSHAKE_TIMEOUT};
 use crate::telemetry::metrics::{ConnectionKind, Direction};
+
+/// Sleep follows a clock that stands still while the machine does; certificates do not. So it is
+/// looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
 /// Who has come in.
 #[derive(Debug)]
@@ -157,9 +163,16 @@ async fn inbound_proved(
 ) -> Result<(), Error> {
     let seat = px.inbound.take(peer.identity.as_ref());
     let seat = &seat.ok_or(Reason::Overloaded)?;
-    match stream.get_ref().1.alpn_protocol() {
-        Some(protocol) if protocol == ALPN_H2 => inbound_http(px, stream, seat, peer, true).await,
-        Some(protocol) if protocol == ALPN_H1 => inbound_http(px, stream, seat, peer, false).await,
+    let tls = stream.get_ref().1;
+    let leaf = tls.peer_certificates().and_then(<[_]>::first);
+    let until = leaf.and_then(|leaf| validity(leaf)).map(|valid| valid.1);
+    match tls.alpn_protocol() {
+        Some(protocol) if protocol == ALPN_H2 => {
+            inbound_http(px, stream, seat, peer, true, until).await
+        }
+        Some(protocol) if protocol == ALPN_H1 => {
+            inbound_http(px, stream, seat, peer, false, until).await
+        }
         Some(protocol) if protocol == ALPN_TCP => {
             let _admitted = seat.admit().ok_or(Reason::Overloaded)?;
             opaque::inbound(px, stream, &peer).await
@@ -180,8 +193,8 @@ async fn inbound_plaintext(
     let seat = px.inbound.take(None);
     let seat = &seat.ok_or(Reason::Overloaded)?;
     match plaintext {
-        Plaintext::Http1(stream) => inbound_http(px, stream, seat, from, false).await,
-        Plaintext::Http2(stream) => inbound_http(px, stream, seat, from, true).await,
+        Plaintext::Http1(stream) => inbound_http(px, stream, seat, from, false, None).await,
+        Plaintext::Http2(stream) => inbound_http(px, stream, seat, from, true, None).await,
         Plaintext::Opaque(opaque) => {
             let _admitted = seat.admit().ok_or(Reason::Overloaded)?;
             plaintext::opaque(px, *opaque, &from).await
@@ -195,6 +208,7 @@ async fn inbound_http<S>(
     seat: &Rc<Seat>,
     peer: FromPeer,
     h2: bool,
+    until: Option<SystemTime>,
 ) -> Result<(), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -210,5 +224,19 @@ where
         service_fn(move |request| inbound::serve(px.clone(), peer.clone(), seat.clone(), request))
     };
     let h1 = limits::h1_server_for_peers();
-    http(px, stream, seat, (!h2).then_some(h1), service).await
+    let h1 = (!h2).then_some(h1);
+    http_until(px, stream, seat, h1, service, over(until)).await
+}
+
+/// Waits until a peer's certificate has ended: whoever has stolen one must not go on for as long as a
+/// connection can be kept. A peer in order has had another for long, and connects anew with it.
+async fn over(until: Option<SystemTime>) {
+    let Some(until) = until else {
+        return std::future::pending().await;
+    };
+    while let Ok(left) = until.duration_since(SystemTime::now())
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+    }
 }

@@ -39,13 +39,38 @@ where
         >,
     F: Future<Output = Result<Response<ResponseBody>, std::convert::Infallible>> + 'static,
 {
+    http_until(px, io, seat, h1, service, std::future::pending()).await
+}
+
+/// The same until `over`: what is in flight then still ends, and nothing else begins.
+pub(super) async fn http_until<I, S, F>(
+    px: &Proxy,
+    io: I,
+    seat: &Rc<Seat>,
+    h1: Option<http1::Builder>,
+    service: S,
+    over: impl Future<Output = ()>,
+) -> Result<(), Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: hyper::service::Service<
+            http::Request<hyper::body::Incoming>,
+            Response = Response<ResponseBody>,
+            Error = std::convert::Infallible,
+            Future = F,
+        >,
+    F: Future<Output = Result<Response<ResponseBody>, std::convert::Infallible>> + 'static,
+{
     /// The two kinds of connection have the same methods and no trait.
     macro_rules! until_drained {
         ($connection:expr, $greeted:expr) => {{
             let mut connection = std::pin::pin!($connection);
             let mut drain = px.drain.clone();
             let told_to_end = async {
-                drain.begun().await;
+                tokio::select! {
+                    () = drain.begun() => {}
+                    () = over => {}
+                }
                 $greeted.await;
             };
             tokio::select! {
