@@ -141,6 +141,7 @@ mod tests {
     use wire::{Kind, ResourceId};
 
     use super::*;
+    use crate::replicas::Replicas;
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -190,7 +191,8 @@ mod tests {
     #[tokio::test]
     async fn a_bug_of_the_compiler_leaves_what_was_published_and_passes_with_its_object() {
         let streams = Arc::new(Streams::default());
-        let verdicts = Arc::new(Verdicts::new(streams.clone()));
+        let replicas = Replicas::new(streams.clone(), None);
+        let verdicts = Arc::new(Verdicts::new(replicas));
         let metrics = Metrics::new();
         let reconciler = Reconciler {
             compile: fails_at_poison,

@@ -26,7 +26,7 @@ pub(crate) async fn operators(cluster: &Cluster) -> Result<Vec<String>> {
         .collect()
 }
 
-/// Asks for so many operators.
+/// So many replicas of the operator.
 pub(crate) async fn scale(cluster: &Cluster, replicas: u32) -> Result<()> {
     let replicas = format!("--replicas={replicas}");
     let operator = "deployment/meshwright-operator";

@@ -21,6 +21,7 @@ mod permissive;
 mod probes;
 mod quickstart;
 mod rate_limit;
+mod replicas;
 mod retry_policy;
 mod rights;
 mod rotation;

@@ -219,6 +219,11 @@ impl Snapshot {
         beside.collect()
     }
 
+    /// Every pod.
+    pub(super) fn pods(&self) -> &BTreeMap<ObjectKey, Arc<Pod>> {
+        &self.pods
+    }
+
     /// The pod of this name.
     pub(super) fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
         self.pods.get(key).map(|pod| &**pod)

@@ -34,8 +34,19 @@ pub struct Cluster {
     tasks: JoinSet<()>,
 }
 
-/// Hears of the status that an object has in the cluster, and of `None` when it is deleted.
-pub type OnStatus = Arc<dyn Fn(&ObjectRef, Option<ObjectStatus>) + Send + Sync>;
+/// Hears of what the cluster keeps of an object beside what it says, and of `None` when it is deleted.
+pub type OnStatus = Arc<dyn Fn(&ObjectRef, Option<Stored>) + Send + Sync>;
+
+/// What the cluster keeps of an object beside what a person wrote.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stored {
+    /// Its status.
+    pub status: Option<ObjectStatus>,
+    /// Its `resourceVersion`.
+    pub version: Option<String>,
+    /// Its UID.
+    pub uid: Option<String>,
+}
 
 #[derive(Debug)]
 pub(super) struct Store {
@@ -82,8 +93,8 @@ impl Cluster {
             input: Input::ApiRoute,
             objects: |inputs| &mut inputs.api_routes,
             slim: move |key: &ObjectKey, route: Option<&mut ApiRoute>| {
-                let status = route.and_then(|route| route.status.take());
-                of_routes(&ObjectRef::api_route(key), status);
+                let stored = route.map(|route| Stored::of(&route.metadata, route.status.take()));
+                of_routes(&ObjectRef::api_route(key), stored);
             },
         };
         let of_limits = on_status.clone();
@@ -91,16 +102,17 @@ impl Cluster {
             input: Input::RateLimit,
             objects: |inputs| &mut inputs.rate_limits,
             slim: move |key: &ObjectKey, limit: Option<&mut RateLimit>| {
-                let status = limit.and_then(|limit| limit.status.take());
-                of_limits(&ObjectRef::rate_limit(key), status);
+                let stored = limit.map(|limit| Stored::of(&limit.metadata, limit.status.take()));
+                of_limits(&ObjectRef::rate_limit(key), stored);
             },
         };
         let policies = Kind {
             input: Input::RetryPolicy,
             objects: |inputs| &mut inputs.retry_policies,
             slim: move |key: &ObjectKey, policy: Option<&mut RetryPolicy>| {
-                let status = policy.and_then(|policy| policy.status.take());
-                on_status(&ObjectRef::retry_policy(key), status);
+                let stored =
+                    policy.map(|policy| Stored::of(&policy.metadata, policy.status.take()));
+                on_status(&ObjectRef::retry_policy(key), stored);
             },
         };
         let services = Kind {
@@ -195,6 +207,18 @@ const KINDS: usize = 8;
 /// How long the API server must not have known a kind before there is none of it: one that starts
 /// doesn't know all at once.
 const ABSENT: Duration = Duration::from_secs(5);
+
+// === impl Stored ===
+
+impl Stored {
+    fn of(meta: &ObjectMeta, status: Option<ObjectStatus>) -> Stored {
+        Stored {
+            status,
+            version: meta.resource_version.clone(),
+            uid: meta.uid.clone(),
+        }
+    }
+}
 
 // === impl Store ===
 
@@ -379,8 +403,8 @@ pub(super) fn read<K: Resource + DeserializeOwned + PartialEq>(
             return Read { object, is_good };
         }
     };
-    slim_meta(object.meta_mut());
     slim(&mut object);
+    slim_meta(object.meta_mut());
     let object = match before {
         Some(before) if **before == object => before.clone(),
         _ => Arc::new(object),

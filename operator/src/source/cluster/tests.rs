@@ -175,8 +175,8 @@ async fn a_status_is_heard_of_and_is_no_change_of_the_world() {
     server.list("retrypolicies", "10", json!([policy("9", "RoundRobin")]));
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hears = heard.clone();
-    let on_status = move |object: &ObjectRef, status: Option<ObjectStatus>| {
-        let programmed = status.and_then(|status| status.programmed);
+    let on_status = move |object: &ObjectRef, stored: Option<Stored>| {
+        let programmed = stored.and_then(|stored| stored.status?.programmed);
         hears.lock().unwrap().push((object.clone(), programmed));
     };
     let mut cluster = Cluster::new(&client, "meshwright-system", Arc::new(on_status));
