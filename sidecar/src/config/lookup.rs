@@ -17,7 +17,7 @@ use wire::mesh;
 
 use super::service::ServiceKey;
 use super::state::State;
-use crate::telemetry::metrics::{LookupLabels, LookupResult, Metrics};
+use crate::telemetry::metrics::Metrics;
 
 /// How long a call waits for an answer: an operator that is there answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -152,12 +152,7 @@ impl Asking {
             Ok(Ok(state)) => Some(state.number),
             _ => None,
         };
-        let result = match number {
-            Some(_) => LookupResult::answered,
-            None => LookupResult::unanswered,
-        };
-        let labels = LookupLabels { result };
-        self.metrics.lookups.get_or_create(&labels).inc();
+        self.metrics.looked_up(number.is_some());
         if number.is_none() {
             tracing::warn!(about = %question, "the operator did not answer in time; calls there are refused");
         }
