@@ -1,13 +1,16 @@
-//! Answers the API server's question about each new pod (15017, `/inject`): [`crate::inject`] over
-//! HTTPS.
+//! Answers the API server's questions over HTTPS (15017): about each new pod (`/inject`,
+//! [`crate::inject`]), and about each object that people write (`/validate`, [`validate`]).
 //!
 //! The certificate that the API server knows us by has nothing to do with the mesh's authority,
 //! which vouches for no host: [`certificate`] makes it, and tells the API server.
 
 pub mod certificate;
 mod review;
+pub mod validate;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +22,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -26,9 +31,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::api_server::in_time;
 use crate::ca::TrustBundle;
 use crate::inject::{Config, SidecarArgs};
 use crate::places::{Limits, Place, Places};
+
+use review::BadReview;
+use validate::Validator;
 
 /// The largest review that is read, in bytes. etcd holds no larger object than half of it.
 const MAX_BODY_BYTES: usize = 3 << 20;
@@ -45,11 +54,13 @@ const CONNECTIONS: Limits = Limits {
     each: 64,
     kept: Duration::ZERO,
 };
+/// How long the API server may take to say what labels a namespace has.
+const LABELS: Duration = Duration::from_secs(3);
 /// How long to wait after an accept failed, for want of file descriptors most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is needed to answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Webhook {
     /// What sidecars are to be like.
     pub sidecar: SidecarArgs,
@@ -59,6 +70,40 @@ pub struct Webhook {
     pub trust_domain: String,
     /// What a new sidecar trusts first.
     pub bundle: watch::Receiver<TrustBundle>,
+    /// Who knows the namespaces.
+    pub client: Client,
+    /// Judges what people write.
+    pub validator: Validator,
+}
+
+/// Why a review has no answer.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error("{0}")]
+    Bad(BadReview),
+    #[error("the labels of the pod's namespace can't be read: {0}")]
+    Namespace(kube::Error),
+}
+
+/// What the API server asks.
+#[derive(Clone, Copy)]
+enum Question {
+    /// What is a new pod to be like?
+    Inject,
+    /// May this be stored?
+    Validate,
+}
+
+impl fmt::Debug for Webhook {
+    /// Without the client, which has no such form.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Webhook")
+            .field("sidecar", &self.sidecar)
+            .field("operator", &self.operator)
+            .field("trust_domain", &self.trust_domain)
+            .finish_non_exhaustive()
+    }
 }
 
 // === impl Webhook ===
@@ -125,9 +170,14 @@ impl Webhook {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        if request.uri().path() != "/inject" {
-            return plain(StatusCode::NOT_FOUND, "here is /inject and nothing else");
-        }
+        let question = match request.uri().path() {
+            "/inject" => Question::Inject,
+            "/validate" => Question::Validate,
+            _ => {
+                let here = "here are /inject and /validate and nothing else";
+                return plain(StatusCode::NOT_FOUND, here);
+            }
+        };
         if request.method() != Method::POST {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview");
         }
@@ -141,23 +191,63 @@ impl Webhook {
             Ok(Err(_)) => return plain(StatusCode::BAD_REQUEST, "the review broke off"),
             Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the review took too long"),
         };
-        match review::answer(&body, &self.config()) {
+        let answered = match question {
+            Question::Inject => self.injected(&body).await,
+            Question::Validate => self.validated(&body).await.map_err(Unanswered::Bad),
+        };
+        match answered {
             Ok(answer) => {
                 let mut response = Response::new(Full::new(answer.into()));
                 let json = header::HeaderValue::from_static("application/json");
                 response.headers_mut().insert(header::CONTENT_TYPE, json);
                 response
             }
-            Err(bad) => {
-                tracing::warn!(%bad, "a review can't be answered");
-                plain(StatusCode::BAD_REQUEST, &bad.to_string())
+            Err(why) => {
+                tracing::warn!(%why, "a review can't be answered");
+                let status = match why {
+                    Unanswered::Bad(_) => StatusCode::BAD_REQUEST,
+                    Unanswered::Namespace(_) => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                plain(status, &why.to_string())
             }
         }
     }
 
-    /// What a pod that is made now is told.
-    pub(crate) fn config(&self) -> Config {
+    async fn injected(&self, body: &[u8]) -> Result<Vec<u8>, Unanswered> {
+        let request = review::read(body).map_err(Unanswered::Bad)?;
+        let uid = request.uid.clone();
+        let namespace = &request.namespace;
+        if !namespace.is_empty() && !review::is_namespace(namespace) {
+            let namespace = namespace.chars().take(63).collect();
+            return Err(Unanswered::Bad(BadReview::Namespace(namespace)));
+        }
+        let labels = self.labels_of(namespace).await;
+        let labels = labels.map_err(Unanswered::Namespace)?;
+        let response = review::injected(request, &self.config(labels));
+        let response = response.map_err(Unanswered::Bad)?;
+        review::written(&uid, response).map_err(Unanswered::Bad)
+    }
+
+    async fn validated(&self, body: &[u8]) -> Result<Vec<u8>, BadReview> {
+        let request = review::read(body)?;
+        let uid = request.uid.clone();
+        review::written(&uid, self.validator.answer(&request).await)
+    }
+
+    /// What a namespace says of its pods that a review doesn't. Empty where there is no namespace.
+    async fn labels_of(&self, namespace: &str) -> Result<BTreeMap<String, String>, kube::Error> {
+        if namespace.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        let found = in_time(LABELS, namespaces.get_metadata(namespace)).await?;
+        Ok(found.metadata.labels.unwrap_or_default())
+    }
+
+    /// What a pod that is made now is told, in a namespace with these labels.
+    pub(crate) fn config(&self, namespace: BTreeMap<String, String>) -> Config {
         Config {
+            namespace,
             sidecar: self.sidecar.clone(),
             operator: self.operator.clone(),
             trust_domain: self.trust_domain.clone(),

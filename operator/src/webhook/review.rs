@@ -1,4 +1,4 @@
-//! An AdmissionReview (admission.k8s.io/v1), read and answered.
+//! An AdmissionReview (admission.k8s.io/v1), read and answered; for pods, with [`crate::inject`].
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,6 +19,15 @@ pub(super) enum BadReview {
     Kind { api_version: String, kind: String },
     #[error("the AdmissionReview has no request")]
     NoRequest,
+    #[error("the request's namespace {0:?} is no name of one")]
+    Namespace(String),
+}
+
+/// Whether it can be asked for: whoever reaches this port may write anything into a review, and must not
+/// choose by it what the operator asks the API server.
+pub(super) fn is_namespace(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(plain)
 }
 
 #[derive(Deserialize)]
@@ -29,27 +38,38 @@ struct Review {
     request: Option<Request>,
 }
 
+/// What is asked about.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Request {
-    uid: String,
-    kind: Kind,
-    operation: String,
+pub(super) struct Request {
+    pub(super) uid: String,
+    pub(super) kind: Kind,
+    pub(super) operation: String,
+    /// Empty for what its creator leaves the API server to name.
     #[serde(default)]
-    namespace: String,
+    pub(super) name: String,
     #[serde(default)]
-    object: Value,
+    pub(super) namespace: String,
+    /// `status` and the like; empty for the object itself.
+    #[serde(default)]
+    pub(super) sub_resource: String,
+    #[serde(default)]
+    pub(super) object: Value,
+    /// What is stored, of an update.
+    #[serde(default)]
+    pub(super) old_object: Value,
 }
 
+/// A group, a version and a kind.
 #[derive(Deserialize)]
-struct Kind {
-    group: String,
-    version: String,
-    kind: String,
+pub(super) struct Kind {
+    pub(super) group: String,
+    pub(super) version: String,
+    pub(super) kind: String,
 }
 
-/// The answer to a review, as JSON. What is not the creation of a pod is let through as it is.
-pub(super) fn answer(body: &[u8], config: &Config) -> Result<Vec<u8>, BadReview> {
+/// The request of a review.
+pub(super) fn read(body: &[u8]) -> Result<Request, BadReview> {
     let Review {
         api_version,
         kind,
@@ -58,8 +78,20 @@ pub(super) fn answer(body: &[u8], config: &Config) -> Result<Vec<u8>, BadReview>
     if (api_version.as_str(), kind.as_str()) != (API_VERSION, "AdmissionReview") {
         return Err(BadReview::Kind { api_version, kind });
     }
-    let request = request.ok_or(BadReview::NoRequest)?;
-    let mut response = json!({ "uid": request.uid, "allowed": true });
+    request.ok_or(BadReview::NoRequest)
+}
+
+/// The review that answers a request, as JSON.
+pub(super) fn written(uid: &str, mut response: Value) -> Result<Vec<u8>, BadReview> {
+    response["uid"] = json!(uid);
+    let answer =
+        json!({ "apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response });
+    Ok(serde_json::to_vec(&answer)?)
+}
+
+/// The answer to a request about a pod. What is not the creation of one is let through as it is.
+pub(super) fn injected(request: Request, config: &Config) -> Result<Value, BadReview> {
+    let mut response = json!({ "allowed": true });
     if is_new_pod(&request) {
         let pod: Pod = serde_json::from_value(request.object)?;
         let called = || {
@@ -94,9 +126,7 @@ pub(super) fn answer(body: &[u8], config: &Config) -> Result<Vec<u8>, BadReview>
             }
         }
     }
-    let answer =
-        json!({ "apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response });
-    Ok(serde_json::to_vec(&answer)?)
+    Ok(response)
 }
 
 fn is_new_pod(request: &Request) -> bool {

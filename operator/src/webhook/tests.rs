@@ -1,4 +1,5 @@
 use super::*;
+use crate::api_server::fake;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
@@ -20,11 +21,29 @@ struct Command {
 }
 
 fn webhook() -> Webhook {
+    let metadata = json!({ "name": "shop", "labels": { "team": "shop" } });
+    webhook_of(move |path| {
+        if path != "/api/v1/namespaces/shop" {
+            return fake::refusal(404);
+        }
+        fake::json(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }))
+    })
+}
+
+/// One whose API server answers so, by path.
+fn webhook_of(
+    api_server: impl Fn(&str) -> Response<fake::Body> + Clone + Send + 'static,
+) -> Webhook {
     Webhook {
+        client: fake::client(move |request: Request<Bytes>| {
+            let answer = api_server(request.uri().path());
+            async move { answer }
+        }),
         sidecar: Command::parse_from(["operator"]).sidecar,
         operator: "meshwright-operator.meshwright-system.svc:15012".into(),
         trust_domain: "cluster.local".into(),
         bundle: watch::channel(TrustBundle::default()).1,
+        validator: Validator::new(watch::channel(None).1),
     }
 }
 
@@ -47,7 +66,11 @@ fn review(pod: Value) -> Value {
 }
 
 fn answer(review: &Value) -> Value {
-    let answer = review::answer(review.to_string().as_bytes(), &webhook().config()).unwrap();
+    let request = review::read(review.to_string().as_bytes()).unwrap();
+    let uid = request.uid.clone();
+    let config = webhook().config(BTreeMap::new());
+    let response = review::injected(request, &config).unwrap();
+    let answer = review::written(&uid, response).unwrap();
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
     assert_eq!(answer["kind"], "AdmissionReview");
@@ -55,8 +78,8 @@ fn answer(review: &Value) -> Value {
     answer["response"].clone()
 }
 
-#[test]
-fn a_new_pod_is_let_through_with_a_sidecar() {
+#[tokio::test]
+async fn a_new_pod_is_let_through_with_a_sidecar() {
     let answer = answer(&review(pod()));
     assert_eq!(answer["allowed"], true);
     assert_eq!(answer["patchType"], "JSONPatch");
@@ -70,8 +93,8 @@ fn a_new_pod_is_let_through_with_a_sidecar() {
     );
 }
 
-#[test]
-fn a_pod_that_can_not_have_one_is_refused_with_the_reason_and_the_way_out() {
+#[tokio::test]
+async fn a_pod_that_can_not_have_one_is_refused_with_the_reason_and_the_way_out() {
     let mut pod = pod();
     pod["spec"]["hostNetwork"] = json!(true);
     let answer = answer(&review(pod));
@@ -84,8 +107,8 @@ fn a_pod_that_can_not_have_one_is_refused_with_the_reason_and_the_way_out() {
     );
 }
 
-#[test]
-fn what_is_no_new_pod_is_let_through_as_it_is() {
+#[tokio::test]
+async fn what_is_no_new_pod_is_let_through_as_it_is() {
     let mut update = review(pod());
     update["request"]["operation"] = json!("UPDATE");
     let mut other = review(json!({}));
@@ -97,9 +120,13 @@ fn what_is_no_new_pod_is_let_through_as_it_is() {
     }
 }
 
-#[test]
-fn what_is_no_review_is_said_to_be_none() {
-    let bad = |body: &str| review::answer(body.as_bytes(), &webhook().config()).unwrap_err();
+#[tokio::test]
+async fn what_is_no_review_is_said_to_be_none() {
+    let bad = |body: &str| {
+        let request = review::read(body.as_bytes())?;
+        review::injected(request, &webhook().config(BTreeMap::new()))
+    };
+    let bad = |body: &str| bad(body).unwrap_err();
     assert!(
         bad("hello")
             .to_string()
@@ -118,8 +145,12 @@ fn what_is_no_review_is_said_to_be_none() {
 
 /// One request over a connection of its own, without TLS's part in it.
 async fn ask(request: Vec<u8>) -> String {
+    ask_of(webhook(), request).await
+}
+
+async fn ask_of(webhook: Webhook, request: Vec<u8>) -> String {
     let (mut client, server) = tokio::io::duplex(64 * 1024);
-    let webhook = Arc::new(webhook());
+    let webhook = Arc::new(webhook);
     let service = service_fn(move |request| {
         let webhook = webhook.clone();
         async move { Ok::<_, Infallible>(webhook.answer(request).await) }
@@ -156,12 +187,42 @@ async fn the_api_server_is_answered_in_json_and_everyone_else_with_a_sentence() 
         "{bad}"
     );
     assert!(
-        ask(post("/validate", b"{}"))
+        ask(post("/elsewhere", b"{}"))
             .await
             .starts_with("HTTP/1.1 404")
     );
+    let validated = ask(post("/validate", review(pod()).to_string().as_bytes())).await;
+    assert!(validated.starts_with("HTTP/1.1 200"), "{validated}");
+    assert!(validated.contains(r#""allowed":true"#), "{validated}");
     let get = b"GET /inject HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_vec();
     assert!(ask(get).await.starts_with("HTTP/1.1 405"));
+}
+
+#[tokio::test]
+async fn the_labels_of_the_namespace_decide_who_captures_and_without_them_no_pod_is_answered_for() {
+    let review = post("/inject", review(pod()).to_string().as_bytes());
+    let labels = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
+    let restricted = json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop", "labels": labels },
+    });
+    let webhook = webhook_of(move |_| fake::json(&restricted));
+    let answer = ask_of(webhook, review.clone()).await;
+    let (_, answer) = answer.split_once("\r\n\r\n").unwrap();
+    let answer: Value = serde_json::from_str(answer).unwrap();
+    let patch = answer["response"]["patch"].as_str().unwrap();
+    let patch = String::from_utf8(STANDARD.decode(patch).unwrap()).unwrap();
+    assert!(
+        patch.contains(wire::capture::REDIRECT.replace('/', "~1").as_str()),
+        "{patch}"
+    );
+    assert!(!patch.contains("NET_ADMIN"), "{patch}");
+
+    let answer = ask_of(webhook_of(|_| fake::refusal(403)), review).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(
+        answer.contains("the labels of the pod's namespace can't be read"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -267,4 +328,67 @@ async fn no_connection_is_for_ever() {
     let place = Places::new(CONNECTIONS).take([127, 0, 0, 1].into());
     let served = Arc::new(webhook()).connection(server, tls().0, place.unwrap());
     assert!(timeout(HEAD_TIMEOUT * 2, served).await.is_ok());
+}
+
+#[tokio::test]
+async fn garbage_is_answered_and_the_next_question_as_ever() {
+    let webhook = Arc::new(webhook());
+    let ask = async |path: &str, body: &[u8]| {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let webhook = webhook.clone();
+        let service = service_fn(move |request| {
+            let webhook = webhook.clone();
+            async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+        });
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        let served = tokio::spawn(serving);
+        client.write_all(&post(path, body)).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer).await;
+        let _ = served.await;
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let good = review(pod()).to_string();
+    let deep = "[".repeat(100_000);
+    let mut garbage: Vec<Vec<u8>> = vec![
+        Vec::new(),
+        vec![0xff; 1000],
+        deep.into_bytes(),
+        b"null".to_vec(),
+        b"{\"apiVersion\": 1}".to_vec(),
+        good.replace("\"uid\"", "\"nil\"").into_bytes(),
+    ];
+    // A good one, broken off anywhere, or with a byte of it spoilt.
+    for at in (0..good.len()).step_by(7) {
+        garbage.push(good.as_bytes()[..at].to_vec());
+        let mut spoilt = good.clone().into_bytes();
+        spoilt[at] ^= 0x55;
+        garbage.push(spoilt);
+    }
+    for body in garbage {
+        for path in ["/inject", "/validate"] {
+            let answer = ask(path, &body).await;
+            let status = answer.get(..12).unwrap_or_default();
+            // Of a namespace that isn't there nothing can be said.
+            assert!(
+                ["HTTP/1.1 200", "HTTP/1.1 400", "HTTP/1.1 503"].contains(&status),
+                "{}: {answer}",
+                String::from_utf8_lossy(&body)
+            );
+        }
+    }
+    let answer = ask("/inject", good.as_bytes()).await;
+    assert!(answer.contains("JSONPatch"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_review_does_not_choose_what_the_api_server_is_asked() {
+    for namespace in ["../nodes/one", "shop/../../secrets", "shop?watch=1", "Shop"] {
+        let mut review = review(pod());
+        review["request"]["namespace"] = json!(namespace);
+        let webhook = webhook_of(|path| panic!("{path} is asked for"));
+        let answered = webhook.injected(review.to_string().as_bytes()).await;
+        let why = answered.unwrap_err().to_string();
+        assert!(why.contains("is no name of one"), "{why}");
+    }
 }
