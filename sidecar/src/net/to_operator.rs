@@ -90,3 +90,20 @@ impl Operator {
         Err(last)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wire::client::{BACKOFF_MAX_INCOMPLETE, CONNECT_TIMEOUT};
+
+    use super::*;
+    use crate::net::connect;
+
+    #[test]
+    fn within_five_seconds_of_the_operators_return_a_sidecar_that_has_nothing_has_called_it() {
+        // An attempt where nobody answers, a wait, an attempt.
+        let longest = connect::CONNECT_TIMEOUT + BACKOFF_MAX_INCOMPLETE;
+        assert!(longest < Duration::from_secs(5));
+        // Who answers and is slow is given more time than that.
+        assert!(connect::CONNECT_TIMEOUT + HANDSHAKE_TIMEOUT < CONNECT_TIMEOUT);
+    }
+}
