@@ -13,7 +13,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use wire::discovery::certificates_server::CertificatesServer;
-use wire::discovery::discovery_server::DiscoveryServer;
 use wire::replicas::replicas_server::ReplicasServer;
 
 use crate::args::Config;
@@ -28,7 +27,7 @@ use crate::issuer::Issuer;
 use crate::issuer::review::Reviewer;
 use crate::issuer::table::Table;
 use crate::leader::{Election, Leader, Resignation};
-use crate::push::{Discovery, Streams};
+use crate::push::{Discovery, Grpc, Streams};
 use crate::reconcile::Reconciler;
 use crate::replicas::Replicas;
 use crate::replicas::duty::Duty;
@@ -346,13 +345,11 @@ async fn serve_grpc(
     replicas: ReplicasServer<Listener>,
     stop: CancellationToken,
 ) -> Result<()> {
-    let discovery =
-        DiscoveryServer::new(discovery).max_decoding_message_size(wire::server::MAX_MESSAGE_BYTES);
     Server::builder()
         .max_concurrent_streams(MAX_CALLS)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .add_service(discovery)
+        .add_service(Grpc(discovery))
         .add_service(certificates)
         .add_service(replicas)
         .serve_with_incoming_shutdown(acceptor.incoming(listener), stop.cancelled_owned())

@@ -5,6 +5,7 @@
 //! ever compared as a whole.
 
 mod digest;
+mod grpc;
 mod ledger;
 mod remembered;
 mod snapshot;
@@ -24,6 +25,7 @@ use wire::discovery::discovery_server;
 use wire::server::{Deltas, Mailbox, serve};
 
 pub use digest::{Digest, Fingerprint, PodId};
+pub use grpc::Grpc;
 use ledger::StreamId;
 pub use snapshot::{Snapshot, StreamView};
 pub(crate) use streams::NAMED;

@@ -1,0 +1,118 @@
+//! The one call of [`Discovery`] as gRPC frames it, without buffers that stay.
+//!
+//! A generated server keeps, for as long as a call lasts, as much memory as its largest message took. A
+//! stream lasts for hours, begins with all that a sidecar holds, and is one of thousands: here a delta
+//! takes what it is long, and only until it is sent.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
+use futures::{Stream, StreamExt, stream};
+use http::{HeaderMap, header};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use prost::Message;
+use tonic::codec::{BufferSettings, Streaming};
+use tonic::codegen::{Body, Service, StdError};
+use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
+use tonic::server::NamedService;
+use tonic::{Request, Status};
+use tonic_prost::ProstCodec;
+use wire::discovery::discovery_server::{self, Discovery as _};
+use wire::discovery::{Delta, FromSidecar};
+use wire::server::{Deltas, MAX_MESSAGE_BYTES};
+
+use super::Discovery;
+
+/// The call that there is.
+const PATH: &str = "/meshwright.discovery.v1.Discovery/Stream";
+
+/// What a call begins to read with, in bytes: most messages are an Ack. A longer Hello makes it longer.
+const READ_BYTES: usize = 512;
+
+/// gRPC's five bytes before each message: not compressed, and its length.
+const HEADER_BYTES: usize = 5;
+
+/// [`Discovery`] for a server of gRPC.
+#[derive(Clone, Debug)]
+pub struct Grpc(pub Discovery);
+
+// === impl Grpc ===
+
+impl NamedService for Grpc {
+    const NAME: &'static str = discovery_server::SERVICE_NAME;
+}
+
+impl<B> Service<http::Request<B>> for Grpc
+where
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let discovery = self.0.clone();
+        Box::pin(async move {
+            if request.uri().path() != PATH {
+                return Ok(Status::unimplemented("there is no such call").into_http());
+            }
+            let (head, body) = request.into_parts();
+            let buffers = BufferSettings::new(READ_BYTES, READ_BYTES);
+            let decoder = ProstCodec::<Delta, FromSidecar>::raw_decoder(buffers);
+            let messages = Streaming::new_request(decoder, body, None, Some(MAX_MESSAGE_BYTES));
+            let metadata = MetadataMap::from_headers(head.headers);
+            let request = Request::from_parts(metadata, head.extensions, messages);
+            Ok(match discovery.stream(request).await {
+                Ok(response) => answer(response.into_inner()),
+                Err(status) => status.into_http(),
+            })
+        })
+    }
+}
+
+/// The deltas, and after them how the stream ended.
+fn answer(deltas: Deltas) -> http::Response<tonic::body::Body> {
+    let body = tonic::body::Body::new(StreamBody::new(frames(deltas)));
+    let mut response = http::Response::new(body);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
+}
+
+fn frames(deltas: Deltas) -> impl Stream<Item = Result<Frame<Bytes>, Status>> + Send {
+    stream::unfold(Some(deltas), async |deltas| {
+        let mut deltas = deltas?;
+        let status = match deltas.next().await {
+            Some(Ok(delta)) => match framed(&delta) {
+                Ok(message) => return Some((Ok(Frame::data(message)), Some(deltas))),
+                Err(status) => status,
+            },
+            Some(Err(status)) => status,
+            None => Status::ok(""),
+        };
+        let mut trailers = HeaderMap::new();
+        let added = status.add_header(&mut trailers);
+        Some((added.map(|()| Frame::trailers(trailers)), None))
+    })
+}
+
+/// As it is sent, in as many bytes as that takes.
+fn framed(delta: &Delta) -> Result<Bytes, Status> {
+    let length = delta.encoded_len();
+    let told = u32::try_from(length).map_err(|_| Status::internal("a delta beyond all bounds"))?;
+    let mut bytes = BytesMut::with_capacity(HEADER_BYTES + length);
+    bytes.put_u8(0);
+    bytes.put_u32(told);
+    let encoded = delta.encode(&mut bytes);
+    encoded.map_err(|why| Status::internal(why.to_string()))?;
+    Ok(bytes.freeze())
+}
