@@ -116,3 +116,51 @@ fn framed(delta: &Delta) -> Result<Bytes, Status> {
     encoded.map_err(|why| Status::internal(why.to_string()))?;
     Ok(bytes.freeze())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    /// What a stream of these becomes.
+    async fn sent(deltas: Vec<Result<Delta, Status>>) -> Vec<Frame<Bytes>> {
+        let (sender, receiver) = mpsc::channel(deltas.len().max(1));
+        for delta in deltas {
+            sender.send(delta).await.unwrap();
+        }
+        drop(sender);
+        let frames: Vec<_> = frames(Deltas::new(receiver)).collect().await;
+        frames.into_iter().map(Result::unwrap).collect()
+    }
+
+    fn status_of(trailers: &Frame<Bytes>) -> Status {
+        Status::from_header_map(trailers.trailers_ref().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_delta_is_framed_as_long_as_it_is_and_trailers_say_how_the_stream_ended() {
+        let delta = Delta {
+            nonce: 7,
+            complete: true,
+            ..Delta::default()
+        };
+        let frames = sent(vec![Ok(delta.clone())]).await;
+        let [message, trailers] = &frames[..] else {
+            panic!("{frames:?}")
+        };
+        let message = message.data_ref().unwrap();
+        assert_eq!(message[..5], [0, 0, 0, 0, message[5..].len() as u8]);
+        assert_eq!(Delta::decode(&message[5..]).unwrap(), delta);
+        assert_eq!(status_of(trailers).code(), tonic::Code::Ok);
+
+        let frames = sent(vec![Err(Status::unavailable("away"))]).await;
+        let [trailers] = &frames[..] else {
+            panic!("{frames:?}")
+        };
+        let status = status_of(trailers);
+        assert_eq!(
+            (status.code(), status.message()),
+            (tonic::Code::Unavailable, "away")
+        );
+    }
+}
