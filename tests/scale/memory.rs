@@ -100,7 +100,7 @@ async fn measure(world: World) -> Result<Memory> {
 }
 
 const ENDPOINTS: &str = "meshwright_config_resources{kind=\"endpoints\"}";
-const ANSWERED: &str = "meshwright_lookups_total{result=\"answered\"}";
+const ANSWERED: &str = "meshwright_lookups_total{outcome=\"answered\"}";
 
 fn median(clients: &[Client]) -> Result<u64> {
     let all = clients

@@ -148,7 +148,7 @@ impl Panel {
                  <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#666\">at most {bound}</text>",
                 WIDTH - RIGHT,
                 WIDTH - RIGHT,
-                at - 4.0,
+                at + 13.0,
             );
         }
         let mut legend = LEFT;

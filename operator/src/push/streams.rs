@@ -21,7 +21,7 @@ use super::remembered::{Owner, Remembered};
 use super::snapshot::{Asked, Snapshot, StreamView};
 use reach::keys;
 
-/// The most streams at once: each costs some ten kilobytes and a place in every publication.
+/// The most streams at once: each costs some 55 KiB (docs/performance.md) and a place in every publication.
 pub const MAX_STREAMS: usize = 10_000;
 /// How many sidecars are named where some are.
 pub(crate) const NAMED: usize = 10;
