@@ -30,11 +30,13 @@ lint: ## Formatting, clippy, go vet; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cd examples/quickstart/inventory && test -z "$$(gofmt -l .)" && go vet ./...
+	cd images && test -z "$$(gofmt -l .)" && go vet ./...
+	cd tests/cluster/programs/images && test -z "$$(gofmt -l .)" && go vet ./...
 	cd tests/cluster/programs/web && test -z "$$(gofmt -l .)" && go vet ./...
 
 fmt: ## Format everything
 	cargo fmt --all
-	gofmt -w examples/quickstart/inventory tests/cluster/programs
+	gofmt -w examples/quickstart/inventory images tests/cluster/programs
 
 bench: ## Cost of a hop, of a mutual-TLS pair, of other protocols and bulk beside Envoy, of compiling, of pushing, of finding a rule, of each policy
 	cargo build --locked --release --bins -p operator -p sidecar
@@ -44,7 +46,7 @@ bench: ## Cost of a hop, of a mutual-TLS pair, of other protocols and bulk besid
 	cargo bench --locked -p sidecar --bench routes
 	cargo bench --locked -p sidecar --bench policies
 
-images: ## Static binaries and their images, as OCI archives in target/images
+images: ## Static binaries and their images, as OCI archives in target/images; ARCH=all for both architectures
 	images/build
 
 crds: ## Write crds/*.yaml, the chart's copy and docs/reference.md from the Rust types

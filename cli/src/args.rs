@@ -12,6 +12,7 @@ use crate::consumer::ConsumerArgs;
 use crate::exec::ExecArgs;
 use crate::explain::ExplainArgs;
 use crate::inject::InjectArgs;
+use crate::install::{InstallArgs, UninstallArgs, UpgradeArgs};
 use crate::port_forward::PortForwardArgs;
 use crate::status::StatusArgs;
 use crate::tap::TapArgs;
@@ -55,6 +56,12 @@ pub enum Command {
     Certificates(CertificatesArgs),
     /// Make, replace, end and list the API keys of consumers.
     Consumer(ConsumerArgs),
+    /// Install the mesh into a cluster.
+    Install(InstallArgs),
+    /// Upgrade the mesh in a cluster, or change its values.
+    Upgrade(UpgradeArgs),
+    /// Take the mesh out of a cluster.
+    Uninstall(UninstallArgs),
     /// Write a script that completes this command's words in a shell.
     Completion(CompletionArgs),
     /// The mesh's own steps: see `up::inside`.
@@ -123,6 +130,9 @@ impl Command {
             Self::PortForward(args) => crate::port_forward::run(args),
             Self::Certificates(args) => crate::certificates::run(args),
             Self::Consumer(args) => crate::consumer::run(args),
+            Self::Install(args) => crate::install::install(args),
+            Self::Upgrade(args) => crate::install::upgrade(args),
+            Self::Uninstall(args) => crate::install::uninstall(args),
             Self::Completion(args) => completion(args),
             Self::Mesh(step) => crate::up::inside::mesh(&step.arguments),
             Self::Init(step) => crate::up::inside::init(&step.arguments),

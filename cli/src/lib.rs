@@ -8,6 +8,7 @@
 //!   [`sidecar`]; [`port_forward`] goes to the application beside it;
 //! - [`certificates`] shows and rotates the roots of the mesh;
 //! - [`consumer`] makes, replaces and ends the keys of consumers, in a cluster or a folder;
+//! - [`install`] brings the mesh into a cluster, on, and out of it;
 //! - [`fds`] and [`http`] are how the parts of a mesh talk;
 //! - [`terminal`] runs a command in one.
 
@@ -22,6 +23,7 @@ pub mod explain;
 pub mod fds;
 pub mod http;
 pub mod inject;
+pub mod install;
 pub mod kubectl;
 pub mod port_forward;
 pub mod sidecar;

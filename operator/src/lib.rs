@@ -2,7 +2,7 @@
 //!
 //! The control loop, in the order of its stages: [`source`] (objects come in), [`reconcile`]
 //! (compile), [`push`] (resources go out, answers come back), [`verdicts`] and [`status`] (what
-//! became of each object is told). [`app`] builds it all.
+//! became of each object is told). [`app`] builds it all; [`probe`] asks one that runs.
 
 mod api_server;
 pub mod app;
@@ -13,6 +13,7 @@ pub mod http;
 pub mod inject;
 pub mod issuer;
 mod places;
+pub mod probe;
 pub mod push;
 pub mod reconcile;
 pub mod source;

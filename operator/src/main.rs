@@ -1,22 +1,59 @@
 //! The operator, as a process.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use operator::args::Config;
+use operator::probe::{self, ProbeArgs};
 use operator::{app, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// The operator of Meshwright.
+#[derive(Debug, Parser)]
+#[command(
+    name = "meshwright-operator",
+    version,
+    args_conflicts_with_subcommands = true
+)]
+struct Program {
+    #[command(subcommand)]
+    instead: Option<Instead>,
+    #[command(flatten)]
+    config: Config,
+}
+
+/// What it does instead of running.
+#[derive(Debug, Subcommand)]
+enum Instead {
+    /// Ask the operator that runs whether it is ready, and what its webhook answers.
+    Probe(ProbeArgs),
+}
+
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let Program { instead, config } = Program::parse();
     telemetry::log(!config.is_local());
-    match run(config) {
+    let ended = match instead {
+        Some(Instead::Probe(args)) => ask(&args),
+        None => run(config),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn ask(args: &ProbeArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    for line in runtime.block_on(probe::run(args))? {
+        writeln!(std::io::stdout(), "{line}")?;
+    }
+    Ok(())
 }
 
 fn run(config: Config) -> anyhow::Result<()> {

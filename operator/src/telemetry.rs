@@ -181,3 +181,38 @@ pub fn log(json: bool) {
         builder.try_init()
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const REFERENCE: &str = include_str!("../../docs/telemetry.md");
+
+    #[test]
+    fn the_reference_lists_every_metric_of_the_operator_with_its_type() {
+        let text = Metrics::new().text(&Streams::default(), 0);
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let ours: BTreeSet<_> = types
+            .filter_map(|line| line.split_once(' '))
+            .map(|(name, kind)| match kind {
+                "counter" => (format!("{name}_total"), kind.to_owned()),
+                _ => (name.to_owned(), kind.to_owned()),
+            })
+            .collect();
+        let rows = REFERENCE
+            .lines()
+            .skip_while(|line| !line.starts_with("| metric of the operator |"))
+            .skip(2)
+            .map_while(|line| line.strip_prefix("| `"));
+        let listed: BTreeSet<_> = rows
+            .filter_map(|row| {
+                let (name, rest) = row.split_once("` | ")?;
+                let (kind, _) = rest.split_once(" | ")?;
+                Some((name.to_owned(), kind.to_owned()))
+            })
+            .collect();
+        assert_eq!(ours, listed);
+    }
+}

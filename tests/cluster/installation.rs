@@ -99,13 +99,18 @@ pub(crate) async fn meshed_namespace(cluster: &Cluster, prefix: &str) -> Result<
 /// Gives the node one of the images that `make images` builds, from its archive and under its own
 /// name.
 pub(crate) async fn import_built(cluster: &Cluster, image: &str) -> Result<()> {
+    let name = format!("ghcr.io/meshwright/{image}:{VERSION}");
+    cluster.import_archive(&name, &archive(image)?).await
+}
+
+/// Where `make images` has put an image.
+pub(crate) fn archive(image: &str) -> Result<PathBuf> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let archive = target.join(format!("images/{image}-{VERSION}.tar"));
     let built = archive.exists();
     ensure!(built, "{} is not built: make images", archive.display());
-    let name = format!("ghcr.io/meshwright/{image}:{VERSION}");
-    cluster.import_archive(&name, &archive).await
+    Ok(archive)
 }
 
 /// The top of the checkout.

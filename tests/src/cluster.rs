@@ -50,6 +50,27 @@ pub struct Cluster {
     _hold: ChildStdin,
 }
 
+/// The folder of the cluster's programs, helm and kubectl among them, which are built where they are
+/// not there yet.
+///
+/// # Errors
+/// What `programs/build` says.
+pub async fn programs() -> Result<&'static Path> {
+    static PROGRAMS: OnceCell<PathBuf> = OnceCell::const_new();
+    let build = async || {
+        let mut build = Command::new(folder().join("programs/build"));
+        let output = build.stderr(Stdio::inherit()).output().await?;
+        ensure!(output.status.success(), "programs/build: {}", output.status);
+        let said = String::from_utf8(output.stdout)?;
+        let path = said
+            .lines()
+            .last()
+            .context("programs/build names no folder")?;
+        Ok(PathBuf::from(path))
+    };
+    PROGRAMS.get_or_try_init(build).await.map(PathBuf::as_path)
+}
+
 // === Life ===
 
 impl Cluster {
@@ -68,6 +89,11 @@ impl Cluster {
             .await
             .as_ref()
             .map_err(|e| anyhow!("no cluster: {e}"))
+    }
+
+    /// A cluster that no other test shares, for what all of them would notice. It ends with this.
+    pub async fn alone() -> Result<Self> {
+        tokio::task::spawn_blocking(Self::up).await?
     }
 
     fn up() -> Result<Self> {

@@ -14,10 +14,42 @@ app.kubernetes.io/component: operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* An image of a part's values, by digest if there is one: what a digest names can't change behind it. */}}
+{{- define "meshwright.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}
+{{ .image.repository }}:{{ .image.tag | default .version }}
+{{- end -}}
+{{- end }}
+
 {{- define "meshwright.operatorImage" -}}
-{{ .Values.operator.image.repository }}:{{ .Values.operator.image.tag | default .Chart.AppVersion }}
+{{ include "meshwright.image" (dict "image" .Values.operator.image "version" .Chart.AppVersion) }}
 {{- end }}
 
 {{- define "meshwright.sidecarImage" -}}
-{{ .Values.sidecar.image.repository }}:{{ .Values.sidecar.image.tag | default .Chart.AppVersion }}
+{{ include "meshwright.image" (dict "image" .Values.sidecar.image "version" .Chart.AppVersion) }}
+{{- end }}
+
+{{- define "meshwright.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Of every pod of the chart: no name in the image, no rights, no writing. */}}
+{{- define "meshwright.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: { type: RuntimeDefault }
+{{- end }}
+
+{{- define "meshwright.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: { drop: [ALL] }
 {{- end }}

@@ -1,0 +1,3 @@
+module meshwright.dev/images
+
+go 1.26
