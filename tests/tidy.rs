@@ -15,10 +15,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("compiler", &["crds", "wire"]),
     ("operator", &["compiler", "crds", "wire"]),
     ("sidecar", &["wire"]),
+    ("cni", &["sidecar", "wire"]),
     ("cli", &["compiler", "crds", "operator", "sidecar", "wire"]),
     (
         "tests",
-        &["cli", "compiler", "crds", "operator", "sidecar", "wire"],
+        &[
+            "cli", "cni", "compiler", "crds", "operator", "sidecar", "wire",
+        ],
     ),
     ("quickstart", &[]),
 ];

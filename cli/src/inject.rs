@@ -1,5 +1,6 @@
 //! `meshwright inject`: puts sidecars into the pods of files, as the webhook does when they are created.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,7 +26,8 @@ use crate::sidecar::Cluster;
 ///
 /// What a sidecar must know is asked of the operator (--cluster, --context), through kubectl, or given:
 /// with --bundle nobody is asked. A file that was injected holds the trust bundle of its moment: inject
-/// it again after the roots of the mesh have changed.
+/// it again after the roots of the mesh have changed. Nobody is asked about namespaces: where one lets no
+/// container have NET_ADMIN, label the pods `meshwright.dev/capture: cni`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct InjectArgs {
     /// The files; `-` is standard input.
@@ -134,6 +136,7 @@ fn config(args: &InjectArgs) -> anyhow::Result<Config> {
             operator: args.operator.clone(),
             trust_domain: args.trust_domain.clone(),
             roots,
+            namespace: BTreeMap::new(),
             probe_token: String::new(),
         });
     }
@@ -251,6 +254,7 @@ mod tests {
             operator: "operator:15012".to_owned(),
             trust_domain: "cluster.local".to_owned(),
             roots: "roots".to_owned(),
+            namespace: BTreeMap::new(),
             probe_token: String::new(),
         }
     }

@@ -142,7 +142,7 @@ pub async fn start(config: Config) -> Result<Running> {
                 metrics: metrics.clone(),
             };
             workers.spawn(statuses.run());
-            let webhook = webhook(&config, &ca);
+            let webhook = webhook(&config, &ca, client);
             injection = Some(webhook.clone());
             inject(&mut workers, &config, client, webhook, &metrics).await?;
         }
@@ -239,12 +239,13 @@ impl Drop for Running {
 }
 
 /// What decides how pods are injected.
-fn webhook(config: &Config, ca: &Ca) -> Webhook {
+fn webhook(config: &Config, ca: &Ca, client: &Client) -> Webhook {
     Webhook {
         sidecar: config.sidecar.clone(),
         operator: config.advertised(),
         trust_domain: config.trust_domain.clone(),
         bundle: ca.bundle(),
+        client: client.clone(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What people and probes ask: verdicts, problems, readiness, metrics. Plain HTTP on 15014.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -153,7 +154,7 @@ impl Http {
             "/live" => text(StatusCode::OK, "live\n".to_owned()),
             // Nothing of it is secret: it is in every pod.
             "/injection" => match &self.injection {
-                Some(webhook) => json(&webhook.config()),
+                Some(webhook) => json(&webhook.config(BTreeMap::new())),
                 None => text(
                     StatusCode::NOT_FOUND,
                     "pods are injected in a cluster only\n".to_owned(),

@@ -10,7 +10,8 @@
 //! The redirect needs NET_ADMIN, and it runs as user 0: the kernel gives a process of another user
 //! none of the capabilities that a container is granted, unless they are ambient, which Kubernetes
 //! can't ask for. It has no other capability, and ends before the first line of the pod's own runs.
-//! A namespace that enforces the pod security level `baseline` or `restricted` refuses it.
+//! A namespace that enforces the Pod Security level `baseline` or `restricted` refuses it: there the
+//! node's CNI plugin does the same, and the pod has no such container ([`capture`]).
 //!
 //! The kubelet's probes and hooks that go over the network are rewritten to ask the sidecar, which
 //! asks the application: see [`probes`].
@@ -18,11 +19,14 @@
 //! The sidecar itself fits `restricted`. The redirect knows it by its user id, so that no container
 //! of the pod may have the same.
 
+pub mod capture;
 mod containers;
 mod patch;
 mod probes;
 mod refusal;
 mod sidecar;
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
 use serde::{Deserialize, Serialize};
@@ -30,6 +34,7 @@ use serde_json::json;
 
 use compiler::pod_settings::PodSettings;
 
+use capture::Capture;
 use patch::Operations;
 pub use refusal::Refusal;
 use sidecar::Own;
@@ -61,6 +66,11 @@ pub struct SidecarArgs {
     /// What a sidecar logs, as in its own --log.
     #[arg(long, env = "MESHWRIGHT_SIDECAR_LOG", default_value = "info")]
     pub sidecar_log: String,
+    /// Who redirects the connections of pods, unless a label says otherwise (meshwright.dev/capture)
+    /// or their namespace lets no container have NET_ADMIN: an init container, or the CNI plugin,
+    /// which has to be on every node.
+    #[arg(long, env = "MESHWRIGHT_CAPTURE", value_enum, default_value_t = Capture::Init)]
+    pub capture: Capture,
 }
 
 /// What every sidecar is told.
@@ -75,6 +85,9 @@ pub struct Config {
     pub trust_domain: String,
     /// The trust bundle at this moment, PEM: what the sidecar trusts first.
     pub roots: String,
+    /// The labels of the pod's namespace.
+    #[serde(skip)]
+    pub namespace: BTreeMap<String, String>,
     /// What the kubelet shows the sidecar, that nobody else can: letters and digits, another for each
     /// pod.
     #[serde(skip)]
@@ -121,14 +134,10 @@ pub fn inject(pod: &Pod, config: &Config) -> Result<json_patch::Patch, Refusal> 
     );
     let init = spec.init_containers.as_ref().map(Vec::len);
     let own = Own::of(settings, probes, config)?;
-    patch.prepend(
-        "/spec/initContainers",
-        init,
-        &[
-            containers::redirect(config, &own),
-            containers::sidecar(config, &own),
-        ],
-    );
+    let redirect = containers::redirect(config, &own);
+    let sidecar = containers::sidecar(config, &own);
+    let put_in = Capture::of(metadata, config)?.containers(redirect, sidecar, &mut patch);
+    patch.prepend("/spec/initContainers", init, &put_in);
     Ok(patch.into())
 }
 

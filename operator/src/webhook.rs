@@ -7,7 +7,9 @@
 pub mod certificate;
 mod review;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -26,6 +30,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::api_server::in_time;
 use crate::ca::TrustBundle;
 use crate::inject::{Config, SidecarArgs};
 use crate::places::{Limits, Place, Places};
@@ -45,11 +50,13 @@ const CONNECTIONS: Limits = Limits {
     each: 64,
     kept: Duration::ZERO,
 };
+/// How long the API server may take to say what labels a namespace has.
+const LABELS: Duration = Duration::from_secs(3);
 /// How long to wait after an accept failed, for want of file descriptors most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is needed to answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Webhook {
     /// What sidecars are to be like.
     pub sidecar: SidecarArgs,
@@ -59,6 +66,20 @@ pub struct Webhook {
     pub trust_domain: String,
     /// What a new sidecar trusts first.
     pub bundle: watch::Receiver<TrustBundle>,
+    /// Who knows the namespaces.
+    pub client: Client,
+}
+
+impl fmt::Debug for Webhook {
+    /// Without the client, which has no such form.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Webhook")
+            .field("sidecar", &self.sidecar)
+            .field("operator", &self.operator)
+            .field("trust_domain", &self.trust_domain)
+            .finish_non_exhaustive()
+    }
 }
 
 // === impl Webhook ===
@@ -141,7 +162,15 @@ impl Webhook {
             Ok(Err(_)) => return plain(StatusCode::BAD_REQUEST, "the review broke off"),
             Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the review took too long"),
         };
-        match review::answer(&body, &self.config()) {
+        let namespace = match self.labels_of(&review::namespace(&body)).await {
+            Ok(labels) => labels,
+            Err(error) => {
+                let unknown = format!("the labels of the pod's namespace can't be read: {error}");
+                tracing::warn!(unknown, "a review can't be answered");
+                return plain(StatusCode::SERVICE_UNAVAILABLE, &unknown);
+            }
+        };
+        match review::answer(&body, &self.config(namespace)) {
             Ok(answer) => {
                 let mut response = Response::new(Full::new(answer.into()));
                 let json = header::HeaderValue::from_static("application/json");
@@ -155,9 +184,20 @@ impl Webhook {
         }
     }
 
-    /// What a pod that is made now is told.
-    pub(crate) fn config(&self) -> Config {
+    /// What a namespace says of its pods that a review doesn't. Empty where there is no namespace.
+    async fn labels_of(&self, namespace: &str) -> Result<BTreeMap<String, String>, kube::Error> {
+        if namespace.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        let found = in_time(LABELS, namespaces.get_metadata(namespace)).await?;
+        Ok(found.metadata.labels.unwrap_or_default())
+    }
+
+    /// What a pod that is made now is told, in a namespace with these labels.
+    pub(crate) fn config(&self, namespace: BTreeMap<String, String>) -> Config {
         Config {
+            namespace,
             sidecar: self.sidecar.clone(),
             operator: self.operator.clone(),
             trust_domain: self.trust_domain.clone(),

@@ -18,6 +18,7 @@ use wire::probe::Probes;
 use crate::admin::probes::Prober;
 use crate::admin::{self, Admin, Readiness};
 use crate::args::{AccessLogFormat, Args};
+use crate::capture::in_force;
 use crate::config::State;
 use crate::config::apply::Applier;
 use crate::config::followers::Followers;
@@ -66,6 +67,16 @@ fn raise_descriptors() {
 /// As [`run`].
 pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     raise_descriptors();
+    let connector = Connector {
+        mark: args.mark,
+        application: args.application_address,
+        way_out: args.way_out.clone(),
+    };
+    if let Some(by) = args.captured_by {
+        let inbound = args.listen_inbound.first();
+        let inbound = inbound.context("--captured-by needs --listen-inbound")?;
+        in_force::verify(by, inbound.port(), &connector).await?;
+    }
     let store = Store::open(&args.state)
         .with_context(|| format!("cannot make the state folder {}", args.state.display()))?;
     let first_roots = match store.roots() {
@@ -84,11 +95,6 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
             (log, Some(written))
         }
         AccessLogFormat::Off => (AccessLog::off(), None),
-    };
-    let connector = Connector {
-        mark: args.mark,
-        application: args.application_address,
-        way_out: args.way_out.clone(),
     };
     let prober = prober(args, &connector)?;
     let operator = Operator {

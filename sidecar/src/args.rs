@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::capture::RedirectArgs;
+use crate::capture::in_force::CapturedBy;
 use crate::telemetry::access_log::selection::{Filter, Sample};
 
 /// The Meshwright sidecar: carries an application's calls, in and out.
@@ -97,6 +98,10 @@ pub struct Args {
     /// The socket of the process that opens connections to the host's network (local mesh).
     #[arg(long)]
     pub way_out: Option<PathBuf>,
+    /// Who was to redirect this pod's connections. The sidecar then sees whether they are, and ends
+    /// at its start if they are not: it is never ready beside an application that nobody captured.
+    #[arg(long, env = "MESHWRIGHT_CAPTURED_BY", value_enum)]
+    pub captured_by: Option<CapturedBy>,
     /// How long to wait for connections to end after SIGTERM, such as 25s: less than the grace that
     /// a pod has by default (30 s), after which it would be killed.
     #[arg(long, default_value = "25s", value_parser = duration)]

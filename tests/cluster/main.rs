@@ -5,6 +5,7 @@ mod addresses;
 mod cache;
 mod certificates;
 mod chart;
+mod cni;
 mod commands;
 mod configuration;
 mod idempotency;

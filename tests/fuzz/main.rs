@@ -11,6 +11,7 @@
 
 mod access;
 mod cache;
+mod cni;
 mod first_bytes;
 mod idempotency;
 mod operator;

@@ -56,6 +56,14 @@ pub enum Refusal {
     /// What a label or an annotation says means nothing.
     #[error("{0}")]
     Unreadable(#[from] compiler::permissive::Unreadable),
+    /// Who is to capture it means nothing.
+    #[error("{place}.{} is {value:?}: write init or cni", super::capture::CAPTURE)]
+    Capture {
+        /// Whose labels.
+        place: &'static str,
+        /// What stands there.
+        value: String,
+    },
     /// It isn't ours, and would be taken for it.
     #[error(
         "it has a container called {0}, which is not one that injection puts there; call it something else"

@@ -1,6 +1,8 @@
 use super::*;
 use std::path::Path;
 
+mod capture;
+
 use clap::Parser;
 use serde_json::Value;
 use wire::probe::{Ask, HttpGet, Probes};
@@ -20,6 +22,7 @@ fn config() -> Config {
         operator: "meshwright-operator.meshwright-system.svc:15012".into(),
         trust_domain: "cluster.local".into(),
         roots: "-----BEGIN CERTIFICATE-----\n".into(),
+        namespace: BTreeMap::new(),
         probe_token: "t0ken".into(),
     }
 }
@@ -65,8 +68,12 @@ fn crowded() -> Value {
 }
 
 fn injected(pod: &Value) -> Result<Value, Refusal> {
+    injected_as(pod, &config())
+}
+
+fn injected_as(pod: &Value, config: &Config) -> Result<Value, Refusal> {
     let typed: Pod = serde_json::from_value(pod.clone()).unwrap();
-    let patch = inject(&typed, &config())?;
+    let patch = inject(&typed, config)?;
     let mut pod = pod.clone();
     json_patch::patch(&mut pod, &patch).unwrap();
     Ok(pod)
@@ -80,10 +87,15 @@ fn refused(change: impl FnOnce(&mut Value)) -> Refusal {
 
 /// Compares with `golden/<name>.json`; `UPDATE=1` writes it.
 fn golden(name: &str, pod: &Value) {
+    golden_of(name, &injected(pod).unwrap());
+}
+
+/// The same of a pod that was injected already.
+fn golden_of(name: &str, pod: &Value) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("src/inject/golden")
         .join(name);
-    let actual = serde_json::to_string_pretty(&injected(pod).unwrap()).unwrap() + "\n";
+    let actual = serde_json::to_string_pretty(pod).unwrap() + "\n";
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &actual).unwrap();
     }

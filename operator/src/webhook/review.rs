@@ -48,6 +48,24 @@ struct Kind {
     kind: String,
 }
 
+/// The namespace of the object that a review is about; empty if it is in none, or this is no review.
+pub(super) fn namespace(body: &[u8]) -> String {
+    #[derive(Default, Deserialize)]
+    struct Review {
+        request: Option<Request>,
+    }
+    #[derive(Deserialize)]
+    struct Request {
+        #[serde(default)]
+        namespace: String,
+    }
+    let review: Review = serde_json::from_slice(body).unwrap_or_default();
+    review
+        .request
+        .map(|request| request.namespace)
+        .unwrap_or_default()
+}
+
 /// The answer to a review, as JSON. What is not the creation of a pod is let through as it is.
 pub(super) fn answer(body: &[u8], config: &Config) -> Result<Vec<u8>, BadReview> {
     let Review {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::api_server::fake;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
@@ -20,7 +21,22 @@ struct Command {
 }
 
 fn webhook() -> Webhook {
+    let metadata = json!({ "name": "shop", "labels": { "team": "shop" } });
+    webhook_of(move |path| {
+        assert_eq!(path, "/api/v1/namespaces/shop");
+        fake::json(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }))
+    })
+}
+
+/// One whose API server answers so, by path.
+fn webhook_of(
+    api_server: impl Fn(&str) -> Response<fake::Body> + Clone + Send + 'static,
+) -> Webhook {
     Webhook {
+        client: fake::client(move |request: Request<Bytes>| {
+            let answer = api_server(request.uri().path());
+            async move { answer }
+        }),
         sidecar: Command::parse_from(["operator"]).sidecar,
         operator: "meshwright-operator.meshwright-system.svc:15012".into(),
         trust_domain: "cluster.local".into(),
@@ -47,7 +63,11 @@ fn review(pod: Value) -> Value {
 }
 
 fn answer(review: &Value) -> Value {
-    let answer = review::answer(review.to_string().as_bytes(), &webhook().config()).unwrap();
+    let answer = review::answer(
+        review.to_string().as_bytes(),
+        &webhook().config(BTreeMap::new()),
+    )
+    .unwrap();
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
     assert_eq!(answer["kind"], "AdmissionReview");
@@ -55,8 +75,8 @@ fn answer(review: &Value) -> Value {
     answer["response"].clone()
 }
 
-#[test]
-fn a_new_pod_is_let_through_with_a_sidecar() {
+#[tokio::test]
+async fn a_new_pod_is_let_through_with_a_sidecar() {
     let answer = answer(&review(pod()));
     assert_eq!(answer["allowed"], true);
     assert_eq!(answer["patchType"], "JSONPatch");
@@ -70,8 +90,8 @@ fn a_new_pod_is_let_through_with_a_sidecar() {
     );
 }
 
-#[test]
-fn a_pod_that_can_not_have_one_is_refused_with_the_reason_and_the_way_out() {
+#[tokio::test]
+async fn a_pod_that_can_not_have_one_is_refused_with_the_reason_and_the_way_out() {
     let mut pod = pod();
     pod["spec"]["hostNetwork"] = json!(true);
     let answer = answer(&review(pod));
@@ -84,8 +104,8 @@ fn a_pod_that_can_not_have_one_is_refused_with_the_reason_and_the_way_out() {
     );
 }
 
-#[test]
-fn what_is_no_new_pod_is_let_through_as_it_is() {
+#[tokio::test]
+async fn what_is_no_new_pod_is_let_through_as_it_is() {
     let mut update = review(pod());
     update["request"]["operation"] = json!("UPDATE");
     let mut other = review(json!({}));
@@ -97,9 +117,11 @@ fn what_is_no_new_pod_is_let_through_as_it_is() {
     }
 }
 
-#[test]
-fn what_is_no_review_is_said_to_be_none() {
-    let bad = |body: &str| review::answer(body.as_bytes(), &webhook().config()).unwrap_err();
+#[tokio::test]
+async fn what_is_no_review_is_said_to_be_none() {
+    let bad = |body: &str| {
+        review::answer(body.as_bytes(), &webhook().config(BTreeMap::new())).unwrap_err()
+    };
     assert!(
         bad("hello")
             .to_string()
@@ -118,8 +140,12 @@ fn what_is_no_review_is_said_to_be_none() {
 
 /// One request over a connection of its own, without TLS's part in it.
 async fn ask(request: Vec<u8>) -> String {
+    ask_of(webhook(), request).await
+}
+
+async fn ask_of(webhook: Webhook, request: Vec<u8>) -> String {
     let (mut client, server) = tokio::io::duplex(64 * 1024);
-    let webhook = Arc::new(webhook());
+    let webhook = Arc::new(webhook);
     let service = service_fn(move |request| {
         let webhook = webhook.clone();
         async move { Ok::<_, Infallible>(webhook.answer(request).await) }
@@ -162,6 +188,33 @@ async fn the_api_server_is_answered_in_json_and_everyone_else_with_a_sentence() 
     );
     let get = b"GET /inject HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_vec();
     assert!(ask(get).await.starts_with("HTTP/1.1 405"));
+}
+
+#[tokio::test]
+async fn the_labels_of_the_namespace_decide_who_captures_and_without_them_no_pod_is_answered_for() {
+    let review = post("/inject", review(pod()).to_string().as_bytes());
+    let labels = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
+    let restricted = json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop", "labels": labels },
+    });
+    let webhook = webhook_of(move |_| fake::json(&restricted));
+    let answer = ask_of(webhook, review.clone()).await;
+    let (_, answer) = answer.split_once("\r\n\r\n").unwrap();
+    let answer: Value = serde_json::from_str(answer).unwrap();
+    let patch = answer["response"]["patch"].as_str().unwrap();
+    let patch = String::from_utf8(STANDARD.decode(patch).unwrap()).unwrap();
+    assert!(
+        patch.contains(wire::capture::REDIRECT.replace('/', "~1").as_str()),
+        "{patch}"
+    );
+    assert!(!patch.contains("NET_ADMIN"), "{patch}");
+
+    let answer = ask_of(webhook_of(|_| fake::refusal(403)), review).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(
+        answer.contains("the labels of the pod's namespace can't be read"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]

@@ -63,7 +63,12 @@ enum Outcome {
 pub(super) struct HookFailed;
 
 /// One question under way.
-struct UnderWay<'a>(&'a Asked);
+struct UnderWay<'a> {
+    asked: &'a Asked,
+    path: &'a str,
+    what: String,
+    has_ended: bool,
+}
 
 // === impl Prober ===
 
@@ -115,18 +120,17 @@ impl Prober {
         let Some(asked) = self.questions.get(&question.path) else {
             return Ok(text(StatusCode::NOT_FOUND, "the pod has no such probe\n"));
         };
-        let Some(_under_way) = asked.begin() else {
+        let Some(under_way) = asked.begin(&question.path, pod) else {
             let why = format!("{AT_A_TIME} of this question are under way\n");
             return Ok(text(StatusCode::SERVICE_UNAVAILABLE, why));
         };
-        let what = described(&asked.question.ask, pod);
         let limit = asked.question.timeout_seconds;
         let limit = limit.map_or(LIFE, |seconds| Duration::from_secs(seconds.into()));
         let outcome = tokio::time::timeout(limit, self.ask(&asked.question.ask, pod)).await;
         let outcome = outcome.unwrap_or_else(|_| {
             Outcome::Unanswered(format!("gave no answer within {} s", limit.as_secs()))
         });
-        asked.log(&question.path, &what, &outcome);
+        let what = under_way.end(&outcome);
         match outcome {
             Outcome::Answered(status, said) => {
                 let told = match status {
@@ -177,11 +181,16 @@ fn described(ask: &Ask, pod: IpAddr) -> String {
 // === impl Asked ===
 
 impl Asked {
-    fn begin(&self) -> Option<UnderWay<'_>> {
+    fn begin<'a>(&'a self, path: &'a str, pod: IpAddr) -> Option<UnderWay<'a>> {
         let under_way = self.under_way.get();
         (under_way < AT_A_TIME).then(|| {
             self.under_way.set(under_way + 1);
-            UnderWay(self)
+            UnderWay {
+                asked: self,
+                path,
+                what: described(&self.question.ask, pod),
+                has_ended: false,
+            }
         })
     }
 
@@ -198,11 +207,27 @@ impl Asked {
     }
 }
 
+// === impl UnderWay ===
+
+impl UnderWay<'_> {
+    /// Tells what came of it; returns what was asked, in words.
+    fn end(mut self, outcome: &Outcome) -> String {
+        self.has_ended = true;
+        self.asked.log(self.path, &self.what, outcome);
+        std::mem::take(&mut self.what)
+    }
+}
+
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0
-            .under_way
-            .update(|under_way| under_way.saturating_sub(1));
+        let under_way = &self.asked.under_way;
+        under_way.set(under_way.get().saturating_sub(1));
+        // The kubelet's time is over a moment before ours, and it hangs up.
+        if !self.has_ended {
+            let why = "gave no answer before the kubelet hung up".to_owned();
+            let outcome = Outcome::Unanswered(why);
+            self.asked.log(self.path, &self.what, &outcome);
+        }
     }
 }
 

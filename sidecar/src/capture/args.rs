@@ -53,7 +53,8 @@ impl RedirectArgs {
         }
     }
 
-    fn rules(&self) -> Rules {
+    /// What to redirect, and where to.
+    pub fn rules(&self) -> Rules {
         let escape = self.mark.map_or(Escape::Uid(self.uid), Escape::Mark);
         // A peer's sidecar connects to the inbound port itself only by mistake, but then it is
         // already where it should be.

@@ -1,8 +1,9 @@
 //! Sends an application's connections to the sidecar: the redirect of one network namespace.
 //!
-//! One table of nftables NAT rules, installed before the application starts, in a pod by an init
-//! container and in the local mesh by `meshwright up`. What differs between the two is only how
-//! the sidecar's own packets are told apart ([`Escape`]).
+//! One table of nftables NAT rules, installed before the application starts: in a pod by an init
+//! container or, where no container may do that, by a CNI plugin on the node; in the local mesh by
+//! `meshwright up`. What differs between pods and the local mesh is only how the sidecar's own
+//! packets are told apart ([`Escape`]). [`in_force`] is how a sidecar sees that it was done.
 //!
 //! ```text
 //! application ── connect ──▶ output ──▶ sidecar's outbound port
@@ -20,6 +21,7 @@
 //! `nftnl` (needs C libraries), `nftables` (calls the `nft` program), `rustables` (GPL).
 
 mod args;
+pub mod in_force;
 mod loopback;
 mod nftables;
 #[cfg(test)]
@@ -146,6 +148,12 @@ pub fn redirect(rules: &Rules) -> Result<(), Error> {
 pub fn remove() -> Result<(), Error> {
     Batch::remove(TABLE).commit()?;
     loopback::remove(APPLICATION_SOURCE_6)
+}
+
+/// Whether the redirect is there, for who may read the rules of the current network namespace.
+/// A sidecar may not: see [`in_force`].
+pub fn is_installed() -> Result<bool, Error> {
+    nftables::exists(TABLE)
 }
 
 /// What happens to a connection opened inside the namespace: the first line that matches.

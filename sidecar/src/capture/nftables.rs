@@ -163,6 +163,21 @@ impl Batch {
     }
 }
 
+/// Whether the current network namespace has a table of this name.
+pub(super) fn exists(table: &str) -> Result<bool, Error> {
+    let mut request = nftables::Request::new().op_gettable_do(&inet());
+    request.encode().push_name_bytes(table.as_bytes());
+    let mut socket = NetlinkSocket::new();
+    let asked = socket.request(&request).map_err(ReplyError::from);
+    match asked.and_then(|mut reply| reply.recv_one().map(|_| ())) {
+        Ok(()) => Ok(true),
+        Err(error) => match std::io::Error::from(error) {
+            gone if gone.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
+            other => Err(explain(other.into())),
+        },
+    }
+}
+
 fn inet() -> Nfgenmsg {
     let mut header = Nfgenmsg::new();
     header.nfgen_family = FAMILY_INET;

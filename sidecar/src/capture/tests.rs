@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
+mod in_force;
 mod ipv6;
 
 const MARK: u32 = 1337;

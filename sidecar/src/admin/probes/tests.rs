@@ -411,6 +411,8 @@ async fn few_of_one_question_are_under_way_at_a_time() {
         // Who hangs up leaves room for the next.
         asking.pop().unwrap().abort();
         tokio::task::yield_now().await;
+        // And has found the application wanting.
+        assert!(asked.questions[READY].fails.get());
         let again = asked.clone();
         let again = tokio::task::spawn_local(async move { answered(&again).await });
         accepted.push(hanging.accept().await.unwrap());

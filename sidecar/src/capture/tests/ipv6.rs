@@ -113,7 +113,7 @@ fn connector() -> Connector {
 }
 
 /// As [`pod`], with addresses and routes of both families, and listeners that hear both.
-fn pod6() -> [tokio::net::TcpListener; 2] {
+pub(super) fn pod6() -> [tokio::net::TcpListener; 2] {
     const IPV6: u8 = 10;
     /// `IFA_F_NODAD`: nobody else is there who could have the address.
     const NODAD: u8 = 2;
