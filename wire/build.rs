@@ -4,6 +4,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/mesh.proto",
         "proto/discovery.proto",
         "proto/saved.proto",
+        "proto/replicas.proto",
     ];
     for proto in protos {
         println!("cargo:rerun-if-changed={proto}");

@@ -8,7 +8,7 @@ mod written;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use compiler::{ObjectKey, Output};
+use compiler::{Inputs, ObjectKey, ObjectRef, Output};
 use operator::source::reading::Reading;
 
 use self::written::{Written, field_of};
@@ -57,15 +57,22 @@ fn check(named: &Path) -> anyhow::Result<i32> {
     // By the name that the user gave it, and so are the files in it.
     let written = Written::of(named);
     let reading = &written.reading;
-    let sentences = match Plan::of(reading, &folder) {
-        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+    let (sentences, unwise) = match Plan::of(reading, &folder) {
+        Err(problems) => (
+            problems.iter().map(ToString::to_string).collect(),
+            Vec::new(),
+        ),
         // Of documents that are not all there, too much would be missing.
-        Ok(_) => refused(&written),
+        Ok(_) => (refused(&written), unwise(&reading.inputs, &written)),
     };
     for sentence in &sentences {
         say(plain(sentence));
     }
     say(conclusion(reading, sentences.is_empty()));
+    // Legal: whoever wrote it may have their reasons.
+    for sentence in &unwise {
+        say(plain(sentence));
+    }
     // Not wrong, but what has to end before the workload can be strict.
     for line in callers::lines(&folder) {
         say(line);
@@ -114,6 +121,26 @@ fn refused(written: &Written) -> Vec<String> {
                 "{place}{kind} {key}: {message} ({})",
                 condition.reason
             ));
+        }
+    }
+    sentences
+}
+
+/// What is legal and unwise, in the sentences that whoever applies it to a cluster is told.
+fn unwise(inputs: &Inputs, written: &Written) -> Vec<String> {
+    let routes = inputs.api_routes.keys().map(ObjectRef::api_route);
+    let policies = inputs.retry_policies.keys().map(ObjectRef::retry_policy);
+    let limits = inputs.rate_limits.keys().map(ObjectRef::rate_limit);
+    let mut sentences = Vec::new();
+    for object in routes.chain(policies).chain(limits) {
+        for advice in compiler::advice(inputs, &object) {
+            let ObjectRef {
+                kind,
+                namespace,
+                name,
+            } = &object;
+            let place = written.place(kind.as_str(), namespace, name, field_of(&advice));
+            sentences.push(format!("{place}{object}: {advice} (not wrong)"));
         }
     }
     sentences
@@ -187,5 +214,27 @@ mod tests {
         let place = format!("{}:9: ", folder.path().join("a.yaml").display());
         assert!(sentences[0].starts_with(&place), "{sentences:?}");
         assert!(sentences[0].contains("spec.rules[0].backendRefs[0].name: "));
+    }
+
+    #[test]
+    fn what_is_legal_and_unwise_is_said_with_its_line_and_is_not_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "apiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {name: orders, \
+                    namespace: shop}\nspec:\n  targetRefs: [{kind: Service, name: orders}]\n  methods: \
+                    [POST]\n---\napiVersion: v1\nkind: Service\nmetadata: {name: orders, namespace: \
+                    shop}\nspec: {ports: [{port: 80}]}\n";
+        fs::write(folder.path().join("a.yaml"), text).unwrap();
+        let written = Written::of(folder.path());
+        assert_eq!(*written.reading.problems, []);
+        assert_eq!(refused(&written), [""; 0]);
+        let file = folder.path().join("a.yaml");
+        assert_eq!(
+            unwise(&written.reading.inputs, &written),
+            [format!(
+                "{}:6: RetryPolicy shop/orders: spec.methods: an application may carry out a POST twice \
+                 that is sent again: write idempotencyKey instead, unless it bears that. (not wrong)",
+                file.display()
+            )]
+        );
     }
 }

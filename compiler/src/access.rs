@@ -5,7 +5,7 @@
 //! what it says of access can't be understood, nobody may enter. Otherwise a mistake in an edit would
 //! open what the edit before had closed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::status::Reason;
 use crds::{ApiRouteSpec, Auth, CredentialPlace, Jwks, Require, TokenSource};
@@ -17,7 +17,7 @@ use wire::{capability, mesh};
 use crate::api_route::Refusal;
 use crate::host;
 use crate::index::Objects;
-use crate::inputs::{ObjectKey, Settings};
+use crate::inputs::{ObjectKey, Settings, Unreadable};
 use crate::own_pods;
 
 mod authorization;
@@ -30,6 +30,7 @@ pub(crate) struct Reader<'a> {
     pub(crate) spec: &'a ApiRouteSpec,
     pub(crate) consumers: &'a Objects<Secret>,
     pub(crate) credentials: &'a Objects<Secret>,
+    pub(crate) unreadable: &'a BTreeMap<String, Unreadable>,
     pub(crate) settings: &'a Settings,
 }
 

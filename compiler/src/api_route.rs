@@ -422,9 +422,14 @@ pub(crate) fn ended(clause: String) -> String {
 // === impl Refusal ===
 
 impl Refusal {
-    /// One refusal for all that is wrong, with the reason of the first.
+    /// One refusal for all that is wrong, with the reason of the first; but where the object contradicts
+    /// itself that is the reason, since nothing that comes later would set it right.
     pub(crate) fn all(refusals: Vec<Refusal>) -> Option<Refusal> {
-        let reason = refusals.first()?.reason;
+        let mut reasons = refusals.iter().map(|refusal| refusal.reason);
+        let reason = match reasons.clone().find(|reason| *reason == Reason::Invalid) {
+            Some(invalid) => invalid,
+            None => reasons.next()?,
+        };
         let more = refusals.len().saturating_sub(MAX_SENTENCES);
         let mut sentences: Vec<String> = refusals
             .into_iter()

@@ -287,7 +287,7 @@ impl Compilation<'_> {
         object: Option<ObjectRef>,
         around: Around,
     ) {
-        let generation = self.inputs.seen.of(id.kind);
+        let generation = self.inputs.seen_in(&id.namespace).of(id.kind);
         let mut resource = Resource::new(id.clone(), generation, capabilities, message);
         if let Some(before) = self.out.resources.get(&id) {
             let same = before.resource.hash == resource.hash;

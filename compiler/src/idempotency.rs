@@ -3,7 +3,7 @@
 //! Like what says who may enter, it holds as long as the object is there, whether or not its routing is
 //! in force: a call that was carried out twice can't be taken back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::idempotency::{Concurrent, Idempotency, KeptFailure};
 use crds::status::Reason;
@@ -13,7 +13,7 @@ use wire::mesh;
 
 use crate::api_route::{Refusal, matches_path, read_path, service_ref};
 use crate::index::Objects;
-use crate::inputs::{ObjectKey, Settings};
+use crate::inputs::{ObjectKey, Settings, Unreadable};
 use crate::{own_pods, store};
 
 /// Headers that say something else, that a sidecar makes or takes out, or that do not reach the
@@ -46,6 +46,7 @@ pub(crate) struct Reader<'a> {
     pub(crate) spec: &'a ApiRouteSpec,
     pub(crate) written: &'a Idempotency,
     pub(crate) credentials: &'a Objects<Secret>,
+    pub(crate) unreadable: &'a BTreeMap<String, Unreadable>,
     pub(crate) settings: &'a Settings,
 }
 
@@ -135,6 +136,7 @@ impl Reader<'_> {
         let reader = store::Reader {
             key: self.key,
             credentials: self.credentials,
+            unreadable: self.unreadable,
             settings: self.settings,
         };
         let (url, unresolved) = reader.url("spec.idempotency.store", store);

@@ -14,7 +14,7 @@ use wire::mesh::Protocol;
 
 use crate::api_route::layers::Layer;
 use crate::attach::{Attachments, Precedence};
-use crate::inputs::{ObjectKey, ObjectKind, ObjectRef, Settings};
+use crate::inputs::{ObjectKey, ObjectKind, ObjectRef, Settings, Unreadable};
 use crate::network::Network;
 
 /// What is remembered from one compilation to the next.
@@ -31,6 +31,7 @@ pub(crate) struct Memo {
     pub(crate) namespaces: Objects<Namespace>,
     pub(crate) consumers: Objects<Secret>,
     pub(crate) credentials: Objects<Secret>,
+    pub(crate) unreadable: BTreeMap<String, Unreadable>,
     pub(crate) links: Indexes,
     pub(crate) attachments: BTreeMap<ObjectKind, Attachments>,
     /// ApiRoutes, for those that lead to them; nothing for those that are not in force.

@@ -33,6 +33,8 @@ pub struct Inputs {
     pub consumers: BTreeMap<ObjectKey, Arc<Secret>>,
     /// Secrets of the mesh's own credentials (the label `meshwright.dev/credential`).
     pub credentials: BTreeMap<ObjectKey, Arc<Secret>>,
+    /// Namespaces where something refers to a Secret, and none can be read.
+    pub unreadable: BTreeMap<String, Unreadable>,
     /// Which of two conflicting objects comes first, whatever `metadata.creationTimestamp` says: in
     /// a folder, the order of paths. The lower one does; objects that aren't named here come after
     /// those that are, the oldest first.
@@ -41,6 +43,20 @@ pub struct Inputs {
     pub settings: Settings,
     /// How far each kind has been seen, in every place.
     pub seen: Generation,
+    /// How far Secrets have been seen in namespaces where that is not what `seen` has in the places of
+    /// consumers and credentials; both places stand here. See [`Inputs::seen_in`].
+    pub seen_secrets: BTreeMap<String, Generation>,
+}
+
+/// Why the Secrets of a namespace can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unreadable {
+    /// The operator may not.
+    Forbidden,
+    /// The API server has not answered yet.
+    Unanswered,
+    /// More namespaces refer to Secrets than the operator follows.
+    TooMany,
 }
 
 /// What holds for the whole mesh.
@@ -83,6 +99,53 @@ pub struct ObjectRef {
     pub namespace: String,
     /// The object's name.
     pub name: String,
+}
+
+// === impl Inputs ===
+
+impl Inputs {
+    /// How far each kind has been seen, as what concerns the pods of a namespace alone depends on it.
+    /// Secrets are followed namespace by namespace, and what is compiled of them is for the pods of
+    /// their own namespace only: what others have seen or not makes it neither newer nor older.
+    pub fn seen_in(&self, namespace: &str) -> Generation {
+        seen_in(self.seen, &self.seen_secrets, namespace)
+    }
+}
+
+/// [`Inputs::seen_in`], of what was kept of inputs.
+pub fn seen_in(
+    seen: Generation,
+    secrets: &BTreeMap<String, Generation>,
+    namespace: &str,
+) -> Generation {
+    let Some(own) = secrets.get(namespace) else {
+        return seen;
+    };
+    [Input::Consumer, Input::Credential]
+        .iter()
+        .fold(seen, |seen, input| seen.with(*input, own.at(*input)))
+}
+
+// === impl Unreadable ===
+
+impl Unreadable {
+    /// Why, and what to do about it, as a sentence.
+    pub(crate) fn sentence(self, namespace: &str) -> String {
+        match self {
+            Unreadable::Forbidden => format!(
+                "the operator may not read the Secrets of namespace {namespace}: add it to \
+                 secrets.namespaces of the chart."
+            ),
+            Unreadable::Unanswered => format!(
+                "the API server has not answered yet what Secrets namespace {namespace} has; the \
+                 operator asks again."
+            ),
+            Unreadable::TooMany => format!(
+                "so many namespaces refer to Secrets that the operator does not follow those of \
+                 namespace {namespace}: put objects that need any into fewer namespaces."
+            ),
+        }
+    }
 }
 
 // === impl Settings ===

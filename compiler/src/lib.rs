@@ -7,6 +7,7 @@
 //! `before` is not looked at again, and the result is the same as from scratch.
 
 mod access;
+mod advice;
 mod api_route;
 mod attach;
 mod cache;
@@ -24,17 +25,22 @@ mod own_pods;
 pub mod permissive;
 pub mod pod_settings;
 mod rate_limit;
+mod refers;
 mod retry_policy;
+mod review;
 mod store;
 mod verdict;
 mod workload;
 pub mod yaml;
 
 pub use access::keys::{CONSUMER, CREDENTIAL, PLAN, consumer_key};
+pub use advice::advice;
 pub use compile::compile;
 pub use describe::describe_change;
 pub use endpoints::protocol;
-pub use inputs::{Inputs, ObjectKey, ObjectKind, ObjectRef, Settings};
+pub use inputs::{Inputs, ObjectKey, ObjectKind, ObjectRef, Settings, Unreadable, seen_in};
 pub use output::{Around, Audience, AudienceKey, Compiled, Output};
+pub use refers::{refer_to_consumers, refer_to_credentials};
+pub use review::{Draft, Opinion, Review};
 pub use verdict::{Condition, Verdict};
 pub use workload::{SIDECAR_CONTAINER, is_meshed};

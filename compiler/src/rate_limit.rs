@@ -3,7 +3,7 @@
 //! It is in force as a whole or not at all, as its status says. One that is not in force limits
 //! nothing: unlike what says who may enter, a limit that is missing lets nobody in who may not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::rate_limit::{
     Cost, CostType, KeyPart, KeyType, Limit, LimitAction, LimitHeaders, LimitKey, LimitedGroup,
@@ -19,7 +19,7 @@ use crate::api_route::{Refusal, ended, matches_path, read_path, service_ref};
 use crate::endpoints::{is_external_name, speaks_http};
 use crate::host::Suggestions;
 use crate::index::Objects;
-use crate::inputs::{ObjectKey, Settings};
+use crate::inputs::{ObjectKey, Settings, Unreadable};
 
 mod outside;
 mod shared;
@@ -39,6 +39,7 @@ pub(crate) struct Reader<'a> {
     pub(crate) services: &'a Objects<Service>,
     pub(crate) suggestions: &'a Suggestions<'a>,
     pub(crate) credentials: &'a Objects<Secret>,
+    pub(crate) unreadable: &'a BTreeMap<String, Unreadable>,
     pub(crate) settings: &'a Settings,
     /// The Services of its own namespace that an ApiRoute is for.
     pub(crate) services_of: &'a dyn Fn(&ObjectKey) -> RouteServices,

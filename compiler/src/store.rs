@@ -1,5 +1,7 @@
 //! Where sidecars keep something together: from a Secret to the address of a store.
 
+use std::collections::BTreeMap;
+
 use crds::rate_limit::Store;
 use crds::status::Reason;
 use k8s_openapi::api::core::v1::Secret;
@@ -10,7 +12,7 @@ use crate::access::keys::text;
 use crate::api_route::Refusal;
 use crate::host;
 use crate::index::Objects;
-use crate::inputs::{ObjectKey, Settings};
+use crate::inputs::{ObjectKey, Settings, Unreadable};
 
 /// What is known when a store's address is read.
 #[derive(Clone, Copy)]
@@ -18,6 +20,7 @@ pub(crate) struct Reader<'a> {
     /// The object that names the store.
     pub(crate) key: &'a ObjectKey,
     pub(crate) credentials: &'a Objects<Secret>,
+    pub(crate) unreadable: &'a BTreeMap<String, Unreadable>,
     pub(crate) settings: &'a Settings,
 }
 
@@ -32,11 +35,14 @@ impl Reader<'_> {
         let namespace = &self.key.namespace;
         let key = ObjectKey::new(&**namespace, &*wanted.name);
         let found = match self.credentials.get(&key) {
-            None => Err(format!(
-                "{at}.name: there is no Secret {:?} with the label meshwright.dev/credential in \
-                 namespace {namespace}.",
-                wanted.name
-            )),
+            None => Err(match self.unreadable.get(namespace) {
+                Some(why) => format!("{at}.name: {}", why.sentence(namespace)),
+                None => format!(
+                    "{at}.name: there is no Secret {:?} with the label meshwright.dev/credential in \
+                     namespace {namespace}.",
+                    wanted.name
+                ),
+            }),
             Some(secret) => text(secret, &wanted.key).ok_or_else(|| {
                 format!(
                     "{at}.key: Secret {key} has no text {:?} in its data.",

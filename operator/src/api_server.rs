@@ -73,6 +73,16 @@ pub(crate) mod fake {
         response
     }
 
+    /// There is no such object.
+    pub(crate) fn absence() -> Response<Body> {
+        let mut response = json(&json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no",
+            "reason": "NotFound", "code": 404,
+        }));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        response
+    }
+
     /// None, ever: the connection is dead and nobody has said so.
     pub(crate) async fn silence() -> Response<Body> {
         std::future::pending().await

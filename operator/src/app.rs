@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use wire::discovery::certificates_server::CertificatesServer;
 use wire::discovery::discovery_server::DiscoveryServer;
+use wire::replicas::replicas_server::ReplicasServer;
 
 use crate::args::Config;
 use crate::ca::provided::Provider;
@@ -21,12 +22,18 @@ use crate::ca::secret::{InSecret, ProvidedSecret};
 use crate::ca::store::{self, KeyStore};
 use crate::ca::{self, Ca};
 use crate::certificates::Certificates;
+use crate::events::Events;
 use crate::http::Http;
 use crate::issuer::Issuer;
 use crate::issuer::review::Reviewer;
 use crate::issuer::table::Table;
+use crate::leader::{Election, Leader, Resignation};
 use crate::push::{Discovery, Streams};
 use crate::reconcile::Reconciler;
+use crate::replicas::Replicas;
+use crate::replicas::duty::Duty;
+use crate::replicas::follow::Follower;
+use crate::replicas::service::Listener;
 use crate::source::cluster::Cluster;
 use crate::source::folder::Folder;
 use crate::status::{Observed, Statuses};
@@ -36,6 +43,7 @@ use crate::unmeshed::Watchdog;
 use crate::verdicts::Verdicts;
 use crate::webhook::Webhook;
 use crate::webhook::certificate::Serving;
+use crate::webhook::validate::Validator;
 
 /// How long open requests and streams may take to end.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -63,6 +71,8 @@ pub struct Running {
     pub ca: Arc<Ca>,
     ready: watch::Receiver<bool>,
     stop: CancellationToken,
+    /// Of the Lease, at the end.
+    resignation: Option<Resignation>,
     /// What takes part in an orderly end.
     servers: JoinSet<Result<()>>,
     /// What is merely stopped. When one of these ends by itself the operator has failed.
@@ -83,6 +93,19 @@ struct Ground {
 /// When the settings contradict each other, an address is taken, the certificate authority's keys
 /// can't be read or made, or there is no cluster to talk to.
 pub async fn start(config: Config) -> Result<Running> {
+    start_as(config, None).await
+}
+
+/// As [`start`], as one of several replicas that have folders, which have no Lease: `leader` says
+/// which of them leads.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_among(config: Config, leader: watch::Receiver<Leader>) -> Result<Running> {
+    start_as(config, Some(leader)).await
+}
+
+async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Result<Running> {
     let grpc = bind(config.listen_grpc, "--listen-grpc").await?;
     let http = bind(config.listen_http, "--listen-http").await?;
     let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
@@ -101,9 +124,19 @@ pub async fn start(config: Config) -> Result<Running> {
     let acceptor = Acceptor::new(ca.clone())?;
 
     let streams = Arc::new(Streams::default());
-    let verdicts = Arc::new(Verdicts::new(streams.clone()));
+    // In a folder alone nobody says which pods run beside a sidecar.
+    let several = client.is_some() || leader.is_some();
+    let (elected, election) = watch::channel(Leader::Nobody);
+    let leader = match &client {
+        Some(_) => election,
+        None => leader.unwrap_or_else(Leader::alone),
+    };
+    let replicas = Replicas::new(streams.clone(), several.then(|| leader.clone()));
+    let verdicts = Arc::new(Verdicts::new(replicas.clone()));
     let metrics = Metrics::new();
+    let replica = config.pod_name.clone().unwrap_or_else(drawn_name);
     let (readiness, ready) = watch::channel(false);
+    let (compiled, world) = watch::channel(None);
     let stop = CancellationToken::new();
 
     let mut workers = JoinSet::new();
@@ -113,6 +146,17 @@ pub async fn start(config: Config) -> Result<Running> {
             .keep_fresh(move |revision| told.without_bundle(revision)),
     );
     workers.spawn(sweep(streams.clone()));
+    workers.spawn(replicas.clone().keep());
+    let mut duty = Duty {
+        statuses: None,
+        follower: Follower {
+            streams: streams.clone(),
+            replica: replica.clone(),
+            ca: ca.clone(),
+            metrics: metrics.clone(),
+        },
+    };
+    let mut resignation = None;
     let reconciler = Reconciler {
         compile: compiler::compile,
         trust_domain: config.trust_domain.clone(),
@@ -121,6 +165,7 @@ pub async fn start(config: Config) -> Result<Running> {
         verdicts: verdicts.clone(),
         metrics: metrics.clone(),
         watchdog: Watchdog::new(&config.namespace, metrics.clone()),
+        world: compiled,
     };
     let mut injection = None;
     match &client {
@@ -131,21 +176,40 @@ pub async fn start(config: Config) -> Result<Running> {
         Some(client) => {
             let observed = Observed::new(streams.clone());
             let seen = observed.clone();
-            let on_status = Arc::new(move |object: &_, status| seen.saw(object, status));
-            let source = Cluster::new(client, on_status);
+            let on_status = Arc::new(move |object: &_, stored| seen.saw(object, stored));
+            let source = Cluster::new(client, &config.namespace, on_status);
             workers.spawn(reconciler.run(source, ca.bundle(), readiness));
-            let statuses = Statuses {
+            duty.statuses = Some(Arc::new(Statuses {
                 client: client.clone(),
                 verdicts: verdicts.clone(),
                 streams: streams.clone(),
                 observed,
+                leader: leader.clone(),
+                replicas: replicas.clone(),
+                events: Events::new(client.clone(), &replica, metrics.clone()),
                 metrics: metrics.clone(),
-            };
-            workers.spawn(statuses.run());
-            let webhook = webhook(&config, &ca, client);
+            }));
+            let address = config.pod_ip.map(|ip| (ip, grpc_address.port()).into());
+            let namespace = &config.namespace;
+            let election = Election::new(
+                client.clone(),
+                namespace,
+                &replica,
+                address,
+                metrics.clone(),
+            );
+            // Only who has read the cluster may lead.
+            workers.spawn(elect(election, elected, ready.clone()));
+            resignation = Some(Resignation::new(client.clone(), namespace, &replica));
+            let validator = Validator::new(world);
+            let webhook = webhook(&config, &ca, client, validator);
             injection = Some(webhook.clone());
-            inject(&mut workers, &config, client, webhook, &metrics).await?;
+            answer_reviews(&mut workers, &config, client, webhook, &metrics).await?;
         }
+    }
+
+    if several {
+        workers.spawn(duty.run(leader.clone()));
     }
 
     let mut servers = JoinSet::new();
@@ -156,11 +220,14 @@ pub async fn start(config: Config) -> Result<Running> {
         grpc,
         discovery,
         certificates,
+        Listener::server(replicas.clone(), leader.clone()),
         stop.clone(),
     ));
     let answers = Http {
         verdicts: verdicts.clone(),
         streams: streams.clone(),
+        replicas,
+        leader,
         ca: ca.clone(),
         metrics,
         ready: ready.clone(),
@@ -181,6 +248,7 @@ pub async fn start(config: Config) -> Result<Running> {
         ca,
         ready,
         stop,
+        resignation,
         servers,
         workers,
     })
@@ -211,9 +279,14 @@ impl Running {
     /// When a server had failed.
     pub async fn shutdown(mut self) -> Result<()> {
         tracing::info!("stopping");
+        // First of all it tells nobody any more what its sidecars hold: that they leave now, all at
+        // once, is not what a status should say.
+        self.workers.shutdown().await;
         self.stop.cancel();
         self.streams.close();
-        self.workers.shutdown().await;
+        if let Some(resignation) = self.resignation.take() {
+            resignation.resign().await;
+        }
         let drained = async {
             while let Some(ended) = self.servers.join_next().await {
                 ended.context("a server")??;
@@ -238,19 +311,20 @@ impl Drop for Running {
     }
 }
 
-/// What decides how pods are injected.
-fn webhook(config: &Config, ca: &Ca, client: &Client) -> Webhook {
+/// What answers reviews.
+fn webhook(config: &Config, ca: &Ca, client: &Client, validator: Validator) -> Webhook {
     Webhook {
         sidecar: config.sidecar.clone(),
         operator: config.advertised(),
         trust_domain: config.trust_domain.clone(),
         bundle: ca.bundle(),
         client: client.clone(),
+        validator,
     }
 }
 
-/// Serves the injection webhook, and tells the API server how to know it.
-async fn inject(
+/// Serves the webhooks, and tells the API server how to know them.
+async fn answer_reviews(
     workers: &mut JoinSet<()>,
     config: &Config,
     client: &Client,
@@ -269,6 +343,7 @@ async fn serve_grpc(
     listener: TcpListener,
     discovery: Discovery,
     certificates: CertificatesServer<Certificates>,
+    replicas: ReplicasServer<Listener>,
     stop: CancellationToken,
 ) -> Result<()> {
     let discovery =
@@ -279,6 +354,7 @@ async fn serve_grpc(
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .add_service(discovery)
         .add_service(certificates)
+        .add_service(replicas)
         .serve_with_incoming_shutdown(acceptor.incoming(listener), stop.cancelled_owned())
         .await
         .context("the gRPC server")
@@ -323,6 +399,22 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("{flag} {address}"))
+}
+
+/// Takes part in the election once this replica has read the cluster.
+async fn elect(
+    election: Election,
+    elected: watch::Sender<Leader>,
+    mut ready: watch::Receiver<bool>,
+) {
+    if ready.wait_for(|ready| *ready).await.is_ok() {
+        election.run(elected).await;
+    }
+}
+
+/// For who isn't told how it is called.
+fn drawn_name() -> String {
+    format!("operator-{:08x}", rand::random::<u32>())
 }
 
 /// A stream is open for longer than the handshake that proved who it is with.

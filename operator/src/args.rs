@@ -88,6 +88,15 @@ pub struct Config {
     )]
     pub service: String,
 
+    /// This replica's name, unlike any other's: the pod's, in a cluster. Without it one is drawn.
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub pod_name: Option<String>,
+
+    /// The address by which other replicas reach this one: the pod's, in a cluster. Without it they
+    /// can't tell this one what their sidecars hold.
+    #[arg(long, value_name = "ADDR", env = "POD_IP")]
+    pub pod_ip: Option<IpAddr>,
+
     /// What the injected sidecars are like (only in a cluster).
     #[command(flatten)]
     pub sidecar: SidecarArgs,

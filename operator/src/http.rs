@@ -22,8 +22,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::Ca;
+use crate::leader::Leader;
 use crate::places::{Limits, Place, Places};
 use crate::push::Streams;
+use crate::replicas::Replicas;
 use crate::telemetry::Metrics;
 use crate::verdicts::Verdicts;
 use crate::webhook::Webhook;
@@ -51,6 +53,10 @@ pub struct Http {
     pub streams: Arc<Streams>,
     /// For `/certificates` and `/metrics`.
     pub ca: Arc<Ca>,
+    /// For `/metrics`.
+    pub replicas: Arc<Replicas>,
+    /// For `/metrics`.
+    pub leader: watch::Receiver<Leader>,
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
     /// For `/ready`: whether the first world was compiled.
@@ -134,6 +140,8 @@ impl Http {
             "/problems" => json(&*self.verdicts.problems()),
             "/certificates" => json(&self.ca.report()),
             "/metrics" => {
+                let leads = self.leader.borrow().is_us();
+                self.metrics.led(leads, self.replicas.len());
                 self.metrics.certificates(&self.ca);
                 let body = self
                     .metrics

@@ -2,20 +2,25 @@
 //!
 //! The control loop, in the order of its stages: [`source`] (objects come in), [`reconcile`]
 //! (compile), [`push`] (resources go out, answers come back), [`verdicts`] and [`status`] (what
-//! became of each object is told). [`app`] builds it all; [`probe`] asks one that runs.
+//! became of each object is told). Of several replicas all do this, but that one of them tells what
+//! became of each object, for all: [`leader`] says which, [`replicas`] how it knows. [`app`] builds it
+//! all; [`probe`] asks one that runs.
 
 mod api_server;
 pub mod app;
 pub mod args;
 pub mod ca;
 pub mod certificates;
+pub mod events;
 pub mod http;
 pub mod inject;
 pub mod issuer;
+pub mod leader;
 mod places;
 pub mod probe;
 pub mod push;
 pub mod reconcile;
+pub mod replicas;
 pub mod source;
 pub mod status;
 pub mod telemetry;

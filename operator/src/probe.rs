@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::api_server::{ANSWER, in_time};
-use crate::webhook::certificate::NAME;
+use crate::webhook::certificate::INJECTOR;
 
 /// The port of readiness, metrics and verdicts.
 const HTTP_PORT: u16 = 15014;
@@ -95,12 +95,12 @@ async fn webhooks(
     dial: impl AsyncFn(String, u16) -> std::io::Result<TcpStream>,
 ) -> Result<Vec<String>> {
     let api: Api<MutatingWebhookConfiguration> = Api::all(client);
-    let configuration = in_time(ANSWER, api.get(NAME));
+    let configuration = in_time(ANSWER, api.get(INJECTOR));
     let configuration = configuration
         .await
-        .with_context(|| format!("the MutatingWebhookConfiguration {NAME}"))?;
+        .with_context(|| format!("the MutatingWebhookConfiguration {INJECTOR}"))?;
     let webhooks = configuration.webhooks.unwrap_or_default();
-    ensure!(!webhooks.is_empty(), "{NAME} has no webhook");
+    ensure!(!webhooks.is_empty(), "{INJECTOR} has no webhook");
     let mut said = Vec::new();
     for webhook in &webhooks {
         let name = &webhook.name;

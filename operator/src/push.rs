@@ -4,6 +4,7 @@
 //! streams, so that a changed resource is told to those whom it concerns, and no stream's view is
 //! ever compared as a whole.
 
+mod digest;
 mod ledger;
 mod remembered;
 mod snapshot;
@@ -22,8 +23,10 @@ use wire::discovery::FromSidecar;
 use wire::discovery::discovery_server;
 use wire::server::{Deltas, Mailbox, serve};
 
+pub use digest::{Digest, Fingerprint, PodId};
 use ledger::StreamId;
 pub use snapshot::{Snapshot, StreamView};
+pub(crate) use streams::NAMED;
 pub use streams::{MAX_STREAMS, Programmed, Streams, Subscriber};
 
 use crate::tls::Peer;

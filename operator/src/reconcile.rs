@@ -30,6 +30,8 @@ pub struct Reconciler {
     pub metrics: Arc<Metrics>,
     /// Tells of pods that should have a sidecar.
     pub watchdog: Watchdog,
+    /// Where the world goes that was compiled last.
+    pub world: watch::Sender<Option<Arc<Inputs>>>,
 }
 
 // === impl Reconciler ===
@@ -95,7 +97,10 @@ impl Reconciler {
             }
         };
         self.metrics.compiled(start.elapsed());
+        let unreadable = i64::try_from(seen.unreadable).unwrap_or(i64::MAX);
+        self.metrics.unreadable.set(unreadable);
         self.streams.publish(&inputs, &output);
+        self.world.send_replace(Some(Arc::new(inputs)));
         self.verdicts.replace(&output, seen);
         self.streams.touch(output.changed_verdicts.iter().cloned());
         log_verdicts(&output);
@@ -136,6 +141,7 @@ mod tests {
     use wire::{Kind, ResourceId};
 
     use super::*;
+    use crate::replicas::Replicas;
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -185,7 +191,8 @@ mod tests {
     #[tokio::test]
     async fn a_bug_of_the_compiler_leaves_what_was_published_and_passes_with_its_object() {
         let streams = Arc::new(Streams::default());
-        let verdicts = Arc::new(Verdicts::new(streams.clone()));
+        let replicas = Replicas::new(streams.clone(), None);
+        let verdicts = Arc::new(Verdicts::new(replicas));
         let metrics = Metrics::new();
         let reconciler = Reconciler {
             compile: fails_at_poison,
@@ -195,6 +202,7 @@ mod tests {
             verdicts: verdicts.clone(),
             metrics: metrics.clone(),
             watchdog: Watchdog::new("meshwright-system", metrics.clone()),
+            world: watch::channel(None).0,
         };
         let ((worlds, next), (asked, mut dealt_with)) = (mpsc::channel(1), mpsc::channel(1));
         let (_bundle, bundle) = watch::channel(TrustBundle::default());

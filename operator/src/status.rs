@@ -1,8 +1,9 @@
 //! Verdicts into the objects' status, by server-side apply.
 //!
 //! Written only when something changed, at most twice a second per object, and always the newest
-//! state. There is no Lease yet: with several replicas each would write its own count, so the
-//! chart runs one.
+//! state; of several replicas by the one that leads. Each write is one over what was seen: it names
+//! the object's `resourceVersion`, so that who led until just now, or has read less than another,
+//! overwrites nothing that is newer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,11 +16,16 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::api_server::{ANSWER, in_time};
+use crate::events::Events;
+use crate::leader::Leader;
 use crate::push::Streams;
+use crate::replicas::{RETURN, Replicas};
+use crate::source::cluster::Stored;
 use crate::telemetry::Metrics;
 use crate::verdicts::{Report, Verdicts};
 
@@ -31,15 +37,14 @@ const SPACING: Duration = Duration::from_millis(500);
 const FIRST: Duration = Duration::from_millis(200);
 /// Writes at once.
 const PARALLEL: usize = 8;
-/// After the start, until the sidecars have come back: they try every ten seconds at least. Until
-/// then the counts that the operator's predecessor wrote are nearer to the truth.
-const RETURN: Duration = Duration::from_secs(12);
+/// The same where other replicas report, which takes them a moment.
+const FIRST_TOGETHER: Duration = Duration::from_millis(400);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The statuses that the cluster has. Cheap to share.
 #[derive(Debug)]
 pub struct Observed {
-    known: Mutex<BTreeMap<ObjectRef, ObjectStatus>>,
+    known: Mutex<BTreeMap<ObjectRef, Stored>>,
     streams: Arc<Streams>,
 }
 
@@ -53,6 +58,12 @@ pub struct Statuses {
     pub streams: Arc<Streams>,
     /// What is there already.
     pub observed: Arc<Observed>,
+    /// Whether this replica is the one to write.
+    pub leader: watch::Receiver<Leader>,
+    /// Whether all have said what there is to count.
+    pub replicas: Arc<Replicas>,
+    /// For what a person should notice.
+    pub events: Events,
     /// Writes, counted.
     pub metrics: Arc<Metrics>,
 }
@@ -93,21 +104,31 @@ impl Observed {
         })
     }
 
-    /// The cluster has this status for the object; `None` when it is deleted.
-    pub fn saw(&self, object: &ObjectRef, status: Option<ObjectStatus>) {
+    /// The cluster has this of the object; `None` when it is deleted.
+    pub fn saw(&self, object: &ObjectRef, stored: Option<Stored>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = match &status {
-            Some(status) => known.insert(object.clone(), status.clone()),
+        let before = known.get(object);
+        // What was written is known from the answer, before the watch tells what was there before it.
+        if let (Some(before), Some(stored)) = (before, &stored)
+            && before.uid == stored.uid
+            && version(before) > version(stored)
+        {
+            return;
+        }
+        let before = before.and_then(|before| before.status.clone());
+        let after = stored.as_ref().and_then(|stored| stored.status.clone());
+        match stored {
+            Some(stored) => known.insert(object.clone(), stored),
             None => known.remove(object),
         };
         drop(known);
         // Somebody else may have written it, or have removed what was written.
-        if before != status {
+        if before != after {
             self.streams.touch([object.clone()]);
         }
     }
 
-    fn get(&self, object: &ObjectRef) -> Option<ObjectStatus> {
+    fn get(&self, object: &ObjectRef) -> Option<Stored> {
         self.known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -119,16 +140,22 @@ impl Observed {
 // === impl Statuses ===
 
 impl Statuses {
-    /// Writes for ever.
-    pub async fn run(self) {
-        let this = Arc::new(self);
+    /// Writes for as long as it is polled, which is to be while this replica leads.
+    pub async fn write(self: Arc<Self>) {
+        // Until the sidecars have come back the counts that a predecessor wrote are nearer to the
+        // truth.
         let settled = Instant::now() + RETURN;
         let mut schedule = Schedule::default();
         let mut writes = JoinSet::new();
+        // What changed while nobody led is not known.
+        self.streams.touch(self.verdicts.compiled().into_keys());
         loop {
             let next = schedule.next().filter(|_| writes.len() < PARALLEL);
             tokio::select! {
-                touched = this.streams.touched() => schedule.touch(touched, Instant::now()),
+                touched = self.streams.touched() => {
+                    let first = if self.replicas.is_empty() { FIRST } else { FIRST_TOGETHER };
+                    schedule.touch(touched, Instant::now(), first);
+                }
                 Some(done) = writes.join_next() => {
                     if let Ok((object, written)) = done {
                         schedule.done(object, &written, Instant::now());
@@ -136,11 +163,12 @@ impl Statuses {
                 }
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     if let Some(object) = schedule.start(Instant::now()) {
-                        let this = this.clone();
-                        let inherited = !schedule.written.contains(&object);
+                        let this = self.clone();
+                        let inherited = !schedule.written.contains(&object)
+                            && !self.replicas.is_settled();
                         let until = Some(settled).filter(|at| inherited && Instant::now() < *at);
                         writes.spawn(async move {
-                            let written = this.write(&object, until).await;
+                            let written = this.write_one(&object, until).await;
                             (object, written)
                         });
                     }
@@ -150,39 +178,61 @@ impl Statuses {
     }
 
     /// `until`: before that time a status which a predecessor wrote may stand if only counts differ.
-    async fn write(&self, object: &ObjectRef, until: Option<Instant>) -> Written {
+    async fn write_one(&self, object: &ObjectRef, until: Option<Instant>) -> Written {
         let Some(report) = self.verdicts.report_of(object) else {
             return Written::Gone;
         };
-        let observed = self.observed.get(object);
-        let Some(status) = status(&report, observed.as_ref(), Timestamp::now()) else {
+        let stored = self.observed.get(object).unwrap_or_default();
+        let observed = stored.status.as_ref();
+        let Some(status) = status(&report, observed, Timestamp::now()) else {
             return Written::Nothing;
         };
         if let Some(until) = until
-            && observed.is_some_and(|observed| only_counts_differ(&status, &observed))
+            && observed.is_some_and(|observed| only_counts_differ(&status, observed))
         {
             return Written::Early(until);
+        }
+        // The last moment to ask. Who leads by then may have written, and then this is refused.
+        if !self.leader.borrow().is_us() {
+            return Written::Nothing;
         }
         let resource = resource(object.kind);
         // Dynamic: every kind has the same status, and nothing else of the answer is read.
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), &object.namespace, &resource);
+        let mut metadata =
+            serde_json::json!({ "name": object.name, "namespace": object.namespace });
+        if let (Some(metadata), Some(version)) = (metadata.as_object_mut(), &stored.version) {
+            metadata.insert("resourceVersion".to_owned(), version.as_str().into());
+        }
         let patch = serde_json::json!({
             "apiVersion": crds::API_VERSION,
             "kind": object.kind.as_str(),
-            "metadata": { "name": object.name, "namespace": object.namespace },
+            "metadata": metadata,
             "status": status,
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(&patch);
         match in_time(ANSWER, api.patch_status(&object.name, &params, &patch)).await {
-            Ok(_) => {
+            Ok(answer) => {
                 self.metrics.status_writes.inc();
                 // The watch will say the same, later.
-                self.observed.saw(object, Some(status));
+                let written = Stored {
+                    status: Some(status.clone()),
+                    version: answer.metadata.resource_version,
+                    uid: answer.metadata.uid,
+                };
+                let uid = written.uid.clone();
+                self.observed.saw(object, Some(written));
+                self.events.tell(object, uid, observed, &status).await;
                 Written::Done
             }
             Err(kube::Error::Api(error)) if error.code == 404 => Written::Gone,
+            Err(kube::Error::Api(error)) if error.code == 409 => {
+                // Somebody has edited it, and the watch will say so; or another replica leads.
+                tracing::debug!(%object, "the object has changed meanwhile; trying again");
+                Written::Failed
+            }
             Err(error) => {
                 self.metrics.status_failures.inc();
                 tracing::warn!(%object, %error, "the status can't be written; trying again");
@@ -192,17 +242,23 @@ impl Statuses {
     }
 }
 
+impl std::fmt::Debug for Statuses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Statuses").finish_non_exhaustive()
+    }
+}
+
 // === impl Schedule ===
 
 impl Schedule {
-    fn touch(&mut self, objects: BTreeSet<ObjectRef>, now: Instant) {
+    fn touch(&mut self, objects: BTreeSet<ObjectRef>, now: Instant, first: Duration) {
         self.last.retain(|_, last| *last + SPACING > now);
         for object in objects {
             match self.writing.get_mut(&object) {
                 Some(again) => *again = true,
                 None => {
                     let spaced = self.last.get(&object).map_or(now, |last| *last + SPACING);
-                    let at = spaced.max(now + FIRST);
+                    let at = spaced.max(now + first);
                     let failing = self.failures.contains_key(&object);
                     let due = self.due.entry(object).or_insert(at);
                     // What was early may no longer be: only its counts differed.
@@ -261,12 +317,25 @@ fn resource(kind: ObjectKind) -> ApiResource {
     }
 }
 
-/// The status that the object is to have; `None` when it has it.
+/// Versions count up.
+fn version(stored: &Stored) -> Option<u64> {
+    stored.version.as_ref()?.parse().ok()
+}
+
+/// The status that the object is to have; `None` when it has it, or one of a newer generation: then
+/// this replica has not read it yet.
 fn status(
     report: &Report,
     observed: Option<&ObjectStatus>,
     now: Timestamp,
 ) -> Option<ObjectStatus> {
+    let newest = |status: &ObjectStatus| {
+        let conditions = status.conditions.iter();
+        conditions.filter_map(|c| c.observed_generation).max()
+    };
+    if observed.and_then(newest) > Some(report.generation) {
+        return None;
+    }
     // Kubernetes keeps whole seconds.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let old = |type_: &str| observed?.conditions.iter().find(|old| old.type_ == type_);

@@ -30,10 +30,24 @@ pub struct Metrics {
     pub unmeshed_pods: Gauge,
     expiry: Family<CertificateLabels, Gauge>,
     authority_problems: Gauge,
+    /// Objects of a cluster that this build can't read: what it read of them before holds on.
+    pub unreadable: Gauge,
     /// Status writes that succeeded.
     pub status_writes: Counter,
     /// Status writes that failed; each is tried again.
     pub status_failures: Counter,
+    leader: Gauge,
+    replicas: Gauge,
+    /// Attempts to read, take or renew the Lease that failed.
+    pub lease_failures: Counter,
+    /// Messages that told the leader what this replica's sidecars hold.
+    pub reports: Counter,
+    /// Reports to the leader that broke off; each is begun anew.
+    pub report_failures: Counter,
+    /// Events written.
+    pub events: Counter,
+    /// Events that there were too many of, or that couldn't be written.
+    pub events_dropped: Counter,
 }
 
 /// Which certificate.
@@ -95,11 +109,50 @@ impl Metrics {
             "1 while the certificate authority's keys, or what is provided in their place, can't be used or looked at",
             authority_problems.clone(),
         );
+        let unreadable = Gauge::default();
+        registry.register(
+            "unreadable_objects",
+            "Objects that this version can't read; what it read of them before holds on",
+            unreadable.clone(),
+        );
         registry.register("status_writes", "Statuses written", status_writes.clone());
         registry.register(
             "status_write_failures",
             "Status writes that failed and are tried again",
             status_failures.clone(),
+        );
+        let (leader, replicas) = (Gauge::default(), Gauge::default());
+        registry.register(
+            "leader",
+            "1 while this replica leads: it writes the statuses of all objects",
+            leader.clone(),
+        );
+        registry.register(
+            "replicas_reporting",
+            "Other replicas that tell this one what their sidecars hold",
+            replicas.clone(),
+        );
+        let mut counter = |name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let lease_failures = counter(
+            "lease_failures",
+            "Attempts to read, take or renew the Lease that failed",
+        );
+        let reports = counter(
+            "reports",
+            "Messages that told the leading replica what sidecars hold",
+        );
+        let report_failures = counter(
+            "report_failures",
+            "Reports to the leading replica that broke off and are begun anew",
+        );
+        let events = counter("events", "Events written");
+        let events_dropped = counter(
+            "events_dropped",
+            "Events that there were too many of, or that couldn't be written",
         );
         Arc::new(Metrics {
             registry,
@@ -112,14 +165,29 @@ impl Metrics {
             unmeshed_pods,
             expiry,
             authority_problems,
+            unreadable,
             status_writes,
             status_failures,
+            leader,
+            replicas,
+            lease_failures,
+            reports,
+            report_failures,
+            events,
+            events_dropped,
         })
     }
 
     /// A compilation took so long.
     pub fn compiled(&self, took: Duration) {
         self.compile.observe(took.as_secs_f64());
+    }
+
+    /// Whether this replica leads now, and how many others report to it.
+    pub fn led(&self, leads: bool, reporting: usize) {
+        self.leader.set(i64::from(leads));
+        self.replicas
+            .set(i64::try_from(reporting).unwrap_or(i64::MAX));
     }
 
     /// The webhook's own certificate ends then.
@@ -190,29 +258,26 @@ mod tests {
 
     const REFERENCE: &str = include_str!("../../docs/telemetry.md");
 
-    #[test]
-    fn the_reference_lists_every_metric_of_the_operator_with_its_type() {
-        let text = Metrics::new().text(&Streams::default(), 0);
+    /// Name and type of each metric, as its row of the table begins.
+    fn rows(text: &str) -> BTreeSet<String> {
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-        let ours: BTreeSet<_> = types
-            .filter_map(|line| line.split_once(' '))
-            .map(|(name, kind)| match kind {
-                "counter" => (format!("{name}_total"), kind.to_owned()),
-                _ => (name.to_owned(), kind.to_owned()),
-            })
-            .collect();
-        let rows = REFERENCE
-            .lines()
-            .skip_while(|line| !line.starts_with("| metric of the operator |"))
-            .skip(2)
-            .map_while(|line| line.strip_prefix("| `"));
-        let listed: BTreeSet<_> = rows
-            .filter_map(|row| {
-                let (name, rest) = row.split_once("` | ")?;
-                let (kind, _) = rest.split_once(" | ")?;
-                Some((name.to_owned(), kind.to_owned()))
-            })
-            .collect();
-        assert_eq!(ours, listed);
+        let named = types.filter_map(|line| line.split_once(' '));
+        let row = |(name, type_): (&str, &str)| {
+            let total = if type_ == "counter" { "_total" } else { "" };
+            format!("| `{name}{total}` | {type_} |")
+        };
+        named.map(row).collect()
+    }
+
+    #[test]
+    fn the_operators_metrics_are_those_that_are_documented() {
+        let lines = REFERENCE.lines();
+        let table = lines.skip_while(|line| !line.starts_with("| metric of the operator |"));
+        let table = table.skip(2).take_while(|line| line.starts_with('|'));
+        let begins = |row: &str| row.split_inclusive('|').take(3).collect::<String>();
+        let documented: BTreeSet<String> = table.map(begins).collect();
+        let metrics = Metrics::new();
+        metrics.webhook_certificate(UNIX_EPOCH);
+        assert_eq!(rows(&metrics.text(&Streams::default(), 0)), documented);
     }
 }

@@ -65,6 +65,8 @@ const RETRY: Duration = Duration::from_secs(30);
 pub struct Peer {
     /// The workload that its leaf proves; `None` for one that has shown none.
     pub identity: Option<PeerLeaf>,
+    /// Its leaf is the operator's own: another replica. It proves no workload then.
+    pub is_operator: bool,
     /// Where it connects from: for logs, proves nothing.
     pub address: SocketAddr,
 }
@@ -165,16 +167,28 @@ impl Acceptor {
             .1
             .peer_certificates()
             .and_then(|chain| chain.first());
+        let is_operator = leaf.is_some_and(|leaf| ca::is_operator(leaf, &self.trust_domain));
         let identity = leaf
+            .filter(|_| !is_operator)
             .map(|leaf| PeerLeaf::read(leaf, &self.trust_domain))
             .transpose()?;
-        let time = match &identity {
+        let holder = match &identity {
+            // No UID holds a slash.
+            None => is_operator.then(|| format!("operator/{}", address.ip())),
+            Some(leaf) => Some(leaf.pod_uid.clone()),
+        };
+        let time = match holder {
             None => stranger(place),
-            Some(leaf) => peer(self.peers.take(leaf.pod_uid.clone()).ok_or(Refused::Full)?),
+            Some(holder) => peer(self.peers.take(holder).ok_or(Refused::Full)?),
+        };
+        let peer = Peer {
+            identity,
+            is_operator,
+            address,
         };
         Ok(Connection {
             stream,
-            peer: Peer { identity, address },
+            peer,
             time: Some(time),
         })
     }

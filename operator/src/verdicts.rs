@@ -8,13 +8,14 @@ use compiler::{ObjectRef, Output, Verdict};
 use crds::status::{ConditionType, Reason};
 use serde::{Deserialize, Serialize};
 
-use crate::push::{Programmed, Streams};
+use crate::push::Programmed;
+use crate::replicas::Replicas;
 use crate::source::{Origin, Problem, Seen};
 
 /// The newest verdicts. Cheap to share.
 #[derive(Debug)]
 pub struct Verdicts {
-    streams: Arc<Streams>,
+    replicas: Arc<Replicas>,
     told: RwLock<Told>,
 }
 
@@ -52,6 +53,9 @@ pub struct Report {
     pub programmed: Counts,
     /// Some sidecars that haven't answered yet, as `namespace/pod`; ten at most.
     pub waiting: Vec<String>,
+    /// Some sidecars that are connected to no replica, as `namespace/pod`; ten at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unconnected: Vec<String>,
 }
 
 /// A condition, as in a status.
@@ -73,17 +77,17 @@ pub struct ReportedCondition {
 pub struct Counts {
     /// Sidecars that enforce the object's newest form.
     pub n: usize,
-    /// Connected sidecars that should.
+    /// Sidecars that should: in a cluster the unconnected ones too.
     pub m: usize,
 }
 
 // === impl Verdicts ===
 
 impl Verdicts {
-    /// No verdicts yet; `streams` tells how far the sidecars have come.
-    pub fn new(streams: Arc<Streams>) -> Verdicts {
+    /// No verdicts yet; `replicas` tells how far the sidecars have come.
+    pub fn new(replicas: Arc<Replicas>) -> Verdicts {
         Verdicts {
-            streams,
+            replicas,
             told: RwLock::default(),
         }
     }
@@ -132,7 +136,7 @@ impl Verdicts {
     }
 
     fn report(&self, verdict: &Verdict, told: &Told) -> Report {
-        let programmed = self.streams.programmed(&verdict.object);
+        let programmed = self.replicas.programmed(&verdict.object);
         let compiled = verdict
             .conditions
             .iter()
@@ -158,6 +162,7 @@ impl Verdicts {
                 m: programmed.m,
             },
             waiting: programmed.waiting,
+            unconnected: programmed.absentees,
         }
     }
 }
@@ -182,19 +187,8 @@ fn programmed_condition(verdict: &Verdict, programmed: &Programmed) -> ReportedC
             Reason::Rejected,
             format!("{n}/{m}; {}", rejections.join("; ")),
         )
-    } else if n < m {
-        let waiting = programmed.waiting.join(", ");
-        let more = m - n - programmed.waiting.len().min(m - n);
-        let more = if more > 0 {
-            format!(" and {more} more")
-        } else {
-            String::new()
-        };
-        (
-            "False",
-            Reason::Pending,
-            format!("{n}/{m}; waiting for {waiting}{more}"),
-        )
+    } else if n < m || programmed.behind > 0 {
+        ("False", Reason::Pending, pending(programmed))
     } else if *m == 0 {
         // Neither true nor false: nobody enforces it, and nobody fails to.
         (
@@ -211,6 +205,39 @@ fn programmed_condition(verdict: &Verdict, programmed: &Programmed) -> ReportedC
         reason: reason.to_string(),
         message,
     }
+}
+
+/// Who is missing, and why.
+fn pending(programmed: &Programmed) -> String {
+    let Programmed {
+        n,
+        m,
+        waiting,
+        absent,
+        absentees,
+        behind,
+        ..
+    } = programmed;
+    let more = |all: usize, named: usize| match all.saturating_sub(named) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let mut parts = vec![format!("{n}/{m}")];
+    let late = m.saturating_sub(*n).saturating_sub(*absent);
+    if late > 0 {
+        let others = more(late, waiting.len());
+        parts.push(format!("waiting for {}{others}", waiting.join(", ")));
+    }
+    if *absent > 0 {
+        let others = more(*absent, absentees.len());
+        let verb = if *absent == 1 { "is" } else { "are" };
+        let absentees = absentees.join(", ");
+        parts.push(format!("{absentees}{others} {verb} not connected"));
+    }
+    if *behind > 0 && late == 0 {
+        parts.push("another replica of the operator has read another form of it".to_owned());
+    }
+    parts.join("; ")
 }
 
 #[cfg(test)]
@@ -281,6 +308,42 @@ mod tests {
             "{message}"
         );
         assert!(message.ends_with("shop/orders-9 and 2 more"), "{message}");
+    }
+
+    #[test]
+    fn who_is_connected_nowhere_is_told_apart_from_who_is_waited_for() {
+        let name = |name: &str| format!("shop/{name}");
+        let mut programmed = Programmed {
+            n: 12,
+            m: 14,
+            waiting: vec![name("a-1")],
+            absent: 1,
+            absentees: vec![name("b-2")],
+            ..Programmed::default()
+        };
+        let message = "12/14; waiting for shop/a-1; shop/b-2 is not connected";
+        assert_eq!(
+            told(true, programmed.clone()),
+            is("False", "Pending", message)
+        );
+        programmed.m = 25;
+        programmed.absent = 12;
+        programmed.absentees = (0..10).map(|n| name(&format!("b-{n}"))).collect();
+        let (_, _, message) = told(true, programmed);
+        let end = "shop/b-9 and 2 more are not connected";
+        assert!(message.ends_with(end), "{message}");
+    }
+
+    #[test]
+    fn it_is_not_programmed_while_another_replica_has_yet_to_read_it() {
+        let programmed = Programmed {
+            n: 3,
+            m: 3,
+            behind: 1,
+            ..Programmed::default()
+        };
+        let message = "3/3; another replica of the operator has read another form of it";
+        assert_eq!(told(true, programmed), is("False", "Pending", message));
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! Answers the API server's question about each new pod (15017, `/inject`): [`crate::inject`] over
-//! HTTPS.
+//! Answers the API server's questions over HTTPS (15017): about each new pod (`/inject`,
+//! [`crate::inject`]), and about each object that people write (`/validate`, [`validate`]).
 //!
 //! The certificate that the API server knows us by has nothing to do with the mesh's authority,
 //! which vouches for no host: [`certificate`] makes it, and tells the API server.
 
 pub mod certificate;
 mod review;
+pub mod validate;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -34,6 +35,9 @@ use crate::api_server::in_time;
 use crate::ca::TrustBundle;
 use crate::inject::{Config, SidecarArgs};
 use crate::places::{Limits, Place, Places};
+
+use review::BadReview;
+use validate::Validator;
 
 /// The largest review that is read, in bytes. etcd holds no larger object than half of it.
 const MAX_BODY_BYTES: usize = 3 << 20;
@@ -68,6 +72,26 @@ pub struct Webhook {
     pub bundle: watch::Receiver<TrustBundle>,
     /// Who knows the namespaces.
     pub client: Client,
+    /// Judges what people write.
+    pub validator: Validator,
+}
+
+/// Why a review has no answer.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error("{0}")]
+    Bad(BadReview),
+    #[error("the labels of the pod's namespace can't be read: {0}")]
+    Namespace(kube::Error),
+}
+
+/// What the API server asks.
+#[derive(Clone, Copy)]
+enum Question {
+    /// What is a new pod to be like?
+    Inject,
+    /// May this be stored?
+    Validate,
 }
 
 impl fmt::Debug for Webhook {
@@ -146,9 +170,14 @@ impl Webhook {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        if request.uri().path() != "/inject" {
-            return plain(StatusCode::NOT_FOUND, "here is /inject and nothing else");
-        }
+        let question = match request.uri().path() {
+            "/inject" => Question::Inject,
+            "/validate" => Question::Validate,
+            _ => {
+                let here = "here are /inject and /validate and nothing else";
+                return plain(StatusCode::NOT_FOUND, here);
+            }
+        };
         if request.method() != Method::POST {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview");
         }
@@ -162,26 +191,42 @@ impl Webhook {
             Ok(Err(_)) => return plain(StatusCode::BAD_REQUEST, "the review broke off"),
             Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the review took too long"),
         };
-        let namespace = match self.labels_of(&review::namespace(&body)).await {
-            Ok(labels) => labels,
-            Err(error) => {
-                let unknown = format!("the labels of the pod's namespace can't be read: {error}");
-                tracing::warn!(unknown, "a review can't be answered");
-                return plain(StatusCode::SERVICE_UNAVAILABLE, &unknown);
-            }
+        let answered = match question {
+            Question::Inject => self.injected(&body).await,
+            Question::Validate => self.validated(&body).await.map_err(Unanswered::Bad),
         };
-        match review::answer(&body, &self.config(namespace)) {
+        match answered {
             Ok(answer) => {
                 let mut response = Response::new(Full::new(answer.into()));
                 let json = header::HeaderValue::from_static("application/json");
                 response.headers_mut().insert(header::CONTENT_TYPE, json);
                 response
             }
-            Err(bad) => {
-                tracing::warn!(%bad, "a review can't be answered");
-                plain(StatusCode::BAD_REQUEST, &bad.to_string())
+            Err(why) => {
+                tracing::warn!(%why, "a review can't be answered");
+                let status = match why {
+                    Unanswered::Bad(_) => StatusCode::BAD_REQUEST,
+                    Unanswered::Namespace(_) => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                plain(status, &why.to_string())
             }
         }
+    }
+
+    async fn injected(&self, body: &[u8]) -> Result<Vec<u8>, Unanswered> {
+        let request = review::read(body).map_err(Unanswered::Bad)?;
+        let uid = request.uid.clone();
+        let labels = self.labels_of(&request.namespace).await;
+        let labels = labels.map_err(Unanswered::Namespace)?;
+        let response = review::injected(request, &self.config(labels));
+        let response = response.map_err(Unanswered::Bad)?;
+        review::written(&uid, response).map_err(Unanswered::Bad)
+    }
+
+    async fn validated(&self, body: &[u8]) -> Result<Vec<u8>, BadReview> {
+        let request = review::read(body)?;
+        let uid = request.uid.clone();
+        review::written(&uid, self.validator.answer(&request).await)
     }
 
     /// What a namespace says of its pods that a review doesn't. Empty where there is no namespace.

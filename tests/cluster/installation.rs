@@ -62,21 +62,20 @@ async fn install(cluster: &Cluster) -> Result<()> {
     cluster
         .ready(SYSTEM, "deployment/meshwright-operator", PODS)
         .await?;
-    // The operator writes its certificate into the webhook's configuration once it is up.
-    wait_until("the webhook has its certificate", PODS, async || {
-        let webhook = cluster
-            .json(&[
-                "get",
-                "mutatingwebhookconfigurations",
-                "-l",
-                "app.kubernetes.io/name=meshwright",
-            ])
-            .await?;
-        let bundle = &webhook["items"][0]["webhooks"][0]["clientConfig"]["caBundle"];
-        ensure!(
-            bundle.as_str().is_some_and(|bundle| !bundle.is_empty()),
-            "{webhook}"
-        );
+    // The operator writes its certificate into the webhooks' configurations once it is up.
+    wait_until("the webhooks have their certificate", PODS, async || {
+        let kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations";
+        let of_ours = "app.kubernetes.io/name=meshwright";
+        let configurations = cluster.json(&["get", kinds, "-l", of_ours]).await?;
+        let configurations = configurations["items"].as_array().context("a list")?;
+        ensure!(configurations.len() == 2, "{configurations:?}");
+        for configuration in configurations {
+            let bundle = &configuration["webhooks"][0]["clientConfig"]["caBundle"];
+            ensure!(
+                bundle.as_str().is_some_and(|bundle| !bundle.is_empty()),
+                "{configuration}"
+            );
+        }
         Ok(())
     })
     .await

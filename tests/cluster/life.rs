@@ -14,7 +14,7 @@ const ORDERS: &str = "http://orders/";
 const SIDECAR: &str = "meshwright-sidecar";
 
 /// The operator's pods.
-async fn operators(cluster: &Cluster) -> Result<Vec<String>> {
+pub(crate) async fn operators(cluster: &Cluster) -> Result<Vec<String>> {
     let label = "app.kubernetes.io/name=meshwright";
     let pods = cluster
         .json(&["get", "pods", "-n", SYSTEM, "-l", label])
@@ -26,7 +26,8 @@ async fn operators(cluster: &Cluster) -> Result<Vec<String>> {
         .collect()
 }
 
-async fn scale(cluster: &Cluster, replicas: u32) -> Result<()> {
+/// So many replicas of the operator.
+pub(crate) async fn scale(cluster: &Cluster, replicas: u32) -> Result<()> {
     let replicas = format!("--replicas={replicas}");
     let operator = "deployment/meshwright-operator";
     cluster
@@ -36,7 +37,7 @@ async fn scale(cluster: &Cluster, replicas: u32) -> Result<()> {
 }
 
 /// Waits until the operator is back for the other tests: it is ready, and its webhook is reached.
-async fn back(shop: &Shop) -> Result<()> {
+pub(crate) async fn back(shop: &Shop) -> Result<()> {
     shop.cluster
         .ready(SYSTEM, "deployment/meshwright-operator", PODS)
         .await?;

@@ -2,6 +2,7 @@
 
 mod access;
 mod addresses;
+mod bad_input;
 mod cache;
 mod certificates;
 mod chart;
@@ -13,16 +14,19 @@ mod images;
 mod injection;
 mod installation;
 mod installing;
+mod least_privilege;
 mod life;
 mod load;
 mod permissive;
 mod probes;
 mod quickstart;
 mod rate_limit;
+mod replicas;
 mod retry_policy;
 mod rights;
 mod rotation;
 mod shop;
 mod spine;
 mod traffic;
+mod validation;
 mod workloads;

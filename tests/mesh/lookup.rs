@@ -29,7 +29,7 @@ fn shop() -> String {
 }
 
 fn outcome(answer: &Answer) -> (u16, &str) {
-    (answer.status.into(), answer.reason())
+    (answer.status, answer.reason())
 }
 
 async fn endpoints(client: &Client) -> Result<f64> {

@@ -374,8 +374,14 @@ impl Cluster {
         signal: Signal,
     ) -> Result<()> {
         let pid = self.container_pid(namespace, pod, container).await?;
-        kill(Pid::from_raw(i32::try_from(pid)?), signal)
+        signal_process(pid, signal)
             .with_context(|| format!("{signal} to {container} of {namespace}/{pod}"))
+    }
+
+    /// The id, on this machine, of a program of the cluster itself, such as `kube-apiserver`.
+    pub fn process(&self, program: &str) -> Result<u32> {
+        process::of_cluster(program, &self.state)?
+            .with_context(|| format!("there is no {program} of {}", self.state.display()))
     }
 
     /// A command of this machine that runs in the network namespace of a container's pod, such as
@@ -406,6 +412,11 @@ fn enter(netns: &Path, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(net).arg("--").arg(program);
     command
+}
+
+/// Sends a signal to a process of this machine that is the cluster's.
+pub fn signal_process(pid: u32, signal: Signal) -> Result<()> {
+    Ok(kill(Pid::from_raw(i32::try_from(pid)?), signal)?)
 }
 
 /// Runs a command to its end, with that input, and returns its output.

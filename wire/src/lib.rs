@@ -43,3 +43,9 @@ pub mod mesh {
 pub mod discovery {
     tonic::include_proto!("meshwright.discovery.v1");
 }
+
+/// What the operator's replicas tell each other. Generated from `proto/replicas.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod replicas {
+    tonic::include_proto!("meshwright.replicas.v1");
+}

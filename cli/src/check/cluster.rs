@@ -1,16 +1,21 @@
 //! `meshwright check --cluster`: what is wrong in a cluster, read through kubectl with the user's own
 //! kubeconfig and rights.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use compiler::yaml::Document;
+use compiler::{Inputs, ObjectKey};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::sent::differences;
 use super::unmeshed;
+use super::unwise;
 use super::written::{Written, field_of};
 use crate::certificates;
 use crate::kubectl::{self, Pod};
@@ -65,6 +70,7 @@ pub(super) fn run(folder: Option<&Path>, cluster: &Cluster) -> anyhow::Result<i3
     }
     let objects = kubectl::json(asking, None)?;
     told.wrong.extend(refused(&objects, &written));
+    told.notes.extend(unwise(&inputs(&objects), &written));
     match unmeshed::lines(cluster) {
         Ok(lines) => told.wrong.extend(lines),
         Err(error) => {
@@ -155,6 +161,32 @@ fn refused(objects: &Value, written: &Written) -> Vec<String> {
         }
     }
     sentences
+}
+
+/// What people wrote, as far as this build can read it.
+fn inputs(objects: &Value) -> Inputs {
+    let mut inputs = Inputs::default();
+    for object in items(objects) {
+        let (kind, namespace, name) = name(object);
+        let key = ObjectKey::new(namespace, name);
+        match kind {
+            "ApiRoute" => keep(&mut inputs.api_routes, key, object),
+            "RetryPolicy" => keep(&mut inputs.retry_policies, key, object),
+            "RateLimit" => keep(&mut inputs.rate_limits, key, object),
+            _ => {}
+        }
+    }
+    inputs
+}
+
+fn keep<K: DeserializeOwned>(
+    objects: &mut BTreeMap<ObjectKey, Arc<K>>,
+    key: ObjectKey,
+    object: &Value,
+) {
+    if let Ok(object) = serde_json::from_value(object.clone()) {
+        objects.insert(key, Arc::new(object));
+    }
 }
 
 /// What is stored otherwise than it is written, in sentences with file, line and field.

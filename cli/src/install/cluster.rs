@@ -145,7 +145,7 @@ pub fn injects(cluster: &Cluster) -> anyhow::Result<()> {
 fn is_known(cluster: &Cluster) -> anyhow::Result<bool> {
     let mut asking = kubectl::command(cluster, None);
     asking.args(["get", "mutatingwebhookconfiguration"]);
-    asking.arg(operator::webhook::certificate::NAME);
+    asking.arg(operator::webhook::certificate::INJECTOR);
     let found = kubectl::json(asking, None)?;
     let webhooks = found["webhooks"].as_array();
     Ok(webhooks.is_some_and(|all| {

@@ -39,7 +39,16 @@ impl Reader<'_> {
             ..mesh::Keys::default()
         };
         let auth = self.spec.auth.as_ref();
+        let namespace = &self.key.namespace;
+        let unreadable = self.unreadable.get(namespace);
         if let Some(api_key) = auth.and_then(|auth| auth.api_key.as_ref()) {
+            problems.extend(unreadable.map(|why| {
+                unresolved(format!(
+                    "spec.auth.apiKey: {} Until then the keys that were read before are taken, and no \
+                     others.",
+                    why.sentence(namespace)
+                ))
+            }));
             keys.consumers = self.consumers(api_key, &mut problems);
         }
         if let Some(asked) = auth.and_then(|auth| auth.introspection.as_ref()) {
@@ -48,14 +57,19 @@ impl Reader<'_> {
             let secret = self.credentials.get(&key);
             match secret.and_then(|secret| text(secret, &wanted.key)) {
                 Some(password) => keys.introspection_secret = password,
-                None => problems.push(unresolved(match secret {
-                    None => format!(
+                None => problems.push(unresolved(match (secret, unreadable) {
+                    (None, Some(why)) => format!(
+                        "spec.auth.introspection.clientSecretRef.name: {} Nobody can be asked about \
+                         tokens meanwhile, and none is taken.",
+                        why.sentence(namespace)
+                    ),
+                    (None, None) => format!(
                         "spec.auth.introspection.clientSecretRef.name: there is no Secret {:?} with \
                          the label meshwright.dev/credential in namespace {}. Nobody can be asked \
                          about tokens meanwhile, and none is taken.",
                         wanted.name, key.namespace
                     ),
-                    Some(_) => format!(
+                    (Some(_), _) => format!(
                         "spec.auth.introspection.clientSecretRef.key: Secret {key} has no text {:?} \
                          in its data. Nobody can be asked about tokens meanwhile, and none is taken.",
                         wanted.key

@@ -166,6 +166,7 @@ impl Compilation<'_> {
             spec: &self.inputs.api_routes.get(key)?.spec,
             consumers: &self.inputs.consumers,
             credentials: &self.inputs.credentials,
+            unreadable: &self.inputs.unreadable,
             settings: &self.inputs.settings,
         })
     }

@@ -159,7 +159,13 @@ impl Compilation<'_> {
         let consumers = differences(&mut memo.consumers, &inputs.consumers);
         let credentials = differences(&mut memo.credentials, &inputs.credentials);
         let changed = consumers.iter().chain(&credentials);
-        let namespaces: BTreeSet<&str> = changed.map(|one| one.key.namespace.as_str()).collect();
+        let changed = changed.map(|one| one.key.namespace.as_str());
+        let before = std::mem::replace(&mut memo.unreadable, inputs.unreadable.clone());
+        let both = before.iter().chain(&inputs.unreadable);
+        let differ = both
+            .map(|(namespace, _)| namespace.as_str())
+            .filter(|namespace| before.get(*namespace) != inputs.unreadable.get(*namespace));
+        let namespaces: BTreeSet<&str> = changed.chain(differ).collect();
         for namespace in namespaces {
             let routes = inputs.api_routes.range(ObjectKey::new(namespace, "")..);
             let routes = routes.take_while(|(key, _)| key.namespace == namespace);

@@ -51,6 +51,7 @@ impl Compilation<'_> {
             spec,
             written: spec.idempotency.as_ref()?,
             credentials: &self.inputs.credentials,
+            unreadable: &self.inputs.unreadable,
             settings: &self.inputs.settings,
         })
     }

@@ -113,6 +113,7 @@ impl Compilation<'_> {
             services: &self.inputs.services,
             suggestions: &self.suggestions,
             credentials: &self.inputs.credentials,
+            unreadable: &self.inputs.unreadable,
             settings: &self.inputs.settings,
             services_of: &services_of,
         };

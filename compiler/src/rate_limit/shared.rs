@@ -24,6 +24,7 @@ impl Reader<'_> {
         let reader = store::Reader {
             key: self.key,
             credentials: self.credentials,
+            unreadable: self.unreadable,
             settings: self.settings,
         };
         let (url, unresolved) = reader.url("spec.store", store);

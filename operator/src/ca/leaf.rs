@@ -11,7 +11,7 @@ use x509_parser::prelude::X509Certificate;
 
 use super::authority::{leaf_usages, parse, serial, set_validity, validity};
 use super::line::Line;
-use super::{Error, Issued};
+use super::{Error, Issued, OPERATOR, spiffe_id};
 use crate::issuer::{InvalidName, Workload};
 
 /// DER's tag of a UTF8String.
@@ -153,6 +153,19 @@ impl PeerLeaf {
             uid: self.pod_uid.clone(),
         }
     }
+}
+
+/// Whether a leaf, whose chain has been verified, is the operator's own. No workload is given its
+/// identity ([`OPERATOR`]), and it is bound to no pod.
+pub(crate) fn is_operator(leaf: &[u8], trust_domain: &str) -> bool {
+    let Ok(certificate) = parse(leaf) else {
+        return false;
+    };
+    let extensions = certificate.extensions().iter();
+    let mut oids = extensions.filter_map(|one| one.oid.iter());
+    let bound = oids.any(|oid| oid.eq(POD_EXTENSION.iter().copied()));
+    let own = spiffe_id(trust_domain, OPERATOR.0, OPERATOR.1);
+    !bound && the_uri(&certificate) == Some(own.as_str())
 }
 
 /// SPIFFE X.509-SVID, section 2: exactly one URI.

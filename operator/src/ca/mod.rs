@@ -39,6 +39,7 @@ use crate::issuer::Workload;
 pub(crate) use authority::pem_block;
 pub use csr::{BadRequest, RequestedKey};
 pub use error::Error;
+pub(crate) use leaf::is_operator;
 pub use leaf::{InvalidLeaf, PeerLeaf};
 use provided::Provider;
 pub use report::{Certificate, Report};

@@ -19,9 +19,12 @@ async fn ca() -> Arc<Ca> {
 
 async fn http() -> Http {
     let streams = Arc::new(Streams::default());
+    let replicas = Replicas::new(streams.clone(), None);
     Http {
-        verdicts: Arc::new(Verdicts::new(streams.clone())),
+        verdicts: Arc::new(Verdicts::new(replicas.clone())),
         streams,
+        replicas,
+        leader: Leader::alone(),
         ca: ca().await,
         metrics: Metrics::new(),
         ready: watch::channel(true).1,

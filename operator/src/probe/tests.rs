@@ -61,7 +61,7 @@ async fn asked(address: SocketAddr, bundle: &str) -> Result<Vec<String>> {
     let configuration = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
-        "metadata": { "name": NAME },
+        "metadata": { "name": INJECTOR },
         "webhooks": [{
             "name": "inject.meshwright.dev", "sideEffects": "None",
             "admissionReviewVersions": ["v1"],

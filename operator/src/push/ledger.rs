@@ -257,6 +257,16 @@ impl Ledger {
         }
     }
 
+    /// The objects that are carried out, and of each the ids of its resources.
+    pub(super) fn objects(&self) -> &BTreeMap<ObjectRef, BTreeSet<ResourceId>> {
+        &self.objects
+    }
+
+    /// The object that a resource carries out.
+    pub(super) fn object_of(&self, id: &ResourceId) -> Option<&ObjectRef> {
+        Some(&self.resources.get(id)?.object)
+    }
+
     /// Something else about these objects has changed.
     pub(super) fn touch(&mut self, objects: impl IntoIterator<Item = ObjectRef>) {
         self.touched.extend(objects);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use compiler::{Audience, AudienceKey, Compiled, Inputs, ObjectKey, Output};
+use compiler::{Audience, AudienceKey, Compiled, Inputs, ObjectKey, Output, seen_in};
 use k8s_openapi::api::core::v1::Pod;
 use wire::delta::View;
 use wire::lookup::Question;
@@ -22,6 +22,8 @@ pub struct Snapshot {
     /// The Services that have an address, virtual or a pod's own.
     by_address: Arc<HashMap<IpAddr, BTreeSet<ObjectKey>>>,
     seen: Generation,
+    /// By namespace, how far its Secrets had been seen.
+    seen_secrets: BTreeMap<String, Generation>,
 }
 
 /// What one stream may receive of a [`Snapshot`].
@@ -63,6 +65,7 @@ impl Snapshot {
             by_address: self.next_addresses(output),
             pods: inputs.pods.clone(),
             seen: inputs.seen,
+            seen_secrets: inputs.seen_secrets.clone(),
         }
     }
 
@@ -192,6 +195,11 @@ impl Snapshot {
         self.seen
     }
 
+    /// Whether more had been seen, or less, of anything.
+    pub(super) fn has_seen_the_same(&self, other: &Snapshot) -> bool {
+        self.seen == other.seen && self.seen_secrets == other.seen_secrets
+    }
+
     /// The resources that this key means.
     pub(super) fn ids(&self, key: &AudienceKey) -> impl Iterator<Item = &ResourceId> {
         self.by_key.get(key).into_iter().flat_map(|ids| ids.iter())
@@ -209,6 +217,11 @@ impl Snapshot {
             audience.is_none_or(|audience| audience.is_disjoint(others))
         });
         beside.collect()
+    }
+
+    /// Every pod.
+    pub(super) fn pods(&self) -> &BTreeMap<ObjectKey, Arc<Pod>> {
+        &self.pods
     }
 
     /// The pod of this name.
@@ -245,7 +258,15 @@ impl View for StreamView {
         all.into_iter().chain(asked).cloned().collect()
     }
 
+    /// Of Secrets, those of the pod's namespace count: nothing else is compiled for it from any.
     fn seen(&self, kind: Kind) -> Generation {
-        self.snapshot.seen.of(kind)
+        let namespace = self.keys.iter().find_map(|key| match key {
+            AudienceKey::Namespace(namespace) => Some(&**namespace),
+            AudienceKey::Everyone | AudienceKey::Service(..) | AudienceKey::Pod(..) => None,
+        });
+        let Snapshot {
+            seen, seen_secrets, ..
+        } = &*self.snapshot;
+        seen_in(*seen, seen_secrets, namespace.unwrap_or_default()).of(kind)
     }
 }

@@ -1,11 +1,14 @@
 //! Every stream there is, and who of them is told what.
 
+mod reach;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use compiler::{Audience, AudienceKey, Compiled, Inputs, ObjectKey, ObjectRef, Output};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use wire::delta::{Outcome, Sent, View};
 use wire::generation::Input;
 use wire::lookup::MAX_LOOKUPS;
@@ -16,11 +19,12 @@ use wire::{Kind, ResourceId};
 use super::ledger::{Lag, Ledger, StreamId, Subscribers};
 use super::remembered::{Owner, Remembered};
 use super::snapshot::{Asked, Snapshot, StreamView};
+use reach::keys;
 
 /// The most streams at once: each costs some ten kilobytes and a place in every publication.
 pub const MAX_STREAMS: usize = 10_000;
 /// How many sidecars are named where some are.
-const NAMED: usize = 10;
+pub(crate) const NAMED: usize = 10;
 
 /// All streams. Cheap to share.
 #[derive(Debug, Default)]
@@ -28,6 +32,8 @@ pub struct Streams {
     inner: Mutex<Inner>,
     /// An object's count may have changed.
     touched: Notify,
+    /// Streams have begun or ended, or pods have come or gone: counted.
+    pub(super) comings: watch::Sender<u64>,
 }
 
 /// Whom a stream serves, as its certificate proves.
@@ -54,6 +60,13 @@ pub struct Programmed {
     pub waiting: Vec<String>,
     /// Some that refuse, as `namespace/pod`, and why; ten at most.
     pub rejected: Vec<(String, String)>,
+    /// How many of those that should are connected to no replica.
+    pub absent: usize,
+    /// Some of them, as `namespace/pod`; ten at most.
+    pub absentees: Vec<String>,
+    /// Replicas that have read another form of the object than this one, with sidecars of which it
+    /// is not known whether the object concerns them.
+    pub behind: usize,
 }
 
 /// Why a stream can't begin.
@@ -66,14 +79,14 @@ pub(super) enum Refused {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    snapshot: Arc<Snapshot>,
-    streams: HashMap<StreamId, Stream>,
+pub(super) struct Inner {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) streams: HashMap<StreamId, Stream>,
     /// The newest stream of each pod, by its key and UID: who has the certificate of a pod that is
     /// no more must not end the stream of the one that has its name now.
-    pods: HashMap<(ObjectKey, String), StreamId>,
+    pub(super) pods: HashMap<(ObjectKey, String), StreamId>,
     subscribers: Subscribers,
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     /// Who asked, by ids of kind Lookup.
     asked: BTreeMap<ResourceId, BTreeSet<StreamId>>,
     remembered: Remembered,
@@ -82,7 +95,7 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct Stream {
+pub(super) struct Stream {
     subscriber: Subscriber,
     keys: Audience,
     /// What it wants to be told beside, by ids of kind Lookup.
@@ -90,6 +103,8 @@ struct Stream {
     /// Whose pods call the same.
     owner: Owner,
     mailbox: Arc<Mailbox>,
+    /// When it began.
+    pub(super) since: Instant,
     /// The trust bundle that it holds.
     bundle: Option<Hash>,
     /// A newer stream of the pod has taken its place. Until its task has noticed, it keeps its
@@ -128,7 +143,7 @@ impl Streams {
         for (stream, ids) in gained {
             inner.ledger.joined(stream, ids.iter());
         }
-        let advanced = before.seen() != after.seen();
+        let advanced = !before.has_seen_the_same(&after);
         for (id, stream) in &inner.streams {
             if let Some(ids) = told.remove(id) {
                 stream.mailbox.changed(ids);
@@ -137,7 +152,10 @@ impl Streams {
                 stream.mailbox.advanced();
             }
         }
-        self.touched.notify_one();
+        match before.seen().at(Input::Pod) == after.seen().at(Input::Pod) {
+            true => self.touched.notify_one(),
+            false => self.tell_comings(),
+        }
     }
 
     /// Begins a stream that serves `subscriber`: from now on its changes go to `mailbox`. An older
@@ -189,11 +207,12 @@ impl Streams {
                 asked,
                 owner,
                 mailbox,
+                since: Instant::now(),
                 bundle: None,
                 ended: false,
             },
         );
-        self.touched.notify_one();
+        self.tell_comings();
         Ok(id)
     }
 
@@ -295,7 +314,7 @@ impl Streams {
         let mut inner = self.lock();
         inner.end(id);
         inner.streams.remove(&id);
-        self.touched.notify_one();
+        self.tell_comings();
     }
 
     /// Ends the streams whose certificate has ended: a sidecar that renews has a newer one.
@@ -311,6 +330,7 @@ impl Streams {
         for id in ids {
             inner.end(id);
         }
+        self.tell_comings();
     }
 
     /// Ends every stream, and those that still come.
@@ -404,178 +424,16 @@ impl Streams {
         self.lock().ledger.rejections()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    /// Wakes who keeps track of streams and pods, and of counts.
+    pub(super) fn tell_comings(&self) {
+        self.comings
+            .send_modify(|count| *count = count.wrapping_add(1));
+        self.touched.notify_one();
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic while it is held would be a bug in a few lines of index keeping; the streams
         // that others use are better served with what is there than not at all.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-// === impl Inner ===
-
-impl Inner {
-    /// Streams of pods that appeared or went gain or lose their pods' own resources; who gained.
-    fn recheck_pods(
-        &mut self,
-        before: &Snapshot,
-        after: &Snapshot,
-    ) -> Vec<(StreamId, Vec<ResourceId>)> {
-        let mut all_gained = Vec::new();
-        // Most publications are of something else, and there may be many streams.
-        if before.seen().at(Input::Pod) == after.seen().at(Input::Pod) {
-            return all_gained;
-        }
-        let mut changed = Vec::new();
-        for (id, stream) in self.streams.iter().filter(|(_, stream)| !stream.ended) {
-            let ObjectKey { namespace, name } = &stream.subscriber.pod;
-            let own = AudienceKey::Pod(namespace.clone(), name.clone());
-            let exists = exists(&stream.subscriber, after);
-            if exists != stream.keys.contains(&own) {
-                let mut keys = stream.keys.clone();
-                match exists {
-                    true => keys.insert(own),
-                    false => keys.remove(&own),
-                };
-                changed.push((*id, keys));
-            }
-        }
-        for (id, keys) in changed {
-            let gained = self.regroup(id, keys, before, after);
-            all_gained.push((id, gained));
-        }
-        all_gained
-    }
-
-    /// Streams whose questions have other answers, or that are told of other Services by what they
-    /// receive, gain or lose what concerns calls to those; who gained, and what.
-    fn recheck_reach(
-        &mut self,
-        before: &Snapshot,
-        after: &Snapshot,
-        changed: &BTreeSet<ResourceId>,
-    ) -> Vec<(StreamId, Vec<ResourceId>)> {
-        let mut affected = BTreeSet::new();
-        for (question, asking) in after.answered_anew(before, changed, &self.asked) {
-            for id in asking {
-                if let Some(stream) = self.streams.get(id) {
-                    stream.mailbox.changed([question.clone()]);
-                    affected.insert(*id);
-                }
-            }
-        }
-        for id in changed {
-            let (old, new) = (before.get(id), after.get(id));
-            let leads = |compiled: Option<&Arc<Compiled>>| {
-                compiled.is_some_and(|compiled| !compiled.around.services.is_empty())
-            };
-            if !leads(old) && !leads(new) {
-                continue;
-            }
-            let same = old.zip(new).is_some_and(|(old, new)| {
-                old.around.services == new.around.services && old.audience == new.audience
-            });
-            if !same {
-                let both = old.into_iter().chain(new);
-                let keys = both.flat_map(|compiled| &compiled.audience);
-                affected.extend(self.subscribers.of(keys));
-            }
-        }
-        let again = affected.into_iter();
-        again
-            .map(|id| (id, self.reach_again(id, before, after)))
-            .collect()
-    }
-
-    /// What a stream reaches, anew; answers what it has gained.
-    fn reach_again(
-        &mut self,
-        id: StreamId,
-        before: &Snapshot,
-        after: &Snapshot,
-    ) -> Vec<ResourceId> {
-        let Some(stream) = self.streams.get(&id).filter(|stream| !stream.ended) else {
-            return Vec::new();
-        };
-        let of_itself = |key: &&AudienceKey| !matches!(key, AudienceKey::Service(..));
-        let mut keys: Audience = stream.keys.iter().filter(of_itself).cloned().collect();
-        after.reach(&mut keys, &stream.asked, &stream.subscriber.pod.namespace);
-        self.regroup(id, keys, before, after)
-    }
-
-    /// Gives a stream other keys, and tells it of what it loses and gains by them; answers what it gains.
-    fn regroup(
-        &mut self,
-        id: StreamId,
-        keys: Audience,
-        before: &Snapshot,
-        after: &Snapshot,
-    ) -> Vec<ResourceId> {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return Vec::new();
-        };
-        let had = std::mem::replace(&mut stream.keys, keys);
-        let (lost, gained) = (had.difference(&stream.keys), stream.keys.difference(&had));
-        let gone = before.ids_beside(lost.clone(), &stream.keys);
-        let come = after.ids_beside(gained.clone(), &had);
-        lost.for_each(|key| self.subscribers.remove(key, id));
-        gained.for_each(|key| self.subscribers.add(key.clone(), id));
-        let told = gone.iter().chain(&come);
-        stream.mailbox.changed(told.map(|id| (*id).clone()));
-        self.ledger.left(id, gone.into_iter());
-        come.into_iter().cloned().collect()
-    }
-
-    fn holds_bundle(&mut self, id: StreamId, bundle: Option<Hash>) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.bundle = bundle;
-        }
-    }
-
-    /// The stream is no longer told or counted.
-    fn end(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.ended) else {
-            return;
-        };
-        stream.ended = true;
-        stream.mailbox.close();
-        for key in &stream.keys {
-            self.subscribers.remove(key, id);
-            self.ledger.left(id, self.snapshot.ids(key));
-        }
-        for question in &*stream.asked {
-            if let Some(asking) = self.asked.get_mut(question) {
-                asking.remove(&id);
-                if asking.is_empty() {
-                    self.asked.remove(question);
-                }
-            }
-        }
-        let pod = (stream.subscriber.pod.clone(), stream.subscriber.uid.clone());
-        if self.pods.get(&pod) == Some(&id) {
-            self.pods.remove(&pod);
-        }
-    }
-}
-
-/// What a subscriber may receive. Its pod's own resources only once the pod is known to exist as
-/// its certificate says: a certificate outlives its pod, and another pod may take over the name.
-fn keys(subscriber: &Subscriber, snapshot: &Snapshot) -> Audience {
-    let ObjectKey { namespace, name } = &subscriber.pod;
-    let mut keys = Audience::from(AudienceKey::of_pod(namespace, name));
-    if !exists(subscriber, snapshot) {
-        keys.remove(&AudienceKey::Pod(namespace.clone(), name.clone()));
-    }
-    keys
-}
-
-fn exists(subscriber: &Subscriber, snapshot: &Snapshot) -> bool {
-    snapshot.pod(&subscriber.pod).is_some_and(|pod| {
-        let account = pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.service_account_name.as_deref());
-        pod.metadata.uid.as_deref() == Some(&subscriber.uid)
-            && account.filter(|name| !name.is_empty()).unwrap_or("default")
-                == subscriber.service_account
-    })
 }

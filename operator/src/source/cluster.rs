@@ -3,19 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use compiler::{CONSUMER, CREDENTIAL, Inputs, ObjectKey, ObjectRef, permissive};
+use compiler::{Inputs, ObjectKey, ObjectRef, permissive};
 use crds::{ApiRoute, ObjectStatus, RateLimit, RetryPolicy};
-use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, Secret, Service};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
 use wire::generation::Input;
 
-use super::follow::{Event, follow};
+use super::follow::{Event, Only, Trouble, follow};
+use super::secrets::{Known, Secrets};
 use super::{Nudge, Seen, Settling, Source, nudge};
 
 /// Objects of a cluster.
@@ -23,32 +26,52 @@ use super::{Nudge, Seen, Settling, Source, nudge};
 pub struct Cluster {
     store: Arc<Store>,
     settling: Settling,
-    /// One task per kind; they end with this.
+    secrets: Secrets,
+    /// When Secrets that were asked for are waited for no longer.
+    until: Option<Instant>,
+    /// One task for each kind, and one for each namespace whose Secrets are followed; they end with
+    /// this.
     tasks: JoinSet<()>,
 }
 
-/// Hears of the status that an object has in the cluster, and of `None` when it is deleted.
-pub type OnStatus = Arc<dyn Fn(&ObjectRef, Option<ObjectStatus>) + Send + Sync>;
+/// Hears of what the cluster keeps of an object beside what it says, and of `None` when it is deleted.
+pub type OnStatus = Arc<dyn Fn(&ObjectRef, Option<Stored>) + Send + Sync>;
+
+/// What the cluster keeps of an object beside what a person wrote.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stored {
+    /// Its status.
+    pub status: Option<ObjectStatus>,
+    /// Its `resourceVersion`.
+    pub version: Option<String>,
+    /// Its UID.
+    pub uid: Option<String>,
+}
 
 #[derive(Debug)]
-struct Store {
+pub(super) struct Store {
     world: Mutex<World>,
-    nudge: Nudge,
+    pub(super) nudge: Nudge,
 }
 
 #[derive(Debug, Default)]
-struct World {
-    inputs: Inputs,
-    /// Kinds that were listed completely at least once.
+pub(super) struct World {
+    pub(super) inputs: Inputs,
+    /// Kinds that were listed completely at least once, or are known not to be there.
     listed: BTreeSet<Input>,
+    /// Kinds that the API server has not known, since when.
+    absent: BTreeMap<Input, Instant>,
+    /// Objects that this build can't read, whatever holds in their place.
+    unreadable: BTreeSet<(Input, ObjectKey)>,
+    /// Whether anybody was told of a world.
+    pub(super) told: bool,
+    pub(super) secrets: Known,
 }
 
 /// How one kind is kept: the rows of the table in [`Cluster::new`].
 struct Kind<K, Slim> {
     input: Input,
     objects: fn(&mut Inputs) -> &mut BTreeMap<ObjectKey, Arc<K>>,
-    /// Only those with this label are asked for.
-    labelled: Option<&'static str>,
     /// Drops what nobody reads: most of a Pod, and everybody's `managedFields`.
     slim: Slim,
 }
@@ -56,8 +79,8 @@ struct Kind<K, Slim> {
 // === impl Cluster ===
 
 impl Cluster {
-    /// Starts to follow every kind. `on_status` must not block.
-    pub fn new(client: &Client, on_status: OnStatus) -> Cluster {
+    /// Starts to follow every kind, for an operator in `namespace`. `on_status` must not block.
+    pub fn new(client: &Client, namespace: &str, on_status: OnStatus) -> Cluster {
         let (nudge, settling) = nudge();
         let store = Arc::new(Store {
             world: Mutex::default(),
@@ -69,35 +92,32 @@ impl Cluster {
         let routes = Kind {
             input: Input::ApiRoute,
             objects: |inputs| &mut inputs.api_routes,
-            labelled: None,
             slim: move |key: &ObjectKey, route: Option<&mut ApiRoute>| {
-                let status = route.and_then(|route| route.status.take());
-                of_routes(&ObjectRef::api_route(key), status);
+                let stored = route.map(|route| Stored::of(&route.metadata, route.status.take()));
+                of_routes(&ObjectRef::api_route(key), stored);
             },
         };
         let of_limits = on_status.clone();
         let limits = Kind {
             input: Input::RateLimit,
             objects: |inputs| &mut inputs.rate_limits,
-            labelled: None,
             slim: move |key: &ObjectKey, limit: Option<&mut RateLimit>| {
-                let status = limit.and_then(|limit| limit.status.take());
-                of_limits(&ObjectRef::rate_limit(key), status);
+                let stored = limit.map(|limit| Stored::of(&limit.metadata, limit.status.take()));
+                of_limits(&ObjectRef::rate_limit(key), stored);
             },
         };
         let policies = Kind {
             input: Input::RetryPolicy,
             objects: |inputs| &mut inputs.retry_policies,
-            labelled: None,
             slim: move |key: &ObjectKey, policy: Option<&mut RetryPolicy>| {
-                let status = policy.and_then(|policy| policy.status.take());
-                on_status(&ObjectRef::retry_policy(key), status);
+                let stored =
+                    policy.map(|policy| Stored::of(&policy.metadata, policy.status.take()));
+                on_status(&ObjectRef::retry_policy(key), stored);
             },
         };
         let services = Kind {
             input: Input::Service,
             objects: |inputs| &mut inputs.services,
-            labelled: None,
             slim: |_: &ObjectKey, service: Option<&mut Service>| {
                 service.map(|service| service.status.take());
             },
@@ -105,13 +125,11 @@ impl Cluster {
         let slices = Kind {
             input: Input::EndpointSlice,
             objects: |inputs| &mut inputs.endpoint_slices,
-            labelled: None,
             slim: |_: &ObjectKey, _: Option<&mut EndpointSlice>| {},
         };
         let pods = Kind {
             input: Input::Pod,
             objects: |inputs| &mut inputs.pods,
-            labelled: None,
             slim: |_: &ObjectKey, pod: Option<&mut Pod>| {
                 if let Some(pod) = pod {
                     slim_pod(pod);
@@ -121,25 +139,14 @@ impl Cluster {
         let namespaces = Kind {
             input: Input::Namespace,
             objects: |inputs| &mut inputs.namespaces,
-            labelled: None,
             slim: |key: &ObjectKey, namespace: Option<&mut Namespace>| {
                 if let Some(namespace) = namespace {
                     slim_namespace(key, namespace);
                 }
             },
         };
-        let secrets = |label, input, objects| Kind {
-            input,
-            objects,
-            labelled: Some(label),
-            slim: |_: &ObjectKey, _: Option<&mut Secret>| {},
-        };
-        let consumers = secrets(CONSUMER, Input::Consumer, |inputs| &mut inputs.consumers);
-        let credentials = secrets(CREDENTIAL, Input::Credential, |inputs| {
-            &mut inputs.credentials
-        });
-        keep(&mut tasks, client, &store, consumers);
-        keep(&mut tasks, client, &store, credentials);
+        let secrets = Secrets::new(client.clone(), store.clone());
+        tasks.spawn(secrets.tell_the_time(namespace));
         keep(&mut tasks, client, &store, routes);
         keep(&mut tasks, client, &store, policies);
         keep(&mut tasks, client, &store, limits);
@@ -150,6 +157,8 @@ impl Cluster {
         Cluster {
             store,
             settling,
+            secrets,
+            until: None,
             tasks,
         }
     }
@@ -158,20 +167,33 @@ impl Cluster {
 impl Source for Cluster {
     async fn changed(&mut self) -> Option<Seen> {
         loop {
+            let until = self.until;
             tokio::select! {
                 settled = self.settling.settled() => if !settled { return None },
                 // A task that follows a kind never ends by itself. One that panicked would leave
                 // its kind frozen, and the operator must not pretend that it is up to date.
                 Some(ended) = self.tasks.join_next() => {
+                    // Nothing refers to a namespace's Secrets any more.
+                    if ended.as_ref().is_err_and(JoinError::is_cancelled) {
+                        continue;
+                    }
                     tracing::error!(?ended, "a kind is no longer followed");
                     return None;
                 }
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             }
-            let world = self.store.world();
-            // Half a world would take endpoints and routes from sidecars that have them.
-            if world.listed.len() == KINDS {
+            let mut world = self.store.world();
+            // Half a world would take endpoints and routes from sidecars that have them, and callers
+            // their keys.
+            if world.listed.len() < KINDS {
+                continue;
+            }
+            self.until = self.secrets.follow(&mut world, &mut self.tasks);
+            if self.until.is_none() {
+                world.told = true;
                 return Some(Seen {
                     inputs: world.inputs.clone(),
+                    unreadable: world.unreadable.len(),
                     ..Seen::default()
                 });
             }
@@ -179,12 +201,29 @@ impl Source for Cluster {
     }
 }
 
-const KINDS: usize = 9;
+/// Those of the table in [`Cluster::new`], and Secrets, which are there as soon as it is known how new
+/// they are.
+const KINDS: usize = 8;
+/// How long the API server must not have known a kind before there is none of it: one that starts
+/// doesn't know all at once.
+const ABSENT: Duration = Duration::from_secs(5);
+
+// === impl Stored ===
+
+impl Stored {
+    fn of(meta: &ObjectMeta, status: Option<ObjectStatus>) -> Stored {
+        Stored {
+            status,
+            version: meta.resource_version.clone(),
+            uid: meta.uid.clone(),
+        }
+    }
+}
 
 // === impl Store ===
 
 impl Store {
-    fn world(&self) -> MutexGuard<'_, World> {
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
         // Nothing that holds the lock leaves the world inconsistent when it panics.
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -215,7 +254,6 @@ fn keep<K, Slim>(
     let store = store.clone();
     tasks.spawn(async move {
         let mut listing = BTreeMap::new();
-        let labelled = kind.labelled;
         let what = name.clone();
         let tell = |event| {
             let mut world = store.world();
@@ -225,8 +263,26 @@ fn keep<K, Slim>(
                 store.nudge.send();
             }
         };
-        follow(api, labelled, &name, tell).await;
+        follow(api, Only::default(), &name, tell).await;
     });
+}
+
+// === impl World ===
+
+impl World {
+    /// Secrets have been seen up to this version where nothing refers to any.
+    pub(super) fn time(&mut self, version: u64) {
+        self.listed.insert(Input::Consumer);
+        self.inputs.seen.observe(Input::Consumer, version);
+        self.inputs.seen.observe(Input::Credential, version);
+    }
+
+    /// The API server knows no such kind. Answers whether that settles it: where none was ever seen,
+    /// after a while. What was seen holds on.
+    fn not_installed(&mut self, input: Input) -> bool {
+        let since = *self.absent.entry(input).or_insert_with(Instant::now);
+        since.elapsed() >= ABSENT && self.listed.insert(input)
+    }
 }
 
 // === impl Kind ===
@@ -245,6 +301,7 @@ where
         listing: &mut BTreeMap<ObjectKey, Arc<K>>,
     ) -> bool {
         let objects = (self.objects)(&mut world.inputs);
+        let input = self.input;
         let version = match event {
             Event::Listing => {
                 listing.clear();
@@ -253,23 +310,39 @@ where
             Event::Page(page) => {
                 for object in page {
                     let key = key_of(&object);
-                    if let Some(object) = self.read(name, &key, object, objects.get(&key)) {
+                    let place = (input, key.clone());
+                    let read = self.read(name, &key, object, objects.get(&key));
+                    match read.is_good {
+                        true => world.unreadable.remove(&place),
+                        false => world.unreadable.insert(place),
+                    };
+                    if let Some(object) = read.object {
                         listing.insert(key, object);
                     }
                 }
                 return false;
             }
+            Event::Failed(Trouble::NotInstalled) => return world.not_installed(input),
+            Event::Failed(_) => return false,
             Event::Listed(version) => {
                 let before = std::mem::replace(objects, std::mem::take(listing));
                 for key in before.keys().filter(|key| !objects.contains_key(*key)) {
                     (self.slim)(key, None);
+                    world.unreadable.remove(&(input, key.clone()));
                 }
-                world.listed.insert(self.input);
+                world.listed.insert(input);
+                world.absent.remove(&input);
                 version
             }
             Event::Applied(object, version) => {
                 let key = key_of(&object);
-                if let Some(object) = self.read(name, &key, object, objects.get(&key)) {
+                let place = (input, key.clone());
+                let read = self.read(name, &key, object, objects.get(&key));
+                match read.is_good {
+                    true => world.unreadable.remove(&place),
+                    false => world.unreadable.insert(place),
+                };
+                if let Some(object) = read.object {
                     objects.insert(key, object);
                 }
                 version
@@ -278,6 +351,7 @@ where
                 let key = key_of(&object);
                 objects.remove(&key);
                 (self.slim)(&key, None);
+                world.unreadable.remove(&(input, key));
                 version
             }
             Event::Bookmark(version) => version,
@@ -294,28 +368,54 @@ where
         key: &ObjectKey,
         object: DynamicObject,
         before: Option<&Arc<K>>,
-    ) -> Option<Arc<K>> {
-        let typed = serde_json::to_value(object).and_then(serde_json::from_value::<K>);
-        let mut object = match typed {
-            Ok(object) => object,
-            Err(error) => {
-                tracing::error!(
-                    kind = name, object = %key, %error,
-                    "can't be read; its last good form holds on. Is the operator older than the CRDs?"
-                );
-                return before.cloned();
-            }
-        };
-        slim_meta(object.meta_mut());
-        (self.slim)(key, Some(&mut object));
-        match before {
-            Some(before) if **before == object => Some(before.clone()),
-            _ => Some(Arc::new(object)),
-        }
+    ) -> Read<K> {
+        read(name, key, object, before, |object| {
+            (self.slim)(key, Some(object));
+        })
     }
 }
 
-fn key_of(object: &DynamicObject) -> ObjectKey {
+/// An object as it is kept.
+pub(super) struct Read<K> {
+    pub(super) object: Option<Arc<K>>,
+    /// Whether this is what was to be read, and not its last good form.
+    is_good: bool,
+}
+
+/// Reads an object, and keeps the `Arc` of one that is as it was `before`.
+pub(super) fn read<K: Resource + DeserializeOwned + PartialEq>(
+    name: &str,
+    key: &ObjectKey,
+    object: DynamicObject,
+    before: Option<&Arc<K>>,
+    slim: impl FnOnce(&mut K),
+) -> Read<K> {
+    let typed = serde_json::to_value(object).and_then(serde_json::from_value::<K>);
+    let mut object = match typed {
+        Ok(object) => object,
+        Err(error) => {
+            tracing::error!(
+                kind = name, object = %key, %error,
+                "can't be read; its last good form holds on. Is the operator older than the CRDs?"
+            );
+            let object = before.cloned();
+            let is_good = false;
+            return Read { object, is_good };
+        }
+    };
+    slim(&mut object);
+    slim_meta(object.meta_mut());
+    let object = match before {
+        Some(before) if **before == object => before.clone(),
+        _ => Arc::new(object),
+    };
+    Read {
+        object: Some(object),
+        is_good: true,
+    }
+}
+
+pub(super) fn key_of(object: &DynamicObject) -> ObjectKey {
     ObjectKey {
         namespace: object.metadata.namespace.clone().unwrap_or_default(),
         name: object.metadata.name.clone().unwrap_or_default(),
@@ -381,5 +481,7 @@ fn slim_pod(pod: &mut Pod) {
     });
 }
 
+#[cfg(test)]
+pub(super) mod fake;
 #[cfg(test)]
 mod tests;

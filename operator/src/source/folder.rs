@@ -130,6 +130,7 @@ impl Source for Folder {
             inputs: self.last.inputs.clone(),
             origins: self.last.origins.clone(),
             problems: self.last.problems.clone(),
+            unreadable: 0,
         })
     }
 }

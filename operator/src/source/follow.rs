@@ -51,6 +51,28 @@ pub(crate) enum Event<K> {
     Deleted(K, u64),
     /// Nothing has happened up to this version that wasn't told.
     Bookmark(u64),
+    /// It can't be followed; it is tried again.
+    Failed(Trouble),
+}
+
+/// Why a kind can't be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// RBAC does not permit it.
+    Forbidden,
+    /// The API server knows no such kind.
+    NotInstalled,
+    /// Anything else, which passes.
+    Passing,
+}
+
+/// Which objects are asked for; all of the API's when nothing is said.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Only<'a> {
+    /// Those with this label.
+    pub(crate) labelled: Option<&'a str>,
+    /// The one of this name.
+    pub(crate) named: Option<&'a str>,
 }
 
 /// Why a list or watch ended.
@@ -59,7 +81,7 @@ enum End {
     Resume(String),
     /// The version is too old to watch from: list again.
     Expired,
-    Failed(String),
+    Failed(Trouble, String),
 }
 
 /// Tells one attempt from one that repeats the last.
@@ -73,11 +95,9 @@ struct Attempts {
 
 /// Tells everything that happens to the objects of `api`. Never returns: errors are logged and
 /// what ended is begun again, with growing pauses until it holds.
-///
-/// Of the objects, those with the label `labelled` if one is given: no other is asked for.
 pub(crate) async fn follow<K>(
     api: Api<K>,
-    labelled: Option<&str>,
+    only: Only<'_>,
     kind: &str,
     mut tell: impl FnMut(Event<K>),
 ) where
@@ -87,7 +107,7 @@ pub(crate) async fn follow<K>(
     let mut attempts = Attempts::default();
     loop {
         let end = match from.take() {
-            None => match list(&api, labelled, &mut tell).await {
+            None => match list(&api, only, &mut tell).await {
                 // Its watch begins where the list ends, and at once.
                 End::Resume(version) => {
                     from = Some(version);
@@ -99,7 +119,7 @@ pub(crate) async fn follow<K>(
             Some(version) => {
                 let mut began = None;
                 let end = watch(
-                    (&api, labelled),
+                    (&api, only),
                     version,
                     kind,
                     &mut from,
@@ -118,7 +138,8 @@ pub(crate) async fn follow<K>(
                 tracing::info!(kind, "the watch's version expired; listing again");
                 from = None;
             }
-            End::Failed(error) => {
+            End::Failed(trouble, error) => {
+                tell(Event::Failed(trouble));
                 tracing::warn!(kind, error, retry_in = ?pause, "the API server can't be followed");
             }
         }
@@ -126,6 +147,14 @@ pub(crate) async fn follow<K>(
             tracing::info!(kind, "no watch holds; listing again");
         }
         sleep(pause).await;
+    }
+}
+
+// === impl Only ===
+
+impl Only<'_> {
+    fn fields(self) -> Option<String> {
+        self.named.map(|name| format!("metadata.name={name}"))
     }
 }
 
@@ -152,13 +181,14 @@ impl Attempts {
     }
 }
 
-async fn list<K>(api: &Api<K>, labelled: Option<&str>, tell: &mut impl FnMut(Event<K>)) -> End
+async fn list<K>(api: &Api<K>, only: Only<'_>, tell: &mut impl FnMut(Event<K>)) -> End
 where
     K: Clone + Debug + DeserializeOwned,
 {
     tell(Event::Listing);
     let mut params = ListParams::default().limit(PAGE);
-    params.label_selector = labelled.map(str::to_owned);
+    params.label_selector = only.labelled.map(str::to_owned);
+    params.field_selector = only.fields();
     loop {
         let page = match in_time(LIST, api.list(&params)).await {
             Ok(page) => page,
@@ -177,7 +207,7 @@ where
 /// Watches from `version`; `reached` is left at the newest version seen, for the next try, and
 /// `began` at when the API server began to tell.
 async fn watch<K>(
-    (api, labelled): (&Api<K>, Option<&str>),
+    (api, only): (&Api<K>, Only<'_>),
     mut version: String,
     kind: &str,
     reached: &mut Option<String>,
@@ -190,7 +220,8 @@ where
     let params = WatchParams {
         bookmarks: true,
         timeout: Some(WATCH),
-        label_selector: labelled.map(str::to_owned),
+        label_selector: only.labelled.map(str::to_owned),
+        field_selector: only.fields(),
         ..WatchParams::default()
     };
     *reached = Some(version.clone());
@@ -216,7 +247,9 @@ where
                 tell(Event::Bookmark(number(&version)));
             }
             Ok(WatchEvent::Error(status)) if status.code == 410 => return End::Expired,
-            Ok(WatchEvent::Error(status)) => return End::Failed(status.message),
+            Ok(WatchEvent::Error(status)) => {
+                return End::Failed(Trouble::Passing, status.message);
+            }
             // One object that can't be read must not hide the others.
             Err(kube::Error::SerdeError(error)) => {
                 tracing::error!(kind, %error, "an object can't be read and is left out");
@@ -241,13 +274,15 @@ fn failed(error: kube::Error) -> End {
     match &error {
         kube::Error::Api(status) if status.code == 410 => End::Expired,
         kube::Error::Api(status) if status.code == 404 => {
-            End::Failed("the kind isn't installed: kubectl apply -f crds/".to_owned())
+            let what = "the kind isn't installed: kubectl apply -f crds/";
+            End::Failed(Trouble::NotInstalled, what.to_owned())
         }
-        kube::Error::Api(status) if status.code == 403 => End::Failed(format!(
-            "not permitted, see the chart's ClusterRole: {}",
-            status.message
-        )),
-        _ => End::Failed(error.to_string()),
+        kube::Error::Api(status) if status.code == 403 => {
+            let why = &status.message;
+            let what = format!("not permitted, see the chart's ClusterRole: {why}");
+            End::Failed(Trouble::Forbidden, what)
+        }
+        _ => End::Failed(Trouble::Passing, error.to_string()),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod folder;
 mod follow;
 pub mod reading;
 mod scan;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -42,6 +43,8 @@ pub struct Seen {
     pub origins: Arc<BTreeMap<ObjectRef, Origin>>,
     /// What couldn't be read; empty in a cluster.
     pub problems: Arc<Vec<Problem>>,
+    /// Objects of a cluster that this build can't read; their last good form is among the inputs.
+    pub unreadable: usize,
 }
 
 /// Where an object stands written.

@@ -27,6 +27,7 @@ fn report(programmed: &str, n: usize) -> Report {
         ],
         programmed: Counts { n, m: 3 },
         waiting: Vec::new(),
+        unconnected: Vec::new(),
     }
 }
 
@@ -41,7 +42,8 @@ fn object(name: &str) -> ObjectRef {
 /// Of a world whose objects have verdicts.
 fn statuses(client: Client, objects: &[ObjectRef]) -> Statuses {
     let streams = Arc::new(Streams::default());
-    let verdicts = Arc::new(Verdicts::new(streams.clone()));
+    let replicas = Replicas::new(streams.clone(), None);
+    let verdicts = Arc::new(Verdicts::new(replicas.clone()));
     let mut output = Output::default();
     for object in objects {
         let verdict = Verdict {
@@ -55,12 +57,16 @@ fn statuses(client: Client, objects: &[ObjectRef]) -> Statuses {
         output.verdicts.insert(object.clone(), verdict);
     }
     verdicts.replace(&output, &Seen::default());
+    let metrics = Metrics::new();
     Statuses {
+        events: Events::new(client.clone(), "operator-0", metrics.clone()),
         client,
         verdicts,
         observed: Observed::new(streams.clone()),
         streams,
-        metrics: Metrics::new(),
+        leader: Leader::alone(),
+        replicas,
+        metrics,
     }
 }
 
@@ -108,14 +114,14 @@ async fn many_changes_of_an_object_are_one_write() {
     let mut schedule = Schedule::default();
     let now = Instant::now();
     for n in 0..10 {
-        schedule.touch([object("orders")].into(), now + FIRST / 20 * n);
+        schedule.touch([object("orders")].into(), now + FIRST / 20 * n, FIRST);
     }
     assert_eq!(schedule.next(), Some(now + FIRST));
     assert_eq!(schedule.start(now), None, "not yet");
     assert_eq!(schedule.start(now + FIRST), Some(object("orders")));
     schedule.done(object("orders"), &Written::Done, now + FIRST);
     assert_eq!(schedule.next(), None);
-    schedule.touch([object("orders")].into(), now + FIRST);
+    schedule.touch([object("orders")].into(), now + FIRST, FIRST);
     assert_eq!(
         schedule.next(),
         Some(now + FIRST + SPACING),
@@ -127,9 +133,9 @@ async fn many_changes_of_an_object_are_one_write() {
 async fn what_changes_while_it_is_written_is_written_again_later() {
     let mut schedule = Schedule::default();
     let now = Instant::now();
-    schedule.touch([object("orders")].into(), now);
+    schedule.touch([object("orders")].into(), now, FIRST);
     schedule.start(now + FIRST).unwrap();
-    schedule.touch([object("orders")].into(), now + FIRST);
+    schedule.touch([object("orders")].into(), now + FIRST, FIRST);
     assert_eq!(schedule.next(), None, "one write at a time");
     schedule.done(object("orders"), &Written::Done, now + FIRST);
     assert_eq!(schedule.next(), Some(now + FIRST + SPACING));
@@ -139,11 +145,11 @@ async fn what_changes_while_it_is_written_is_written_again_later() {
 async fn what_was_too_early_is_looked_at_again_when_it_changes() {
     let mut schedule = Schedule::default();
     let now = Instant::now();
-    schedule.touch([object("orders")].into(), now);
+    schedule.touch([object("orders")].into(), now, FIRST);
     schedule.start(now + FIRST).unwrap();
     schedule.done(object("orders"), &Written::Early(now + RETURN), now + FIRST);
     assert_eq!(schedule.next(), Some(now + RETURN));
-    schedule.touch([object("orders")].into(), now + SPACING);
+    schedule.touch([object("orders")].into(), now + SPACING, FIRST);
     assert_eq!(schedule.next(), Some(now + SPACING + FIRST));
 }
 
@@ -169,7 +175,7 @@ async fn a_write_that_is_never_answered_is_given_up_and_tried_again() {
     });
     let statuses = statuses(client, &[object("orders")]);
     let (metrics, streams) = (statuses.metrics.clone(), statuses.streams.clone());
-    tokio::spawn(statuses.run());
+    tokio::spawn(Arc::new(statuses).write());
     streams.touch([object("orders")]);
 
     let (first, path) = asked.recv().await.unwrap();
@@ -194,7 +200,7 @@ async fn objects_of_one_name_and_several_kinds_have_each_their_own_status() {
     let statuses = statuses(client, &objects);
     let (metrics, streams) = (statuses.metrics.clone(), statuses.streams.clone());
     let observed = statuses.observed.clone();
-    tokio::spawn(statuses.run());
+    tokio::spawn(Arc::new(statuses).write());
     streams.touch(objects.clone());
 
     let mut written = Vec::new();
@@ -221,4 +227,67 @@ async fn objects_of_one_name_and_several_kinds_have_each_their_own_status() {
     assert!(observed.get(&route).is_none());
     assert!(observed.get(&policy).is_some(), "another object's status");
     assert!(observed.get(&limit).is_some());
+}
+
+#[test]
+fn a_status_of_a_newer_generation_is_not_written_over() {
+    let mut newer = report("True", 3);
+    newer.generation = 3;
+    let newer = status(&newer, None, at(100)).unwrap();
+    assert_eq!(status(&report("Unknown", 0), Some(&newer), at(200)), None);
+}
+
+/// What is asked of an API server that refuses whatever isn't written over version 7.
+fn over_version_seven() -> (Client, mpsc::UnboundedReceiver<Value>) {
+    let (asks, asked) = mpsc::unbounded_channel();
+    let client = fake::client(move |request| {
+        let mut patch: Value = serde_json::from_slice(request.body()).unwrap();
+        asks.send(patch.clone()).unwrap();
+        let over = patch["metadata"]["resourceVersion"] == "7";
+        patch["metadata"]["resourceVersion"] = json!("8");
+        std::future::ready(match over {
+            true => fake::json(&patch),
+            false => fake::refusal(409),
+        })
+    });
+    (client, asked)
+}
+
+fn stored(version: &str) -> Stored {
+    Stored {
+        version: Some(version.to_owned()),
+        ..Stored::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_written_over_what_was_seen_and_over_nothing_newer() {
+    let (client, mut asked) = over_version_seven();
+    let statuses = statuses(client, &[object("orders")]);
+    let (metrics, observed) = (statuses.metrics.clone(), statuses.observed.clone());
+    observed.saw(&object("orders"), Some(stored("6")));
+    tokio::spawn(Arc::new(statuses).write());
+    let first = asked.recv().await.unwrap();
+    assert_eq!(first["metadata"]["resourceVersion"], "6");
+    observed.saw(&object("orders"), Some(stored("7")));
+    let again = asked.recv().await.unwrap();
+    assert_eq!(again["metadata"]["resourceVersion"], "7");
+    while metrics.status_writes.get() < 1 {
+        tokio::time::sleep(FIRST).await;
+    }
+    let known = || observed.get(&object("orders")).unwrap();
+    assert_eq!(known().version.as_deref(), Some("8"));
+    observed.saw(&object("orders"), Some(stored("7")));
+    assert!(known().status.is_some(), "the watch is behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leads_no_more_writes_nothing() {
+    let (client, mut asked) = over_version_seven();
+    let mut statuses = statuses(client, &[object("orders")]);
+    let until = Instant::now() + SPACING / 10;
+    statuses.leader = watch::channel(Leader::Us { until }).1;
+    tokio::spawn(Arc::new(statuses).write());
+    let asked = tokio::time::timeout(LONGEST_PAUSE, asked.recv()).await;
+    assert!(asked.is_err(), "{asked:?}");
 }

@@ -1,22 +1,27 @@
-//! The certificate that the API server knows the webhook by: made here, told to the API server in
-//! the `caBundle` of the webhook's configuration, replaced at half its life.
+//! The certificate that the API server knows the webhooks by: made here, told to the API server in
+//! the `caBundle` of their configurations, replaced at half its life.
 //!
 //! Each replica makes its own and keeps its key in memory alone. The `caBundle` holds those of all:
 //! one that starts adds its own to what it finds.
 
+use std::borrow::Cow;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+};
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -26,7 +31,9 @@ use crate::ca::BACKDATED;
 use crate::telemetry::Metrics;
 
 /// The name of the MutatingWebhookConfiguration, which the chart makes.
-pub const NAME: &str = "meshwright-injector";
+pub const INJECTOR: &str = "meshwright-injector";
+/// The name of the ValidatingWebhookConfiguration, which the chart makes.
+pub const VALIDATOR: &str = "meshwright-validator";
 
 const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How often it is seen to that the API server knows our certificate. It is also how long a new
@@ -48,13 +55,21 @@ pub enum Error {
     #[error("the webhook's certificate can't be used: {0}")]
     Tls(#[from] rustls::Error),
     /// The API server was not told.
-    #[error("can't write the certificate into the MutatingWebhookConfiguration {NAME}: {0}")]
-    Tell(Box<kube::Error>),
+    #[error("can't write the certificate into the {kind} {name}: {error}")]
+    Tell {
+        /// MutatingWebhookConfiguration or ValidatingWebhookConfiguration.
+        kind: Cow<'static, str>,
+        /// Its name.
+        name: &'static str,
+        /// What the API server says.
+        error: Box<kube::Error>,
+    },
 }
 
 /// Makes certificates for the webhook, and sees to it that the API server knows them.
 pub struct Serving {
-    api: Api<MutatingWebhookConfiguration>,
+    injector: Api<MutatingWebhookConfiguration>,
+    validator: Api<ValidatingWebhookConfiguration>,
     names: Vec<String>,
     current: Own,
     next: Option<Own>,
@@ -84,7 +99,8 @@ impl Serving {
         let current = Own::make(&names, SystemTime::now())?;
         let (config, receiver) = watch::channel(current.config.clone());
         let serving = Serving {
-            api: Api::all(client),
+            injector: Api::all(client.clone()),
+            validator: Api::all(client),
             names,
             current,
             next: None,
@@ -101,7 +117,7 @@ impl Serving {
             let pause = match self.look(SystemTime::now()).await {
                 Ok(()) => {
                     if !std::mem::replace(&mut told, true) {
-                        tracing::info!("the API server knows the injection webhook's certificate");
+                        tracing::info!("the API server knows the webhooks' certificate");
                     }
                     LOOK
                 }
@@ -131,39 +147,82 @@ impl Serving {
         self.tell(&[&self.current.certificate], now).await
     }
 
-    /// Adds what is missing to the `caBundle`.
+    /// Adds what is missing to each `caBundle`.
     async fn tell(&self, own: &[&CertificateDer<'static>], now: SystemTime) -> Result<(), Error> {
-        let tell = |error| Error::Tell(Box::new(error));
-        let get = in_time(ANSWER, self.api.get(NAME));
-        let configuration = get.await.map_err(tell)?;
-        let mut webhooks = Vec::new();
-        for webhook in configuration.webhooks.iter().flatten() {
-            let known = webhook
-                .client_config
-                .ca_bundle
-                .as_ref()
-                .map(|bundle| bundle.0.as_slice());
-            if let Some(bundle) = merged(known.unwrap_or_default(), own, now) {
-                let config = json!({ "caBundle": STANDARD.encode(bundle) });
-                webhooks.push(json!({ "name": webhook.name, "clientConfig": config }));
-            }
+        tell(&self.injector, INJECTOR, own, now).await?;
+        // Without it nothing is judged before it is stored, and that is all: it must not keep the
+        // injector's from being renewed.
+        if let Err(error) = tell(&self.validator, VALIDATOR, own, now).await {
+            tracing::warn!(%error, "what people write is judged by its status alone until this succeeds");
         }
-        if webhooks.is_empty() {
-            return Ok(());
-        }
-        // With the version it was read at: a change by another replica meanwhile is a conflict, and
-        // this is tried again.
-        let version = configuration.metadata.resource_version;
-        let patch = json!({ "metadata": { "resourceVersion": version }, "webhooks": webhooks });
-        let params = PatchParams {
-            field_manager: Some("meshwright-operator".into()),
-            ..PatchParams::default()
-        };
-        let patch = Patch::Strategic(patch);
-        let patched = in_time(ANSWER, self.api.patch(NAME, &params, &patch));
-        patched.await.map_err(tell)?;
         Ok(())
     }
+}
+
+/// A configuration of webhooks, whichever they are.
+trait Configuration {
+    /// Of each webhook, its name and how it is reached.
+    fn webhooks(&self) -> Vec<(&str, &WebhookClientConfig)>;
+}
+
+impl Configuration for MutatingWebhookConfiguration {
+    fn webhooks(&self) -> Vec<(&str, &WebhookClientConfig)> {
+        let webhooks = self.webhooks.iter().flatten();
+        webhooks
+            .map(|one| (&*one.name, &one.client_config))
+            .collect()
+    }
+}
+
+impl Configuration for ValidatingWebhookConfiguration {
+    fn webhooks(&self) -> Vec<(&str, &WebhookClientConfig)> {
+        let webhooks = self.webhooks.iter().flatten();
+        webhooks
+            .map(|one| (&*one.name, &one.client_config))
+            .collect()
+    }
+}
+
+/// Adds what is missing to the `caBundle` of one configuration.
+async fn tell<K>(
+    api: &Api<K>,
+    name: &'static str,
+    own: &[&CertificateDer<'static>],
+    now: SystemTime,
+) -> Result<(), Error>
+where
+    K: Configuration + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let failed = |error| Error::Tell {
+        kind: K::kind(&()),
+        name,
+        error: Box::new(error),
+    };
+    let configuration = in_time(ANSWER, api.get(name)).await.map_err(failed)?;
+    let mut webhooks = Vec::new();
+    for (webhook, reached) in configuration.webhooks() {
+        let known = reached.ca_bundle.as_ref();
+        let known = known.map_or(&[][..], |bundle| &bundle.0);
+        if let Some(bundle) = merged(known, own, now) {
+            let config = json!({ "caBundle": STANDARD.encode(bundle) });
+            webhooks.push(json!({ "name": webhook, "clientConfig": config }));
+        }
+    }
+    if webhooks.is_empty() {
+        return Ok(());
+    }
+    // With the version it was read at: a change by another replica meanwhile is a conflict, and
+    // this is tried again.
+    let version = &configuration.meta().resource_version;
+    let patch = json!({ "metadata": { "resourceVersion": version }, "webhooks": webhooks });
+    let params = PatchParams {
+        field_manager: Some("meshwright-operator".into()),
+        ..PatchParams::default()
+    };
+    let patch = Patch::Strategic(patch);
+    let patched = in_time(ANSWER, api.patch(name, &params, &patch));
+    patched.await.map_err(failed)?;
+    Ok(())
 }
 
 impl std::fmt::Debug for Serving {
@@ -248,222 +307,4 @@ fn merged(known: &[u8], own: &[&CertificateDer<'static>], now: SystemTime) -> Op
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api_server::fake;
-    use serde_json::Value;
-    use std::sync::Mutex;
-
-    const SERVICE: (&str, &str) = ("meshwright-operator", "meshwright-system");
-
-    /// The MutatingWebhookConfiguration of an API server.
-    #[derive(Clone)]
-    struct ApiServer(Arc<Mutex<Kept>>);
-
-    struct Kept {
-        configuration: Value,
-        version: u32,
-        /// What it does instead of answering.
-        fault: Option<Fault>,
-    }
-
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    enum Fault {
-        Refuses,
-        SaysNothing,
-    }
-
-    impl ApiServer {
-        fn start() -> (ApiServer, Client) {
-            let configuration = json!({
-                "apiVersion": "admissionregistration.k8s.io/v1",
-                "kind": "MutatingWebhookConfiguration",
-                "metadata": { "name": NAME, "resourceVersion": "1" },
-                "webhooks": [{
-                    "name": "inject.meshwright.dev", "sideEffects": "None",
-                    "admissionReviewVersions": ["v1"], "clientConfig": {},
-                }],
-            });
-            let server = ApiServer(Arc::new(Mutex::new(Kept {
-                configuration,
-                version: 1,
-                fault: None,
-            })));
-            let answering = server.clone();
-            let client = fake::client(move |request| {
-                let fault = answering.0.lock().unwrap().fault;
-                let answer = answering.answer(&request);
-                async move {
-                    match fault {
-                        Some(Fault::Refuses) => fake::refusal(500),
-                        Some(Fault::SaysNothing) => fake::silence().await,
-                        None => answer,
-                    }
-                }
-            });
-            (server, client)
-        }
-
-        fn answer(&self, request: &http::Request<bytes::Bytes>) -> http::Response<fake::Body> {
-            let mut kept = self.0.lock().unwrap();
-            if request.method() == http::Method::PATCH && kept.fault.is_none() {
-                let patch: Value = serde_json::from_slice(request.body()).unwrap();
-                let version = kept.configuration["metadata"]["resourceVersion"].clone();
-                if patch["metadata"]["resourceVersion"] != version {
-                    return fake::refusal(409);
-                }
-                let bundle = patch["webhooks"][0]["clientConfig"]["caBundle"].clone();
-                kept.version += 1;
-                kept.configuration["metadata"]["resourceVersion"] = json!(kept.version.to_string());
-                kept.configuration["webhooks"][0]["clientConfig"]["caBundle"] = bundle;
-            }
-            fake::json(&kept.configuration)
-        }
-
-        fn fault(&self, fault: impl Into<Option<Fault>>) {
-            self.0.lock().unwrap().fault = fault.into();
-        }
-
-        /// What it knows the webhook by, and how often it was told.
-        fn knows(&self) -> (Vec<CertificateDer<'static>>, u32) {
-            let kept = self.0.lock().unwrap();
-            let bundle = &kept.configuration["webhooks"][0]["clientConfig"]["caBundle"];
-            let bundle = STANDARD.decode(bundle.as_str().unwrap()).unwrap();
-            (read(&bundle), kept.version - 1)
-        }
-    }
-
-    #[tokio::test]
-    async fn at_half_its_life_a_certificate_is_replaced_once_the_api_server_knows_the_next() {
-        let (server, client) = ApiServer::start();
-        let (mut serving, config) = Serving::new(client, SERVICE.0, SERVICE.1).unwrap();
-        let (old, made) = (serving.current.certificate.clone(), SystemTime::now());
-        let first = config.borrow().clone();
-        serving.look(made).await.unwrap();
-        assert_eq!(server.knows(), (vec![old.clone()], 1));
-        let early = made + LIFE / 2 - Duration::from_secs(60);
-        serving.look(early).await.unwrap();
-        assert_eq!(server.knows(), (vec![old.clone()], 1), "nothing to do yet");
-
-        let due = made + LIFE / 2 + Duration::from_secs(60);
-        serving.look(due).await.unwrap();
-        let (known, told) = server.knows();
-        let [next, and] = known.try_into().unwrap();
-        assert_eq!((&and, told), (&old, 2));
-        assert_ne!(next, old);
-        assert!(Arc::ptr_eq(&config.borrow(), &first), "known, not yet used");
-
-        serving.look(due + LOOK).await.unwrap();
-        assert!(!Arc::ptr_eq(&config.borrow(), &first));
-        assert!(Arc::ptr_eq(&config.borrow(), &serving.current.config));
-        assert_eq!(serving.current.certificate, next);
-        serving.look(due + LOOK * 2).await.unwrap();
-        assert_eq!(server.knows().1, 2, "for half a life");
-    }
-
-    #[tokio::test]
-    async fn a_certificate_that_the_api_server_was_not_told_of_is_not_used() {
-        let (server, client) = ApiServer::start();
-        let (mut serving, config) = Serving::new(client, SERVICE.0, SERVICE.1).unwrap();
-        let now = SystemTime::now();
-        let first = config.borrow().clone();
-        serving.look(now).await.unwrap();
-        let known = server.knows();
-
-        server.fault(Fault::Refuses);
-        let due = now + LIFE * 2 / 3;
-        for look in 0..3 {
-            let told = serving.look(due + LOOK_AGAIN * look).await;
-            assert!(matches!(told, Err(Error::Tell(_))), "{told:?}");
-            assert!(Arc::ptr_eq(&config.borrow(), &first));
-        }
-        assert_eq!(server.knows(), known);
-
-        server.fault(None);
-        serving.look(due + LOOK).await.unwrap();
-        assert_eq!(server.knows().0.len(), 2);
-        assert!(Arc::ptr_eq(&config.borrow(), &first));
-        serving.look(due + LOOK * 2).await.unwrap();
-        assert_eq!(server.knows().0[0], serving.current.certificate);
-        assert!(Arc::ptr_eq(&config.borrow(), &serving.current.config));
-        assert!(!Arc::ptr_eq(&config.borrow(), &first));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_api_server_that_says_nothing_is_given_up_and_told_later() {
-        let (server, client) = ApiServer::start();
-        server.fault(Fault::SaysNothing);
-        let (serving, _config) = Serving::new(client, SERVICE.0, SERVICE.1).unwrap();
-        let own = serving.current.certificate.clone();
-        let keeping = tokio::spawn(serving.keep(Metrics::new()));
-        sleep(ANSWER / 2).await;
-        server.fault(None);
-        sleep(ANSWER + LOOK_AGAIN).await;
-        assert_eq!(server.knows(), (vec![own], 1));
-        keeping.abort();
-    }
-
-    fn own(now: SystemTime) -> Own {
-        Own::make(
-            &["meshwright-operator.meshwright-system.svc".to_owned()],
-            now,
-        )
-        .unwrap()
-    }
-
-    fn read(pem: &[u8]) -> Vec<CertificateDer<'static>> {
-        CertificateDer::pem_slice_iter(pem)
-            .map(Result::unwrap)
-            .collect()
-    }
-
-    #[test]
-    fn a_replica_adds_its_certificate_to_those_of_the_others() {
-        let now = SystemTime::now();
-        let (first, second) = (own(now), own(now));
-        let one = merged(b"", &[&first.certificate], now).unwrap();
-        assert_eq!(read(&one), std::slice::from_ref(&first.certificate));
-        let both = merged(&one, &[&second.certificate], now).unwrap();
-        assert_eq!(
-            read(&both),
-            [second.certificate.clone(), first.certificate.clone()]
-        );
-        for own in [&first, &second] {
-            assert_eq!(
-                merged(&both, &[&own.certificate], now),
-                None,
-                "nothing to do"
-            );
-        }
-    }
-
-    #[test]
-    fn what_has_ended_and_what_is_no_certificate_is_left_out() {
-        let now = SystemTime::now();
-        let old = own(now - LIFE - Duration::from_secs(1));
-        let known = merged(b"", &[&old.certificate], now).unwrap();
-        let known = [
-            &known[..],
-            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        ]
-        .concat();
-        let new = own(now);
-        let bundle = merged(&known, &[&new.certificate], now).unwrap();
-        assert_eq!(read(&bundle), [new.certificate]);
-        assert!(merged(b"nonsense", &[&old.certificate], now).is_some());
-    }
-
-    #[test]
-    fn the_bundle_does_not_grow_without_end() {
-        let now = SystemTime::now();
-        let mut bundle = Vec::new();
-        let mut last = Vec::new();
-        for age in (0..20).rev() {
-            let one = own(now - Duration::from_secs(age));
-            bundle = merged(&bundle, &[&one.certificate], now).unwrap();
-            last.push(one.certificate);
-        }
-        last.reverse();
-        assert_eq!(read(&bundle), last[..MAX_KNOWN]);
-    }
-}
+mod tests;

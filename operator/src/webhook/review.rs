@@ -1,4 +1,4 @@
-//! An AdmissionReview (admission.k8s.io/v1), read and answered.
+//! An AdmissionReview (admission.k8s.io/v1), read and answered; for pods, with [`crate::inject`].
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -29,45 +29,38 @@ struct Review {
     request: Option<Request>,
 }
 
+/// What is asked about.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Request {
-    uid: String,
-    kind: Kind,
-    operation: String,
+pub(super) struct Request {
+    pub(super) uid: String,
+    pub(super) kind: Kind,
+    pub(super) operation: String,
+    /// Empty for what its creator leaves the API server to name.
     #[serde(default)]
-    namespace: String,
+    pub(super) name: String,
     #[serde(default)]
-    object: Value,
+    pub(super) namespace: String,
+    /// `status` and the like; empty for the object itself.
+    #[serde(default)]
+    pub(super) sub_resource: String,
+    #[serde(default)]
+    pub(super) object: Value,
+    /// What is stored, of an update.
+    #[serde(default)]
+    pub(super) old_object: Value,
 }
 
+/// A group, a version and a kind.
 #[derive(Deserialize)]
-struct Kind {
-    group: String,
-    version: String,
-    kind: String,
+pub(super) struct Kind {
+    pub(super) group: String,
+    pub(super) version: String,
+    pub(super) kind: String,
 }
 
-/// The namespace of the object that a review is about; empty if it is in none, or this is no review.
-pub(super) fn namespace(body: &[u8]) -> String {
-    #[derive(Default, Deserialize)]
-    struct Review {
-        request: Option<Request>,
-    }
-    #[derive(Deserialize)]
-    struct Request {
-        #[serde(default)]
-        namespace: String,
-    }
-    let review: Review = serde_json::from_slice(body).unwrap_or_default();
-    review
-        .request
-        .map(|request| request.namespace)
-        .unwrap_or_default()
-}
-
-/// The answer to a review, as JSON. What is not the creation of a pod is let through as it is.
-pub(super) fn answer(body: &[u8], config: &Config) -> Result<Vec<u8>, BadReview> {
+/// The request of a review.
+pub(super) fn read(body: &[u8]) -> Result<Request, BadReview> {
     let Review {
         api_version,
         kind,
@@ -76,8 +69,20 @@ pub(super) fn answer(body: &[u8], config: &Config) -> Result<Vec<u8>, BadReview>
     if (api_version.as_str(), kind.as_str()) != (API_VERSION, "AdmissionReview") {
         return Err(BadReview::Kind { api_version, kind });
     }
-    let request = request.ok_or(BadReview::NoRequest)?;
-    let mut response = json!({ "uid": request.uid, "allowed": true });
+    request.ok_or(BadReview::NoRequest)
+}
+
+/// The review that answers a request, as JSON.
+pub(super) fn written(uid: &str, mut response: Value) -> Result<Vec<u8>, BadReview> {
+    response["uid"] = json!(uid);
+    let answer =
+        json!({ "apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response });
+    Ok(serde_json::to_vec(&answer)?)
+}
+
+/// The answer to a request about a pod. What is not the creation of one is let through as it is.
+pub(super) fn injected(request: Request, config: &Config) -> Result<Value, BadReview> {
+    let mut response = json!({ "allowed": true });
     if is_new_pod(&request) {
         let pod: Pod = serde_json::from_value(request.object)?;
         let called = || {
@@ -112,9 +117,7 @@ pub(super) fn answer(body: &[u8], config: &Config) -> Result<Vec<u8>, BadReview>
             }
         }
     }
-    let answer =
-        json!({ "apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response });
-    Ok(serde_json::to_vec(&answer)?)
+    Ok(response)
 }
 
 fn is_new_pod(request: &Request) -> bool {

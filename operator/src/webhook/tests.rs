@@ -41,6 +41,7 @@ fn webhook_of(
         operator: "meshwright-operator.meshwright-system.svc:15012".into(),
         trust_domain: "cluster.local".into(),
         bundle: watch::channel(TrustBundle::default()).1,
+        validator: Validator::new(watch::channel(None).1),
     }
 }
 
@@ -63,11 +64,11 @@ fn review(pod: Value) -> Value {
 }
 
 fn answer(review: &Value) -> Value {
-    let answer = review::answer(
-        review.to_string().as_bytes(),
-        &webhook().config(BTreeMap::new()),
-    )
-    .unwrap();
+    let request = review::read(review.to_string().as_bytes()).unwrap();
+    let uid = request.uid.clone();
+    let config = webhook().config(BTreeMap::new());
+    let response = review::injected(request, &config).unwrap();
+    let answer = review::written(&uid, response).unwrap();
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
     assert_eq!(answer["kind"], "AdmissionReview");
@@ -120,8 +121,10 @@ async fn what_is_no_new_pod_is_let_through_as_it_is() {
 #[tokio::test]
 async fn what_is_no_review_is_said_to_be_none() {
     let bad = |body: &str| {
-        review::answer(body.as_bytes(), &webhook().config(BTreeMap::new())).unwrap_err()
+        let request = review::read(body.as_bytes())?;
+        review::injected(request, &webhook().config(BTreeMap::new()))
     };
+    let bad = |body: &str| bad(body).unwrap_err();
     assert!(
         bad("hello")
             .to_string()
@@ -182,10 +185,13 @@ async fn the_api_server_is_answered_in_json_and_everyone_else_with_a_sentence() 
         "{bad}"
     );
     assert!(
-        ask(post("/validate", b"{}"))
+        ask(post("/elsewhere", b"{}"))
             .await
             .starts_with("HTTP/1.1 404")
     );
+    let validated = ask(post("/validate", review(pod()).to_string().as_bytes())).await;
+    assert!(validated.starts_with("HTTP/1.1 200"), "{validated}");
+    assert!(validated.contains(r#""allowed":true"#), "{validated}");
     let get = b"GET /inject HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_vec();
     assert!(ask(get).await.starts_with("HTTP/1.1 405"));
 }
@@ -320,4 +326,54 @@ async fn no_connection_is_for_ever() {
     let place = Places::new(CONNECTIONS).take([127, 0, 0, 1].into());
     let served = Arc::new(webhook()).connection(server, tls().0, place.unwrap());
     assert!(timeout(HEAD_TIMEOUT * 2, served).await.is_ok());
+}
+
+#[tokio::test]
+async fn garbage_is_answered_and_the_next_question_as_ever() {
+    let webhook = Arc::new(webhook());
+    let ask = async |path: &str, body: &[u8]| {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let webhook = webhook.clone();
+        let service = service_fn(move |request| {
+            let webhook = webhook.clone();
+            async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+        });
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        let served = tokio::spawn(serving);
+        client.write_all(&post(path, body)).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer).await;
+        let _ = served.await;
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let good = review(pod()).to_string();
+    let deep = "[".repeat(100_000);
+    let mut garbage: Vec<Vec<u8>> = vec![
+        Vec::new(),
+        vec![0xff; 1000],
+        deep.into_bytes(),
+        b"null".to_vec(),
+        b"{\"apiVersion\": 1}".to_vec(),
+        good.replace("\"uid\"", "\"nil\"").into_bytes(),
+    ];
+    // A good one, broken off anywhere, or with a byte of it spoilt.
+    for at in (0..good.len()).step_by(7) {
+        garbage.push(good.as_bytes()[..at].to_vec());
+        let mut spoilt = good.clone().into_bytes();
+        spoilt[at] ^= 0x55;
+        garbage.push(spoilt);
+    }
+    for body in garbage {
+        for path in ["/inject", "/validate"] {
+            let answer = ask(path, &body).await;
+            let status = answer.get(..12).unwrap_or_default();
+            assert!(
+                ["HTTP/1.1 200", "HTTP/1.1 400"].contains(&status),
+                "{}: {answer}",
+                String::from_utf8_lossy(&body)
+            );
+        }
+    }
+    let answer = ask("/inject", good.as_bytes()).await;
+    assert!(answer.contains("JSONPatch"), "{answer}");
 }

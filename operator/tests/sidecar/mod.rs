@@ -60,6 +60,13 @@ pub(crate) async fn anonymous(operator: &Running) -> tonic::Status {
     opened.err().unwrap()
 }
 
+/// A connection to a replica at that address, with that identity.
+#[allow(dead_code)] // of the tests with several replicas
+pub(crate) async fn channel(operator: &Running, address: SocketAddr, own: &Identity) -> Channel {
+    let config = config(operator, Some(own));
+    connect(address, config).await.unwrap()
+}
+
 /// How many calls the operator lets one connection carry at a time, as it says itself in its first
 /// HTTP/2 frame.
 #[allow(dead_code)] // of the benchmark
@@ -113,13 +120,31 @@ impl Identity {
     /// A leaf without asking, for who lives in the operator's process.
     #[allow(dead_code)] // of the benchmark
     pub(crate) fn issue(operator: &Running, namespace: &str, pod: &str, uid: &str) -> Identity {
+        Identity::issue_as(operator, (namespace, "default"), pod, uid)
+    }
+
+    /// The same, of the pod's namespace and a service account there.
+    pub(crate) fn issue_as(
+        operator: &Running,
+        (namespace, account): (&str, &str),
+        pod: &str,
+        uid: &str,
+    ) -> Identity {
         let key = KeyPair::generate().unwrap();
         let csr = CertificateParams::default()
             .serialize_request(&key)
             .unwrap();
         let requested = RequestedKey::from_csr(csr.der()).unwrap();
-        let workload = Workload::new(namespace, "default", pod, uid).unwrap();
+        let workload = Workload::new(namespace, account, pod, uid).unwrap();
         let chain = operator.ca.issue(&requested, &workload).unwrap().chain;
+        Identity { key, chain }
+    }
+
+    /// The operator's own.
+    #[allow(dead_code)] // of the tests with several replicas
+    pub(crate) fn operator(operator: &Running) -> Identity {
+        let (issued, key) = operator.ca.issue_operator().unwrap();
+        let chain = issued.chain;
         Identity { key, chain }
     }
 }

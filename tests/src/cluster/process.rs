@@ -1,5 +1,6 @@
 //! Processes of containers, as this machine sees them.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -11,16 +12,30 @@ const TICK: Duration = Duration::from_millis(10);
 /// cgroup, which names the container: containerd knows them by their ids in the cluster's own PID
 /// namespace, which mean nothing out here.
 pub(super) fn first(container: &str) -> Result<Option<u32>> {
+    find(|pid| {
+        belongs(pid, container) && !parent(pid).is_some_and(|parent| belongs(parent, container))
+    })
+}
+
+/// The process of a program of the cluster itself: it is told by its arguments, which name files
+/// below the cluster's state folder.
+pub(super) fn of_cluster(program: &str, state: &Path) -> Result<Option<u32>> {
+    let state = state.to_str().context("a path in UTF-8")?;
+    find(|pid| {
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|arguments| {
+            let mut arguments = arguments.split('\0');
+            let name = arguments.next().and_then(|path| path.rsplit('/').next());
+            name == Some(program) && arguments.any(|argument| argument.contains(state))
+        })
+    })
+}
+
+fn find(is: impl Fn(u32) -> bool) -> Result<Option<u32>> {
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        if belongs(pid, container) && !parent(pid).is_some_and(|parent| belongs(parent, container))
+        let name = entry.file_name();
+        if let Some(pid) = name.to_str().and_then(|name| name.parse().ok())
+            && is(pid)
         {
             return Ok(Some(pid));
         }

@@ -1,125 +1,9 @@
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::time::Duration;
-
-use bytes::Bytes;
 use crds::BalancingType;
-use http::{Request, Response};
-use http_body_util::channel::{Channel, Sender};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::time::timeout;
 
+use super::fake::{ApiServer, LONG};
 use super::*;
-
-const LONG: Duration = Duration::from_secs(20);
-
-/// As much of an API server as a watch needs.
-#[derive(Clone, Default)]
-struct ApiServer(Arc<Mutex<State>>);
-
-#[derive(Default)]
-struct State {
-    /// By plural name: what a list answers.
-    lists: HashMap<String, Value>,
-    /// By plural name: who watches.
-    watches: HashMap<String, Sender<Bytes>>,
-    /// Every list there was.
-    listed: Vec<String>,
-}
-
-type Body = BoxBody<Bytes, Infallible>;
-
-impl ApiServer {
-    async fn start() -> (ApiServer, Client) {
-        let server = ApiServer::default();
-        for kind in [
-            "apiroutes",
-            "ratelimits",
-            "retrypolicies",
-            "services",
-            "endpointslices",
-            "pods",
-            "namespaces",
-            "secrets with consumer",
-            "secrets with credential",
-        ] {
-            server.list(kind, "10", json!([]));
-        }
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let answering = server.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let server = answering.clone();
-                let service = service_fn(move |request| {
-                    let response = server.answer(&request);
-                    async move { Ok::<_, Infallible>(response) }
-                });
-                let io = TokioIo::new(stream);
-                tokio::spawn(http1::Builder::new().serve_connection(io, service));
-            }
-        });
-        let config = kube::Config::new(url.parse().unwrap());
-        (server, Client::try_from(config).unwrap())
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
-    }
-
-    fn list(&self, plural: &str, version: &str, items: Value) {
-        let list = json!({
-            "kind": "List", "apiVersion": "v1",
-            "metadata": { "resourceVersion": version }, "items": items });
-        self.state().lists.insert(plural.to_owned(), list);
-    }
-
-    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
-        let mut plural = request.uri().path().rsplit('/').next().unwrap().to_owned();
-        let query = request.uri().query().unwrap_or_default();
-        let watch = query.contains("watch=true");
-        if let Some((_, label)) = query.split_once("labelSelector=meshwright.dev%2F") {
-            plural = format!("{plural} with {}", label.split('&').next().unwrap());
-        }
-        let mut state = self.state();
-        if watch {
-            let (sender, body) = Channel::new(16);
-            state.watches.insert(plural, sender);
-            Response::new(body.boxed())
-        } else {
-            state.listed.push(plural.clone());
-            let list = state.lists[&plural].to_string();
-            Response::new(Full::new(Bytes::from(list)).boxed())
-        }
-    }
-
-    /// Tells a watch of an event, once there is a watch.
-    async fn tell(&self, plural: &str, type_: &str, object: Value) {
-        let mut line = json!({ "type": type_, "object": object }).to_string();
-        line.push('\n');
-        let watched = async {
-            loop {
-                if let Some(sender) = self.state().watches.remove(plural) {
-                    return sender;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let mut sender = timeout(LONG, watched).await.unwrap();
-        sender.send_data(Bytes::from(line)).await.unwrap();
-        self.state()
-            .watches
-            .entry(plural.to_owned())
-            .or_insert(sender);
-    }
-}
 
 fn route(version: &str, hosts: Value) -> Value {
     json!({
@@ -154,7 +38,7 @@ fn bookmark(kind: &str, version: &str) -> Value {
 }
 
 fn cluster(client: &Client) -> Cluster {
-    Cluster::new(client, Arc::new(|_, _| {}))
+    Cluster::new(client, "meshwright-system", Arc::new(|_, _| {}))
 }
 
 async fn changed(cluster: &mut Cluster) -> Inputs {
@@ -291,11 +175,11 @@ async fn a_status_is_heard_of_and_is_no_change_of_the_world() {
     server.list("retrypolicies", "10", json!([policy("9", "RoundRobin")]));
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hears = heard.clone();
-    let on_status = move |object: &ObjectRef, status: Option<ObjectStatus>| {
-        let programmed = status.and_then(|status| status.programmed);
+    let on_status = move |object: &ObjectRef, stored: Option<Stored>| {
+        let programmed = stored.and_then(|stored| stored.status?.programmed);
         hears.lock().unwrap().push((object.clone(), programmed));
     };
-    let mut cluster = Cluster::new(&client, Arc::new(on_status));
+    let mut cluster = Cluster::new(&client, "meshwright-system", Arc::new(on_status));
     let before = changed(&mut cluster).await;
     let mut written = [route("11", json!(["orders"])), policy("11", "RoundRobin")];
     for object in &mut written {
@@ -382,7 +266,7 @@ async fn of_a_namespace_only_what_it_tells_the_mesh_is_kept() {
     };
     let (server, client) = ApiServer::start().await;
     server.list("namespaces", "10", json!([namespace("9", "permissive")]));
-    let mut cluster = Cluster::new(&client, Arc::new(|_, _| {}));
+    let mut cluster = Cluster::new(&client, "meshwright-system", Arc::new(|_, _| {}));
     let key = ObjectKey::namespace("shop");
     let before = until(&mut cluster, |inputs| inputs.namespaces.contains_key(&key)).await;
     let labels = before.namespaces[&key].metadata.labels.clone().unwrap();
@@ -411,31 +295,83 @@ async fn of_a_namespace_only_what_it_tells_the_mesh_is_kept() {
 }
 
 #[tokio::test]
-async fn of_secrets_only_those_with_a_label_of_the_meshs_are_asked_for() {
-    let secret = |version: &str, text: &str| {
-        json!({
-            "apiVersion": "v1", "kind": "Secret",
-            "metadata": { "name": "acme", "namespace": "shop", "resourceVersion": version },
-            "data": { "keyID": text } })
-    };
+async fn a_kind_that_is_not_installed_keeps_no_other_waiting_and_is_followed_once_it_is_there() {
     let (server, client) = ApiServer::start().await;
+    server.refuse("ratelimits", 404);
+    server.list("apiroutes", "17", json!([route("12", json!(["orders"]))]));
     let mut cluster = cluster(&client);
-    changed(&mut cluster).await;
-    let asked = server.state().listed.clone();
-    let mut of_secrets = Vec::from_iter(asked.iter().filter(|kind| kind.starts_with("secrets")));
-    of_secrets.sort();
-    assert_eq!(
-        of_secrets,
-        ["secrets with consumer", "secrets with credential"]
-    );
+    let start = Instant::now();
+    let inputs = changed(&mut cluster).await;
+    assert!(start.elapsed() >= ABSENT, "it may be there in a moment");
+    assert_eq!(hosts(&inputs), ["orders"]);
+    // Nothing was seen of it, so that no sidecar loses any that it has.
+    assert_eq!(inputs.seen.at(Input::RateLimit), 0);
 
-    let told = "secrets with consumer";
-    server.tell(told, "ADDED", secret("20", "YWNtZTE=")).await;
-    let seen = until(&mut cluster, |inputs| inputs.seen.at(Input::Consumer) == 20).await;
-    assert!(seen.consumers.contains_key(&ObjectKey::new("shop", "acme")));
-    assert!(seen.credentials.is_empty());
-    assert_eq!(seen.seen.at(Input::Credential), 10);
-    server.tell(told, "DELETED", secret("21", "YWNtZTE=")).await;
-    let seen = until(&mut cluster, |inputs| inputs.seen.at(Input::Consumer) == 21).await;
-    assert!(seen.consumers.is_empty());
+    let limit = json!({
+        "apiVersion": "meshwright.dev/v1alpha1", "kind": "RateLimit",
+        "metadata": { "name": "orders", "namespace": "shop", "resourceVersion": "30" },
+        "spec": { "targetRefs": [{ "kind": "Service", "name": "orders", "group": "" }], "limits": [] } });
+    server.list("ratelimits", "31", json!([limit]));
+    server.refuse("ratelimits", None);
+    let inputs = until(&mut cluster, |inputs| {
+        inputs.seen.at(Input::RateLimit) == 31
+    })
+    .await;
+    assert_eq!(inputs.rate_limits.len(), 1);
+}
+
+#[tokio::test]
+async fn objects_that_cannot_be_read_are_counted_until_they_can_or_are_gone() {
+    let (server, client) = ApiServer::start().await;
+    server.list("apiroutes", "17", json!([route("12", json!(7))]));
+    let mut cluster = cluster(&client);
+    let seen = timeout(LONG, cluster.changed()).await.unwrap().unwrap();
+    assert_eq!((seen.unreadable, seen.inputs.api_routes.len()), (1, 0));
+    let good = route("18", json!(["orders"]));
+    server.tell("apiroutes", "MODIFIED", good).await;
+    let seen = timeout(LONG, cluster.changed()).await.unwrap().unwrap();
+    assert_eq!((seen.unreadable, seen.inputs.api_routes.len()), (0, 1));
+    server
+        .tell("apiroutes", "MODIFIED", route("19", json!(7)))
+        .await;
+    let seen = timeout(LONG, cluster.changed()).await.unwrap().unwrap();
+    assert_eq!((seen.unreadable, hosts(&seen.inputs).len()), (1, 1));
+    server
+        .tell("apiroutes", "DELETED", route("20", json!(7)))
+        .await;
+    let seen = timeout(LONG, cluster.changed()).await.unwrap().unwrap();
+    assert_eq!((seen.unreadable, seen.inputs.api_routes.len()), (0, 0));
+}
+
+/// Ten thousand objects at once are one world, and what changes among them is told in a few more.
+#[tokio::test]
+async fn ten_thousand_objects_at_once_are_told_together() {
+    const MANY: usize = 10_000;
+    let (server, client) = ApiServer::start().await;
+    let one = |number: usize, version: usize, host: &str| {
+        let mut route = route(&version.to_string(), json!([host]));
+        route["metadata"]["name"] = json!(format!("orders-{number}"));
+        route
+    };
+    let all = (0..MANY).map(|number| one(number, 12, "orders")).collect();
+    server.list("apiroutes", "17", all);
+    let mut cluster = cluster(&client);
+    let before = changed(&mut cluster).await;
+    assert_eq!(before.api_routes.len(), MANY);
+    for number in 0..100 {
+        let changed = one(number, 100 + number, "others");
+        server.tell("apiroutes", "MODIFIED", changed).await;
+    }
+    let mut worlds = 0;
+    let after = loop {
+        worlds += 1;
+        let inputs = changed(&mut cluster).await;
+        if inputs.seen.at(Input::ApiRoute) == 199 {
+            break inputs;
+        }
+    };
+    assert!(worlds <= 20, "{worlds} worlds for a hundred changes");
+    let same =
+        |(key, route): &(&ObjectKey, &Arc<ApiRoute>)| Arc::ptr_eq(route, &before.api_routes[*key]);
+    assert_eq!(after.api_routes.iter().filter(same).count(), MANY - 100);
 }

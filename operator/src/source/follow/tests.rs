@@ -71,7 +71,7 @@ async fn followed(
         }
     });
     let api: Api<Service> = Api::all(client);
-    let _ = timeout(HOUR, follow(api, None, "Service", |_| ())).await;
+    let _ = timeout(HOUR, follow(api, Only::default(), "Service", |_| ())).await;
     let asked = asked.lock().unwrap();
     asked.clone()
 }

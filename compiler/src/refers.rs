@@ -1,0 +1,33 @@
+//! In which namespaces something refers to Secrets: their own, always.
+
+use std::collections::BTreeSet;
+
+use crate::inputs::{Inputs, ObjectKey};
+
+/// The namespaces with an ApiRoute that takes consumers' keys.
+pub fn refer_to_consumers(inputs: &Inputs) -> BTreeSet<&str> {
+    let routes = inputs.api_routes.iter();
+    let refer = routes.filter(|(_, route)| {
+        let auth = route.spec.auth.as_ref();
+        auth.is_some_and(|auth| auth.api_key.is_some())
+    });
+    namespaces(refer.map(|(key, _)| key))
+}
+
+/// The namespaces with an object that names a Secret: to ask about tokens, or for a store.
+pub fn refer_to_credentials(inputs: &Inputs) -> BTreeSet<&str> {
+    let routes = inputs.api_routes.iter().filter(|(_, route)| {
+        let auth = route.spec.auth.as_ref();
+        let idempotency = route.spec.idempotency.as_ref();
+        auth.is_some_and(|auth| auth.introspection.is_some())
+            || idempotency.is_some_and(|idempotency| idempotency.store.is_some())
+    });
+    let limits = inputs.rate_limits.iter();
+    let limits = limits.filter(|(_, limit)| limit.spec.store.is_some());
+    let routes = routes.map(|(key, _)| key);
+    namespaces(routes.chain(limits.map(|(key, _)| key)))
+}
+
+fn namespaces<'a>(keys: impl Iterator<Item = &'a ObjectKey>) -> BTreeSet<&'a str> {
+    keys.map(|key| key.namespace.as_str()).collect()
+}

@@ -1,0 +1,237 @@
+//! What is said of an object before it is stored.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod world;
+
+use compiler::{Draft, Inputs, ObjectKey, ObjectRef, Opinion, Output, Review, advice, compile};
+
+const ORDERS: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: orders, namespace: shop}\n\
+                      spec: {clusterIP: 10.96.0.10, selector: {app: orders}, ports: [{port: 80}]}\n";
+
+fn object(kind: &str, name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: meshwright.dev/v1alpha1\nkind: {kind}\n\
+         metadata: {{name: {name}, namespace: shop}}\nspec: {{{spec}}}\n"
+    )
+}
+
+/// The one object of a file, as a draft.
+fn draft(written: &str) -> Draft {
+    let inputs = world::inputs("draft.yaml", written);
+    let routes = inputs.api_routes.values();
+    let routes = routes.map(|one| Draft::ApiRoute(Box::new((**one).clone())));
+    let policies = inputs.retry_policies.values();
+    let policies = policies.map(|one| Draft::RetryPolicy(Box::new((**one).clone())));
+    let limits = inputs.rate_limits.values();
+    let limits = limits.map(|one| Draft::RateLimit(Box::new((**one).clone())));
+    routes.chain(policies).chain(limits).next().unwrap()
+}
+
+fn judge(world: &Inputs, written: &str) -> Opinion {
+    let mut review = Review::default();
+    review.see(world);
+    review.judge(draft(written))
+}
+
+/// What the status will say of it, without the object that is there under its name.
+fn status(world: &Inputs, written: &str) -> Vec<String> {
+    let mut inputs = world.clone();
+    let of_draft = world::inputs("draft.yaml", written);
+    inputs.api_routes.extend(of_draft.api_routes);
+    let output = compile(&inputs, Output::default());
+    let verdict = &output.verdicts[&draft(written).object()];
+    let failed = verdict.conditions.iter().filter(|one| !one.status);
+    failed
+        .map(|one| format!("{} ({})", one.message, one.reason))
+        .collect()
+}
+
+#[test]
+fn what_contradicts_itself_is_refused_in_the_words_of_its_status() {
+    let world = world::inputs("world.yaml", ORDERS);
+    for spec in [
+        "hosts: [orders, mail.post]",
+        "hosts: [api.example.com]",
+        "hosts: [orders], rules: [{matches: [{path: {type: Regex, value: \"(\"}}]}]",
+        "hosts: [missing], rules: [{matches: [{path: {type: Regex, value: \"(\"}}]}]",
+    ] {
+        let written = object("ApiRoute", "orders", spec);
+        let opinion = judge(&world, &written);
+        assert_eq!(
+            opinion.refusal.as_ref(),
+            status(&world, &written).first(),
+            "{spec}"
+        );
+        assert!(opinion.refusal.is_some(), "{spec}");
+    }
+}
+
+#[test]
+fn what_may_come_or_go_later_is_told_and_refused_by_nobody() {
+    let mut world = world::inputs("world.yaml", ORDERS);
+    let older = world::inputs("older.yaml", &object("ApiRoute", "ant", "hosts: [orders]"));
+    world.api_routes.extend(older.api_routes);
+    let without_pods = "---\napiVersion: v1\nkind: Service\nmetadata: {name: bare, namespace: shop}\n\
+                        spec: {clusterIP: 10.96.0.11, ports: [{port: 80}]}\n";
+    let bare = world::inputs("bare.yaml", without_pods);
+    world.services.extend(bare.services);
+    for (spec, says) in [
+        ("hosts: [missing]", "there is no Service \"missing\""),
+        ("hosts: [orders]", "ApiRoute shop/ant comes first"),
+        (
+            "hosts: [bare], authorization: {rules: []}",
+            "selects no pods",
+        ),
+        (
+            "hosts: [bare], rules: [{backendRefs: [{name: gone, port: 80}]}]",
+            "(BackendNotFound)",
+        ),
+    ] {
+        let written = object("ApiRoute", "zebra", spec);
+        let opinion = judge(&world, &written);
+        assert_eq!(opinion.refusal, None, "{spec}");
+        assert_eq!(opinion.warnings, status(&world, &written), "{spec}");
+        assert!(opinion.warnings[0].contains(says), "{opinion:?}");
+    }
+}
+
+#[test]
+fn a_draft_leaves_nothing_behind_and_takes_the_place_of_what_is_there() {
+    let orders = object("ApiRoute", "orders", "hosts: [orders]");
+    let world = world::inputs("world.yaml", &format!("{ORDERS}{orders}"));
+    let mut review = Review::default();
+    review.see(&world);
+    let quiet = Opinion::default();
+    // It does not conflict with its own former self,
+    assert_eq!(review.judge(draft(&orders)), quiet);
+    // and a draft that was never stored conflicts with nothing.
+    let other = object("ApiRoute", "ant", "hosts: [orders]");
+    let told = review.judge(draft(&other)).warnings;
+    assert!(
+        told[0].contains("ApiRoute shop/orders comes first"),
+        "{told:?}"
+    );
+    assert_eq!(review.judge(draft(&orders)), quiet);
+    let policy = object(
+        "RetryPolicy",
+        "orders",
+        "targetRefs: [{kind: ApiRoute, group: meshwright.dev, name: ant}], maxRetries: 1",
+    );
+    let told = review.judge(draft(&policy)).warnings;
+    assert!(told[0].contains("there is no ApiRoute \"ant\""), "{told:?}");
+}
+
+#[test]
+fn what_is_legal_and_unwise_is_said_with_its_field() {
+    let fast = "hosts: [orders], timeouts: {request: 2s}";
+    let route = object("ApiRoute", "orders", fast);
+    let world = world::inputs("world.yaml", &format!("{ORDERS}{route}"));
+    let key = "apiKey: {in: Query, name: key}";
+    let targets = "targetRefs: [{kind: ApiRoute, group: meshwright.dev, name: orders}]";
+    let limited = "targetRefs: [{kind: Service, name: orders, group: \"\"}]";
+    for (kind, spec, says) in [
+        (
+            "ApiRoute",
+            "hosts: [orders], rules: [{backendRefs: [{name: orders, port: 80, weight: 0}]}]",
+            "spec.rules[0].backendRefs: each has the weight 0",
+        ),
+        (
+            "ApiRoute",
+            "hosts: [orders], rules: [{fault: {abort: {status: 503, percent: 1}}}]",
+            "spec.rules[0].fault: ",
+        ),
+        (
+            "ApiRoute",
+            &*format!("hosts: [orders], auth: {{{key}}}"),
+            "spec.auth: what stands in a query",
+        ),
+        (
+            "ApiRoute",
+            "hosts: [orders], authorization: {mode: Audit, rules: []}",
+            "spec.authorization.mode: Audit",
+        ),
+        (
+            "RetryPolicy",
+            &*format!("{targets}, methods: [GET, POST]"),
+            "spec.methods: an application may carry out a POST twice",
+        ),
+        (
+            "RetryPolicy",
+            &*format!("{targets}, perTryTimeout: 2s"),
+            "spec.perTryTimeout: 2s leaves no time for a second try within the 2s",
+        ),
+        (
+            "RateLimit",
+            &*format!("{limited}, limits: [{{name: all, requests: 9, per: 24h}}]"),
+            "spec.limits[0].per: 24h is long for a count that each pod has for itself",
+        ),
+    ] {
+        let opinion = judge(&world, &object(kind, "orders", spec));
+        assert_eq!(opinion.refusal, None, "{spec}");
+        let said = opinion.warnings.iter().any(|one| one.starts_with(says));
+        assert!(said, "{spec}: {opinion:?}");
+    }
+    // What is as it should be is not talked about.
+    for (kind, spec) in [
+        ("ApiRoute", fast.to_owned()),
+        (
+            "RetryPolicy",
+            format!("{targets}, perTryTimeout: 500ms, methods: [GET, PUT]"),
+        ),
+        (
+            "RetryPolicy",
+            format!("{targets}, methods: [POST], retryOn: {{grpcCodes: [Unavailable]}}"),
+        ),
+        (
+            "RateLimit",
+            format!("{limited}, limits: [{{name: all, requests: 9, per: 1m}}]"),
+        ),
+    ] {
+        let opinion = judge(&world, &object(kind, "orders", &spec));
+        assert_eq!(opinion, Opinion::default(), "{spec}");
+    }
+    let nothing = ObjectRef::rate_limit(&ObjectKey::new("shop", "none"));
+    assert!(advice(&world, &nothing).is_empty());
+}
+
+#[test]
+fn among_ten_thousand_objects_a_draft_costs_what_depends_on_it() {
+    let mut world = Inputs::default();
+    let of = world::inputs(
+        "one.yaml",
+        &format!(
+            "{ORDERS}{}",
+            object("ApiRoute", "orders", "hosts: [orders]")
+        ),
+    );
+    let (_, service) = of.services.first_key_value().unwrap();
+    let (_, route) = of.api_routes.first_key_value().unwrap();
+    for number in 0..10_000 {
+        let name = format!("orders-{number:05}");
+        let key = ObjectKey::new("shop", &*name);
+        let mut route = (**route).clone();
+        route.metadata.name = Some(name.clone());
+        route.spec.hosts = vec![name.clone()];
+        world.api_routes.insert(key.clone(), route.into());
+        let mut service = (**service).clone();
+        service.metadata.name = Some(name);
+        world.services.insert(key, service.into());
+    }
+    let mut review = Review::default();
+    let start = std::time::Instant::now();
+    review.see(&world);
+    let written = object("ApiRoute", "zebra", "hosts: [orders-00000]");
+    let told = review.judge(draft(&written)).warnings;
+    assert!(told[0].contains("ApiRoute shop/orders-00000"), "{told:?}");
+    let first = start.elapsed();
+
+    let rounds = 20;
+    let start = std::time::Instant::now();
+    for _ in 0..rounds {
+        review.judge(draft(&written));
+    }
+    let later = start.elapsed() / rounds;
+    println!("the first draft of a world {first:?}, a later one {later:?}");
+    assert!(later < first / 4, "{later:?} after {first:?}");
+}

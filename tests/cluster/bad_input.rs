@@ -1,0 +1,212 @@
+//! What is wrong and comes all the same: each has an answer, and nothing else suffers.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tests::cluster::{Cluster, wait_until};
+
+use crate::installation::{PODS, SYSTEM, installed, operator_stays, root};
+use crate::life::operators;
+use crate::validation::{applied, object};
+
+/// A Service without pods, which is enough to govern.
+fn service(namespace: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": name, "namespace": namespace },
+        "spec": { "selector": { "app": name }, "ports": [{ "name": "http", "port": 80 }] },
+    })
+}
+
+/// Waits until an ApiRoute has a condition of this type, status and generation.
+async fn condition(
+    cluster: &Cluster,
+    (namespace, name): (&str, &str),
+    type_: &str,
+    status: &str,
+    generation: i64,
+) -> Result<Value> {
+    let what = format!("{name} has {type_}={status} of generation {generation}");
+    wait_until(&what, PODS, async || {
+        let route = cluster
+            .json(&["get", "apiroute", name, "-n", namespace])
+            .await?;
+        let conditions = route["status"]["conditions"].as_array();
+        let found = conditions
+            .into_iter()
+            .flatten()
+            .find(|one| one["type"] == type_);
+        let found = found.with_context(|| format!("{route}"))?;
+        ensure!(
+            found["status"] == status && found["observedGeneration"] == generation,
+            "{found}"
+        );
+        Ok(found.clone())
+    })
+    .await
+}
+
+/// How often the operator's container has been started anew.
+async fn restarts(cluster: &Cluster) -> Result<i64> {
+    let pods = operators(cluster).await?;
+    let pod = pods.first().context("no operator")?;
+    let pod = cluster.json(&["get", "pod", "-n", SYSTEM, pod]).await?;
+    let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
+    restarts.as_i64().context("no count")
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_deleted_in_the_midst_takes_only_its_own_with_it() -> Result<()> {
+    let cluster = installed().await?;
+    let _operator = operator_stays().await;
+    let before = restarts(cluster).await?;
+    let [stays, goes] = [
+        cluster.namespace("stays").await?,
+        cluster.namespace("goes").await?,
+    ];
+    let key = json!({ "apiKey": { "in": "Header", "name": "x-api-key" } });
+    let store = json!({ "redis": { "urlSecretRef": { "name": "redis", "key": "url" } } });
+    let targets = json!([{ "group": "", "kind": "Service", "name": "orders" }]);
+    let mut items = vec![service(&stays, "orders"), service(&goes, "orders")];
+    for number in 0..20 {
+        let limit = json!({ "targetRefs": targets, "scope": "Shared", "store": store,
+                            "limits": [{ "name": "all", "requests": 9, "per": "1m" }] });
+        items.push(object(
+            "RateLimit",
+            &goes,
+            &format!("limit-{number}"),
+            &limit,
+        ));
+    }
+    let guarded = json!({ "hosts": ["orders"], "auth": key });
+    items.push(object("ApiRoute", &goes, "orders", &guarded));
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
+    cluster.apply(&list.to_string()).await?;
+    // Its objects are just being judged, its Secrets just being asked for.
+    cluster
+        .kubectl(&["delete", "namespace", &goes, "--wait=false"])
+        .await?;
+    let route = object("ApiRoute", &stays, "orders", &guarded);
+    let (stored, said) = applied(cluster, &route).await?;
+    ensure!(stored, "{said}");
+    condition(cluster, (&stays, "orders"), "Accepted", "True", 1).await?;
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=delete",
+            &format!("namespace/{goes}"),
+            "--timeout=90s",
+        ])
+        .await?;
+    // And what comes after it is done as well.
+    cluster
+        .kubectl(&["delete", "apiroute", "orders", "-n", &stays])
+        .await?;
+    cluster.apply(&route.to_string()).await?;
+    condition(cluster, (&stays, "orders"), "Accepted", "True", 1).await?;
+    ensure!(
+        restarts(cluster).await? == before,
+        "the operator has failed"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_an_object_of_a_newer_schema_the_last_good_form_holds_and_whoever_applies_it_is_told()
+-> Result<()> {
+    let cluster = installed().await?;
+    let _operator = operator_stays().await;
+    let namespace = cluster.namespace("newer").await?;
+    cluster
+        .apply(&service(&namespace, "orders").to_string())
+        .await?;
+    let route = |protocol: &str| {
+        let spec = json!({ "hosts": ["orders"], "protocol": protocol });
+        object("ApiRoute", &namespace, "orders", &spec)
+    };
+    let (stored, said) = applied(cluster, &route("HTTP")).await?;
+    ensure!(stored, "{said}");
+    condition(cluster, (&namespace, "orders"), "Accepted", "True", 1).await?;
+
+    // A version to come: it adds a protocol, which no other test writes.
+    let place =
+        "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/protocol/enum/-";
+    let newer = json!([{ "op": "add", "path": place, "value": "QUIC" }]).to_string();
+    let crd = [
+        "patch",
+        "crd",
+        "apiroutes.meshwright.dev",
+        "--type=json",
+        "-p",
+    ];
+    cluster.kubectl(&[&crd[..], &[&newer]].concat()).await?;
+    wait_until(
+        "it is stored, and whoever applies it is told",
+        PODS,
+        async || {
+            let (stored, said) = applied(cluster, &route("QUIC")).await?;
+            ensure!(stored, "{said}");
+            ensure!(said.contains("older than the definitions (CRDs)"), "{said}");
+            Ok(())
+        },
+    )
+    .await?;
+    // Nobody claims to have looked at it; what held before holds.
+    let held = condition(cluster, (&namespace, "orders"), "Accepted", "True", 1).await?;
+    ensure!(held["observedGeneration"] == 1, "{held}");
+    let proxied =
+        format!("/api/v1/namespaces/{SYSTEM}/services/meshwright-operator:15014/proxy/metrics");
+    wait_until("it is counted", PODS, async || {
+        let metrics = cluster.kubectl(&["get", "--raw", &proxied]).await?;
+        let line = "meshwright_operator_unreadable_objects 1";
+        ensure!(metrics.contains(line), "{metrics}");
+        Ok(())
+    })
+    .await?;
+    // Others are judged as ever.
+    let other = object(
+        "ApiRoute",
+        &namespace,
+        "other",
+        &json!({ "hosts": ["missing"] }),
+    );
+    let (stored, said) = applied(cluster, &other).await?;
+    ensure!(
+        stored && said.contains("there is no Service \"missing\""),
+        "{said}"
+    );
+    condition(cluster, (&namespace, "other"), "Accepted", "False", 1).await?;
+    // Back as it was.
+    cluster.apply(&route("HTTP").to_string()).await?;
+    let definition = root().join("crds/apiroutes.yaml");
+    let definition = std::fs::read_to_string(definition)?;
+    let definition = definition.as_str();
+    cluster.apply(definition).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_chart_is_refused_and_the_first_one_goes_on() -> Result<()> {
+    let cluster = installed().await?;
+    let _operator = operator_stays().await;
+    let before = cluster
+        .json(&["get", "clusterrole", "meshwright-operator"])
+        .await?;
+    let chart = root().join("charts/meshwright");
+    let chart = chart.to_str().context("a path in UTF-8")?;
+    let second = cluster.namespace("second").await?;
+    let args = ["install", "another", chart, "--namespace", &second];
+    let refused = cluster.helm(&args).await.unwrap_err().to_string();
+    // In Helm's words: what it would make is there, and another's.
+    ensure!(
+        refused.contains("cannot be imported into the current release")
+            && refused.contains("meshwright"),
+        "{refused}"
+    );
+    let after = cluster
+        .json(&["get", "clusterrole", "meshwright-operator"])
+        .await?;
+    ensure!(before == after, "{after}");
+    let pods = cluster.kubectl(&["get", "pods", "-n", &second]).await?;
+    ensure!(!pods.contains("meshwright"), "{pods}");
+    Ok(())
+}
