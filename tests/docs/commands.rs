@@ -308,7 +308,7 @@ fn a_command_that_does_not_exist_is_noticed() {
     let split = |text: &str| commands(text);
     assert_eq!(
         split(
-            "# no\nA=1 helm list | kubectl apply \\\n  -f - # as said\nx --y='a b' > z\ns <(q r)"
+            "# no\nA=1 helm list | kubectl apply \\\n  -f - # as said\nx --y='a b' > z\ns <(q r)\nt $(u)"
         ),
         [
             vec!["helm", "list"],
