@@ -27,9 +27,17 @@ async fn answers(cluster: &Cluster, folder: &Path, command: &str) -> Result<Stri
     let own = binary("meshwright")?;
     let own = own.parent().context("a folder")?.display();
     let line = format!("export PATH=\"{own}:$PATH\"; ({command}) 2>&1 || true");
-    let mut shell = cluster.command("bash");
-    shell.current_dir(folder).args(["-c", &line]);
-    run(&mut shell, "").await
+    // What does not end is ended, with all that it has started.
+    let mut shell = cluster.command("timeout");
+    let shell = shell.args(["30", "bash", "-c", &line]).current_dir(folder);
+    match run(shell, "").await {
+        Ok(said) => Ok(said),
+        Err(error) => {
+            let pods = ["get", "events,replicasets,pods", "-n", "first", "-o", "wide"];
+            let pods = cluster.kubectl(&pods).await.unwrap_or_default();
+            Err(error.context(format!("{command}\n{pods}")))
+        }
+    }
 }
 
 #[tokio::test]
@@ -60,7 +68,9 @@ async fn the_first_route_is_as_its_page_says() -> Result<()> {
             Ok(())
         };
         match looks {
-            true => wait_until("a command answers as the page shows", PODS, compare).await?,
+            true => {
+                wait_until(&format!("the page is right about {command}"), PODS, compare).await?
+            }
             false => compare().await?,
         }
         if command.starts_with("kubectl apply -f limit.yaml") {
