@@ -216,7 +216,12 @@ impl Webhook {
     async fn injected(&self, body: &[u8]) -> Result<Vec<u8>, Unanswered> {
         let request = review::read(body).map_err(Unanswered::Bad)?;
         let uid = request.uid.clone();
-        let labels = self.labels_of(&request.namespace).await;
+        let namespace = &request.namespace;
+        if !namespace.is_empty() && !review::is_namespace(namespace) {
+            let namespace = namespace.chars().take(63).collect();
+            return Err(Unanswered::Bad(BadReview::Namespace(namespace)));
+        }
+        let labels = self.labels_of(namespace).await;
         let labels = labels.map_err(Unanswered::Namespace)?;
         let response = review::injected(request, &self.config(labels));
         let response = response.map_err(Unanswered::Bad)?;

@@ -8,7 +8,7 @@ use tests::wait_until;
 use crate::routing::route;
 
 const ENDPOINTS: &str = "meshwright_config_resources{kind=\"endpoints\"}";
-const ANSWERED: &str = "meshwright_lookups_total{result=\"answered\"}";
+const ANSWERED: &str = "meshwright_lookups_total{outcome=\"answered\"}";
 
 /// The Services `orders` and `payments`, each with a virtual address, and a route for orders.
 fn shop() -> String {

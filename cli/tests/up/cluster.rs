@@ -208,6 +208,7 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
         "ApiRoute shop/orders: ResolvedRefs is False: there is no Service orders-v2 (BackendNotFound)"
             .to_owned(),
         "Pod shop/late should have a sidecar and has none".to_owned(),
+        "the operator can't be asked for its certificates: ".to_owned(),
         "plaintext: 10.1.2.3 calls shop/web-5d9f (shop/web) without mutual TLS: 2 times".to_owned(),
         "Service shop/mail: port 25 is not declared and its server speaks first: 3 connections of shop/web-5d9f"
             .to_owned(),
@@ -216,7 +217,7 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
     ] {
         assert!(said.contains(&told), "{told}\nis not in\n{said}");
     }
-    assert_eq!(said.lines().count(), 8, "{said}");
+    assert_eq!(said.lines().count(), 9, "{said}");
     // Each object is asked for by its own name.
     let input: Value = serde_json::from_str(&cluster.kept("input")).unwrap();
     assert_eq!(

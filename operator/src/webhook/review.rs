@@ -19,6 +19,15 @@ pub(super) enum BadReview {
     Kind { api_version: String, kind: String },
     #[error("the AdmissionReview has no request")]
     NoRequest,
+    #[error("the request's namespace {0:?} is no name of one")]
+    Namespace(String),
+}
+
+/// Whether it can be asked for: whoever reaches this port may write anything into a review, and must not
+/// choose by it what the operator asks the API server.
+pub(super) fn is_namespace(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(plain)
 }
 
 #[derive(Deserialize)]

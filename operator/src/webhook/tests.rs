@@ -23,7 +23,9 @@ struct Command {
 fn webhook() -> Webhook {
     let metadata = json!({ "name": "shop", "labels": { "team": "shop" } });
     webhook_of(move |path| {
-        assert_eq!(path, "/api/v1/namespaces/shop");
+        if path != "/api/v1/namespaces/shop" {
+            return fake::refusal(404);
+        }
         fake::json(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }))
     })
 }
@@ -367,8 +369,9 @@ async fn garbage_is_answered_and_the_next_question_as_ever() {
         for path in ["/inject", "/validate"] {
             let answer = ask(path, &body).await;
             let status = answer.get(..12).unwrap_or_default();
+            // Of a namespace that isn't there nothing can be said.
             assert!(
-                ["HTTP/1.1 200", "HTTP/1.1 400"].contains(&status),
+                ["HTTP/1.1 200", "HTTP/1.1 400", "HTTP/1.1 503"].contains(&status),
                 "{}: {answer}",
                 String::from_utf8_lossy(&body)
             );
@@ -376,4 +379,16 @@ async fn garbage_is_answered_and_the_next_question_as_ever() {
     }
     let answer = ask("/inject", good.as_bytes()).await;
     assert!(answer.contains("JSONPatch"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_review_does_not_choose_what_the_api_server_is_asked() {
+    for namespace in ["../nodes/one", "shop/../../secrets", "shop?watch=1", "Shop"] {
+        let mut review = review(pod());
+        review["request"]["namespace"] = json!(namespace);
+        let webhook = webhook_of(|path| panic!("{path} is asked for"));
+        let answered = webhook.injected(review.to_string().as_bytes()).await;
+        let why = answered.unwrap_err().to_string();
+        assert!(why.contains("is no name of one"), "{why}");
+    }
 }

@@ -5,7 +5,7 @@
 //! no answer comes it is refused, because what governs such calls is not known.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use wire::mesh;
 
 use super::service::ServiceKey;
 use super::state::State;
-use crate::telemetry::metrics::{LookupLabels, LookupResult, Metrics};
+use crate::telemetry::metrics::Metrics;
 
 /// How long a call waits for an answer: an operator that is there answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -101,6 +101,49 @@ impl Answers {
 
 // === request ===
 
+impl State {
+    /// What to ask before a call to this address is taken for one to the outside, or to a pod by one of
+    /// its Services; `None` when all is known.
+    pub fn question(&self, address: SocketAddr) -> Option<Question> {
+        let known = match self.called(address) {
+            Some(called) if called.place.is_none() => true,
+            // Of several Services over a pod the first is meant, and of another namespace not all are held.
+            Some(called) => self.is_own(called.service.key.parts().0),
+            None => self.is_virtual(address.ip()),
+        };
+        if known || !self.answers.is_inside(address.ip()) {
+            return None;
+        }
+        let question = Question::Address(address.ip().to_canonical());
+        (!self.is_answered(&question)).then_some(question)
+    }
+
+    /// What to ask before a host name is taken for one that no Service has.
+    pub fn question_of(&self, host: &str) -> Option<Question> {
+        if !self.answers.may_be_asked() || self.named(host).is_some() {
+            return None;
+        }
+        let question = Question::of_host(host)?;
+        match &question {
+            Question::Service { namespace, .. } if self.is_own(namespace) => None,
+            _ => (!self.is_answered(&question)).then_some(question),
+        }
+    }
+
+    /// Whether there is an answer, and what it leads to.
+    fn is_answered(&self, question: &Question) -> bool {
+        self.answers.get(question).is_some_and(|answer| {
+            let mut services = answer.services.iter();
+            answer.services.is_empty() || services.any(|one| self.service(one).is_some())
+        })
+    }
+
+    fn is_own(&self, namespace: &str) -> bool {
+        let own = self.built.workload.as_ref();
+        own.is_some_and(|own| *own.namespace == *namespace)
+    }
+}
+
 impl Answers {
     /// Whether the address lies where one is asked about.
     pub fn is_inside(&self, address: IpAddr) -> bool {
@@ -152,12 +195,7 @@ impl Asking {
             Ok(Ok(state)) => Some(state.number),
             _ => None,
         };
-        let result = match number {
-            Some(_) => LookupResult::answered,
-            None => LookupResult::unanswered,
-        };
-        let labels = LookupLabels { result };
-        self.metrics.lookups.get_or_create(&labels).inc();
+        self.metrics.looked_up(number.is_some());
         if number.is_none() {
             tracing::warn!(about = %question, "the operator did not answer in time; calls there are refused");
         }

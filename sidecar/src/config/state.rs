@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::request::Parts;
-use wire::lookup::Question;
 
 use super::access::{Access, Enforced, Keys};
 use super::addresses;
@@ -211,47 +210,6 @@ impl State {
     /// Whether an address is an endpoint's own.
     pub fn is_endpoint(&self, address: IpAddr) -> bool {
         self.endpoint_addresses.contains(&address)
-    }
-
-    /// What to ask before a call to this address is taken for one to the outside, or to a pod by one of
-    /// its Services; `None` when all is known.
-    pub fn question(&self, address: SocketAddr) -> Option<Question> {
-        let known = match self.called(address) {
-            Some(called) if called.place.is_none() => true,
-            // Of several Services over a pod the first is meant, and of another namespace not all are held.
-            Some(called) => self.is_own(called.service.key.parts().0),
-            None => self.is_virtual(address.ip()),
-        };
-        if known || !self.answers.is_inside(address.ip()) {
-            return None;
-        }
-        let question = Question::Address(address.ip().to_canonical());
-        (!self.is_answered(&question)).then_some(question)
-    }
-
-    /// What to ask before a host name is taken for one that no Service has.
-    pub fn question_of(&self, host: &str) -> Option<Question> {
-        if !self.answers.may_be_asked() || self.named(host).is_some() {
-            return None;
-        }
-        let question = Question::of_host(host)?;
-        match &question {
-            Question::Service { namespace, .. } if self.is_own(namespace) => None,
-            _ => (!self.is_answered(&question)).then_some(question),
-        }
-    }
-
-    /// Whether there is an answer, and what it leads to.
-    fn is_answered(&self, question: &Question) -> bool {
-        self.answers.get(question).is_some_and(|answer| {
-            let mut services = answer.services.iter();
-            answer.services.is_empty() || services.any(|one| self.services.contains_key(one))
-        })
-    }
-
-    fn is_own(&self, namespace: &str) -> bool {
-        let own = self.built.workload.as_ref();
-        own.is_some_and(|own| *own.namespace == *namespace)
     }
 
     /// The Service that a host name means, for explicit proxying. `host` without port.

@@ -36,8 +36,7 @@ use self::labels::{
 };
 pub use self::labels::{
     Code, CodeClass, ConnectionKind, Direction, DirectionLabels, GrpcStatus, KindLabels,
-    LookupLabels, LookupResult, MirrorLabels, MirrorOutcome, ReasonLabel, RequestLabels, Shared,
-    Source, Way,
+    MirrorLabels, MirrorOutcome, ReasonLabel, RequestLabels, Shared, Source, Way,
 };
 use self::requests::Rendered;
 pub use self::requests::{Ended, RequestMetrics, Requests};
@@ -100,7 +99,7 @@ pub struct Metrics {
     /// Resources rejected since start.
     pub rejected: Counter,
     /// Calls that waited for an answer of the operator's.
-    pub lookups: Family<LookupLabels, Counter>,
+    lookups: Family<OutcomeLabels, Counter>,
     /// Lines of the access log that were dropped because nobody took them fast enough.
     pub access_log_dropped: Counter,
 }
@@ -348,6 +347,15 @@ impl Metrics {
     /// Counts a copy of a request by what became of it.
     pub fn mirrored(&self, labels: &MirrorLabels) {
         self.mirror.get_or_create(labels).inc();
+    }
+
+    /// A call has waited until the operator said what an address or a name means, or has not said it.
+    pub fn looked_up(&self, answered: bool) {
+        let outcome = match answered {
+            true => "answered",
+            false => "unanswered",
+        };
+        self.lookups.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     /// The keys of an issuer were fetched, or could not be.

@@ -152,6 +152,7 @@ fn the_reference_lists_every_metric_with_its_type_and_labels() {
     access.authenticated();
     let limit = metrics.rate_limit.of(&name, &"all".into());
     limit.passed();
+    metrics.looked_up(true);
     let text = metrics.render(Format::Classic);
     let types: BTreeMap<&str, &str> = text
         .lines()

@@ -160,10 +160,12 @@ async fn what_is_kept_outlives_edits_and_ends_with_its_window() -> Result<()> {
     let before = world.app.requests();
     // Its own window: the key stands for another call then.
     until("its window has passed", async || {
-        Ok(!is_replayed(&pay(&world.web, "b", "10 EUR").await?))
+        // An answer that is the mesh's own is neither.
+        let answer = pay(&world.web, "b", "10 EUR").await?;
+        Ok(answer.status == 201 && !is_replayed(&answer))
     })
     .await?;
-    assert_eq!(world.app.requests(), before + 1);
+    assert!(world.app.requests() > before, "nothing was carried out");
     assert!(is_replayed(&pay(&world.web, "a", "10 EUR").await?));
     Ok(())
 }

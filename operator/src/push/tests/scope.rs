@@ -85,7 +85,9 @@ async fn a_service_of_another_namespace_comes_with_its_route_when_it_is_asked_ab
     mesh.until(1, 1).await;
 
     for question in [address(VIRTUAL), Question::of_host("orders.shop").unwrap()] {
-        sidecar.say(asks(&[question.clone()], &[])).await;
+        sidecar
+            .say(asks(std::slice::from_ref(&question), &[]))
+            .await;
         sidecar.step().await;
         let answer = services(&sidecar, &question);
         assert_eq!(answer.as_deref(), Some(&["shop/orders".to_owned()][..]));
@@ -108,7 +110,9 @@ async fn an_address_that_nobody_has_is_told_as_such_and_again_when_somebody_has_
     let mut sidecar = mesh.connect_as(caller("web-1")).await;
     sidecar.step().await;
     let question = address("10.96.0.99");
-    sidecar.say(asks(&[question.clone()], &[])).await;
+    sidecar
+        .say(asks(std::slice::from_ref(&question), &[]))
+        .await;
     sidecar.step().await;
     assert_eq!(services(&sidecar, &question), Some(Vec::new()));
 

@@ -43,10 +43,10 @@ struct Labels {
     why: &'static str,
 }
 
-/// What a fetch of an issuer's keys brought.
+/// What came of asking: a fetch of an issuer's keys, or a question to the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabels {
-    /// `good` or `failed`.
+    /// `good` or `failed`; `answered` or `unanswered`.
     pub outcome: &'static str,
 }
 

@@ -109,21 +109,6 @@ pub struct DirectionLabels {
     pub direction: Direction,
 }
 
-/// What came of waiting for an answer.
-#[allow(non_camel_case_types, missing_docs)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum LookupResult {
-    answered,
-    unanswered,
-}
-
-/// Labels of what waited for an answer of the operator's.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct LookupLabels {
-    /// What came of it.
-    pub result: LookupResult,
-}
-
 /// One kind of resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KindLabels {
