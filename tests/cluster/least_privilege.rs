@@ -4,11 +4,12 @@
 //! used nowhere fails here. For each, an operator runs outside of the cluster as somebody who has all of
 //! them but that one, with something of everything that it may have to do with: objects whose status is
 //! to be written, Secrets that are referred to, a certificate authority that is not complete, a sidecar
-//! that asks for a certificate.
+//! that asks for a certificate, a pod that is to get a sidecar.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -17,7 +18,7 @@ use base64::prelude::BASE64_STANDARD;
 use futures::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::cluster::{Cluster, wait_until};
+use tests::cluster::{Cluster, run, wait_until};
 use tests::mesh::binary;
 use tokio::process::Child;
 
@@ -32,6 +33,9 @@ const AT_A_TIME: usize = 4;
 const NAME: &str = "operator";
 /// How long nothing must be missed by one who has all rights.
 const QUIET: Duration = Duration::from_secs(15);
+
+/// The port of the next operator's webhook, on the node's own address: below those that systems give out.
+static WEBHOOK: AtomicU16 = AtomicU16::new(21_000);
 
 /// One right: what is done with which resource, in the cluster or in the operator's own namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +54,8 @@ struct Lacking {
     /// Of its own: it keeps its keys there.
     namespace: String,
     folder: TempDir,
+    /// Where it is asked about pods.
+    webhook: u16,
     operator: Child,
     sidecar: Option<Child>,
 }
@@ -189,11 +195,13 @@ impl Lacking {
         let mut config = cluster.json(&["config", "view", "--raw"]).await?;
         config["users"][0]["user"] = json!({ "token": token.trim() });
         std::fs::write(folder.path().join("kubeconfig"), config.to_string())?;
-        let operator = spawn_operator(cluster, &namespace, &folder)?;
+        let webhook = WEBHOOK.fetch_add(1, Ordering::Relaxed);
+        let operator = spawn_operator(cluster, &namespace, &folder, webhook)?;
         Ok(Lacking {
             cluster,
             namespace,
             folder,
+            webhook,
             operator,
             sidecar: None,
         })
@@ -205,11 +213,13 @@ impl Lacking {
         Ok(log.replace('\\', ""))
     }
 
-    /// Starts it again where it has given up, and a sidecar once it can be asked for a certificate.
+    /// Starts it again where it has given up, and a sidecar once it can be asked for a certificate; asks it
+    /// about a pod.
     async fn go_on(&mut self) -> Result<()> {
         if self.operator.try_wait()?.is_some() {
             self.sidecar = None;
-            self.operator = spawn_operator(self.cluster, &self.namespace, &self.folder)?;
+            self.operator =
+                spawn_operator(self.cluster, &self.namespace, &self.folder, self.webhook)?;
         }
         if self.sidecar.is_none() {
             let log = self.log()?;
@@ -218,7 +228,25 @@ impl Lacking {
                 self.sidecar = Some(self.spawn_sidecar(address).await?);
             }
         }
+        // Its log says why it does not answer; before it listens nobody does.
+        let _ = self.ask_about_a_pod().await;
         Ok(())
+    }
+
+    /// As the API server asks, when a pod is created.
+    async fn ask_about_a_pod(&self) -> Result<String> {
+        let pods = json!({ "group": "", "version": "v1", "resource": "pods" });
+        let review = json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+            "uid": "1", "kind": { "group": "", "version": "v1", "kind": "Pod" }, "resource": pods,
+            "namespace": self.namespace, "operation": "CREATE", "userInfo": {},
+            "object": { "apiVersion": "v1", "kind": "Pod",
+                        "metadata": { "name": "asks", "namespace": self.namespace },
+                        "spec": { "containers": [{ "name": "a", "image": "a" }] } } } });
+        let server = format!("--server=https://127.0.0.1:{}", self.webhook);
+        let mut kubectl = self.cluster.command("kubectl");
+        kubectl.args(["create", "--raw", "/inject", "-f", "-", &server]);
+        kubectl.args(["--insecure-skip-tls-verify", "--request-timeout=5s"]);
+        run(&mut kubectl, &review.to_string()).await
     }
 
     async fn spawn_sidecar(&self, operator: &str) -> Result<Child> {
@@ -290,7 +318,12 @@ fn bound(namespace: &str, place: Option<&str>, name: &str, rules: Value) -> [Val
     ]
 }
 
-fn spawn_operator(cluster: &Cluster, namespace: &str, folder: &TempDir) -> Result<Child> {
+fn spawn_operator(
+    cluster: &Cluster,
+    namespace: &str,
+    folder: &TempDir,
+    webhook: u16,
+) -> Result<Child> {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
@@ -299,9 +332,10 @@ fn spawn_operator(cluster: &Cluster, namespace: &str, folder: &TempDir) -> Resul
     command
         .env("KUBECONFIG", folder.path().join("kubeconfig"))
         .args(["--namespace", namespace]);
-    for listener in ["grpc", "http", "webhook"] {
+    for listener in ["grpc", "http"] {
         command.args([&format!("--listen-{listener}"), "127.0.0.1:0"]);
     }
+    command.args(["--listen-webhook", &format!("127.0.0.1:{webhook}")]);
     Ok(command.stderr(log).kill_on_drop(true).spawn()?)
 }
 
