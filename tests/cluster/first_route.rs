@@ -33,7 +33,14 @@ async fn answers(cluster: &Cluster, folder: &Path, command: &str) -> Result<Stri
     match run(shell, "").await {
         Ok(said) => Ok(said),
         Err(error) => {
-            let pods = ["get", "events,replicasets,pods", "-n", "first", "-o", "wide"];
+            let pods = [
+                "get",
+                "events,replicasets,pods",
+                "-n",
+                "first",
+                "-o",
+                "wide",
+            ];
             let pods = cluster.kubectl(&pods).await.unwrap_or_default();
             Err(error.context(format!("{command}\n{pods}")))
         }
