@@ -54,5 +54,5 @@ bench: ## Cost of a hop, of a mutual-TLS pair, of other protocols and bulk besid
 images: ## Static binaries and their images, as OCI archives in target/images; ARCH=all for both architectures
 	images/build
 
-crds: ## Write crds/*.yaml and the chart's copy from the Rust types
+crds: ## Write crds/*.yaml, the chart's copy and docs/reference.md from the Rust types
 	cargo run --locked -q -p crds --bin crdgen

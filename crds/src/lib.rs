@@ -6,6 +6,7 @@
 
 pub mod api_route;
 pub mod rate_limit;
+pub mod reference;
 pub mod retry_policy;
 pub mod schema;
 pub mod status;

@@ -27,6 +27,57 @@ fn the_committed_definitions_are_those_that_the_types_generate() {
 }
 
 #[test]
+fn the_committed_reference_is_the_one_that_the_types_generate() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(crds::reference::FILE);
+    let generated = crds::reference::markdown();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &generated).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == generated,
+        "{} is stale: run make crds",
+        path.display()
+    );
+}
+
+#[test]
+fn the_reference_has_a_line_for_every_field_and_every_reason() {
+    let text = crds::reference::markdown();
+    let has = |first: &str| text.contains(&format!("\n| `{first}` | "));
+    for (name, definition) in crds::schema::definitions() {
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut paths = Vec::new();
+        for part in ["spec", "status"] {
+            paths_of(&schema["properties"][part], "", &mut paths);
+        }
+        assert!(paths.len() > 20, "{name}: {paths:?}");
+        for path in paths {
+            assert!(has(&path), "{name}: {path}");
+        }
+    }
+    assert!(has("Conflicted") && has("RefNotPermitted") && has("Programmed"));
+    let cells = |line: &str| line.replace(r"\|", "").matches('|').count();
+    let lines = text.lines().filter(|line| line.starts_with('|'));
+    let counts = std::collections::BTreeSet::from_iter(lines.map(cells));
+    assert_eq!(Vec::from_iter(counts), [3, 4, 6], "cells of the tables");
+}
+
+fn paths_of(schema: &Value, path: &str, paths: &mut Vec<String>) {
+    if schema.get("items").is_some() {
+        return paths_of(&schema["items"], &format!("{path}[]"), paths);
+    }
+    for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
+        let path = match path {
+            "" => field.clone(),
+            path => format!("{path}.{field}"),
+        };
+        paths_of(schema, &path, paths);
+        paths.push(path);
+    }
+}
+
+#[test]
 fn every_field_has_a_sentence_and_every_list_map_and_string_a_maximum() {
     for (name, definition) in crds::schema::definitions() {
         let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];

@@ -3,12 +3,14 @@
 //! The rights are read in the cluster, as the chart has made them, so that one that is added there and
 //! used nowhere fails here. For each, an operator runs outside of the cluster as somebody who has all of
 //! them but that one, with something of everything that it may have to do with: objects whose status is
-//! to be written, Secrets that are referred to, a certificate authority that is not complete, a sidecar
-//! that asks for a certificate.
+//! to be written, Secrets that are referred to, a certificate authority to be written anew, a sidecar
+//! that asks for a certificate, a pod that is to get a sidecar.
 
-use std::fmt;
+mod right;
+
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -17,10 +19,11 @@ use base64::prelude::BASE64_STANDARD;
 use futures::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::cluster::{Cluster, wait_until};
+use tests::cluster::{Cluster, run, wait_until};
 use tests::mesh::binary;
 use tokio::process::Child;
 
+use self::right::Right;
 use crate::installation::{PODS, SYSTEM, installed};
 use crate::life::{back, operators, scale};
 use crate::shop::Shop;
@@ -33,16 +36,8 @@ const NAME: &str = "operator";
 /// How long nothing must be missed by one who has all rights.
 const QUIET: Duration = Duration::from_secs(15);
 
-/// One right: what is done with which resource, in the cluster or in the operator's own namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Right {
-    /// A Role's, and not a ClusterRole's.
-    own: bool,
-    group: String,
-    resource: String,
-    names: Value,
-    verb: String,
-}
+/// The port of the next operator's webhook, on the node's own address: below those that systems give out.
+static WEBHOOK: AtomicU16 = AtomicU16::new(21_000);
 
 /// An operator that lacks a right, and what is there for it.
 struct Lacking {
@@ -50,82 +45,10 @@ struct Lacking {
     /// Of its own: it keeps its keys there.
     namespace: String,
     folder: TempDir,
+    /// Where it is asked about pods.
+    webhook: u16,
     operator: Child,
     sidecar: Option<Child>,
-}
-
-// === impl Right ===
-
-impl Right {
-    /// Every right that the chart gives.
-    async fn all(cluster: &Cluster) -> Result<Vec<Right>> {
-        let mut all = Vec::new();
-        for (kind, own) in [("clusterroles", false), ("roles", true)] {
-            let label = "app.kubernetes.io/component=operator";
-            let args = ["get", kind, "-l", label, "-n", SYSTEM];
-            let roles = cluster.json(&args).await?;
-            let roles = roles["items"].as_array().context("a list")?;
-            let rules = roles.iter().flat_map(|role| role["rules"].as_array());
-            for rule in rules.flatten() {
-                let texts = |field: &str| {
-                    let texts = rule[field].as_array().into_iter().flatten();
-                    let texts = texts.map(|text| text.as_str().unwrap_or_default().to_owned());
-                    texts.collect::<Vec<_>>()
-                };
-                for group in texts("apiGroups") {
-                    for resource in texts("resources") {
-                        for verb in texts("verbs") {
-                            all.push(Right {
-                                own,
-                                group: group.clone(),
-                                resource: resource.clone(),
-                                names: rule["resourceNames"].clone(),
-                                verb,
-                            });
-                        }
-                    }
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    fn rule(&self) -> Value {
-        let mut rule = json!({ "apiGroups": [self.group], "resources": [self.resource], "verbs": [self.verb] });
-        if !self.names.is_null() {
-            rule["resourceNames"] = self.names.clone();
-        }
-        rule
-    }
-
-    /// Whether it is about Secrets, wherever something refers to them.
-    fn is_of_references(&self) -> bool {
-        !self.own && self.resource == "secrets"
-    }
-
-    /// What the API server says to who lacks it. `references` is where something refers to Secrets.
-    fn missed(&self, own: &str, references: &str) -> String {
-        let Right {
-            group,
-            resource,
-            verb,
-            ..
-        } = self;
-        let place = match (self.own, self.is_of_references()) {
-            (true, _) => format!(" in the namespace \"{own}\""),
-            (_, true) => format!(" in the namespace \"{references}\""),
-            _ => String::new(),
-        };
-        format!("cannot {verb} resource \"{resource}\" in API group \"{group}\"{place}")
-    }
-}
-
-impl fmt::Display for Right {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.own { "Role" } else { "ClusterRole" };
-        let (verb, resource, group) = (&self.verb, &self.resource, &self.group);
-        write!(f, "{kind}: {verb} {resource} of \"{group}\"")
-    }
 }
 
 // === impl Lacking ===
@@ -189,11 +112,13 @@ impl Lacking {
         let mut config = cluster.json(&["config", "view", "--raw"]).await?;
         config["users"][0]["user"] = json!({ "token": token.trim() });
         std::fs::write(folder.path().join("kubeconfig"), config.to_string())?;
-        let operator = spawn_operator(cluster, &namespace, &folder)?;
+        let webhook = WEBHOOK.fetch_add(1, Ordering::Relaxed);
+        let operator = spawn_operator(cluster, &namespace, &folder, webhook)?;
         Ok(Lacking {
             cluster,
             namespace,
             folder,
+            webhook,
             operator,
             sidecar: None,
         })
@@ -205,11 +130,13 @@ impl Lacking {
         Ok(log.replace('\\', ""))
     }
 
-    /// Starts it again where it has given up, and a sidecar once it can be asked for a certificate.
+    /// Starts it again where it has given up, and a sidecar once it can be asked for a certificate; asks it
+    /// about a pod.
     async fn go_on(&mut self) -> Result<()> {
         if self.operator.try_wait()?.is_some() {
             self.sidecar = None;
-            self.operator = spawn_operator(self.cluster, &self.namespace, &self.folder)?;
+            self.operator =
+                spawn_operator(self.cluster, &self.namespace, &self.folder, self.webhook)?;
         }
         if self.sidecar.is_none() {
             let log = self.log()?;
@@ -218,7 +145,25 @@ impl Lacking {
                 self.sidecar = Some(self.spawn_sidecar(address).await?);
             }
         }
+        // Its log says why it does not answer; before it listens nobody does.
+        let _ = self.ask_about_a_pod().await;
         Ok(())
+    }
+
+    /// As the API server asks, when a pod is created.
+    async fn ask_about_a_pod(&self) -> Result<String> {
+        let pods = json!({ "group": "", "version": "v1", "resource": "pods" });
+        let review = json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+            "uid": "1", "kind": { "group": "", "version": "v1", "kind": "Pod" }, "resource": pods,
+            "namespace": self.namespace, "operation": "CREATE", "userInfo": {},
+            "object": { "apiVersion": "v1", "kind": "Pod",
+                        "metadata": { "name": "asks", "namespace": self.namespace },
+                        "spec": { "containers": [{ "name": "a", "image": "a" }] } } } });
+        let server = format!("--server=https://127.0.0.1:{}", self.webhook);
+        let mut kubectl = self.cluster.command("kubectl");
+        kubectl.args(["create", "--raw", "/inject", "-f", "-", &server]);
+        kubectl.args(["--insecure-skip-tls-verify", "--request-timeout=5s"]);
+        run(&mut kubectl, &review.to_string()).await
     }
 
     async fn spawn_sidecar(&self, operator: &str) -> Result<Child> {
@@ -290,7 +235,12 @@ fn bound(namespace: &str, place: Option<&str>, name: &str, rules: Value) -> [Val
     ]
 }
 
-fn spawn_operator(cluster: &Cluster, namespace: &str, folder: &TempDir) -> Result<Child> {
+fn spawn_operator(
+    cluster: &Cluster,
+    namespace: &str,
+    folder: &TempDir,
+    webhook: u16,
+) -> Result<Child> {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
@@ -299,27 +249,28 @@ fn spawn_operator(cluster: &Cluster, namespace: &str, folder: &TempDir) -> Resul
     command
         .env("KUBECONFIG", folder.path().join("kubeconfig"))
         .args(["--namespace", namespace]);
-    for listener in ["grpc", "http", "webhook"] {
+    for listener in ["grpc", "http"] {
         command.args([&format!("--listen-{listener}"), "127.0.0.1:0"]);
     }
+    command.args(["--listen-webhook", &format!("127.0.0.1:{webhook}")]);
     Ok(command.stderr(log).kill_on_drop(true).spawn()?)
 }
 
-/// A certificate authority whose intermediate is to be made: roots alone.
-async fn incomplete_authority(cluster: &Cluster) -> Result<Value> {
+/// The certificate authority of the mesh as whoever issues for an hour only would have kept it: an operator
+/// that issues for a day writes that down before anything else.
+async fn changed_authority(cluster: &Cluster) -> Result<Value> {
     let secret = ["get", "secret", "meshwright-ca", "-n", SYSTEM];
     let secret = cluster.json(&secret).await?;
     let decoded = |field: &str| -> Result<String> {
         let encoded = secret["data"][field].as_str().context("no such key")?;
         Ok(String::from_utf8(BASE64_STANDARD.decode(encoded)?)?)
     };
-    let authority = decoded("authority.pem")?;
-    let begin = "-----BEGIN CERTIFICATE-----";
-    let last = authority.rfind(begin).context("no certificate")?;
-    ensure!(last > 0, "no root beside the intermediate");
+    let mut authority: Value = serde_json::from_str(&decoded("authority.json")?)?;
+    ensure!(authority["leafLifeSeconds"] == 86_400, "another life");
+    authority["leafLifeSeconds"] = json!(3600);
     Ok(json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "meshwright-ca" },
-        "stringData": { "authority.pem": authority[..last], "roots.pem": decoded("roots.pem")? },
+        "stringData": { "authority.json": authority.to_string(), "roots.pem": decoded("roots.pem")? },
     }))
 }
 
@@ -374,7 +325,7 @@ async fn every_right_is_used(cluster: &'static Cluster) -> Result<()> {
     .await?;
     let rights = Right::all(cluster).await?;
     ensure!(rights.len() > 20, "{rights:?}");
-    let authority = incomplete_authority(cluster).await?;
+    let authority = changed_authority(cluster).await?;
     let without_any = rights.iter().map(Some).chain([None]);
     let runs = without_any.map(async |lacks| {
         let named = lacks.map_or("none".to_owned(), Right::to_string);

@@ -9,6 +9,7 @@ mod chart;
 mod cni;
 mod commands;
 mod configuration;
+mod first_route;
 mod idempotency;
 mod images;
 mod injection;

@@ -10,6 +10,7 @@ pub mod node;
 mod panics;
 pub mod python;
 pub mod raw;
+pub mod shown;
 pub mod upstream;
 mod wait;
 

@@ -1,4 +1,4 @@
-//! Writes the generated schemas into `crds/` and the chart.
+//! Writes the generated schemas into `crds/` and the chart, and what they say for people into `docs/`.
 
 use std::path::Path;
 
@@ -10,5 +10,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             std::fs::write(folder.join(copy).join(name), &yaml)?;
         }
     }
+    std::fs::write(
+        folder.join(crds::reference::FILE),
+        crds::reference::markdown(),
+    )?;
     Ok(())
 }
