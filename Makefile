@@ -1,6 +1,6 @@
 # Every command of the project. `.ci/run`, the README and the workflow call these and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-mesh test-cluster soak scale lint fmt bench images crds
+.PHONY: help demo test test-unit test-mesh test-cluster soak scale skew lint fmt bench images crds
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ scale: ## How many sidecars one operator carries, from 10 to 10 000, and a sidec
 	cargo build --locked --release --bins -p operator -p sidecar
 	MESHWRIGHT_SCALE_STREAMS=10,30,100,300,1000,3000,10000 \
 		cargo test --locked --release -p tests --test scale -- --nocapture --test-threads 1
+
+skew: ## Operators and sidecars of this version beside those of the versions before it, under load
+	cargo build --locked --workspace --bins
+	older=$$(tests/skew/programs) && MESHWRIGHT_OLDER="$$older" cargo test --locked --workspace --test skew -- --nocapture --test-threads 1
 
 lint: ## Formatting, clippy, go vet; warnings are errors
 	cargo fmt --all --check

@@ -283,10 +283,14 @@ impl Compilation<'_> {
         &mut self,
         (id, capabilities): (ResourceId, &[&str]),
         message: &impl prost::Message,
-        audience: Audience,
+        mut audience: Audience,
         object: Option<ObjectRef>,
         around: Around,
     ) {
+        let of_service = |key: &AudienceKey| matches!(key, AudienceKey::Service(..));
+        if audience.iter().any(of_service) {
+            audience.insert(AudienceKey::AnyService);
+        }
         let generation = self.inputs.seen_in(&id.namespace).of(id.kind);
         let mut resource = Resource::new(id.clone(), generation, capabilities, message);
         if let Some(before) = self.out.resources.get(&id) {

@@ -66,6 +66,9 @@ pub enum AudienceKey {
     /// Every workload that calls the Service of this namespace and name, wherever it is: those of the
     /// Service's own namespace are taken to.
     Service(String, String),
+    /// Every workload whose sidecar cannot ask which Services it calls, as those before 0.2 can't: it is
+    /// taken to call any.
+    AnyService,
     /// One pod: namespace and name.
     Pod(String, String),
 }

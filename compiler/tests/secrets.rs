@@ -171,7 +171,9 @@ fn what_is_compiled_of_secrets_goes_to_pods_of_their_own_namespace_only() {
             found += 1;
             for key in &compiled.audience {
                 let namespace = match key {
-                    AudienceKey::Everyone | AudienceKey::Service(..) => None,
+                    AudienceKey::Everyone | AudienceKey::Service(..) | AudienceKey::AnyService => {
+                        None
+                    }
                     AudienceKey::Namespace(namespace) | AudienceKey::Pod(namespace, _) => {
                         Some(&**namespace)
                     }

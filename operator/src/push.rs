@@ -18,11 +18,11 @@ use compiler::ObjectKey;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
-use wire::ResourceId;
 use wire::delta::{Outcome, Sent};
 use wire::discovery::FromSidecar;
 use wire::discovery::discovery_server;
 use wire::server::{Deltas, Mailbox, serve};
+use wire::{ResourceId, capability};
 
 pub use digest::{Digest, Fingerprint, PodId};
 pub use grpc::Grpc;
@@ -118,6 +118,12 @@ impl wire::server::Subscriber for Subscription {
 
     fn view(&self) -> StreamView {
         self.streams.view(self.id)
+    }
+
+    fn introduced(&mut self, capabilities: &[String]) {
+        if !capabilities.iter().any(|one| one == capability::LOOKUP) {
+            self.streams.cannot_ask(self.id);
+        }
     }
 
     fn asked(&mut self, wanted: Vec<ResourceId>, unwanted: Vec<ResourceId>) {

@@ -15,7 +15,7 @@ pub(crate) const SYSTEM: &str = "meshwright-system";
 pub(crate) const PODS: Duration = Duration::from_secs(90);
 
 /// The version of everything: crates, chart, images.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// There is one operator for all tests: those that need it hold this to read, those that take it
 /// away hold it to write.

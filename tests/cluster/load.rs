@@ -32,7 +32,7 @@ pub(crate) struct Asked {
 
 impl Load {
     /// Begins one that asks for `url` at each interval, such as `20ms`, and waits until the first
-    /// request has ended. Unless it is ended, it ends by itself after 10 000 requests.
+    /// request has ended. Unless it is ended, it ends by itself after 100 000 requests.
     pub(crate) async fn begin(shop: &Shop, url: &str, interval: &str) -> Result<Self> {
         let exec = ["exec", "-i", "-n", &shop.namespace, "deployment/web"];
         let mut kubectl = shop

@@ -25,6 +25,7 @@ mod rate_limit;
 mod replicas;
 mod retry_policy;
 mod rights;
+mod rolling;
 mod rotation;
 mod shop;
 mod spine;

@@ -19,6 +19,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// A caller.
 pub struct Client {
     sidecar: Option<Sidecar>,
+    /// The proxy that everything is sent to.
+    proxy: Option<SocketAddr>,
 }
 
 /// A whole answer.
@@ -37,13 +39,26 @@ pub struct Answer {
 impl Client {
     /// Connects to the host of each URL itself.
     pub fn direct() -> Self {
-        Self { sidecar: None }
+        Self {
+            sidecar: None,
+            proxy: None,
+        }
     }
 
     /// Sends everything to the sidecar, as `HTTP_PROXY` makes clients do.
     pub fn through(sidecar: Sidecar) -> Self {
+        let proxy = Some(proxy(&sidecar));
         Self {
             sidecar: Some(sidecar),
+            proxy,
+        }
+    }
+
+    /// Another caller beside the same sidecar.
+    pub fn another(&self) -> Self {
+        Self {
+            sidecar: None,
+            proxy: self.proxy,
         }
     }
 
@@ -88,11 +103,8 @@ impl Client {
     ) -> Result<Answer> {
         let uri: Uri = url.parse()?;
         let authority = uri.authority().context("an absolute URL")?.clone();
-        let (to, target) = match &self.sidecar {
-            Some(sidecar) => (
-                SocketAddr::new(sidecar.address().into(), 15001),
-                uri.to_string(),
-            ),
+        let (to, target) = match self.proxy {
+            Some(proxy) => (proxy, uri.to_string()),
             None => {
                 let port = authority.port_u16().unwrap_or(80);
                 let path = uri
@@ -122,6 +134,10 @@ impl Client {
             body: String::from_utf8_lossy(&body).into_owned(),
         })
     }
+}
+
+fn proxy(sidecar: &Sidecar) -> SocketAddr {
+    SocketAddr::new(sidecar.address().into(), 15001)
 }
 
 // === impl Answer ===

@@ -265,6 +265,13 @@ impl Cluster {
         run(&mut command, "").await.map(drop)
     }
 
+    /// Gives an image that the node has another name beside its own, as if it were of another version.
+    pub async fn also_name_image(&self, image: &str, other: &str) -> Result<()> {
+        let mut command = Command::new(folder().join("programs/image"));
+        command.arg(&self.state).args(["--also", other, image]);
+        run(&mut command, "").await.map(drop)
+    }
+
     /// The name of an image with the tests' application, `/web serve :8080` and `/web get URL`
     /// (`cluster/programs/web`), which is built in place at its first use.
     pub async fn web_image(&self) -> Result<&'static str> {

@@ -49,6 +49,8 @@ pub struct Mesh {
     operator: Mutex<Option<Child>>,
     /// What the operator is told beside what every mesh's is.
     arguments: Vec<String>,
+    /// The folder of the programs that are started next.
+    programs: Mutex<PathBuf>,
     subnet: [u8; 2],
     next: AtomicU32,
     grpc: SocketAddr,
@@ -67,13 +69,15 @@ pub struct Workload {
 }
 
 /// The folder of the built binaries: beside the folder of the running test.
-pub fn binary(name: &str) -> Result<PathBuf> {
+pub fn built() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
-    let folder = test
-        .parent()
-        .and_then(Path::parent)
-        .context("no build folder")?;
-    let path = folder.join(name);
+    let folder = test.parent().and_then(Path::parent);
+    Ok(folder.context("no build folder")?.to_owned())
+}
+
+/// One of the built binaries.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let path = built()?.join(name);
     if !path.exists() {
         bail!(
             "{} is not built: cargo build --workspace --bins",
@@ -125,6 +129,7 @@ impl Mesh {
         let mesh = Self {
             operator: Mutex::default(),
             arguments: Vec::new(),
+            programs: Mutex::new(built()?),
             subnet,
             next: AtomicU32::new(2),
             grpc: SocketAddr::new(own.into(), 15012),
@@ -137,12 +142,17 @@ impl Mesh {
         Ok(mesh)
     }
 
+    /// Whatever is started from now on is a program of this folder: of another version, say.
+    pub fn run_programs_of(&self, folder: &Path) {
+        folder.clone_into(&mut lock(&self.programs));
+    }
+
     /// Starts the operator, or starts it again.
     pub async fn start_operator(&self) -> Result<()> {
         let path = |name: &str| self.folder.path().join(name);
         self.check_for_panics();
         let log = std::fs::File::create(path("operator.log"))?;
-        let child = Command::new(binary("meshwright-operator")?)
+        let child = Command::new(lock(&self.programs).join("meshwright-operator"))
             .arg("--files")
             .arg(path("files"))
             .arg("--files")
@@ -396,7 +406,8 @@ impl Mesh {
             more => arguments.extend_from_slice(more),
         }
         let log = path(&format!("{pod}.log"));
-        Sidecar::launch(arguments, log, address, pod)
+        let program = lock(&self.programs).join(sidecar::PROGRAM);
+        Sidecar::launch(program, arguments, log, address, pod)
     }
 
     fn issue(&self, app: &str, pod: &str) -> Result<String> {

@@ -184,14 +184,6 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
         // One Ack at a time is due, and questions are put together.
         let (acks, outgoing) = mpsc::channel(8);
         send(&acks, self.held.hello()).await?;
-        for wanted in Vec::from_iter(&self.asked).chunks(MAX_ASKED) {
-            let wanted = wanted.iter().map(ToString::to_string).collect();
-            let lookup = Lookup {
-                wanted,
-                unwanted: Vec::new(),
-            };
-            send(&acks, lookup).await?;
-        }
         let deltas = operator
             .stream(ReceiverStream::new(outgoing))
             .await
@@ -207,10 +199,11 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
         acks: mpsc::Sender<FromSidecar>,
         received: &mut bool,
     ) -> String {
+        let mut answers = false;
         loop {
             let delta = tokio::select! {
                 delta = deltas.message() => delta,
-                Some(question) = self.questions.recv() => {
+                Some(question) = self.questions.recv(), if answers => {
                     if let Some(lookup) = self.ask(question)
                         && let Err(reason) = send(&acks, lookup).await
                     {
@@ -229,12 +222,30 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
                 return format!("a delta of {changes} changes, the limit is {MAX_CHANGES}");
             }
             *received = true;
+            let begins = delta.answers_lookups && !answers;
+            answers = delta.answers_lookups;
             if let Some(ack) = self.receive(delta)
                 && let Err(reason) = send(&acks, ack).await
             {
                 return reason;
             }
+            if begins && let Err(reason) = self.ask_again(&acks).await {
+                return reason;
+            }
         }
+    }
+
+    /// Asks what was asked on earlier streams and has no answer yet.
+    async fn ask_again(&self, acks: &mpsc::Sender<FromSidecar>) -> Result<(), String> {
+        for wanted in Vec::from_iter(&self.asked).chunks(MAX_ASKED) {
+            let wanted = wanted.iter().map(ToString::to_string).collect();
+            let lookup = Lookup {
+                wanted,
+                unwanted: Vec::new(),
+            };
+            send(acks, lookup).await?;
+        }
+        Ok(())
     }
 
     /// This question and those that wait, in one message; `None` when all were asked before.
@@ -276,7 +287,15 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
     }
 
     fn receive(&mut self, delta: Delta) -> Option<Ack> {
+        let unasked = delta.complete && !delta.answers_lookups;
         let ack = self.held.receive(delta, &mut self.apply)?;
+        if unasked {
+            // All that there is has been told, by an operator that would not understand a question.
+            for kind in [Kind::Networks, Kind::Lookup] {
+                self.held.forget(kind, &mut self.apply);
+            }
+            self.asked.clear();
+        }
         for rejected in &ack.rejected {
             tracing::warn!(id = rejected.id, reason = rejected.reason, "rejected");
         }

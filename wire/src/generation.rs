@@ -103,6 +103,15 @@ impl Generation {
         self.seen.iter().zip(&other.seen).all(|(a, b)| a >= b)
     }
 
+    /// Whether what has this generation may replace what is `known`: it covers that, but for places that an
+    /// older operator says nothing of. Whoever knows that `kind` depends on them has seen something there.
+    pub fn is_present(&self, known: &Generation, kind: Kind) -> bool {
+        Input::ALL.into_iter().all(|input| {
+            let silent = self.at(input) == 0 && kind.inputs_since().contains(&input);
+            silent || self.at(input) >= known.at(input)
+        })
+    }
+
     /// The least generation that covers both.
     #[must_use]
     pub fn merge(&self, other: &Generation) -> Generation {
@@ -197,6 +206,26 @@ mod tests {
         let mut generation = at(5, 0);
         generation.observe(Input::ApiRoute, 3);
         assert_eq!(generation, at(5, 0));
+    }
+
+    #[test]
+    fn what_an_older_operator_says_nothing_of_makes_nothing_older() {
+        let known = at(5, 6).with(Input::Pod, 7).with(Input::EndpointSlice, 8);
+        let silent = at(5, 6);
+        assert!(silent.is_present(&known, Kind::Route));
+        assert!(
+            !at(4, 6).is_present(&known, Kind::Route),
+            "an older ApiRoute"
+        );
+        let lags = known.with(Input::Pod, 6);
+        assert!(
+            !lags.is_present(&known, Kind::Route),
+            "it says something, and lags"
+        );
+        assert!(
+            !silent.is_present(&known, Kind::Endpoints),
+            "as it always did"
+        );
     }
 
     #[test]

@@ -114,6 +114,16 @@ impl Kind {
         }
     }
 
+    /// Those of [`Kind::inputs`] that operators of the two minor versions before this one do not count among
+    /// them, and say nothing of. An operator that does has always seen something of them.
+    pub fn inputs_since(self) -> &'static [Input] {
+        match self {
+            // Since 0.2.
+            Kind::Route | Kind::RetryPolicy => &[Input::EndpointSlice, Input::Pod],
+            _ => &[],
+        }
+    }
+
     /// The inputs that resources of this kind, **and who receives them**, are compiled from. A
     /// resource's generation says nothing of the others: two replicas that differ in one that is
     /// missing here would each take its own version for the present one.

@@ -57,6 +57,10 @@ pub trait Subscriber: Send + 'static {
     /// its changed ids into the mailbox.
     fn view(&self) -> Self::View;
 
+    /// What the sidecar says that it can do, before anything else of its Hello is looked at: the view may
+    /// depend on it.
+    fn introduced(&mut self, capabilities: &[String]);
+
     /// The sidecar wants to be told these answers, and no longer those: before Hello is looked at, what it
     /// holds of them already. [`Question::of`] reads each. The view has what follows from it as soon as
     /// this returns, and the mailbox what that changes.
@@ -233,6 +237,7 @@ fn closed() -> Status {
 
 fn open(hello: FromSidecar, subscriber: &mut impl Subscriber) -> Result<Sent, Status> {
     let hello = hello.into_hello().map_err(invalid)?;
+    subscriber.introduced(&hello.capabilities);
     // What it has been told it wants to hear of further.
     let holding = hello.holding.iter().map(|holding| holding.id.clone());
     subscriber.asked(ids(holding), Vec::new());

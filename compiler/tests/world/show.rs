@@ -44,10 +44,14 @@ pub(crate) fn output(output: &Output) -> String {
 
 /// Everything about a resource but its generation.
 pub(crate) fn resource(compiled: &Compiled) -> Value {
-    let audience = compiled.audience.iter().map(|key| match key {
+    let shown = compiled.audience.iter();
+    // Goes with every Service.
+    let shown = shown.filter(|key| **key != AudienceKey::AnyService);
+    let audience = shown.map(|key| match key {
         AudienceKey::Everyone => "everyone".to_owned(),
         AudienceKey::Namespace(namespace) => format!("namespace {namespace}"),
         AudienceKey::Service(namespace, name) => format!("callers of {namespace}/{name}"),
+        AudienceKey::AnyService => "callers of any".to_owned(),
         AudienceKey::Pod(namespace, name) => format!("pod {namespace}/{name}"),
     });
     let around = &compiled.around;

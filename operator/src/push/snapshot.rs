@@ -262,7 +262,10 @@ impl View for StreamView {
     fn seen(&self, kind: Kind) -> Generation {
         let namespace = self.keys.iter().find_map(|key| match key {
             AudienceKey::Namespace(namespace) => Some(&**namespace),
-            AudienceKey::Everyone | AudienceKey::Service(..) | AudienceKey::Pod(..) => None,
+            AudienceKey::Everyone
+            | AudienceKey::Service(..)
+            | AudienceKey::AnyService
+            | AudienceKey::Pod(..) => None,
         });
         let Snapshot {
             seen, seen_secrets, ..

@@ -272,6 +272,21 @@ impl Streams {
         self.touched.notify_one();
     }
 
+    /// The stream's sidecar is older than questions are: it is told of every Service unasked.
+    pub(super) fn cannot_ask(&self, id: StreamId) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let Some(stream) = inner.streams.get(&id).filter(|stream| !stream.ended) else {
+            return;
+        };
+        let mut keys = stream.keys.clone();
+        keys.insert(AudienceKey::AnyService);
+        let snapshot = inner.snapshot.clone();
+        let gained = inner.regroup(id, keys, &snapshot, &snapshot);
+        inner.ledger.joined(id, gained.iter());
+        self.touched.notify_one();
+    }
+
     /// A stream has said what it holds.
     pub(super) fn opened(&self, id: StreamId, sent: &Sent) {
         let mut inner = self.lock();

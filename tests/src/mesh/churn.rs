@@ -1,12 +1,15 @@
 //! Pods that come and go as in a cluster: called only once they are ready, ended while they are
 //! being called, and gone then. And what the processes of a mesh take meanwhile.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::process::Child;
 
-use super::{APPLICATION_PORT, Mesh, Sidecar, lock};
+use super::{APPLICATION_PORT, Mesh, Sidecar, Workload, lock};
+use crate::upstream::Upstream;
 
 /// What a process has of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +43,25 @@ impl Mesh {
     pub async fn arriving(&self, app: &str) -> Result<(TcpListener, Sidecar)> {
         let (address, application) = self.addresses();
         let listener = TcpListener::bind((application, APPLICATION_PORT)).await?;
+        let sidecar = self.arrives(app, address, application).await?;
+        Ok((listener, sidecar))
+    }
+
+    /// As [`Mesh::workload`], but nobody is sent to it before its sidecar is ready.
+    pub async fn arriving_workload(&self, app: &str) -> Result<Workload> {
+        let (address, application) = self.addresses();
+        let upstream =
+            Upstream::start(SocketAddr::new(application.into(), APPLICATION_PORT)).await?;
+        let sidecar = self.arrives(app, address, application).await?;
+        Ok(Workload { upstream, sidecar })
+    }
+
+    async fn arrives(
+        &self,
+        app: &str,
+        address: Ipv4Addr,
+        application: Ipv4Addr,
+    ) -> Result<Sidecar> {
         let inbound = format!("--listen-inbound={address}:{APPLICATION_PORT}");
         let to = format!("--application-address={application}");
         // What it has when it is to end may be an answer that is read slowly, and its callers may hear
@@ -53,7 +75,7 @@ impl Mesh {
             pod["status"]["conditions"][0]["status"] = json!("True");
         }
         self.write_pods()?;
-        Ok((listener, sidecar))
+        Ok(sidecar)
     }
 
     /// Ends a pod as the kubelet does: that it is no longer ready and that it is to end is said at

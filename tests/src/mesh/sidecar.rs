@@ -1,7 +1,7 @@
 //! The handle of one sidecar process.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
 
@@ -13,22 +13,26 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use super::{SOON, Usage, binary, lock, tail};
+use super::{SOON, Usage, lock, tail};
 use crate::client::{Answer, Client};
 use crate::wait_until;
+
+/// What a sidecar is called in a folder of programs.
+pub(super) const PROGRAM: &str = "meshwright-sidecar";
 
 /// A sidecar beside an application or a client.
 pub struct Sidecar {
     process: Mutex<Option<Child>>,
-    command: SidecarCommand,
+    command: Mutex<SidecarCommand>,
+    log: PathBuf,
     address: Ipv4Addr,
     pod: String,
 }
 
 /// How to start a sidecar again.
 struct SidecarCommand {
+    program: PathBuf,
     arguments: Vec<String>,
-    log: PathBuf,
 }
 
 // === impl Sidecar ===
@@ -36,6 +40,7 @@ struct SidecarCommand {
 impl Sidecar {
     /// Starts one for the first time.
     pub(super) fn launch(
+        program: PathBuf,
         arguments: Vec<String>,
         log: PathBuf,
         address: Ipv4Addr,
@@ -43,7 +48,8 @@ impl Sidecar {
     ) -> Result<Self> {
         let sidecar = Self {
             process: Mutex::default(),
-            command: SidecarCommand { arguments, log },
+            command: Mutex::new(SidecarCommand { program, arguments }),
+            log,
             address,
             pod: pod.to_owned(),
         };
@@ -56,9 +62,10 @@ impl Sidecar {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
-            .open(&self.command.log)?;
-        let child = Command::new(binary("meshwright-sidecar")?)
-            .args(&self.command.arguments)
+            .open(&self.log)?;
+        let SidecarCommand { program, arguments } = &*lock(&self.command);
+        let child = Command::new(program)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -66,6 +73,12 @@ impl Sidecar {
             .spawn()?;
         *lock(&self.process) = Some(child);
         Ok(())
+    }
+
+    /// The same, as the program of this folder: of another version, say.
+    pub fn start_of(&self, folder: &Path) -> Result<()> {
+        lock(&self.command).program = folder.join(PROGRAM);
+        self.start()
     }
 
     /// Ends the process at once, as `kill -9` does.
@@ -104,9 +117,9 @@ impl Sidecar {
             let answer = Client::direct()
                 .get(&url)
                 .await
-                .with_context(|| tail(&self.command.log))?;
+                .with_context(|| tail(&self.log))?;
             if answer.status != 200 {
-                bail!("{}\n{}", answer.body.trim(), tail(&self.command.log));
+                bail!("{}\n{}", answer.body.trim(), tail(&self.log));
             }
             Ok(())
         })
@@ -125,12 +138,12 @@ impl Sidecar {
 
     /// What it logged: its own lines and the access log.
     pub fn log(&self) -> Result<String> {
-        Ok(std::fs::read_to_string(&self.command.log)?)
+        Ok(std::fs::read_to_string(&self.log)?)
     }
 
     /// The folder where it keeps what survives it.
     pub fn state(&self) -> PathBuf {
-        self.command.log.with_extension("state")
+        self.log.with_extension("state")
     }
 
     /// What its process takes.

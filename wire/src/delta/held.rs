@@ -192,6 +192,19 @@ impl Held {
         rejected
     }
 
+    /// Gives up all of a kind, as if it had never been told of any: nobody keeps it up to date.
+    pub fn forget(&mut self, kind: Kind, apply: &mut impl Apply) {
+        let of_kind = self.resources.keys().filter(|id| id.kind == kind);
+        let ids: Vec<_> = of_kind.cloned().collect();
+        if ids.is_empty() {
+            return;
+        }
+        apply.apply(ids.iter().cloned().map(Change::Remove).collect());
+        for id in &ids {
+            self.let_go(id);
+        }
+    }
+
     /// Tells changes that may be made from those that may not, and drops those that change nothing.
     fn sort(&mut self, delta: Delta) -> Sorted {
         let mut sorted = Sorted::default();
@@ -300,7 +313,7 @@ impl Held {
             return Err(format!("the delta has more than {MAX_CHANGES} changes"));
         }
         let known = self.known(id);
-        if !at.covers(&known) {
+        if !at.is_present(&known, id.kind) {
             return Err(format!(
                 "its generation {at} is older than {known}, which is known"
             ));

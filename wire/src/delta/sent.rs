@@ -211,7 +211,10 @@ impl Sent {
         if self.in_flight.is_some() {
             return None;
         }
-        let mut delta = Delta::default();
+        let mut delta = Delta {
+            answers_lookups: true,
+            ..Delta::default()
+        };
         let mut changes = Vec::new();
         let mut bytes = 0;
         while let Some(id) = self.next_dirty() {

@@ -102,6 +102,42 @@ async fn with_more_answers_than_are_kept_the_first_to_go_are_those_that_led_to_n
     assert_eq!((wanted, unwanted), (ids(&[new]), ids(&[&address(0)])));
 }
 
+#[tokio::test]
+async fn an_operator_that_knows_of_no_questions_is_asked_none_and_what_was_to_be_asked_is_forgotten()
+ {
+    const NETWORKS: &str = "networks/mesh/addresses";
+    let mut view = Snapshot::at(1).with(NETWORKS, "v1");
+    answer(&mut view, ADDRESS);
+    let operator = Operator::start(view);
+    let sidecar = Running::start(&operator);
+    sidecar.state(|state| state.complete).await;
+    assert_eq!(sidecar.enforces().len(), 2);
+
+    operator.publish(|view| {
+        for gone in [NETWORKS, ADDRESS] {
+            view.remove(gone);
+        }
+        *view = view.clone().with("route/shop/orders", "v1");
+    });
+    operator.roll_back();
+    let other = "lookup/service/orders.shop";
+    sidecar.questions.send(question(other)).await.unwrap();
+    let route = "route/shop/orders";
+    operator
+        .outcome(route, |outcome| {
+            matches!(outcome, wire::delta::Outcome::Held(_))
+        })
+        .await;
+    let enforced: Vec<_> = sidecar.enforces().into_keys().collect();
+    assert_eq!(enforced, ids(&[route]));
+    operator.publish(|view| view.put("route/shop/orders", "v2"));
+    let second = crate::snapshot::hash_of("v2");
+    let is_second = move |outcome: &wire::delta::Outcome| matches!(outcome, wire::delta::Outcome::Held(hash) if *hash == second);
+    operator.outcome(route, is_second).await;
+    assert!(operator.asked(0).await.is_empty(), "it was asked nothing");
+    assert_eq!(sidecar.volume().resources().count(), 1);
+}
+
 #[test]
 fn answers_are_sent_when_all_that_they_lead_to_has_been() {
     let mut view = Snapshot::at(5).with(ADDRESS, "v1");

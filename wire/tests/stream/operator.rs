@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -26,7 +26,7 @@ use wire::{
     client::{self, State},
     delta::{Apply, Change, Held, Outcome, Rejected, Sent},
     discovery::{
-        FromSidecar,
+        Delta, FromSidecar,
         discovery_server::{Discovery, DiscoveryServer},
     },
     lookup::Question,
@@ -55,6 +55,8 @@ struct Shared {
     asked: watch::Sender<Vec<Asked>>,
     /// How many resources were held at the last Hello.
     held_at_hello: AtomicUsize,
+    /// Whether it is one from before there were questions.
+    before_questions: AtomicBool,
 }
 
 pub(crate) struct Connected {
@@ -159,6 +161,12 @@ impl Operator {
         self.shared.view.lock().unwrap().hashes()
     }
 
+    /// From now on it says nothing of questions, as an operator before 0.2.
+    pub(crate) fn roll_back(&self) {
+        self.shared.before_questions.store(true, Ordering::SeqCst);
+        self.hang_up();
+    }
+
     pub(crate) fn held_at_hello(&self) -> usize {
         self.shared.held_at_hello.load(Ordering::SeqCst)
     }
@@ -207,8 +215,23 @@ impl Discovery for Operator {
         &self,
         request: Request<Streaming<FromSidecar>>,
     ) -> Result<Response<Deltas>, Status> {
-        let deltas = server::serve(request.into_inner(), self.mailbox(), self.subscriber());
-        Ok(Response::new(deltas))
+        let mut deltas = server::serve(request.into_inner(), self.mailbox(), self.subscriber());
+        if !self.shared.before_questions.load(Ordering::SeqCst) {
+            return Ok(Response::new(deltas));
+        }
+        let (sender, silent) = mpsc::channel(2);
+        tokio::spawn(async move {
+            while let Some(delta) = deltas.next().await {
+                let delta = delta.map(|delta| Delta {
+                    answers_lookups: false,
+                    ..delta
+                });
+                if sender.send(delta).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Deltas::new(silent)))
     }
 }
 
@@ -220,6 +243,8 @@ impl Subscriber for Connected {
     fn view(&self) -> Shot {
         Shot(self.shared.view.lock().unwrap().clone())
     }
+
+    fn introduced(&mut self, _capabilities: &[String]) {}
 
     fn asked(&mut self, wanted: Vec<ResourceId>, unwanted: Vec<ResourceId>) {
         if !wanted.is_empty() || !unwanted.is_empty() {

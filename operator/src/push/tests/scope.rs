@@ -1,5 +1,6 @@
 //! What a sidecar is told of Services outside its namespace: what it asks about, and what that leads to.
 
+use wire::capability;
 use wire::discovery::Lookup;
 use wire::lookup::Question;
 
@@ -102,6 +103,31 @@ async fn a_service_of_another_namespace_comes_with_its_route_when_it_is_asked_ab
         assert!(!sidecar.holds(&endpoints));
         mesh.until(1, 1).await;
     }
+}
+
+#[tokio::test]
+async fn a_sidecar_that_is_older_than_questions_is_told_of_every_service() {
+    let mut mesh = Mesh::new(&["orders-1"]);
+    let mut own = mesh.connect("orders-1").await;
+    own.step().await;
+    let mut older = mesh.dial(caller("web-1"));
+    let known = capability::ALL.iter().copied();
+    let known: Vec<_> = known.filter(|one| *one != capability::LOOKUP).collect();
+    older.held = Held::new("0.1.0", &known);
+    let hello = older.held.hello();
+    older.say(hello).await;
+    older.step().await;
+    assert!(older.holds(&id(Kind::Endpoints, "orders")) && older.holds(&id(Kind::Route, "orders")));
+    mesh.until(2, 2).await;
+
+    mesh.service("bank", "ledger", "10.96.1.1");
+    mesh.publish();
+    let ledger = ResourceId::new(Kind::Endpoints, "bank", "ledger");
+    older.until(|sidecar| sidecar.holds(&ledger)).await;
+    mesh.leads_to("ledger");
+    own.step().await;
+    older.step().await;
+    mesh.until(2, 2).await;
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ import (
 const limit = 5 * time.Second
 
 // The most requests of one load, so that it ends even if nobody ends it.
-const most = 10_000
+const most = 100_000
 
 func main() {
 	switch {
