@@ -5,6 +5,8 @@
 //! the object's `resourceVersion`, so that who led until just now, or has read less than another,
 //! overwrites nothing that is newer.
 
+mod queue;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use self::queue::Queue;
 use crate::api_server::{ANSWER, in_time};
 use crate::events::Events;
 use crate::leader::Leader;
@@ -71,7 +74,7 @@ pub struct Statuses {
 /// When each object is to be written. Knows nothing of how.
 #[derive(Debug, Default)]
 struct Schedule {
-    due: BTreeMap<ObjectRef, Instant>,
+    due: Queue,
     /// Objects being written, and whether they were touched meanwhile.
     writing: BTreeMap<ObjectRef, bool>,
     failures: BTreeMap<ObjectRef, u32>,
@@ -260,22 +263,22 @@ impl Schedule {
                     let spaced = self.last.get(&object).map_or(now, |last| *last + SPACING);
                     let at = spaced.max(now + first);
                     let failing = self.failures.contains_key(&object);
-                    let due = self.due.entry(object).or_insert(at);
-                    // What was early may no longer be: only its counts differed.
-                    *due = if failing { *due } else { at.min(*due) };
+                    match self.due.at(&object) {
+                        Some(due) if failing || due <= at => {}
+                        // What was early may no longer be: only its counts differed.
+                        _ => self.due.put(object, at),
+                    }
                 }
             }
         }
     }
 
     fn next(&self) -> Option<Instant> {
-        self.due.values().min().copied()
+        self.due.first()
     }
 
     fn start(&mut self, now: Instant) -> Option<ObjectRef> {
-        let (object, _) = self.due.iter().find(|(_, due)| **due <= now)?;
-        let object = object.clone();
-        self.due.remove(&object);
+        let object = self.due.take(now)?;
         self.writing.insert(object.clone(), false);
         Some(object)
     }
@@ -287,10 +290,10 @@ impl Schedule {
                 let failures = self.failures.entry(object.clone()).or_default();
                 *failures = failures.saturating_add(1);
                 let pause = SPACING.saturating_mul(1 << (*failures).min(10));
-                self.due.insert(object, now + pause.min(LONGEST_PAUSE));
+                self.due.put(object, now + pause.min(LONGEST_PAUSE));
             }
             Written::Early(until) => {
-                self.due.insert(object, *until);
+                self.due.put(object, *until);
             }
             Written::Done | Written::Nothing | Written::Gone => {
                 self.failures.remove(&object);
@@ -300,7 +303,7 @@ impl Schedule {
                     _ => false,
                 };
                 if again {
-                    self.due.insert(object.clone(), now + SPACING);
+                    self.due.put(object.clone(), now + SPACING);
                 }
                 self.last.insert(object, now);
             }

@@ -26,15 +26,29 @@ async fn upgrade(cluster: &Cluster, version: &str) -> Result<()> {
     let chart = chart.to_str().context("a path in UTF-8")?;
     let tags = ["operator", "sidecar"].map(|part| format!("{part}.image.tag={version}"));
     let upgrade = ["upgrade", "meshwright", chart, "--namespace", SYSTEM];
-    let values = ["--reuse-values", "--wait", "--timeout=90s", "--set", &tags[0], "--set", &tags[1]];
-    cluster.helm(&[&upgrade[..], &values].concat()).await.map(drop)
+    let values = [
+        "--reuse-values",
+        "--wait",
+        "--timeout=90s",
+        "--set",
+        &tags[0],
+        "--set",
+        &tags[1],
+    ];
+    cluster
+        .helm(&[&upgrade[..], &values].concat())
+        .await
+        .map(drop)
 }
 
 /// Makes the pods of a Deployment anew, and waits until they are there.
 async fn restart(shop: &Shop, app: &str) -> Result<()> {
     let deployment = format!("deployment/{app}");
     let namespace = ["-n", shop.namespace.as_str()];
-    for words in [&["rollout", "restart", &deployment][..], &["rollout", "status", &deployment, "--timeout=90s"]] {
+    for words in [
+        &["rollout", "restart", &deployment][..],
+        &["rollout", "status", &deployment, "--timeout=90s"],
+    ] {
         shop.cluster.kubectl(&[words, &namespace].concat()).await?;
     }
     Ok(())
@@ -47,7 +61,10 @@ async fn sidecars(shop: &Shop, app: &str) -> Result<Vec<String>> {
     let pods = shop.cluster.json(&get).await?;
     let pods = pods["items"].as_array().context("a list of pods")?;
     let images = pods.iter().map(|pod| {
-        let containers = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+        let containers = pod["spec"]["initContainers"]
+            .as_array()
+            .into_iter()
+            .flatten();
         let mut sidecar = containers.filter(|one| one["name"] == "meshwright-sidecar");
         let image = sidecar.next().and_then(|one| one["image"].as_str());
         Ok(image.context("a pod without a sidecar")?.to_owned())
@@ -80,7 +97,9 @@ async fn rolled(shop: &Shop) -> Result<Vec<Asked>> {
     let cluster = shop.cluster;
     for part in ["operator", "sidecar"] {
         let image = |tag: &str| format!("ghcr.io/meshwright/{part}:{tag}");
-        cluster.also_name_image(&image(VERSION), &image(NEXT)).await?;
+        cluster
+            .also_name_image(&image(VERSION), &image(NEXT))
+            .await?;
     }
     cluster.apply(&shop.route("orders")).await?;
     shop.programmed("orders").await?;

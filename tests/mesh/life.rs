@@ -274,3 +274,50 @@ async fn an_endpoint_that_is_no_longer_ready_gets_no_more_requests() -> Result<(
     assert!(two.upstream.requests() >= 20);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_sidecar_whose_volume_takes_nothing_more_enforces_edits_and_keeps_them_once_it_does()
+-> Result<()> {
+    let to = |name: &str| route(&format!("    - backendRefs: [{{ name: {name}, port: 80 }}]\n"));
+    let both = services(&["orders", "orders-v2"]);
+    let mesh = Mesh::start(&(both.clone() + &to("orders"))).await?;
+    let v1 = mesh.workload("orders").await?;
+    let v2 = mesh.workload("orders-v2").await?;
+    v1.upstream.says("one");
+    v2.upstream.says("two");
+    let client = mesh.client("web").await?;
+    let answers = async |says: &str| {
+        wait_until("the edit is in force", SOON, async || {
+            let answer = client.get("http://orders/").await?;
+            ensure!(answer.body == says, "{answer:?}");
+            Ok(())
+        })
+        .await
+    };
+    answers("one").await?;
+
+    // Every write fails, as on a disk that is full.
+    let volume = client.sidecar().state();
+    let aside = volume.with_extension("aside");
+    std::fs::rename(&volume, &aside)?;
+    std::fs::write(&volume, "")?;
+    mesh.write("routes.yaml", &(both.clone() + &to("orders-v2")))?;
+    answers("two").await?;
+    let said = "cannot keep the configuration for a restart";
+    let log = client.sidecar().log()?;
+    ensure!(log.contains(said), "{log}");
+    mesh.programmed("orders").await?;
+
+    std::fs::remove_file(&volume)?;
+    std::fs::rename(&aside, &volume)?;
+    mesh.write("routes.yaml", &(both.clone() + &to("orders")))?;
+    answers("one").await?;
+    mesh.write("routes.yaml", &(both + &to("orders-v2")))?;
+    answers("two").await?;
+    mesh.programmed("orders").await?;
+    mesh.kill_operator().await?;
+    client.sidecar().kill().await?;
+    client.sidecar().start()?;
+    client.sidecar().ready().await?;
+    answers("two").await
+}
