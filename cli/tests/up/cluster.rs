@@ -23,6 +23,15 @@ cd "$STANDIN" || exit 1
 echo "$*" >> asked
 case "$*" in
 *'get --ignore-not-found -f -'*) cat > input; cat stored.json ;;
+*'version -o json') cat version.json ;;
+*'get --raw /apis/meshwright.dev/v1alpha1')
+  [ -e kinds.json ] || { echo 'Error from server (NotFound): the server could not find the requested resource' >&2; exit 1; }
+  cat kinds.json ;;
+*'get deployments.apps --all-namespaces'*) cat operator.json ;;
+*webhookconfiguration/*) cat webhooks.json ;;
+*'get service meshwright-operator'*) cat service.json ;;
+*'get customresourcedefinitions'*) cat definitions.json ;;
+*'auth can-i create '*) cat may ;;
 *'get deployment/web'*) cat deployment.json ;;
 *'get apiroutes.meshwright.dev,ratelimits.meshwright.dev,retrypolicies.meshwright.dev'*) cat routes.json ;;
 *'get namespaces'*) cat namespaces.json ;;
@@ -74,6 +83,12 @@ impl StandIn {
                 "pods.json",
                 json!({ "kind": "List", "items": [pod("web-5d9f")] }),
             ),
+            ("version.json", kubernetes("v1.35.0")),
+            ("kinds.json", kinds()),
+            ("operator.json", operator()),
+            ("webhooks.json", webhooks()),
+            ("service.json", json!({ "kind": "Service" })),
+            ("definitions.json", json!({ "kind": "List", "items": [] })),
             (
                 "deployment.json",
                 json!({ "spec": { "selector": { "matchLabels": { "app": "web" } } } }),
@@ -117,6 +132,50 @@ impl StandIn {
     }
 }
 
+/// What a server of this version says of itself.
+fn kubernetes(version: &str) -> Value {
+    json!({ "clientVersion": { "gitVersion": "v1.35.0" }, "serverVersion": { "gitVersion": version } })
+}
+
+/// The kinds of the mesh, as a server tells that it knows them.
+fn kinds() -> Value {
+    let resources = ["apiroutes", "ratelimits", "retrypolicies"]
+        .map(|name| json!({ "name": name, "namespaced": true, "verbs": ["get", "list"] }));
+    json!({ "kind": "APIResourceList", "groupVersion": "meshwright.dev/v1alpha1", "resources": resources })
+}
+
+/// An operator of this version that is ready.
+fn operator() -> Value {
+    let image = format!("ghcr.io/meshwright/operator:{}", env!("CARGO_PKG_VERSION"));
+    let containers = json!([{ "name": "operator", "image": image }]);
+    json!({ "kind": "List", "items": [{
+        "kind": "Deployment", "metadata": { "name": "meshwright-operator", "namespace": "mesh" },
+        "spec": { "replicas": 1, "template": { "spec": { "containers": containers } } },
+        "status": { "readyReplicas": 1 },
+    }] })
+}
+
+/// What the operator's API server is told of it.
+fn webhooks() -> Value {
+    let one = |kind: &str, name: &str, webhooks: &[&str], policy: &str| {
+        let service = json!({ "namespace": "mesh", "name": "meshwright-operator", "port": 15017 });
+        let webhooks = webhooks.iter().map(|name| {
+            json!({ "name": name, "failurePolicy": policy,
+                    "clientConfig": { "caBundle": "LS0=", "service": service } })
+        });
+        let webhooks: Vec<_> = webhooks.collect();
+        json!({ "kind": kind, "metadata": { "name": name }, "webhooks": webhooks })
+    };
+    let inject = [
+        "namespaces.inject.meshwright.dev",
+        "pods.inject.meshwright.dev",
+    ];
+    json!({ "kind": "List", "items": [
+        one("MutatingWebhookConfiguration", "meshwright-injector", &inject, "Fail"),
+        one("ValidatingWebhookConfiguration", "meshwright-validator", &["validate.meshwright.dev"], "Ignore"),
+    ] })
+}
+
 /// A pod of the mesh, as the API server tells it.
 fn pod(name: &str) -> Value {
     json!({
@@ -139,6 +198,12 @@ fn sidecar(stream: TcpStream) {
         "/stalls" => json!({ "stalls": [{ "service": "shop/mail", "port": 25, "connections": 3,
             "last": "2026-01-31T06:29:06Z" }], "forgotten": 0 })
         .to_string(),
+        "/config" => {
+            json!({ "version": env!("CARGO_PKG_VERSION"), "ready": true, "notReadyBecause": null,
+            "operator": { "connected": true, "complete": true, "error": null } })
+            .to_string()
+        }
+        "/stats" => json!({ "config": { "rejected": 0 } }).to_string(),
         tap if tap.starts_with("/tap") => format!("{TAPPED}\n"),
         _ => "an application".to_owned(),
     };
@@ -205,7 +270,8 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
             line("\"ports\"")
         ),
         ": Namespace shop is not in the cluster: `kubectl apply -f ".to_owned(),
-        "ApiRoute shop/orders: ResolvedRefs is False: there is no Service orders-v2 (BackendNotFound)"
+        "ApiRoute shop/orders: ResolvedRefs is False: there is no Service orders-v2 (BackendNotFound) \
+         (docs/troubleshooting.md#an-object-is-not-accepted)"
             .to_owned(),
         "Pod shop/late should have a sidecar and has none".to_owned(),
         "the operator can't be asked for its certificates: ".to_owned(),
@@ -218,6 +284,9 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
         assert!(said.contains(&told), "{told}\nis not in\n{said}");
     }
     assert_eq!(said.lines().count(), 9, "{said}");
+    // But for what was looked at, each leads into the documents.
+    let linked = said.lines().filter(|line| line.contains(" (docs/"));
+    assert_eq!(linked.count(), 8, "{said}");
     // Each object is asked for by its own name.
     let input: Value = serde_json::from_str(&cluster.kept("input")).unwrap();
     assert_eq!(
@@ -243,6 +312,89 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
     let last = "--context test --namespace shop get \
                 apiroutes.meshwright.dev,ratelimits.meshwright.dev,retrypolicies.meshwright.dev -o json";
     assert!(asked.lines().any(|line| line == last), "{asked}");
+}
+
+#[test]
+fn check_tells_what_is_wrong_with_the_installation_itself() {
+    let cluster = StandIn::new(&[]);
+    let check = || {
+        let checked = cluster.command(&["check", "--cluster"]).output().unwrap();
+        let said = String::from_utf8(checked.stdout).unwrap();
+        (checked.status.code(), said)
+    };
+    let (code, said) = check();
+    assert_eq!(code, Some(0), "{said}");
+
+    cluster.answers("version.json", &kubernetes("v1.30.2"));
+    let mut behind = operator();
+    behind["items"][0]["spec"]["replicas"] = json!(3);
+    cluster.answers("operator.json", &behind);
+    cluster.answers("webhooks.json", &json!({ "kind": "List", "items": [] }));
+    let mut fewer = kinds();
+    fewer["resources"].as_array_mut().unwrap().pop();
+    cluster.answers("kinds.json", &fewer);
+    let mut old = pod("web-5d9f");
+    old["spec"]["initContainers"][0]["image"] = json!("ghcr.io/meshwright/sidecar:9.0.0");
+    old["metadata"]["name"] = json!("old");
+    old["status"]["phase"] = json!("Running");
+    cluster.answers("pods.json", &json!({ "kind": "List", "items": [old] }));
+    let (code, said) = check();
+    assert_eq!(code, Some(1), "{said}");
+    for told in [
+        "the cluster is Kubernetes 1.30, and Meshwright needs 1.31 to 1.35: upgrade the cluster first (docs/install.md#",
+        "1 of 3 replicas of the operator are ready: `kubectl describe pods -n mesh ",
+        "there is no MutatingWebhookConfiguration meshwright-injector, so that pods are created without a sidecar: ",
+        "there is no ValidatingWebhookConfiguration meshwright-validator, so that ",
+        "there is no CustomResourceDefinition retrypolicies.meshwright.dev, so that ",
+    ] {
+        assert!(said.contains(told), "{told}\nis not in\n{said}");
+    }
+    // What a sidecar says itself outweighs the name of its image.
+    assert!(!said.contains("9.0.0"), "{said}");
+    let asked = cluster.kept("asked");
+    assert!(
+        asked.contains("get apiroutes.meshwright.dev,ratelimits.meshwright.dev --all-namespaces")
+    );
+}
+
+#[test]
+fn before_an_installation_check_says_how_to_install_and_is_not_wrong() {
+    let cluster = StandIn::new(&[route("2s")]);
+    std::fs::remove_file(cluster.path().join("kinds.json")).unwrap();
+    let none = json!({ "kind": "List", "items": [] });
+    for file in ["operator.json", "webhooks.json", "pods.json"] {
+        cluster.answers(file, &none);
+    }
+    std::fs::write(cluster.path().join("may"), "yes\n").unwrap();
+    let folder = cluster.folder.path().to_str().unwrap();
+    let check = |may: &str| {
+        std::fs::write(cluster.path().join("may"), may).unwrap();
+        let mut checking = cluster.command(&["check", folder, "--cluster"]);
+        let checked = checking.output().unwrap();
+        let said = String::from_utf8(checked.stdout).unwrap();
+        (checked.status.code(), said)
+    };
+    let (code, said) = check("yes\n");
+    assert_eq!(code, Some(0), "{said}");
+    for told in [
+        "no Meshwright is installed here: `meshwright install` does that, and you may create all that it makes (docs/",
+        "the folder is not compared with the cluster, which has no definitions of the mesh's kinds yet",
+        "0 documents compared with what is stored, 0 objects of the mesh looked at, 0 of 0 sidecars asked",
+    ] {
+        assert!(said.contains(told), "{told}\nis not in\n{said}");
+    }
+    assert_eq!(said.lines().count(), 3, "{said}");
+    let (code, said) = check("no\n");
+    assert_eq!(code, Some(0), "{said}");
+    let told = "`meshwright install` does that, but you may not create namespaces, create customresourcedefinitions";
+    assert!(said.contains(told), "{said}");
+
+    // What stops pods from being created is wrong before, too.
+    cluster.answers("webhooks.json", &webhooks());
+    let (code, said) = check("yes\n");
+    assert_eq!(code, Some(1), "{said}");
+    let told = "MutatingWebhookConfiguration meshwright-injector is there without an operator, so that no pod ";
+    assert!(said.contains(told), "{said}");
 }
 
 #[test]
