@@ -50,6 +50,9 @@ pub(super) fn run(folder: Option<&Path>, cluster: &Cluster) -> anyhow::Result<i3
         ),
     }
     let kinds = definitions::there(cluster)?;
+    // What the rest hangs on comes first.
+    let pods = told.pods(cluster);
+    let installation = told.installation(cluster, &pods, &kinds);
     let written = folder.map(Written::of).unwrap_or_default();
     for problem in written.reading.problems.iter() {
         told.wrong(Page::ACCEPTED, plain(&problem.to_string()));
@@ -60,20 +63,15 @@ pub(super) fn run(folder: Option<&Path>, cluster: &Cluster) -> anyhow::Result<i3
     for sentence in unwise(&inputs(&objects), &written) {
         told.note(Page::ADVICE, sentence);
     }
-    let pods = told.pods(cluster);
-    let installation = told.installation(cluster, &pods, &kinds);
-    let asked = match installation {
-        // Nobody would answer them, or tell them anything.
-        Installation::Missing => Asked::default(),
-        Installation::There(_) | Installation::Unknown => {
-            told.unmeshed(cluster, &pods);
-            sidecars::ask(cluster, &kubectl::in_the_mesh(&pods), &written, &mut told)
-        }
-    };
-    told.add(skew::findings(
-        &with_versions(&pods, &asked),
-        &installation.versions(),
-    ));
+    let mut asked = Asked::default();
+    // Without an operator nobody would answer a sidecar, and restarts would give nobody one.
+    if installation != Installation::Missing {
+        told.unmeshed(cluster, &pods);
+        let meshed = kubectl::in_the_mesh(&pods);
+        asked = sidecars::ask(cluster, &meshed, &written, &mut told);
+        let sidecars = with_versions(&pods, &asked);
+        told.add(skew::findings(&sidecars, &installation.versions()));
+    }
     told.say();
     say(conclusion(
         folder.map(|_| documents),
@@ -108,12 +106,13 @@ fn objects(cluster: &Cluster, kinds: &BTreeSet<String>) -> anyhow::Result<Value>
     kubectl::json(asking, None)
 }
 
-/// The sidecars of pods, with the versions that they say they are of, and otherwise those of their images.
+/// The sidecars of pods, with the versions that their images are of, as the operator's is, and otherwise those
+/// that they say.
 fn with_versions(pods: &Value, asked: &Asked) -> Vec<Sidecar> {
     let images = images::of_sidecars(pods).into_iter();
     let sidecars = images.map(|(of, image)| {
-        let version = asked.versions.get(&of).map(String::as_str);
-        let version = version.or_else(|| images::version_of(&image));
+        let says = asked.versions.get(&of).map(String::as_str);
+        let version = images::version_of(&image).or(says);
         Sidecar {
             version: version.map(str::to_owned),
             namespace: of.0,
@@ -260,10 +259,10 @@ impl Told {
             return Ok(0);
         }
         // kubectl fails at the first whose kind the API server doesn't know.
-        if kinds.is_empty() {
+        if ENFORCED.iter().any(|kind| !kinds.contains(*kind)) {
             self.note(
                 Page::INSTALLING,
-                "the folder is not compared with the cluster, which has no definitions of the mesh's kinds yet: \
+                "the folder is not compared with the cluster, which lacks definitions of the mesh's kinds: \
                  `meshwright check DIR` alone says what is wrong with it",
             );
             return Ok(0);

@@ -57,6 +57,10 @@ pub(super) fn missing(there: &BTreeSet<String>) -> Told {
 
 /// Compares the fields of those that are there with this version's, which is the operator's.
 pub(super) fn compare(cluster: &Cluster, there: &BTreeSet<String>, told: &mut Told) {
+    // Of no names, kubectl would tell of all that there are.
+    if there.is_empty() {
+        return;
+    }
     let mut asking = kubectl::command(cluster, None);
     asking.args(["get", "customresourcedefinitions", "--ignore-not-found"]);
     asking.args(there);
@@ -109,8 +113,7 @@ fn findings(stored: &Value) -> anyhow::Result<Told> {
     Ok(told)
 }
 
-/// The fields that a definition knows, by their paths; of those that are all new, the uppermost alone would
-/// do, but they come with what is in them.
+/// The fields that a definition knows, by their paths: `spec.rules[].mirror`.
 fn fields(definition: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let versions = definition["spec"]["versions"].as_array();

@@ -11,13 +11,15 @@ use crate::install::version::Version;
 /// The label that says of which version a pod of the chart is.
 const LABEL: &str = "app.kubernetes.io/version";
 
-/// The version that an image's tag is, as it is written; none of a tag such as `next`, or of a digest.
+/// The version that an image's tag is; none of a tag such as `next`, or of a digest.
 pub(super) fn version_of(image: &str) -> Option<&str> {
     let named = image.split('@').next()?;
     // Of a registry, what stands behind the colon is a port.
     let last = named.rsplit('/').next()?;
     let (_, tag) = last.split_once(':')?;
-    Version::read(tag).map(|_| tag)
+    // As programs say it of themselves.
+    let version = tag.strip_prefix('v').unwrap_or(tag);
+    Version::read(version).map(|_| version)
 }
 
 /// The version of the operator that a pod or a template of one runs. A digest stands for what the chart's
@@ -55,10 +57,7 @@ mod tests {
         let digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
         for (image, version) in [
             ("ghcr.io/meshwright/sidecar:0.1.0", Some("0.1.0")),
-            (
-                "ghcr.io/meshwright/sidecar:v0.2.0-rc.1",
-                Some("v0.2.0-rc.1"),
-            ),
+            ("ghcr.io/meshwright/sidecar:v0.2.0-rc.1", Some("0.2.0-rc.1")),
             ("registry:5000/sidecar:0.1.0", Some("0.1.0")),
             (&format!("a/sidecar:0.1.0@{digest}"), Some("0.1.0")),
             (&format!("a/sidecar@{digest}"), None),

@@ -2,11 +2,11 @@
 //! calls in plaintext, and where callers wait.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::told::{Page, Told};
 use super::written::Written;
@@ -132,7 +132,7 @@ fn one(reached: &Reached, until: &mut Option<Instant>) -> anyhow::Result<Answer>
             let stalls: stalls::Answer = serde_json::from_value(reached.get("/stalls").await?)?;
             let stats: Value = reached.get("/stats").await?;
             anyhow::Ok(Answer {
-                config: config(reached, until).await?,
+                config: settled(async || reached.get("/config").await, until).await?,
                 rejected: stats["config"]["rejected"].as_u64().unwrap_or_default(),
                 callers: callers.callers,
                 stalls: stalls.stalls,
@@ -143,9 +143,12 @@ fn one(reached: &Reached, until: &mut Option<Instant>) -> anyhow::Result<Answer>
 }
 
 /// How it is; of one that is cut off, after a moment in which it may find an operator.
-async fn config(reached: &Reached, until: &mut Option<Instant>) -> anyhow::Result<Config> {
+async fn settled(
+    ask: impl AsyncFn() -> anyhow::Result<Value>,
+    until: &mut Option<Instant>,
+) -> anyhow::Result<Config> {
     loop {
-        let config: Config = serde_json::from_value(reached.get("/config").await?)?;
+        let config: Config = serde_json::from_value(ask().await?)?;
         if !config.is_cut_off() {
             return Ok(config);
         }
@@ -315,6 +318,24 @@ mod tests {
             "{notes:?}"
         );
         assert_eq!(said(&[answer(true, None, None, 0)]), Told::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_between_two_streams_is_given_a_moment_and_only_the_first_is_waited_for() {
+        let began = Instant::now();
+        let connects = async || {
+            let connected = began.elapsed() >= Duration::from_secs(2);
+            Ok(json!({ "operator": { "connected": connected } }))
+        };
+        let mut until = None;
+        assert!(!settled(connects, &mut until).await.unwrap().is_cut_off());
+        assert!(began.elapsed() < RECONNECTS);
+
+        let never = async || Ok(json!({ "operator": { "connected": false } }));
+        for _ in 0..64 {
+            assert!(settled(never, &mut until).await.unwrap().is_cut_off());
+        }
+        assert!(began.elapsed() <= RECONNECTS + LOOK_AGAIN);
     }
 
     #[test]

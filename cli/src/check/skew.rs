@@ -10,7 +10,7 @@ use crate::install::version::{Step, Version};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sidecar {
     pub(super) namespace: String,
-    /// Of which version it is, as it says itself or its image's tag does.
+    /// Of which version it is, as its image's tag says, or it itself.
     pub(super) version: Option<String>,
     pub(super) image: String,
 }
