@@ -136,8 +136,9 @@ async fn a_mesh_is_installed_tested_upgraded_and_uninstalled_and_what_remains_is
 
     // Nothing at all is to be said of it.
     let said = succeeds(cluster, &check).await?;
+    let looked_at = "0 objects of the mesh looked at, 1 of 1 sidecars asked";
     ensure!(
-        said.trim() == "0 objects of the mesh looked at, 1 of 1 sidecars asked",
+        said.contains(looked_at) && !said.contains("(docs/"),
         "{said}"
     );
 
