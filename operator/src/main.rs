@@ -9,6 +9,11 @@ use operator::probe::{self, ProbeArgs};
 use operator::{app, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// A stream's buffers are large and mostly untouched, and thousands begin and end together: this allocator
+/// takes only the pages that are touched, and gives them back.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The operator of Meshwright.
 #[derive(Debug, Parser)]
 #[command(
