@@ -1,5 +1,6 @@
 use super::*;
 
+use crate::network::MAX_BYTES;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
