@@ -6,7 +6,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::Value;
 
 use super::ambiguous::Ambiguous;
-use super::{Fault, MAX_LOOKS, Problem, split, value_of};
+use super::{Fault, MAX_LOOKS, Problem, brackets, split, value_of};
 
 /// A document that is written as it was, unless its value is changed.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +35,11 @@ pub fn kept(file: &str, text: &str) -> Result<Vec<Kept>, Problem> {
     let most_open = MAX_LOOKS / text.len().max(1);
     let mut documents = Vec::new();
     for (before, text) in split(text) {
-        let value = as_in_a_cluster(text).and_then(|text| value_of(&text, most_open));
+        let value = match brackets(text) > most_open {
+            // Refused before a parser is kept busy with it.
+            true => value_of(text, most_open),
+            false => as_in_a_cluster(text).and_then(|text| value_of(&text, most_open)),
+        };
         match value {
             Ok(value) if value.is_null() => {}
             Ok(value) => documents.push(Kept {
