@@ -110,12 +110,13 @@ fn check_redirect(redirect: &Container, config: &Config) -> Result<(), Refusal> 
     }
 }
 
-/// Any version, and from whatever registry: there are webhooks that put a mirror's name into every pod.
+/// Any version, and from whatever registry: there are webhooks that put a mirror's name into every pod,
+/// and mirrors that make one word of a name.
 fn check_image(container: &Container, config: &Config) -> Result<(), Refusal> {
     let image = container.image.as_deref().unwrap_or_default();
     let why = if container.command.is_some() {
         "it has a command of its own".to_owned()
-    } else if repository(image) != repository(&config.sidecar.sidecar_image) {
+    } else if !is_alike(repository(image), repository(&config.sidecar.sidecar_image)) {
         format!(
             "its image is none of the mesh's, such as {}",
             config.sidecar.sidecar_image
@@ -124,6 +125,10 @@ fn check_image(container: &Container, config: &Config) -> Result<(), Refusal> {
         return Ok(());
     };
     Err(foreign(&container.name, &why))
+}
+
+fn is_alike(one: &str, other: &str) -> bool {
+    !one.is_empty() && (one.contains(other) || other.contains(one))
 }
 
 /// The last part of an image's name, without tag and digest.

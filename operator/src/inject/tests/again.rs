@@ -147,6 +147,11 @@ fn what_an_older_operator_or_another_registry_put_in_is_left_as_it_is() {
         older["spec"]["initContainers"][nth]["image"] =
             json!("mirror.example:5000/mesh/sidecar:0.9@sha256:00");
     }
+    let mut flat = older.clone();
+    for nth in [0, 1] {
+        flat["spec"]["initContainers"][nth]["image"] = json!("mirror.example/mesh-sidecar:1");
+    }
+    assert_eq!(injected(&flat).unwrap(), flat);
     let env = sidecar_of(&mut older)["env"].as_array_mut().unwrap();
     // As before there was a plugin that could have done it.
     env.retain(|one| one["name"] != "MESHWRIGHT_CAPTURED_BY");
