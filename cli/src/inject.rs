@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::{hmac, rand};
 use compiler::yaml;
 use k8s_openapi::api::core::v1::Pod;
 use operator::inject::{Config, LABEL, SidecarArgs, inject};
@@ -21,7 +21,7 @@ use crate::sidecar::Cluster;
 ///
 /// Reads YAML: Pods, Deployments, ReplicaSets, StatefulSets, DaemonSets, Jobs, CronJobs, and Lists of
 /// them. Everything else is written as it is, and so is what is labelled `meshwright.dev/inject:
-/// disabled` or has a sidecar. It is the very function that the webhook calls for a new pod; where the
+/// disabled` or has a sidecar. Words without quotes are read as kubectl does: 0400 is 256, and yes is true. It is the very function that the webhook calls for a new pod; where the
 /// webhook refuses one, so does this, and writes nothing.
 ///
 /// What a sidecar must know is asked of the operator (--cluster, --context), through kubectl, or given:
@@ -46,6 +46,10 @@ pub struct InjectArgs {
         requires = "bundle"
     )]
     pub operator: String,
+    /// A file with a secret, 16 bytes or more, that the tokens of probes are made of: then the same file
+    /// becomes the same text. Without it they are random.
+    #[arg(long, value_name = "FILE")]
+    pub probe_token_seed: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub sidecar: SidecarArgs,
@@ -64,6 +68,8 @@ pub struct InjectArgs {
 const ANSWER: Duration = Duration::from_secs(10);
 /// Bytes of the input, at most.
 const MAX_INPUT: u64 = 64 << 20;
+/// Bytes of a seed, at least: as many as a token has.
+const MIN_SEED: usize = 16;
 
 /// Where pods are in objects of each kind.
 const TEMPLATES: [(&str, &str, &str); 8] = [
@@ -84,20 +90,29 @@ enum Became {
     AsItWas,
 }
 
+/// What the tokens are made of by which the kubelet is known to the sidecars of pods.
+enum Tokens {
+    /// Of nothing that anybody knows.
+    Random,
+    /// Of a secret, the template and the roots: whoever has only the last two can't make one.
+    Seeded(Vec<u8>),
+}
+
 /// Injects; returns the exit code.
 pub fn run(args: &InjectArgs) -> anyhow::Result<i32> {
+    let tokens = Tokens::of(args.probe_token_seed.as_deref())?;
     let config = config(args)?;
     let mut documents = Vec::new();
     for file in &args.files {
         let name = file.display().to_string();
-        documents.extend(yaml::values(&name, &read(file)?)?);
+        documents.extend(yaml::kept(&name, &read(file)?)?);
     }
     let mut told = Vec::new();
     for document in &mut documents {
-        object(document, &config, &mut told)?;
+        object(&mut document.value, &config, &tokens, &mut told)?;
     }
     // First all is decided: half of it would be applied as if it were all.
-    std::io::stdout().write_all(yaml::written(&documents).as_bytes())?;
+    std::io::stdout().write_all(yaml::rewritten(&documents).as_bytes())?;
     for (name, became) in told {
         let words = match became {
             Became::Injected => "gets a sidecar",
@@ -168,6 +183,7 @@ fn config(args: &InjectArgs) -> anyhow::Result<Config> {
 fn object(
     object: &mut Value,
     config: &Config,
+    tokens: &Tokens,
     told: &mut Vec<(String, Became)>,
 ) -> anyhow::Result<()> {
     let text = |field: &Value| field.as_str().unwrap_or_default().to_owned();
@@ -177,7 +193,7 @@ fn object(
         return items
             .into_iter()
             .flatten()
-            .try_for_each(|item| self::object(item, config, told));
+            .try_for_each(|item| self::object(item, config, tokens, told));
     }
     let mut known = TEMPLATES.iter();
     let Some((_, _, place)) = known.find(|one| (one.0, one.1) == (&*version, &*kind)) else {
@@ -193,13 +209,13 @@ fn object(
             place.trim_start_matches('/').replace('/', ".")
         );
     };
-    let became = template(pod, config).with_context(|| name.clone())?;
+    let became = template(pod, config, tokens).with_context(|| name.clone())?;
     told.push((name, became));
     Ok(())
 }
 
 /// Injects one pod, or what pods are made after.
-fn template(pod: &mut Value, config: &Config) -> anyhow::Result<Became> {
+fn template(pod: &mut Value, config: &Config, tokens: &Tokens) -> anyhow::Result<Became> {
     let Some(fields) = pod.as_object_mut() else {
         bail!("its pod is no object");
     };
@@ -210,7 +226,7 @@ fn template(pod: &mut Value, config: &Config) -> anyhow::Result<Became> {
     }
     let typed: Pod = serde_json::from_value(pod.clone()).context("can't be read as a pod")?;
     let config = Config {
-        probe_token: token(pod, config),
+        probe_token: tokens.token(pod, config)?,
         ..config.clone()
     };
     let patch = inject(&typed, &config).map_err(|refusal| {
@@ -223,13 +239,41 @@ fn template(pod: &mut Value, config: &Config) -> anyhow::Result<Became> {
     Ok(Became::Injected)
 }
 
-/// The same for the same pod and mesh, so that the same file becomes the same, and known to nobody who
-/// knows neither: whoever reads the file reads it there anyway.
-fn token(pod: &Value, config: &Config) -> String {
-    let known = format!("{pod}\n{}", config.roots);
-    let hash = digest(&SHA256, known.as_bytes());
-    let half = hash.as_ref().iter().take(16);
-    half.map(|byte| format!("{byte:02x}")).collect()
+// === impl Tokens ===
+
+impl Tokens {
+    fn of(seed: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = seed else {
+            return Ok(Self::Random);
+        };
+        let mut secret = Vec::new();
+        let file = std::fs::File::open(path);
+        file.and_then(|file| file.take(MAX_INPUT).read_to_end(&mut secret))
+            .with_context(|| format!("reading {}", path.display()))?;
+        if secret.len() < MIN_SEED {
+            bail!(
+                "{} holds less than {MIN_SEED} bytes, which can be guessed: write a longer secret into it, such as the \
+                 output of `openssl rand -hex 32`",
+                path.display()
+            );
+        }
+        Ok(Self::Seeded(secret))
+    }
+
+    /// One for a template, and so for all pods that are made after it: 32 letters and digits.
+    fn token(&self, pod: &Value, config: &Config) -> anyhow::Result<String> {
+        let mut bytes = [0; MIN_SEED];
+        match self {
+            Self::Random => rand::fill(&mut bytes).context("there is no randomness")?,
+            Self::Seeded(secret) => {
+                let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+                let tag = hmac::sign(&key, format!("{pod}\n{}", config.roots).as_bytes());
+                let half = bytes.iter_mut().zip(tag.as_ref());
+                half.for_each(|(byte, of_tag)| *byte = *of_tag);
+            }
+        }
+        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
 }
 
 #[cfg(test)]
@@ -261,14 +305,23 @@ mod tests {
 
     type Injected = (Vec<Value>, Vec<(String, Became)>);
 
-    fn injected(text: &str) -> anyhow::Result<Injected> {
-        let mut documents = yaml::values("-", text)?;
+    fn seeded() -> Tokens {
+        Tokens::Seeded(b"a secret of the test's".to_vec())
+    }
+
+    fn rewritten(text: &str, tokens: &Tokens) -> anyhow::Result<(String, Vec<(String, Became)>)> {
+        let mut documents = yaml::kept("-", text)?;
         let mut told_of = Vec::new();
         for document in &mut documents {
-            object(document, &told(), &mut told_of)?;
+            object(&mut document.value, &told(), tokens, &mut told_of)?;
         }
+        Ok((yaml::rewritten(&documents), told_of))
+    }
+
+    fn injected(text: &str) -> anyhow::Result<Injected> {
+        let (text, told_of) = rewritten(text, &seeded())?;
         // As it is written and read again.
-        Ok((yaml::values("-", &yaml::written(&documents))?, told_of))
+        Ok((yaml::values("-", &text)?, told_of))
     }
 
     fn workload(version: &str, kind: &str, place: &str) -> String {
@@ -304,7 +357,7 @@ mod tests {
                 .entry("metadata")
                 .or_insert(json!({}));
             let config = Config {
-                probe_token: token(&before, &told()),
+                probe_token: seeded().token(&before, &told()).unwrap(),
                 ..told()
             };
             let typed: Pod = serde_json::from_value(before.clone()).unwrap();
@@ -336,6 +389,46 @@ mod tests {
             [("Pod job-", Became::Injected), ("Pod out", Became::AsItWas)]
         );
         assert_ne!(documents[0]["items"][0], before[0]["items"][0]);
+    }
+
+    const PROBED: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers: [{name: a, image: a, livenessProbe: {tcpSocket: {port: 80}}}]\n  volumes: [{name: keys, secret: {secretName: keys, defaultMode: 0400}}]\n";
+
+    #[test]
+    fn nobody_can_compute_a_token_who_knows_the_template_and_the_roots() {
+        let token = |tokens: &Tokens| {
+            let (text, _) = rewritten(PROBED, tokens).unwrap();
+            let pod = &yaml::values("-", &text).unwrap()[0];
+            let get = &pod["spec"]["containers"][0]["livenessProbe"]["httpGet"];
+            get["httpHeaders"][0]["value"].as_str().unwrap().to_owned()
+        };
+        assert_ne!(token(&Tokens::Random), token(&Tokens::Random));
+        assert_eq!(
+            token(&seeded()),
+            token(&seeded()),
+            "a seed makes it the same"
+        );
+        let another = Tokens::Seeded(b"another secret".to_vec());
+        assert_ne!(token(&seeded()), token(&another));
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("seed");
+        std::fs::write(&file, "short").unwrap();
+        let refused = Tokens::of(Some(&file)).err().unwrap().to_string();
+        assert!(refused.contains("can be guessed"), "{refused}");
+        std::fs::write(&file, "a secret of 16 b").unwrap();
+        assert!(matches!(Tokens::of(Some(&file)), Ok(Tokens::Seeded(_))));
+        assert!(matches!(Tokens::of(None), Ok(Tokens::Random)));
+    }
+
+    #[test]
+    fn words_without_quotes_are_read_as_kubectl_does_and_other_documents_do_not_change() {
+        let other = "---\n# kept\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata:\n  on: yes # kept\n  mode: 0400\n";
+        let (text, _) = rewritten(&format!("{PROBED}{other}"), &seeded()).unwrap();
+        assert!(text.ends_with(other), "{text}");
+        let pod = &yaml::values("-", &text).unwrap()[0];
+        let mode = &pod["spec"]["volumes"][0]["secret"]["defaultMode"];
+        assert_eq!(*mode, json!(256));
+        assert!(text.contains("defaultMode: 256"), "{text}");
     }
 
     #[test]

@@ -11,9 +11,9 @@ use tokio::time::{sleep, timeout};
 
 /// How often the API server is asked, how long one answer may take, and the pause in between: in all
 /// less than the grace of a pod (30 s).
-const TRIES: u32 = 4;
-const ANSWER: Duration = Duration::from_secs(4);
-const PAUSE: Duration = Duration::from_secs(1);
+const TRIES: u32 = 5;
+const ANSWER: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_secs(3);
 
 /// What becomes of a DaemonSet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub async fn fate(namespace: &str, name: &str) -> Fate {
 async fn ask(client: &Client, namespace: &str, name: &str) -> Fate {
     let api = Api::<DaemonSet>::namespaced(client.clone(), namespace);
     let mut seen = String::new();
+    let mut denied = 0;
     for attempt in 0..TRIES {
         if attempt > 0 {
             sleep(PAUSE).await;
@@ -44,15 +45,21 @@ async fn ask(client: &Client, namespace: &str, name: &str) -> Fate {
         match timeout(ANSWER, api.get_metadata(name)).await {
             Ok(Ok(found)) if found.metadata.deletion_timestamp.is_none() => return Fate::Stays,
             Ok(Ok(_)) => return Fate::Gone,
-            // An uninstallation takes the rights away with the DaemonSet.
-            Ok(Err(kube::Error::Api(status))) if [401, 403, 404].contains(&status.code) => {
-                return Fate::Gone;
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Fate::Gone,
+            // An uninstallation takes the rights away with the DaemonSet. But an API server that starts
+            // denies all for as long as it has not read who may do what.
+            Ok(Err(kube::Error::Api(status))) if [401, 403].contains(&status.code) => {
+                denied += 1;
+                seen = status.to_string();
             }
             Ok(Err(error)) => seen = error.to_string(),
             Err(_) => seen = format!("the API server gave no answer within {ANSWER:?}"),
         }
     }
-    Fate::Unknown(seen)
+    match denied == TRIES {
+        true => Fate::Gone,
+        false => Fate::Unknown(seen),
+    }
 }
 
 #[cfg(test)]
@@ -65,9 +72,17 @@ mod tests {
 
     /// What becomes of the DaemonSet when the API server answers this.
     async fn answered(status: u16, body: Value) -> Fate {
+        answered_in_turn(vec![(status, body)]).await
+    }
+
+    /// The same of several answers, of which the last is given from then on.
+    async fn answered_in_turn(answers: Vec<(u16, Value)>) -> Fate {
+        let mut nth = 0;
         let service = tower::service_fn(move |request: Request<kube::client::Body>| {
             let path = request.uri().path().to_owned();
             assert_eq!(path, "/apis/apps/v1/namespaces/mesh/daemonsets/cni");
+            let (status, body) = answers[nth.min(answers.len() - 1)].clone();
+            nth += 1;
             let body = Full::new(Bytes::from(body.to_string()));
             let answer = Response::builder().status(status).body(body);
             async move { Ok::<_, kube::Error>(answer.unwrap()) }
@@ -97,6 +112,19 @@ mod tests {
         assert_eq!(answered(200, found(deleted)).await, Fate::Gone);
         for code in [401, 403, 404] {
             assert_eq!(answered(code, refused(code)).await, Fate::Gone, "{code}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_starts_and_denies_all_for_a_moment_takes_no_plugin_away() {
+        let there = (200, found(json!({ "name": "cni" })));
+        for code in [401, 403] {
+            let denied = (code, refused(code));
+            let answers = vec![denied.clone(), denied.clone(), there.clone()];
+            assert_eq!(answered_in_turn(answers).await, Fate::Stays, "{code}");
+            let answers = vec![(503, refused(503)), denied];
+            let fate = answered_in_turn(answers).await;
+            assert!(matches!(fate, Fate::Unknown(_)), "{code}: {fate:?}");
         }
     }
 

@@ -3,33 +3,40 @@
 //!
 //! In this order, so that there is never an entry whose program is missing, which would stop every
 //! pod of the node. Files are replaced as wholes, under names that no runtime reads before they are
-//! complete. Whoever made the network may write it again: then the entry is added again, at once.
+//! complete. Whoever made the network may write it again: then the entry is added again, at once, and
+//! where that goes on without end, after pauses ([`pace`]). A program that is gone is put back first.
 //!
 //! When this process ends the plugin stays, and works on: it needs no process. Only a DaemonSet that
 //! was deleted takes its entry away. The program stays even then: some runtimes take a pod down with
 //! the list of plugins that it was made with.
 
+mod files;
+mod pace;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::future::Future;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tempfile::NamedTempFile;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::network::{MAX_BYTES, Network, PLUGIN, Refusal, Shape};
+use crate::network::{Network, PLUGIN, Refusal, Shape};
+use files::{
+    Found, Stamp, at, check_free, is_there, kept, listed, read, read_text, rename, replace,
+};
+use pace::Pace;
 
-/// How often the folder is looked at, if it tells of no change: a folder that was replaced doesn't.
+/// How often the folders are looked at, if they tell of no change: a folder that was replaced doesn't.
 const LOOK: Duration = Duration::from_secs(5);
 /// The names that a container runtime takes for networks end so, and it takes the first by name.
 const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
-/// What the name of a single plugin's file gets, once it has become a list.
-const KEPT: &str = "meshwright";
+/// How often a network that others write at the same moment is tried, when the plugin is taken from it.
+const REMOVALS: u32 = 5;
 
 /// Where the container runtime of this node looks.
 #[derive(Clone, Debug, clap::Args)]
@@ -68,7 +75,7 @@ pub enum Error {
         .0.display()
     )]
     NoNetwork(PathBuf),
-    /// Nothing can be added to it.
+    /// Nothing can be added to it. It is the node's network all the same: another must not be taken for it.
     #[error("the network {}: {why}", path.display())]
     Network {
         /// Of its file.
@@ -77,15 +84,30 @@ pub enum Error {
         #[source]
         why: Refusal,
     },
+    /// What it leads to may be another file here than on the node, and would be replaced by a copy.
+    #[error(
+        "the network {} is a symbolic link, which is not followed: put the file itself in its place",
+        .0.display()
+    )]
+    Link(PathBuf),
+    /// Of a single plugin's list, which would replace somebody else's.
+    #[error(
+        "the network {} is one plugin, and has to become the list {}, which is there already and is another's: remove \
+         the one of the two that is not in use",
+        single.display(), list.display()
+    )]
+    Taken {
+        /// The file of the single plugin.
+        single: PathBuf,
+        /// The file that has the name of its list.
+        list: PathBuf,
+    },
+    /// While it was being edited.
+    #[error("the network {} was written by another at this moment, and is read again", .0.display())]
+    Changed(PathBuf),
     /// The entry is not there, or not the last.
     #[error("the network {} does not end with the plugin meshwright-cni", .0.display())]
     NoEntry(PathBuf),
-}
-
-/// A network's file.
-struct Found {
-    path: PathBuf,
-    network: Network,
 }
 
 // === impl Place ===
@@ -103,31 +125,30 @@ impl Place {
     /// Puts the plugin there, and puts it back whenever it is gone, until `end`.
     ///
     /// # Errors
-    /// When the program can't be put there. What else fails is logged, and tried again.
+    /// When the program can't be put there. What fails later is logged, and tried again.
     pub async fn keep(&self, end: impl Future<Output = ()>) -> Result<(), Error> {
-        self.put_program()?;
+        let mut program = None;
+        self.put_program(&mut program)?;
         tokio::select! {
             () = end => {}
-            () = self.keep_entry() => {}
+            () = self.keep_both(program) => {}
         }
         Ok(())
     }
 
-    async fn keep_entry(&self) {
+    async fn keep_both(&self, mut program: Option<Stamp>) {
         let (nudge, mut nudged) = watch::channel(());
         let watcher = self.watch(nudge);
         if let Err(error) = &watcher {
-            tracing::warn!(%error, "changes of the folder of networks are seen {LOOK:?} late");
+            tracing::warn!(%error, "changes of the folders are seen {LOOK:?} late");
         }
+        let mut pace = Pace::default();
         let mut last = None;
         loop {
             nudged.borrow_and_update();
-            let said = match self.put_entry() {
-                Ok(None) => None,
-                Ok(Some(path)) => {
-                    tracing::info!(path = %path.display(), "the plugin is at the end of the network");
-                    None
-                }
+            let now = Instant::now();
+            let said = match self.look(&mut program, &mut pace, now) {
+                Ok(()) => None,
                 Err(error) => Some(error.to_string()),
             };
             // What stays wrong is said once.
@@ -140,8 +161,38 @@ impl Place {
                 }
                 last = said;
             }
-            let _ = timeout(LOOK, nudged.changed()).await;
+            let _ = timeout(pace.rest(now).unwrap_or(LOOK).min(LOOK), nudged.changed()).await;
         }
+    }
+
+    /// Puts back what is gone: first the program, lest there be an entry without one.
+    fn look(
+        &self,
+        program: &mut Option<Stamp>,
+        pace: &mut Pace,
+        now: Instant,
+    ) -> Result<(), Error> {
+        if self.put_program(program)? {
+            tracing::info!("the plugin's program was gone or another, and is put back");
+        }
+        if pace.rest(now).is_some() {
+            // Said when the pause began.
+            return Ok(());
+        }
+        let Some(path) = self.put_entry()? else {
+            return Ok(());
+        };
+        tracing::info!(path = %path.display(), "the plugin is at the end of the network");
+        if let Some((times, pause)) = pace.put(now) {
+            tracing::warn!(
+                path = %path.display(),
+                times,
+                "somebody writes the network again and again without the plugin, as Cilium does unless its value \
+                 cni.exclusive is false: the plugin is not put back for {pause:?}, and pods that it should capture \
+                 won't be ready if they start meanwhile; tell whoever made the network to leave others' plugins in it"
+            );
+        }
+        Ok(())
     }
 
     fn watch(&self, nudge: watch::Sender<()>) -> notify::Result<RecommendedWatcher> {
@@ -152,7 +203,9 @@ impl Place {
             }
         };
         let mut watcher = notify::recommended_watcher(tell)?;
-        watcher.watch(&self.networks, RecursiveMode::NonRecursive)?;
+        for folder in [&self.networks, &self.programs] {
+            watcher.watch(folder, RecursiveMode::NonRecursive)?;
+        }
         Ok(watcher)
     }
 
@@ -170,29 +223,45 @@ impl Place {
         }
     }
 
-    /// Copies this very program.
-    fn put_program(&self) -> Result<(), Error> {
+    /// Copies this very program, unless it is there; says whether it did. `stamp` is that of the copy.
+    fn put_program(&self, stamp: &mut Option<Stamp>) -> Result<bool, Error> {
+        let path = self.programs.join(PLUGIN);
+        let there = Stamp::of(&path).ok();
+        if there.is_some() && there == *stamp {
+            return Ok(false);
+        }
         let own = std::env::current_exe().map_err(at(Path::new(PLUGIN)))?;
         let mut program = fs::File::open(&own).map_err(at(&own))?;
-        replace(&self.programs.join(PLUGIN), &mut program, 0o755)
+        replace(&path, &mut program, 0o755, None)?;
+        *stamp = Some(Stamp::of(&path).map_err(at(&path))?);
+        Ok(true)
     }
 
     /// Adds the plugin to the first network, unless it is there; answers the file that it wrote.
     fn put_entry(&self) -> Result<Option<PathBuf>, Error> {
-        let Found { path, network } = self.first()?;
+        let Found {
+            path,
+            text,
+            network,
+        } = self.first()?;
         if network.has_plugin() {
             return Ok(None);
         }
         let mode = fs::metadata(&path).map_err(at(&path))?.permissions().mode();
         let single = network.shape() == Shape::Single;
-        let text = network.with_plugin().to_text();
+        let network = network.with_plugin();
+        let new = network.to_text();
         if !single {
-            replace(&path, &mut text.as_bytes(), mode)?;
+            replace(&path, &mut new.as_bytes(), mode, Some(&text))?;
             return Ok(Some(path));
         }
-        // Until the second step the first file by name is still the one without us.
         let list = path.with_extension("conflist");
-        replace(&list, &mut text.as_bytes(), mode)?;
+        check_free(&path, &list, &network)?;
+        // Until the second step the first file by name is still the one without us.
+        replace(&list, &mut new.as_bytes(), mode, None)?;
+        if read_text(&path)? != text {
+            return Err(Error::Changed(path));
+        }
         rename(&path, &kept(&path))?;
         Ok(Some(list))
     }
@@ -204,7 +273,14 @@ impl Place {
     pub fn remove(&self) -> Result<(), Error> {
         let mut removed = Ok(());
         for path in self.files()? {
-            match self.remove_from(&path) {
+            let mut done = self.remove_from(&path);
+            for _ in 1..REMOVALS {
+                if !matches!(done, Err(Error::Changed(_))) {
+                    break;
+                }
+                done = self.remove_from(&path);
+            }
+            match done {
                 Ok(false) => {}
                 Ok(true) => {
                     tracing::info!(path = %path.display(), "the plugin is taken from the network")
@@ -219,9 +295,11 @@ impl Place {
     }
 
     fn remove_from(&self, path: &Path) -> Result<bool, Error> {
-        let Ok(Found { network, .. }) = read(path) else {
-            // Not a network, and so none that we are in.
-            return Ok(false);
+        let (text, network) = match read(path) {
+            Ok(Some(Found { text, network, .. })) => (text, network),
+            // Not a network that is edited, and so none that we are in.
+            Ok(None) | Err(Error::Network { .. } | Error::Link(_)) => return Ok(false),
+            Err(error) => return Err(error),
         };
         let Some(without) = network.without_plugin() else {
             return Ok(false);
@@ -230,37 +308,32 @@ impl Place {
         for ending in ["conf", "json"] {
             let single = path.with_extension(ending);
             let kept = kept(&single);
-            let before = read(&kept).map(|before| before.network.with_plugin().without_plugin());
-            if before.is_ok_and(|before| before.as_ref() == Some(&without)) {
-                rename(&kept, &single)?;
+            let before = listed(&kept).and_then(Network::without_plugin);
+            if before.is_some_and(|before| before == without) {
+                match is_there(&single)? {
+                    // Whoever made it has written it again.
+                    true => fs::remove_file(&kept).map_err(at(&kept))?,
+                    false => rename(&kept, &single)?,
+                }
                 fs::remove_file(path).map_err(at(path))?;
                 return Ok(true);
             }
         }
         let mode = fs::metadata(path).map_err(at(path))?.permissions().mode();
-        replace(path, &mut without.to_text().as_bytes(), mode)?;
+        let new = without.to_text();
+        replace(path, &mut new.as_bytes(), mode, Some(&text))?;
         Ok(true)
     }
 
-    /// The network that a container runtime takes: the first file by name that is one.
+    /// The network that a container runtime takes: the first file by name. One that can't be read, or
+    /// not be added to, is it all the same.
     fn first(&self) -> Result<Found, Error> {
-        let mut wrong = Error::NoNetwork(self.networks.clone());
         for path in self.files()? {
-            match read(&path) {
-                Ok(found) => return Ok(found),
-                // Gone since it was listed.
-                Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                // It is the network, of whoever wrote it so: another must not be taken for it.
-                Err(
-                    error @ Error::Network {
-                        why: Refusal::Version(_),
-                        ..
-                    },
-                ) => return Err(error),
-                Err(error) => wrong = error,
+            if let Some(found) = read(&path)? {
+                return Ok(found);
             }
         }
-        Err(wrong)
+        Err(Error::NoNetwork(self.networks.clone()))
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, Error> {
@@ -274,58 +347,6 @@ impl Place {
         }
         files.sort();
         Ok(files)
-    }
-}
-
-// === files ===
-
-fn read(path: &Path) -> Result<Found, Error> {
-    let mut text = String::new();
-    let file = fs::File::open(path).map_err(at(path))?;
-    file.take(MAX_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(at(path))?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(at(path)(io::ErrorKind::FileTooLarge.into()));
-    }
-    let path = path.to_owned();
-    match Network::read(&text) {
-        Ok(network) => Ok(Found { path, network }),
-        Err(why) => Err(Error::Network { path, why }),
-    }
-}
-
-/// What a single plugin's file is called once it has become a list.
-fn kept(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(KEPT);
-    name.into()
-}
-
-/// Replaces a file as a whole. What it is written to first ends in nothing that a runtime reads.
-fn replace(path: &Path, content: &mut dyn io::Read, mode: u32) -> Result<(), Error> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let mut new =
-        NamedTempFile::with_prefix_in(format!(".{PLUGIN}-"), folder).map_err(at(folder))?;
-    io::copy(content, &mut new).map_err(at(path))?;
-    let permissions = fs::Permissions::from_mode(mode & 0o777);
-    new.as_file()
-        .set_permissions(permissions)
-        .map_err(at(path))?;
-    new.as_file().sync_all().map_err(at(path))?;
-    new.persist(path).map_err(|error| at(path)(error.error))?;
-    Ok(())
-}
-
-fn rename(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::rename(from, to).map_err(at(from))
-}
-
-fn at(path: &Path) -> impl Fn(io::Error) -> Error {
-    move |source| Error::File {
-        path: path.to_owned(),
-        source,
     }
 }
 

@@ -75,7 +75,11 @@ impl Network {
             Some(Value::Array(_)) => Shape::List,
             Some(_) => return Err(Refusal::Shape("`plugins` is no list")),
             None if fields.get("type").is_some_and(Value::is_string) => Shape::Single,
-            None => return Err(Refusal::Shape("it has neither `plugins` nor `type`")),
+            None => {
+                return Err(Refusal::Shape(
+                    "it has neither `plugins` nor `type`; if its plugins stand in files of their own, write them into it",
+                ));
+            }
         };
         let version = fields.get("cniVersion").map_or(Some(""), Value::as_str);
         match version {

@@ -219,7 +219,7 @@ fn compiled(
     compiled.pod = key.to_string();
     compiled.own_address = has_address(pod, address);
     // At a port that is excluded there is the application itself, which proves nothing.
-    let excluded = || pod_settings::excluded_inbound(&pod.metadata).contains(&port);
+    let excluded = || pod_settings::excluded_inbound(pod).contains(&port);
     if workload::is_meshed(pod) && !excluded() {
         compiled.identity = workload::identity(&key, pod, settings);
     }

@@ -59,7 +59,7 @@ fn enforceable(protocol: Protocol) -> u8 {
 
 /// The port of the pod that a Service's port means; `None` when it is named and the pod has no port
 /// of that name.
-fn target_port(number: u16, port: &ServicePort, pod: &Pod) -> Option<u16> {
+pub(crate) fn target_port(number: u16, port: &ServicePort, pod: &Pod) -> Option<u16> {
     match &port.target_port {
         None => Some(number),
         Some(IntOrString::Int(target)) => u16::try_from(*target).ok().filter(|port| *port != 0),

@@ -36,6 +36,8 @@ pub(crate) struct Memo {
     pub(crate) attachments: BTreeMap<ObjectKind, Attachments>,
     /// ApiRoutes, for those that lead to them; nothing for those that are not in force.
     pub(crate) layers: BTreeMap<ObjectKey, Option<Layer>>,
+    /// Ports of Services' pods at which nobody enforces what an ApiRoute says of who may enter.
+    pub(crate) bypassed: BTreeMap<ObjectKey, BTreeSet<(ObjectKey, u16)>>,
     /// What ApiRoutes in force say that undeclared ports of their Services carry.
     pub(crate) declared: BTreeMap<ObjectKey, Protocol>,
     /// ApiRoutes in force that say which answers are kept, in their order.

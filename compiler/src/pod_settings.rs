@@ -5,9 +5,19 @@
 //! sidecar.
 
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use wire::capture::EXCLUDED_INBOUND;
+use wire::probe::SIDECAR_PORTS;
+
 use crate::permissive::{Unreadable, ports, shown, text};
+use crate::workload::SIDECAR_CONTAINER;
+
+/// The init container that installs the redirect where the CNI plugin doesn't.
+pub const REDIRECT_CONTAINER: &str = "meshwright-redirect";
+/// How it is told of a port that callers reach without the sidecar.
+pub const EXCLUDE_INBOUND_FLAG: &str = "--exclude-inbound-port";
 
 /// Ports of the pod that are reached without the sidecar: `9090,9100`. The mesh protects none of them.
 pub const EXCLUDE_INBOUND_PORTS: &str = "meshwright.dev/exclude-inbound-ports";
@@ -80,13 +90,61 @@ pub struct Quantity {
     pub milli: u128,
 }
 
-/// The ports at which callers reach the application itself; none while that can't be read.
-pub(crate) fn excluded_inbound(metadata: &ObjectMeta) -> Vec<u16> {
-    inbound(metadata).unwrap_or_default()
+/// The ports at which callers reach the application itself: those that were excluded when the pod was
+/// injected. The annotation may say something else by now, and changes no rule of the pod's kernel.
+pub(crate) fn excluded_inbound(pod: &Pod) -> Vec<u16> {
+    let spec = pod.spec.as_ref();
+    let named = |name: &str| {
+        let init = spec.and_then(|spec| spec.init_containers.as_ref());
+        init.into_iter().flatten().find(|one| one.name == name)
+    };
+    if let Some(redirect) = named(REDIRECT_CONTAINER) {
+        return told(redirect.args.iter().flatten());
+    }
+    let Some(sidecar) = named(SIDECAR_CONTAINER) else {
+        return Vec::new();
+    };
+    match variable(sidecar, EXCLUDED_INBOUND) {
+        Some(ports) => ports
+            .split(',')
+            .filter_map(|port| port.parse().ok())
+            .collect(),
+        // Injected by an operator that did not write it: the next best is what the plugin was told.
+        None => {
+            let annotation = text(pod.metadata.annotations.as_ref(), wire::capture::REDIRECT);
+            let arguments: Option<Vec<String>> =
+                annotation.and_then(|text| serde_json::from_str(text).ok());
+            told(arguments.iter().flatten())
+        }
+    }
+}
+
+/// What arguments of a redirect exclude.
+fn told<'a>(arguments: impl Iterator<Item = &'a String> + Clone) -> Vec<u16> {
+    let values = arguments.clone().skip(1);
+    let pairs = arguments.zip(values);
+    let excluded = pairs.filter(|(flag, _)| *flag == EXCLUDE_INBOUND_FLAG);
+    excluded.filter_map(|(_, port)| port.parse().ok()).collect()
+}
+
+/// What a container's variable holds: of several of one name the last.
+fn variable<'a>(container: &'a Container, name: &str) -> Option<&'a str> {
+    let mut all = container.env.iter().flatten().rev();
+    all.find(|one| one.name == name)?.value.as_deref()
 }
 
 fn inbound(metadata: &ObjectMeta) -> Result<Vec<u16>, Unreadable> {
-    ports(metadata, EXCLUDE_INBOUND_PORTS, "none is excluded")
+    let ports = ports(metadata, EXCLUDE_INBOUND_PORTS, "none is excluded")?;
+    match ports.iter().find(|port| SIDECAR_PORTS.contains(port)) {
+        None => Ok(ports),
+        Some(port) => Err(unreadable(
+            EXCLUDE_INBOUND_PORTS,
+            format!(
+                "has {port}, which is the sidecar's own: whoever reached it as it is would call others through this \
+                 sidecar, with its identity; write ports of the application. Until then none is excluded"
+            ),
+        )),
+    }
 }
 
 // === impl PodSettings ===
@@ -296,6 +354,50 @@ mod tests {
             PodSettings::read(&ObjectMeta::default()).unwrap(),
             PodSettings::default()
         );
+    }
+
+    #[test]
+    fn no_port_of_the_sidecars_is_excluded_for_who_calls_the_pod() {
+        for port in SIDECAR_PORTS {
+            let why = read(EXCLUDE_INBOUND_PORTS, &format!("9090,{port}")).unwrap_err();
+            let says = format!("has {port}, which is the sidecar's own");
+            assert!(why.message.starts_with(&says), "{why}");
+        }
+        // Those of others: a scraper may call sidecars' metrics as they are.
+        let said = read(EXCLUDE_OUTBOUND_PORTS, "15020").unwrap();
+        assert_eq!(said.exclude_outbound_ports, [15020]);
+    }
+
+    #[test]
+    fn what_is_excluded_is_what_was_injected_whatever_the_annotation_says_later() {
+        let pod = |init: serde_json::Value, redirect: &str| -> Pod {
+            let later = json!({ EXCLUDE_INBOUND_PORTS: "7777", wire::capture::REDIRECT: redirect });
+            let spec = json!({ "containers": [{ "name": "app" }], "initContainers": init });
+            serde_json::from_value(json!({ "metadata": { "annotations": later }, "spec": spec }))
+                .unwrap()
+        };
+        let sidecar = |env: serde_json::Value| json!({ "name": SIDECAR_CONTAINER, "env": env });
+        let args = ["redirect", "--uid", "1337", EXCLUDE_INBOUND_FLAG, "9090"];
+        let by_init = json!([{ "name": REDIRECT_CONTAINER, "args": args }, sidecar(json!([]))]);
+        assert_eq!(excluded_inbound(&pod(by_init, "[]")), [9090]);
+        let without =
+            json!([{ "name": REDIRECT_CONTAINER, "args": args[..3] }, sidecar(json!([]))]);
+        assert!(excluded_inbound(&pod(without, "[]")).is_empty());
+
+        let edited = r#"["--exclude-inbound-port","6666"]"#;
+        for (written, excluded) in [("9090,9100", &[9090, 9100][..]), ("", &[])] {
+            let env = json!([{ "name": EXCLUDED_INBOUND, "value": written }]);
+            assert_eq!(
+                excluded_inbound(&pod(json!([sidecar(env)]), edited)),
+                excluded
+            );
+        }
+        // As operators injected that wrote no variable.
+        assert_eq!(
+            excluded_inbound(&pod(json!([sidecar(json!([]))]), edited)),
+            [6666]
+        );
+        assert!(excluded_inbound(&pod(json!([]), edited)).is_empty());
     }
 
     #[test]

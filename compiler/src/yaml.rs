@@ -30,7 +30,7 @@ use kinds::{Known, NAMESPACE};
 use lines::Lines;
 pub use lines::line_of;
 use structural::Schema;
-pub use values::{values, written};
+pub use values::{Kept, kept, rewritten, values, written};
 
 /// What a file contains. When there are problems, its documents are those that have none; whoever
 /// keeps a last good form of the file keeps all of it.

@@ -415,3 +415,61 @@ spec: {ports: [{port: 80}]}
     let gone = compile(&none, scratch);
     assert_eq!(reason(&gone), Reason::BackendNotFound);
 }
+
+#[test]
+fn an_api_route_says_where_pods_exclude_the_port_at_which_it_says_who_may_enter() {
+    let world = |args: &str, authorization: &str| {
+        let text = format!(
+            "\
+apiVersion: meshwright.dev/v1alpha1
+kind: ApiRoute
+metadata: {{name: orders, namespace: shop}}
+spec: {{hosts: [orders], {authorization}rules: [{{backendRefs: [{{name: orders, port: 80}}]}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: orders, namespace: shop}}
+spec: {{selector: {{app: orders}}, ports: [{{port: 80, targetPort: http}}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: orders-1, namespace: shop, labels: {{app: orders}}}}
+spec:
+  initContainers:
+  - {{name: meshwright-redirect, args: [redirect, --uid, \"1337\"{args}]}}
+  - {{name: meshwright-sidecar}}
+  containers: [{{name: app, ports: [{{name: http, containerPort: 8080}}]}}]
+"
+        );
+        world::inputs("shop.yaml", &text)
+    };
+    let closed = "authorization: {rules: [{principals: {serviceAccounts: [web]}}]}, ";
+    let captured = world("", closed);
+    let excluded = world(", --exclude-inbound-port, \"8080\"", closed);
+    let other = world(", --exclude-inbound-port, \"9090\"", closed);
+    let open = world(", --exclude-inbound-port, \"8080\"", "");
+
+    let said = |output: &Output| {
+        let verdict = output.verdicts.values().next().unwrap();
+        assert!(verdict.accepted(), "{verdict:?}");
+        verdict.conditions[1].clone()
+    };
+    let before = compile(&captured, Output::default());
+    assert_eq!(said(&before).reason, Reason::ResolvedRefs);
+    let bypassed = compile(&excluded, before);
+    assert_eq!(said(&bypassed).reason, Reason::PortExcluded);
+    let message = said(&bypassed).message;
+    assert!(
+        message.contains("shop/orders exclude their port 8080"),
+        "{message}"
+    );
+    let scratch = compile(&excluded, Output::default());
+    assert_eq!(bypassed.verdicts, scratch.verdicts);
+    // Nothing is enforced on a port that nobody calls by the Service, or of an ApiRoute that says nothing.
+    let without = compile(&open, bypassed);
+    assert_eq!(said(&without).reason, Reason::ResolvedRefs);
+    let again = compile(&excluded, without);
+    assert_eq!(said(&again).reason, Reason::PortExcluded);
+    let elsewhere = compile(&other, again);
+    assert_eq!(said(&elsewhere).reason, Reason::ResolvedRefs);
+}

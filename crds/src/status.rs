@@ -82,6 +82,9 @@ pub enum Reason {
     SecretNotUsable,
     /// `ResolvedRefs=False`: a Service with more endpoints than a sidecar can be sent.
     TooManyEndpoints,
+    /// `ResolvedRefs=False`: a Service whose pods exclude its port from their sidecars, where nobody enforces
+    /// `auth` and `authorization`.
+    PortExcluded,
     /// `Programmed=True`: every sidecar that should enforce the object does.
     Programmed,
     /// `Programmed=False`: some sidecars have not answered yet.
@@ -132,6 +135,7 @@ impl Reason {
             Reason::Cycle => "Cycle",
             Reason::SecretNotUsable => "SecretNotUsable",
             Reason::TooManyEndpoints => "TooManyEndpoints",
+            Reason::PortExcluded => "PortExcluded",
             Reason::Programmed => "Programmed",
             Reason::Pending => "Pending",
             Reason::Rejected => "Rejected",

@@ -19,6 +19,7 @@
 //! The sidecar itself fits `restricted`. The redirect knows it by its user id, so that no container
 //! of the pod may have the same.
 
+mod again;
 pub mod capture;
 mod containers;
 mod patch;
@@ -28,12 +29,14 @@ mod sidecar;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use compiler::pod_settings::PodSettings;
+use compiler::pod_settings::REDIRECT_CONTAINER;
 
+use again::Before;
 use capture::Capture;
 use patch::Operations;
 pub use refusal::Refusal;
@@ -46,7 +49,7 @@ pub const INJECTED: &str = "meshwright.dev/injected";
 /// The container that makes a pod one of the mesh.
 pub const SIDECAR: &str = "meshwright-sidecar";
 /// The init container that installs the redirect.
-pub const REDIRECT: &str = "meshwright-redirect";
+pub const REDIRECT: &str = REDIRECT_CONTAINER;
 /// The user that the sidecar runs as.
 pub const UID: i64 = 1337;
 
@@ -94,8 +97,9 @@ pub struct Config {
     pub probe_token: String,
 }
 
-/// The patch that puts a sidecar into the pod; empty if it has one already, or is labelled
-/// `meshwright.dev/inject: disabled`.
+/// The patch that puts a sidecar into the pod; empty if it is labelled `meshwright.dev/inject: disabled`.
+/// Where it has one already, what others have added to the pod since is still refused where it can't be
+/// captured, and its probes go to the sidecar: empty if there is nothing of that.
 ///
 /// # Errors
 /// When a sidecar could not do there what it promises.
@@ -109,16 +113,29 @@ pub fn inject(pod: &Pod, config: &Config) -> Result<json_patch::Patch, Refusal> 
     let Some(spec) = &pod.spec else {
         return Ok(none);
     };
-    if label.is_some_and(|label| label == "disabled") || is_injected(pod, spec) {
+    if label.is_some_and(|label| label == "disabled") {
         return Ok(none);
     }
+    let before = Before::of(pod, spec, config)?;
+    let own = before.as_ref().map_or(0, |before| before.own);
     compiler::permissive::check_pod(metadata)?;
-    refusal::check(spec)?;
+    refusal::check(spec, own)?;
     let settings = PodSettings::read(metadata)?;
     let mut patch = Operations::default();
     // Before anything is put in, by the places that its containers have now.
     let excluded = &settings.exclude_inbound_ports;
-    let probes = probes::rewrite(spec, excluded, &config.probe_token, &mut patch)?;
+    if let Some(before) = before {
+        let known = before.probes(config)?;
+        let asked = probes::rewrite(spec, own, excluded, known.clone(), &mut patch)?;
+        if asked != known
+            && let Some(json) = probes::written(&asked)?
+        {
+            before.ask(json, &mut patch);
+        }
+        return Ok(patch.into());
+    }
+    let probes = probes::rewrite(spec, own, excluded, probes::none(config), &mut patch)?;
+    let probes = probes::written(&probes)?;
     let annotations = metadata.annotations.as_ref().map(|all| all.len());
     patch.insert(
         "/metadata/annotations",
@@ -139,16 +156,6 @@ pub fn inject(pod: &Pod, config: &Config) -> Result<json_patch::Patch, Refusal> 
     let put_in = Capture::of(metadata, config)?.containers(redirect, sidecar, &mut patch);
     patch.prepend("/spec/initContainers", init, &put_in);
     Ok(patch.into())
-}
-
-fn is_injected(pod: &Pod, spec: &PodSpec) -> bool {
-    let annotated = pod
-        .metadata
-        .annotations
-        .as_ref()
-        .is_some_and(|all| all.contains_key(INJECTED));
-    let mut init = spec.init_containers.iter().flatten();
-    annotated && init.any(|container| container.name == SIDECAR)
 }
 
 fn resources(text: &str) -> Result<ResourceRequirements, String> {

@@ -45,9 +45,11 @@ use crate::telemetry::tap::wanted::Wanted;
 use crate::telemetry::tap::{MAX_TAPS, Taps};
 use probes::{HookFailed, Prober};
 
-/// Connections to one of these servers at a time; for one more the oldest is closed, so that nobody
-/// can keep the kubelet or a scraper out by staying.
+/// Connections to one of these servers at a time; for one more the oldest of whoever has the most is
+/// closed, so that nobody can keep the kubelet or a scraper out by staying, or by coming often.
 const MAX_CONNECTIONS: usize = 64;
+/// Of one address: the kubelet and a scraper need few, and no stranger has all.
+const MAX_OF_ONE: usize = 16;
 
 /// How long a question may take to arrive, and a connection may be kept for the next one: scrapers
 /// come every minute at most.
@@ -124,18 +126,25 @@ pub fn start(
 ) -> std::io::Result<Vec<JoinHandle<()>>> {
     let admin = Rc::new(admin);
     let mut servers = Vec::new();
-    for (address, answer) in [
-        (people, Admin::to_people as fn(&Admin, &Question) -> Answer),
-        (scrapers, Admin::to_scrapers),
+    for (address, each, answer) in [
+        // Of this host alone, and so all from one address.
+        (
+            people,
+            MAX_CONNECTIONS,
+            Admin::to_people as fn(&Admin, &Question) -> Answer,
+        ),
+        (scrapers, MAX_OF_ONE, Admin::to_scrapers),
     ] {
         let listener = listen(address)?;
         let admin = admin.clone();
         let answer = async move |question: Question| Ok(answer(&admin, &question));
-        servers.push(tokio::task::spawn_local(serve(listener, answer)));
+        servers.push(tokio::task::spawn_local(serve(listener, each, answer)));
     }
     let listener = listen(kubelet)?;
     let answer = async move |question: Question| admin.to_kubelet(&question).await;
-    servers.push(tokio::task::spawn_local(serve(listener, answer)));
+    servers.push(tokio::task::spawn_local(serve(
+        listener, MAX_OF_ONE, answer,
+    )));
     Ok(servers)
 }
 
@@ -157,19 +166,22 @@ struct Question {
     place: Keep,
 }
 
-/// Serves for as long as it is polled. Where there is no answer, the connection is closed.
+/// Serves for as long as it is polled, `each` address so many connections at a time. Where there is no
+/// answer, the connection is closed.
 async fn serve(
     listener: tokio::net::TcpListener,
+    each: usize,
     answer: impl AsyncFn(Question) -> Result<Answer, HookFailed> + Clone + 'static,
 ) {
-    let places = Places::new(MAX_CONNECTIONS);
+    let places = Places::with_each(MAX_CONNECTIONS, each);
     loop {
         let stream = accept(&listener).await;
         // Gone already, if it can't be told.
         let Ok(called) = local(&stream).map(|called| called.ip()) else {
             continue;
         };
-        let mut place = places.take();
+        let source = stream.peer_addr().ok();
+        let mut place = places.take_from(source.map(|source| source.ip().to_canonical()));
         let keep = place.keep();
         let answer = answer.clone();
         tokio::task::spawn_local(async move {
@@ -189,6 +201,8 @@ async fn serve(
             // However it ends, nothing is left to do.
             let _ = place.during(timeout(LIFE, connection)).await;
         });
+        // What has arrived is read before more are let in, which could take its place.
+        tokio::task::yield_now().await;
     }
 }
 

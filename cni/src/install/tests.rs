@@ -1,5 +1,6 @@
 use super::*;
 
+use crate::network::MAX_BYTES;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -148,10 +149,10 @@ fn a_network_that_cannot_be_chained_is_left_and_so_are_those_after_it() {
 }
 
 #[test]
-fn what_is_no_network_is_passed_over_and_a_node_without_one_is_named() {
-    let node = Node::new(&[("05-broken.conflist", "{"), ("10-pods.conflist", LIST)]);
+fn a_node_without_a_network_is_named_and_what_a_runtime_does_not_take_for_one_is_passed_over() {
+    let node = Node::new(&[("05-notes.txt", "{"), ("10-pods.conflist", LIST)]);
+    fs::create_dir(node.file("05-folder.conf")).unwrap();
     node.place.put_entry().unwrap();
-    assert_eq!(node.text("05-broken.conflist"), "{");
     assert_eq!(node.plugins("10-pods.conflist").len(), 3);
 
     let empty = Node::new(&[]).place.put_entry().unwrap_err().to_string();
@@ -159,9 +160,141 @@ fn what_is_no_network_is_passed_over_and_a_node_without_one_is_named() {
         empty.contains("none is installed on this node yet"),
         "{empty}"
     );
+}
+
+#[test]
+fn a_first_network_that_cannot_be_read_is_told_and_no_other_is_taken_for_it() {
     let large = " ".repeat(MAX_BYTES as usize + 1);
-    let large = Node::new(&[("10-pods.conflist", &large)]).place.put_entry();
-    assert!(large.unwrap_err().to_string().contains("10-pods.conflist"));
+    let elsewhere = r#"{"cniVersion":"1.1.0","name":"pods"}"#;
+    for (text, says) in [
+        ("{", "it is no JSON"),
+        (elsewhere, "files of their own"),
+        (&large, "too large"),
+    ] {
+        let node = Node::new(&[("05-first.conflist", text), ("10-pods.conflist", LIST)]);
+        for said in [
+            node.place.put_entry().unwrap_err().to_string(),
+            node.place
+                .put_program(&mut None)
+                .map(|_| String::new())
+                .unwrap()
+                + &node.place.is_installed().unwrap_err().to_string(),
+        ] {
+            assert!(
+                said.contains("05-first.conflist") && said.contains(says),
+                "{said}"
+            );
+        }
+        assert_eq!(node.text("10-pods.conflist"), LIST);
+    }
+    // Of a file of the node that is nowhere in this process's container, or another there.
+    for leads_to in ["/nowhere/pods.conflist", "10-pods.conflist"] {
+        let node = Node::new(&[("10-pods.conflist", LIST)]);
+        std::os::unix::fs::symlink(leads_to, node.file("05-first.conflist")).unwrap();
+        let said = node.place.put_entry().unwrap_err().to_string();
+        let says = "05-first.conflist is a symbolic link";
+        assert!(said.contains(says), "{said}");
+        assert_eq!(node.text("10-pods.conflist"), LIST);
+        node.place.remove().unwrap();
+    }
+}
+
+#[test]
+fn a_list_that_another_made_is_not_replaced_by_that_of_a_single_plugin() {
+    let node = Node::new(&[("10-pods.conf", SINGLE), ("10-pods.conflist", LIST)]);
+    let said = node.place.put_entry().unwrap_err().to_string();
+    assert!(
+        said.contains("10-pods.conflist, which is there already"),
+        "{said}"
+    );
+    node.place.remove().unwrap();
+    assert_eq!(node.text("10-pods.conf"), SINGLE);
+    assert_eq!(node.text("10-pods.conflist"), LIST);
+}
+
+#[test]
+fn a_single_plugin_that_is_written_again_becomes_the_list_again() {
+    let node = Node::new(&[("10-pods.conf", SINGLE)]);
+    node.place.put_entry().unwrap();
+    let newer = SINGLE.replace("0.3.1", "1.0.0");
+    fs::write(node.file("10-pods.conf"), &newer).unwrap();
+    assert_eq!(
+        node.place.put_entry().unwrap(),
+        Some(node.file("10-pods.conflist"))
+    );
+    assert_eq!(node.json("10-pods.conflist")["cniVersion"], "1.0.0");
+    assert!(!node.names().contains(&"10-pods.conf".into()));
+    // And where it is written again as the last thing before the plugin goes, it is what stays.
+    fs::write(node.file("10-pods.conf"), &newer).unwrap();
+    node.place.remove().unwrap();
+    assert_eq!(node.names(), ["10-pods.conf"]);
+    assert_eq!(node.text("10-pods.conf"), newer);
+}
+
+/// What a network is to become, while its owner writes it too.
+struct Meanwhile<'a> {
+    new: &'a [u8],
+    path: PathBuf,
+}
+
+impl io::Read for Meanwhile<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        fs::write(&self.path, "newer")?;
+        self.new.read(buffer)
+    }
+}
+
+#[test]
+fn what_its_owner_writes_while_a_network_is_edited_is_kept() {
+    let node = Node::new(&[("10-pods.conflist", LIST)]);
+    let path = node.file("10-pods.conflist");
+    let mut edited = Meanwhile {
+        new: b"edited",
+        path: path.clone(),
+    };
+    let done = replace(&path, &mut edited, 0o600, Some(LIST));
+    assert!(matches!(done, Err(Error::Changed(_))), "{done:?}");
+    assert_eq!(node.text("10-pods.conflist"), "newer");
+    assert_eq!(node.names(), ["10-pods.conflist"]);
+}
+
+#[test]
+fn an_owner_that_takes_the_plugin_out_each_time_is_not_answered_each_time() {
+    let node = Node::new(&[("10-pods.conflist", LIST)]);
+    let (mut program, mut pace) = (None, Pace::default());
+    let mut now = Instant::now();
+    let mut look = |now| {
+        node.place.look(&mut program, &mut pace, now).unwrap();
+        let is_in = node.plugins("10-pods.conflist").len() == 3;
+        fs::write(node.file("10-pods.conflist"), LIST).unwrap();
+        is_in
+    };
+    let at_once = (0..100).filter(|_| look(now)).count();
+    assert_eq!(at_once, 4);
+    now += Duration::from_secs(2);
+    assert!(look(now) && !look(now));
+}
+
+#[tokio::test]
+async fn a_program_that_is_gone_or_another_is_put_back() {
+    let node = Node::new(&[("10-pods.conflist", LIST)]);
+    let place = node.place.clone();
+    let keeping = tokio::spawn(async move { place.keep(std::future::pending()).await });
+    node.until_installed().await;
+    let program = node.place.programs.join(PLUGIN);
+    let own = fs::metadata(std::env::current_exe().unwrap())
+        .unwrap()
+        .len();
+    fs::remove_file(&program).unwrap();
+    node.until_installed().await;
+    fs::write(&program, "another").unwrap();
+    let put_back = async {
+        while fs::metadata(&program).map(|there| there.len()).ok() != Some(own) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, put_back).await.unwrap();
+    keeping.abort();
 }
 
 #[tokio::test]

@@ -8,10 +8,12 @@ use wire::{Kind, ResourceId, capability};
 use super::{Compilation, resource_id};
 use crate::access::Reader;
 use crate::api_route::{Hosts, Refusal};
+use crate::endpoints::tcp_ports;
+use crate::guard::target_port;
 use crate::index::selector;
 use crate::inputs::{ObjectKey, ObjectRef};
 use crate::output::{Audience, AudienceKey};
-use crate::workload;
+use crate::{pod_settings, workload};
 
 /// What becomes of what an object says of who may enter, when it is not in force.
 const ENFORCED: &str = "What it says of who may enter is enforced all the same.";
@@ -126,6 +128,7 @@ impl Compilation<'_> {
         let services = self.out.memo.links.access.from(key);
         let services = services.cloned().unwrap_or_default();
         let audience = self.pods_of(&services);
+        self.bypassed(key, self.bypasses(&services));
         let reader = self.access_reader(key).filter(Reader::is_there);
         let Some(reader) = reader.filter(|_| !audience.is_empty()) else {
             self.remove(id);
@@ -145,6 +148,55 @@ impl Compilation<'_> {
             }
             None => self.remove(keys_id),
         }
+    }
+
+    /// The ports of Services' pods that are reached without a sidecar, so that nobody enforces there who
+    /// may enter.
+    fn bypasses(&self, services: &BTreeSet<ObjectKey>) -> BTreeSet<(ObjectKey, u16)> {
+        let selected = &self.out.memo.links.selected;
+        let mut bypasses = BTreeSet::new();
+        for key in services {
+            let Some(service) = self.inputs.services.get(key) else {
+                continue;
+            };
+            let pods = selected.from(key).into_iter().flatten();
+            let pods = pods.filter_map(|pod| self.inputs.pods.get(pod));
+            for pod in pods.filter(|pod| workload::is_meshed(pod)) {
+                let excluded = pod_settings::excluded_inbound(pod);
+                let ports = tcp_ports(service);
+                let targets = ports.filter_map(|(number, port)| target_port(number, port, pod));
+                let around = targets.filter(|target| excluded.contains(target));
+                bypasses.extend(around.map(|target| (key.clone(), target)));
+            }
+        }
+        bypasses
+    }
+
+    /// Notes where an ApiRoute is not enforced: it is judged again when that changes.
+    fn bypassed(&mut self, key: &ObjectKey, ports: BTreeSet<(ObjectKey, u16)>) {
+        let memo = &mut self.out.memo.bypassed;
+        let before = match ports.is_empty() {
+            true => memo.remove(key),
+            false => memo.insert(key.clone(), ports.clone()),
+        };
+        if before.unwrap_or_default() != ports {
+            self.dirty.objects.insert(ObjectRef::api_route(key));
+        }
+    }
+
+    /// What is said of that.
+    pub(super) fn not_enforced(&self, key: &ObjectKey) -> Vec<Refusal> {
+        let bypassed = self.out.memo.bypassed.get(key).into_iter().flatten();
+        let said = bypassed.map(|(service, port)| Refusal {
+            reason: Reason::PortExcluded,
+            message: format!(
+                "Pods of Service {service} exclude their port {port} from their sidecars ({}): nothing of auth and \
+                 authorization is enforced there, and everybody in the network gets in. Take the annotation out and \
+                 make the pods anew, or take the port out of the Service.",
+                pod_settings::EXCLUDE_INBOUND_PORTS
+            ),
+        });
+        said.collect()
     }
 
     /// The meshed pods of Services.

@@ -57,6 +57,7 @@ impl Compilation<'_> {
         let idempotency = self.idempotency_reader(key);
         let unresolved = rules.refusal.into_iter().chain(guarded.unusable);
         let unresolved = unresolved.chain(idempotency.and_then(|one| one.unresolved()));
+        let unresolved = unresolved.chain(self.not_enforced(key));
         let mut also = guarded.resources;
         if !idempotent.is_empty() {
             also.extend(resource_id(Kind::Idempotency, key));

@@ -31,6 +31,20 @@ impl Ambiguous {
         let padded = digits.len() > 1 && digits.starts_with('0');
         (number && (padded || digits.contains('_'))).then(|| Ambiguous::Number(word.to_owned()))
     }
+
+    /// The same value as every reader writes it; `None` for a number that is larger than any.
+    pub(super) fn plain(&self) -> Option<String> {
+        match self {
+            Ambiguous::Bool(_, means) => Some(means.to_string()),
+            Ambiguous::Number(word) => {
+                let digits: String = word.chars().filter(char::is_ascii_digit).collect();
+                let is_octal = digits.starts_with('0') && !digits.contains(['8', '9']);
+                let number = i64::from_str_radix(&digits, if is_octal { 8 } else { 10 }).ok()?;
+                let sign = if word.starts_with('-') { "-" } else { "" };
+                Some(format!("{sign}{number}"))
+            }
+        }
+    }
 }
 
 impl fmt::Display for Ambiguous {
@@ -51,6 +65,25 @@ impl fmt::Display for Ambiguous {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_is_known_as_a_cluster_reads_it() {
+        for (word, plain) in [
+            ("y", "true"),
+            ("No", "false"),
+            ("0400", "256"),
+            ("-010", "-8"),
+            ("+1_000", "1000"),
+            ("0_1", "1"),
+            // No octal number, and so a decimal one.
+            ("008", "8"),
+        ] {
+            let ambiguous = Ambiguous::of(word).unwrap();
+            assert_eq!(ambiguous.plain().as_deref(), Some(plain), "{word}");
+        }
+        let large = Ambiguous::of("01_000_000_000_000_000_000_000_000").unwrap();
+        assert_eq!(large.plain(), None);
+    }
 
     #[test]
     fn what_both_versions_of_yaml_read_alike_is_not_ambiguous() {

@@ -1,26 +1,114 @@
 //! Documents as they are, of whatever kind: for whoever changes something in them and writes them back.
 
+use std::borrow::Cow;
+
+use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::Value;
 
 use super::ambiguous::Ambiguous;
-use super::{Fault, MAX_LOOKS, Problem, split, value_of};
+use super::{Fault, MAX_LOOKS, Problem, brackets, split, value_of};
+
+/// A document that is written as it was, unless its value is changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// What it holds, as a cluster reads it.
+    pub value: Value,
+    before: Value,
+    text: String,
+}
 
 /// Every document of a text, empty ones left out. Of no document anything is expected but that it is
-/// YAML.
+/// YAML. Words without quotes are what a cluster takes them for: `0400` is 256, and `yes` is true.
 ///
 /// # Errors
 /// The first document that is none.
 pub fn values(file: &str, text: &str) -> Result<Vec<Value>, Problem> {
+    let kept = kept(file, text)?.into_iter();
+    Ok(kept.map(|document| document.value).collect())
+}
+
+/// The same, to be written again.
+///
+/// # Errors
+/// The first document that is none.
+pub fn kept(file: &str, text: &str) -> Result<Vec<Kept>, Problem> {
     let most_open = MAX_LOOKS / text.len().max(1);
-    let mut values = Vec::new();
+    let mut documents = Vec::new();
     for (before, text) in split(text) {
-        match value_of(text, most_open) {
+        let value = match brackets(text) > most_open {
+            // Refused before a parser is kept busy with it.
+            true => value_of(text, most_open),
+            false => as_in_a_cluster(text).and_then(|text| value_of(&text, most_open)),
+        };
+        match value {
             Ok(value) if value.is_null() => {}
-            Ok(value) => values.push(value),
+            Ok(value) => documents.push(Kept {
+                before: value.clone(),
+                value,
+                text: text.to_owned(),
+            }),
             Err(fault) => return Err(located(file, before, fault)),
         }
     }
-    Ok(values)
+    Ok(documents)
+}
+
+/// The same as text: each document that was not changed is as it was, comments included.
+pub fn rewritten(documents: &[Kept]) -> String {
+    let mut all = String::new();
+    for document in documents {
+        let text = match document.value == document.before {
+            true => Cow::Borrowed(&*document.text),
+            false => one_written(&document.value).into(),
+        };
+        if !all.is_empty() && !text.starts_with("---") {
+            all.push_str("---\n");
+        }
+        all.push_str(&text);
+        if !all.ends_with('\n') {
+            all.push('\n');
+        }
+    }
+    all
+}
+
+/// The text with each ambiguous word as both versions of YAML read alike what a cluster reads. Of what
+/// isn't valid YAML, nothing is replaced behind its fault.
+fn as_in_a_cluster(text: &str) -> Result<Cow<'_, str>, Fault> {
+    let mut words = Vec::new();
+    let mut events = Parser::new_from_str(text);
+    while let Some(Ok((event, span))) = events.next_event() {
+        if let Event::Scalar(word, ScalarStyle::Plain, _, None) = event
+            && let Some(ambiguous) = Ambiguous::of(&word)
+        {
+            let place = (span.start.index(), span.end.index());
+            words.push((place, span.start.line(), word.into_owned(), ambiguous));
+        }
+    }
+    if words.is_empty() {
+        return Ok(text.into());
+    }
+    let places: Vec<_> = text.char_indices().map(|(at, _)| at).collect();
+    let at = |nth: usize| places.get(nth).copied().unwrap_or(text.len());
+    let mut replaced = String::with_capacity(text.len());
+    let mut done = 0;
+    for ((start, end), line, word, ambiguous) in words {
+        let (start, end) = (at(start), at(end));
+        let unclear = || Fault {
+            line: Some(line),
+            ..Fault::new("", ambiguous.to_string())
+        };
+        // Behind an anchor, if it has one. Where the word does not stand as it is read, it is for its
+        // writer to say what is meant.
+        let written = text.get(start..end).filter(|text| text.ends_with(&*word));
+        written.ok_or_else(unclear)?;
+        let start = end - word.len();
+        replaced.push_str(text.get(done..start).ok_or_else(unclear)?);
+        replaced.push_str(&ambiguous.plain().ok_or_else(unclear)?);
+        done = end;
+    }
+    replaced.push_str(text.get(done..).unwrap_or_default());
+    Ok(replaced.into())
 }
 
 /// The same as text. What kubectl would take for something else than text is in quotes.
@@ -102,6 +190,38 @@ mod tests {
         for text in ["b: 'yes'", "c: '010'", "d: 'on'", "e: 'y'", "'no': quoted"] {
             assert!(written.contains(text), "{written}");
         }
+    }
+
+    #[test]
+    fn words_without_quotes_are_what_a_cluster_reads() {
+        let text = "# ä 0400\na: 0400\nb: [yes, &mode 0644, *mode, \"0400\", 0x1f]\nc: {on: 1_000, d: no} # no\ne: |\n  0400\n";
+        let read = values("a.yaml", text).unwrap();
+        let expected = serde_json::json!({
+            "a": 256, "b": [true, 420, 420, "0400", 31], "c": { "true": 1000, "d": false }, "e": "0400\n",
+        });
+        assert_eq!(read, [expected]);
+        let problem = values("a.yaml", "a: 1\nb: 0100000000000000000000000000000\n").unwrap_err();
+        assert_eq!(problem.line, 2, "{problem}");
+        assert!(problem.message.contains("write it quoted"), "{problem}");
+    }
+
+    #[test]
+    fn what_is_not_changed_is_written_as_it_was() {
+        let text = "# first\na: 0400 # comment\nb: yes\nc: null\n--- # second\nd: 1_000\n---\n# nothing\n---\ne: !own [1]";
+        let same = kept("a.yaml", &text.replace("!own ", "")).unwrap();
+        assert_eq!(
+            rewritten(&same),
+            "# first\na: 0400 # comment\nb: yes\nc: null\n--- # second\nd: 1_000\n---\ne: [1]\n"
+        );
+        let mut changed = same.clone();
+        changed[1].value["f"] = "off".into();
+        assert_eq!(
+            rewritten(&changed),
+            "# first\na: 0400 # comment\nb: yes\nc: null\n---\nd: 1000\nf: 'off'\n---\ne: [1]\n"
+        );
+        changed.remove(0);
+        let first = rewritten(&changed);
+        assert!(first.starts_with("d: 1000\n"), "{first}");
     }
 
     #[test]

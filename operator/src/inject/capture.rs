@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use clap::ValueEnum;
+use compiler::pod_settings::EXCLUDE_INBOUND_FLAG;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -81,6 +82,15 @@ impl Capture {
                 // The first is the command: `redirect`.
                 let arguments: Vec<_> = arguments.into_iter().flatten().skip(1).collect();
                 let annotation = json!(json!(arguments).to_string());
+                // The annotation can be edited while the pod runs: what callers are told is read here.
+                let values = arguments.iter().skip(1);
+                let pairs = arguments.iter().zip(values);
+                let excluded = pairs.filter(|(flag, _)| **flag == EXCLUDE_INBOUND_FLAG);
+                let excluded = excluded.filter_map(|(_, port)| port.as_str());
+                let excluded = excluded.collect::<Vec<_>>().join(",");
+                if let Some(env) = sidecar.get_mut("env").and_then(Value::as_array_mut) {
+                    env.push(json!({ "name": wire::capture::EXCLUDED_INBOUND, "value": excluded }));
+                }
                 // There is an annotation already: that the pod was injected.
                 patch.insert(
                     "/metadata/annotations",

@@ -1,5 +1,6 @@
 //! What is put into a pod: two containers and two volumes.
 
+use compiler::pod_settings::EXCLUDE_INBOUND_FLAG;
 use serde_json::{Value, json};
 
 use super::sidecar::Own;
@@ -26,7 +27,7 @@ pub(super) fn redirect(config: &Config, own: &Own) -> Value {
     let settings = &own.settings;
     let mut exclude = |flag: &str, what: String| args.extend([flag.to_owned(), what]);
     for port in &settings.exclude_inbound_ports {
-        exclude("--exclude-inbound-port", port.to_string());
+        exclude(EXCLUDE_INBOUND_FLAG, port.to_string());
     }
     for port in &settings.exclude_outbound_ports {
         exclude("--exclude-outbound-port", port.to_string());

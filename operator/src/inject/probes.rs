@@ -7,8 +7,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 use wire::probe::{Ask, HttpGet, PREFIX, Probes, Question, TOKEN_HEADER};
 
-use super::Refusal;
 use super::patch::Operations;
+use super::{Config, Refusal};
 
 /// Where the sidecar is asked.
 const PORT: u16 = 15021;
@@ -30,35 +30,46 @@ enum How<'a> {
     Hook(&'a LifecycleHandler),
 }
 
+/// What a sidecar asks that asks nothing yet.
+pub(super) fn none(config: &Config) -> Probes {
+    Probes {
+        token: config.probe_token.clone(),
+        questions: Default::default(),
+    }
+}
+
 /// Sends to the sidecar what of the kubelet's calls goes over the network to this pod, and returns what
-/// the sidecar is to ask; `None` where there is nothing. What goes to an excluded port stays as it is.
+/// the sidecar is to ask: that, and what it asks already. What goes to an excluded port stays as it is,
+/// and so do the first `own` init containers, which are the mesh's.
 ///
 /// # Errors
 /// When a call can't be made: the pod would wait for it forever.
 pub(super) fn rewrite(
     spec: &PodSpec,
+    own: usize,
     excluded: &[u16],
-    token: &str,
+    mut probes: Probes,
     patch: &mut Operations,
-) -> Result<Option<String>, Refusal> {
-    let mut probes = Probes {
-        token: token.to_owned(),
-        questions: Default::default(),
-    };
+) -> Result<Probes, Refusal> {
     let lists = [
-        ("initContainers", spec.init_containers.as_deref()),
-        ("containers", Some(spec.containers.as_slice())),
+        ("initContainers", spec.init_containers.as_deref(), own),
+        ("containers", Some(spec.containers.as_slice()), 0),
     ];
-    for (list, containers) in lists {
-        for (at, container) in containers.unwrap_or_default().iter().enumerate() {
+    let token = probes.token.clone();
+    for (list, containers, own) in lists {
+        let containers = containers.unwrap_or_default().iter();
+        for (at, container) in containers.enumerate().skip(own) {
             for call in calls(container) {
+                if call.is_rewritten(&probes) {
+                    continue;
+                }
                 let Some((question, instead_of)) = call.question()? else {
                     continue;
                 };
                 if excluded.contains(&question.ask.port()) {
                     continue;
                 }
-                let path = format!("{PREFIX}{}/{}", container.name, call.name);
+                let path = call.path();
                 let place = format!("/spec/{list}/{at}/{}", call.field);
                 if instead_of != "httpGet" {
                     patch.remove(format!("{place}/{instead_of}"));
@@ -71,6 +82,14 @@ pub(super) fn rewrite(
             }
         }
     }
+    Ok(probes)
+}
+
+/// As the sidecar reads it; `None` where there is nothing to ask.
+///
+/// # Errors
+/// When all of it together is too much.
+pub(super) fn written(probes: &Probes) -> Result<Option<String>, Refusal> {
     if probes.questions.is_empty() {
         return Ok(None);
     }
@@ -144,6 +163,24 @@ fn is_own(host: Option<&str>) -> bool {
 // === impl Call ===
 
 impl Call<'_> {
+    /// Where the sidecar is asked instead of the application.
+    fn path(&self) -> String {
+        format!("{PREFIX}{}/{}", self.container.name, self.name)
+    }
+
+    /// Whether the sidecar is asked already, and knows what.
+    fn is_rewritten(&self, probes: &Probes) -> bool {
+        let get = match self.how {
+            How::Probe(probe) => &probe.http_get,
+            How::Hook(hook) => &hook.http_get,
+        };
+        get.as_ref().is_some_and(|get| {
+            get.port == IntOrString::Int(PORT.into())
+                && get.path.as_ref() == Some(&self.path())
+                && probes.questions.contains_key(&self.path())
+        })
+    }
+
     /// What the sidecar is to ask, and which field says so; `None` for a command, or for what does not
     /// come to this pod.
     fn question(&self) -> Result<Option<(Question, &'static str)>, Refusal> {

@@ -64,6 +64,23 @@ pub enum Refusal {
         /// What stands there.
         value: String,
     },
+    /// It would run, and call others, before anything is captured.
+    #[error(
+        "its init container {0} comes before meshwright-sidecar, so that its calls would go around the mesh: let \
+         whatever puts it there put it behind the others"
+    )]
+    Before(String),
+    /// It has the name and the annotation of what injection puts there, and is something else.
+    #[error(
+        "it says that it was injected, but its container {container} is not as injection puts it there: {why}; inject \
+         it anew from its original file, or call the container something else"
+    )]
+    Foreign {
+        /// Of the pod.
+        container: String,
+        /// What is not as it would be.
+        why: String,
+    },
     /// It isn't ours, and would be taken for it.
     #[error(
         "it has a container called {0}, which is not one that injection puts there; call it something else"
@@ -73,9 +90,11 @@ pub enum Refusal {
 
 // === what a sidecar can't do ===
 
+/// Of a pod whose first `own` init containers are the mesh's.
+///
 /// # Errors
 /// When a sidecar could not do in this pod what it promises.
-pub(super) fn check(spec: &PodSpec) -> Result<(), Refusal> {
+pub(super) fn check(spec: &PodSpec, own: usize) -> Result<(), Refusal> {
     if spec.host_network == Some(true) {
         return Err(Refusal::HostNetwork);
     }
@@ -92,6 +111,7 @@ pub(super) fn check(spec: &PodSpec) -> Result<(), Refusal> {
     spec.init_containers
         .iter()
         .flatten()
+        .skip(own)
         .chain(&spec.containers)
         .try_for_each(check_container)
 }

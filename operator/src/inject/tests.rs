@@ -1,6 +1,7 @@
 use super::*;
 use std::path::Path;
 
+mod again;
 mod capture;
 
 use clap::Parser;

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::inject::{Config, inject};
+use crate::inject::{Config, INJECTED, inject};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 
@@ -105,11 +105,12 @@ pub(super) fn injected(request: Request, config: &Config) -> Result<Value, BadRe
         match inject(&pod, config) {
             Ok(patch) if patch.0.is_empty() => {}
             Ok(patch) => {
-                tracing::info!(
-                    namespace = request.namespace,
-                    pod = called(),
-                    "a pod gets a sidecar"
-                );
+                let annotations = pod.metadata.annotations.as_ref();
+                let what = match annotations.is_some_and(|all| all.contains_key(INJECTED)) {
+                    true => "the sidecar of a pod asks what others have added to it",
+                    false => "a pod gets a sidecar",
+                };
+                tracing::info!(namespace = request.namespace, pod = called(), "{what}");
                 response["patchType"] = json!("JSONPatch");
                 response["patch"] = json!(STANDARD.encode(serde_json::to_vec(&patch)?));
             }

@@ -75,7 +75,7 @@ async fn who_stays_connected_keeps_nobody_out() {
     let test = async {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::task::spawn_local(serve(listener, async |_| {
+        tokio::task::spawn_local(serve(listener, MAX_OF_ONE, async |_| {
             Ok(text(StatusCode::OK, "ready\n"))
         }));
         let mut idle = Vec::new();
@@ -85,6 +85,39 @@ async fn who_stays_connected_keeps_nobody_out() {
         let mut probe = tokio::net::TcpStream::connect(address).await.unwrap();
         let request = b"GET /ready HTTP/1.1\r\nconnection: close\r\n\r\n";
         probe.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        let read = probe.read_to_string(&mut answer);
+        timeout(Duration::from_secs(5), read)
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    };
+    local.run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_question_that_has_arrived_is_read_before_a_burst_behind_it_takes_its_place() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let local = tokio::task::LocalSet::new();
+    let test = async {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        // All of them wait in the kernel's queue: nobody has accepted anything yet.
+        let mut probe = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = b"GET /ready HTTP/1.1\r\nconnection: close\r\n\r\n";
+        probe.write_all(request).await.unwrap();
+        let mut burst = Vec::new();
+        for _ in 0..4 * MAX_CONNECTIONS {
+            burst.push(tokio::net::TcpStream::connect(address).await.unwrap());
+        }
+        tokio::task::spawn_local(serve(listener, MAX_OF_ONE, async |question: Question| {
+            // As of one that has shown the token, and whose application takes its time.
+            question.place.no_stranger();
+            tokio::task::yield_now().await;
+            Ok(text(StatusCode::OK, "ready\n"))
+        }));
         let mut answer = String::new();
         let read = probe.read_to_string(&mut answer);
         timeout(Duration::from_secs(5), read)
@@ -155,7 +188,7 @@ async fn beside_an_admin<F: Future<Output = ()>>(test: impl FnOnce(std::net::Soc
         let address = listener.local_addr().unwrap();
         let admin = Rc::new(admin);
         let answer = async move |question| Ok(admin.to_people(&question));
-        tokio::task::spawn_local(serve(listener, answer));
+        tokio::task::spawn_local(serve(listener, MAX_CONNECTIONS, answer));
         test(address).await;
     };
     local.run_until(test).await;

@@ -34,6 +34,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 pub use args::RedirectArgs;
 use ipnet::IpNet;
 use nftables::{Batch, Chain, Hook, Match, Verdict};
+use wire::probe::SIDECAR_PORTS;
 
 /// The source address of the sidecar's connections to its own application.
 ///
@@ -106,6 +107,12 @@ pub enum Error {
     /// Too much is to be left alone.
     #[error("{0} {1} are excluded, and {MAX_EXCLUDED} may be: exclude a network instead, or less")]
     TooMany(usize, &'static str),
+    /// Strangers would call as this pod.
+    #[error(
+        "port {0} is the sidecar's own and can't be excluded for who calls this pod: whoever reached it as it is would \
+         call others through this sidecar, with its identity; exclude ports of the application"
+    )]
+    OwnPort(u16),
     /// Anything else the kernel answered.
     #[error("the kernel refused the redirect while {step}: {source}")]
     Refused {
@@ -124,7 +131,7 @@ pub enum Error {
 ///
 /// Connections over IPv6 are redirected as well, also where nothing has an address of it yet.
 pub fn redirect(rules: &Rules) -> Result<(), Error> {
-    rules.excluded.check()?;
+    rules.check()?;
     loopback::add(APPLICATION_SOURCE_6)?;
     let mut batch = Batch::replace(TABLE);
     batch.chain(Chain {
@@ -240,6 +247,19 @@ impl Rules {
             inbound: 15006,
             untouched: vec![15006, 15020, 15021],
             excluded: Excluded::default(),
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.excluded.check()?;
+        let own = |port: &&u16| {
+            **port == self.outbound || **port == self.inbound || SIDECAR_PORTS.contains(port)
+        };
+        let excluded = self.excluded.inbound_ports.iter().find(own);
+        let untouched = self.untouched.iter().find(|port| **port == self.outbound);
+        match excluded.or(untouched) {
+            Some(port) => Err(Error::OwnPort(*port)),
+            None => Ok(()),
         }
     }
 }

@@ -105,6 +105,26 @@ fn no_more_is_excluded_than_is_compared_in_a_moment() {
 }
 
 #[test]
+fn a_port_of_the_sidecars_is_not_excluded_for_who_calls_the_pod() {
+    for port in SIDECAR_PORTS {
+        let mut rules = Rules::new(Escape::Uid(1337));
+        rules.excluded.inbound_ports = vec![8080, port];
+        let said = redirect(&rules).unwrap_err().to_string();
+        assert!(
+            said.starts_with(&format!("port {port} is the sidecar's")),
+            "{said}"
+        );
+        // What it calls elsewhere is another's: a scraper may well call sidecars' 15020 as they are.
+        rules.excluded.inbound_ports.clear();
+        rules.excluded.outbound_ports = vec![port];
+        assert!(rules.check().is_ok());
+    }
+    let mut rules = Rules::new(Escape::Uid(1337));
+    rules.untouched.push(rules.outbound);
+    assert!(matches!(redirect(&rules), Err(Error::OwnPort(15001))));
+}
+
+#[test]
 fn a_second_run_replaces_the_first_and_removal_leaves_nothing() {
     in_a_namespace("twice");
 }

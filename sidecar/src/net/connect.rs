@@ -41,16 +41,32 @@ impl Connector {
     /// # Errors
     /// As [`Connector::to_peer`].
     pub async fn to_application(&self, called: SocketAddr) -> io::Result<TcpStream> {
+        let (socket, address) = self.application_socket(called)?;
+        connect(socket, address).await
+    }
+
+    /// The same for as long as it takes: for whoever bounds the whole of what is asked.
+    ///
+    /// # Errors
+    /// As `connect(2)`.
+    pub async fn to_application_unbounded(&self, called: SocketAddr) -> io::Result<TcpStream> {
+        let (socket, address) = self.application_socket(called)?;
+        let stream = socket.connect(address).await?;
+        prepare(&stream);
+        Ok(stream)
+    }
+
+    fn application_socket(&self, called: SocketAddr) -> io::Result<(TcpSocket, SocketAddr)> {
         if let Some(application) = self.application {
             let address = SocketAddr::new(application, called.port());
-            return connect(self.socket(address)?, address).await;
+            return Ok((self.socket(address)?, address));
         }
         let socket = self.socket(called)?;
         socket.bind(match called {
             SocketAddr::V4(_) => SocketAddr::new(APPLICATION_SOURCE.into(), 0),
             SocketAddr::V6(_) => SocketAddr::new(APPLICATION_SOURCE_6.into(), 0),
         })?;
-        connect(socket, called).await
+        Ok((socket, called))
     }
 
     /// Connects to an address that the mesh knows nothing of.

@@ -1,4 +1,5 @@
-//! A bounded number of connections of strangers, of which the oldest gives way to the newest.
+//! A bounded number of connections of strangers, of which the oldest gives way to the newest; where
+//! each source may have so many only, the oldest of the source that has the most.
 //!
 //! Whoever means well needs a place for milliseconds (a handshake, a probe); whoever keeps one only
 //! to keep it is the oldest soon. Making newcomers wait, or refusing them, would hand the places to
@@ -7,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use tokio::sync::oneshot;
@@ -15,10 +17,19 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub struct Places {
     limit: usize,
+    /// For one source.
+    each: usize,
     next: Cell<u64>,
-    taken: RefCell<BTreeMap<u64, oneshot::Sender<()>>>,
+    taken: RefCell<BTreeMap<u64, Taken>>,
     /// Of those who are no strangers any more.
     kept: RefCell<BTreeMap<u64, oneshot::Sender<()>>>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    /// Where it is known.
+    source: Option<IpAddr>,
+    give_way: oneshot::Sender<()>,
 }
 
 /// Keeps a place from being given to another.
@@ -41,8 +52,14 @@ pub struct Place {
 impl Places {
     /// So many, at least one.
     pub fn new(limit: usize) -> Rc<Self> {
+        Self::with_each(limit, limit)
+    }
+
+    /// The same, and for one source no more than `each`, at least one.
+    pub fn with_each(limit: usize, each: usize) -> Rc<Self> {
         Rc::new(Self {
             limit: limit.max(1),
+            each: each.max(1),
             next: Cell::new(0),
             taken: RefCell::default(),
             kept: RefCell::default(),
@@ -51,20 +68,61 @@ impl Places {
 
     /// Takes a place; when all are taken, the one that was taken first.
     pub fn take(self: &Rc<Self>) -> Place {
+        self.take_from(None)
+    }
+
+    /// Takes a place for a source: from itself when it has as many as one may have, and from whoever has
+    /// the most when all are taken.
+    pub fn take_from(self: &Rc<Self>, source: Option<IpAddr>) -> Place {
         let mut taken = self.taken.borrow_mut();
+        if source.is_some() {
+            let own = |other: &&Taken| other.source == source;
+            if taken.values().filter(own).count() >= self.each {
+                give_way(&mut taken, source);
+            }
+        }
         while taken.len() >= self.limit {
-            // Dropping the sender tells the one who holds the place.
-            taken.pop_first();
+            match self.each < self.limit {
+                true => {
+                    let loser = largest(&taken);
+                    give_way(&mut taken, loser);
+                }
+                // Dropping the sender tells the one who holds the place.
+                false => drop(taken.pop_first()),
+            }
         }
         let (give_way, given_way) = oneshot::channel();
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
-        taken.insert(number, give_way);
+        taken.insert(number, Taken { source, give_way });
         Place {
             places: self.clone(),
             number,
             given_way,
         }
+    }
+}
+
+/// Whose places are the most; of several the one whose oldest is the oldest.
+fn largest(taken: &BTreeMap<u64, Taken>) -> Option<IpAddr> {
+    let mut counts: Vec<(Option<IpAddr>, usize)> = Vec::new();
+    for one in taken.values() {
+        match counts.iter_mut().find(|(source, _)| *source == one.source) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((one.source, 1)),
+        }
+    }
+    let most = counts.iter().map(|(_, count)| *count).max();
+    let largest = counts.iter().find(|(_, count)| Some(*count) == most);
+    largest.and_then(|(source, _)| *source)
+}
+
+/// Takes the oldest place of a source: dropping the sender tells the one who holds it.
+fn give_way(taken: &mut BTreeMap<u64, Taken>, source: Option<IpAddr>) {
+    let mut all = taken.iter();
+    let oldest = all.find(|(_, one)| one.source == source);
+    if let Some(number) = oldest.map(|(number, _)| *number) {
+        taken.remove(&number);
     }
 }
 
@@ -102,7 +160,8 @@ impl Keep {
     /// From here on the place is given to nobody else, nor counted among those of strangers.
     pub fn no_stranger(&self) {
         if let Some(place) = self.places.taken.borrow_mut().remove(&self.number) {
-            self.places.kept.borrow_mut().insert(self.number, place);
+            let give_way = place.give_way;
+            self.places.kept.borrow_mut().insert(self.number, give_way);
         }
     }
 }
@@ -121,6 +180,21 @@ mod tests {
         assert_eq!(first.during(pending::<()>()).await, None);
         assert_eq!(second.during(ready(2)).await, Some(2));
         assert_eq!(third.during(ready(3)).await, Some(3));
+    }
+
+    #[tokio::test]
+    async fn one_source_takes_places_from_itself_and_from_whoever_has_the_most() {
+        let source = |last: u8| Some(IpAddr::from([10, 0, 0, last]));
+        let places = Places::with_each(4, 3);
+        let mut kubelet = places.take_from(source(1));
+        let mut many: Vec<_> = (0..100).map(|_| places.take_from(source(2))).collect();
+        assert_eq!(kubelet.during(ready(1)).await, Some(1));
+        assert_eq!(places.taken.borrow().len(), 4);
+        let mut newcomer = places.take_from(source(3));
+        assert_eq!(many[97].during(pending::<()>()).await, None);
+        assert_eq!(many[98].during(ready(2)).await, Some(2));
+        assert_eq!(kubelet.during(ready(1)).await, Some(1));
+        assert_eq!(newcomer.during(ready(3)).await, Some(3));
     }
 
     #[tokio::test]

@@ -53,7 +53,7 @@ struct Driven(AbortHandle);
 
 /// Whether the application accepts a connection.
 pub(super) async fn tcp_socket(connector: &Connector, at: SocketAddr) -> Outcome {
-    match connector.to_application(at).await {
+    match connector.to_application_unbounded(at).await {
         Ok(_) => Outcome::Answered(StatusCode::OK, "accepts connections".to_owned()),
         Err(error) => Outcome::Unanswered(unreached(&error)),
     }
@@ -85,7 +85,12 @@ pub(super) async fn grpc(connector: &Connector, at: SocketAddr, service: &str) -
     let connector = connector.clone();
     let connect = tower::service_fn(move |_: Uri| {
         let connector = connector.clone();
-        async move { connector.to_application(at).await.map(TokioIo::new) }
+        async move {
+            connector
+                .to_application_unbounded(at)
+                .await
+                .map(TokioIo::new)
+        }
     });
     let endpoint = Endpoint::from_shared(format!("http://{at}"))
         .and_then(|endpoint| endpoint.user_agent(AGENT));
@@ -170,7 +175,7 @@ async fn once(
     headers: &[(String, String)],
 ) -> Result<(Response<Incoming>, Driven), String> {
     let at = SocketAddr::new(pod, target.port);
-    let stream = connector.to_application(at).await;
+    let stream = connector.to_application_unbounded(at).await;
     let stream = stream.map_err(|error| unreached(&error))?;
     if !target.https {
         return exchange(stream, false, target.request(at, headers, false)).await;

@@ -345,6 +345,38 @@ async fn an_application_that_is_dead_or_hangs_is_seen_as_dead_however_it_is_aske
     LocalSet::new().run_until(test).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_application_may_be_as_slow_to_accept_as_the_probe_allows() {
+    // Whose queue is full: the kernel answers no connection then.
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    listener.bind(&any.into()).unwrap();
+    listener.listen(0).unwrap();
+    let port = listener.local_addr().unwrap().as_socket().unwrap().port();
+    let full: Vec<_> = (0..8)
+        .map(|_| {
+            let waiting =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            waiting.set_nonblocking(true).unwrap();
+            let at = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let _ = waiting.connect(&at.into());
+            waiting
+        })
+        .collect();
+    let service = String::new();
+    for ask in [
+        Ask::HttpGet(get(port, "/")),
+        Ask::TcpSocket { port },
+        Ask::Grpc { port, service },
+    ] {
+        let (status, said) = answered(&prober(ask, Some(30), false)).await;
+        assert_eq!(status, 503);
+        assert!(said.contains("gave no answer within 30 s"), "{said}");
+    }
+    drop(full);
+}
+
 #[tokio::test]
 async fn a_hook_that_was_called_has_succeeded_whatever_it_answers_and_one_that_was_not_gets_no_answer()
  {
