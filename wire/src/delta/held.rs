@@ -6,7 +6,7 @@ use super::{
     Apply, Change, MAX_CHANGES, MAX_REMOVED, Rejected, presentable, room::Room, saved::File,
 };
 use crate::{
-    Generation, Resource, ResourceId, capability, discovery,
+    Generation, Kind, Resource, ResourceId, capability, discovery,
     discovery::{Ack, Delta, Hello, Holding, Removed},
     id::MAX_ID_BYTES,
 };
