@@ -278,7 +278,11 @@ async fn an_endpoint_that_is_no_longer_ready_gets_no_more_requests() -> Result<(
 #[tokio::test]
 async fn a_sidecar_whose_volume_takes_nothing_more_enforces_edits_and_keeps_them_once_it_does()
 -> Result<()> {
-    let to = |name: &str| route(&format!("    - backendRefs: [{{ name: {name}, port: 80 }}]\n"));
+    let to = |name: &str| {
+        route(&format!(
+            "    - backendRefs: [{{ name: {name}, port: 80 }}]\n"
+        ))
+    };
     let both = services(&["orders", "orders-v2"]);
     let mesh = Mesh::start(&(both.clone() + &to("orders"))).await?;
     let v1 = mesh.workload("orders").await?;

@@ -230,6 +230,35 @@ async fn a_pod_that_is_connected_twice_has_gone_from_where_its_stream_is_older()
     assert!(told_two.try_recv().is_err());
 }
 
+/// How long it takes to count an object so many times.
+fn counting(replicas: &Replicas, m: usize) -> std::time::Duration {
+    let begun = std::time::Instant::now();
+    for _ in 0..200 {
+        assert_eq!(replicas.programmed(&object()).m, m);
+    }
+    begun.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn counting_takes_no_longer_when_a_replica_with_thousands_of_pods_has_gone() {
+    let replicas = replica(&[]);
+    let names: Vec<_> = (0..MAX_PODS).map(|n| n.to_string()).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let (one, _told) = begin(&replicas, "one");
+    let said = || {
+        let all = digest(&replicas, MAX_PODS, MAX_PODS);
+        says(&names, vec![all])
+    };
+    one.say(said(), Instant::now()).unwrap();
+    let before = counting(&replicas, MAX_PODS);
+    let (two, _told) = begin(&replicas, "two");
+    drop(one);
+    two.say(said(), Instant::now()).unwrap();
+    // All have moved, and each object is counted without them.
+    let after = counting(&replicas, MAX_PODS);
+    assert!(after < before * 20, "{after:?} instead of {before:?}");
+}
+
 #[tokio::test]
 async fn what_replicas_say_is_bounded() {
     let replicas = replica(&[]);
