@@ -55,6 +55,21 @@ pub fn json(mut command: Command, input: Option<&Value>) -> anyhow::Result<Value
     serde_json::from_slice(&answer).context("kubectl answered no JSON")
 }
 
+/// What the API server answers as JSON at a path of its own; none where it has nothing there.
+///
+/// # Errors
+/// What kubectl says, when it fails otherwise.
+pub fn raw(cluster: &Cluster, path: &str) -> anyhow::Result<Option<Value>> {
+    let mut asking = command(cluster, None);
+    match answer(asking.args(["get", "--raw", path]), None) {
+        Ok(answer) => Ok(Some(
+            serde_json::from_slice(&answer).context("kubectl answered no JSON")?,
+        )),
+        Err(error) if error.to_string().contains("(NotFound)") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Has kubectl do something, of which no more is told than that it is done; `input` is what it reads.
 ///
 /// # Errors
@@ -160,7 +175,7 @@ fn selector(object: &Value) -> anyhow::Result<String> {
 }
 
 /// Those of a list of pods that run and have a sidecar.
-fn in_the_mesh(list: &Value) -> Vec<Pod> {
+pub(crate) fn in_the_mesh(list: &Value) -> Vec<Pod> {
     let has_sidecar = |pod: &Value| {
         ["containers", "initContainers"].iter().any(|kind| {
             let containers = pod["spec"][kind].as_array();

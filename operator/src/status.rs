@@ -7,7 +7,7 @@
 
 mod queue;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -150,6 +150,7 @@ impl Statuses {
         let settled = Instant::now() + RETURN;
         let mut schedule = Schedule::default();
         let mut writes = JoinSet::new();
+        let mut writing = HashMap::new();
         // What changed while nobody led is not known.
         self.streams.touch(self.verdicts.compiled().into_keys());
         loop {
@@ -159,8 +160,13 @@ impl Statuses {
                     let first = if self.replicas.is_empty() { FIRST } else { FIRST_TOGETHER };
                     schedule.touch(touched, Instant::now(), first);
                 }
-                Some(done) = writes.join_next() => {
-                    if let Ok((object, written)) = done {
+                Some(done) = writes.join_next_with_id() => {
+                    // A write that panicked is one that failed.
+                    let (task, written) = match done {
+                        Ok((task, written)) => (task, written),
+                        Err(error) => (error.id(), Written::Failed),
+                    };
+                    if let Some(object) = writing.remove(&task) {
                         schedule.done(object, &written, Instant::now());
                     }
                 }
@@ -170,10 +176,9 @@ impl Statuses {
                         let inherited = !schedule.written.contains(&object)
                             && !self.replicas.is_settled();
                         let until = Some(settled).filter(|at| inherited && Instant::now() < *at);
-                        writes.spawn(async move {
-                            let written = this.write_one(&object, until).await;
-                            (object, written)
-                        });
+                        let written = object.clone();
+                        let task = writes.spawn(async move { this.write_one(&written, until).await });
+                        writing.insert(task.id(), object);
                     }
                 }
             }
@@ -293,7 +298,8 @@ impl Schedule {
                 self.due.put(object, now + pause.min(LONGEST_PAUSE));
             }
             Written::Early(until) => {
-                self.due.put(object, *until);
+                let due = if again { now + SPACING } else { *until };
+                self.due.put(object, due);
             }
             Written::Done | Written::Nothing | Written::Gone => {
                 self.failures.remove(&object);

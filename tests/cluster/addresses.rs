@@ -172,7 +172,6 @@ async fn an_external_name_means_what_its_name_leads_to() -> Result<()> {
         bare_name("bare", &stranger.namespace, &stranger.address().await?),
     ];
     shop.cluster.apply(&services.concat()).await?;
-    known(&shop, &format!("{}/stranger", stranger.namespace), "1").await?;
     let answers = async |url: &str, wanted: &str| {
         wait_until(&format!("{url} answers"), PODS, async || {
             let pod = shop.answered_by(url).await?;
@@ -188,6 +187,7 @@ async fn an_external_name_means_what_its_name_leads_to() -> Result<()> {
     shop.programmed("orders").await?;
     answers("http://partner/", "two-").await?;
     answers("http://neighbour/", "stranger").await?;
+    known(&shop, &format!("{}/stranger", stranger.namespace), "1").await?;
     assert_eq!(shop.metric(&web, PASSED).await?, 0);
 
     answers("http://supplier:9090/", "stranger").await?;

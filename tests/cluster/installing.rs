@@ -101,6 +101,22 @@ async fn a_mesh_is_installed_tested_upgraded_and_uninstalled_and_what_remains_is
         "{said}"
     );
     ensure!(names(cluster, &["namespace", SYSTEM]).await?.is_empty());
+    let check = ["check", "--cluster"];
+    let said = succeeds(cluster, &check).await?;
+    let expected = "no Meshwright is installed here: `meshwright install` does that, and you may create all that it makes \
+                    (docs/install.md#";
+    ensure!(said.contains(expected), "{said}");
+    let mut checking = cluster.command(binary("meshwright")?);
+    checking.args(check).env("KUBECONFIG", nobody(cluster)?);
+    let (code, said) = told(&mut checking).await?;
+    let expected = [
+        "the operator can't be looked for: ",
+        "there are no definitions of the mesh's kinds: ",
+    ];
+    ensure!(
+        code == 0 && expected.iter().all(|part| said.contains(part)),
+        "{code}, {said}"
+    );
 
     // In.
     let said = succeeds(cluster, &["install"]).await?;
@@ -116,6 +132,14 @@ async fn a_mesh_is_installed_tested_upgraded_and_uninstalled_and_what_remains_is
         names(cluster, &["pod", "meshwright-test", "-n", SYSTEM])
             .await?
             .is_empty()
+    );
+
+    // Nothing at all is to be said of it.
+    let said = succeeds(cluster, &check).await?;
+    let looked_at = "0 objects of the mesh looked at, 1 of 1 sidecars asked";
+    ensure!(
+        said.contains(looked_at) && !said.contains("(docs/"),
+        "{said}"
     );
 
     // Twice.
@@ -136,6 +160,15 @@ async fn a_mesh_is_installed_tested_upgraded_and_uninstalled_and_what_remains_is
     let expected = "Meshwright is installed in this cluster already, as release meshwright in namespace \
                     meshwright-system, and there is one mesh in a cluster";
     ensure!(format!("{said:#}").contains(expected), "{said:#}");
+
+    // Broken, and repaired by what the check says to type.
+    let injector = "mutatingwebhookconfiguration/meshwright-injector";
+    cluster.kubectl(&["delete", injector]).await?;
+    let expected = "there is no MutatingWebhookConfiguration meshwright-injector, so that pods are created without a \
+                    sidecar: `meshwright upgrade` puts it back (docs/webhooks.md#";
+    refuses(cluster, &check, expected).await?;
+    succeeds(cluster, &["upgrade"]).await?;
+    succeeds(cluster, &check).await?;
 
     // On.
     let said = succeeds(cluster, &["upgrade", "--ha", "--set", "logLevel=debug"]).await?;
@@ -191,6 +224,8 @@ async fn a_mesh_is_installed_tested_upgraded_and_uninstalled_and_what_remains_is
         containers(cluster, &namespace, "second").await? == 1,
         "a pod with a sidecar"
     );
+    let expected = "1 pods have a sidecar and there is no operator: ";
+    refuses(cluster, &check, expected).await?;
 
     // A new one goes on where the old one ended, and no other takes its definitions.
     let elsewhere = ["install", "--dry-run", "-n", "other"];

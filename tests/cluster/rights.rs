@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::cluster::{run, wait_until};
+use tests::mesh::binary;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -30,7 +31,41 @@ const CHECK: [Right; 6] = [
     ("meshwright.dev", "apiroutes", "get"),
 ];
 
-/// Somebody who has these rights in a namespace, and no others.
+/// What it takes to check a whole cluster, each in all of it, with a part of what is told without it where
+/// that is not the end of it.
+const WHOLE: [(Right, &str); 13] = [
+    (("", "namespaces", "list"), ""),
+    (("", "pods", "get"), ""),
+    (("", "pods", "list"), ""),
+    (("", "pods/portforward", "create"), ""),
+    (("meshwright.dev", "apiroutes", "list"), ""),
+    (("meshwright.dev", "ratelimits", "list"), ""),
+    (("meshwright.dev", "retrypolicies", "list"), ""),
+    (("apps", "deployments", "get"), ""),
+    (
+        ("apps", "deployments", "list"),
+        "the operator can't be looked for: ",
+    ),
+    (
+        (ADMISSION, "mutatingwebhookconfigurations", "get"),
+        "the webhooks' configurations can't be looked at: ",
+    ),
+    (
+        (ADMISSION, "validatingwebhookconfigurations", "get"),
+        "the webhooks' configurations can't be looked at: ",
+    ),
+    (
+        ("", "services", "get"),
+        "the webhooks' configurations can't be looked at: ",
+    ),
+    (
+        ("apiextensions.k8s.io", "customresourcedefinitions", "get"),
+        "the definitions can't be looked at: ",
+    ),
+];
+const ADMISSION: &str = "admissionregistration.k8s.io";
+
+/// Somebody who has these rights in a namespace or in all of the cluster, and no others.
 struct User<'a> {
     shop: &'a Shop,
     /// Of its own: kubeconfig, and what kubectl remembers.
@@ -43,19 +78,37 @@ impl<'a> User<'a> {
     /// `name` is not anybody else's.
     async fn with(shop: &'a Shop, name: &str, rights: &[Right]) -> Result<Self> {
         let metadata = json!({ "name": name, "namespace": shop.namespace });
+        Self::bound(shop, name, "Role", &metadata, rights).await
+    }
+
+    /// The same with rights in all of the cluster.
+    async fn everywhere(shop: &'a Shop, name: &str, rights: &[Right]) -> Result<Self> {
+        let metadata = json!({ "name": format!("{}-{name}", shop.namespace) });
+        Self::bound(shop, name, "ClusterRole", &metadata, rights).await
+    }
+
+    /// `metadata` is that of the role, which is of this kind, and of its binding.
+    async fn bound(
+        shop: &'a Shop,
+        name: &str,
+        kind: &str,
+        metadata: &Value,
+        rights: &[Right],
+    ) -> Result<Self> {
+        let account = json!({ "name": name, "namespace": shop.namespace });
         let rules = rights.iter().map(|(group, resource, verb)| {
             json!({ "apiGroups": [group], "resources": [resource], "verbs": [verb] })
         });
         let rbac = "rbac.authorization.k8s.io";
         let objects = [
-            json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata }),
+            json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": account }),
             json!({
-                "apiVersion": format!("{rbac}/v1"), "kind": "Role", "metadata": metadata,
+                "apiVersion": format!("{rbac}/v1"), "kind": kind, "metadata": metadata,
                 "rules": rules.collect::<Vec<_>>(),
             }),
             json!({
-                "apiVersion": format!("{rbac}/v1"), "kind": "RoleBinding", "metadata": metadata,
-                "roleRef": { "apiGroup": rbac, "kind": "Role", "name": name },
+                "apiVersion": format!("{rbac}/v1"), "kind": format!("{kind}Binding"), "metadata": metadata,
+                "roleRef": { "apiGroup": rbac, "kind": kind, "name": metadata["name"] },
                 "subjects": [
                     { "kind": "ServiceAccount", "name": name, "namespace": shop.namespace },
                 ],
@@ -84,6 +137,25 @@ impl<'a> User<'a> {
     async fn succeeds(&self, arguments: &[&str]) -> Result<String> {
         wait_until(&format!("{arguments:?} succeeds"), PODS, async || {
             run(&mut self.meshwright(arguments)?, "").await
+        })
+        .await
+    }
+
+    /// Checks the whole cluster until what is said fits; other tests have things in it that are wrong.
+    async fn checks(&self, fits: impl Fn(&str) -> bool) -> Result<()> {
+        wait_until("the cluster is checked", PODS, async || {
+            let mut command = self.shop.cluster.command(binary("meshwright")?);
+            command
+                .args(["check", "--cluster"])
+                .env("KUBECONFIG", self.home.path().join("kubeconfig"))
+                .env("HOME", self.home.path());
+            let output = timeout(PODS, command.kill_on_drop(true).output()).await??;
+            let said = String::from_utf8([output.stderr, output.stdout].concat())?;
+            ensure!(
+                said.contains(" objects of the mesh looked at") && fits(&said),
+                "{said}"
+            );
+            Ok(())
         })
         .await
     }
@@ -219,5 +291,31 @@ async fn without_one_of_the_rights_a_command_fails_in_kubectls_words_that_name_i
         Ok(())
     })
     .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_rights_that_are_listed_are_all_that_a_whole_cluster_is_checked_with() -> Result<()> {
+    let shop = Shop::open(installed().await?, &[("orders", 1)]).await?;
+    let all = WHOLE.map(|(right, _)| right);
+    let user = User::everywhere(&shop, "checks-all", &all).await?;
+    let looked = ["can't be looked", "the operator can't be asked"];
+    user.checks(|said| !looked.iter().any(|part| said.contains(part)))
+        .await?;
+
+    for ((group, resource, verb), told) in WHOLE {
+        if told.is_empty() {
+            continue;
+        }
+        // Nor pods, so that each is not asked again.
+        let not = [(group, resource, verb), ("", "pods", "list")];
+        let left = all.into_iter().filter(|right| !not.contains(right));
+        let left: Vec<_> = left.collect();
+        let name = format!("cannot-{verb}-{resource}");
+        let user = User::everywhere(&shop, &name, &left).await?;
+        let why = format!("cannot {verb} resource \"{resource}\" in API group \"{group}\"");
+        user.checks(|said| said.contains(told) && said.contains(&why))
+            .await?;
+    }
     Ok(())
 }

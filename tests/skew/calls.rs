@@ -9,6 +9,9 @@ use tests::mesh::SOON;
 use tests::wait_until;
 use tokio::task::JoinSet;
 
+/// How many calls each caller has under way.
+const AT_ONCE: usize = 6;
+
 /// Callers that call until they are told to end.
 pub(crate) struct Calls {
     over: Arc<AtomicBool>,
@@ -26,7 +29,10 @@ impl Calls {
             made: Arc::default(),
             callers: JoinSet::new(),
         };
-        for (client, urls) in callers {
+        let callers = callers.iter();
+        for (client, urls) in callers.flat_map(|one| std::iter::repeat_n(one, AT_ONCE)) {
+            let client = client.another();
+            let urls = *urls;
             let (over, made) = (calls.over.clone(), calls.made.clone());
             calls.callers.spawn(async move {
                 for url in urls.iter().cycle() {
@@ -46,7 +52,7 @@ impl Calls {
 
     /// Ends them once there were so many; how many there were. The first that failed is an error.
     pub(crate) async fn end(mut self, enough: usize) -> Result<usize> {
-        let patience = SOON * 6;
+        let patience = SOON * 15;
         wait_until("there were enough calls", patience, async || {
             let made = self.made.load(Ordering::Relaxed);
             ensure!(made >= enough, "{made} of {enough}");

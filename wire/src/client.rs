@@ -1,6 +1,6 @@
 //! The sidecar's end of the stream on a network: [`Held`] over connections that come and go.
 
-use std::{collections::BTreeSet, convert::Infallible, fmt, future::Future, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, fmt, future::Future, time::Duration};
 
 use rand::Rng;
 use tokio::{
@@ -34,6 +34,9 @@ pub const BACKOFF_MAX_INCOMPLETE: Duration = Duration::from_secs(2);
 /// `connect` to give up, and sooner. Who answers and is slow has thousands to answer: those that gave up
 /// after less and called again made it ever more, and came to nothing together (`tests/scale`).
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After this long without an answer a question that still comes up is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
 
 /// A stream that received something and lived this long was a healthy one: the next failure is
 /// the first again.
@@ -69,8 +72,8 @@ struct Sidecar<'a, A, P> {
     persist: P,
     state: &'a watch::Sender<State>,
     questions: mpsc::Receiver<Question>,
-    /// Questions without an answer yet.
-    asked: BTreeSet<ResourceId>,
+    /// Questions without an answer yet, and when they were last asked.
+    asked: BTreeMap<ResourceId, Instant>,
 }
 
 /// Waits between attempts: exponential, with full jitter, so that sidecars that lost the same
@@ -113,7 +116,7 @@ where
         persist,
         state,
         questions,
-        asked: BTreeSet::new(),
+        asked: BTreeMap::new(),
     };
     sidecar.replay();
     let mut backoff = Backoff { failures: 0 };
@@ -236,12 +239,15 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
     }
 
     /// Asks what was asked on earlier streams and has no answer yet.
-    async fn ask_again(&self, acks: &mpsc::Sender<FromSidecar>) -> Result<(), String> {
-        for wanted in Vec::from_iter(&self.asked).chunks(MAX_ASKED) {
-            let wanted = wanted.iter().map(ToString::to_string).collect();
+    async fn ask_again(&mut self, acks: &mpsc::Sender<FromSidecar>) -> Result<(), String> {
+        let now = Instant::now();
+        self.asked.values_mut().for_each(|at| *at = now);
+        let mut unwanted = self.given_up();
+        for wanted in Vec::from_iter(self.asked.keys()).chunks(MAX_ASKED) {
+            let unwanted = std::mem::take(&mut unwanted);
             let lookup = Lookup {
-                wanted,
-                unwanted: Vec::new(),
+                wanted: wanted.iter().map(ToString::to_string).collect(),
+                unwanted: unwanted.iter().map(ToString::to_string).collect(),
             };
             send(acks, lookup).await?;
         }
@@ -254,9 +260,14 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
         let mut wanted = Vec::new();
         while let Some(question) = next.take() {
             let id = question.id();
-            let new = self.held.get(&id).is_none() && self.asked.len() < MAX_LOOKUPS;
-            if new && self.asked.insert(id.clone()) {
+            let now = Instant::now();
+            let known = self.held.get(&id).is_some();
+            let before = self.asked.get(&id);
+            // An operator that was told of too many has passed it over.
+            let due = before.is_none_or(|at| now.duration_since(*at) >= ASK_AGAIN);
+            if !known && due && (before.is_some() || self.asked.len() < MAX_LOOKUPS) {
                 wanted.push(id.to_string());
+                self.asked.insert(id, now);
             }
             if wanted.len() < MAX_ASKED {
                 next = self.questions.try_recv().ok();
@@ -299,7 +310,7 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
         for rejected in &ack.rejected {
             tracing::warn!(id = rejected.id, reason = rejected.reason, "rejected");
         }
-        self.asked.retain(|id| self.held.get(id).is_none());
+        self.asked.retain(|id, _| self.held.get(id).is_none());
         (self.persist)(&mut self.held);
         let complete = self.held.is_complete();
         self.state.send_if_modified(|state| {

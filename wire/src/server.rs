@@ -6,8 +6,9 @@
 
 use std::{
     collections::BTreeSet,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -16,7 +17,6 @@ use tokio::{
     sync::{Notify, mpsc, mpsc::error::TrySendError},
     time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::{
@@ -45,7 +45,11 @@ pub const REFRESH: Duration = Duration::from_secs(30);
 pub const MAX_MESSAGE_BYTES: usize = MAX_HELLO_BYTES + 1024 * 1024;
 
 /// The deltas of one stream, for the transport to send.
-pub type Deltas = ReceiverStream<Result<Delta, Status>>;
+#[derive(Debug)]
+pub struct Deltas(mpsc::Receiver<Next>);
+
+/// One delta, or why there are no more. Boxed, because a channel has room for many from the start.
+type Next = Box<Result<Delta, Status>>;
 
 /// Who a stream is with, as far as the rest of the operator is concerned. Dropped when the stream
 /// has ended, however it ended.
@@ -157,17 +161,26 @@ where
     tokio::spawn(async move {
         if let Err(status) = converse(messages, &mailbox, subscriber, &deltas).await {
             tracing::debug!(%status, "stream ended");
-            let _ = deltas.try_send(Err(status));
+            let _ = deltas.try_send(Box::new(Err(status)));
         }
     });
-    ReceiverStream::new(receiver)
+    Deltas(receiver)
+}
+
+impl Stream for Deltas {
+    type Item = Result<Delta, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.0.poll_recv(cx);
+        next.map(|next| next.map(|next| *next))
+    }
 }
 
 async fn converse<M, S>(
     messages: M,
     mailbox: &Mailbox,
     mut subscriber: S,
-    deltas: &mpsc::Sender<Result<Delta, Status>>,
+    deltas: &mpsc::Sender<Next>,
 ) -> Result<(), Status>
 where
     M: Stream<Item = Result<FromSidecar, Status>>,
@@ -191,7 +204,7 @@ where
     loop {
         if let Some(delta) = next(&mut sent, mailbox, &subscriber) {
             ack_by = Instant::now() + ACK_TIMEOUT;
-            match deltas.try_send(Ok(delta)) {
+            match deltas.try_send(Box::new(Ok(delta))) {
                 Ok(()) => {}
                 Err(TrySendError::Closed(_)) => return Ok(()),
                 Err(TrySendError::Full(_)) => {

@@ -1,94 +1,84 @@
 //! `meshwright check --cluster`: what is wrong in a cluster, read through kubectl with the user's own
 //! kubeconfig and rights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use compiler::yaml::Document;
 use compiler::{Inputs, ObjectKey};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
+use super::definitions;
+use super::images;
+use super::installation::{self, Installation};
 use super::sent::differences;
+use super::sidecars::{self, Asked};
+use super::skew::{self, Sidecar};
+use super::told::{Page, Told};
 use super::unmeshed;
 use super::unwise;
+use super::webhooks;
 use super::written::{Written, field_of};
 use crate::certificates;
-use crate::kubectl::{self, Pod};
-use crate::sidecar::{Cluster, Reached, through};
-use crate::up::callers::Caller;
-use crate::up::stalls::{self, Stall};
+use crate::install;
+use crate::kubectl;
+use crate::sidecar::Cluster;
 use crate::up::{plain, table::say};
-
-/// Sidecars that are asked: each costs a connection through the API server, some at a time.
-const MOST_ASKED: usize = 64;
-const AT_A_TIME: usize = 8;
 
 /// Every kind that has a status of ours, by its full name: kubectl knows what is in a category from a
 /// cache, which may be older than the chart.
-const ENFORCED: &str =
-    "apiroutes.meshwright.dev,ratelimits.meshwright.dev,retrypolicies.meshwright.dev";
-
-/// How long a sidecar may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
-
-/// What a cluster says, as far as it is to be told.
-#[derive(Debug, Default)]
-struct Told {
-    /// What is wrong.
-    wrong: Vec<String>,
-    /// What isn't, but has to be known.
-    notes: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Callers {
-    callers: Vec<Caller>,
-}
+const ENFORCED: [&str; 3] = [
+    "apiroutes.meshwright.dev",
+    "ratelimits.meshwright.dev",
+    "retrypolicies.meshwright.dev",
+];
 
 /// Checks a cluster, and what of a folder is stored there; returns the exit code: 1 when anything is
 /// wrong.
 pub(super) fn run(folder: Option<&Path>, cluster: &Cluster) -> anyhow::Result<i32> {
     let mut told = Told::default();
+    match install::cluster::fits(install::cluster::kubernetes(cluster)?) {
+        Ok(untried) => untried
+            .iter()
+            .for_each(|sentence| told.note(Page::INSTALLING, sentence)),
+        Err(too_old) => told.wrong(
+            Page::INSTALLING,
+            format_args!("{too_old}: upgrade the cluster first"),
+        ),
+    }
+    let kinds = definitions::there(cluster)?;
+    // What the rest hangs on comes first.
+    let pods = told.pods(cluster);
+    let installation = told.installation(cluster, &pods, &kinds);
     let written = folder.map(Written::of).unwrap_or_default();
     for problem in written.reading.problems.iter() {
-        told.wrong.push(plain(&problem.to_string()).to_owned());
+        told.wrong(Page::ACCEPTED, plain(&problem.to_string()));
     }
-    let documents = written.reading.documents().count();
-    if documents > 0 {
-        let stored = stored(cluster, written.reading.documents())?;
-        told.wrong.extend(compared(&written, &stored));
+    let documents = told.compare(cluster, &written, &kinds)?;
+    let objects = objects(cluster, &kinds)?;
+    told.add(refused(&objects, &written));
+    for sentence in unwise(&inputs(&objects), &written) {
+        told.note(Page::ADVICE, sentence);
     }
-    let mut asking = kubectl::command(cluster, None);
-    asking.args(["get", ENFORCED]);
-    if cluster.namespace.is_none() {
-        asking.arg("--all-namespaces");
+    let mut asked = Asked::default();
+    // Without an operator nobody would answer a sidecar, and restarts would give nobody one.
+    if installation != Installation::Missing {
+        told.unmeshed(cluster, &pods);
+        let meshed = kubectl::in_the_mesh(&pods);
+        asked = sidecars::ask(cluster, &meshed, &written, &mut told);
+        let sidecars = with_versions(&pods, &asked);
+        told.add(skew::findings(&sidecars, &installation.versions()));
     }
-    let objects = kubectl::json(asking, None)?;
-    told.wrong.extend(refused(&objects, &written));
-    told.notes.extend(unwise(&inputs(&objects), &written));
-    match unmeshed::lines(cluster) {
-        Ok(lines) => told.wrong.extend(lines),
-        Err(error) => {
-            let why = format!("pods without a sidecar can't be looked for: {error:#}");
-            told.notes.push(why);
-        }
-    }
-    told.ask_operator(cluster);
-    let asked = told.ask_sidecars(cluster, &written);
-    for line in told.wrong.iter().chain(&told.notes) {
-        say(plain(line));
-    }
+    told.say();
     say(conclusion(
         folder.map(|_| documents),
         items(&objects).count(),
-        asked,
+        (asked.answered, asked.all),
     ));
-    Ok(i32::from(!told.wrong.is_empty()))
+    Ok(i32::from(told.is_wrong()))
 }
 
 /// What was looked at, lest silence be taken for more than it is.
@@ -97,6 +87,39 @@ fn conclusion(documents: Option<usize>, objects: usize, (asked, all): (usize, us
         format!("{documents} documents compared with what is stored, ")
     });
     format!("{compared}{objects} objects of the mesh looked at, {asked} of {all} sidecars asked")
+}
+
+/// The objects of the mesh, of the kinds that are there.
+fn objects(cluster: &Cluster, kinds: &BTreeSet<String>) -> anyhow::Result<Value> {
+    let there: Vec<_> = ENFORCED
+        .into_iter()
+        .filter(|kind| kinds.contains(*kind))
+        .collect();
+    if there.is_empty() {
+        return Ok(Value::Null);
+    }
+    let mut asking = kubectl::command(cluster, None);
+    asking.args(["get", &there.join(",")]);
+    if cluster.namespace.is_none() {
+        asking.arg("--all-namespaces");
+    }
+    kubectl::json(asking, None)
+}
+
+/// The sidecars of pods, with the versions that their images are of, as the operator's is, and otherwise those
+/// that they say.
+fn with_versions(pods: &Value, asked: &Asked) -> Vec<Sidecar> {
+    let images = images::of_sidecars(pods).into_iter();
+    let sidecars = images.map(|(of, image)| {
+        let says = asked.versions.get(&of).map(String::as_str);
+        let version = images::version_of(&image).or(says);
+        Sidecar {
+            version: version.map(str::to_owned),
+            namespace: of.0,
+            image,
+        }
+    });
+    sidecars.collect()
 }
 
 /// The objects of the cluster that documents describe.
@@ -141,8 +164,8 @@ fn name(object: &Value) -> (&str, &str, &str) {
 }
 
 /// Every condition that is False, in sentences.
-fn refused(objects: &Value, written: &Written) -> Vec<String> {
-    let mut sentences = Vec::new();
+fn refused(objects: &Value, written: &Written) -> Told {
+    let mut told = Told::default();
     for object in items(objects) {
         let (kind, namespace, name) = name(object);
         let conditions = object["status"]["conditions"].as_array();
@@ -151,16 +174,23 @@ fn refused(objects: &Value, written: &Written) -> Vec<String> {
                 continue;
             }
             let text = |field: &str| condition[field].as_str().unwrap_or_default();
-            sentences.push(format!(
-                "{}{kind} {namespace}/{name}: {} is False: {} ({})",
-                written.place(kind, namespace, name, field_of(text("message"))),
-                text("type"),
-                text("message"),
-                text("reason"),
-            ));
+            let page = match text("type") {
+                "Programmed" => Page::PROGRAMMED,
+                _ => Page::ACCEPTED,
+            };
+            told.wrong(
+                page,
+                format_args!(
+                    "{}{kind} {namespace}/{name}: {} is False: {} ({})",
+                    written.place(kind, namespace, name, field_of(text("message"))),
+                    text("type"),
+                    text("message"),
+                    text("reason"),
+                ),
+            );
         }
     }
-    sentences
+    told
 }
 
 /// What people wrote, as far as this build can read it.
@@ -217,76 +247,136 @@ fn compared(written: &Written, stored: &Value) -> Vec<String> {
 // === impl Told ===
 
 impl Told {
-    /// Asks the operator for certificates that end soon. It is one for the whole cluster: who checks
-    /// one namespace is not told. That somebody may not ask it is no fault of the cluster's.
-    fn ask_operator(&mut self, cluster: &Cluster) {
-        if cluster.namespace.is_some() {
-            return;
+    /// Compares what is written with what is stored; returns how many documents were compared.
+    fn compare(
+        &mut self,
+        cluster: &Cluster,
+        written: &Written,
+        kinds: &BTreeSet<String>,
+    ) -> anyhow::Result<usize> {
+        let documents = written.reading.documents().count();
+        if documents == 0 {
+            return Ok(0);
         }
-        match certificates::of_cluster(cluster) {
-            Ok(report) => {
-                let (wrong, notes) = certificates::findings(&report, SystemTime::now());
-                self.wrong.extend(wrong);
-                self.notes.extend(notes);
-            }
-            Err(error) => self.notes.push(format!(
-                "the operator can't be asked for its certificates: {error:#}"
-            )),
+        // kubectl fails at the first whose kind the API server doesn't know.
+        if ENFORCED.iter().any(|kind| !kinds.contains(*kind)) {
+            self.note(
+                Page::INSTALLING,
+                "the folder is not compared with the cluster, which lacks definitions of the mesh's kinds: \
+                 `meshwright check DIR` alone says what is wrong with it",
+            );
+            return Ok(0);
         }
+        let stored = stored(cluster, written.reading.documents())?;
+        for sentence in compared(written, &stored) {
+            self.wrong(Page::STORED, sentence);
+        }
+        Ok(documents)
     }
 
-    /// Asks the sidecars for plaintext callers and for ports to declare; returns how many answered, of
-    /// how many. That somebody may not ask them is no fault of the cluster's.
-    fn ask_sidecars(&mut self, cluster: &Cluster, written: &Written) -> (usize, usize) {
-        let everywhere = cluster.namespace.is_none();
-        let pods = match kubectl::pods(cluster, None, everywhere) {
-            Ok(pods) => pods,
-            Err(error) => {
-                self.notes.push(format!("{error:#}"));
-                return (0, 0);
-            }
+    /// The pods that are looked at, which are all that the user may see.
+    fn pods(&mut self, cluster: &Cluster) -> Value {
+        let mut asking = kubectl::command(cluster, None);
+        asking.args(["get", "pods"]);
+        if cluster.namespace.is_none() {
+            asking.arg("--all-namespaces");
+        }
+        kubectl::json(asking, None).unwrap_or_else(|error| {
+            let why = format_args!(
+                "pods without a sidecar can't be looked for, and no sidecar be asked: {error:#}"
+            );
+            self.note(Page::RIGHTS, why);
+            Value::Null
+        })
+    }
+
+    /// Looks at what the mesh itself is made of. There is one for the whole cluster: who checks one namespace
+    /// is told of no more than kinds that are missing. That somebody may not look is no fault of the
+    /// cluster's.
+    fn installation(
+        &mut self,
+        cluster: &Cluster,
+        pods: &Value,
+        kinds: &BTreeSet<String>,
+    ) -> Installation {
+        let installation = match cluster.namespace {
+            Some(_) => Installation::Unknown,
+            None => installation::look(cluster, pods, self),
         };
-        let mut waited = Vec::new();
-        let mut answered = 0;
-        for some in pods.get(..MOST_ASKED).unwrap_or(&pods).chunks(AT_A_TIME) {
-            let begun: Vec<_> = some
-                .iter()
-                .map(|pod| through(cluster, pod.namespace.as_deref(), &pod.name))
-                .collect();
-            for (pod, begun) in some.iter().zip(begun) {
-                match begun.and_then(|begun| asked(&begun.reached()?)) {
-                    Ok((callers, stalls)) => {
-                        answered += 1;
-                        self.notes.extend(lines(pod, &callers));
-                        waited.push((pod.to_string(), stalls));
-                    }
-                    Err(error) => self
-                        .notes
-                        .push(format!("the sidecar of {pod} can't be asked: {error:#}")),
+        match &installation {
+            Installation::There(operator) => {
+                self.add(operator.findings());
+                webhooks::look(cluster, true, self);
+                self.add(definitions::missing(kinds));
+                if operator.is_of_this_version() {
+                    definitions::compare(cluster, kinds, self);
+                }
+                if operator.answers() {
+                    self.ask_operator(cluster, Some(&operator.namespace));
+                }
+            }
+            Installation::Missing => {
+                installation::missing(cluster, kubectl::in_the_mesh(pods).len(), self);
+                if !kinds.is_empty() {
+                    self.note(
+                        Page::UNINSTALLED,
+                        "there are definitions of the mesh's kinds, which an earlier installation has left or somebody \
+                         else applies: a new one goes on with them, and with all objects",
+                    );
+                }
+                webhooks::look(cluster, false, self);
+            }
+            Installation::Unknown if kinds.is_empty() => self.note(
+                Page::INSTALLING,
+                "there are no definitions of the mesh's kinds: no Meshwright is installed here, or somebody has \
+                 deleted them; `meshwright check --cluster`, by somebody who may see all of it, says which",
+            ),
+            Installation::Unknown => {
+                self.add(definitions::missing(kinds));
+                if cluster.namespace.is_none() {
+                    webhooks::look(cluster, true, self);
+                    self.ask_operator(cluster, None);
                 }
             }
         }
-        let place = |service: &str, port: u16| written.port(service, port);
-        self.notes.extend(stalls::lines(&waited, place));
-        (answered, pods.len())
+        installation
     }
-}
 
-fn lines(pod: &Pod, callers: &[Caller]) -> Vec<String> {
-    let pod = pod.to_string();
-    callers.iter().map(|caller| caller.line(&pod)).collect()
-}
-
-fn asked(reached: &Reached) -> anyhow::Result<(Vec<Caller>, Vec<Stall>)> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let both = async {
-            let callers: Callers = serde_json::from_value(reached.get("/plaintext").await?)?;
-            let stalls: stalls::Answer = serde_json::from_value(reached.get("/stalls").await?)?;
-            anyhow::Ok((callers.callers, stalls.stalls))
+    /// Asks the operator for certificates that end soon.
+    fn ask_operator(&mut self, cluster: &Cluster, namespace: Option<&str>) {
+        let there = Cluster {
+            namespace: namespace.map(str::to_owned),
+            ..cluster.clone()
         };
-        timeout(ANSWER, both).await?
-    })
+        match certificates::of_cluster(&there) {
+            Ok(report) => {
+                let (wrong, notes) = certificates::findings(&report, SystemTime::now());
+                for sentence in wrong {
+                    self.wrong(Page::CERTIFICATES, sentence);
+                }
+                for sentence in notes {
+                    self.note(Page::CERTIFICATES, sentence);
+                }
+            }
+            Err(error) => self.note(
+                Page::RIGHTS,
+                format_args!("the operator can't be asked for its certificates: {error:#}"),
+            ),
+        }
+    }
+
+    /// Looks for pods that should have a sidecar and have none.
+    fn unmeshed(&mut self, cluster: &Cluster, pods: &Value) {
+        match unmeshed::lines(cluster, pods) {
+            Ok(lines) => {
+                for line in lines {
+                    self.wrong(Page::UNMESHED, line);
+                }
+            }
+            Err(error) => self.note(
+                Page::RIGHTS,
+                format_args!("pods without a sidecar can't be looked for: {error:#}"),
+            ),
+        }
+    }
 }

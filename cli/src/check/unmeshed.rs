@@ -16,11 +16,11 @@ use crate::sidecar::Cluster;
 /// Where the operator's own pods are, if nobody chose otherwise; they are labelled as well.
 const OPERATOR: &str = "meshwright-system";
 
-/// Looks for them; a sentence for each.
+/// Looks for them among `pods`; a sentence for each.
 ///
 /// # Errors
-/// When namespaces or pods can't be read.
-pub(super) fn lines(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+/// When namespaces can't be read.
+pub(super) fn lines(cluster: &Cluster, pods: &Value) -> anyhow::Result<Vec<String>> {
     let mut namespaces = kubectl::command(
         &Cluster {
             namespace: None,
@@ -31,15 +31,7 @@ pub(super) fn lines(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     namespaces.args(["get", "namespaces"]);
     // One by its name needs fewer rights than all.
     namespaces.args(&cluster.namespace);
-    let mut pods = kubectl::command(cluster, None);
-    pods.args(["get", "pods"]);
-    if cluster.namespace.is_none() {
-        pods.arg("--all-namespaces");
-    }
-    Ok(sentences(
-        &kubectl::json(namespaces, None)?,
-        &kubectl::json(pods, None)?,
-    ))
+    Ok(sentences(&kubectl::json(namespaces, None)?, pods))
 }
 
 fn sentences(namespaces: &Value, pods: &Value) -> Vec<String> {

@@ -63,25 +63,43 @@ pub struct Remains {
 /// # Errors
 /// When it can't be asked, or is too old.
 pub fn version(cluster: &Cluster) -> anyhow::Result<(Version, Option<String>)> {
+    let version = kubernetes(cluster)?;
+    match fits(version) {
+        Ok(untried) => Ok((version, untried)),
+        Err(too_old) => bail!(too_old),
+    }
+}
+
+/// The version of the cluster.
+///
+/// # Errors
+/// When it can't be asked.
+pub fn kubernetes(cluster: &Cluster) -> anyhow::Result<Version> {
     let mut asking = kubectl::command(cluster, None);
     asking.arg("version");
     let said = kubectl::json(asking, None)?;
     let text = said["serverVersion"]["gitVersion"].as_str();
-    let version = text.and_then(Version::read).context(
+    text.and_then(Version::read).context(
         "the cluster does not say its version: check with `kubectl version` that it can be reached",
-    )?;
+    )
+}
+
+/// Whether a cluster of this version can have the mesh: a sentence when that was not tried.
+///
+/// # Errors
+/// A sentence, when it is too old.
+pub fn fits(version: Version) -> Result<Option<String>, String> {
     if version < OLDEST {
-        bail!("the cluster is Kubernetes {version}, and Meshwright needs {OLDEST} to {NEWEST}");
+        return Err(format!(
+            "the cluster is Kubernetes {version}, and Meshwright needs {OLDEST} to {NEWEST}"
+        ));
     }
     let newer = version > NEWEST;
-    Ok((
-        version,
-        newer.then(|| {
-            format!(
-                "the cluster is Kubernetes {version}, which is newer than what was tried: {OLDEST} to {NEWEST}"
-            )
-        }),
-    ))
+    Ok(newer.then(|| {
+        format!(
+            "the cluster is Kubernetes {version}, which is newer than what was tried: {OLDEST} to {NEWEST}"
+        )
+    }))
 }
 
 /// What the user may not create of what an installation is made of, in kubectl's words for it.
@@ -342,6 +360,22 @@ mod tests {
             }
         }
         assert!(kinds > 5, "only {kinds} kinds");
+    }
+
+    #[test]
+    fn a_cluster_that_is_too_old_is_refused_and_one_that_was_not_tried_is_told() {
+        assert!(
+            fits(Version::new(1, 30))
+                .unwrap_err()
+                .contains("needs 1.31 to 1.35")
+        );
+        assert_eq!(fits(OLDEST), Ok(None));
+        assert_eq!(fits(NEWEST), Ok(None));
+        let untried = fits(Version::new(1, 36)).unwrap().unwrap();
+        assert!(
+            untried.contains("1.36, which is newer than what was tried"),
+            "{untried}"
+        );
     }
 
     #[test]

@@ -1,154 +1,15 @@
 //! Commands that ask a cluster. There is none here: a program called kubectl stands in for it, which
 //! answers what was recorded; `tests/cluster` has a real one.
 
-use std::fs::Permissions;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::process::Command;
-
 use cli::consumer::key::is_key;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::mesh::{Folder, route, until};
+use crate::mesh::route;
+use crate::stand_in::{StandIn, kinds, kubernetes, operator, pod, webhooks};
 use crate::tap::Runs;
-
-/// The stand-in: writes down what it is asked, and its own process when it forwards.
-const KUBECTL: &str = r#"#!/bin/sh
-cd "$STANDIN" || exit 1
-echo "$*" >> asked
-case "$*" in
-*'get --ignore-not-found -f -'*) cat > input; cat stored.json ;;
-*'get deployment/web'*) cat deployment.json ;;
-*'get apiroutes.meshwright.dev,ratelimits.meshwright.dev,retrypolicies.meshwright.dev'*) cat routes.json ;;
-*'get namespaces'*) cat namespaces.json ;;
-*'get pods'*) cat pods.json ;;
-*'get secrets'*) cat secrets.json ;;
-*'create -f - -o name'*) cat > created.json ;;
-*'patch secret'*) [ ! -e refuses ] || { echo 'Error from server (Forbidden): secrets' >&2; exit 1; } ;;
-*'delete secret'*) ;;
-*port-forward*)
-  echo $$ >> forwards
-  for last; do :; done
-  echo "Forwarding from 127.0.0.1:$FORWARDED -> ${last##*:}"
-  exec sleep 600 ;;
-*) echo "what is $*?" >&2; exit 1 ;;
-esac
-"#;
-
-/// What a sidecar was recorded to answer.
-const TAPPED: &str = r#"{"time":"2026-01-31T06:29:06.123456Z","direction":"outbound","method":"GET","host":"orders","path":"/1","service":"shop/orders","status":200,"outcome":"complete","duration_us":1234}"#;
-
-struct StandIn {
-    folder: Folder,
-    around: tempfile::TempDir,
-    forwarded: u16,
-}
-
-impl StandIn {
-    fn new(documents: &[Value]) -> Self {
-        let around = tempfile::tempdir().unwrap();
-        let kubectl = around.path().join("kubectl");
-        std::fs::write(&kubectl, KUBECTL).unwrap();
-        std::fs::set_permissions(kubectl, Permissions::from_mode(0o755)).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let forwarded = listener.local_addr().unwrap().port();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                std::thread::spawn(move || sidecar(stream));
-            }
-        });
-        let this = Self {
-            folder: Folder::new(documents),
-            around,
-            forwarded,
-        };
-        for (file, answer) in [
-            ("routes.json", json!({ "kind": "List", "items": [] })),
-            ("namespaces.json", json!({ "kind": "List", "items": [] })),
-            (
-                "pods.json",
-                json!({ "kind": "List", "items": [pod("web-5d9f")] }),
-            ),
-            (
-                "deployment.json",
-                json!({ "spec": { "selector": { "matchLabels": { "app": "web" } } } }),
-            ),
-        ] {
-            this.answers(file, &answer);
-        }
-        this
-    }
-
-    fn answers(&self, file: &str, answer: &Value) {
-        std::fs::write(self.path().join(file), answer.to_string()).unwrap();
-    }
-
-    fn path(&self) -> &Path {
-        self.around.path()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.folder.command(arguments);
-        let path = std::env::var("PATH").unwrap();
-        command
-            .env("PATH", format!("{}:{path}", self.path().display()))
-            .env("STANDIN", self.path())
-            .env("FORWARDED", self.forwarded.to_string());
-        command
-    }
-
-    fn kept(&self, file: &str) -> String {
-        std::fs::read_to_string(self.path().join(file)).unwrap_or_default()
-    }
-
-    /// Waits until no kubectl forwards any more.
-    fn nobody_forwards(&self) {
-        let ids = self.kept("forwards");
-        assert!(!ids.is_empty());
-        until("every kubectl has ended", || {
-            let mut ids = ids.lines();
-            ids.all(|id| !Path::new("/proc").join(id).exists())
-        });
-    }
-}
-
-/// A pod of the mesh, as the API server tells it.
-fn pod(name: &str) -> Value {
-    json!({
-        "metadata": { "namespace": "shop", "name": name },
-        "spec": { "initContainers": [{ "name": "meshwright-sidecar" }] },
-        "status": { "phase": "Running" },
-    })
-}
-
-/// Answers as the sidecar of that pod.
-fn sidecar(stream: TcpStream) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-    let mut lines = lines.by_ref().map_while(Result::ok);
-    let asked = lines.next().unwrap_or_default();
-    let _ = lines.find(String::is_empty);
-    let body = match asked.split(' ').nth(1).unwrap_or_default() {
-        "/plaintext" => json!({ "callers": [{ "address": "10.1.2.3", "service": "shop/web",
-            "requests": 2, "last": "2026-01-31T06:29:06Z" }], "forgotten": 0 })
-        .to_string(),
-        "/stalls" => json!({ "stalls": [{ "service": "shop/mail", "port": 25, "connections": 3,
-            "last": "2026-01-31T06:29:06Z" }], "forgotten": 0 })
-        .to_string(),
-        tap if tap.starts_with("/tap") => format!("{TAPPED}\n"),
-        _ => "an application".to_owned(),
-    };
-    let length = body.len();
-    let mut stream = stream;
-    let _ = write!(
-        stream,
-        "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}"
-    );
-}
 
 #[test]
 fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_waits() {
@@ -205,7 +66,8 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
             line("\"ports\"")
         ),
         ": Namespace shop is not in the cluster: `kubectl apply -f ".to_owned(),
-        "ApiRoute shop/orders: ResolvedRefs is False: there is no Service orders-v2 (BackendNotFound)"
+        "ApiRoute shop/orders: ResolvedRefs is False: there is no Service orders-v2 (BackendNotFound) \
+         (docs/troubleshooting.md#an-object-is-not-accepted)"
             .to_owned(),
         "Pod shop/late should have a sidecar and has none".to_owned(),
         "the operator can't be asked for its certificates: ".to_owned(),
@@ -218,6 +80,9 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
         assert!(said.contains(&told), "{told}\nis not in\n{said}");
     }
     assert_eq!(said.lines().count(), 9, "{said}");
+    // But for what was looked at, each leads into the documents.
+    let linked = said.lines().filter(|line| line.contains(" (docs/"));
+    assert_eq!(linked.count(), 8, "{said}");
     // Each object is asked for by its own name.
     let input: Value = serde_json::from_str(&cluster.kept("input")).unwrap();
     assert_eq!(
@@ -243,6 +108,86 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
     let last = "--context test --namespace shop get \
                 apiroutes.meshwright.dev,ratelimits.meshwright.dev,retrypolicies.meshwright.dev -o json";
     assert!(asked.lines().any(|line| line == last), "{asked}");
+}
+
+#[test]
+fn check_tells_what_is_wrong_with_the_installation_itself() {
+    let cluster = StandIn::new(&[]);
+    let check = || {
+        let checked = cluster.command(&["check", "--cluster"]).output().unwrap();
+        let said = String::from_utf8(checked.stdout).unwrap();
+        (checked.status.code(), said)
+    };
+    let (code, said) = check();
+    assert_eq!(code, Some(0), "{said}");
+
+    cluster.answers("version.json", &kubernetes("v1.30.2"));
+    let mut behind = operator();
+    behind["items"][0]["spec"]["replicas"] = json!(3);
+    cluster.answers("operator.json", &behind);
+    cluster.answers("webhooks.json", &json!({ "kind": "List", "items": [] }));
+    let mut fewer = kinds();
+    fewer["resources"].as_array_mut().unwrap().pop();
+    cluster.answers("kinds.json", &fewer);
+    let mut old = pod("web-5d9f");
+    old["spec"]["initContainers"][0]["image"] = json!("ghcr.io/meshwright/sidecar:9.0.0");
+    cluster.answers("pods.json", &json!({ "kind": "List", "items": [old] }));
+    let (code, said) = check();
+    assert_eq!(code, Some(1), "{said}");
+    for told in [
+        "the cluster is Kubernetes 1.30, and Meshwright needs 1.31 to 1.35: upgrade the cluster first (docs/install.md#",
+        "1 of 3 replicas of the operator are ready: `kubectl describe pods -n mesh ",
+        "there is no MutatingWebhookConfiguration meshwright-injector, so that pods are created without a sidecar: ",
+        "there is no ValidatingWebhookConfiguration meshwright-validator, so that ",
+        "there is no CustomResourceDefinition retrypolicies.meshwright.dev, so that ",
+        "1 sidecar is of version 9.0.0, and the operator of ",
+    ] {
+        assert!(said.contains(told), "{told}\nis not in\n{said}");
+    }
+    let asked = cluster.kept("asked");
+    assert!(
+        asked.contains("get apiroutes.meshwright.dev,ratelimits.meshwright.dev --all-namespaces")
+    );
+}
+
+#[test]
+fn before_an_installation_check_says_how_to_install_and_is_not_wrong() {
+    let cluster = StandIn::new(&[route("2s")]);
+    std::fs::remove_file(cluster.path().join("kinds.json")).unwrap();
+    let none = json!({ "kind": "List", "items": [] });
+    for file in ["operator.json", "webhooks.json", "pods.json"] {
+        cluster.answers(file, &none);
+    }
+    std::fs::write(cluster.path().join("may"), "yes\n").unwrap();
+    let folder = cluster.folder.path().to_str().unwrap();
+    let check = |may: &str| {
+        std::fs::write(cluster.path().join("may"), may).unwrap();
+        let mut checking = cluster.command(&["check", folder, "--cluster"]);
+        let checked = checking.output().unwrap();
+        let said = String::from_utf8(checked.stdout).unwrap();
+        (checked.status.code(), said)
+    };
+    let (code, said) = check("yes\n");
+    assert_eq!(code, Some(0), "{said}");
+    for told in [
+        "no Meshwright is installed here: `meshwright install` does that, and you may create all that it makes (docs/",
+        "the folder is not compared with the cluster, which lacks definitions of the mesh's kinds",
+        "0 documents compared with what is stored, 0 objects of the mesh looked at, 0 of 0 sidecars asked",
+    ] {
+        assert!(said.contains(told), "{told}\nis not in\n{said}");
+    }
+    assert_eq!(said.lines().count(), 3, "{said}");
+    let (code, said) = check("no\n");
+    assert_eq!(code, Some(0), "{said}");
+    let told = "`meshwright install` does that, but you may not create namespaces, create customresourcedefinitions";
+    assert!(said.contains(told), "{said}");
+
+    // What stops pods from being created is wrong before, too.
+    cluster.answers("webhooks.json", &webhooks());
+    let (code, said) = check("yes\n");
+    assert_eq!(code, Some(1), "{said}");
+    let told = "MutatingWebhookConfiguration meshwright-injector is there without an operator, so that no pod ";
+    assert!(said.contains(told), "{said}");
 }
 
 #[test]

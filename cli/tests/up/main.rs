@@ -18,6 +18,7 @@ mod outside;
 mod port_forward;
 mod programs;
 mod stalls;
+mod stand_in;
 mod tap;
 
 use std::net::TcpListener;

@@ -324,6 +324,16 @@ impl Ca {
             };
             let step = match &before {
                 Some(before) => before.stepped(&moment)?,
+                // Somebody has deleted them, and every leaf in force hangs on them: they are put back.
+                // Who means it, because a key was stolen, stops every replica first.
+                None if self.lock().is_some() => {
+                    tracing::warn!(
+                        "the certificate authority's keys are gone from where they are kept, and are put back"
+                    );
+                    self.lock()
+                        .as_ref()
+                        .map(|held| Authorities::clone(&held.authorities))
+                }
                 None => Some(Authorities::first(&moment).map_err(|error| match &problem {
                     Some(problem) => Error::Unusable(problem.clone()),
                     None => error,

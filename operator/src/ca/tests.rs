@@ -272,6 +272,24 @@ async fn an_operator_that_starts_again_goes_on_with_the_same_root() {
     assert_eq!(pem, bundle.to_pem());
 }
 
+#[tokio::test]
+async fn keys_that_somebody_deletes_are_put_back_by_whoever_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = open(folder.path()).await;
+    let bundle = ca.bundle().borrow().clone();
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    ca.refresh(SystemTime::now(), |_| None).await.unwrap();
+    assert_eq!(
+        *ca.bundle().borrow(),
+        bundle,
+        "nobody is told of another root"
+    );
+    let again = open(folder.path()).await;
+    assert_eq!(*again.bundle().borrow(), bundle, "nor is anybody later");
+}
+
 /// Keeps nothing of the first saves: another replica was first each time.
 struct Crowded {
     folder: Folder,

@@ -88,7 +88,9 @@ fn answer(deltas: Deltas) -> http::Response<tonic::body::Body> {
     response
 }
 
-fn frames(deltas: Deltas) -> impl Stream<Item = Result<Frame<Bytes>, Status>> + Send {
+fn frames(
+    deltas: impl Stream<Item = Result<Delta, Status>> + Unpin + Send,
+) -> impl Stream<Item = Result<Frame<Bytes>, Status>> + Send {
     stream::unfold(Some(deltas), async |deltas| {
         let mut deltas = deltas?;
         let status = match deltas.next().await {
@@ -120,16 +122,10 @@ fn framed(delta: &Delta) -> Result<Bytes, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::sync::mpsc;
 
     /// What a stream of these becomes.
     async fn sent(deltas: Vec<Result<Delta, Status>>) -> Vec<Frame<Bytes>> {
-        let (sender, receiver) = mpsc::channel(deltas.len().max(1));
-        for delta in deltas {
-            sender.send(delta).await.unwrap();
-        }
-        drop(sender);
-        let frames: Vec<_> = frames(Deltas::new(receiver)).collect().await;
+        let frames: Vec<_> = frames(stream::iter(deltas)).collect().await;
         frames.into_iter().map(Result::unwrap).collect()
     }
 

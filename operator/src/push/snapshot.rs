@@ -153,6 +153,10 @@ impl Snapshot {
     /// What someone with these keys who asked that receives beside: the Services that it calls, those
     /// that these lead to, and so on. Those of its own namespace it receives in any case.
     pub(super) fn reach(&self, keys: &mut Audience, asked: &Asked, own_namespace: &str) {
+        // It has them all.
+        if keys.contains(&AudienceKey::AnyService) {
+            return;
+        }
         let questions = asked.iter().filter_map(Question::of);
         let mut found: Vec<_> = questions.flat_map(|asked| self.services(&asked)).collect();
         found.extend(keys.iter().flat_map(|key| self.around(key)));
@@ -237,11 +241,21 @@ fn service(endpoints: &ResourceId) -> ObjectKey {
 
 // === impl StreamView ===
 
+impl StreamView {
+    /// Whether the sidecar is older than this kind, and could not even read its name.
+    fn is_beyond(&self, id: &ResourceId) -> bool {
+        id.kind == Kind::Networks && self.keys.contains(&AudienceKey::AnyService)
+    }
+}
+
 impl View for StreamView {
     fn get(&self, id: &ResourceId) -> Option<Resource> {
         if id.kind == Kind::Lookup {
             let asked = self.asked.contains(id);
             return asked.then(|| self.snapshot.answer(id)).flatten();
+        }
+        if self.is_beyond(id) {
+            return None;
         }
         let compiled = self.snapshot.get(id)?;
         let meant = !self.keys.is_disjoint(&compiled.audience);
@@ -255,7 +269,8 @@ impl View for StreamView {
             .flat_map(|key| self.snapshot.ids(key))
             .collect();
         let asked = self.asked.iter();
-        all.into_iter().chain(asked).cloned().collect()
+        let all = all.into_iter().filter(|id| !self.is_beyond(id));
+        all.chain(asked).cloned().collect()
     }
 
     /// Of Secrets, those of the pod's namespace count: nothing else is compiled for it from any.

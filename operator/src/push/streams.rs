@@ -272,14 +272,19 @@ impl Streams {
         self.touched.notify_one();
     }
 
-    /// The stream's sidecar is older than questions are: it is told of every Service unasked.
+    /// The stream's sidecar is older than questions are: it is told of every Service unasked, and of no
+    /// answers, which it could not read.
     pub(super) fn cannot_ask(&self, id: StreamId) {
+        let asked = Vec::from_iter(self.view(id).asked.iter().cloned());
+        self.asked(id, Vec::new(), &asked);
         let mut inner = self.lock();
         let inner = &mut *inner;
         let Some(stream) = inner.streams.get(&id).filter(|stream| !stream.ended) else {
             return;
         };
-        let mut keys = stream.keys.clone();
+        let keys = stream.keys.iter();
+        let keys = keys.filter(|key| !matches!(key, AudienceKey::Service(..)));
+        let mut keys: Audience = keys.cloned().collect();
         keys.insert(AudienceKey::AnyService);
         let snapshot = inner.snapshot.clone();
         let gained = inner.regroup(id, keys, &snapshot, &snapshot);

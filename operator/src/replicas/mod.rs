@@ -175,13 +175,15 @@ impl Replicas {
         let mut changed = self.changed.subscribe();
         let mut leader = self.leader.clone();
         loop {
+            // Before the look: who leads may change while it lasts.
+            let leads = leader.as_mut().map(|one| one.borrow_and_update().clone());
             let next = self.look(Instant::now());
             // Many pods that come together are one look.
             sleep(SPACING).await;
             tokio::select! {
                 _ = comings.changed() => {}
                 _ = changed.changed() => {}
-                () = another(&mut leader) => {}
+                () = another(&mut leader, leads) => {}
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
@@ -455,12 +457,11 @@ fn behind(sum: &mut Programmed, said: Option<&Digest>, reported: &Reported, audi
     }
 }
 
-/// Waits until somebody else leads, or this replica does; for ever where there is no other.
-async fn another(leader: &mut Option<watch::Receiver<Leader>>) {
-    let Some(leader) = leader else {
+/// Waits until somebody else leads than `before`, or this replica does; for ever where there is no other.
+async fn another(leader: &mut Option<watch::Receiver<Leader>>, before: Option<Leader>) {
+    let Some((leader, before)) = leader.as_mut().zip(before) else {
         return std::future::pending().await;
     };
-    let before = leader.borrow_and_update().clone();
     if leader.wait_for(|now| !now.is_same(&before)).await.is_err() {
         std::future::pending().await
     }

@@ -286,3 +286,19 @@ async fn who_does_not_lead_counts_its_own_sidecars_alone() {
     said.send_replace(Leader::Us { until });
     assert_eq!(counts(&replicas), are("0/2", &[], &["a", "b"]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_begins_to_lead_during_a_look_looks_again() {
+    let replicas = replica(&["a", "b"]);
+    let (said, leader) = watch::channel(Leader::Nobody);
+    let replicas = Replicas::new(replicas.streams.clone(), Some(leader));
+    let keeping = tokio::spawn(replicas.clone().keep());
+    // Its look is over, and what came together with it has its time.
+    tokio::time::sleep(SPACING / 2).await;
+    let until = Instant::now() + RETURN * 10;
+    said.send_replace(Leader::Us { until });
+    tokio::time::sleep(SPACING * 2).await;
+    let counted = replicas.programmed(&object());
+    assert_eq!((counted.n, counted.m, counted.absent), (0, 2, 2));
+    keeping.abort();
+}

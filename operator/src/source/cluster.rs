@@ -278,8 +278,12 @@ impl World {
     }
 
     /// The API server knows no such kind. Answers whether that settles it: where none was ever seen,
-    /// after a while. What was seen holds on.
+    /// after a while. What was seen holds on. Of ApiRoutes it never does: they say who may enter, and new
+    /// pods that were told of none would let everybody in.
     fn not_installed(&mut self, input: Input) -> bool {
+        if input == Input::ApiRoute {
+            return false;
+        }
         let since = *self.absent.entry(input).or_insert_with(Instant::now);
         since.elapsed() >= ABSENT && self.listed.insert(input)
     }

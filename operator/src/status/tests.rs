@@ -154,6 +154,34 @@ async fn what_was_too_early_is_looked_at_again_when_it_changes() {
 }
 
 #[tokio::test]
+async fn what_changes_while_it_is_found_too_early_is_looked_at_soon() {
+    let mut schedule = Schedule::default();
+    let now = Instant::now();
+    schedule.touch([object("orders")].into(), now, FIRST);
+    schedule.start(now + FIRST).unwrap();
+    schedule.touch([object("orders")].into(), now + FIRST, FIRST);
+    schedule.done(object("orders"), &Written::Early(now + RETURN), now + FIRST);
+    assert_eq!(schedule.next(), Some(now + FIRST + SPACING));
+}
+
+#[tokio::test]
+async fn among_many_who_waits_longest_is_written_first_however_often_others_change() {
+    let mut schedule = Schedule::default();
+    let now = Instant::now();
+    schedule.touch([object("a"), object("z")].into(), now, FIRST);
+    let mut written = Vec::new();
+    for round in 0..3 {
+        let at = now + FIRST + SPACING * round;
+        let started = schedule.start(at).unwrap();
+        schedule.done(started.clone(), &Written::Done, at);
+        written.push(started);
+        // The first by name changes all the time.
+        schedule.touch([object("a")].into(), at, FIRST);
+    }
+    assert!(written.contains(&object("z")), "{written:?}");
+}
+
+#[tokio::test]
 async fn a_failed_write_is_tried_again_with_growing_pauses() {
     let mut schedule = Schedule::default();
     let now = Instant::now();

@@ -43,7 +43,9 @@ const LOOK: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// The most certificates in the `caBundle`: the newest. Replicas that live see to it that theirs is
 /// among them.
-const MAX_KNOWN: usize = 8;
+const MAX_KNOWN: usize = 32;
+/// How often it is tried again at once when another replica was first.
+const CONFLICTS: usize = 5;
 
 /// Why the webhook can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +66,16 @@ pub enum Error {
         /// What the API server says.
         error: Box<kube::Error>,
     },
+}
+
+impl Error {
+    /// Somebody else has changed the configuration since it was read.
+    fn is_conflict(&self) -> bool {
+        let Error::Tell { error, .. } = self else {
+            return false;
+        };
+        matches!(&**error, kube::Error::Api(status) if status.code == 409)
+    }
 }
 
 /// Makes certificates for the webhook, and sees to it that the API server knows them.
@@ -147,9 +159,17 @@ impl Serving {
         self.tell(&[&self.current.certificate], now).await
     }
 
-    /// Adds what is missing to each `caBundle`.
+    /// Adds what is missing to each `caBundle`. Replicas that start together change it at once: who came
+    /// second reads it again.
     async fn tell(&self, own: &[&CertificateDer<'static>], now: SystemTime) -> Result<(), Error> {
-        tell(&self.injector, INJECTOR, own, now).await?;
+        let mut told = tell(&self.injector, INJECTOR, own, now).await;
+        for _ in 0..CONFLICTS {
+            if !told.as_ref().is_err_and(Error::is_conflict) {
+                break;
+            }
+            told = tell(&self.injector, INJECTOR, own, now).await;
+        }
+        told?;
         // Without it nothing is judged before it is stored, and that is all: it must not keep the
         // injector's from being renewed.
         if let Err(error) = tell(&self.validator, VALIDATOR, own, now).await {

@@ -107,8 +107,12 @@ impl State {
     pub fn question(&self, address: SocketAddr) -> Option<Question> {
         let known = match self.called(address) {
             Some(called) if called.place.is_none() => true,
-            // Of several Services over a pod the first is meant, and of another namespace not all are held.
-            Some(called) => self.is_own(called.service.key.parts().0),
+            // Of several Services over a pod the one whose address it is is meant, and of another namespace
+            // not all are held: what a Service of the own one merely names may be a pod of theirs.
+            Some(called) => {
+                self.is_own(called.service.key.parts().0)
+                    && called.endpoint().is_some_and(|one| one.own_address)
+            }
             None => self.is_virtual(address.ip()),
         };
         if known || !self.answers.is_inside(address.ip()) {
@@ -210,11 +214,16 @@ mod tests {
     use super::*;
 
     fn service(key: &str, virtual_address: &str, pod: &str) -> Arc<Service> {
+        over(key, virtual_address, pod, true)
+    }
+
+    /// A Service over an address that is the pod's own, or that an EndpointSlice merely names.
+    fn over(key: &str, virtual_address: &str, pod: &str, own_address: bool) -> Arc<Service> {
         let (namespace, name) = key.split_once('/').unwrap();
         let endpoint = mesh::Endpoint {
             address: pod.into(),
             port: 8080,
-            own_address: true,
+            own_address,
             ..Default::default()
         };
         let port = mesh::ServicePort {
@@ -316,6 +325,20 @@ mod tests {
             !asks(&built, "10.244.1.3:8080"),
             "of the own namespace all are held"
         );
+    }
+
+    #[test]
+    fn an_address_that_a_slice_of_the_own_namespace_merely_names_is_asked_about() {
+        let mut built = built(&["10.96.0.0/16", "10.244.0.0/16"]);
+        let named = over("web/theirs", "10.96.0.9", "10.244.1.2", false);
+        built.services.insert("endpoints/web/theirs".into(), named);
+        assert!(
+            asks(&built, "10.244.1.2:8080"),
+            "it may be a pod of another namespace, with policies of its own"
+        );
+        let question = Question::Address("10.244.1.2".parse().unwrap());
+        built.answers.extend([answer(&question, &[])]);
+        assert!(!asks(&built, "10.244.1.2:8080"), "it is nobody else's");
     }
 
     #[test]

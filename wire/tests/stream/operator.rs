@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{StreamExt, stream::BoxStream};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::DuplexStream,
@@ -31,7 +31,7 @@ use wire::{
     },
     lookup::Question,
     resource::Hash,
-    server::{self, Deltas, Mailbox, Subscriber},
+    server::{self, Mailbox, Subscriber},
 };
 
 use crate::snapshot::{Enforced, Snapshot, Volume};
@@ -209,29 +209,21 @@ impl Operator {
 
 #[tonic::async_trait]
 impl Discovery for Operator {
-    type StreamStream = Deltas;
+    type StreamStream = BoxStream<'static, Result<Delta, Status>>;
 
     async fn stream(
         &self,
         request: Request<Streaming<FromSidecar>>,
-    ) -> Result<Response<Deltas>, Status> {
-        let mut deltas = server::serve(request.into_inner(), self.mailbox(), self.subscriber());
-        if !self.shared.before_questions.load(Ordering::SeqCst) {
-            return Ok(Response::new(deltas));
-        }
-        let (sender, silent) = mpsc::channel(2);
-        tokio::spawn(async move {
-            while let Some(delta) = deltas.next().await {
-                let delta = delta.map(|delta| Delta {
-                    answers_lookups: false,
-                    ..delta
-                });
-                if sender.send(delta).await.is_err() {
-                    return;
-                }
-            }
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let deltas = server::serve(request.into_inner(), self.mailbox(), self.subscriber());
+        let silent = self.shared.before_questions.load(Ordering::SeqCst);
+        let deltas = deltas.map(move |delta| {
+            delta.map(|delta| Delta {
+                answers_lookups: delta.answers_lookups && !silent,
+                ..delta
+            })
         });
-        Ok(Response::new(Deltas::new(silent)))
+        Ok(Response::new(deltas.boxed()))
     }
 }
 

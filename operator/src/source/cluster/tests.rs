@@ -321,6 +321,18 @@ async fn a_kind_that_is_not_installed_keeps_no_other_waiting_and_is_followed_onc
 }
 
 #[tokio::test]
+async fn nothing_is_compiled_as_long_as_nobody_knows_who_may_enter() {
+    let (server, client) = ApiServer::start().await;
+    server.refuse("apiroutes", 404);
+    let mut cluster = cluster(&client);
+    let waited = timeout(ABSENT * 3, cluster.changed()).await;
+    assert!(waited.is_err(), "{waited:?}");
+    server.list("apiroutes", "17", json!([route("12", json!(["orders"]))]));
+    server.refuse("apiroutes", None);
+    assert_eq!(hosts(&changed(&mut cluster).await), ["orders"]);
+}
+
+#[tokio::test]
 async fn objects_that_cannot_be_read_are_counted_until_they_can_or_are_gone() {
     let (server, client) = ApiServer::start().await;
     server.list("apiroutes", "17", json!([route("12", json!(7))]));

@@ -270,7 +270,7 @@ fn the_bundle_does_not_grow_without_end() {
     let now = SystemTime::now();
     let mut bundle = Vec::new();
     let mut last = Vec::new();
-    for age in (0..20).rev() {
+    for age in (0..MAX_KNOWN as u64 + 4).rev() {
         let one = own(now - Duration::from_secs(age));
         bundle = merged(&bundle, &[&one.certificate], now).unwrap();
         last.push(one.certificate);
