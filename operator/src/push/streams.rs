@@ -181,7 +181,7 @@ impl Streams {
         let id = inner.last;
         let owner = Owner::of(&subscriber, inner.snapshot.pod(&subscriber.pod));
         // What others of its Deployment call it will call too.
-        let asked: Asked = Arc::new(inner.remembered.of(&owner));
+        let asked: Asked = Arc::new(inner.remembered.joined(&owner));
         for question in &*asked {
             let asking = inner.asked.entry(question.clone()).or_default();
             asking.insert(id);
