@@ -21,7 +21,8 @@ use super::remembered::{Owner, Remembered};
 use super::snapshot::{Asked, Snapshot, StreamView};
 use reach::keys;
 
-/// The most streams at once: each costs some 55 KiB (docs/performance.md) and a place in every publication.
+/// The most streams at once, however much memory there is: each costs some 55 KiB (docs/performance.md) and a
+/// place in every publication.
 pub const MAX_STREAMS: usize = 10_000;
 /// How many sidecars are named where some are.
 pub(crate) const NAMED: usize = 10;
@@ -34,6 +35,8 @@ pub struct Streams {
     touched: Notify,
     /// Streams have begun or ended, or pods have come or gone: counted.
     pub(super) comings: watch::Sender<u64>,
+    /// How many streams there is room for; unknown, [`MAX_STREAMS`].
+    room: Option<usize>,
 }
 
 /// Whom a stream serves, as its certificate proves.
@@ -72,8 +75,8 @@ pub struct Programmed {
 /// Why a stream can't begin.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
-    #[error("this replica serves {MAX_STREAMS} streams already; try another one")]
-    Full,
+    #[error("this replica serves {0} streams already; try another one")]
+    Full(usize),
     #[error("this replica of the operator is going away")]
     Closed,
 }
@@ -115,6 +118,14 @@ pub(super) struct Stream {
 // === impl Streams ===
 
 impl Streams {
+    /// None yet, and room for so many at once, [`MAX_STREAMS`] at most.
+    pub fn with_room(streams: usize) -> Streams {
+        Streams {
+            room: Some(streams.min(MAX_STREAMS)),
+            ..Streams::default()
+        }
+    }
+
     /// Publishes what was compiled, and wakes the streams that it concerns.
     pub fn publish(&self, inputs: &Inputs, output: &Output) {
         let mut inner = self.lock();
@@ -174,8 +185,9 @@ impl Streams {
             inner.end(older);
         }
         // Those that have ended are on their way out: however often a pod calls, it takes one place.
-        if inner.pods.len() >= MAX_STREAMS {
-            return Err(Refused::Full);
+        let room = self.room.unwrap_or(MAX_STREAMS);
+        if inner.pods.len() >= room {
+            return Err(Refused::Full(room));
         }
         inner.last += 1;
         let id = inner.last;
