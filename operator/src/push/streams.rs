@@ -59,6 +59,8 @@ pub struct Programmed {
     pub n: usize,
     /// Sidecars that should.
     pub m: usize,
+    /// How many of those that should are told of it because they call it from another namespace.
+    pub callers: usize,
     /// Some that haven't answered yet, as `namespace/pod`; ten at most.
     pub waiting: Vec<String>,
     /// Some that refuse, as `namespace/pod`, and why; ten at most.
@@ -381,6 +383,7 @@ impl Streams {
         let mut programmed = Programmed {
             n: count.n,
             m: count.m,
+            callers: count.callers,
             ..Programmed::default()
         };
         for (id, lag) in &count.lagging {

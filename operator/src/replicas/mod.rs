@@ -148,6 +148,7 @@ impl Replicas {
         }
         sum.absent = others.absent.count(&audience);
         sum.m += sum.absent;
+        sum.callers = sum.callers.min(sum.m);
         sum.absentees = names(others.absent.meant(&audience).take(NAMED));
         sum
     }
@@ -434,6 +435,7 @@ fn add(sum: &mut Programmed, said: &Programmed, moved: usize) {
     let m = said.m.saturating_sub(moved);
     sum.m += m;
     sum.n += m.saturating_sub(lagging);
+    sum.callers += said.callers;
     let room = NAMED.saturating_sub(sum.waiting.len());
     sum.waiting.extend(said.waiting.iter().take(room).cloned());
     let room = NAMED.saturating_sub(sum.rejected.len());
@@ -448,6 +450,7 @@ fn behind(sum: &mut Programmed, said: Option<&Digest>, reported: &Reported, audi
     let known = said.map_or(0, |digest| digest.programmed.m);
     let known = known.saturating_sub(moved.len());
     sum.m += still.max(known);
+    sum.callers += said.map_or(0, |digest| digest.programmed.callers);
     let room = NAMED.saturating_sub(sum.waiting.len()).min(still);
     let meant = pods.meant(audience);
     let meant = meant.filter(|pod| moved.since(pod).is_none());

@@ -104,8 +104,10 @@ async fn counts_of_several_replicas_add_up_and_who_is_connected_nowhere_is_told_
     let (two, _told) = begin(&replicas, "two");
     let (object, mut half) = digest(&replicas, 0, 1);
     half.as_mut().unwrap().programmed.waiting = vec!["shop/c".to_owned()];
-    two.say(says(&["c"], vec![(object, half)]), Instant::now())
-        .unwrap();
+    half.as_mut().unwrap().programmed.callers = 1;
+    let told = (object.clone(), half);
+    two.say(says(&["c"], vec![told]), Instant::now()).unwrap();
+    assert_eq!(replicas.programmed(&object).callers, 1);
     assert_eq!(counts(&replicas), are("2/4", &["c"], &["d"]));
     assert_eq!(replicas.len(), 2);
     assert!(!replicas.is_settled());
