@@ -115,8 +115,12 @@ async fn rolled(shop: &Shop) -> Result<Vec<Asked>> {
     let before = operators(cluster).await?;
     upgrade(cluster, NEXT).await?;
     back(shop).await?;
-    let after = operators(cluster).await?;
-    ensure!(after.iter().all(|pod| !before.contains(pod)), "{after:?}");
+    wait_until("the operator before has ended", PODS, async || {
+        let after = operators(cluster).await?;
+        ensure!(after.iter().all(|pod| !before.contains(pod)), "{after:?}");
+        Ok(())
+    })
+    .await?;
     // Who was there before is told of edits by the next version, and carries them out.
     let edited = shop.route("orders").replace("name: all", "name: edited");
     cluster.apply(&edited).await?;

@@ -137,17 +137,20 @@ impl World {
         Ok(())
     }
 
-    /// Every sidecar is killed while there is no operator, and one of this version starts from what it
-    /// had kept.
-    pub(crate) async fn restart_without_operator(&self, version: &Version) -> Result<()> {
-        self.mesh.kill_operator().await?;
+    /// The operator is gone, and what it said last is in force.
+    pub(crate) async fn kill_operator(&self) -> Result<()> {
+        self.mesh.kill_operator().await
+    }
+
+    /// Every sidecar is killed, and one of this version starts from what it had kept.
+    pub(crate) async fn sidecars_become(&self, version: &Version) -> Result<()> {
         let destinations = self.orders.iter().map(|orders| &orders.sidecar);
         for sidecar in destinations.chain(self.callers.iter().map(Client::sidecar)) {
             sidecar.kill().await?;
             sidecar.start_of(&version.folder)?;
             sidecar.ready().await?;
         }
-        self.each_is("without an operator", self.edit.load(Ordering::Relaxed))
+        self.each_is("sidecars are others", self.edit.load(Ordering::Relaxed))
             .await
     }
 

@@ -361,7 +361,7 @@ impl<'a> Attempts<'a> {
                     }
                     Reason::TryTimeout | Reason::RequestTimeout => trial.failed(Timeout),
                     // As it does when it is about to end, in good order.
-                    Reason::StreamRefused => drop(trial),
+                    Reason::StreamRefused | Reason::KeptConnectionClosed => drop(trial),
                     reason if reason.unsent() => trial.failed(Connect),
                     // A kept connection that was closed says nothing.
                     _ if request.is_some() => drop(trial),
@@ -374,6 +374,7 @@ impl<'a> Attempts<'a> {
         match of_the_mesh(lease.from_peer(), response) {
             Some(reason) if reason.fault() == Fault::Caller => trial.answered(),
             Some(Reason::ApplicationUnreachable) => trial.failed(Connect),
+            Some(Reason::KeptConnectionClosed) => drop(trial),
             Some(Reason::UpstreamReset | Reason::BadResponse) => trial.failed(Reset),
             Some(Reason::RequestTimeout | Reason::IdleTimeout) if self.cx.sent().is_awaited() => {
                 trial.forgive();
@@ -419,7 +420,9 @@ impl<'a> Attempts<'a> {
                 _ if self.cx.broke_off_itself() => None,
                 // Another endpoint would meet the same.
                 reason if reason.is_ours() => None,
-                Reason::StreamRefused => Some(Failure::RefusedStream),
+                Reason::StreamRefused | Reason::KeptConnectionClosed => {
+                    Some(Failure::RefusedStream)
+                }
                 Reason::ConnectFailed | Reason::PeerNotVerified => Some(Failure::ConnectFailure),
                 Reason::UpstreamReset => Some(Failure::Reset),
                 Reason::TryTimeout => Some(Failure::PerTryTimeout),

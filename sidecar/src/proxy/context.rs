@@ -289,7 +289,7 @@ impl Context {
     /// because of whom it was sent to.
     pub fn unanswered(&self, error: Error) -> Error {
         match error.reason {
-            Reason::UpstreamReset if self.broke_off_itself() => {
+            Reason::UpstreamReset | Reason::KeptConnectionClosed if self.broke_off_itself() => {
                 Error::new(Reason::BadRequest, "the request's body broke off")
             }
             _ => error,

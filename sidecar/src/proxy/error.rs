@@ -59,8 +59,8 @@ macro_rules! reasons {
                 match self { $(Reason::$variant => Fault::$fault,)* }
             }
 
-            /// Whether the request surely never reached the application, so that sending it again
-            /// can do nothing twice.
+            /// Whether sending it again does nothing that it must not: the request surely never reached
+            /// the application, or is one that may be carried out twice.
             pub const fn unsent(self) -> bool {
                 match self { $(Reason::$variant => $unsent,)* }
             }
@@ -119,6 +119,11 @@ reasons! {
     /// The connection ended before the response did.
     UpstreamReset = "upstream_reset", BAD_GATEWAY, Target, false,
         "The service ended the connection before it answered.";
+    /// A connection that was kept after an earlier answer ended before this one. Servers that end, or that have
+    /// kept it long enough, do that with what they have not read; a request that may be carried out twice
+    /// (RFC 9110, 9.2.2) is as good as one that was not sent, and only such a one is told so.
+    KeptConnectionClosed = "kept_connection_closed", BAD_GATEWAY, Target, true,
+        "The service ended a connection that it had kept, before it answered.";
     /// The answer is no HTTP.
     BadResponse = "bad_response", BAD_GATEWAY, Target, false,
         "The service answered with something that is not HTTP.";

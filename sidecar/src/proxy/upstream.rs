@@ -120,7 +120,8 @@ pub struct Connection {
 }
 
 enum Sender {
-    H1(h1::Exchange),
+    /// And whether it has carried others before.
+    H1(h1::Exchange, bool),
     H2(http2::SendRequest<RequestBody>),
 }
 
@@ -177,7 +178,10 @@ impl Upstream {
         // the least busy one to every request.
         let mut lease = Lease::new(self);
         let sender = match speak {
-            Speak::Http1 => Sender::H1(self.h1_exchange().await?),
+            Speak::Http1 => {
+                let (exchange, kept) = self.h1_exchange().await?;
+                Sender::H1(exchange, kept)
+            }
             Speak::Http2 => {
                 let (sender, streams) = self.h2_sender().await?;
                 lease.kind = LeaseKind::H2(streams);
@@ -394,15 +398,18 @@ impl Connection {
     /// Sends the request; the lease must live as long as the response's body.
     ///
     /// # Errors
-    /// `upstream_reset`, `bad_response`. The request comes back when nothing of it was written, as
-    /// happens when a kept connection was closed by the other side: it can be sent again.
+    /// `upstream_reset`, `bad_response`, and `kept_connection_closed` of a request that may be carried out
+    /// twice. The request comes back when nothing of it was written, as happens when a kept connection was
+    /// closed by the other side: it can be sent again.
     pub async fn send(
         self,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Lease), (Error, Option<Request<RequestBody>>)> {
         let Self { sender, mut lease } = self;
+        let mut met_the_end = false;
         let sent = match sender {
-            Sender::H1(mut exchange) => {
+            Sender::H1(mut exchange, kept) => {
+                met_the_end = kept && request.method().is_idempotent();
                 let sent = exchange.send(request).await;
                 lease.kind = LeaseKind::H1(Some(exchange));
                 sent
@@ -413,7 +420,11 @@ impl Connection {
             Ok(response) => Ok((response, lease)),
             Err(mut error) => {
                 let request = error.take_message();
-                Err((Error::exchange(&error.into_error()), request))
+                let mut error = Error::exchange(&error.into_error());
+                if met_the_end && request.is_none() && error.reason == Reason::UpstreamReset {
+                    error.reason = Reason::KeptConnectionClosed;
+                }
+                Err((error, request))
             }
         }
     }

@@ -167,16 +167,22 @@ impl Held {
         self.complete = saved.complete;
         for message in saved.resources {
             let id = message.id.clone();
-            let mut resource =
-                Resource::try_from(message).map_err(|why| Torn::Resource(id, why))?;
+            let mut resource = match Resource::try_from(message) {
+                Ok(resource) => resource,
+                // Kept by a newer sidecar that this one takes the place of: the operator knows what this
+                // one can do, and tells it.
+                Err(InvalidResource::Id(InvalidId::Kind)) => continue,
+                Err(why) => return Err(Torn::Resource(id, why)),
+            };
             resource.generation = resource.generation.of(resource.id.kind);
             self.hold(resource);
         }
         for removed in saved.removed {
-            let id: ResourceId = removed
-                .id
-                .parse()
-                .map_err(|why| Torn::Removed(removed.id, why))?;
+            let id: ResourceId = match removed.id.parse() {
+                Ok(id) => id,
+                Err(InvalidId::Kind) => continue,
+                Err(why) => return Err(Torn::Removed(removed.id, why)),
+            };
             self.let_go(&id);
             self.remember_removed(id, removed.generation.into());
         }
@@ -211,4 +217,37 @@ fn next_record(rest: &mut &[u8]) -> Result<Option<Saved>, Torn> {
     }
     *rest = after;
     Ok(Some(Saved::decode(message)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_newer_sidecar_kept_is_read_but_for_kinds_that_nobody_knew_then() {
+        let of_route = |id: &str| {
+            let hash = crate::resource::hash(&[], b"v1");
+            discovery::Resource {
+                id: id.to_owned(),
+                hash: hash.to_vec().into(),
+                body: b"v1".as_slice().into(),
+                ..Default::default()
+            }
+        };
+        let removed = discovery::Removed {
+            id: "moon/shop/orders".to_owned(),
+            generation: None,
+        };
+        let saved = Saved {
+            complete: true,
+            resources: vec![of_route("moon/shop/carts"), of_route("route/shop/carts")],
+            removed: vec![removed],
+            ..Saved::default()
+        };
+        let file = [MAGIC.as_slice(), &record(&saved)].concat();
+        let held = Held::from_bytes(&file).unwrap();
+        let ids: Vec<_> = held.resources().map(|one| one.id.to_string()).collect();
+        assert_eq!(ids, ["route/shop/carts"]);
+        assert!(held.is_complete());
+    }
 }

@@ -92,12 +92,14 @@ impl Pool {
 // === impl Upstream ===
 
 impl Upstream {
-    pub(super) async fn h1_exchange(&self) -> Result<Exchange, Error> {
+    /// A connection, and whether it was kept.
+    pub(super) async fn h1_exchange(&self) -> Result<(Exchange, bool), Error> {
         if let Some(exchange) = self.h1.take() {
-            return Ok(exchange);
+            return Ok((exchange, true));
         }
         // Boxed: a handshake is far larger than all else that a request waits for, and most have none.
-        Box::pin(self.new_h1()).await
+        let new = Box::pin(self.new_h1()).await?;
+        Ok((new, false))
     }
 
     async fn new_h1(&self) -> Result<Exchange, Error> {

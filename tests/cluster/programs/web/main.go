@@ -7,6 +7,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,6 +25,9 @@ const limit = 5 * time.Second
 
 // The most requests of one load, so that it ends even if nobody ends it.
 const most = 100_000
+
+// How long it may take to end.
+const ends = 4 * time.Second
 
 func main() {
 	switch {
@@ -59,16 +63,30 @@ func serve(addresses []string) {
 		}
 		fmt.Fprintf(w, "%s %s %s\n", name, r.Method, r.URL.Path)
 	})
+	var servers []*http.Server
 	for _, address := range addresses {
 		server := &http.Server{Addr: address, Handler: handler, ReadHeaderTimeout: 10 * time.Second, Protocols: new(http.Protocols)}
 		server.Protocols.SetHTTP1(true)
 		server.Protocols.SetUnencryptedHTTP2(true)
-		go func() { fail(server.ListenAndServe()) }()
+		servers = append(servers, server)
+		go func() {
+			if err := server.ListenAndServe(); err != http.ErrServerClosed {
+				fail(err)
+			}
+		}()
 	}
 	// The first process of a container dies of no signal that it does not ask for.
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	<-stop
+	// As an application should: what it has begun to answer it answers to the end.
+	ending, cancel := context.WithTimeout(context.Background(), ends)
+	defer cancel()
+	var ended sync.WaitGroup
+	for _, server := range servers {
+		ended.Go(func() { server.Shutdown(ending) })
+	}
+	ended.Wait()
 }
 
 // health answers in the frames of gRPC: HealthCheckResponse{status: SERVING or NOT_SERVING} of HealthCheckRequest{service: "orders"}.
