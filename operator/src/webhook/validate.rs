@@ -142,10 +142,12 @@ impl Validator {
             })
         };
         tokio::select! {
+            // Who has lost its place begins nothing.
+            biased;
+            () = place.lost() => told(BUSY.to_owned()),
             opinion = timeout(JUDGED_WITHIN, judged) => {
                 opinion.unwrap_or_else(|_| told(BUSY.to_owned()))
             }
-            () = place.lost() => told(BUSY.to_owned()),
         }
     }
 }
