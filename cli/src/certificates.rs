@@ -147,14 +147,22 @@ fn shown(report: &Report) -> String {
     let until: String = until
         .map(|until| format!(", until {until} at the soonest"))
         .collect();
+    let latest = report.latest.iter();
+    let latest: String = latest
+        .map(|latest| format!(" and {latest} at the latest"))
+        .collect();
     lines.push(format!(
-        "stage: {} ({}{until})",
+        "stage: {} ({}{until}{latest})",
         report.stage, report.message
     ));
     if let Some(waiting @ 1..) = report.waiting {
-        lines.push(format!(
-            "waiting for {waiting} sidecars of this replica to acknowledge it"
-        ));
+        lines.push(match report.stage == "retiring" {
+            true => format!(
+                "{waiting} sidecars of this replica have not acknowledged the root that signs, and can't call who \
+                 has a certificate of it: see their logs, and make their pods anew"
+            ),
+            false => format!("waiting for {waiting} sidecars of this replica to acknowledge it"),
+        });
     }
     if let Some(problem) = &report.problem {
         lines.push(format!("problem: {problem}"));
@@ -295,5 +303,15 @@ mod tests {
         ] {
             assert!(text.contains(part), "{text}");
         }
+        let mut held = report(OURS, "announced");
+        held.latest = Some("2026-01-04T00:00:00Z".to_owned());
+        let until =
+            "until 2026-01-02T00:00:00Z at the soonest and 2026-01-04T00:00:00Z at the latest)";
+        assert!(shown(&held).contains(until), "{}", shown(&held));
+        let left = shown(&report(OURS, "retiring"));
+        assert!(
+            left.contains("3 sidecars of this replica have not"),
+            "{left}"
+        );
     }
 }

@@ -113,6 +113,13 @@ static NAME: LazyLock<Regex> = LazyLock::new(|| {
         .expect("the pattern is constant")
 });
 
+/// The first list, map or text of an object of this kind that is longer than the schema permits, as a
+/// sentence; nothing else is looked for.
+pub fn beyond_bounds(kind: &str, object: &Value) -> Option<String> {
+    let fault = Schema::of_kind(kind)?.beyond(object, "")?;
+    Some(format!("{} {}", fault.field, fault.message))
+}
+
 /// Reads every document of a file's text. A document that has problems hides no other.
 pub fn parse(file: &str, text: &str) -> File {
     let file: Arc<str> = file.into();

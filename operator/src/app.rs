@@ -20,6 +20,7 @@ use crate::ca::provided::Provider;
 use crate::ca::secret::{InSecret, ProvidedSecret};
 use crate::ca::store::{self, KeyStore};
 use crate::ca::{self, Ca};
+use crate::capacity;
 use crate::certificates::Certificates;
 use crate::events::Events;
 use crate::http::Http;
@@ -122,7 +123,7 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
     let ca = Ca::open_with(keys, provider, settings).await?;
     let acceptor = Acceptor::new(ca.clone())?;
 
-    let streams = Arc::new(Streams::default());
+    let streams = Arc::new(Streams::with_room(capacity::streams()));
     // In a folder alone nobody says which pods run beside a sidecar.
     let several = client.is_some() || leader.is_some();
     let (elected, election) = watch::channel(Leader::Nobody);

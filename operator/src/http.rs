@@ -1,5 +1,7 @@
 //! What people and probes ask: verdicts, problems, readiness, metrics. Plain HTTP on 15014.
 
+mod kept;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -29,6 +31,7 @@ use crate::replicas::Replicas;
 use crate::telemetry::Metrics;
 use crate::verdicts::Verdicts;
 use crate::webhook::Webhook;
+use kept::Kept;
 
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,6 +75,7 @@ impl Http {
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         let mut connections = JoinSet::new();
         let places = Places::new(CONNECTIONS);
+        let reports = Kept::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -80,7 +84,8 @@ impl Http {
                     Ok((stream, from)) => {
                         if let Some(place) = places.take(from.ip().to_canonical()) {
                             let (http, stop) = (self.clone(), stop.clone());
-                            connections.spawn(http.connection(stream, place, stop));
+                            let reports = reports.clone();
+                            connections.spawn(http.connection(stream, reports, place, stop));
                         }
                     }
                     Err(error) => {
@@ -97,12 +102,13 @@ impl Http {
     async fn connection(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
+        reports: Kept,
         place: Place<IpAddr>,
         stop: CancellationToken,
     ) {
         let service = service_fn(move |request| {
-            let http = self.clone();
-            async move { Ok::<_, Infallible>(http.answer(&request)) }
+            let (http, reports) = (self.clone(), reports.clone());
+            async move { Ok::<_, Infallible>(http.answer(request, &reports).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -131,12 +137,18 @@ impl Http {
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, reports: &Kept) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
         }
         match request.uri().path() {
-            "/verdicts" => json(&self.verdicts.reports()),
+            "/verdicts" => {
+                let verdicts = self.verdicts.clone();
+                match reports.get(move || written(&verdicts.reports())).await {
+                    Ok(body) => json_of(body),
+                    Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")),
+                }
+            }
             "/problems" => json(&*self.verdicts.problems()),
             "/certificates" => json(&self.ca.report()),
             "/metrics" => {
@@ -177,16 +189,23 @@ impl Http {
 }
 
 fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
-    match serde_json::to_vec_pretty(value) {
-        Ok(mut body) => {
-            body.push(b'\n');
-            let mut response = Response::new(Full::new(Bytes::from(body)));
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
-            response
-        }
+    match written(value) {
+        Ok(body) => json_of(body),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
+}
+
+fn written(value: &impl Serialize) -> Result<Bytes, serde_json::Error> {
+    let mut body = serde_json::to_vec_pretty(value)?;
+    body.push(b'\n');
+    Ok(body.into())
+}
+
+fn json_of(body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -10,6 +10,7 @@ mod api_server;
 pub mod app;
 pub mod args;
 pub mod ca;
+mod capacity;
 pub mod certificates;
 pub mod events;
 pub mod http;

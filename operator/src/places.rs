@@ -145,6 +145,11 @@ impl<K: Eq + Hash> Taken<K> {
 // === impl Place ===
 
 impl<K: Eq + Hash> Place<K> {
+    /// Whose it is.
+    pub(crate) fn holder(&self) -> &K {
+        &self.holder
+    }
+
     /// Waits until it belongs to somebody else: what it was taken for is to end. Cancel safe.
     pub(crate) async fn lost(&self) {
         self.lost.cancelled().await;

@@ -51,6 +51,9 @@ pub struct Report {
     pub conditions: Vec<ReportedCondition>,
     /// How many of its sidecars enforce it.
     pub programmed: Counts,
+    /// How many of those that should are told of it because they call it from another namespace.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub callers: usize,
     /// Some sidecars that haven't answered yet, as `namespace/pod`; ten at most.
     pub waiting: Vec<String>,
     /// Some sidecars that are connected to no replica, as `namespace/pod`; ten at most.
@@ -161,6 +164,7 @@ impl Verdicts {
                 n: programmed.n,
                 m: programmed.m,
             },
+            callers: programmed.callers,
             waiting: programmed.waiting,
             unconnected: programmed.absentees,
         }
@@ -170,6 +174,7 @@ impl Verdicts {
 /// The condition that only the sidecars' answers can tell.
 fn programmed_condition(verdict: &Verdict, programmed: &Programmed) -> ReportedCondition {
     let Programmed { n, m, .. } = programmed;
+    let count = count(programmed);
     let (status, reason, message) = if !verdict.accepted() {
         (
             "False",
@@ -185,7 +190,7 @@ fn programmed_condition(verdict: &Verdict, programmed: &Programmed) -> ReportedC
         (
             "False",
             Reason::Rejected,
-            format!("{n}/{m}; {}", rejections.join("; ")),
+            format!("{count}; {}", rejections.join("; ")),
         )
     } else if n < m || programmed.behind > 0 {
         ("False", Reason::Pending, pending(programmed))
@@ -197,13 +202,28 @@ fn programmed_condition(verdict: &Verdict, programmed: &Programmed) -> ReportedC
             "no sidecar that it concerns is connected".to_owned(),
         )
     } else {
-        ("True", Reason::Programmed, format!("{n}/{m}"))
+        ("True", Reason::Programmed, count)
     };
     ReportedCondition {
         type_: ConditionType::Programmed.to_string(),
         status: status.to_owned(),
         reason: reason.to_string(),
         message,
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
+/// How many of how many, and how many of these no namespace would explain.
+fn count(programmed: &Programmed) -> String {
+    let Programmed { n, m, callers, .. } = programmed;
+    match callers {
+        0 => format!("{n}/{m}"),
+        1 => format!("{n}/{m}; 1 of these {m} calls it from another namespace"),
+        callers => format!("{n}/{m}; {callers} of these {m} call it from other namespaces"),
     }
 }
 
@@ -222,7 +242,7 @@ fn pending(programmed: &Programmed) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let mut parts = vec![format!("{n}/{m}")];
+    let mut parts = vec![count(programmed)];
     let late = m.saturating_sub(*n).saturating_sub(*absent);
     if late > 0 {
         let others = more(late, waiting.len());
@@ -278,6 +298,26 @@ mod tests {
             ..Programmed::default()
         };
         assert_eq!(told(true, programmed), is("True", "Programmed", "3/3"));
+    }
+
+    #[test]
+    fn those_that_call_it_from_other_namespaces_are_told_apart() {
+        let mut programmed = Programmed {
+            n: 14,
+            m: 14,
+            callers: 3,
+            ..Programmed::default()
+        };
+        let message = "14/14; 3 of these 14 call it from other namespaces";
+        assert_eq!(
+            told(true, programmed.clone()),
+            is("True", "Programmed", message)
+        );
+        programmed.n = 13;
+        programmed.callers = 1;
+        programmed.waiting = vec!["shop/a".to_owned()];
+        let message = "13/14; 1 of these 14 calls it from another namespace; waiting for shop/a";
+        assert_eq!(told(true, programmed), is("False", "Pending", message));
     }
 
     #[test]

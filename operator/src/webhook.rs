@@ -136,8 +136,9 @@ impl Webhook {
         tls: Arc<ServerConfig>,
         place: Place<IpAddr>,
     ) {
+        let from = *place.holder();
         tokio::select! {
-            ended = timeout(LIFE, self.review(tcp, tls)) => match ended {
+            ended = timeout(LIFE, self.review(tcp, tls, from)) => match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "a connection to the webhook ended early");
@@ -154,11 +155,12 @@ impl Webhook {
         self: Arc<Self>,
         tcp: impl AsyncRead + AsyncWrite + Unpin,
         tls: Arc<ServerConfig>,
+        from: IpAddr,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let stream = timeout(HEAD_TIMEOUT, TlsAcceptor::from(tls).accept(tcp)).await??;
         let service = service_fn(move |request| {
             let webhook = self.clone();
-            async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+            async move { Ok::<_, Infallible>(webhook.answer(request, from).await) }
         });
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -169,7 +171,7 @@ impl Webhook {
         Ok(())
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, from: IpAddr) -> Response<Full<Bytes>> {
         let question = match request.uri().path() {
             "/inject" => Question::Inject,
             "/validate" => Question::Validate,
@@ -193,7 +195,7 @@ impl Webhook {
         };
         let answered = match question {
             Question::Inject => self.injected(&body).await,
-            Question::Validate => self.validated(&body).await.map_err(Unanswered::Bad),
+            Question::Validate => self.validated(&body, from).await.map_err(Unanswered::Bad),
         };
         match answered {
             Ok(answer) => {
@@ -228,10 +230,10 @@ impl Webhook {
         review::written(&uid, response).map_err(Unanswered::Bad)
     }
 
-    async fn validated(&self, body: &[u8]) -> Result<Vec<u8>, BadReview> {
+    async fn validated(&self, body: &[u8], from: IpAddr) -> Result<Vec<u8>, BadReview> {
         let request = review::read(body)?;
         let uid = request.uid.clone();
-        review::written(&uid, self.validator.answer(&request).await)
+        review::written(&uid, self.validator.answer(&request, from).await)
     }
 
     /// What a namespace says of its pods that a review doesn't. Empty where there is no namespace.

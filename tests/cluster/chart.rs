@@ -251,6 +251,36 @@ async fn every_value_has_a_comment_and_a_row_in_the_documentation() -> Result<()
 }
 
 #[tokio::test]
+async fn alerts_follow_the_lives_that_certificates_are_given() -> Result<()> {
+    let leaf = "meshwright_certificate_expiry_timestamp_seconds > 0) - time() < ";
+    let root = "certificate=\"root\"}) - time() < ";
+    let issuer = "certificate=\"intermediate\"}) - time() < ";
+    for (leaf_life, root_life, expected) in [
+        (
+            "24h",
+            "87600h",
+            [(leaf, 21_600), (root, 1_209_600), (issuer, 86_400)],
+        ),
+        (
+            "1h30m",
+            "720h",
+            [(leaf, 1_350), (root, 259_200), (issuer, 43_200)],
+        ),
+    ] {
+        let lives = [
+            format!("ca.leafLife={leaf_life}"),
+            format!("ca.rootLife={root_life}"),
+        ];
+        let rendered = template("everything", &["--set", &lives[0], "--set", &lives[1]]).await?;
+        for (expression, seconds) in expected {
+            let expected = Regex::new(&format!(r"{}{seconds}\b", regex::escape(expression)))?;
+            ensure!(expected.is_match(&rendered), "no {expected}: {rendered}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn every_alert_names_metrics_that_there_are_and_stands_in_the_documentation() -> Result<()> {
     let rendered = template("everything", &[]).await?;
     let rules = documents(&rendered);

@@ -204,6 +204,8 @@ async fn a_mesh_is_installed_tested_upgraded_and_uninstalled_and_what_remains_is
     ensure!(!names(cluster, &[WEBHOOKS]).await?.is_empty());
     let said = succeeds(cluster, &["uninstall", "--yes"]).await?;
     ensure!(said.contains("no webhook is left. This remains:"), "{said}");
+    let lease = "kubectl delete lease meshwright-operator -n meshwright-system";
+    ensure!(said.contains(lease), "{said}");
     let remains = |said: &str| {
         said.split_once("remain")
             .map(|(_, what)| what[what.find('\n').unwrap_or(0)..].to_owned())

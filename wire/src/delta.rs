@@ -87,6 +87,10 @@ pub trait Apply {
     /// made once. Where a predecessor stays that was to be removed or to become smaller, more may
     /// be held for a while than there is room for: a delta's worth, for then nothing more is taken.
     fn apply(&mut self, changes: Vec<Change>) -> Vec<Rejected>;
+
+    /// So many changes were rejected before it was asked: what they need this sidecar can't do, they
+    /// are older than what it knows, or there is no room. For whoever counts rejections.
+    fn refused(&mut self, _count: usize) {}
 }
 
 /// One change of what is held.

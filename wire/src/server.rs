@@ -4,6 +4,8 @@
 //! changed ids into the mailboxes of the streams that they concern; a task that is waiting for an
 //! Ack is not even woken for them.
 
+mod pace;
+
 use std::{
     collections::BTreeSet,
     pin::{Pin, pin},
@@ -22,10 +24,12 @@ use tonic::Status;
 use crate::{
     ResourceId,
     delta::{MAX_HELD, MAX_HELLO_BYTES, Outcome, Sent, View},
-    discovery::{Delta, FromSidecar},
+    discovery::{Delta, FromSidecar, Lookup},
     lookup::{MAX_LOOKUPS, Question},
     message::Said,
 };
+use pace::Pace;
+pub use pace::{LOOKUPS_AT_ONCE, LOOKUPS_EVERY};
 
 /// How long a sidecar may take to say Hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +37,9 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a sidecar may take to acknowledge a delta. It applies one in milliseconds; one that
 /// is silent this long hangs, and is better off with a new connection.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// By how many times as much it may come later where what the sidecar asks had to wait before it.
+const ACKS_WAIT: u32 = 4;
 
 /// How often a sidecar whose resources don't change is told how new they are (see
 /// [`Sent::refresh`]): a message of some 60 bytes.
@@ -200,10 +207,14 @@ where
     let mut sent = open(hello?, &mut subscriber)?;
     let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut ack_by = Instant::now();
+    let (mut ack_by, mut ack_at_last) = (Instant::now(), Instant::now());
+    let mut pace = Pace::new();
+    // What it asks before it may: nothing more is read until then.
+    let mut asks: Option<(Lookup, Instant)> = None;
     loop {
         if let Some(delta) = next(&mut sent, mailbox, &subscriber) {
             ack_by = Instant::now() + ACK_TIMEOUT;
+            ack_at_last = Instant::now() + ACK_TIMEOUT * ACKS_WAIT;
             match deltas.try_send(Box::new(Ok(delta))) {
                 Ok(()) => {}
                 Err(TrySendError::Closed(_)) => return Ok(()),
@@ -215,7 +226,7 @@ where
         tokio::select! {
             () = deltas.closed() => return Ok(()),
             () = mailbox.closing.notified() => return Err(closed()),
-            message = messages.next() => match message {
+            message = messages.next(), if asks.is_none() => match message {
                 None => return Ok(()),
                 Some(message) => {
                     match message?.into_said().map_err(invalid)? {
@@ -225,13 +236,19 @@ where
                                 subscriber.acked(outcomes);
                             }
                         }
-                        Said::Lookup(lookup) => {
-                            subscriber.asked(ids(lookup.wanted), ids(lookup.unwanted));
-                        }
+                        Said::Lookup(lookup) => asks = Some((lookup, Instant::now())),
                     }
                 }
             },
-            () = sleep_until(ack_by), if sent.is_in_flight() => {
+            () = sleep_until(pace.due()), if asks.is_some() => {
+                if let Some((lookup, since)) = asks.take() {
+                    pace.read();
+                    // An Ack may be behind it, and is not late for what it had to wait.
+                    ack_by = (ack_by + since.elapsed()).min(ack_at_last);
+                    subscriber.asked(ids(lookup.wanted), ids(lookup.unwanted));
+                }
+            }
+            () = sleep_until(ack_by), if sent.is_in_flight() && asks.is_none() => {
                 return Err(Status::deadline_exceeded("no Ack in time"));
             }
             () = mailbox.changed.notified(), if !sent.is_in_flight() => {}

@@ -53,3 +53,13 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: { drop: [ALL] }
 {{- end }}
+
+{{/* The seconds of a duration such as 1h30m. */}}
+{{- define "meshwright.seconds" -}}
+{{- $seconds := 0.0 -}}
+{{- range regexFindAll "[0-9]+(ms|h|m|s)" . -1 -}}
+{{- $each := get (dict "h" 3600.0 "m" 60.0 "s" 1.0 "ms" 0.001) (regexFind "[a-z]+$" .) -}}
+{{- $seconds = addf $seconds (mulf (regexFind "^[0-9]+" . | float64) $each) -}}
+{{- end -}}
+{{- int64 $seconds -}}
+{{- end }}

@@ -4,6 +4,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use operator::ca::secret::REQUEST;
+use operator::leader::NAME as LEASE;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
@@ -50,6 +52,10 @@ pub struct Remains {
     pub definitions: Vec<(String, usize)>,
     /// Whether the certificate authority's keys are there.
     pub authority: bool,
+    /// Whether the request for a rotation of its root is there that was last written.
+    pub request: bool,
+    /// Whether the Lease is there of the operator that leads.
+    pub lease: bool,
     /// Whether the operator's namespace is there, and was made for it.
     pub namespace: bool,
     /// Namespaces that are labelled for injection.
@@ -203,12 +209,16 @@ pub fn remains(cluster: &Cluster, namespace: &str) -> anyhow::Result<Remains> {
         definitions.push((name, objects["items"].as_array().map_or(0, Vec::len)));
     }
     let authority = get(&["secret", "meshwright-ca", "--namespace", namespace])?;
+    let request = get(&["configmap", REQUEST, "--namespace", namespace])?;
+    let lease = get(&["lease", LEASE, "--namespace", namespace])?;
     let own = get(&["namespace", namespace])?;
     let labelled = get(&["namespaces", "--selector", "meshwright.dev/inject=enabled"])?;
     Ok(Remains {
         webhooks: names(&webhooks),
         definitions,
         authority: !authority.is_null(),
+        request: !request.is_null(),
+        lease: !lease.is_null(),
         namespace: !own.is_null() && !namespace.starts_with("kube-") && namespace != "default",
         labelled: names(&labelled),
         pods: meshed(cluster)?,
@@ -279,6 +289,22 @@ impl Remains {
                 "  kubectl delete secret meshwright-ca -n {namespace}"
             ));
         }
+        if self.request {
+            lines.push(format!(
+                "the last request for a rotation of the root, in the ConfigMap {namespace}/{REQUEST}. With the keys it is \
+                 known as carried out; without them it means nothing. This deletes it:"
+            ));
+            lines.push(format!(
+                "  kubectl delete configmap {REQUEST} -n {namespace}"
+            ));
+        }
+        if self.lease {
+            lines.push(format!(
+                "the Lease {namespace}/{LEASE}, which says which replica led last. A new installation takes it; this \
+                 deletes it:"
+            ));
+            lines.push(format!("  kubectl delete lease {LEASE} -n {namespace}"));
+        }
         if self.namespace {
             lines.push(format!(
                 "the namespace {namespace}; this deletes it, with all that is in it:"
@@ -321,6 +347,8 @@ mod tests {
             webhooks: Vec::new(),
             definitions: vec![("apiroutes.meshwright.dev".to_owned(), 2)],
             authority: true,
+            request: true,
+            lease: true,
             namespace: true,
             labelled: vec!["shop".to_owned()],
             pods: vec![pod("a"), pod("b")],
@@ -333,6 +361,8 @@ mod tests {
             "1 definition of resources, and 2 objects",
             "  kubectl delete customresourcedefinition apiroutes.meshwright.dev\n",
             "  kubectl delete secret meshwright-ca -n mesh\n",
+            "  kubectl delete configmap meshwright-rotation -n mesh\n",
+            "  kubectl delete lease meshwright-operator -n mesh\n",
             "  kubectl delete namespace mesh",
         ] {
             assert!(lines.contains(expected), "{lines}");

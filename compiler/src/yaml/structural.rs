@@ -47,6 +47,34 @@ impl Schema {
         faults
     }
 
+    /// The first list, map or text that is longer than may be; nothing else is looked for, so that it
+    /// takes no longer than reading the value did.
+    pub(super) fn beyond(self, value: &Value, path: &str) -> Option<Fault> {
+        let (of, unit, size) = match value {
+            Value::Array(items) => ("Items", "items", items.len()),
+            Value::Object(fields) => ("Properties", "entries", fields.len()),
+            Value::String(text) => ("Length", "characters", text.chars().count()),
+            Value::Null | Value::Bool(_) | Value::Number(_) => return None,
+        };
+        let mut faults = Vec::new();
+        if self.bounds(of, unit, size, path, &mut faults) {
+            return faults.pop();
+        }
+        match value {
+            Value::Array(items) => {
+                let schema = Schema(self.0.get("items")?);
+                let mut items = items.iter().enumerate();
+                items.find_map(|(index, item)| schema.beyond(item, &format!("{path}[{index}]")))
+            }
+            Value::Object(fields) => fields.iter().find_map(|(name, value)| {
+                let known = self.0.get("properties").and_then(|known| known.get(name));
+                let schema = known.or_else(|| self.0.get("additionalProperties"))?;
+                Schema(schema).beyond(value, &child(path, name))
+            }),
+            _ => None,
+        }
+    }
+
     fn value(self, value: &Value, path: &str, faults: &mut Vec<Fault>) {
         let mut fault = |message: String| faults.push(Fault::new(path, message));
         match (self.text("type").unwrap_or_default(), value) {

@@ -340,12 +340,13 @@ impl Ca {
                 })?),
             };
             let after = match (step, before) {
-                (Some(step), _) => {
+                (Some(step), before) => {
                     let version = kept.map(|kept| kept.version);
                     let saved = self.store.save(step.to_text(), step.roots_pem(), version);
                     if saved.await? == Saved::Overtaken {
                         continue;
                     }
+                    before.inspect(|before| before.tell_left(&step, &moment));
                     step
                 }
                 (None, Some(before)) => before,

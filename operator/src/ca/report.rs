@@ -26,6 +26,9 @@ pub struct Report {
     /// When the stage ends at the soonest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
+    /// When it ends although sidecars have not acknowledged the next root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latest: Option<String>,
     /// Sidecars connected to this replica that have not acknowledged the bundle.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<usize>,
@@ -76,14 +79,24 @@ impl Report {
             ),
         };
         let until = until.map(|since| authorities.passed(since, current.margin));
-        let announced = matches!(authorities.stage, Stage::Announced { .. });
+        let latest = match &authorities.stage {
+            Stage::Announced { since, .. } => Some(authorities.held_until(*since, current.margin)),
+            Stage::Settled(_) | Stage::Retiring { .. } => None,
+        };
+        // Once it signs, who still lacks it is told of where there is anybody.
+        let waiting = current.lagging.filter(|lagging| match &authorities.stage {
+            Stage::Settled(_) => false,
+            Stage::Announced { .. } => true,
+            Stage::Retiring { .. } => *lagging > 0,
+        });
         Report {
             now: rfc3339(now),
             authority,
             stage: stage.to_owned(),
             message: message.to_owned(),
             until: until.map(rfc3339),
-            waiting: current.lagging.filter(|_| announced),
+            latest: latest.map(rfc3339),
+            waiting,
             request: authorities.request.clone(),
             problem: current.problem.clone(),
             certificates: certificates(authorities),

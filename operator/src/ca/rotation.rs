@@ -15,7 +15,8 @@
 //! Everybody has heard of the next root when a leaf's whole life has passed since it was announced:
 //! whoever still has a leaf in force has been given it by an operator that told of the root with it.
 //! Whoever is connected must have acknowledged it besides. A replica sees its own streams alone, so
-//! one with sidecars that have not acknowledged it yet holds the step for a while, and again.
+//! one with sidecars that have not acknowledged it yet holds the step for a while, and again; but not
+//! for ever, because a sidecar that refuses it would then decide how long a stolen root is trusted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +33,9 @@ pub(super) const MAX_HOLDS: usize = 32;
 /// The most proofs that are kept of roots by those before them: the newest. A verifier takes no
 /// more certificates between a leaf and its root.
 pub(super) const MAX_PROOFS: usize = 5;
+
+/// For how many lives of a leaf a step is held by who has not acknowledged the next root.
+const HELD_LIVES: u32 = 2;
 
 /// All that is kept: immutable; a step makes another.
 #[derive(Clone)]
@@ -190,6 +194,11 @@ impl Authorities {
         self.longer_until.map_or(ended, |until| until.max(ended)) + margin
     }
 
+    /// When it is over whoever has not acknowledged the next root.
+    pub(super) fn held_until(&self, since: SystemTime, margin: Duration) -> SystemTime {
+        self.passed(since, margin) + self.leaf_life * HELD_LIVES
+    }
+
     fn roots(&self) -> Vec<CertificateDer<'static>> {
         let lines: [Option<&Line>; 2] = match &self.stage {
             Stage::Settled(current) => [Some(current), None],
@@ -281,9 +290,10 @@ impl Authorities {
                 }
                 let (next, also) = kept_fresh(next, moment)?;
                 let heard = now >= self.passed(since, moment.margin) && self.all_told(moment);
+                let held = now < self.held_until(since, moment.margin);
                 // Soon nothing could be signed at all.
                 let pressing = current.left(now) <= moment.margin;
-                if heard || pressing {
+                if heard || !held || pressing {
                     return Ok(Some(Stage::Retiring {
                         previous: current,
                         current: next,
@@ -331,6 +341,26 @@ impl Authorities {
             next,
             since: now,
         })
+    }
+
+    /// Says so where that step leaves some behind, once it is kept.
+    pub(super) fn tell_left(&self, after: &Authorities, moment: &Moment<'_>) {
+        if self.leaves_some(after, moment) {
+            tracing::warn!(
+                here = moment.lagging,
+                "the next root signs although some sidecars have not acknowledged it; those can call nobody who \
+                 has a certificate of it, and `meshwright certificates status` counts them"
+            );
+        }
+    }
+
+    /// Whether `after` is the step after which the next root signs, and some have not acknowledged it.
+    pub(super) fn leaves_some(&self, after: &Authorities, moment: &Moment<'_>) -> bool {
+        let steps = matches!(
+            (&self.stage, &after.stage),
+            (Stage::Announced { .. }, Stage::Retiring { .. })
+        );
+        steps && !self.all_told(moment)
     }
 
     fn all_told(&self, moment: &Moment<'_>) -> bool {

@@ -88,9 +88,12 @@ async fn who_does_not_read_the_answer_is_not_waited_for_for_ever() {
     // Smaller than any answer.
     let (mut client, server) = tokio::io::duplex(64);
     let place = Places::new(CONNECTIONS).take([127, 0, 0, 1].into());
-    let served = http()
-        .await
-        .connection(server, place.unwrap(), CancellationToken::new());
+    let served = http().await.connection(
+        server,
+        Kept::default(),
+        place.unwrap(),
+        CancellationToken::new(),
+    );
     client.write_all(LIVE).await.unwrap();
     assert!(timeout(LIFE * 2, served).await.is_ok());
 }
@@ -99,9 +102,12 @@ async fn who_does_not_read_the_answer_is_not_waited_for_for_ever() {
 async fn who_sends_half_a_head_is_closed_on() {
     let (mut client, server) = tokio::io::duplex(1024);
     let place = Places::new(CONNECTIONS).take([127, 0, 0, 1].into());
-    let served = http()
-        .await
-        .connection(server, place.unwrap(), CancellationToken::new());
+    let served = http().await.connection(
+        server,
+        Kept::default(),
+        place.unwrap(),
+        CancellationToken::new(),
+    );
     client.write_all(&LIVE[..20]).await.unwrap();
     assert!(timeout(HEAD_TIMEOUT * 2, served).await.is_ok());
 }

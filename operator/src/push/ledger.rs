@@ -59,6 +59,8 @@ pub(super) struct Count {
     pub(super) n: usize,
     /// Streams that are to receive any of them.
     pub(super) m: usize,
+    /// Those of them that are to receive all of that because of what they call, and for no other reason.
+    pub(super) callers: usize,
     /// The rest. A rejection of one resource outweighs waiting for another.
     pub(super) lagging: BTreeMap<StreamId, Lag>,
 }
@@ -244,15 +246,26 @@ impl Ledger {
                 }
             }
         }
-        let m = match tracked.as_slice() {
-            [one] => subscribers.count(&one.audience),
-            all => subscribers
-                .of(all.iter().flat_map(|tracked| &tracked.audience))
-                .len(),
+        let audience: Audience = match tracked.as_slice() {
+            [one] => one.audience.clone(),
+            all => all
+                .iter()
+                .flat_map(|one| one.audience.iter().cloned())
+                .collect(),
+        };
+        let m = subscribers.count(&audience);
+        let is_call = |key: &AudienceKey| matches!(key, AudienceKey::Service(..));
+        let callers = match audience.iter().any(is_call) {
+            true => {
+                let unasked: Audience = audience.into_iter().filter(|key| !is_call(key)).collect();
+                m.saturating_sub(subscribers.count(&unasked))
+            }
+            false => 0,
         };
         Count {
             n: m.saturating_sub(lagging.len()),
             m,
+            callers,
             lagging,
         }
     }

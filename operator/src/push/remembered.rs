@@ -1,8 +1,10 @@
 //! What the pods of a Deployment call, for those of its pods that are yet to come.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use tokio::time::Instant;
 use wire::ResourceId;
 use wire::lookup::MAX_LOOKUPS;
 
@@ -11,10 +13,17 @@ use super::streams::Subscriber;
 /// The most owners that something is remembered of.
 const MAX_OWNERS: usize = 4096;
 
+/// How long something is remembered of an owner that has no pod here.
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+/// How often those are looked for that were remembered for so long.
+const LOOK: Duration = Duration::from_secs(3600);
+
 /// The label by which a Deployment tells its generations of pods apart.
 const GENERATION: &str = "pod-template-hash";
+/// The label of a Job's pods. A CronJob tells its Jobs apart by the minutes since 1970.
+const JOB: &str = "job-name";
 
-/// Whose pods call the same: a Deployment, StatefulSet or the like, or a pod of its own. Named after its
+/// Whose pods call the same: a Deployment, StatefulSet, CronJob or the like, or a pod of its own. Named after its
 /// pods' names, which it gives them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Owner {
@@ -28,14 +37,17 @@ pub(super) struct Owner {
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
     asked: BTreeMap<Owner, Known>,
-    /// Counts what was noted.
-    clock: u64,
+    /// How many pods of each owner are connected; none has none.
+    here: BTreeMap<Owner, usize>,
+    /// When was last looked for those that no pod has come of for long.
+    looked: Option<Instant>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     questions: BTreeSet<ResourceId>,
-    noted: u64,
+    /// When a pod of the owner last came, asked or went.
+    used: Instant,
 }
 
 // === impl Owner ===
@@ -49,6 +61,14 @@ impl Owner {
         let generation = labels.and_then(|labels| labels.get(GENERATION));
         let name = prefix.map(|prefix| {
             let prefix = prefix.trim_end_matches('-');
+            let is_job = labels.is_some_and(|labels| labels.contains_key(JOB));
+            if is_job
+                && let Some(name) = prefix
+                    .trim_end_matches(|c: char| c.is_ascii_digit())
+                    .strip_suffix('-')
+            {
+                return name;
+            }
             let generation = generation.map(|generation| format!("-{generation}"));
             let name = generation.and_then(|generation| prefix.strip_suffix(&generation));
             name.unwrap_or(prefix)
@@ -64,19 +84,32 @@ impl Owner {
 // === impl Remembered ===
 
 impl Remembered {
-    /// What to tell a new pod of this owner unasked.
-    pub(super) fn of(&self, owner: &Owner) -> BTreeSet<ResourceId> {
-        let known = self.asked.get(owner);
-        known
-            .map(|known| known.questions.clone())
-            .unwrap_or_default()
+    /// A pod of this owner comes: what to tell it unasked.
+    pub(super) fn joined(&mut self, owner: &Owner) -> BTreeSet<ResourceId> {
+        *self.here.entry(owner.clone()).or_default() += 1;
+        let questions = self.used(owner).map(|known| known.questions.clone());
+        self.forget();
+        questions.unwrap_or_default()
+    }
+
+    /// A pod of this owner has gone.
+    pub(super) fn left(&mut self, owner: &Owner) {
+        self.used(owner);
+        if let Some(pods) = self.here.get_mut(owner) {
+            *pods -= 1;
+            if *pods == 0 {
+                self.here.remove(owner);
+            }
+        }
     }
 
     /// A pod of the owner asks that, and no longer this.
     pub(super) fn note(&mut self, owner: Owner, wanted: &[ResourceId], unwanted: &[ResourceId]) {
-        self.clock += 1;
-        let known = self.asked.entry(owner.clone()).or_default();
-        known.noted = self.clock;
+        let known = self.asked.entry(owner.clone()).or_insert_with(|| Known {
+            questions: BTreeSet::new(),
+            used: Instant::now(),
+        });
+        known.used = Instant::now();
         for question in unwanted {
             known.questions.remove(question);
         }
@@ -86,11 +119,31 @@ impl Remembered {
             self.asked.remove(&owner);
         }
         if self.asked.len() > MAX_OWNERS {
-            let oldest = self.asked.iter().min_by_key(|(_, known)| known.noted);
+            // However many come once and go, those that stay are not forgotten for them.
+            let is_here = |owner: &Owner| self.here.contains_key(owner);
+            let known = self.asked.iter();
+            let oldest = known.min_by_key(|(owner, known)| (is_here(owner), known.used));
             if let Some(owner) = oldest.map(|(owner, _)| owner.clone()) {
                 self.asked.remove(&owner);
             }
         }
+    }
+
+    fn used(&mut self, owner: &Owner) -> Option<&Known> {
+        let known = self.asked.get_mut(owner)?;
+        known.used = Instant::now();
+        Some(known)
+    }
+
+    /// Forgets owners that have had no pod for long.
+    fn forget(&mut self) {
+        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let here = &self.here;
+        self.asked
+            .retain(|owner, known| here.contains_key(owner) || known.used.elapsed() < REMEMBERED);
     }
 }
 
@@ -100,6 +153,7 @@ mod tests {
 
     use compiler::ObjectKey;
     use serde_json::json;
+    use tokio::time::advance;
 
     use super::*;
 
@@ -133,23 +187,90 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_is_remembered_of_a_bounded_number_of_owners() {
-        let mut remembered = Remembered::default();
-        let owner = |number: usize| Owner::of(&subscriber(&format!("pod-{number}")), None);
-        let question: ResourceId = "lookup/address/10.96.0.1".parse().unwrap();
-        let asked = [question];
-        for number in 0..=MAX_OWNERS {
-            remembered.note(owner(number), &asked, &[]);
+    fn all_runs_of_a_cron_job_have_one_owner() {
+        for job in ["report-29384756", "report-29384757"] {
+            let metadata =
+                json!({ "generateName": format!("{job}-"), "labels": { "job-name": job } });
+            assert_eq!(owner("report-29384756-x", metadata), "report");
         }
-        assert!(remembered.of(&owner(0)).is_empty());
-        assert!(remembered.of(&owner(MAX_OWNERS)).iter().eq(&asked));
+        let metadata = json!({ "generateName": "once-", "labels": { "job-name": "once" } });
+        assert_eq!(owner("once-x", metadata), "once");
+    }
+
+    fn question() -> [ResourceId; 1] {
+        ["lookup/address/10.96.0.1".parse().unwrap()]
+    }
+
+    fn numbered(number: usize) -> Owner {
+        Owner::of(&subscriber(&format!("pod-{number}")), None)
+    }
+
+    /// A pod comes, asks and goes.
+    fn run(remembered: &mut Remembered, owner: &Owner) {
+        remembered.joined(owner);
+        remembered.note(owner.clone(), &question(), &[]);
+        remembered.left(owner);
+    }
+
+    fn is_known(remembered: &Remembered, owner: &Owner) -> bool {
+        remembered.asked.contains_key(owner)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_asked_is_remembered_of_a_bounded_number_of_owners() {
+        let mut remembered = Remembered::default();
+        for number in 0..=MAX_OWNERS {
+            advance(Duration::from_millis(1)).await;
+            run(&mut remembered, &numbered(number));
+        }
+        assert!(!is_known(&remembered, &numbered(0)));
+        let last = numbered(MAX_OWNERS);
+        assert!(remembered.joined(&last).iter().eq(&question()));
         assert_eq!(remembered.asked.len(), MAX_OWNERS);
-        remembered.note(owner(MAX_OWNERS), &[], &asked);
-        assert!(remembered.of(&owner(MAX_OWNERS)).is_empty());
+        remembered.note(last.clone(), &[], &question());
+        assert!(remembered.joined(&last).is_empty());
         assert_eq!(
             remembered.asked.len(),
             MAX_OWNERS - 1,
             "nothing is kept of it"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_stay_are_not_forgotten_for_those_that_come_once_and_go() {
+        let mut remembered = Remembered::default();
+        let (steady, left) = (numbered(0), numbered(1));
+        remembered.joined(&steady);
+        remembered.note(steady.clone(), &question(), &[]);
+        run(&mut remembered, &left);
+        for number in 2..=MAX_OWNERS + 2 {
+            advance(Duration::from_millis(1)).await;
+            run(&mut remembered, &numbered(number));
+            if number == MAX_OWNERS - 1 {
+                // It has been asked for nothing new, but is used.
+                remembered.joined(&left);
+                remembered.left(&left);
+            }
+        }
+        assert!(is_known(&remembered, &steady));
+        assert!(is_known(&remembered, &left));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_owner_that_has_had_no_pod_for_a_day_is_forgotten() {
+        let mut remembered = Remembered::default();
+        let (steady, gone, other) = (numbered(0), numbered(1), numbered(2));
+        remembered.joined(&steady);
+        remembered.note(steady.clone(), &question(), &[]);
+        run(&mut remembered, &gone);
+        advance(REMEMBERED - LOOK).await;
+        run(&mut remembered, &other);
+        assert!(is_known(&remembered, &gone), "its pods may come back");
+        advance(LOOK).await;
+        run(&mut remembered, &other);
+        assert!(!is_known(&remembered, &gone));
+        assert!(is_known(&remembered, &steady), "its pod is there");
+        remembered.left(&steady);
+        assert_eq!(remembered.here.len(), 0, "nobody is counted for ever");
     }
 }

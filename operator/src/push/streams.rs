@@ -21,7 +21,8 @@ use super::remembered::{Owner, Remembered};
 use super::snapshot::{Asked, Snapshot, StreamView};
 use reach::keys;
 
-/// The most streams at once: each costs some 55 KiB (docs/performance.md) and a place in every publication.
+/// The most streams at once, however much memory there is: each costs some 55 KiB (docs/performance.md) and a
+/// place in every publication.
 pub const MAX_STREAMS: usize = 10_000;
 /// How many sidecars are named where some are.
 pub(crate) const NAMED: usize = 10;
@@ -34,6 +35,8 @@ pub struct Streams {
     touched: Notify,
     /// Streams have begun or ended, or pods have come or gone: counted.
     pub(super) comings: watch::Sender<u64>,
+    /// How many streams there is room for; unknown, [`MAX_STREAMS`].
+    room: Option<usize>,
 }
 
 /// Whom a stream serves, as its certificate proves.
@@ -56,6 +59,8 @@ pub struct Programmed {
     pub n: usize,
     /// Sidecars that should.
     pub m: usize,
+    /// How many of those that should are told of it because they call it from another namespace.
+    pub callers: usize,
     /// Some that haven't answered yet, as `namespace/pod`; ten at most.
     pub waiting: Vec<String>,
     /// Some that refuse, as `namespace/pod`, and why; ten at most.
@@ -72,8 +77,8 @@ pub struct Programmed {
 /// Why a stream can't begin.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
-    #[error("this replica serves {MAX_STREAMS} streams already; try another one")]
-    Full,
+    #[error("this replica serves {0} streams already; try another one")]
+    Full(usize),
     #[error("this replica of the operator is going away")]
     Closed,
 }
@@ -115,6 +120,14 @@ pub(super) struct Stream {
 // === impl Streams ===
 
 impl Streams {
+    /// None yet, and room for so many at once, [`MAX_STREAMS`] at most.
+    pub fn with_room(streams: usize) -> Streams {
+        Streams {
+            room: Some(streams.min(MAX_STREAMS)),
+            ..Streams::default()
+        }
+    }
+
     /// Publishes what was compiled, and wakes the streams that it concerns.
     pub fn publish(&self, inputs: &Inputs, output: &Output) {
         let mut inner = self.lock();
@@ -174,14 +187,15 @@ impl Streams {
             inner.end(older);
         }
         // Those that have ended are on their way out: however often a pod calls, it takes one place.
-        if inner.pods.len() >= MAX_STREAMS {
-            return Err(Refused::Full);
+        let room = self.room.unwrap_or(MAX_STREAMS);
+        if inner.pods.len() >= room {
+            return Err(Refused::Full(room));
         }
         inner.last += 1;
         let id = inner.last;
         let owner = Owner::of(&subscriber, inner.snapshot.pod(&subscriber.pod));
         // What others of its Deployment call it will call too.
-        let asked: Asked = Arc::new(inner.remembered.of(&owner));
+        let asked: Asked = Arc::new(inner.remembered.joined(&owner));
         for question in &*asked {
             let asking = inner.asked.entry(question.clone()).or_default();
             asking.insert(id);
@@ -369,6 +383,7 @@ impl Streams {
         let mut programmed = Programmed {
             n: count.n,
             m: count.m,
+            callers: count.callers,
             ..Programmed::default()
         };
         for (id, lag) in &count.lagging {

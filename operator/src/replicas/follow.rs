@@ -185,6 +185,7 @@ fn write_object(object: &ObjectRef, digest: &Digest) -> Object {
         fingerprint,
         n: count(programmed.n),
         m: count(programmed.m),
+        callers: count(programmed.callers),
         waiting: programmed.waiting.clone(),
         refused: programmed.rejected.iter().map(refusal).collect(),
     }

@@ -78,8 +78,11 @@ struct Reported {
     complete: bool,
     /// Since when it says nothing more.
     gone: Option<Instant>,
+    /// Of its pods, if it is gone, those that are connected elsewhere by now. Kept, because every
+    /// object is counted without them.
+    moved: Presence,
     /// For pods that are to be told to it as moved.
-    moved: mpsc::Sender<PodId>,
+    tell_moved: mpsc::Sender<PodId>,
 }
 
 /// One report of a replica, as long as it lasts.
@@ -134,17 +137,19 @@ impl Replicas {
         let others = self.others();
         let mut sum = own.programmed;
         for reported in others.counted() {
-            let moved = others.moved_from(reported);
             let digest = reported.digests.get(object);
             match digest.filter(|digest| digest.fingerprint == own.fingerprint) {
-                Some(digest) => add(&mut sum, &digest.programmed, &moved.meant(&audience)),
-                None => behind(&mut sum, digest, reported, &moved, &audience),
+                Some(digest) => {
+                    let moved = reported.moved.count(&audience);
+                    add(&mut sum, &digest.programmed, moved);
+                }
+                None => behind(&mut sum, digest, reported, &audience),
             }
         }
-        let absent = others.absent.meant(&audience);
-        sum.m += absent.len();
-        sum.absent = absent.len();
-        sum.absentees = names(absent.into_iter().take(NAMED));
+        sum.absent = others.absent.count(&audience);
+        sum.m += sum.absent;
+        sum.callers = sum.callers.min(sum.m);
+        sum.absentees = names(others.absent.meant(&audience).take(NAMED));
         sum
     }
 
@@ -198,6 +203,7 @@ impl Replicas {
         others.looked = leads;
         let mut touched = others.forget(now);
         others.own = own;
+        others.note_moved();
         for (pod, since) in others.tell_moved() {
             self.streams.end_moved(&pod, since);
         }
@@ -222,7 +228,7 @@ impl Replicas {
     pub(crate) fn begin(
         self: &Arc<Self>,
         replica: &str,
-        moved: mpsc::Sender<PodId>,
+        tell_moved: mpsc::Sender<PodId>,
     ) -> Result<Reporting, Refused> {
         let mut others = self.others();
         if others.reported.len() >= MAX_REPLICAS {
@@ -240,9 +246,11 @@ impl Replicas {
             pods: Presence::default(),
             complete: false,
             gone: None,
-            moved,
+            moved: Presence::default(),
+            tell_moved,
         };
         others.reported.insert(session, reported);
+        others.note_moved();
         drop(others);
         Ok(Reporting {
             replicas: self.clone(),
@@ -285,11 +293,23 @@ impl Others {
         self.own.since(pod).is_some() || self.counted().any(|one| one.pods.since(pod).is_some())
     }
 
+    /// Finds out anew which pods of replicas that went are connected elsewhere. Whatever changes who
+    /// is where ends with it.
+    fn note_moved(&mut self) {
+        let gone = self.reported.iter();
+        let gone = gone.filter(|(_, reported)| reported.gone.is_some());
+        let moved: Vec<_> = gone
+            .map(|(session, reported)| (*session, self.moved_from(reported)))
+            .collect();
+        for (session, moved) in moved {
+            if let Some(reported) = self.reported.get_mut(&session) {
+                reported.moved = moved;
+            }
+        }
+    }
+
     /// Of the pods of a replica that went, those that are connected elsewhere by now.
     fn moved_from(&self, reported: &Reported) -> Presence {
-        if reported.gone.is_none() {
-            return Presence::default();
-        }
         let elsewhere = |pod: &PodId| {
             self.own.since(pod).is_some()
                 || self.here().any(|other| other.pods.since(pod).is_some())
@@ -314,7 +334,7 @@ impl Others {
                 let mut elsewhere = self.here().filter_map(|other| other.pods.since(pod));
                 if own.is_some_and(newer) || elsewhere.any(newer) {
                     // For want of a place it is told at the next look.
-                    let _ = reported.moved.try_send(pod.clone());
+                    let _ = reported.tell_moved.try_send(pod.clone());
                 }
             }
         }
@@ -379,6 +399,9 @@ impl Reporting {
                 !older
             });
         }
+        if !pods.is_empty() || said.complete {
+            others.note_moved();
+        }
         drop(others);
         self.replicas.streams.touch(objects);
         if !pods.is_empty() {
@@ -399,18 +422,20 @@ impl Drop for Reporting {
         if complete == Some(false) {
             others.reported.remove(&self.session);
         }
+        others.note_moved();
         drop(others);
         self.replicas.change();
     }
 }
 
-/// Adds what a replica says of the form that is counted. `moved` are elsewhere by now, and counted
-/// there: whoever of them had not got it is still waited for, so that this is never too much.
-fn add(sum: &mut Programmed, said: &Programmed, moved: &BTreeSet<&PodId>) {
+/// Adds what a replica says of the form that is counted. So many have `moved`, and are counted
+/// elsewhere: whoever of them had not got it is still waited for, so that this is never too much.
+fn add(sum: &mut Programmed, said: &Programmed, moved: usize) {
     let lagging = said.m.saturating_sub(said.n);
-    let m = said.m.saturating_sub(moved.len());
+    let m = said.m.saturating_sub(moved);
     sum.m += m;
     sum.n += m.saturating_sub(lagging);
+    sum.callers += said.callers;
     let room = NAMED.saturating_sub(sum.waiting.len());
     sum.waiting.extend(said.waiting.iter().take(room).cloned());
     let room = NAMED.saturating_sub(sum.rejected.len());
@@ -419,23 +444,17 @@ fn add(sum: &mut Programmed, said: &Programmed, moved: &BTreeSet<&PodId>) {
 }
 
 /// Adds the sidecars of a replica that has read another form, or none yet.
-fn behind(
-    sum: &mut Programmed,
-    said: Option<&Digest>,
-    reported: &Reported,
-    moved: &Presence,
-    audience: &Audience,
-) {
-    let meant = reported.pods.meant(audience);
-    let still: Vec<&PodId> = meant
-        .into_iter()
-        .filter(|pod| moved.since(pod).is_none())
-        .collect();
+fn behind(sum: &mut Programmed, said: Option<&Digest>, reported: &Reported, audience: &Audience) {
+    let Reported { pods, moved, .. } = reported;
+    let still = pods.count(audience).saturating_sub(moved.count(audience));
     let known = said.map_or(0, |digest| digest.programmed.m);
     let known = known.saturating_sub(moved.len());
-    sum.m += still.len().max(known);
-    let room = NAMED.saturating_sub(sum.waiting.len());
-    sum.waiting.extend(names(still.into_iter().take(room)));
+    sum.m += still.max(known);
+    sum.callers += said.map_or(0, |digest| digest.programmed.callers);
+    let room = NAMED.saturating_sub(sum.waiting.len()).min(still);
+    let meant = pods.meant(audience);
+    let meant = meant.filter(|pod| moved.since(pod).is_none());
+    sum.waiting.extend(names(meant.take(room)));
     if reported.pods.len() > moved.len() {
         sum.behind += 1;
     }

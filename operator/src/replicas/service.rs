@@ -160,6 +160,7 @@ fn read_object(object: Object) -> Option<(ObjectRef, Option<Digest>)> {
     let programmed = Programmed {
         n: count(object.n),
         m: count(object.m),
+        callers: count(object.callers),
         waiting: object.waiting.into_iter().take(NAMED).collect(),
         rejected: refused
             .map(|refusal| (refusal.pod, refusal.reason))

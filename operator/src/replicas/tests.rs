@@ -104,8 +104,10 @@ async fn counts_of_several_replicas_add_up_and_who_is_connected_nowhere_is_told_
     let (two, _told) = begin(&replicas, "two");
     let (object, mut half) = digest(&replicas, 0, 1);
     half.as_mut().unwrap().programmed.waiting = vec!["shop/c".to_owned()];
-    two.say(says(&["c"], vec![(object, half)]), Instant::now())
-        .unwrap();
+    half.as_mut().unwrap().programmed.callers = 1;
+    let told = (object.clone(), half);
+    two.say(says(&["c"], vec![told]), Instant::now()).unwrap();
+    assert_eq!(replicas.programmed(&object).callers, 1);
     assert_eq!(counts(&replicas), are("2/4", &["c"], &["d"]));
     assert_eq!(replicas.len(), 2);
     assert!(!replicas.is_settled());
@@ -228,6 +230,35 @@ async fn a_pod_that_is_connected_twice_has_gone_from_where_its_stream_is_older()
     replicas.look(now);
     assert_eq!(told_one.try_recv(), Ok(pod("a")));
     assert!(told_two.try_recv().is_err());
+}
+
+/// How long it takes to count an object so many times.
+fn counting(replicas: &Replicas, m: usize) -> std::time::Duration {
+    let begun = std::time::Instant::now();
+    for _ in 0..200 {
+        assert_eq!(replicas.programmed(&object()).m, m);
+    }
+    begun.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn counting_takes_no_longer_when_a_replica_with_thousands_of_pods_has_gone() {
+    let replicas = replica(&[]);
+    let names: Vec<_> = (0..MAX_PODS).map(|n| n.to_string()).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let (one, _told) = begin(&replicas, "one");
+    let said = || {
+        let all = digest(&replicas, MAX_PODS, MAX_PODS);
+        says(&names, vec![all])
+    };
+    one.say(said(), Instant::now()).unwrap();
+    let before = counting(&replicas, MAX_PODS);
+    let (two, _told) = begin(&replicas, "two");
+    drop(one);
+    two.say(said(), Instant::now()).unwrap();
+    // All have moved, and each object is counted without them.
+    let after = counting(&replicas, MAX_PODS);
+    assert!(after < before * 20, "{after:?} instead of {before:?}");
 }
 
 #[tokio::test]

@@ -20,10 +20,14 @@ use crate::api_server::in_time;
 
 /// Objects of a page of a list.
 const PAGE: u32 = 500;
-/// Seconds after which the API server ends a watch, and the next one begins where it ended.
-const WATCH: u32 = 290;
-/// A watch that says nothing for so long, not even its end, is on a dead connection.
-const DEAD: Duration = Duration::from_secs(WATCH as u64 + 5);
+/// Seconds after which the API server ends a watch, and the next one begins where it ended. Two before
+/// the end it says up to where nothing has happened, and else once a minute: for so long a sidecar that
+/// comes from a replica that was ahead is withheld what depends on a kind of which nothing changes.
+const WATCH: u32 = 20;
+/// The same of what is followed in many namespaces, each for itself, as Secrets are.
+const WATCH_LABELLED: u32 = 290;
+/// A watch that says nothing for so much longer, not even its end, is on a dead connection.
+const DEAD: Duration = Duration::from_secs(5);
 /// How long a page of a list may take.
 const LIST: Duration = Duration::from_secs(30);
 /// How long a watch may take to begin.
@@ -156,6 +160,14 @@ impl Only<'_> {
     fn fields(self) -> Option<String> {
         self.named.map(|name| format!("metadata.name={name}"))
     }
+
+    /// Seconds that a watch goes on.
+    fn life(self) -> u32 {
+        match self.labelled {
+            Some(_) => WATCH_LABELLED,
+            None => WATCH,
+        }
+    }
 }
 
 // === impl Attempts ===
@@ -219,7 +231,7 @@ where
 {
     let params = WatchParams {
         bookmarks: true,
-        timeout: Some(WATCH),
+        timeout: Some(only.life()),
         label_selector: only.labelled.map(str::to_owned),
         field_selector: only.fields(),
         ..WatchParams::default()
@@ -231,7 +243,8 @@ where
     };
     *began = Some(Instant::now());
     let mut stream = std::pin::pin!(stream);
-    while let Ok(Some(event)) = timeout(DEAD, stream.next()).await {
+    let dead = Duration::from_secs(only.life().into()) + DEAD;
+    while let Ok(Some(event)) = timeout(dead, stream.next()).await {
         match event {
             Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                 version = version_of(&object);

@@ -26,6 +26,7 @@ fn report(programmed: &str, n: usize) -> Report {
             condition("Programmed", programmed),
         ],
         programmed: Counts { n, m: 3 },
+        callers: 0,
         waiting: Vec::new(),
         unconnected: Vec::new(),
     }

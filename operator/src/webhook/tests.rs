@@ -153,7 +153,7 @@ async fn ask_of(webhook: Webhook, request: Vec<u8>) -> String {
     let webhook = Arc::new(webhook);
     let service = service_fn(move |request| {
         let webhook = webhook.clone();
-        async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+        async move { Ok::<_, Infallible>(webhook.answer(request, Ipv4Addr::LOCALHOST.into()).await) }
     });
     let served =
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(server), service));
@@ -338,7 +338,7 @@ async fn garbage_is_answered_and_the_next_question_as_ever() {
         let webhook = webhook.clone();
         let service = service_fn(move |request| {
             let webhook = webhook.clone();
-            async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+            async move { Ok::<_, Infallible>(webhook.answer(request, Ipv4Addr::LOCALHOST.into()).await) }
         });
         let serving = http1::Builder::new().serve_connection(TokioIo::new(server), service);
         let served = tokio::spawn(serving);

@@ -3,22 +3,36 @@
 //!
 //! Nobody waits for it: one draft is judged at a time, a few more wait for a second at most, and who
 //! gets no judgement may store what they have, and is told so. The status says the same later.
+//!
+//! Whoever reaches the port may ask, and not API servers alone: addresses take turns, none may have all
+//! the places, and what the schema doesn't permit, and the API server would refuse, is not judged.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use compiler::{Draft, Inputs, Opinion, Review};
+use compiler::{Draft, Inputs, Opinion, Review, yaml};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 use super::review::Request;
+use crate::places::{Limits, Places};
 
 /// How long a draft is judged, and waits for that, before it is let through.
 const JUDGED_WITHIN: Duration = Duration::from_secs(1);
-/// How many drafts wait at a time, with the one that is judged.
-const MOST_AT_A_TIME: usize = 32;
+/// How many drafts wait at a time, with the one that is judged, by the address that they come from. Who
+/// comes when all are taken takes one from whoever has the most.
+const PLACES: Limits = Limits {
+    total: 32,
+    each: 24,
+    kept: Duration::ZERO,
+};
+/// The largest draft that is judged, in bytes of JSON: what etcd holds.
+const MAX_DRAFT_BYTES: usize = 3 << 19;
 /// How many warnings are given. The API server passes on 4096 characters of them in all.
 const MOST_WARNINGS: usize = 12;
 /// The characters of a warning: the API server cuts longer ones.
@@ -30,8 +44,14 @@ pub struct Validator {
     /// The world that was last compiled; none before the first one was.
     world: watch::Receiver<Option<Arc<Inputs>>>,
     memory: Arc<Mutex<Memory>>,
-    places: Arc<Semaphore>,
+    places: Arc<Places<IpAddr>>,
+    turns: Arc<Turns>,
 }
+
+/// One draft of each address at most waits to be judged, the others of it for that: so addresses take
+/// turns, however many one of them sends. As many as there are places.
+#[derive(Debug, Default)]
+struct Turns(std::sync::Mutex<HashMap<IpAddr, Weak<Mutex<()>>>>);
 
 /// What is remembered from one draft to the next.
 #[derive(Debug, Default)]
@@ -57,15 +77,16 @@ impl Validator {
         Validator {
             world,
             memory: Arc::default(),
-            places: Arc::new(Semaphore::new(MOST_AT_A_TIME)),
+            places: Places::new(PLACES),
+            turns: Arc::default(),
         }
     }
 
     /// The response to a request, but for its `uid`.
-    pub(super) async fn answer(&self, request: &Request) -> Value {
+    pub(super) async fn answer(&self, request: &Request, from: IpAddr) -> Value {
         let opinion = match draft(request) {
             None => Opinion::default(),
-            Some(Ok(draft)) => self.judge(draft).await,
+            Some(Ok(draft)) => self.judge(draft, from).await,
             Some(Err(unreadable)) => told(unreadable),
         };
         let mut response = json!({ "allowed": opinion.refusal.is_none() });
@@ -87,20 +108,23 @@ impl Validator {
         response
     }
 
-    async fn judge(&self, draft: Draft) -> Opinion {
+    async fn judge(&self, draft: Draft, from: IpAddr) -> Opinion {
         let Some(world) = self.world.borrow().clone() else {
             return told(NO_WORLD.to_owned());
         };
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
+        let Some(place) = self.places.take(from) else {
             return told(BUSY.to_owned());
         };
-        let memory = self.memory.clone();
-        let judged = async {
+        let place = Arc::new(place);
+        let (memory, turn) = (self.memory.clone(), self.turns.of(from));
+        let held = place.clone();
+        let judged = async move {
+            let turn = turn.lock_owned().await;
             let mut memory = memory.lock_owned().await;
             // What takes longer than it is waited for is finished all the same: the next draft
             // finds it remembered.
             let judging = tokio::task::spawn_blocking(move || {
-                let _place = place;
+                let _held = (held, turn);
                 // Taken out: of a bug nothing half-finished is left.
                 let mut now = std::mem::take(&mut *memory);
                 let known = now.seen.as_ref();
@@ -117,10 +141,30 @@ impl Validator {
                 told(FAILED.to_owned())
             })
         };
-        match timeout(JUDGED_WITHIN, judged).await {
-            Ok(opinion) => opinion,
-            Err(_) => told(BUSY.to_owned()),
+        tokio::select! {
+            // Who has lost its place begins nothing.
+            biased;
+            () = place.lost() => told(BUSY.to_owned()),
+            opinion = timeout(JUDGED_WITHIN, judged) => {
+                opinion.unwrap_or_else(|_| told(BUSY.to_owned()))
+            }
         }
+    }
+}
+
+// === impl Turns ===
+
+impl Turns {
+    /// Whoever has it locked has the turn of that address.
+    fn of(&self, address: IpAddr) -> Arc<Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = turns.get(&address).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        turns.insert(address, Arc::downgrade(&turn));
+        turn
     }
 }
 
@@ -142,12 +186,44 @@ fn draft(request: &Request) -> Option<Result<Draft, String>> {
     if !is_ours || !is_new || is_going {
         return None;
     }
-    Some(match request.kind.kind.as_str() {
+    let kind = request.kind.kind.as_str();
+    if let Some(beyond) = too_much(kind, new) {
+        return Some(Err(beyond));
+    }
+    Some(match kind {
         "ApiRoute" => read(new).map(Draft::ApiRoute),
         "RetryPolicy" => read(new).map(Draft::RetryPolicy),
         "RateLimit" => read(new).map(Draft::RateLimit),
         _ => return None,
     })
+}
+
+/// Why a draft is too much to judge, if it is: the API server lets through nothing of the kind.
+fn too_much(kind: &str, object: &Value) -> Option<String> {
+    let mut counted = Counted(0);
+    let _ = serde_json::to_writer(&mut counted, object);
+    let Counted(bytes) = counted;
+    let why = match bytes > MAX_DRAFT_BYTES {
+        true => format!("it has {bytes} bytes, and {MAX_DRAFT_BYTES} are the most"),
+        false => yaml::beyond_bounds(kind, object)?,
+    };
+    Some(format!(
+        "the operator of Meshwright does not look at this object before it is stored: {why}"
+    ))
+}
+
+/// How many bytes were written.
+struct Counted(usize);
+
+impl io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What the schema lets through and this build can't read is of a newer schema. Nothing of it would be

@@ -257,6 +257,10 @@ impl Apply for Applier {
         self.publish();
         rejected
     }
+
+    fn refused(&mut self, count: usize) {
+        self.metrics.rejected.inc_by(count as u64);
+    }
 }
 
 #[cfg(test)]
@@ -320,6 +324,30 @@ mod tests {
         assert_eq!(held(), (true, 2, "shop/orders".to_owned()));
         assert!(applier.apply(vec![send(Default::default())]).is_empty());
         assert_eq!(held(), (false, 1, "shop/orders".to_owned()));
+    }
+
+    #[test]
+    fn what_is_rejected_before_it_is_applied_is_counted_too() {
+        use wire::delta::Held;
+        use wire::discovery::Delta;
+
+        let (sender, _state) = watch::channel(Arc::default());
+        let (followers, metrics) = (Arc::new(Followers::new(0)), Arc::new(Metrics::new()));
+        let counted = metrics.clone();
+        let mut applier = Applier::new(sender, watch::Sender::default(), followers, metrics);
+        let mut held = Held::default();
+        let nonce = held.hello().nonce.wrapping_add(1);
+        let workload = mesh::Workload::default();
+        let needs = ["what-no-sidecar-can-do"];
+        let unknown = Resource::new(id("orders"), Generation::ZERO, &needs, &workload);
+        let delta = Delta {
+            nonce,
+            resources: vec![unknown.into()],
+            ..Delta::default()
+        };
+        let ack = held.receive(delta, &mut applier).unwrap();
+        assert_eq!(ack.rejected.len(), 1);
+        assert_eq!(counted.rejected.get(), 1);
     }
 
     #[test]

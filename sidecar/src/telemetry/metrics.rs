@@ -224,7 +224,7 @@ impl Metrics {
                 "The newest revision of each kind of input that is in force"
             ),
             resources: register!("config_resources", "Resources held"),
-            rejected: register!("config_rejected", "Resources rejected"),
+            rejected: register!("config_rejected", "Resources rejected, for whatever reason"),
             lookups: register!(
                 "lookups",
                 "Calls that waited until the operator said what an address or a name means"

@@ -155,6 +155,9 @@ impl Held {
         self.nonce = Some(expected);
         let (complete, seen) = (delta.complete, delta.seen.take());
         let mut sorted = self.sort(delta);
+        if !sorted.rejected.is_empty() {
+            apply.refused(sorted.rejected.len());
+        }
         self.make(&mut sorted, apply);
         self.complete |= complete;
         if let Some(seen) = seen {
@@ -180,6 +183,9 @@ impl Held {
                 }),
                 None => changes.push(Change::Put(resource.clone())),
             }
+        }
+        if !rejected.is_empty() {
+            apply.refused(rejected.len());
         }
         if !changes.is_empty() {
             rejected.append(&mut apply.apply(changes));

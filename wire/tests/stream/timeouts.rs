@@ -8,8 +8,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use wire::{
     delta::Held,
-    discovery::{Ack, FromSidecar},
-    server::{self, ACK_TIMEOUT, Deltas, HELLO_TIMEOUT, Mailbox, REFRESH},
+    discovery::{Ack, FromSidecar, Lookup},
+    server::{
+        self, ACK_TIMEOUT, Deltas, HELLO_TIMEOUT, LOOKUPS_AT_ONCE, LOOKUPS_EVERY, Mailbox, REFRESH,
+    },
 };
 
 use crate::{
@@ -182,4 +184,64 @@ async fn a_mailbox_that_was_told_that_anything_may_have_changed_has_the_view_com
 
     assert_eq!(second.resources[0].id, "route/shop/carts");
     assert_eq!(second.removed[0].id, "route/shop/orders");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_without_end_is_read_ever_so_often_and_its_ack_is_not_late_for_that() {
+    const MANY: u32 = 500;
+    let operator = Operator::start(Snapshot::at(1));
+    let (messages, mut deltas) = stream(&operator);
+    say(&messages, Held::default().hello()).await;
+    let delta = deltas.next().await.unwrap().unwrap();
+    let started = Instant::now();
+    let asking = async {
+        for number in 0..MANY {
+            let asked = format!("lookup/address/10.96.{}.{}", number / 256, number % 256);
+            let lookup = Lookup {
+                wanted: vec![asked],
+                unwanted: Vec::new(),
+            };
+            say(&messages, lookup).await;
+        }
+        acknowledge(&messages, delta.nonce).await;
+    };
+    let at_once = async {
+        operator.asked(LOOKUPS_AT_ONCE as usize).await;
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        operator.asked(LOOKUPS_AT_ONCE as usize + 1).await;
+        assert!(started.elapsed() >= LOOKUPS_EVERY);
+    };
+    tokio::join!(asking, at_once);
+    let asked = operator.asked(MANY as usize).await;
+    assert_eq!(asked.len(), MANY as usize, "nothing is lost");
+    let took = LOOKUPS_EVERY * (MANY - LOOKUPS_AT_ONCE);
+    assert!(took > ACK_TIMEOUT, "the Ack comes later than it else might");
+    assert!(started.elapsed() >= took && started.elapsed() < took + LOOKUPS_EVERY * 2);
+    // The stream goes on.
+    operator.publish(|view| view.put("route/shop/orders", "v1"));
+    deltas.next().await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_without_end_and_acknowledges_nothing_is_not_waited_for_for_ever() {
+    let operator = Operator::start(Snapshot::at(1));
+    let (messages, mut deltas) = stream(&operator);
+    say(&messages, Held::default().hello()).await;
+    let started = Instant::now();
+    let asking = async {
+        loop {
+            let lookup = Lookup {
+                wanted: vec!["lookup/address/10.96.0.7".to_owned()],
+                unwanted: Vec::new(),
+            };
+            if messages.send(Ok(lookup.into())).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        code = end(&mut deltas) => assert_eq!(code, Code::DeadlineExceeded),
+        () = asking => unreachable!(),
+    }
+    assert!(started.elapsed() < ACK_TIMEOUT * 5);
 }

@@ -5,13 +5,13 @@ const ORDERS: &str = "spiffe://cluster.local/ns/shop/sa/orders";
 /// How often it is looked.
 const LOOK: Duration = Duration::from_secs(20);
 
-fn asked(request: &str) -> Wanted {
+pub(super) fn asked(request: &str) -> Wanted {
     Wanted::Own {
         request: Some(request.to_owned()),
     }
 }
 
-fn stage(authorities: &Authorities) -> &'static str {
+pub(super) fn stage(authorities: &Authorities) -> &'static str {
     match authorities.stage {
         Stage::Settled(_) => "settled",
         Stage::Announced { .. } => "announced",
@@ -21,7 +21,7 @@ fn stage(authorities: &Authorities) -> &'static str {
 
 /// What is kept after a step, or as it was, read again from what was written: whoever goes on has
 /// nothing else.
-fn stepped(authorities: &Authorities, moment: &Moment<'_>) -> Authorities {
+pub(super) fn stepped(authorities: &Authorities, moment: &Moment<'_>) -> Authorities {
     match authorities.stepped(moment).unwrap() {
         Some(step) => Authorities::from_text(&step.to_text()).unwrap(),
         None => authorities.clone(),

@@ -140,6 +140,7 @@ impl Inner {
         };
         stream.ended = true;
         stream.mailbox.close();
+        self.remembered.left(&stream.owner);
         for key in &stream.keys {
             self.subscribers.remove(key, id);
             self.ledger.left(id, self.snapshot.ids(key));

@@ -35,3 +35,18 @@ fn streams_that_have_ended_take_no_place_from_others() {
     assert!(join("one-too-many").is_err());
     assert!(join("orders-1").is_ok(), "in place of its own");
 }
+
+#[test]
+fn no_more_streams_begin_than_there_is_room_for_and_the_rest_is_sent_elsewhere() {
+    let streams = Streams::with_room(2);
+    let join = |pod: &str| streams.join(subscriber(pod), Mailbox::new());
+    join("web-1").unwrap();
+    let second = join("web-2").unwrap();
+    let refused = join("web-3").unwrap_err().to_string();
+    assert!(
+        refused.contains("serves 2 streams already; try another one"),
+        "{refused}"
+    );
+    streams.leave(second);
+    join("web-3").unwrap();
+}

@@ -178,6 +178,8 @@ async fn what_a_route_leads_to_comes_to_those_who_receive_the_route_and_changes_
     elsewhere.say(asks(&[address(VIRTUAL)], &[])).await;
     elsewhere.step().await;
     assert!(elsewhere.holds(&bank("ledger")) && !elsewhere.holds(&bank("archive")));
+    mesh.until(2, 2).await;
+    assert_eq!(mesh.programmed().callers, 1, "the one of another namespace");
 
     mesh.leads_to("archive");
     for sidecar in [&mut own, &mut elsewhere] {

@@ -175,5 +175,43 @@ async fn a_connection_that_died_without_a_word_is_given_up() {
         "{gaps:?}"
     );
     // And one that has begun: the server had promised to end it.
-    assert!(gaps[3] >= DEAD && gaps[3] <= DEAD + PAUSES.0, "{gaps:?}");
+    let dead = Duration::from_secs(WATCH.into()) + DEAD;
+    assert!(gaps[3] >= dead && gaps[3] <= dead + PAUSES.0, "{gaps:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_is_asked_for_so_short_a_time_that_it_soon_says_how_far_a_quiet_kind_is() {
+    let labelled = Only {
+        labelled: Some("meshwright.dev/consumer"),
+        ..Only::default()
+    };
+    // Those of Secrets are as many as namespaces.
+    for (only, seconds) in [(Only::default(), WATCH), (labelled, WATCH_LABELLED)] {
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let asks = asked.clone();
+        let client = fake::client(move |request| {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let list = json!({
+                "kind": "List", "apiVersion": "v1", "items": [], "metadata": { "resourceVersion": "7" },
+            });
+            let answer = match query.contains("watch=true") {
+                true => Response::new(quiet(HOUR)),
+                false => fake::json(&list),
+            };
+            asks.lock().unwrap().push(query);
+            async move { answer }
+        });
+        let api: Api<Service> = Api::all(client);
+        let _ = timeout(LIST, follow(api, only, "Service", |_| ())).await;
+        let asked = asked.lock().unwrap();
+        let watch = asked.iter().find(|query| query.contains("watch=true"));
+        let watch = watch.unwrap();
+        let bounded = format!("timeoutSeconds={seconds}");
+        assert!(watch.split('&').any(|pair| pair == bounded), "{watch}");
+        assert!(watch.contains("allowWatchBookmarks=true"), "{watch}");
+    }
+    assert!(
+        Duration::from_secs(WATCH.into()) > LIVED,
+        "else none ever holds"
+    );
 }
