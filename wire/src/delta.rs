@@ -59,8 +59,7 @@ pub const MAX_REMOVED: usize = 4096;
 /// name, because the operator reads no more from it.
 pub const MAX_HELLO_BYTES: usize = 8 * 1024 * 1024;
 
-/// How many capabilities of a sidecar are remembered, for people to look at: the sidecar decides
-/// itself what it can't enforce.
+/// How many capabilities a sidecar announces at most.
 pub const MAX_ANNOUNCED: usize = 256;
 
 /// The longest reason of a rejection, in characters: it is copied into objects' status.

@@ -77,7 +77,7 @@ pub trait Subscriber: Send + 'static {
     /// this returns, and the mailbox what that changes.
     fn asked(&mut self, wanted: Vec<ResourceId>, unwanted: Vec<ResourceId>);
 
-    /// The sidecar has said Hello; what it holds, version and capabilities can be read from `sent`.
+    /// The sidecar has said Hello; what it holds can be read from `sent`.
     fn opened(&mut self, sent: &Sent);
 
     /// What the sidecar has done with the last delta.

@@ -6,8 +6,7 @@ use std::{
 };
 
 use super::{
-    MAX_ANNOUNCED, MAX_CHANGES, MAX_DELTA_BYTES, MAX_HELD, MAX_REMOVED, Outcome, View, presentable,
-    room::Room,
+    MAX_CHANGES, MAX_DELTA_BYTES, MAX_HELD, MAX_REMOVED, Outcome, View, presentable, room::Room,
 };
 use crate::{
     Generation, Kind, Resource, ResourceId,
@@ -26,8 +25,6 @@ const OVERHEAD_BYTES: usize = 96;
 /// receives the newest version and not each of them.
 #[derive(Debug)]
 pub struct Sent {
-    version: String,
-    capabilities: Vec<String>,
     /// What the sidecar holds, as far as it has said so.
     held: BTreeMap<ResourceId, Hash>,
     /// What the sidecar said it holds, or remembers the removal of, that is newer than this
@@ -48,6 +45,8 @@ pub struct Sent {
     nonce: u64,
     /// Whether `complete` has been sent.
     complete: bool,
+    /// Whether `held` takes as little memory as it can, since the first complete set.
+    is_packed: bool,
     /// Whether the floor is to be raised even if there is nothing else to say.
     refresh: bool,
 }
@@ -120,13 +119,6 @@ impl Sent {
             }
         }
         let mut sent = Sent {
-            version: hello.version.chars().take(64).collect(),
-            capabilities: hello
-                .capabilities
-                .iter()
-                .take(MAX_ANNOUNCED)
-                .map(|name| excerpt(name))
-                .collect(),
             held: BTreeMap::new(),
             ahead,
             floor: hello.seen.into(),
@@ -137,6 +129,7 @@ impl Sent {
             in_flight: None,
             nonce: hello.nonce,
             complete: false,
+            is_packed: false,
             refresh: false,
         };
         for id in view.ids() {
@@ -156,16 +149,6 @@ impl Sent {
         sent.dirty.extend(held.keys().cloned());
         sent.held.append(&mut held);
         Ok(sent)
-    }
-
-    /// The sidecar's version, for people.
-    pub fn version(&self) -> &str {
-        &self.version
-    }
-
-    /// What the sidecar said it can do.
-    pub fn capabilities(&self) -> &[String] {
-        &self.capabilities
     }
 
     /// What the sidecar holds: what it said at Hello, and what it acknowledged since.
@@ -297,6 +280,11 @@ impl Sent {
         }
         if let Some(room) = ack.room {
             self.offer_again(room.into());
+        }
+        if self.complete && !self.is_packed {
+            // What was inserted in order leaves half of each node empty, and most of it stays for hours.
+            self.held = std::mem::take(&mut self.held).into_iter().collect();
+            self.is_packed = true;
         }
         outcomes
     }
