@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tests::client::Client;
 use tests::mesh::{Mesh, SOON};
 use tests::wait_until;
 
@@ -324,4 +325,21 @@ async fn a_sidecar_whose_volume_takes_nothing_more_enforces_edits_and_keeps_them
     client.sidecar().start()?;
     client.sidecar().ready().await?;
     answers("two").await
+}
+
+#[tokio::test]
+async fn a_sidecar_that_looks_whether_it_is_captured_says_at_a_page_of_its_own_that_it_is_ready()
+-> Result<()> {
+    let mesh = Mesh::start(&services(&["orders"])).await?;
+    let orders = mesh.workload("orders").await?;
+    let page = |path: &str| format!("http://{}:15021{path}", orders.sidecar.address());
+    for (path, status) in [
+        ("/ready", 200),
+        ("/ready/captured", 200),
+        ("/ready/else", 404),
+    ] {
+        let answer = Client::direct().get(&page(path)).await?;
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+    }
+    Ok(())
 }

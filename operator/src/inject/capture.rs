@@ -91,6 +91,13 @@ impl Capture {
                 if let Some(env) = sidecar.get_mut("env").and_then(Value::as_array_mut) {
                     env.push(json!({ "name": wire::capture::EXCLUDED_INBOUND, "value": excluded }));
                 }
+                // A sidecar that looks whether it is captured knows this page; one that is older does not, and is
+                // never ready rather than around the mesh.
+                for probe in ["startupProbe", "readinessProbe"] {
+                    if let Some(probe) = sidecar.get_mut(probe) {
+                        probe["httpGet"]["path"] = json!(wire::capture::READY);
+                    }
+                }
                 // There is an annotation already: that the pod was injected.
                 patch.insert(
                     "/metadata/annotations",
