@@ -119,6 +119,25 @@ pub(crate) fn excluded_inbound(pod: &Pod) -> Vec<u16> {
     }
 }
 
+/// Of a container's arguments and variables what the compiler reads: the rest of a pod is not worth its memory.
+pub fn only_exclusions(container: &mut Container) {
+    let arguments = container.args.take().unwrap_or_default();
+    if container.name == REDIRECT_CONTAINER {
+        let values = arguments.iter().skip(1);
+        let pairs = arguments.iter().zip(values);
+        let excluded = pairs.filter(|(flag, _)| **flag == EXCLUDE_INBOUND_FLAG);
+        let excluded = excluded.flat_map(|(flag, port)| [flag.clone(), port.clone()]);
+        container.args = Some(excluded.collect());
+    }
+    let mut variables = container.env.take();
+    if container.name == SIDECAR_CONTAINER
+        && let Some(variables) = &mut variables
+    {
+        variables.retain(|one| one.name == EXCLUDED_INBOUND);
+        container.env = Some(std::mem::take(variables));
+    }
+}
+
 /// What arguments of a redirect exclude.
 fn told<'a>(arguments: impl Iterator<Item = &'a String> + Clone) -> Vec<u16> {
     let values = arguments.clone().skip(1);

@@ -218,10 +218,12 @@ async fn a_mesh_is_installed_tested_upgraded_and_uninstalled_and_what_remains_is
         "app.kubernetes.io/name=meshwright",
     ];
     ensure!(names(cluster, &rights).await?.is_empty());
-    ensure!(
-        names(cluster, &["all", "-n", SYSTEM]).await?.len() <= 1,
-        "the operator is still there"
-    );
+    wait_until("the operator has ended", PODS, async || {
+        let left = names(cluster, &["all", "-n", SYSTEM]).await?;
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+    .await?;
     ensure!(
         containers(cluster, &namespace, "second").await? == 1,
         "a pod with a sidecar"
@@ -267,7 +269,7 @@ async fn a_mesh_is_installed_tested_upgraded_and_uninstalled_and_what_remains_is
             removed += 1;
         }
     }
-    ensure!(removed == 4, "{said}");
+    ensure!(removed == 5, "{said}");
     let own = names(cluster, &["crd"]).await?;
     ensure!(
         !own.iter().any(|name| name.contains("meshwright")),

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use compiler::{Inputs, ObjectKey, ObjectRef, permissive};
+use compiler::{Inputs, ObjectKey, ObjectRef, permissive, pod_settings};
 use crds::{ApiRoute, ObjectStatus, RateLimit, RetryPolicy};
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -451,11 +451,16 @@ fn slim_namespace(key: &ObjectKey, namespace: &mut Namespace) {
 
 /// What identifies a pod, which ports it names, whether it is meshed, alive and ready.
 fn slim_pod(pod: &mut Pod) {
-    let ports = |container: Container| Container {
-        name: container.name,
-        ports: container.ports,
-        restart_policy: container.restart_policy,
-        ..Container::default()
+    let ports = |mut container: Container| {
+        pod_settings::only_exclusions(&mut container);
+        Container {
+            name: container.name,
+            ports: container.ports,
+            restart_policy: container.restart_policy,
+            args: container.args,
+            env: container.env,
+            ..Container::default()
+        }
     };
     pod.spec = pod.spec.take().map(|spec| PodSpec {
         containers: spec.containers.into_iter().map(ports).collect(),

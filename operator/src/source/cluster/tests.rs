@@ -387,3 +387,35 @@ async fn ten_thousand_objects_at_once_are_told_together() {
         |(key, route): &(&ObjectKey, &Arc<ApiRoute>)| Arc::ptr_eq(route, &before.api_routes[*key]);
     assert_eq!(after.api_routes.iter().filter(same).count(), MANY - 100);
 }
+
+#[test]
+fn of_a_pod_it_is_kept_which_ports_were_excluded_when_it_was_injected() {
+    let excluded = |containers: Value| {
+        let mut pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": "orders-1", "namespace": "shop" },
+            "spec": { "containers": [{ "name": "orders", "args": ["--exclude-inbound-port", "1"] }],
+                      "initContainers": containers } }))
+        .unwrap();
+        slim_pod(&mut pod);
+        serde_json::to_value(pod.spec.unwrap()).unwrap()
+    };
+    let redirect = json!([{ "name": "meshwright-redirect", "args": [
+        "redirect", "--inbound-port", "15006", "--exclude-inbound-port", "9090", "--exclude-inbound-port", "9091"] }]);
+    let kept = excluded(redirect);
+    let args = [
+        "--exclude-inbound-port",
+        "9090",
+        "--exclude-inbound-port",
+        "9091",
+    ];
+    assert_eq!(kept["initContainers"][0]["args"], json!(args));
+    assert_eq!(kept["containers"][0]["args"], Value::Null, "of nobody else");
+    let name = wire::capture::EXCLUDED_INBOUND;
+    let sidecar = json!([{ "name": "meshwright-sidecar", "env": [
+        { "name": "MESHWRIGHT_LOG", "value": "info" }, { "name": name, "value": "9090" }] }]);
+    let kept = excluded(sidecar);
+    assert_eq!(
+        kept["initContainers"][0]["env"],
+        json!([{ "name": name, "value": "9090" }])
+    );
+}
