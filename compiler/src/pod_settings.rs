@@ -129,12 +129,12 @@ pub fn only_exclusions(container: &mut Container) {
         let excluded = excluded.flat_map(|(flag, port)| [flag.clone(), port.clone()]);
         container.args = Some(excluded.collect());
     }
-    let mut variables = container.env.take();
-    if container.name == SIDECAR_CONTAINER
-        && let Some(variables) = &mut variables
-    {
-        variables.retain(|one| one.name == EXCLUDED_INBOUND);
-        container.env = Some(std::mem::take(variables));
+    let is_sidecar = container.name == SIDECAR_CONTAINER;
+    if let Some(variables) = &mut container.env {
+        variables.retain(|one| is_sidecar && one.name == EXCLUDED_INBOUND);
+    }
+    if !is_sidecar {
+        container.env = None;
     }
 }
 
