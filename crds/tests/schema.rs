@@ -6,22 +6,23 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+/// What is committed is what was generated; with UPDATE it is from now on.
+fn is_fresh(path: &Path, generated: &str) {
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, generated).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    let stale = committed != generated;
+    assert!(!stale, "{} is stale: run make crds", path.display());
+}
+
 #[test]
 fn the_committed_definitions_are_those_that_the_types_generate() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (name, definition) in crds::schema::definitions() {
         let generated = crds::schema::to_yaml(&definition).unwrap();
         for copy in crds::schema::FOLDERS {
-            let path = folder.join(copy).join(name);
-            if std::env::var_os("UPDATE").is_some() {
-                std::fs::write(&path, &generated).unwrap();
-            }
-            let committed = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(
-                committed == generated,
-                "{} is stale: run make crds",
-                path.display()
-            );
+            is_fresh(&folder.join(copy).join(name), &generated);
         }
     }
 }
@@ -29,16 +30,7 @@ fn the_committed_definitions_are_those_that_the_types_generate() {
 #[test]
 fn the_committed_reference_is_the_one_that_the_types_generate() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(crds::reference::FILE);
-    let generated = crds::reference::markdown();
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&path, &generated).unwrap();
-    }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        committed == generated,
-        "{} is stale: run make crds",
-        path.display()
-    );
+    is_fresh(&path, &crds::reference::markdown());
 }
 
 #[test]

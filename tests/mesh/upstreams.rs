@@ -415,3 +415,28 @@ async fn a_kept_connection_that_an_application_ends_with_a_request_costs_no_call
     assert_eq!(send().await?, (502, "upstream_reset".to_owned()));
     Ok(())
 }
+
+#[tokio::test]
+async fn what_is_to_be_carried_out_once_is_not_repeated_whatever_its_method() -> Result<()> {
+    let route = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+                 metadata: { name: orders, namespace: shop }\n\
+                 spec: { hosts: [orders], idempotency: { methods: [PUT] } }\n";
+    let mesh = Mesh::start(&(service("orders", "http") + route)).await?;
+    let (listener, _sidecar) = mesh.listener("orders").await?;
+    let client = mesh.client("web").await?;
+    mesh.programmed("orders").await?;
+    tokio::spawn(hangs_up(listener, Arc::default()));
+    let put = async |key: &str| {
+        let headers = [("idempotency-key", key)];
+        let url = "http://orders/";
+        let answer = client
+            .send(Method::PUT, url, &headers, Bytes::new())
+            .await?;
+        anyhow::Ok((answer.status, answer.reason().to_owned()))
+    };
+    assert_eq!(put("one").await?, (200, String::new()));
+    // Whether it was carried out nobody knows.
+    assert_eq!(put("two").await?, (502, "upstream_reset".to_owned()));
+    assert_eq!(put("two").await?, (409, "idempotency_unknown".to_owned()));
+    Ok(())
+}

@@ -308,6 +308,7 @@ impl Ca {
         for _ in 0..ATTEMPTS {
             let kept = self.store.load().await?;
             let seen = Instant::now();
+            let held = self.lock().as_ref().map(|held| held.authorities.clone());
             let before = match &kept {
                 Some(kept) => Some(Authorities::from_text(&kept.text)?),
                 None => None,
@@ -326,13 +327,11 @@ impl Ca {
                 Some(before) => before.stepped(&moment)?,
                 // Somebody has deleted them, and every leaf in force hangs on them: they are put back.
                 // Who means it, because a key was stolen, stops every replica first.
-                None if self.lock().is_some() => {
+                None if held.is_some() => {
                     tracing::warn!(
                         "the certificate authority's keys are gone from where they are kept, and are put back"
                     );
-                    self.lock()
-                        .as_ref()
-                        .map(|held| Authorities::clone(&held.authorities))
+                    held.as_deref().cloned()
                 }
                 None => Some(Authorities::first(&moment).map_err(|error| match &problem {
                     Some(problem) => Error::Unusable(problem.clone()),

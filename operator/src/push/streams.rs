@@ -19,7 +19,7 @@ use wire::{Kind, ResourceId};
 use super::ledger::{Lag, Ledger, StreamId, Subscribers};
 use super::remembered::{Owner, Remembered};
 use super::snapshot::{Asked, Snapshot, StreamView};
-use reach::keys;
+use reach::{keys, unask};
 
 /// The most streams at once, however much memory there is: each costs some 55 KiB (docs/performance.md) and a
 /// place in every publication.
@@ -256,12 +256,7 @@ impl Streams {
         for question in unwanted {
             if asked.remove(question) {
                 changed.push(question.clone());
-                if let Some(asking) = inner.asked.get_mut(question) {
-                    asking.remove(&id);
-                    if asking.is_empty() {
-                        inner.asked.remove(question);
-                    }
-                }
+                unask(&mut inner.asked, question, id);
             }
         }
         for question in wanted {
@@ -289,17 +284,19 @@ impl Streams {
     /// The stream's sidecar is older than questions are: it is told of every Service unasked, and of no
     /// answers, which it could not read.
     pub(super) fn cannot_ask(&self, id: StreamId) {
-        let asked = Vec::from_iter(self.view(id).asked.iter().cloned());
-        self.asked(id, Vec::new(), &asked);
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let Some(stream) = inner.streams.get(&id).filter(|stream| !stream.ended) else {
+        let Some(stream) = inner.streams.get_mut(&id).filter(|stream| !stream.ended) else {
             return;
         };
         let keys = stream.keys.iter();
         let keys = keys.filter(|key| !matches!(key, AudienceKey::Service(..)));
         let mut keys: Audience = keys.cloned().collect();
         keys.insert(AudienceKey::AnyService);
+        // What others of its Deployment asked for stays remembered: those that are newer want it.
+        for question in &*std::mem::take(&mut stream.asked) {
+            unask(&mut inner.asked, question, id);
+        }
         let snapshot = inner.snapshot.clone();
         let gained = inner.regroup(id, keys, &snapshot, &snapshot);
         inner.ledger.joined(id, gained.iter());

@@ -67,10 +67,11 @@ async fn ready_means_a_certificate_in_force_a_whole_configuration_and_the_own_gu
     assert_eq!(readiness.missing(), Some("draining"));
 }
 
+/// What the kubelet asks.
+const READY: &str = "GET /ready HTTP/1.1\r\nconnection: close\r\n\r\n";
+
 #[tokio::test]
 async fn who_stays_connected_keeps_nobody_out() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
     let local = tokio::task::LocalSet::new();
     let test = async {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -82,23 +83,15 @@ async fn who_stays_connected_keeps_nobody_out() {
         for _ in 0..2 * MAX_CONNECTIONS {
             idle.push(tokio::net::TcpStream::connect(address).await.unwrap());
         }
-        let mut probe = tokio::net::TcpStream::connect(address).await.unwrap();
-        let request = b"GET /ready HTTP/1.1\r\nconnection: close\r\n\r\n";
-        probe.write_all(request).await.unwrap();
-        let mut answer = String::new();
-        let read = probe.read_to_string(&mut answer);
-        timeout(Duration::from_secs(5), read)
-            .await
-            .unwrap()
-            .unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let (status, _) = ask(address, READY).await;
+        assert_eq!(status, "200");
     };
     local.run_until(test).await;
 }
 
 #[tokio::test]
 async fn a_question_that_has_arrived_is_read_before_a_burst_behind_it_takes_its_place() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncWriteExt as _;
 
     let local = tokio::task::LocalSet::new();
     let test = async {
@@ -106,8 +99,7 @@ async fn a_question_that_has_arrived_is_read_before_a_burst_behind_it_takes_its_
         let address = listener.local_addr().unwrap();
         // All of them wait in the kernel's queue: nobody has accepted anything yet.
         let mut probe = tokio::net::TcpStream::connect(address).await.unwrap();
-        let request = b"GET /ready HTTP/1.1\r\nconnection: close\r\n\r\n";
-        probe.write_all(request).await.unwrap();
+        probe.write_all(READY.as_bytes()).await.unwrap();
         let mut burst = Vec::new();
         for _ in 0..4 * MAX_CONNECTIONS {
             burst.push(tokio::net::TcpStream::connect(address).await.unwrap());
@@ -118,23 +110,25 @@ async fn a_question_that_has_arrived_is_read_before_a_burst_behind_it_takes_its_
             tokio::task::yield_now().await;
             Ok(text(StatusCode::OK, "ready\n"))
         }));
-        let mut answer = String::new();
-        let read = probe.read_to_string(&mut answer);
-        timeout(Duration::from_secs(5), read)
-            .await
-            .unwrap()
-            .unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let (status, _) = answered(probe).await;
+        assert_eq!(status, "200");
     };
     local.run_until(test).await;
 }
 
 /// Asks an admin that answers people; returns its status line and its body.
 async fn ask(address: std::net::SocketAddr, request: &str) -> (String, String) {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncWriteExt as _;
 
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
+    answered(stream).await
+}
+
+/// The status line's number and the body of what comes until the connection ends.
+async fn answered(mut stream: tokio::net::TcpStream) -> (String, String) {
+    use tokio::io::AsyncReadExt as _;
+
     let mut answer = String::new();
     let read = stream.read_to_string(&mut answer);
     timeout(Duration::from_secs(5), read)

@@ -27,12 +27,15 @@ pub struct Hop {
     pub reads: Reads,
 }
 
-/// Whether the peer's sidecar says that its application never got the request. Only a sidecar can
-/// say so: it takes such headers from its application's responses.
+/// Whether the peer's sidecar says that its application never got the request, or that it may be carried
+/// out twice and met the end of a connection. Only a sidecar can say so: it takes such headers from its
+/// application's responses.
 pub fn unsent(upstream: &Upstream, response: &Response<Incoming>) -> bool {
-    upstream.is_peer()
-        && Reason::of(response.headers())
-            .is_some_and(|reason| reason.unsent() && reason.fault() != Fault::Caller)
+    let may_be_repeated = |reason: Reason| match reason {
+        Reason::KeptConnectionClosed => true,
+        reason => reason.unsent() && reason.fault() != Fault::Caller,
+    };
+    upstream.is_peer() && Reason::of(response.headers()).is_some_and(may_be_repeated)
 }
 
 /// Why there was no answer, and the request if nothing of it was sent.

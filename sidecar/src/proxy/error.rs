@@ -59,8 +59,8 @@ macro_rules! reasons {
                 match self { $(Reason::$variant => Fault::$fault,)* }
             }
 
-            /// Whether sending it again does nothing that it must not: the request surely never reached
-            /// the application, or is one that may be carried out twice.
+            /// Whether the request surely never reached the application, so that sending it again
+            /// can do nothing twice.
             pub const fn unsent(self) -> bool {
                 match self { $(Reason::$variant => $unsent,)* }
             }
@@ -120,9 +120,9 @@ reasons! {
     UpstreamReset = "upstream_reset", BAD_GATEWAY, Target, false,
         "The service ended the connection before it answered.";
     /// A connection that was kept after an earlier answer ended before this one. Servers that end, or that have
-    /// kept it long enough, do that with what they have not read; a request that may be carried out twice
-    /// (RFC 9110, 9.2.2) is as good as one that was not sent, and only such a one is told so.
-    KeptConnectionClosed = "kept_connection_closed", BAD_GATEWAY, Target, true,
+    /// kept it long enough, do that with what they have not read. Only of a request that may be carried out
+    /// twice (RFC 9110, 9.2.2) it is told as this, and its caller sends it elsewhere.
+    KeptConnectionClosed = "kept_connection_closed", BAD_GATEWAY, Target, false,
         "The service ended a connection that it had kept, before it answered.";
     /// The answer is no HTTP.
     BadResponse = "bad_response", BAD_GATEWAY, Target, false,

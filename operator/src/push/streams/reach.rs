@@ -1,7 +1,7 @@
 //! What concerns each stream, as the world changes: pods appear and go, questions have other answers,
 //! and what is received leads to other Services.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use compiler::{Audience, AudienceKey, Compiled, ObjectKey};
@@ -145,17 +145,27 @@ impl Inner {
             self.subscribers.remove(key, id);
             self.ledger.left(id, self.snapshot.ids(key));
         }
-        for question in &*stream.asked {
-            if let Some(asking) = self.asked.get_mut(question) {
-                asking.remove(&id);
-                if asking.is_empty() {
-                    self.asked.remove(question);
-                }
-            }
-        }
+        stream
+            .asked
+            .iter()
+            .for_each(|question| unask(&mut self.asked, question, id));
         let pod = (stream.subscriber.pod.clone(), stream.subscriber.uid.clone());
         if self.pods.get(&pod) == Some(&id) {
             self.pods.remove(&pod);
+        }
+    }
+}
+
+/// The stream is told the answer no more.
+pub(super) fn unask(
+    asked: &mut BTreeMap<ResourceId, BTreeSet<StreamId>>,
+    question: &ResourceId,
+    id: StreamId,
+) {
+    if let Some(asking) = asked.get_mut(question) {
+        asking.remove(&id);
+        if asking.is_empty() {
+            asked.remove(question);
         }
     }
 }

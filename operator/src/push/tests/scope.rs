@@ -16,6 +16,13 @@ fn caller(pod: &str) -> Subscriber {
     }
 }
 
+/// What a sidecar begins with that is older than questions are.
+fn before_questions() -> Held {
+    let known = capability::ALL.iter().copied();
+    let known: Vec<_> = known.filter(|one| *one != capability::LOOKUP).collect();
+    Held::new("0.1.0", &known)
+}
+
 fn address(address: &str) -> Question {
     Question::Address(address.parse().unwrap())
 }
@@ -111,9 +118,7 @@ async fn a_sidecar_that_is_older_than_questions_is_told_of_every_service() {
     let mut own = mesh.connect("orders-1").await;
     own.step().await;
     let mut older = mesh.dial(caller("web-1"));
-    let known = capability::ALL.iter().copied();
-    let known: Vec<_> = known.filter(|one| *one != capability::LOOKUP).collect();
-    older.held = Held::new("0.1.0", &known);
+    older.held = before_questions();
     let hello = older.held.hello();
     older.say(hello).await;
     let delta = older.delta().await;
@@ -235,6 +240,12 @@ async fn a_new_pod_of_a_deployment_has_what_the_others_asked_for() {
     first.say(asks(&[address(VIRTUAL)], &[])).await;
     first.step().await;
     drop(first);
+    // One that can't read answers comes between, and what they asked for is remembered all the same.
+    let mut older = mesh.dial(caller("web-a"));
+    older.held = before_questions();
+    let hello = older.held.hello();
+    older.say(hello).await;
+    older.step().await;
     let route = id(Kind::Route, "orders");
     let mut second = mesh.connect_as(caller("web-b")).await;
     second.step().await;

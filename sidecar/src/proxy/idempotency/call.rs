@@ -220,7 +220,11 @@ impl Call {
         let asking = async {
             match call.onward.answer(&mut inner, head, body).await {
                 Ok(response) => collecting.collect(response).await,
-                Err(error) => {
+                Err(mut error) => {
+                    // It is to be carried out once, whatever its method: nobody repeats it elsewhere.
+                    if error.reason == Reason::KeptConnectionClosed {
+                        error.reason = Reason::UpstreamReset;
+                    }
                     let unsent = error.reason.unsent();
                     Came::Error(error, unsent)
                 }
