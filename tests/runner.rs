@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
+
 /// What a script did.
 struct Run {
     /// Of stdout; nothing here counts for whoever runs this test.
@@ -119,6 +121,36 @@ fn the_last_line_counts_and_each_tier_says_how_long_it_took() {
         echo 'test result: ok. 3 passed; 0 failed; 2 ignored'
     }";
     run("tests/run", &["unit"], ignored).ends("3 passed, 0 failed, 1 skipped", true);
+}
+
+#[test]
+fn every_test_target_of_the_workspace_is_in_a_tier() {
+    // Where nothing is installed nor started.
+    let prints = "id() { echo 1000; }
+        make() { :; }
+        cargo() { case $1 in --version) echo 'cargo 1.95.0' ;; *) echo \"cargo $*\" ;; esac; }
+        unshare() { :; }";
+    let mut ran = run("tests/run", &["unit", "mesh"], prints).lines;
+    // Those of the tiers that this machine skips.
+    ran.extend(read("tests/run").lines().map(str::to_owned));
+    let cargo = Command::new(env!("CARGO"))
+        .current_dir(root())
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .output()
+        .expect("cargo runs");
+    let metadata: Value = serde_json::from_slice(&cargo.stdout).expect("JSON");
+    let targets = metadata["packages"].as_array().into_iter().flatten();
+    let targets = targets.flat_map(|package| package["targets"].as_array().into_iter().flatten());
+    let tests = targets.filter(|target| target["kind"][0] == "test");
+    let names = Vec::from_iter(tests.filter_map(|test| test["name"].as_str()));
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        let argument = format!(" --test {name} ");
+        assert!(
+            ran.iter().any(|line| line.contains(&argument)),
+            "no tier of tests/run runs --test {name}"
+        );
+    }
 }
 
 #[test]
