@@ -11,9 +11,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use wire::discovery::certificates_server::CertificatesServer;
-use wire::replicas::replicas_server::ReplicasServer;
 
 use crate::args::Config;
 use crate::ca::provided::Provider;
@@ -23,6 +20,7 @@ use crate::ca::{self, Ca};
 use crate::capacity;
 use crate::certificates::Certificates;
 use crate::events::Events;
+use crate::grpc::{self, Services};
 use crate::http::Http;
 use crate::issuer::Issuer;
 use crate::issuer::review::Reviewer;
@@ -47,12 +45,6 @@ use crate::webhook::validate::Validator;
 
 /// How long open requests and streams may take to end.
 const DRAIN: Duration = Duration::from_secs(4);
-/// A connection on which nothing was heard for so long is asked whether it is still there.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// And this long later it is taken for dead.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many calls one connection may carry at a time: a sidecar makes one, and another now and then.
-const MAX_CALLS: u32 = 8;
 /// How often streams whose certificate has ended are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -74,7 +66,7 @@ pub struct Running {
     /// Of the Lease, at the end.
     resignation: Option<Resignation>,
     /// What takes part in an orderly end.
-    servers: JoinSet<Result<()>>,
+    servers: JoinSet<()>,
     /// What is merely stopped. When one of these ends by itself the operator has failed.
     workers: JoinSet<()>,
 }
@@ -106,9 +98,9 @@ pub async fn start_among(config: Config, leader: watch::Receiver<Leader>) -> Res
 }
 
 async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Result<Running> {
-    let grpc = bind(config.listen_grpc, "--listen-grpc").await?;
+    let grpc_listener = bind(config.listen_grpc, "--listen-grpc").await?;
     let http = bind(config.listen_http, "--listen-http").await?;
-    let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
+    let (grpc_address, http_address) = (grpc_listener.local_addr()?, http.local_addr()?);
     let Ground {
         keys,
         provider,
@@ -215,14 +207,12 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
     let mut servers = JoinSet::new();
     let discovery = Discovery::new(streams.clone(), ready.clone());
     let certificates = Certificates::server(ca.clone(), issuer);
-    servers.spawn(serve_grpc(
-        acceptor,
-        grpc,
-        discovery,
+    let services = Services {
+        discovery: Grpc(discovery),
         certificates,
-        Listener::server(replicas.clone(), leader.clone()),
-        stop.clone(),
-    ));
+        replicas: Listener::server(replicas.clone(), leader.clone()),
+    };
+    servers.spawn(grpc::serve(acceptor, grpc_listener, services, stop.clone()));
     let answers = Http {
         verdicts: verdicts.clone(),
         streams: streams.clone(),
@@ -234,10 +224,7 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
         injection,
     };
     let stopped = stop.clone();
-    servers.spawn(async move {
-        answers.serve(http, stopped).await;
-        Ok(())
-    });
+    servers.spawn(async move { answers.serve(http, stopped).await });
 
     tracing::info!(grpc = %grpc_address, http = %http_address, "the operator has started");
     Ok(Running {
@@ -289,7 +276,7 @@ impl Running {
         }
         let drained = async {
             while let Some(ended) = self.servers.join_next().await {
-                ended.context("a server")??;
+                ended.context("a server")?;
             }
             Ok(())
         };
@@ -336,26 +323,6 @@ async fn answer_reviews(
     workers.spawn(webhook.serve(listener, tls));
     workers.spawn(serving.keep(metrics.clone()));
     Ok(())
-}
-
-async fn serve_grpc(
-    acceptor: Acceptor,
-    listener: TcpListener,
-    discovery: Discovery,
-    certificates: CertificatesServer<Certificates>,
-    replicas: ReplicasServer<Listener>,
-    stop: CancellationToken,
-) -> Result<()> {
-    Server::builder()
-        .max_concurrent_streams(MAX_CALLS)
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .add_service(Grpc(discovery))
-        .add_service(certificates)
-        .add_service(replicas)
-        .serve_with_incoming_shutdown(acceptor.incoming(listener), stop.cancelled_owned())
-        .await
-        .context("the gRPC server")
 }
 
 async fn ground(config: &Config) -> Result<Ground> {

@@ -123,7 +123,7 @@ impl Certificates {
 #[tonic::async_trait]
 impl certificates_server::Certificates for Certificates {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
-        let Some(peer) = request.extensions().get::<Peer>().cloned() else {
+        let Some(peer) = request.extensions().get::<Arc<Peer>>().cloned() else {
             return Err(Status::internal(
                 "the connection does not say where it comes from",
             ));

@@ -13,6 +13,7 @@ pub mod ca;
 mod capacity;
 pub mod certificates;
 pub mod events;
+mod grpc;
 pub mod http;
 pub mod inject;
 pub mod issuer;

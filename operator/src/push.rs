@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::ObjectKey;
+use futures::Stream;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
 use wire::delta::{Outcome, Sent};
 use wire::discovery::FromSidecar;
-use wire::discovery::discovery_server;
 use wire::server::{Deltas, Mailbox, serve};
 use wire::{ResourceId, capability};
 
@@ -57,17 +57,17 @@ impl Discovery {
     pub fn new(streams: Arc<Streams>, ready: watch::Receiver<bool>) -> Discovery {
         Discovery { streams, ready }
     }
-}
 
-#[tonic::async_trait]
-impl discovery_server::Discovery for Discovery {
-    type StreamStream = Deltas;
-
-    async fn stream(
-        &self,
-        request: Request<Streaming<FromSidecar>>,
-    ) -> Result<Response<Deltas>, Status> {
-        let subscriber = subscriber(request.extensions().get::<Peer>())?;
+    /// Begins a stream with who has connected.
+    ///
+    /// # Errors
+    /// The status that the call ends with: when the peer has no certificate of this mesh, and when this
+    /// replica has no place, or has not read the cluster in a moment.
+    pub async fn stream<M>(&self, peer: Option<&Peer>, messages: M) -> Result<Deltas, Status>
+    where
+        M: Stream<Item = Result<FromSidecar, Status>> + Send + 'static,
+    {
+        let subscriber = subscriber(peer)?;
         // The first compilation is a matter of moments; a refusal would cost both another handshake.
         let mut ready = self.ready.clone();
         if !matches!(
@@ -86,11 +86,7 @@ impl discovery_server::Discovery for Discovery {
             streams: self.streams.clone(),
             id,
         };
-        Ok(Response::new(serve(
-            request.into_inner(),
-            mailbox,
-            subscription,
-        )))
+        Ok(serve(messages, mailbox, subscription))
     }
 }
 

@@ -1,8 +1,7 @@
 //! The transport of the operator's gRPC server: TLS 1.3, with a certificate of our own authority,
 //! and with the client's leaf if it has one already.
 //!
-//! [`Acceptor::incoming`] yields connections for tonic's `serve_with_incoming`; a service finds who
-//! is calling as [`Peer`] in its request's extensions.
+//! [`Acceptor::incoming`] yields connections, and who has made each.
 //!
 //! Whoever has no certificate is a stranger: strangers have places of their own, by address, and not
 //! for long, so that they never take those of the sidecars.
@@ -30,7 +29,6 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 
 use crate::ca::{self, Ca};
 pub use crate::ca::{InvalidLeaf, PeerLeaf};
@@ -83,10 +81,12 @@ pub struct Acceptor {
 /// One connection, authenticated as far as its client wished.
 pub struct Connection {
     stream: TlsStream<TcpStream>,
-    peer: Peer,
     /// Holds the place of the connection, and ends with its time; `None` afterwards.
     time: Option<BoxFuture<'static, ()>>,
 }
+
+/// A connection whose handshake is done, and who has made it: what its requests are told.
+pub type Accepted = (Connection, Arc<Peer>);
 
 /// Why TLS can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -141,17 +141,14 @@ impl Acceptor {
     }
 
     /// Connections whose handshake is done. The listener is closed when the stream is dropped.
-    pub fn incoming(
-        self,
-        listener: TcpListener,
-    ) -> impl Stream<Item = Result<Connection, io::Error>> + use<> {
+    pub fn incoming(self, listener: TcpListener) -> impl Stream<Item = Accepted> + use<> {
         // Handshakes run beside each other, so that a slow client holds nobody up.
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(accept(self, listener, sender));
         ReceiverStream::new(receiver)
     }
 
-    async fn connection(&self, tcp: TcpStream, address: SocketAddr) -> Result<Connection, Refused> {
+    async fn connection(&self, tcp: TcpStream, address: SocketAddr) -> Result<Accepted, Refused> {
         let place = self.strangers.take(address.ip().to_canonical());
         let place = place.ok_or(Refused::Crowded)?;
         // Small messages, each of them waited for.
@@ -186,20 +183,16 @@ impl Acceptor {
             is_operator,
             address,
         };
-        Ok(Connection {
+        let connection = Connection {
             stream,
-            peer,
             time: Some(time),
-        })
+        };
+        Ok((connection, Arc::new(peer)))
     }
 }
 
 /// Accepts until nobody wants connections any more.
-async fn accept(
-    acceptor: Acceptor,
-    listener: TcpListener,
-    sender: mpsc::Sender<Result<Connection, io::Error>>,
-) {
+async fn accept(acceptor: Acceptor, listener: TcpListener, sender: mpsc::Sender<Accepted>) {
     let acceptor = Arc::new(acceptor);
     loop {
         let accepted = tokio::select! {
@@ -218,7 +211,7 @@ async fn accept(
         tokio::spawn(async move {
             match acceptor.connection(tcp, address).await {
                 // Nobody wants it: the server is stopping.
-                Ok(connection) => drop(sender.send(Ok(connection)).await),
+                Ok(accepted) => drop(sender.send(accepted).await),
                 // As many as somebody likes.
                 Err(refused @ Refused::Crowded) => {
                     tracing::debug!(%refused, from = %address, "a connection was refused");
@@ -337,17 +330,7 @@ impl Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("peer", &self.peer)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+        f.debug_struct("Connection").finish_non_exhaustive()
     }
 }
 

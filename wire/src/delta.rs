@@ -25,6 +25,7 @@
 //! resource compiled long ago is still the present one.
 
 mod held;
+mod inventory;
 mod room;
 mod saved;
 mod sent;

@@ -4,20 +4,20 @@
 //! changed ids into the mailboxes of the streams that they concern; a task that is waiting for an
 //! Ack is not even woken for them.
 
+mod outbox;
 mod pace;
 
 use std::{
     collections::BTreeSet,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
 use futures::{Stream, StreamExt};
 use tokio::{
-    sync::{Notify, mpsc, mpsc::error::TrySendError},
-    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
+    sync::Notify,
+    time::{Instant, sleep_until, timeout},
 };
 use tonic::Status;
 
@@ -28,6 +28,8 @@ use crate::{
     lookup::{MAX_LOOKUPS, Question},
     message::Said,
 };
+pub use outbox::Deltas;
+use outbox::{Outbox, Unsent, outbox};
 use pace::Pace;
 pub use pace::{LOOKUPS_AT_ONCE, LOOKUPS_EVERY};
 
@@ -50,13 +52,6 @@ pub const REFRESH: Duration = Duration::from_secs(30);
 /// capabilities. An Ack that rejects everything is smaller. Give it to
 /// `DiscoveryServer::max_decoding_message_size`.
 pub const MAX_MESSAGE_BYTES: usize = MAX_HELLO_BYTES + 1024 * 1024;
-
-/// The deltas of one stream, for the transport to send.
-#[derive(Debug)]
-pub struct Deltas(mpsc::Receiver<Next>);
-
-/// One delta, or why there are no more. Boxed, because a channel has room for many from the start.
-type Next = Box<Result<Delta, Status>>;
 
 /// Who a stream is with, as far as the rest of the operator is concerned. Dropped when the stream
 /// has ended, however it ended.
@@ -163,31 +158,21 @@ where
     M: Stream<Item = Result<FromSidecar, Status>> + Send + 'static,
     S: Subscriber,
 {
-    // One delta is in flight at most, so that there is always room for it and for a last word.
-    let (deltas, receiver) = mpsc::channel(2);
+    let (outbox, deltas) = outbox();
     tokio::spawn(async move {
-        if let Err(status) = converse(messages, &mailbox, subscriber, &deltas).await {
+        if let Err(status) = converse(messages, &mailbox, subscriber, &outbox).await {
             tracing::debug!(%status, "stream ended");
-            let _ = deltas.try_send(Box::new(Err(status)));
+            outbox.end(status);
         }
     });
-    Deltas(receiver)
-}
-
-impl Stream for Deltas {
-    type Item = Result<Delta, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = self.0.poll_recv(cx);
-        next.map(|next| next.map(|next| *next))
-    }
+    deltas
 }
 
 async fn converse<M, S>(
     messages: M,
     mailbox: &Mailbox,
     mut subscriber: S,
-    deltas: &mpsc::Sender<Next>,
+    outbox: &Outbox,
 ) -> Result<(), Status>
 where
     M: Stream<Item = Result<FromSidecar, Status>>,
@@ -197,7 +182,7 @@ where
     // A stream that is no longer wanted must not keep its place, nor what it has received of a
     // message, until the timeout: who says no Hello can open many.
     let hello = tokio::select! {
-        () = deltas.closed() => return Ok(()),
+        () = outbox.unwanted() => return Ok(()),
         () = mailbox.closing.notified() => return Err(closed()),
         hello = timeout(HELLO_TIMEOUT, messages.next()) => {
             hello.map_err(|_| Status::deadline_exceeded("no Hello in time"))?
@@ -205,26 +190,33 @@ where
     };
     let Some(hello) = hello else { return Ok(()) };
     let mut sent = open(hello?, &mut subscriber)?;
-    let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
-    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut refresh_at = Instant::now() + REFRESH;
     let (mut ack_by, mut ack_at_last) = (Instant::now(), Instant::now());
     let mut pace = Pace::new();
     // What it asks before it may: nothing more is read until then.
     let mut asks: Option<(Lookup, Instant)> = None;
+    // One for all that has its time: a stream lasts for hours, and there are thousands.
+    let mut timer = pin!(sleep_until(refresh_at));
     loop {
         if let Some(delta) = next(&mut sent, mailbox, &subscriber) {
             ack_by = Instant::now() + ACK_TIMEOUT;
             ack_at_last = Instant::now() + ACK_TIMEOUT * ACKS_WAIT;
-            match deltas.try_send(Box::new(Ok(delta))) {
+            match outbox.put(delta) {
                 Ok(()) => {}
-                Err(TrySendError::Closed(_)) => return Ok(()),
-                Err(TrySendError::Full(_)) => {
-                    return Err(Status::internal("a second delta in flight"));
-                }
+                Err(Unsent::Unwanted) => return Ok(()),
+                Err(Unsent::Full) => return Err(Status::internal("a second delta in flight")),
             }
         }
+        let due = match &asks {
+            Some(_) => refresh_at.min(pace.due()),
+            None if sent.is_in_flight() => refresh_at.min(ack_by),
+            None => refresh_at,
+        };
+        if timer.deadline() != due {
+            timer.as_mut().reset(due);
+        }
         tokio::select! {
-            () = deltas.closed() => return Ok(()),
+            () = outbox.unwanted() => return Ok(()),
             () = mailbox.closing.notified() => return Err(closed()),
             message = messages.next(), if asks.is_none() => match message {
                 None => return Ok(()),
@@ -240,19 +232,23 @@ where
                     }
                 }
             },
-            () = sleep_until(pace.due()), if asks.is_some() => {
-                if let Some((lookup, since)) = asks.take() {
+            () = mailbox.changed.notified(), if !sent.is_in_flight() => {}
+            () = timer.as_mut() => {
+                let now = Instant::now();
+                if asks.is_none() && sent.is_in_flight() && now >= ack_by {
+                    return Err(Status::deadline_exceeded("no Ack in time"));
+                }
+                if now >= refresh_at {
+                    refresh_at = now + REFRESH;
+                    sent.refresh();
+                }
+                if now >= pace.due() && let Some((lookup, since)) = asks.take() {
                     pace.read();
                     // An Ack may be behind it, and is not late for what it had to wait.
                     ack_by = (ack_by + since.elapsed()).min(ack_at_last);
                     subscriber.asked(ids(lookup.wanted), ids(lookup.unwanted));
                 }
             }
-            () = sleep_until(ack_by), if sent.is_in_flight() && asks.is_none() => {
-                return Err(Status::deadline_exceeded("no Ack in time"));
-            }
-            () = mailbox.changed.notified(), if !sent.is_in_flight() => {}
-            _ = refresh.tick() => sent.refresh(),
         }
     }
 }

@@ -121,11 +121,12 @@ impl World {
             token: token.into(),
         });
         let address = ([127, 0, 0, host], 9).into();
-        request.extensions_mut().insert(Peer {
+        let peer = Peer {
             identity,
             is_operator: false,
             address,
-        });
+        };
+        request.extensions_mut().insert(Arc::new(peer));
         let signed = self.service.sign(request).await?.into_inner();
         assert_eq!((signed.chain.len(), signed.roots.len()), (2, 1));
         Ok(PeerLeaf::read(&signed.chain[0], "cluster.local").unwrap())

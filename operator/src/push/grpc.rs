@@ -4,7 +4,10 @@
 //! stream lasts for hours, begins with all that a sidecar holds, and is one of thousands: here a delta
 //! takes what it is long, and only until it is sent.
 
+mod messages;
+
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -12,25 +15,21 @@ use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, stream};
 use http::{HeaderMap, header};
 use http_body_util::StreamBody;
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use prost::Message;
-use tonic::codec::{BufferSettings, Streaming};
-use tonic::codegen::{Body, Service, StdError};
-use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
+use tonic::Status;
+use tonic::codegen::Service;
+use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::server::NamedService;
-use tonic::{Request, Status};
-use tonic_prost::ProstCodec;
-use wire::discovery::discovery_server::{self, Discovery as _};
-use wire::discovery::{Delta, FromSidecar};
-use wire::server::{Deltas, MAX_MESSAGE_BYTES};
+use wire::discovery::{Delta, discovery_server};
+use wire::server::Deltas;
 
+use self::messages::Messages;
 use super::Discovery;
+use crate::tls::Peer;
 
 /// The call that there is.
 const PATH: &str = "/meshwright.discovery.v1.Discovery/Stream";
-
-/// What a call begins to read with, in bytes: most messages are an Ack. A longer Hello makes it longer.
-const READ_BYTES: usize = 512;
 
 /// gRPC's five bytes before each message: not compressed, and its length.
 const HEADER_BYTES: usize = 5;
@@ -45,11 +44,7 @@ impl NamedService for Grpc {
     const NAME: &'static str = discovery_server::SERVICE_NAME;
 }
 
-impl<B> Service<http::Request<B>> for Grpc
-where
-    B: Body + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
+impl Service<http::Request<Incoming>> for Grpc {
     type Response = http::Response<tonic::body::Body>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
@@ -58,20 +53,17 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
         let discovery = self.0.clone();
         Box::pin(async move {
             if request.uri().path() != PATH {
                 return Ok(Status::unimplemented("there is no such call").into_http());
             }
             let (head, body) = request.into_parts();
-            let buffers = BufferSettings::new(READ_BYTES, READ_BYTES);
-            let decoder = ProstCodec::<Delta, FromSidecar>::raw_decoder(buffers);
-            let messages = Streaming::new_request(decoder, body, None, Some(MAX_MESSAGE_BYTES));
-            let metadata = MetadataMap::from_headers(head.headers);
-            let request = Request::from_parts(metadata, head.extensions, messages);
-            Ok(match discovery.stream(request).await {
-                Ok(response) => answer(response.into_inner()),
+            let peer = head.extensions.get::<Arc<Peer>>();
+            let begun = discovery.stream(peer.map(|peer| &**peer), Messages::new(body));
+            Ok(match begun.await {
+                Ok(deltas) => answer(deltas),
                 Err(status) => status.into_http(),
             })
         })

@@ -54,8 +54,9 @@ impl replicas_server::Replicas for Listener {
         &self,
         request: Request<Streaming<Report>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let is_operator = |peer: &Peer| peer.is_operator;
-        if !request.extensions().get::<Peer>().is_some_and(is_operator) {
+        let is_operator = |peer: &Arc<Peer>| peer.is_operator;
+        let peer = request.extensions().get::<Arc<Peer>>();
+        if !peer.is_some_and(is_operator) {
             return Err(Status::permission_denied(
                 "only another replica of the operator, with the operator's own identity, may report",
             ));

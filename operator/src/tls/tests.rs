@@ -19,7 +19,7 @@ struct World {
     folder: tempfile::TempDir,
     ca: Arc<Ca>,
     address: SocketAddr,
-    accepted: mpsc::Receiver<Connection>,
+    accepted: mpsc::Receiver<Accepted>,
 }
 
 impl World {
@@ -40,9 +40,9 @@ impl World {
         let mut incoming = Box::pin(acceptor.incoming(listener));
         let (sender, accepted) = mpsc::channel(16);
         tokio::spawn(async move {
-            while let Some(Ok(mut connection)) = incoming.next().await {
+            while let Some((mut connection, peer)) = incoming.next().await {
                 connection.write_all(b"hello").await.unwrap();
-                sender.send(connection).await.unwrap();
+                sender.send((connection, peer)).await.unwrap();
             }
         });
         World {
@@ -125,11 +125,12 @@ impl World {
 
     /// The operator's end of the connection that was made last.
     async fn accepted(&mut self) -> Connection {
-        self.accepted.recv().await.unwrap()
+        self.accepted.recv().await.unwrap().0
     }
 
-    async fn peer(&mut self) -> Peer {
-        self.accepted().await.connect_info()
+    /// Who has made it.
+    async fn peer(&mut self) -> Arc<Peer> {
+        self.accepted.recv().await.unwrap().1
     }
 }
 
@@ -199,7 +200,7 @@ async fn a_workload_with_a_leaf_is_known_with_its_pod() {
     let mut world = World::start().await;
     let own = world.leaf(&world.ca);
     world.connect(world.config(TLS13, Some(own))).await.unwrap();
-    let leaf = world.peer().await.identity.unwrap();
+    let leaf = world.peer().await.identity.clone().unwrap();
     assert_eq!(leaf.spiffe_id, "spiffe://cluster.local/ns/shop/sa/orders");
     assert_eq!(
         (leaf.pod.as_str(), leaf.pod_uid.as_str()),
@@ -291,8 +292,8 @@ async fn who_has_no_certificate_is_given_the_time_to_ask_for_one_and_no_more() {
     let mut client = world.connect(world.config(TLS13, Some(own))).await.unwrap();
     let mut peer = world.accepted().await;
     let _stranger = world.connect(world.config(TLS13, None)).await.unwrap();
-    let mut stranger = world.accepted().await;
-    assert_eq!(stranger.connect_info().identity, None);
+    let (mut stranger, who) = world.accepted.recv().await.unwrap();
+    assert_eq!(who.identity, None);
 
     tokio::time::pause();
     let early = timeout(STRANGER_LIFE / 2, read(&mut stranger)).await;

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    MAX_CHANGES, MAX_DELTA_BYTES, MAX_HELD, MAX_REMOVED, Outcome, View, presentable, room::Room,
+    MAX_CHANGES, MAX_DELTA_BYTES, MAX_HELD, MAX_REMOVED, Outcome, View, inventory::Inventory,
+    presentable, room::Room,
 };
 use crate::{
     Generation, Kind, Resource, ResourceId,
@@ -26,7 +27,7 @@ const OVERHEAD_BYTES: usize = 96;
 #[derive(Debug)]
 pub struct Sent {
     /// What the sidecar holds, as far as it has said so.
-    held: BTreeMap<ResourceId, Hash>,
+    held: Inventory,
     /// What the sidecar said it holds, or remembers the removal of, that is newer than this
     /// replica's position: the generation that the replica must reach.
     ahead: BTreeMap<ResourceId, Generation>,
@@ -45,8 +46,6 @@ pub struct Sent {
     nonce: u64,
     /// Whether `complete` has been sent.
     complete: bool,
-    /// Whether `held` takes as little memory as it can, since the first complete set.
-    is_packed: bool,
     /// Whether the floor is to be raised even if there is nothing else to say.
     refresh: bool,
 }
@@ -119,7 +118,7 @@ impl Sent {
             }
         }
         let mut sent = Sent {
-            held: BTreeMap::new(),
+            held: Inventory::default(),
             ahead,
             floor: hello.seen.into(),
             refused: BTreeMap::new(),
@@ -129,9 +128,9 @@ impl Sent {
             in_flight: None,
             nonce: hello.nonce,
             complete: false,
-            is_packed: false,
             refresh: false,
         };
+        let mut known = Vec::with_capacity(held.len());
         for id in view.ids() {
             match held.remove(&id) {
                 Some(hash) => {
@@ -139,7 +138,7 @@ impl Sent {
                     if view.get(&id).map(|resource| resource.hash) != Some(hash) {
                         sent.dirty.insert(id.clone());
                     }
-                    sent.held.insert(id, hash);
+                    known.push((id, hash));
                 }
                 None => {
                     sent.dirty.insert(id);
@@ -147,7 +146,8 @@ impl Sent {
             }
         }
         sent.dirty.extend(held.keys().cloned());
-        sent.held.append(&mut held);
+        known.extend(held);
+        sent.held = known.into_iter().collect();
         Ok(sent)
     }
 
@@ -174,7 +174,8 @@ impl Sent {
     /// Anything may have changed: compares the whole view, as at Hello.
     pub fn everything_changed(&mut self, view: &impl View) {
         self.dirty.extend(view.ids());
-        self.dirty.extend(self.held.keys().cloned());
+        self.dirty
+            .extend(self.held.iter().map(|(id, _)| id.clone()));
     }
 
     /// This replica's position has advanced: reconsiders what was withheld.
@@ -278,13 +279,18 @@ impl Sent {
             let outcome = self.settle(&id, sending, rejected);
             outcomes.push((id, outcome));
         }
+        let settled = outcomes.iter().filter_map(|(id, outcome)| match outcome {
+            Outcome::Held(hash) => Some((id.clone(), Some(*hash))),
+            Outcome::Removed => Some((id.clone(), None)),
+            Outcome::Rejected(_) => None,
+        });
+        self.held.settle(settled);
         if let Some(room) = ack.room {
             self.offer_again(room.into());
         }
-        if self.complete && !self.is_packed {
-            // What was inserted in order leaves half of each node empty, and most of it stays for hours.
-            self.held = std::mem::take(&mut self.held).into_iter().collect();
-            self.is_packed = true;
+        if self.dirty.is_empty() {
+            // A set keeps the room of its last entry.
+            self.dirty = BTreeSet::new();
         }
         outcomes
     }
@@ -301,7 +307,7 @@ impl Sent {
         });
     }
 
-    /// Notes what the sidecar has done with one change.
+    /// What the sidecar has done with one change, but for what it holds now.
     fn settle(&mut self, id: &ResourceId, sending: Sending, rejected: Option<Rejected>) -> Outcome {
         let hash = match sending {
             Sending::Put(hash) | Sending::Oversized(hash, _) => Some(hash),
@@ -315,14 +321,8 @@ impl Sent {
         self.refused.remove(id);
         self.ahead.remove(id);
         match hash {
-            Some(hash) => {
-                self.held.insert(id.clone(), hash);
-                Outcome::Held(hash)
-            }
-            None => {
-                self.held.remove(id);
-                Outcome::Removed
-            }
+            Some(hash) => Outcome::Held(hash),
+            None => Outcome::Removed,
         }
     }
 
