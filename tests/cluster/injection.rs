@@ -1,6 +1,6 @@
 //! Who gets a sidecar, and what the pod then is.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::installation::{PODS, installed, meshed_namespace, operator_stays};
 use crate::shop::Shop;
@@ -72,6 +72,40 @@ spec:
             pod["spec"]
         );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pod_that_asks_for_a_sidecar_gets_one_where_its_namespace_does_not() -> Result<()> {
+    let cluster = installed().await?;
+    let _operator = operator_stays().await;
+    let image = cluster.web_image().await?;
+    let namespace = cluster.namespace("elsewhere").await?;
+    cluster
+        .apply(&format!(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata:
+  name: asks
+  namespace: {namespace}
+  labels: {{ meshwright.dev/inject: enabled }}
+spec:
+  containers: [{{ name: plain, image: {image}, imagePullPolicy: Never, args: [serve, ":8080"] }}]
+"#
+        ))
+        .await?;
+    cluster.ready(&namespace, "asks", PODS).await?;
+    let pod = cluster
+        .json(&["get", "pod", "asks", "-n", &namespace])
+        .await?;
+    let injected = pod["spec"]["initContainers"].as_array().into_iter();
+    let mut names = injected.flatten().map(|one| &one["name"]);
+    ensure!(
+        names.any(|name| name == "meshwright-sidecar"),
+        "{}",
+        pod["spec"]
+    );
     Ok(())
 }
 

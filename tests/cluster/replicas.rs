@@ -159,10 +159,18 @@ async fn signal(cluster: &Cluster, replica: &str, signal: Signal) -> Result<()> 
 #[tokio::test]
 async fn losing_any_replica_or_the_api_server_interrupts_nothing_and_the_status_stays_true()
 -> Result<()> {
-    let shop = Shop::open(installed().await?, &[("orders", 2), ("two", 1)]).await?;
+    let services = [("orders", 2), ("two", 1), ("shut", 1)];
+    let shop = Shop::open(installed().await?, &services).await?;
     let (shop, _alone) = shop.alone().await;
     shop.cluster.apply(&shop.route("orders")).await?;
     shop.programmed("orders").await?;
+    // Open at first, so that who goes back to what was before lets callers in.
+    let open = shop.route("shut").replace("orders", "shut");
+    let nobody = "authorization: { rules: [{ principals: { serviceAccounts: [nobody] } }] }";
+    for route in [&open, &format!("{open}  {nobody}\n")] {
+        shop.cluster.apply(route).await?;
+        shop.programmed("shut").await?;
+    }
     scale(shop.cluster, 3).await?;
     let told = replicas_come_and_go(&shop).await;
     // However that went, the other tests need it.
@@ -177,6 +185,7 @@ async fn replicas_come_and_go(shop: &Shop) -> Result<()> {
         .ready(SYSTEM, "deployment/meshwright-operator", PODS)
         .await?;
     let load = Load::begin(shop, "http://orders/?wait=50ms", "50ms").await?;
+    let refused = Load::begin(shop, "http://shut/", "50ms").await?;
     let watch = Watch::begin(shop).await?;
     let mut took = Vec::new();
     let mut number = 0;
@@ -297,6 +306,15 @@ async fn replicas_come_and_go(shop: &Shop) -> Result<()> {
         asked.len()
     );
     eprintln!("{} requests, none failed", asked.len());
+    let refused = refused.end().await?;
+    let let_in: Vec<_> = refused.iter().filter(|one| one.outcome != "403").collect();
+    ensure!(
+        let_in.is_empty(),
+        "{} of {} were not refused: {let_in:?}",
+        let_in.len(),
+        refused.len()
+    );
+    eprintln!("{} requests, all refused", refused.len());
     never_untrue(&said, generation, lacks, until)?;
     took.sort();
     eprintln!("{} statuses after edits: {took:?}", said.len());

@@ -118,21 +118,34 @@ async fn without_an_operator(shop: &Shop) -> Result<()> {
     })
     .await?;
     let image = format!("--image={}", cluster.web_image().await?);
-    let pod = async |namespace: &str| {
-        let dry = "--dry-run=server";
-        let args = ["run", "probe", "-n", namespace, &image, dry];
+    let pod = async |namespace: &str, label: &str| {
+        let (dry, label) = ("--dry-run=server", format!("--labels={label}"));
+        let args = ["run", "probe", "-n", namespace, &image, dry, &label];
         cluster.kubectl(&args).await
     };
-    // No pod of a meshed namespace without its sidecar, and who asks is told by whom.
-    let refused = pod(&shop.namespace).await.err();
-    let refused = refused.context("a pod without a sidecar")?.to_string();
-    ensure!(
-        refused.contains("failed calling webhook \"namespaces.inject.meshwright.dev\"")
-            && refused.contains("meshwright-operator"),
-        "{refused}"
-    );
-    for namespace in ["kube-system", SYSTEM, "default"] {
-        pod(namespace).await?;
+    let (plain, asks) = ("app=probe", "meshwright.dev/inject=enabled");
+    // No pod of a meshed namespace without its sidecar, nor one that asks for it, and who makes it is told by whom.
+    for (webhook, namespace, label) in [
+        ("namespaces", &*shop.namespace, plain),
+        ("pods", "default", asks),
+    ] {
+        let refused = pod(namespace, label).await.err();
+        let refused = refused.context("a pod without a sidecar")?.to_string();
+        let webhook = format!("failed calling webhook \"{webhook}.inject.meshwright.dev\"");
+        ensure!(
+            refused.contains(&webhook) && refused.contains("meshwright-operator"),
+            "{refused}"
+        );
+    }
+    // The cluster's own and the operator's are never asked about, whatever they ask for.
+    for (namespace, label) in [
+        ("kube-system", asks),
+        (SYSTEM, asks),
+        ("kube-system", plain),
+        (SYSTEM, plain),
+        ("default", plain),
+    ] {
+        pod(namespace, label).await?;
     }
     // Even what it would refuse: its status says so once there is somebody to say it.
     for spec in [

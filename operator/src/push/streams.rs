@@ -21,7 +21,7 @@ use super::remembered::{Owner, Remembered};
 use super::snapshot::{Asked, Snapshot, StreamView};
 use reach::{keys, unask};
 
-/// The most streams at once, however much memory there is: each costs some 55 KiB (docs/performance.md) and a
+/// The most streams at once, however much memory there is: each costs some 40 KiB (docs/performance.md) and a
 /// place in every publication.
 pub const MAX_STREAMS: usize = 10_000;
 /// How many sidecars are named where some are.
