@@ -1,6 +1,6 @@
 //! The operator goes away, sidecars are killed: traffic goes on.
 
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -160,5 +160,87 @@ async fn killed_without_an_operator(shop: &Shop, routed: &str) -> Result<()> {
         answered.iter().all(|pod| pod == routed),
         "the route to {routed} is not in force: {answered:?}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pod_that_starts_without_an_operator_waits_unready_and_is_ready_within_five_seconds_of_its_return()
+-> Result<()> {
+    let shop = Shop::open(installed().await?, &[]).await?;
+    let (shop, _alone) = shop.alone().await;
+    // Admitted and injected while there is an operator, and started when there is none.
+    shop.cluster.apply(&held_back(&shop).await?).await?;
+    scale(shop.cluster, 0).await?;
+    let waited = waits_for_an_operator(&shop).await;
+    scale(shop.cluster, 1).await?;
+    let became = ready_soon(&shop).await;
+    back(&shop).await?;
+    waited?;
+    became
+}
+
+/// A pod that no node gets until its gate is taken away.
+async fn held_back(shop: &Shop) -> Result<String> {
+    let (namespace, image) = (&shop.namespace, shop.cluster.web_image().await?);
+    Ok(format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{ name: late, namespace: {namespace} }}
+spec:
+  schedulingGates: [{{ name: meshwright.dev/without-an-operator }}]
+  containers: [{{ name: late, image: {image}, imagePullPolicy: Never, args: [serve, ":8080"] }}]
+"#
+    ))
+}
+
+/// What is said of the sidecar of that pod.
+async fn sidecar_of_late(shop: &Shop) -> Result<serde_json::Value> {
+    let pod = ["get", "pod", "late", "-n", &shop.namespace];
+    let pod = shop.cluster.json(&pod).await?;
+    let statuses = pod["status"]["initContainerStatuses"].as_array();
+    let mut statuses = statuses.into_iter().flatten();
+    let found = statuses.find(|status| status["name"] == SIDECAR);
+    Ok(found.context("it has no sidecar yet")?.clone())
+}
+
+async fn waits_for_an_operator(shop: &Shop) -> Result<()> {
+    wait_until("the operator is gone", PODS, async || {
+        let pods = operators(shop.cluster).await?;
+        ensure!(pods.is_empty(), "{pods:?}");
+        Ok(())
+    })
+    .await?;
+    let open = r#"[{ "op": "remove", "path": "/spec/schedulingGates" }]"#;
+    let patch = ["patch", "pod", "late", "-n", &shop.namespace, "--type=json"];
+    shop.cluster
+        .kubectl(&[&patch[..], &["-p", open]].concat())
+        .await?;
+    let logs = ["logs", "late", "-c", SIDECAR, "-n", &shop.namespace];
+    wait_until("it asks in vain for a certificate", PODS, async || {
+        let log = shop.cluster.kubectl(&logs).await?;
+        ensure!(log.matches("no certificate").count() >= 5, "{log}");
+        Ok(())
+    })
+    .await?;
+    let status = sidecar_of_late(shop).await?;
+    ensure!(status["ready"] == false, "{status}");
+    Ok(())
+}
+
+async fn ready_soon(shop: &Shop) -> Result<()> {
+    shop.cluster
+        .ready(SYSTEM, "deployment/meshwright-operator", PODS)
+        .await?;
+    let returned = Instant::now();
+    wait_until("the pod that waited is ready", PODS, async || {
+        let status = sidecar_of_late(shop).await?;
+        ensure!(status["ready"] == true, "{status}");
+        Ok(())
+    })
+    .await?;
+    let took = returned.elapsed();
+    eprintln!("ready {took:?} after the operator's return");
+    ensure!(took < Duration::from_secs(5), "{took:?}");
     Ok(())
 }

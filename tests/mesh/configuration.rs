@@ -33,6 +33,49 @@ async fn an_edit_and_a_deletion_change_what_the_next_request_meets() -> Result<(
 }
 
 #[tokio::test]
+async fn ten_thousand_objects_at_once_hold_up_nobody_elses_calls_and_edits() -> Result<()> {
+    let mesh = Mesh::start(&services(&["orders", "orders-v2"])).await?;
+    let v1 = mesh.workload("orders").await?;
+    let v2 = mesh.workload("orders-v2").await?;
+    v1.upstream.says("one");
+    v2.upstream.says("two");
+    let client = mesh.client("web").await?;
+    assert_eq!(client.get("http://orders/").await?.body, "one");
+
+    // Of another namespace, each wrong in a way that only the compiler finds.
+    for file in 0..10 {
+        let wrong = |number: usize| {
+            format!(
+                "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+                 metadata: {{ name: r{file}-{number}, namespace: crowd }}\n\
+                 spec: {{ hosts: [missing-{number}] }}\n"
+            )
+        };
+        let all = Vec::from_iter((0..1000).map(wrong));
+        mesh.write(&format!("crowd-{file}.yaml"), &all.join("---\n"))?;
+    }
+    mesh.write("edit.yaml", &route(TO_V2))?;
+    wait_until("the edit is in force", SOON, async || {
+        let answer = client.get("http://orders/").await?;
+        if answer.status != 200 {
+            // Nothing else counts then.
+            return Ok(Err(answer));
+        }
+        ensure!(answer.body == "two", "{answer:?}");
+        Ok(Ok(()))
+    })
+    .await?
+    .map_err(|answer| anyhow::anyhow!("a call failed: {answer:?}"))?;
+    wait_until("each of them is judged", SOON, async || {
+        let verdict = mesh.verdict("r9-999").await?;
+        let said = verdict.to_string();
+        ensure!(said.contains("HostNotFound"), "{said}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn half_written_yaml_changes_nothing_and_says_where_it_is_wrong() -> Result<()> {
     let mesh = Mesh::start(&services(&["orders", "orders-v2"])).await?;
     let _v1 = mesh.workload("orders").await?;

@@ -1,6 +1,6 @@
 //! Starting, failing, ending: of applications, sidecars and the operator.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use tests::client::Client;
@@ -112,7 +112,7 @@ async fn a_sidecar_that_has_waited_long_is_ready_within_five_seconds_of_the_oper
     })
     .await?;
     mesh.start_operator().await?;
-    let returned = std::time::Instant::now();
+    let returned = Instant::now();
     waiting.ready().await?;
     let took = returned.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");
@@ -130,6 +130,47 @@ async fn traffic_goes_on_while_the_operator_is_away() -> Result<()> {
     }
     assert_eq!(orders.upstream.requests(), 50);
     Ok(())
+}
+
+#[tokio::test]
+async fn without_an_operator_certificates_serve_to_their_end_and_are_renewed_once_it_is_back()
+-> Result<()> {
+    let began = Instant::now();
+    let mesh = Mesh::start_with(&services(&["orders"]), &["--leaf-life=1m"]).await?;
+    let _orders = mesh.workload("orders").await?;
+    let client = mesh.client("web").await?;
+    mesh.kill_operator().await?;
+
+    // At half of their life they should have been renewed.
+    let mut calls = 0;
+    while began.elapsed() < Duration::from_secs(50) {
+        let answer = client.get("http://orders/").await?;
+        calls += 1;
+        ensure!(
+            answer.status == 200,
+            "call {calls}, {:?}: {answer:?}",
+            began.elapsed()
+        );
+    }
+    // What has ended lets nobody in any more.
+    let ends = Duration::from_secs(90);
+    wait_until(
+        "a certificate that has ended serves no more",
+        ends,
+        async || {
+            let answer = client.get("http://orders/").await?;
+            ensure!(answer.status == 503, "{answer:?}");
+            Ok(())
+        },
+    )
+    .await?;
+    mesh.start_operator().await?;
+    wait_until("calls go on", SOON, async || {
+        let answer = client.get("http://orders/").await?;
+        ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]
