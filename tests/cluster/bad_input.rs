@@ -2,10 +2,11 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tests::cluster::{Cluster, wait_until};
+use tests::cluster::{Cluster, run, wait_until};
 
 use crate::installation::{PODS, SYSTEM, installed, operator_stays, root};
 use crate::life::operators;
+use crate::shop::Shop;
 use crate::validation::{applied, object};
 
 /// A Service without pods, which is enough to govern.
@@ -181,6 +182,124 @@ async fn of_an_object_of_a_newer_schema_the_last_good_form_holds_and_whoever_app
     let definition = std::fs::read_to_string(definition)?;
     let definition = definition.as_str();
     cluster.apply(definition).await?;
+    Ok(())
+}
+
+/// Nobody may write the status of one ApiRoute: somebody's own policy of admission says so.
+fn held_by_a_policy(namespace: &str) -> Value {
+    let name = format!("{namespace}-held");
+    let rule = json!({
+        "apiGroups": ["meshwright.dev"], "apiVersions": ["v1alpha1"],
+        "operations": ["UPDATE"], "resources": ["apiroutes/status"],
+    });
+    let others =
+        format!("object.metadata.namespace != '{namespace}' || object.metadata.name != 'orders'");
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": { "name": name },
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": { "resourceRules": [rule] },
+            "validations": [{ "expression": others, "reason": "Forbidden", "message": "held" }],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": { "name": name },
+        "spec": { "policyName": name, "validationActions": ["Deny"] },
+    });
+    json!({ "apiVersion": "v1", "kind": "List", "items": [policy, binding] })
+}
+
+#[tokio::test]
+async fn a_status_that_may_not_be_written_is_told_and_holds_up_neither_calls_nor_other_statuses()
+-> Result<()> {
+    let shop = Shop::open(installed().await?, &[("orders", 1), ("two", 1)]).await?;
+    let (cluster, namespace) = (shop.cluster, shop.namespace.as_str());
+    let before = object(
+        "ApiRoute",
+        namespace,
+        "orders",
+        &json!({ "hosts": ["orders"] }),
+    );
+    cluster.apply(&before.to_string()).await?;
+    condition(cluster, (namespace, "orders"), "Accepted", "True", 1).await?;
+    let policy = held_by_a_policy(namespace);
+    cluster.apply(&policy.to_string()).await?;
+    let held = held(&shop).await;
+    // However that went, the policy goes.
+    let mut delete = cluster.command("kubectl");
+    delete.args(["delete", "-f", "-"]);
+    run(&mut delete, &policy.to_string()).await?;
+    held?;
+    condition(cluster, (namespace, "orders"), "Accepted", "True", 2).await?;
+    shop.programmed("orders").await.map(drop)
+}
+
+async fn held(shop: &Shop) -> Result<()> {
+    let (cluster, namespace) = (shop.cluster, shop.namespace.as_str());
+    let patch = ["patch", "apiroute", "orders", "-n", namespace];
+    let status = r#"{ "status": { "programmed": "9/9" } }"#;
+    let status = ["--subresource=status", "--type=merge", "-p", status];
+    wait_until("the API server refuses it", PODS, async || {
+        let dry = [&patch[..], &status, &["--dry-run=server"]].concat();
+        let refused = cluster.kubectl(&dry).await.err();
+        let refused = format!("{:#}", refused.context("it is taken")?);
+        ensure!(
+            refused.contains("forbidden: ValidatingAdmissionPolicy"),
+            "{refused}"
+        );
+        Ok(())
+    })
+    .await?;
+
+    // What it says is enforced, although nobody can be told so.
+    cluster.apply(&shop.route("two")).await?;
+    wait_until("calls are led as it says", PODS, async || {
+        let by = shop.answered_by("http://orders/").await?;
+        ensure!(by.starts_with("two-"), "{by}");
+        Ok(())
+    })
+    .await?;
+    let operator = operators(cluster).await?;
+    let operator = operator.first().context("no operator")?;
+    wait_until("the operator says so", PODS, async || {
+        let logs = ["logs", operator, "-n", SYSTEM];
+        let log = cluster.kubectl(&logs).await?;
+        let object = format!("ApiRoute {namespace}/orders");
+        let told = log
+            .lines()
+            .find(|line| line.contains("the status can't be written") && line.contains(&object));
+        let told = told.context("nothing is said of it")?;
+        ensure!(told.contains("forbidden"), "{told}");
+        Ok(())
+    })
+    .await?;
+    let proxied =
+        format!("/api/v1/namespaces/{SYSTEM}/services/meshwright-operator:15014/proxy/metrics");
+    let metrics = cluster.kubectl(&["get", "--raw", &proxied]).await?;
+    let counted = "meshwright_operator_status_write_failures_total ";
+    let counted = metrics.lines().find_map(|line| line.strip_prefix(counted));
+    ensure!(counted.is_some_and(|count| count != "0"), "{counted:?}");
+
+    // Others have theirs, as often as they are edited.
+    for generation in 1..4 {
+        let rule = json!({ "name": format!("edit-{generation}"),
+                           "backendRefs": [{ "name": "two", "port": 80 }] });
+        let hosts = json!({ "hosts": ["two"], "rules": [rule] });
+        let other = object("ApiRoute", namespace, "other", &hosts);
+        cluster.apply(&other.to_string()).await?;
+        condition(
+            cluster,
+            (namespace, "other"),
+            "Accepted",
+            "True",
+            generation,
+        )
+        .await?;
+    }
+    let held = condition(cluster, (namespace, "orders"), "Accepted", "True", 1).await?;
+    ensure!(held["observedGeneration"] == 1, "{held}");
     Ok(())
 }
 

@@ -1,9 +1,12 @@
 //! Requests that are under way while something else happens.
 
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
+use tests::cluster::wait_until;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 use tokio::task::JoinHandle;
@@ -16,6 +19,7 @@ use crate::shop::Shop;
 #[derive(Debug)]
 pub(crate) struct Load {
     kubectl: Child,
+    ended: Arc<AtomicUsize>,
     asked: JoinHandle<Result<Vec<Asked>>>,
 }
 
@@ -47,16 +51,25 @@ impl Load {
         let mut lines = BufReader::new(kubectl.stdout.take().context("a pipe")?).lines();
         let first = timeout(PODS, lines.next_line()).await??;
         let mut asked = vec![first.context("not one request")?.parse()?];
+        let ended = Arc::new(AtomicUsize::new(1));
+        let counted = ended.clone();
         let rest = async move || {
             while let Some(line) = lines.next_line().await? {
                 asked.push(line.parse()?);
+                counted.fetch_add(1, Ordering::Relaxed);
             }
             Ok(asked)
         };
         Ok(Self {
             kubectl,
+            ended,
             asked: tokio::spawn(rest()),
         })
+    }
+
+    /// How many have ended so far.
+    pub(crate) fn so_far(&self) -> usize {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Begins no more, waits for those that are under way, and returns all.
@@ -70,6 +83,48 @@ impl Load {
         ensure!(status.success(), "{status}");
         Ok(asked)
     }
+}
+
+/// Does something while calls are under way at all of these URLs, each as often as is said, waits until
+/// at least so many have ended, and fails when one of them has failed.
+pub(crate) async fn under_load<T>(
+    shop: &Shop,
+    calls: &[(&str, &str)],
+    (what, enough): (&str, usize),
+    done: impl AsyncFnOnce() -> Result<T>,
+) -> Result<T> {
+    let began = Instant::now();
+    let mut loads = Vec::new();
+    for (url, interval) in calls {
+        loads.push(Load::begin(shop, url, interval).await?);
+    }
+    let made = done().await.with_context(|| what.to_owned());
+    let took = began.elapsed();
+    let so_far = || loads.iter().map(Load::so_far).sum::<usize>();
+    let waited = wait_until("there were enough calls", PODS * 3, async || {
+        ensure!(so_far() >= enough, "{} of {enough}", so_far());
+        Ok(())
+    });
+    // However that went, what became of the calls is worth knowing.
+    let waited = waited.await;
+    let mut asked = Vec::new();
+    for load in loads {
+        asked.append(&mut load.end().await?);
+    }
+    eprintln!(
+        "{what}: {} calls in {:?}, of which it took {took:?}",
+        asked.len(),
+        began.elapsed()
+    );
+    let failed: Vec<_> = asked.iter().filter(|one| one.outcome != "200").collect();
+    ensure!(
+        failed.is_empty(),
+        "{what}: {} of {} failed: {failed:?}",
+        failed.len(),
+        asked.len()
+    );
+    waited?;
+    made
 }
 
 // === impl Asked ===

@@ -1,99 +1,108 @@
-//! Everything is made anew, one after another, while tens of thousands of calls are under way: the
-//! application, the operator with its chart, and the sidecars that are called.
+//! Everything is made anew, one after another, and tens of thousands of calls are under way each time: the
+//! application, the operator with its chart, and the sidecars on both sides of a call.
 
-use std::time::Instant;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use tests::cluster::{Cluster, wait_until};
+use serde_json::Value;
+use tests::cluster::{Cluster, run, wait_until};
+use tokio::process::Command;
 
 use crate::installation::{PODS, SYSTEM, VERSION, installed, root};
 use crate::life::{back, operators};
-use crate::load::{Asked, Load};
+use crate::load::under_load;
 use crate::shop::Shop;
 
-/// What the next version's images are called. Its programs are the same: it is how they take one
+/// The next version of the chart and of the images. Their programs are the same: it is how they take one
 /// another's place that is tested here; what they say to one another is in `tests/skew`.
-const NEXT: &str = "next";
-/// How many calls there are, at least.
+const NEXT: &str = "0.2.99";
+/// How many calls there are in each step, at least.
 const ENOUGH: usize = 20_000;
-/// Callers, and how often each begins a call.
-const CALLERS: usize = 4;
-const OFTEN: &str = "8ms";
+/// Who is called meanwhile, and how often: `relay` calls `orders` in its turn, so that a caller is
+/// made anew as well.
+const CALLS: &[(&str, &str)] = &[
+    ("http://orders/", "8ms"),
+    ("http://orders/", "8ms"),
+    ("http://relay/?from=http://orders/", "10ms"),
+    ("http://relay/?from=http://orders/", "10ms"),
+];
+/// Whose pods are made anew.
+const APPS: [&str; 2] = ["orders", "relay"];
 
-/// Gives the operator and its sidecars a version, as `helm upgrade` does.
-async fn upgrade(cluster: &Cluster, version: &str) -> Result<()> {
-    let chart = root().join("charts/meshwright");
+/// Writes the chart as the next version would have it.
+async fn next_chart(folder: &Path) -> Result<()> {
+    let mut copy = Command::new("cp");
+    copy.arg("-R").arg(root().join("charts")).arg(folder);
+    run(&mut copy, "").await?;
+    let about = folder.join("charts/meshwright/Chart.yaml");
+    let of_now = std::fs::read_to_string(&about)?;
+    let next = of_now.replace(&format!("ersion: {VERSION}"), &format!("ersion: {NEXT}"));
+    ensure!(next.matches(NEXT).count() == 2, "{next}");
+    Ok(std::fs::write(about, next)?)
+}
+
+/// Takes the chart of a folder, as `helm upgrade` does.
+async fn upgrade(cluster: &Cluster, folder: &Path) -> Result<()> {
+    let chart = folder.join("charts/meshwright");
     let chart = chart.to_str().context("a path in UTF-8")?;
-    let tags = ["operator", "sidecar"].map(|part| format!("{part}.image.tag={version}"));
     let upgrade = ["upgrade", "meshwright", chart, "--namespace", SYSTEM];
-    let values = [
-        "--reuse-values",
-        "--wait",
-        "--timeout=90s",
-        "--set",
-        &tags[0],
-        "--set",
-        &tags[1],
-    ];
+    let values = ["--reset-then-reuse-values", "--wait", "--timeout=90s"];
     cluster
         .helm(&[&upgrade[..], &values].concat())
         .await
         .map(drop)
 }
 
-/// Makes the pods of a Deployment anew, and waits until they are there.
-async fn restart(shop: &Shop, app: &str) -> Result<()> {
-    let deployment = format!("deployment/{app}");
+/// Makes all pods that are called anew, and waits until they are there.
+async fn restart(shop: &Shop) -> Result<()> {
+    let apps = APPS.map(|app| format!("deployment/{app}"));
     let namespace = ["-n", shop.namespace.as_str()];
-    for words in [
-        &["rollout", "restart", &deployment][..],
-        &["rollout", "status", &deployment, "--timeout=90s"],
-    ] {
-        shop.cluster.kubectl(&[words, &namespace].concat()).await?;
+    let all = ["rollout", "restart", &apps[0], &apps[1]];
+    shop.cluster
+        .kubectl(&[&all, &namespace[..]].concat())
+        .await?;
+    for app in &apps {
+        let done = ["rollout", "status", app, "--timeout=90s"];
+        shop.cluster
+            .kubectl(&[&done, &namespace[..]].concat())
+            .await?;
     }
     Ok(())
 }
 
-/// The images of the sidecars of an application's pods.
-async fn sidecars(shop: &Shop, app: &str) -> Result<Vec<String>> {
-    let label = format!("app={app}");
+/// The images of the sidecars of the pods that are called.
+async fn sidecars(shop: &Shop) -> Result<Vec<String>> {
+    let label = format!("app in ({})", APPS.join(","));
     let get = ["get", "pods", "-n", &shop.namespace, "-l", &label];
     let pods = shop.cluster.json(&get).await?;
     let pods = pods["items"].as_array().context("a list of pods")?;
-    let images = pods.iter().map(|pod| {
-        let containers = pod["spec"]["initContainers"]
-            .as_array()
-            .into_iter()
-            .flatten();
-        let mut sidecar = containers.filter(|one| one["name"] == "meshwright-sidecar");
-        let image = sidecar.next().and_then(|one| one["image"].as_str());
-        Ok(image.context("a pod without a sidecar")?.to_owned())
-    });
-    images.collect()
+    pods.iter().map(sidecar).collect()
+}
+
+/// The image of a pod's sidecar.
+fn sidecar(pod: &Value) -> Result<String> {
+    let containers = pod["spec"]["initContainers"].as_array();
+    let mut containers = containers.into_iter().flatten();
+    let sidecar = containers.find(|one| one["name"] == "meshwright-sidecar");
+    let image = sidecar.and_then(|one| one["image"].as_str());
+    Ok(image.context("a pod without a sidecar")?.to_owned())
 }
 
 #[tokio::test]
 async fn application_operator_and_sidecars_are_rolled_under_load_and_no_call_fails() -> Result<()> {
-    let shop = Shop::open(installed().await?, &[("orders", 2)]).await?;
+    let called = APPS.map(|app| (app, 2));
+    let shop = Shop::open(installed().await?, &called).await?;
     let (shop, _alone) = shop.alone().await;
-    let rolled = rolled(&shop).await;
+    let next = tempfile::tempdir()?;
+    next_chart(next.path()).await?;
+    let rolled = rolled(&shop, next.path()).await;
     // However that went, the other tests have the operator that they expect.
-    upgrade(shop.cluster, "").await?;
+    upgrade(shop.cluster, root()).await?;
     back(&shop).await?;
-    let asked = rolled?;
-    let failed: Vec<_> = asked.iter().filter(|one| one.outcome != "200").collect();
-    ensure!(
-        failed.is_empty(),
-        "{} of {} failed: {failed:?}",
-        failed.len(),
-        asked.len()
-    );
-    eprintln!("{} calls, none failed", asked.len());
-    ensure!(asked.len() > ENOUGH, "only {}", asked.len());
-    Ok(())
+    rolled
 }
 
-async fn rolled(shop: &Shop) -> Result<Vec<Asked>> {
+async fn rolled(shop: &Shop, next: &Path) -> Result<()> {
     let cluster = shop.cluster;
     for part in ["operator", "sidecar"] {
         let image = |tag: &str| format!("ghcr.io/meshwright/{part}:{tag}");
@@ -103,17 +112,26 @@ async fn rolled(shop: &Shop) -> Result<Vec<Asked>> {
     }
     cluster.apply(&shop.route("orders")).await?;
     shop.programmed("orders").await?;
-    let began = Instant::now();
-    let mut loads = Vec::new();
-    for _ in 0..CALLERS {
-        loads.push(Load::begin(shop, "http://orders/", OFTEN).await?);
-    }
 
-    restart(shop, "orders").await?;
-    eprintln!("the application is new after {:?}", began.elapsed());
+    let application = ("the application", ENOUGH);
+    under_load(shop, CALLS, application, async || restart(shop).await).await?;
 
+    let operator = ("operator and chart", ENOUGH);
+    let by_the_next = async || operator_of(shop, next).await;
+    under_load(shop, CALLS, operator, by_the_next).await?;
+    let own = format!("sidecar:{VERSION}");
+    let mixed = sidecars(shop).await?;
+    ensure!(mixed.iter().all(|image| image.ends_with(&own)), "{mixed:?}");
+
+    let anew = async || sidecars_of_the_next(shop).await;
+    under_load(shop, CALLS, ("the sidecars", ENOUGH), anew).await
+}
+
+/// The operator is made anew by the chart of the next version.
+async fn operator_of(shop: &Shop, next: &Path) -> Result<()> {
+    let cluster = shop.cluster;
     let before = operators(cluster).await?;
-    upgrade(cluster, NEXT).await?;
+    upgrade(cluster, next).await?;
     back(shop).await?;
     wait_until("the operator before has ended", PODS, async || {
         let after = operators(cluster).await?;
@@ -121,37 +139,30 @@ async fn rolled(shop: &Shop) -> Result<Vec<Asked>> {
         Ok(())
     })
     .await?;
+    let deployment = ["get", "deployment", "meshwright-operator", "-n", SYSTEM];
+    let deployment = cluster.json(&deployment).await?;
+    let image = &deployment["spec"]["template"]["spec"]["containers"][0]["image"];
+    ensure!(
+        image.as_str().is_some_and(|image| image.ends_with(NEXT)),
+        "{image}"
+    );
     // Who was there before is told of edits by the next version, and carries them out.
     let edited = shop.route("orders").replace("name: all", "name: edited");
     cluster.apply(&edited).await?;
-    shop.programmed("orders").await?;
-    let own = format!("sidecar:{VERSION}");
-    let mixed = sidecars(shop, "orders").await?;
-    ensure!(mixed.iter().all(|image| image.ends_with(&own)), "{mixed:?}");
-    eprintln!("the operator is new after {:?}", began.elapsed());
+    shop.programmed("orders").await.map(drop)
+}
 
-    restart(shop, "orders").await?;
+/// Sidecars are made anew with their pods, which the operator of the next version injects.
+async fn sidecars_of_the_next(shop: &Shop) -> Result<()> {
+    restart(shop).await?;
+    let next = format!("sidecar:{NEXT}");
     wait_until("the sidecars are of the next version", PODS, async || {
-        let new = sidecars(shop, "orders").await?;
-        let next = new.iter().all(|image| image.ends_with("sidecar:next"));
-        ensure!(next && new.len() == 2, "{new:?}");
+        let new = sidecars(shop).await?;
+        let all = new.iter().all(|image| image.ends_with(&next));
+        ensure!(all && new.len() == 2 * APPS.len(), "{new:?}");
         Ok(())
     })
     .await?;
-    cluster.apply(&shop.route("orders")).await?;
-    shop.programmed("orders").await?;
-    eprintln!("the sidecars are new after {:?}", began.elapsed());
-
-    wait_until("there were enough calls", PODS * 3, async || {
-        let per_second = CALLERS * 100;
-        let passed = began.elapsed().as_secs() as usize;
-        ensure!(passed * per_second > ENOUGH * 5 / 4, "{passed} s");
-        Ok(())
-    })
-    .await?;
-    let mut asked = Vec::new();
-    for load in loads {
-        asked.append(&mut load.end().await?);
-    }
-    Ok(asked)
+    shop.cluster.apply(&shop.route("orders")).await?;
+    shop.programmed("orders").await.map(drop)
 }

@@ -342,20 +342,35 @@ async fn a_sidecar_whose_volume_takes_nothing_more_enforces_edits_and_keeps_them
     };
     answers("one").await?;
 
-    // Every write fails, as on a disk that is full.
-    let volume = client.sidecar().state();
-    let aside = volume.with_extension("aside");
-    std::fs::rename(&volume, &aside)?;
-    std::fs::write(&volume, "")?;
+    let volume = client.sidecar().restart_with_volume(1 << 20).await?;
+    let kept = volume.files()?;
+    volume.fill()?;
     mesh.write("routes.yaml", &(both.clone() + &to("orders-v2")))?;
     answers("two").await?;
     let said = "cannot keep the configuration for a restart";
+    let full = "No space left on device";
     let log = client.sidecar().log()?;
-    ensure!(log.contains(said), "{log}");
+    let mut lines = log.lines();
+    ensure!(
+        lines.any(|line| line.contains(said) && line.contains(full)),
+        "{log}"
+    );
     mesh.programmed("orders").await?;
+    // Nothing is left of what found no room.
+    let mut left = volume.files()?;
+    left.retain(|name| name != "filler");
+    assert_eq!(sorted(left), sorted(kept));
 
-    std::fs::remove_file(&volume)?;
-    std::fs::rename(&aside, &volume)?;
+    // Killed now, and without an operator, it is still who it was, and knows what it could keep last.
+    mesh.kill_operator().await?;
+    client.sidecar().kill().await?;
+    client.sidecar().start()?;
+    client.sidecar().ready().await?;
+    answers("one").await?;
+    mesh.start_operator().await?;
+    answers("two").await?;
+
+    volume.empty()?;
     mesh.write("routes.yaml", &(both.clone() + &to("orders")))?;
     answers("one").await?;
     mesh.write("routes.yaml", &(both + &to("orders-v2")))?;
@@ -366,6 +381,11 @@ async fn a_sidecar_whose_volume_takes_nothing_more_enforces_edits_and_keeps_them
     client.sidecar().start()?;
     client.sidecar().ready().await?;
     answers("two").await
+}
+
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort_unstable();
+    names
 }
 
 #[tokio::test]

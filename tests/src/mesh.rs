@@ -30,9 +30,11 @@ mod certificates;
 mod churn;
 mod sidecar;
 mod streams;
+mod volume;
 
 pub use self::churn::Usage;
 pub use self::sidecar::Sidecar;
+pub use self::volume::SmallVolume;
 
 /// The namespace of every object of the tests that names none.
 pub const NAMESPACE: &str = "shop";

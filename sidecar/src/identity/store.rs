@@ -1,7 +1,8 @@
 //! What survives a restart of the sidecar: key, chain, roots, and the last good configuration.
 //!
 //! The folder is meant for memory-backed storage: nothing in it may reach a disk. Files are
-//! replaced by renaming, so that a kill at any moment leaves the old or the new one, never half. The
+//! replaced by renaming, so that a kill at any moment leaves the old or the new one, never half, and so
+//! does a volume that is full. The
 //! configuration is also appended to; who reads it can tell what was cut off.
 
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -27,6 +28,13 @@ const MAX_FILE: u64 = 256 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Store {
     folder: PathBuf,
+}
+
+/// A file that is there as a whole, and does not count yet.
+#[derive(Debug)]
+struct Prepared {
+    temporary: PathBuf,
+    place: PathBuf,
 }
 
 // === impl Store ===
@@ -80,8 +88,11 @@ impl Store {
     /// # Errors
     /// When the folder cannot be written.
     pub fn save_key_and_chain(&self, key_pem: &str, chain: &[Vec<u8>]) -> io::Result<()> {
-        self.write(KEY, key_pem.as_bytes())?;
-        self.write(CHAIN, &pem(chain))
+        // Both are there before either counts: a full volume must not part a key from its chain.
+        let key = self.prepare(KEY, key_pem.as_bytes())?;
+        let chain = self.prepare(CHAIN, &pem(chain))?;
+        key.replace()?;
+        chain.replace()
     }
 
     /// Keeps the trust bundle.
@@ -89,7 +100,7 @@ impl Store {
     /// # Errors
     /// When the folder cannot be written.
     pub fn save_roots(&self, roots: &[Vec<u8>]) -> io::Result<()> {
-        self.write(ROOTS, &pem(roots))
+        self.prepare(ROOTS, &pem(roots))?.replace()
     }
 
     /// Keeps the last good configuration.
@@ -97,7 +108,7 @@ impl Store {
     /// # Errors
     /// When the folder cannot be written.
     pub fn save_config(&self, bytes: &[u8]) -> io::Result<()> {
-        self.write(CONFIG, bytes)
+        self.prepare(CONFIG, bytes)?.replace()
     }
 
     /// Adds to the configuration that is kept.
@@ -115,17 +126,35 @@ impl Store {
         (length <= MAX_FILE).then(|| fs::read(&path).ok()).flatten()
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.folder.join(format!("{name}.new"));
+    fn prepare(&self, name: &str, bytes: &[u8]) -> io::Result<Prepared> {
+        let prepared = Prepared {
+            temporary: self.folder.join(format!("{name}.new")),
+            place: self.folder.join(name),
+        };
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(&temporary)?;
+            .open(&prepared.temporary)?;
         file.write_all(bytes)?;
-        drop(file);
-        fs::rename(temporary, self.folder.join(name))
+        Ok(prepared)
+    }
+}
+
+// === impl Prepared ===
+
+impl Prepared {
+    fn replace(self) -> io::Result<()> {
+        fs::rename(&self.temporary, &self.place)
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // Once it has its place there is none. What could not be written as a whole would take room
+        // that others need.
+        let _ = fs::remove_file(&self.temporary);
     }
 }
 
@@ -210,6 +239,26 @@ mod tests {
             let mode = fs::metadata(path.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
+    }
+
+    #[test]
+    fn a_chain_that_cannot_be_written_leaves_the_key_that_there_was_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (key, first) = leaf();
+        store
+            .save_key_and_chain(&key.serialize_pem(), std::slice::from_ref(&first))
+            .unwrap();
+        // In the place where the next one would be written first.
+        let place = folder.path().join("chain.pem.new");
+        fs::create_dir(&place).unwrap();
+        let (key, next) = leaf();
+        store
+            .save_key_and_chain(&key.serialize_pem(), &[next])
+            .unwrap_err();
+        fs::remove_dir(&place).unwrap();
+        assert_eq!(store.key_and_chain().unwrap().chain[0].as_ref(), &first[..]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
 use http::Method;
 use nix::sys::signal::{Signal, kill};
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use super::{SOON, Usage, lock, tail};
+use super::{SOON, SmallVolume, Usage, lock, tail};
 use crate::client::{Answer, Client};
 use crate::wait_until;
 
@@ -79,6 +79,29 @@ impl Sidecar {
     pub fn start_of(&self, folder: &Path) -> Result<()> {
         lock(&self.command).program = folder.join(PROGRAM);
         self.start()
+    }
+
+    /// Ends it, and starts it with a volume of its own behind its folder that holds so many bytes, and what
+    /// was in the folder.
+    ///
+    /// # Errors
+    /// Also where nobody may make user namespaces, in which the volume is mounted.
+    pub async fn restart_with_volume(&self, bytes: usize) -> Result<SmallVolume> {
+        let folder = self.state();
+        self.kill().await?;
+        let volume = SmallVolume::mount(&folder, bytes).await?;
+        {
+            let mut command = lock(&self.command);
+            let program = std::mem::replace(&mut command.program, "nsenter".into());
+            let entering = volume.entering().into_iter();
+            let program = program.into_os_string().into_string();
+            let program = program.map_err(|path| anyhow!("a program in UTF-8: {path:?}"))?;
+            let entering: Vec<_> = entering.chain([program]).collect();
+            command.arguments.splice(0..0, entering);
+        }
+        self.start()?;
+        self.ready().await?;
+        Ok(volume)
     }
 
     /// Ends the process at once, as `kill -9` does.

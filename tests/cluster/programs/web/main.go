@@ -1,7 +1,8 @@
 // Web is the application of the cluster tests: a server, and a client for where it runs, since there is no other program in its image.
 //
 //	web serve ADDRESS...    answers each request with the pod's name, the method and the path, after the time that ?wait=100ms says
-//	                        and gRPC health checks of the service "orders"; of that it is well until it is asked for /fail
+//	                        and gRPC health checks of the service "orders"; of that it is well until it is asked for /fail.
+//	                        What is asked for with ?from=URL it asks that URL for, and answers what that has answered
 //	web get URL             prints the status and the body of one answer
 //	web load URL INTERVAL   begins a request at each interval, whatever became of those before, until its input ends: see load
 package main
@@ -58,6 +59,10 @@ func serve(addresses []string) {
 		case strings.HasPrefix(r.URL.Path, "/hook/"):
 			fmt.Println("called", r.URL.Path)
 		}
+		if from := r.URL.Query().Get("from"); from != "" {
+			pass(w, r, from)
+			return
+		}
 		if wait, err := time.ParseDuration(r.URL.Query().Get("wait")); err == nil {
 			time.Sleep(min(wait, limit))
 		}
@@ -107,6 +112,26 @@ func health(w http.ResponseWriter, r *http.Request, failed bool) {
 	w.Header().Set("Grpc-Status", code)
 }
 
+// A connection for each: on one that was used before, the client would repeat a failed request and say nothing of it.
+var alone = http.Transport{DisableKeepAlives: true}
+
+// pass asks somebody else, and answers what that has answered.
+func pass(w http.ResponseWriter, r *http.Request, from string) {
+	request, err := http.NewRequestWithContext(r.Context(), http.MethodGet, from, nil)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	response, err := alone.RoundTrip(request)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer response.Body.Close()
+	w.WriteHeader(response.StatusCode)
+	io.Copy(w, response.Body)
+}
+
 func get(url string) {
 	client := http.Client{Timeout: limit}
 	response, err := client.Get(url)
@@ -125,8 +150,7 @@ func load(url, interval string) {
 	if pause <= 0 {
 		fail(fmt.Errorf("%s is no interval", interval))
 	}
-	// A connection for each: on one that was used before, the client would repeat a failed request and say nothing of it.
-	client := http.Client{Timeout: limit, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: limit, Transport: &alone}
 	lines := make(chan string)
 	var asked sync.WaitGroup
 	ask := func() {
