@@ -1,7 +1,5 @@
 //! `meshwright certificates`: what the mesh's certificates hang on, and that another root takes its place.
 
-mod expiry;
-
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
@@ -12,7 +10,6 @@ use operator::ca::secret::{REQUEST, REQUESTED};
 use operator::ca::store;
 use serde_json::json;
 
-pub(crate) use self::expiry::findings;
 use crate::exec::find;
 use crate::kubectl::{self, Forward};
 use crate::sidecar::{Cluster, Place};
@@ -138,7 +135,7 @@ fn refuse(report: &Report) -> anyhow::Result<()> {
 }
 
 /// Where roots come from that are not provided.
-const OURS: &str = "Meshwright";
+pub(crate) const OURS: &str = "Meshwright";
 
 /// A report for people.
 fn shown(report: &Report) -> String {

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod definitions;
+mod expiry;
 mod images;
 mod installation;
 mod sent;
@@ -18,6 +19,7 @@ use anyhow::Context as _;
 use compiler::{Inputs, ObjectKey, ObjectRef, Output};
 use operator::source::reading::Reading;
 
+use self::told::{Remedy, remedy};
 use self::written::{Written, field_of};
 use crate::sidecar::Cluster;
 use crate::up::plan::Plan;
@@ -89,10 +91,15 @@ fn check(named: &Path) -> anyhow::Result<i32> {
     }
     // Not wrong either, but slow.
     let waited = stalls::where_it_runs(&folder);
-    for line in stalls::lines(&waited, |service, port| written.port(service, port)) {
-        say(plain(&line));
+    for what in stalls::lines(&waited, |service, port| written.port(service, port)) {
+        say(plain(&format!("{what}: {}", declare())));
     }
     Ok(i32::from(!sentences.is_empty()))
+}
+
+/// What ends that callers wait at a port, in a folder and in a cluster.
+fn declare() -> Remedy {
+    remedy!("write `appProtocol: tcp` at the port, or begin its name with `tcp-`")
 }
 
 /// What is said last, whether something is wrong or not.

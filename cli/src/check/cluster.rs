@@ -12,12 +12,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::definitions;
+use super::expiry;
 use super::images;
 use super::installation::{self, Installation};
 use super::sent::differences;
 use super::sidecars::{self, Asked};
 use super::skew::{self, Sidecar};
-use super::told::{Page, Told};
+use super::told::{Page, Remedy, Told, remedy};
 use super::unmeshed;
 use super::unwise;
 use super::webhooks;
@@ -41,12 +42,16 @@ const ENFORCED: [&str; 3] = [
 pub(super) fn run(folder: Option<&Path>, cluster: &Cluster) -> anyhow::Result<i32> {
     let mut told = Told::default();
     match install::cluster::fits(install::cluster::kubernetes(cluster)?) {
-        Ok(untried) => untried
-            .iter()
-            .for_each(|sentence| told.note(Page::INSTALLING, sentence)),
+        Ok(None) => {}
+        Ok(Some(untried)) => told.note(
+            Page::INSTALLING,
+            untried,
+            remedy!("upgrade Meshwright once one of its versions was tried there"),
+        ),
         Err(too_old) => told.wrong(
             Page::INSTALLING,
-            format_args!("{too_old}: upgrade the cluster first"),
+            too_old,
+            remedy!("upgrade the cluster first"),
         ),
     }
     let kinds = definitions::there(cluster)?;
@@ -55,13 +60,17 @@ pub(super) fn run(folder: Option<&Path>, cluster: &Cluster) -> anyhow::Result<i3
     let installation = told.installation(cluster, &pods, &kinds);
     let written = folder.map(Written::of).unwrap_or_default();
     for problem in written.reading.problems.iter() {
-        told.wrong(Page::ACCEPTED, plain(&problem.to_string()));
+        let what = problem.to_string();
+        let file = problem.file.to_string_lossy();
+        let remedy = remedy!("correct {} and check again", plain(&file));
+        told.wrong(Page::ACCEPTED, plain(&what), remedy);
     }
     let documents = told.compare(cluster, &written, &kinds)?;
     let objects = objects(cluster, &kinds)?;
     told.add(refused(&objects, &written));
-    for sentence in unwise(&inputs(&objects), &written) {
-        told.note(Page::ADVICE, sentence);
+    for what in unwise(&inputs(&objects), &written) {
+        let remedy = remedy!("change it and apply it again, unless it is meant so");
+        told.note(Page::ADVICE, what, remedy);
     }
     let mut asked = Asked::default();
     // Without an operator nobody would answer a sidecar, and restarts would give nobody one.
@@ -163,7 +172,7 @@ fn name(object: &Value) -> (&str, &str, &str) {
     )
 }
 
-/// Every condition that is False, in sentences.
+/// Every condition that is False.
 fn refused(objects: &Value, written: &Written) -> Told {
     let mut told = Told::default();
     for object in items(objects) {
@@ -178,19 +187,44 @@ fn refused(objects: &Value, written: &Written) -> Told {
                 "Programmed" => Page::PROGRAMMED,
                 _ => Page::ACCEPTED,
             };
-            told.wrong(
-                page,
-                format_args!(
-                    "{}{kind} {namespace}/{name}: {} is False: {} ({})",
-                    written.place(kind, namespace, name, field_of(text("message"))),
-                    text("type"),
-                    text("message"),
-                    text("reason"),
-                ),
+            let field = field_of(text("message"));
+            let what = format_args!(
+                "{}{kind} {namespace}/{name}: {} is False: {} ({})",
+                written.place(kind, namespace, name, field),
+                text("type"),
+                text("message"),
+                text("reason"),
             );
+            told.wrong(page, what, accepted_by(text("reason"), field));
         }
     }
     told
+}
+
+/// What makes a condition True that is False for a reason, which may be one of another version. More than
+/// this is in its sentence, which is the one that the compiler has for it.
+fn accepted_by(reason: &str, field: &str) -> Remedy {
+    let field = match field {
+        "" => "the object",
+        field => field,
+    };
+    match reason {
+        "HostNotFound" | "TargetNotFound" | "BackendNotFound" | "PortNotFound"
+        | "SecretNotUsable" => {
+            remedy!("correct {field} and apply it again, or create what it names")
+        }
+        "TooManyEndpoints" | "PortExcluded" => {
+            remedy!("change the Service or its pods; the object itself needs no edit")
+        }
+        "Pending" => {
+            remedy!("wait a moment, and if it stays, read the logs of those it waits for")
+        }
+        "Rejected" => {
+            remedy!("restart the workload if its sidecar is too old, and undo the edit otherwise")
+        }
+        "NotAccepted" => remedy!("have it accepted first, and this follows by itself"),
+        _ => remedy!("correct {field} and apply it again"),
+    }
 }
 
 /// What people wrote, as far as this build can read it.
@@ -219,29 +253,27 @@ fn keep<K: DeserializeOwned>(
     }
 }
 
-/// What is stored otherwise than it is written, in sentences with file, line and field.
-fn compared(written: &Written, stored: &Value) -> Vec<String> {
-    let mut sentences = Vec::new();
+/// What is stored otherwise than it is written, with file, line and field.
+fn compared(written: &Written, stored: &Value) -> Told {
+    let mut told = Told::default();
     for document in written.reading.documents() {
         let (kind, key, file) = (&document.kind, &document.key, &document.file);
         let wanted = (kind.as_str(), key.namespace.as_str(), key.name.as_str());
         let Some(found) = items(stored).find(|object| name(object) == wanted) else {
-            sentences.push(format!(
-                "{}{kind} {key} is not in the cluster: `kubectl apply -f {file}` sends it",
-                written.line(document, "")
-            ));
+            let place = written.line(document, "");
+            let what = format_args!("{place}{kind} {key} is not in the cluster");
+            let remedy = remedy!("`kubectl apply -f {file}` sends it");
+            told.wrong(Page::STORED, what, remedy);
             continue;
         };
         for difference in differences(&document.value, found) {
-            sentences.push(format!(
-                "{}{kind} {key}: {}: {}",
-                written.line(document, &difference.field),
-                difference.field,
-                difference.in_words(file)
-            ));
+            let field = &difference.field;
+            let place = written.line(document, field);
+            let what = format_args!("{place}{kind} {key}: {field}: {}", difference.in_words());
+            told.wrong(Page::STORED, what, difference.remedy(file));
         }
     }
-    sentences
+    told
 }
 
 // === impl Told ===
@@ -262,15 +294,13 @@ impl Told {
         if ENFORCED.iter().any(|kind| !kinds.contains(*kind)) {
             self.note(
                 Page::INSTALLING,
-                "the folder is not compared with the cluster, which lacks definitions of the mesh's kinds: \
-                 `meshwright check DIR` alone says what is wrong with it",
+                "the folder is not compared with the cluster, which lacks definitions of the mesh's kinds",
+                remedy!("`meshwright check DIR` alone says what is wrong with it"),
             );
             return Ok(0);
         }
         let stored = stored(cluster, written.reading.documents())?;
-        for sentence in compared(written, &stored) {
-            self.wrong(Page::STORED, sentence);
-        }
+        self.add(compared(written, &stored));
         Ok(documents)
     }
 
@@ -282,10 +312,11 @@ impl Told {
             asking.arg("--all-namespaces");
         }
         kubectl::json(asking, None).unwrap_or_else(|error| {
-            let why = format_args!(
+            let what = format_args!(
                 "pods without a sidecar can't be looked for, and no sidecar be asked: {error:#}"
             );
-            self.note(Page::RIGHTS, why);
+            let remedy = remedy!("it takes the right to list pods");
+            self.note(Page::RIGHTS, what, remedy);
             Value::Null
         })
     }
@@ -321,7 +352,8 @@ impl Told {
                     self.note(
                         Page::UNINSTALLED,
                         "there are definitions of the mesh's kinds, which an earlier installation has left or somebody \
-                         else applies: a new one goes on with them, and with all objects",
+                         else applies",
+                        remedy!("a new one goes on with them, and with all objects"),
                     );
                 }
                 webhooks::look(cluster, false, self);
@@ -329,7 +361,8 @@ impl Told {
             Installation::Unknown if kinds.is_empty() => self.note(
                 Page::INSTALLING,
                 "there are no definitions of the mesh's kinds: no Meshwright is installed here, or somebody has \
-                 deleted them; `meshwright check --cluster`, by somebody who may see all of it, says which",
+                 deleted them",
+                remedy!("`meshwright check --cluster`, by somebody who may see all of it, says which"),
             ),
             Installation::Unknown => {
                 self.add(definitions::missing(kinds));
@@ -349,34 +382,110 @@ impl Told {
             ..cluster.clone()
         };
         match certificates::of_cluster(&there) {
-            Ok(report) => {
-                let (wrong, notes) = certificates::findings(&report, SystemTime::now());
-                for sentence in wrong {
-                    self.wrong(Page::CERTIFICATES, sentence);
-                }
-                for sentence in notes {
-                    self.note(Page::CERTIFICATES, sentence);
-                }
-            }
+            Ok(report) => self.add(expiry::findings(&report, SystemTime::now())),
             Err(error) => self.note(
                 Page::RIGHTS,
                 format_args!("the operator can't be asked for its certificates: {error:#}"),
+                remedy!(
+                    "it takes the rights to get deployments, get and list pods and create pods/portforward in its \
+                     namespace, and an operator that is ready and not older than this command"
+                ),
             ),
         }
     }
 
     /// Looks for pods that should have a sidecar and have none.
     fn unmeshed(&mut self, cluster: &Cluster, pods: &Value) {
-        match unmeshed::lines(cluster, pods) {
-            Ok(lines) => {
-                for line in lines {
-                    self.wrong(Page::UNMESHED, line);
-                }
-            }
+        match unmeshed::look(cluster, pods) {
+            Ok(found) => self.add(found),
             Err(error) => self.note(
                 Page::RIGHTS,
                 format_args!("pods without a sidecar can't be looked for: {error:#}"),
+                match &cluster.namespace {
+                    Some(namespace) => {
+                        remedy!("it takes the right to get the namespace {namespace}")
+                    }
+                    None => remedy!("it takes the right to list namespaces"),
+                },
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(condition: &str, reason: &str, message: &str) -> String {
+        let object = json!({
+            "kind": "ApiRoute", "metadata": { "namespace": "shop", "name": "orders" },
+            "status": { "conditions": [
+                { "type": condition, "status": "False", "reason": reason, "message": message },
+                { "type": "Other", "status": "True", "reason": "Other", "message": "" },
+            ] },
+        });
+        let (wrong, notes) = refused(&object, &Written::default()).parts();
+        assert!(wrong.len() == 1 && notes.is_empty(), "{wrong:?} {notes:?}");
+        wrong.concat()
+    }
+
+    #[test]
+    fn what_is_refused_is_told_in_its_own_words_with_what_has_it_accepted() {
+        let field = "spec.rules[0].backendRefs[0].name";
+        let message = format!("{field}: there is no Service \"elsewhere\".");
+        assert_eq!(
+            said("ResolvedRefs", "BackendNotFound", &message),
+            format!(
+                "ApiRoute shop/orders: ResolvedRefs is False: {message} (BackendNotFound): correct {field} and apply \
+                 it again, or create what it names (docs/troubleshooting.md#an-object-is-not-accepted)"
+            )
+        );
+        for (condition, reason, remedy) in [
+            (
+                "Accepted",
+                "Invalid",
+                "correct the object and apply it again (",
+            ),
+            (
+                "Accepted",
+                "OfALaterVersion",
+                "correct the object and apply it again (",
+            ),
+            (
+                "ResolvedRefs",
+                "TooManyEndpoints",
+                "change the Service or its pods; ",
+            ),
+            ("Programmed", "Pending", "wait a moment, "),
+            ("Programmed", "Rejected", "restart the workload "),
+            ("Programmed", "NotAccepted", "have it accepted first, "),
+        ] {
+            let said = said(condition, reason, "so it is");
+            let told = format!("{condition} is False: so it is ({reason}): {remedy}");
+            assert!(said.contains(&told), "{told}\nis not in\n{said}");
+            let page = said.contains("#programmed-stays-below-");
+            assert_eq!(page, condition == "Programmed", "{said}");
+        }
+    }
+
+    #[test]
+    fn the_reasons_that_have_a_remedy_of_their_own_are_those_of_a_status() {
+        let statuses = include_str!("../../../crds/src/status.rs");
+        let own = include_str!("cluster.rs").split_once("match reason {");
+        let own = own
+            .and_then(|(_, rest)| rest.split_once("_ => remedy!("))
+            .unwrap()
+            .0;
+        // Every other piece between quotation marks that is one word is a reason.
+        let reasons = own.split('"').filter(|word| {
+            word.starts_with(char::is_uppercase) && word.chars().all(char::is_alphabetic)
+        });
+        let mut seen = 0;
+        for reason in reasons {
+            let written = format!("Reason::{reason} => \"{reason}\"");
+            assert!(statuses.contains(&written), "{reason}");
+            seen += 1;
+        }
+        assert_eq!(seen, 10);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::cluster::items;
-use super::told::{Page, Told};
+use super::told::{Page, Remedy, Told, remedy};
 use crate::install::chart;
 use crate::install::cluster::some;
 use crate::kubectl;
@@ -13,10 +13,6 @@ use crate::sidecar::Cluster;
 
 /// Where the API server says which kinds of ours it knows, which everybody may ask.
 const PATH: &str = "/apis/meshwright.dev/v1alpha1";
-
-/// What brings them.
-const REMEDY: &str = "`meshwright upgrade` brings it, and where somebody else applies the definitions \
-                      (crds.install=false), `kubectl apply --server-side -f crds/`";
 
 /// Those that are there, of the kinds that this program knows, by plural and group.
 ///
@@ -47,12 +43,21 @@ pub(super) fn missing(there: &BTreeSet<String>) -> Told {
                 Page::UPGRADE,
                 format_args!(
                     "there is no CustomResourceDefinition {name}, so that objects of its kind can't be written and the \
-                     operator does without: {REMEDY}"
+                     operator does without"
                 ),
+                brought_by(),
             );
         }
     }
     told
+}
+
+/// What brings a definition of this version.
+fn brought_by() -> Remedy {
+    remedy!(
+        "`meshwright upgrade` brings it, and where somebody else applies the definitions (crds.install=false), \
+         `kubectl apply --server-side -f crds/`"
+    )
 }
 
 /// Compares the fields of those that are there with this version's, which is the operator's.
@@ -67,8 +72,9 @@ pub(super) fn compare(cluster: &Cluster, there: &BTreeSet<String>, told: &mut To
     match kubectl::json(asking, None).and_then(|stored| findings(&stored)) {
         Ok(findings) => told.add(findings),
         Err(error) => {
-            let why = format_args!("the definitions can't be looked at: {error:#}");
-            told.note(Page::RIGHTS, why);
+            let what = format_args!("the definitions can't be looked at: {error:#}");
+            let remedy = remedy!("it takes the right to get customresourcedefinitions");
+            told.note(Page::RIGHTS, what, remedy);
         }
     }
 }
@@ -92,9 +98,10 @@ fn findings(stored: &Value) -> anyhow::Result<Told> {
                     Page::UPGRADE,
                     format_args!(
                         "CustomResourceDefinition {name} is older than the operator and does not know {}, so that the \
-                         API server refuses or drops it: {REMEDY}",
+                         API server refuses or drops it",
                         some(lacking.into_iter())
                     ),
+                    brought_by(),
                 );
             }
             let more: Vec<_> = there.difference(&own).cloned().collect();
@@ -102,10 +109,10 @@ fn findings(stored: &Value) -> anyhow::Result<Told> {
                 told.note(
                     Page::WITHOUT_OPERATOR,
                     format_args!(
-                        "CustomResourceDefinition {name} is newer than the operator, which can't read {}: upgrade the \
-                         operator with the meshwright of that version",
+                        "CustomResourceDefinition {name} is newer than the operator, which can't read {}",
                         some(more.into_iter())
                     ),
+                    remedy!("upgrade the operator with the meshwright of that version"),
                 );
             }
         }

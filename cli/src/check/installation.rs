@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::cluster::items;
 use super::images;
-use super::told::{Page, Told};
+use super::told::{Page, Told, remedy};
 use crate::certificates::SYSTEM;
 use crate::install::chart::VERSION;
 use crate::install::cluster::{forbidden, some};
@@ -56,8 +56,9 @@ pub(super) fn look(cluster: &Cluster, pods: &Value, told: &mut Told) -> Installa
             None => Installation::Missing,
         },
         Err(error) => {
-            let why = format_args!("the operator can't be looked for: {error:#}");
-            told.note(Page::RIGHTS, why);
+            let what = format_args!("the operator can't be looked for: {error:#}");
+            let remedy = remedy!("it takes the right to list deployments in all namespaces");
+            told.note(Page::RIGHTS, what, remedy);
             Installation::Unknown
         }
     }
@@ -75,15 +76,18 @@ pub(super) fn missing(cluster: &Cluster, meshed: usize, told: &mut Told) {
     };
     told.note(
         Page::INSTALLING,
-        format_args!("no Meshwright is installed here: `meshwright install` does that, {may}"),
+        "no Meshwright is installed here",
+        remedy!("`meshwright install` does that, {may}"),
     );
     if meshed > 0 {
         told.wrong(
             Page::UNINSTALLED,
             format_args!(
                 "{meshed} pods have a sidecar and there is no operator: their certificates end unrenewed within a day, \
-                 and they call each other no more; `meshwright install`, or take the label meshwright.dev/inject off \
-                 their namespaces and restart them"
+                 and they call each other no more"
+            ),
+            remedy!(
+                "`meshwright install`, or take the label meshwright.dev/inject off their namespaces and restart them"
             ),
         );
     }
@@ -201,9 +205,8 @@ impl Operator {
         if *wanted == 0 {
             told.wrong(
                 Page::OPERATOR,
-                format_args!(
-                    "no replica of the operator is wanted: `kubectl scale --replicas=1 {deployment}` brings it back"
-                ),
+                "no replica of the operator is wanted",
+                remedy!("`kubectl scale --replicas=1 {deployment}` brings it back"),
             );
         } else if ready < wanted {
             let why = match self.why.is_empty() {
@@ -212,9 +215,10 @@ impl Operator {
             };
             told.wrong(
                 Page::OPERATOR,
-                format_args!(
-                    "{ready} of {wanted} replicas of the operator are ready{why}: `kubectl describe pods -n {namespace} \
-                     -l app.kubernetes.io/component=operator` and `kubectl logs {deployment}` say what they wait for"
+                format_args!("{ready} of {wanted} replicas of the operator are ready{why}"),
+                remedy!(
+                    "`kubectl describe pods -n {namespace} -l app.kubernetes.io/component=operator` and `kubectl logs \
+                     {deployment}` say what they wait for"
                 ),
             );
         }
@@ -222,24 +226,23 @@ impl Operator {
         match versions.as_slice() {
             [] => told.note(
                 Page::UPGRADE,
-                "the version of the operator can't be told by its image: versions of sidecars are not compared \
-                 with it; give the image a version as its tag",
+                "the version of the operator can't be told by its image, so that versions of sidecars are not compared \
+                 with it",
+                remedy!("give the image a version as its tag"),
             ),
             [version] if *version != VERSION => told.note(
                 Page::UPGRADE,
-                format_args!(
-                    "this is meshwright {VERSION}, and the operator is of {version}: use the meshwright of that \
-                     version, or, if it is older, `meshwright upgrade`"
-                ),
+                format_args!("this is meshwright {VERSION}, and the operator is of {version}"),
+                remedy!("use the meshwright of that version, or, if it is older, `meshwright upgrade`"),
             ),
             [_] => {}
             several => told.note(
                 Page::UPGRADE,
                 format_args!(
-                    "replicas of the operator are of versions {}, as while an upgrade is under way: `kubectl rollout \
-                     status {deployment}` waits for its end",
+                    "replicas of the operator are of versions {}, as while an upgrade is under way",
                     several.join(" and ")
                 ),
+                remedy!("`kubectl rollout status {deployment}` waits for its end"),
             ),
         }
         told

@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value};
 
+use super::told::{Remedy, remedy};
+
 /// A field of a document that is stored otherwise than it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Difference {
@@ -117,18 +119,25 @@ impl Found {
 // === impl Difference ===
 
 impl Difference {
-    /// What is wrong and what to do, without the field.
-    pub(super) fn in_words(&self, file: &str) -> String {
+    /// What is wrong, without the field.
+    pub(super) fn in_words(&self) -> String {
         let sent = shown(&self.sent);
         match &self.stored {
-            Some(stored) => format!(
-                "the file says {sent}, stored is {}: `kubectl apply -f {file}` sends it again",
-                shown(stored)
-            ),
+            Some(stored) => format!("the file says {sent}, stored is {}", shown(stored)),
             None => format!(
                 "the file says {sent}, and nothing is stored: the API server has dropped it, or it \
-                 was taken out since. If `kubectl apply -f {file}` does not bring it back, the \
-                 cluster's definition of this kind is of another version"
+                 was taken out since"
+            ),
+        }
+    }
+
+    /// What has the file's stored.
+    pub(super) fn remedy(&self, file: &str) -> Remedy {
+        match &self.stored {
+            Some(_) => remedy!("`kubectl apply -f {file}` sends it again"),
+            None => remedy!(
+                "`kubectl apply -f {file}` sends it again; if that does not bring it back, the cluster's definition of \
+                 this kind is of another version"
             ),
         }
     }
@@ -289,8 +298,18 @@ mod tests {
             sent: json!("2s"),
             stored: Some(long),
         };
-        let said = changed.in_words("a.yaml");
+        let said = changed.in_words();
         assert!(said.starts_with("the file says `\"2s\"`, stored is `\"xxx"));
-        assert!(said.ends_with("…`: `kubectl apply -f a.yaml` sends it again"));
+        assert!(said.ends_with("…`"), "{said}");
+        let remedy = changed.remedy("a.yaml").to_string();
+        assert_eq!(remedy, "`kubectl apply -f a.yaml` sends it again");
+        let dropped = Difference {
+            stored: None,
+            ..changed
+        };
+        let said = dropped.in_words();
+        assert!(said.contains("and nothing is stored"), "{said}");
+        let remedy = dropped.remedy("a.yaml").to_string();
+        assert!(remedy.contains("is of another version"), "{remedy}");
     }
 }

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::told::{Page, Told};
+use super::declare;
+use super::told::{Page, Told, remedy};
 use super::written::Written;
 use crate::install::cluster::some;
 use crate::kubectl::Pod;
@@ -97,7 +98,9 @@ pub(super) fn ask(cluster: &Cluster, pods: &[Pod], written: &Written, told: &mut
                     let name = pod.to_string();
                     states.add(&name, &answer);
                     for caller in &answer.callers {
-                        told.note(Page::PLAINTEXT, caller.line(&name));
+                        let remedy =
+                            remedy!("give the caller a sidecar before plaintext is refused there");
+                        told.note(Page::PLAINTEXT, caller.line(&name), remedy);
                     }
                     waited.push((name, answer.stalls));
                     let namespace = pod.namespace.clone().unwrap_or_default();
@@ -108,16 +111,19 @@ pub(super) fn ask(cluster: &Cluster, pods: &[Pod], written: &Written, told: &mut
                         .extend(version.map(|version| (of.clone(), version)));
                 }
                 Err(error) => {
-                    let why = format_args!("the sidecar of {pod} can't be asked: {error:#}");
-                    told.note(Page::RIGHTS, why);
+                    let what = format_args!("the sidecar of {pod} can't be asked: {error:#}");
+                    let remedy = remedy!(
+                        "it takes the rights to get pods and create pods/portforward there, and a pod that runs"
+                    );
+                    told.note(Page::RIGHTS, what, remedy);
                 }
             }
         }
     }
     told.add(states.findings());
     let place = |service: &str, port: u16| written.port(service, port);
-    for line in stalls::lines(&waited, place) {
-        told.note(Page::STALLS, line);
+    for what in stalls::lines(&waited, place) {
+        told.note(Page::STALLS, what, declare());
     }
     asked
 }
@@ -208,9 +214,11 @@ impl States {
                 Page::SIDECAR,
                 format_args!(
                     "the sidecars of {} are connected to no operator{why}: they go on with what they have, hear of no \
-                     change, and their certificates end unrenewed; an operator must be ready, and no NetworkPolicy \
-                     between them and its port 15012",
+                     change, and their certificates end unrenewed",
                     some(pods.iter().cloned())
+                ),
+                remedy!(
+                    "an operator must be ready, and no NetworkPolicy between them and its port 15012"
                 ),
             );
         }
@@ -218,9 +226,11 @@ impl States {
             told.note(
                 Page::SIDECAR,
                 format_args!(
-                    "the sidecars of {} are not ready: {why}; if it does not pass, their logs say why: `kubectl logs \
-                     POD -c meshwright-sidecar`",
+                    "the sidecars of {} are not ready: {why}",
                     some(pods.iter().cloned())
+                ),
+                remedy!(
+                    "if it does not pass, their logs say why: `kubectl logs POD -c meshwright-sidecar`"
                 ),
             );
         }
@@ -228,10 +238,10 @@ impl States {
             told.note(
                 Page::PROGRAMMED,
                 format_args!(
-                    "sidecars have rejected resources since they started ({}), and kept what they had: `kubectl logs \
-                     POD -c meshwright-sidecar` says which and why",
+                    "sidecars have rejected resources since they started ({}), and kept what they had",
                     some(self.rejected.iter().cloned())
                 ),
+                remedy!("`kubectl logs POD -c meshwright-sidecar` says which and why"),
             );
         }
         told
@@ -302,7 +312,7 @@ mod tests {
         assert!(wrong.is_empty() && notes.len() == 1, "{told:?}");
         assert!(
             notes[0].starts_with(&format!(
-                "the sidecars of shop/web-0 are not ready: {incomplete}; "
+                "the sidecars of shop/web-0 are not ready: {incomplete}: if it does not pass, "
             )),
             "{notes:?}"
         );

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::told::{Page, Told};
+use super::told::{Page, Told, remedy};
 use crate::install::cluster::some;
 use crate::install::version::{Step, Version};
 
@@ -45,11 +45,8 @@ pub(super) fn findings(sidecars: &[Sidecar], operators: &BTreeSet<String>) -> To
             let all = counted.values().flatten().copied();
             told.note(
                 Page::UPGRADE_SIDECARS,
-                format_args!(
-                    "sidecars are of several versions ({}): {} gives all of them the operator's",
-                    some(versions),
-                    restarts(all)
-                ),
+                format_args!("sidecars are of several versions ({})", some(versions)),
+                remedy!("{} gives all of them the operator's", restarts(all)),
             );
         }
         None => {}
@@ -63,11 +60,11 @@ pub(super) fn findings(sidecars: &[Sidecar], operators: &BTreeSet<String>) -> To
         told.note(
             Page::UPGRADE_SIDECARS,
             format_args!(
-                "the version of {} can't be told by the image ({}), and is compared with nothing: \
-                 `meshwright config POD` has it",
+                "the version of {} can't be told by the image ({}), and is compared with nothing",
                 sidecars_in_words(unknown.len()),
                 some(images.into_iter())
             ),
+            remedy!("`meshwright config POD` has it"),
         );
     }
     told
@@ -77,17 +74,15 @@ fn compared(version: &str, operator: &str, namespaces: &[&str], told: &mut Told)
     let which = sidecars_in_words(namespaces.len());
     let are = if namespaces.len() == 1 { "is" } else { "are" };
     let restarts = restarts(namespaces.iter().copied());
+    let remedy = remedy!("{restarts} gives them the operator's");
+    let what = format!("{which} {are} of version {version}, and the operator of {operator}");
     if are_too_far(version, operator) {
-        let sentence = format_args!(
-            "{which} {are} of version {version}, and the operator of {operator}: more than two minor versions apart \
-             they are not meant to work together; {restarts} gives them the operator's"
+        let what = format_args!(
+            "{what}: more than two minor versions apart they are not meant to work together"
         );
-        told.wrong(Page::UPGRADE_SIDECARS, sentence);
+        told.wrong(Page::UPGRADE_SIDECARS, what, remedy);
     } else {
-        let sentence = format_args!(
-            "{which} {are} of version {version}, and the operator of {operator}: {restarts} gives them the operator's"
-        );
-        told.note(Page::UPGRADE_SIDECARS, sentence);
+        told.note(Page::UPGRADE_SIDECARS, what, remedy);
     }
 }
 

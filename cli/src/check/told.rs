@@ -1,5 +1,5 @@
-//! What is told of a cluster: what is wrong, and what isn't but has to be known. Each finding ends with the
-//! page of the documentation that says more.
+//! What is told of a cluster: what is wrong, and what isn't but has to be known. Each finding says what is so,
+//! what helps, and which page of the documentation says more.
 
 use std::fmt::{self, Display};
 
@@ -12,11 +12,53 @@ const FOLDER: &str = "docs/";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Page(&'static str);
 
+/// What helps against what is so, or lets it be looked at. [`remedy!`] makes one, and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Remedy(String);
+
+/// What is so, what helps, and where more is said.
+#[derive(Debug, PartialEq, Eq)]
+struct Finding {
+    what: String,
+    remedy: Remedy,
+    page: Page,
+}
+
 /// Findings.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
-    wrong: Vec<String>,
-    notes: Vec<String>,
+    wrong: Vec<Finding>,
+    notes: Vec<Finding>,
+}
+
+/// A [`Remedy`], written as for `format!`. One that has no words beside what is put into it does not compile:
+/// what is put in may turn out empty.
+macro_rules! remedy {
+    ($words:literal $($inserted:tt)*) => {{
+        // An item, which `cargo check` looks at too; at a block it would not.
+        const _: () = assert!(
+            $crate::check::told::has_words($words),
+            "a remedy has words of its own"
+        );
+        $crate::check::told::Remedy::of(::std::format_args!($words $($inserted)*))
+    }};
+}
+pub(super) use remedy;
+
+/// Whether a format has words beside what is put into it.
+pub(super) const fn has_words(format: &str) -> bool {
+    let mut rest = format.as_bytes();
+    let mut is_inserted = false;
+    while let [byte, after @ ..] = rest {
+        match byte {
+            b'{' => is_inserted = true,
+            b'}' => is_inserted = false,
+            byte if !is_inserted && byte.is_ascii_alphabetic() => return true,
+            _ => {}
+        }
+        rest = after;
+    }
+    false
 }
 
 // === impl Page ===
@@ -48,17 +90,51 @@ impl Display for Page {
     }
 }
 
+// === impl Remedy ===
+
+impl Remedy {
+    /// For [`remedy!`] alone, which looks at the words before.
+    pub(super) fn of(text: fmt::Arguments<'_>) -> Self {
+        Self(text.to_string())
+    }
+}
+
+impl Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl Finding ===
+
+impl Finding {
+    fn new(page: Page, what: impl Display, remedy: Remedy) -> Self {
+        Self {
+            what: what.to_string(),
+            remedy,
+            page,
+        }
+    }
+}
+
+impl Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, remedy, page } = self;
+        write!(f, "{what}: {remedy} ({page})")
+    }
+}
+
 // === impl Told ===
 
 impl Told {
-    /// What is wrong, in a sentence with its remedy.
-    pub(super) fn wrong(&mut self, page: Page, sentence: impl Display) {
-        self.wrong.push(format!("{sentence} ({page})"));
+    /// What is wrong, and what puts it right.
+    pub(super) fn wrong(&mut self, page: Page, what: impl Display, remedy: Remedy) {
+        self.wrong.push(Finding::new(page, what, remedy));
     }
 
-    /// What is not wrong, but has to be known.
-    pub(super) fn note(&mut self, page: Page, sentence: impl Display) {
-        self.notes.push(format!("{sentence} ({page})"));
+    /// What is not wrong, but has to be known, and what can be done about it.
+    pub(super) fn note(&mut self, page: Page, what: impl Display, remedy: Remedy) {
+        self.notes.push(Finding::new(page, what, remedy));
     }
 
     /// What somebody else has found.
@@ -73,18 +149,16 @@ impl Told {
 
     /// Says it, what is wrong first.
     pub(super) fn say(&self) {
-        for line in self.wrong.iter().chain(&self.notes) {
-            say(plain(line));
+        for finding in self.wrong.iter().chain(&self.notes) {
+            say(plain(&finding.to_string()));
         }
     }
 
     /// What is wrong, and what is not.
     #[cfg(test)]
-    pub(super) fn parts(&self) -> (Vec<&str>, Vec<&str>) {
-        (
-            self.wrong.iter().map(String::as_str).collect(),
-            self.notes.iter().map(String::as_str).collect(),
-        )
+    pub(super) fn parts(&self) -> (Vec<String>, Vec<String>) {
+        let said = |findings: &[Finding]| findings.iter().map(ToString::to_string).collect();
+        (said(&self.wrong), said(&self.notes))
     }
 }
 
@@ -131,12 +205,13 @@ mod tests {
     }
 
     #[test]
-    fn each_finding_ends_with_its_page_and_what_is_wrong_comes_first() {
+    fn each_finding_ends_with_its_remedy_and_its_page_and_what_is_wrong_comes_first() {
         let mut told = Told::default();
-        told.note(Page::RIGHTS, "so it is");
+        told.note(Page::RIGHTS, "so it is", remedy!("ask for the right"));
         assert!(!told.is_wrong());
         let mut other = Told::default();
-        other.wrong(Page::UPGRADE_SIDECARS, "it is too old: restart it");
+        let what = format_args!("{} is too old", "it");
+        other.wrong(Page::UPGRADE_SIDECARS, what, remedy!("restart {}", "it"));
         told.add(other);
         assert!(told.is_wrong());
         let (wrong, notes) = told.parts();
@@ -144,6 +219,38 @@ mod tests {
             wrong,
             ["it is too old: restart it (docs/upgrade.md#2-sidecars)"]
         );
-        assert_eq!(notes, ["so it is (docs/cli.md#which-mesh-which-workload)"]);
+        assert_eq!(
+            notes,
+            ["so it is: ask for the right (docs/cli.md#which-mesh-which-workload)"]
+        );
+    }
+
+    #[test]
+    fn a_remedy_without_words_of_its_own_does_not_compile() {
+        // What `remedy!` asks while it is compiled.
+        for none in ["", " ", "{}", "{remedy}", "{kind} {name}: ", "`{}`."] {
+            assert!(!has_words(none), "{none}");
+        }
+        for some in ["restart it", "`{}` does", "{remedy}, or not", "{a} and"] {
+            assert!(has_words(some), "{some}");
+        }
+    }
+
+    #[test]
+    fn a_remedy_is_made_by_nothing_that_does_not_look_at_its_words() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/check");
+        let files = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let mut made = 0;
+        for file in files.chain([folder.with_extension("rs")]) {
+            let text = fs::read_to_string(&file).unwrap();
+            made += text.matches("remedy!(").count();
+            // Once here, in the macro.
+            let around = text.matches(concat!("Remedy::", "of(")).count();
+            let may = usize::from(file.ends_with("told.rs"));
+            assert_eq!(around, may, "{}", file.display());
+        }
+        assert!(made > 30, "{made}");
     }
 }

@@ -10,17 +10,18 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::cluster::items;
+use super::told::{Page, Remedy, Told, remedy};
 use crate::kubectl;
 use crate::sidecar::Cluster;
 
 /// Where the operator's own pods are, if nobody chose otherwise; they are labelled as well.
 const OPERATOR: &str = "meshwright-system";
 
-/// Looks for them among `pods`; a sentence for each.
+/// Looks for them among `pods`.
 ///
 /// # Errors
 /// When namespaces can't be read.
-pub(super) fn lines(cluster: &Cluster, pods: &Value) -> anyhow::Result<Vec<String>> {
+pub(super) fn look(cluster: &Cluster, pods: &Value) -> anyhow::Result<Told> {
     let mut namespaces = kubectl::command(
         &Cluster {
             namespace: None,
@@ -31,29 +32,32 @@ pub(super) fn lines(cluster: &Cluster, pods: &Value) -> anyhow::Result<Vec<Strin
     namespaces.args(["get", "namespaces"]);
     // One by its name needs fewer rights than all.
     namespaces.args(&cluster.namespace);
-    Ok(sentences(&kubectl::json(namespaces, None)?, pods))
+    Ok(findings(&kubectl::json(namespaces, None)?, pods))
 }
 
-fn sentences(namespaces: &Value, pods: &Value) -> Vec<String> {
+fn findings(namespaces: &Value, pods: &Value) -> Told {
+    let mut told = Told::default();
     let mut inputs = Inputs::default();
     inputs.namespaces.extend(read::<Namespace>(namespaces));
     inputs.pods.extend(read::<Pod>(pods));
-    let found = unmeshed(&inputs, OPERATOR);
-    found
-        .iter()
-        .map(|key| {
-            let pod = inputs.pods.get(key);
-            let remedy = pod.map_or_else(String::new, |pod| remedy(key, pod));
-            format!(
-                "Pod {key} should have a sidecar and has none, for it is older than the label or was made while \
-                 the operator was away: {remedy}, or label it {LABEL}: disabled"
-            )
-        })
-        .collect()
+    for key in unmeshed(&inputs, OPERATOR) {
+        let what = format_args!(
+            "Pod {key} should have a sidecar and has none, for it is older than the label or was made while the \
+             operator was away"
+        );
+        let pod = inputs.pods.get(&key).map(|pod| &**pod);
+        told.wrong(Page::UNMESHED, what, made_anew(&key, pod));
+    }
+    told
 }
 
-/// What makes the pod anew, through the webhook.
-fn remedy(key: &ObjectKey, pod: &Pod) -> String {
+/// What makes the pod anew, through the webhook, or has it meant so.
+fn made_anew(key: &ObjectKey, pod: Option<&Pod>) -> Remedy {
+    let anew = pod.map_or_else(|| "make it anew".to_owned(), |pod| anew(key, pod));
+    remedy!("{anew}, or label it {LABEL}: disabled")
+}
+
+fn anew(key: &ObjectKey, pod: &Pod) -> String {
     let owners = pod.metadata.owner_references.iter().flatten();
     let owner = owners
         .into_iter()
@@ -127,19 +131,23 @@ mod tests {
             pod("once-1", Some(("Job", "once"))),
             pod("alone", None),
         ] });
-        let told = sentences(&namespaces, &pods).join("\n");
+        let told = findings(&namespaces, &pods);
+        let (wrong, notes) = told.parts();
+        assert!(notes.is_empty(), "{notes:?}");
+        let told = wrong.join("\n");
         for says in [
             "Pod shop/web-5d9f-1 should have a sidecar and has none",
             "`kubectl rollout restart deployment/web -n shop`, or label it meshwright.dev/inject: disabled",
             "`kubectl rollout restart statefulset/db -n shop`",
             "`kubectl rollout restart daemonset/log -n shop`",
-            "make Job once anew",
+            "was away: make Job once anew, or label it ",
+            "was away: make it anew, or label it meshwright.dev/inject: disabled (docs/troubleshooting.md#",
             "Pod shop/alone",
         ] {
             assert!(told.contains(says), "{told}");
         }
         // One namespace, asked for by its name.
         let elsewhere = json!({ "metadata": { "name": "shop" } });
-        assert!(sentences(&elsewhere, &pods).is_empty());
+        assert_eq!(findings(&elsewhere, &pods), Told::default());
     }
 }

@@ -7,7 +7,7 @@ use operator::webhook::certificate::{INJECTOR, VALIDATOR};
 use serde_json::Value;
 
 use super::cluster::items;
-use super::told::{Page, Told};
+use super::told::{Page, Remedy, Told, remedy};
 use crate::kubectl;
 use crate::sidecar::Cluster;
 
@@ -52,8 +52,12 @@ pub(super) fn look(cluster: &Cluster, installed: bool, told: &mut Told) {
     match asked(cluster) {
         Ok((configurations, gone)) => told.add(findings(&configurations, &gone, installed)),
         Err(error) => {
-            let why = format_args!("the webhooks' configurations can't be looked at: {error:#}");
-            told.note(Page::RIGHTS, why);
+            let what = format_args!("the webhooks' configurations can't be looked at: {error:#}");
+            let remedy = remedy!(
+                "it takes the rights to get mutatingwebhookconfigurations, validatingwebhookconfigurations, and \
+                 services in the operator's namespace"
+            );
+            told.note(Page::RIGHTS, what, remedy);
         }
     }
 }
@@ -112,14 +116,18 @@ fn findings(configurations: &Value, gone: &BTreeSet<Service>, installed: bool) -
             Some(_) => expected.is_left(&mut told),
             None if installed => told.wrong(
                 Page::WEBHOOKS,
-                format_args!(
-                    "there is no {kind} {name}, so that {without}: `meshwright upgrade` puts it back"
-                ),
+                format_args!("there is no {kind} {name}, so that {without}"),
+                put_back(),
             ),
             None => {}
         }
     }
     told
+}
+
+/// What puts back what the chart makes.
+fn put_back() -> Remedy {
+    remedy!("`meshwright upgrade` puts it back")
 }
 
 // === impl Configuration ===
@@ -136,39 +144,37 @@ impl Configuration {
         for expected in self.webhooks {
             let found = webhooks_of(there).find(|one| one["name"] == *expected);
             let Some(webhook) = found else {
-                let sentence = format_args!(
-                    "{kind} {name} has no webhook {expected}, so that {without}: `meshwright upgrade` puts it back"
-                );
-                told.wrong(Page::WEBHOOKS, sentence);
+                let what =
+                    format_args!("{kind} {name} has no webhook {expected}, so that {without}");
+                told.wrong(Page::WEBHOOKS, what, put_back());
                 continue;
             };
             let bundle = webhook["clientConfig"]["caBundle"].as_str();
             if bundle.is_none_or(str::is_empty) {
-                let sentence = format_args!(
-                    "{kind} {name}: {expected} has no caBundle, so that the API server can't ask the operator: the \
-                     operator writes it, and its log says why it can't"
+                let what = format_args!(
+                    "{kind} {name}: {expected} has no caBundle, so that the API server can't ask the operator"
                 );
-                told.wrong(Page::OPERATOR, sentence);
+                let remedy = remedy!("the operator writes it, and its log says why it can't");
+                told.wrong(Page::OPERATOR, what, remedy);
             }
             if let Some((namespace, service)) = service_of(webhook).filter(|one| gone.contains(one))
             {
-                let sentence = format_args!(
-                    "{kind} {name}: {expected} asks the Service {namespace}/{service}, which is not there: \
-                     `meshwright upgrade` puts it back"
+                let what = format_args!(
+                    "{kind} {name}: {expected} asks the Service {namespace}/{service}, which is not there"
                 );
-                told.wrong(Page::WEBHOOKS, sentence);
+                told.wrong(Page::WEBHOOKS, what, put_back());
             }
             let policy = webhook["failurePolicy"].as_str().unwrap_or("Fail");
             if policy != self.failure_policy {
-                let sentence = format!(
-                    "{kind} {name}: the failurePolicy of {expected} is {policy} and not {}, so that {}: `meshwright \
-                     upgrade` writes it again",
+                let what = format_args!(
+                    "{kind} {name}: the failurePolicy of {expected} is {policy} and not {}, so that {}",
                     self.failure_policy, self.otherwise
                 );
+                let remedy = remedy!("`meshwright upgrade` writes it again");
                 // Closed where in doubt is safe, if not what was meant.
                 match policy {
-                    "Fail" => told.note(Page::WITHOUT_OPERATOR, sentence),
-                    _ => told.wrong(Page::WITHOUT_OPERATOR, sentence),
+                    "Fail" => told.note(Page::WITHOUT_OPERATOR, what, remedy),
+                    _ => told.wrong(Page::WITHOUT_OPERATOR, what, remedy),
                 }
             }
         }
@@ -177,20 +183,22 @@ impl Configuration {
     /// One is there without an operator.
     fn is_left(&self, told: &mut Told) {
         let Self { kind, name, .. } = self;
-        let kubectl = format!("`kubectl delete {} {name}`", kind.to_lowercase());
+        let remedy = remedy!(
+            "`meshwright install`, or `kubectl delete {} {name}`",
+            kind.to_lowercase()
+        );
         match self.failure_policy {
             "Fail" => told.wrong(
                 Page::WITHOUT_OPERATOR,
                 format_args!(
-                    "{kind} {name} is there without an operator, so that no pod of a labelled namespace can be \
-                     created: `meshwright install`, or {kubectl}"
+                    "{kind} {name} is there without an operator, so that no pod of a labelled namespace can be created"
                 ),
+                remedy,
             ),
             _ => told.note(
                 Page::WITHOUT_OPERATOR,
-                format_args!(
-                    "{kind} {name} is there without an operator, and nobody answers: `meshwright install`, or {kubectl}"
-                ),
+                format_args!("{kind} {name} is there without an operator, and nobody answers"),
+                remedy,
             ),
         }
     }

@@ -72,8 +72,8 @@ pub(crate) fn where_it_runs(folder: &Path) -> Vec<(String, Vec<Stall>)> {
     answers.flatten().collect()
 }
 
-/// A line for every port: who waits, and what to write. `place` tells where a Service stands written,
-/// and how its ports are.
+/// A sentence for every port: who waits. `place` tells where a Service stands written, and how its ports
+/// are.
 pub(crate) fn lines(
     waited: &[(String, Vec<Stall>)],
     place: impl Fn(&str, u16) -> String,
@@ -95,8 +95,7 @@ pub(crate) fn lines(
             };
             format!(
                 "{}Service {service}: port {port} is not declared and its server speaks first: {times} \
-             of {} waited 0.2 s{each}; write `appProtocol: tcp` at the port, or begin its name with \
-             `tcp-`",
+             of {} waited 0.2 s{each}",
                 place(service, port),
                 pods.join(", ")
             )
@@ -125,11 +124,9 @@ mod tests {
             lines,
             [
                 "mail.yaml:25: Service shop/mail: port 25 is not declared and its server speaks \
-                 first: 3 connections of shop/web-0, shop/web-1 waited 0.2 s each; write \
-                 `appProtocol: tcp` at the port, or begin its name with `tcp-`",
+                 first: 3 connections of shop/web-0, shop/web-1 waited 0.2 s each",
                 "mail.yaml:110: Service shop/mail: port 110 is not declared and its server speaks \
-                 first: 1 connection of shop/web-0 waited 0.2 s; write `appProtocol: tcp` at the \
-                 port, or begin its name with `tcp-`",
+                 first: 1 connection of shop/web-0 waited 0.2 s",
             ]
         );
     }

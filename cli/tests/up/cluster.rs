@@ -66,11 +66,16 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
             line("\"ports\"")
         ),
         ": Namespace shop is not in the cluster: `kubectl apply -f ".to_owned(),
-        "ApiRoute shop/orders: ResolvedRefs is False: there is no Service orders-v2 (BackendNotFound) \
-         (docs/troubleshooting.md#an-object-is-not-accepted)"
+        "ApiRoute shop/orders: ResolvedRefs is False: there is no Service orders-v2 (BackendNotFound): correct the \
+         object and apply it again, or create what it names (docs/troubleshooting.md#an-object-is-not-accepted)"
             .to_owned(),
         "Pod shop/late should have a sidecar and has none".to_owned(),
         "the operator can't be asked for its certificates: ".to_owned(),
+        ": it takes the rights to get deployments, get and list pods and create pods/portforward in its namespace, "
+            .to_owned(),
+        " was away: make it anew, or label it meshwright.dev/inject: disabled (docs/troubleshooting.md#".to_owned(),
+        ": give the caller a sidecar before plaintext is refused there (docs/troubleshooting.md#".to_owned(),
+        " waited 0.2 s each: write `appProtocol: tcp` at the port, or begin its name with `tcp-` (docs/".to_owned(),
         "plaintext: 10.1.2.3 calls shop/web-5d9f (shop/web) without mutual TLS: 2 times".to_owned(),
         "Service shop/mail: port 25 is not declared and its server speaks first: 3 connections of shop/web-5d9f"
             .to_owned(),

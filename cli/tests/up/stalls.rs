@@ -56,7 +56,7 @@ fn check_tells_which_port_to_declare_where_callers_wait_for_a_server_that_speaks
     let line = said.lines().find(|line| line.contains("speaks first"));
     let line = line.unwrap_or_else(|| panic!("{said}"));
     let told = "Service shop/mail: port 25 is not declared and its server speaks first: 2 connections \
-                of shop/web-0 waited 0.2 s each; write `appProtocol: tcp` at the port, or begin its \
+                of shop/web-0 waited 0.2 s each: write `appProtocol: tcp` at the port, or begin its \
                 name with `tcp-`";
     assert!(line.ends_with(told), "{line}");
     // By file and line, which is that of the port.

@@ -5,6 +5,9 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::jiff::Timestamp;
 use operator::ca::{Certificate, Report};
 
+use super::told::{Page, Remedy, Told, remedy};
+use crate::certificates::OURS;
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// It is told when so much is left, or less for what is short-lived: what renews by itself has done so
@@ -15,11 +18,14 @@ const WRONG: (Duration, u32) = (DAY.saturating_mul(7), 20);
 /// Clocks further apart than this are told of.
 const CLOCKS: Duration = Duration::from_secs(60);
 
-/// What is wrong with certificates and what has to be known, in sentences.
-pub(crate) fn findings(report: &Report, now: SystemTime) -> (Vec<String>, Vec<String>) {
-    let (mut wrong, mut notes) = (Vec::new(), Vec::new());
+/// What is wrong with certificates, and what has to be known.
+pub(super) fn findings(report: &Report, now: SystemTime) -> Told {
+    let mut told = Told::default();
     if let Some(problem) = &report.problem {
-        wrong.push(problem.clone());
+        let remedy = remedy!(
+            "put that right, and `meshwright certificates status` says when the operator has seen it"
+        );
+        told.wrong(Page::CERTIFICATES, problem, remedy);
     }
     // By the operator's own clock, which is the one that counts.
     let there = time(&report.now).unwrap_or(now);
@@ -34,38 +40,56 @@ pub(crate) fn findings(report: &Report, now: SystemTime) -> (Vec<String>, Vec<St
         let life = ends.duration_since(begins).unwrap_or_default();
         let left = ends.duration_since(there).unwrap_or_default();
         if left <= WRONG.0.min(life / WRONG.1) {
-            wrong.push(sentence(one, left, &report.authority));
+            told.wrong(
+                Page::CERTIFICATES,
+                end_of(one, left),
+                renewed_by(one, &report.authority),
+            );
         } else if left <= TOLD.0.min(life / TOLD.1) {
-            notes.push(sentence(one, left, &report.authority));
+            told.note(
+                Page::CERTIFICATES,
+                end_of(one, left),
+                renewed_by(one, &report.authority),
+            );
         }
     }
     let apart = now
         .duration_since(there)
         .unwrap_or_else(|error| error.duration());
     if apart > CLOCKS {
-        notes.push(format!(
+        let what = format_args!(
             "the operator's clock and this one are {} s apart: where clocks differ by more than 300 s, \
              certificates are refused that were just issued",
             apart.as_secs()
-        ));
+        );
+        told.note(
+            Page::CERTIFICATES,
+            what,
+            remedy!("set the one that is wrong"),
+        );
     }
-    (wrong, notes)
+    told
 }
 
-fn sentence(one: &Certificate, left: Duration, authority: &str) -> String {
+/// When it ends.
+fn end_of(one: &Certificate, left: Duration) -> String {
     let what = format!("the mesh's {} ({})", one.kind, one.subject);
-    let remedy = match (authority == super::OURS, one.kind.as_str()) {
-        (true, "root") => "rotate with `meshwright certificates rotate`".to_owned(),
-        (true, _) => "the operator should have renewed it: its log says why not".to_owned(),
-        (false, _) => format!("have it renewed by whoever writes {authority}"),
-    };
     match left.as_secs() / DAY.as_secs() {
         _ if left.is_zero() => format!(
-            "{what} has ended at {}, and no call between workloads succeeds: {remedy}",
+            "{what} has ended at {}, and no call between workloads succeeds",
             one.ends
         ),
-        0 => format!("{what} ends within a day, at {}: {remedy}", one.ends),
-        days => format!("{what} ends in {days} days, at {}: {remedy}", one.ends),
+        0 => format!("{what} ends within a day, at {}", one.ends),
+        days => format!("{what} ends in {days} days, at {}", one.ends),
+    }
+}
+
+/// What has another take its place.
+fn renewed_by(one: &Certificate, authority: &str) -> Remedy {
+    match (authority == OURS, one.kind.as_str()) {
+        (true, "root") => remedy!("rotate with `meshwright certificates rotate`"),
+        (true, _) => remedy!("the operator should have renewed it: its log says why not"),
+        (false, _) => remedy!("have it renewed by whoever writes {authority}"),
     }
 }
 
@@ -92,7 +116,7 @@ mod tests {
     }
 
     fn said(report: &Report) -> (Vec<String>, Vec<String>) {
-        findings(report, time(&report.now).unwrap())
+        findings(report, time(&report.now).unwrap()).parts()
     }
 
     #[test]
@@ -106,7 +130,7 @@ mod tests {
             "{notes:?}"
         );
         assert!(
-            notes[0].ends_with("`meshwright certificates rotate`"),
+            notes[0].contains(": rotate with `meshwright certificates rotate` (docs/"),
             "{notes:?}"
         );
         let (wrong, notes) = days(7);
@@ -126,11 +150,25 @@ mod tests {
         assert_eq!(days(29), (vec![], vec![]));
         let (_, notes) = days(15);
         assert!(
-            notes[0].ends_with("whoever writes the Secret meshwright-system/mesh-ca"),
+            notes[0].contains(
+                ": have it renewed by whoever writes the Secret meshwright-system/mesh-ca ("
+            ),
             "{notes:?}"
         );
         let (wrong, _) = days(4);
         assert!(wrong[0].contains("ends in 4 days"), "{wrong:?}");
+    }
+
+    #[test]
+    fn what_the_operator_has_a_problem_with_is_wrong_in_its_words() {
+        let mut report = report("Meshwright", "root", (-1, 3650));
+        report.problem = Some("the Secret can't be used".to_owned());
+        let (wrong, notes) = said(&report);
+        assert!(notes.is_empty(), "{notes:?}");
+        assert!(
+            wrong[0].starts_with("the Secret can't be used: put that right, and "),
+            "{wrong:?}"
+        );
     }
 
     #[test]
@@ -143,7 +181,7 @@ mod tests {
             (now + CLOCKS * 2, Some("120 s apart")),
             (now - CLOCKS * 2, Some("120 s apart")),
         ] {
-            let (wrong, notes) = findings(&report, clock);
+            let (wrong, notes) = findings(&report, clock).parts();
             assert!(wrong.is_empty());
             assert_eq!(notes.len(), usize::from(apart.is_some()), "{notes:?}");
             assert!(
