@@ -5,11 +5,13 @@ mod definitions;
 mod expiry;
 mod images;
 mod installation;
+mod plugin;
 mod sent;
 mod sidecars;
 mod skew;
 mod told;
 mod unmeshed;
+mod unstarted;
 mod webhooks;
 mod written;
 
@@ -37,10 +39,11 @@ use crate::up::{callers, plain, stalls, table::say};
 ///
 /// With --cluster, --context or --namespace it asks a cluster through kubectl instead: which fields of
 /// the folder, if one is named, are stored otherwise than they were sent; which objects of the mesh have
-/// a condition that is False, and why; which pods should have a sidecar and have none; and of the sidecars
-/// that can be reached the same as above, and whether they hear of an operator. Of a whole cluster it also
-/// looks at its version, the operator, the webhooks, the definitions of the kinds, certificates, and versions
-/// that don't go together; before there is a mesh, at whether it can be installed.
+/// a condition that is False, and why; which pods should have a sidecar and have none, or have one that
+/// doesn't start; and of the sidecars that can be reached the same as above, and whether they hear of an
+/// operator. Of a whole cluster it also looks at its version, the operator, the CNI plugin, the webhooks, the
+/// definitions of the kinds, certificates, and versions that don't go together; before there is a mesh, at
+/// whether it can be installed.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckArgs {
     /// The folder of documents.

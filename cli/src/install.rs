@@ -200,12 +200,13 @@ pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<i32> {
     let release = helm.release()?;
     let release = release.context("no Meshwright is installed here, by Helm or by meshwright")?;
     let namespace = &release.namespace;
+    let plugin = cluster::plugin(&cluster, namespace)?;
     if args.dry_run {
         say(format_args!(
             "release {} in {namespace} would be removed. This would remain:",
             release.name
         ));
-        tell(&cluster::remains(&cluster, namespace)?, namespace);
+        tell(&cluster::remains(&cluster, namespace, plugin)?, namespace);
         return Ok(0);
     }
     let meshed = cluster::meshed(&cluster)?;
@@ -219,7 +220,7 @@ pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<i32> {
     }
     let mut uninstalling = helm.command(&["uninstall", &release.name, "--wait"]);
     helm::run(uninstalling.args(["--namespace", namespace]))?;
-    let remains = cluster::remains(&cluster, namespace)?;
+    let remains = cluster::remains(&cluster, namespace, plugin)?;
     if !remains.webhooks.is_empty() {
         bail!(
             "these webhooks are still there, and nobody answers them any more: kubectl delete \

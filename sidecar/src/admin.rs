@@ -14,7 +14,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -98,6 +98,9 @@ pub struct Admin {
     /// Asks the application what the kubelet wants to know, where it wants to know something.
     pub prober: Option<Rc<Prober>>,
 }
+
+/// What is missing when there is no certificate, or none that is in force.
+const NO_CERTIFICATE: &str = "no certificate in force yet";
 
 /// Ready means: a certificate in force, a complete configuration, and the own Guards in it.
 #[derive(Clone, Debug)]
@@ -342,7 +345,7 @@ impl Admin {
             if !["/ready", wire::capture::READY].contains(&&*question.path) {
                 return text(StatusCode::NOT_FOUND, "GET /ready\n");
             }
-            match self.readiness.missing() {
+            match self.readiness.reason(SystemTime::now()) {
                 None => text(StatusCode::OK, "ready\n"),
                 Some(missing) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
             }
@@ -363,7 +366,7 @@ impl Readiness {
         if self.drain.has_begun() {
             Some("draining")
         } else if !certified {
-            Some("no certificate in force yet")
+            Some(NO_CERTIFICATE)
         } else if !self.stream.borrow().complete {
             Some("the configuration has not arrived completely")
         } else if !self.state.borrow().is_complete() {
@@ -373,6 +376,21 @@ impl Readiness {
         } else {
             None
         }
+    }
+
+    /// What is missing, and for a certificate that is there its dates beside the node's `clock`.
+    /// `missing` has none of those: pods that wait for the same are told together by it.
+    fn reason(&self, clock: SystemTime) -> Option<String> {
+        let missing = self.missing()?;
+        let credentials = self.credentials.borrow();
+        let dates = credentials
+            .as_ref()
+            .filter(|_| missing == NO_CERTIFICATE)
+            .and_then(|credentials| credentials.out_of_force(clock));
+        Some(match dates {
+            Some(dates) => format!("{missing}: {dates}"),
+            None => missing.to_owned(),
+        })
     }
 }
 

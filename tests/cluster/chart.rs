@@ -259,7 +259,7 @@ async fn alerts_follow_the_lives_that_certificates_are_given() -> Result<()> {
         (
             "24h",
             "87600h",
-            [(leaf, 21_600), (root, 1_209_600), (issuer, 86_400)],
+            [(leaf, 21_600), (root, 1_209_600), (issuer, 604_800)],
         ),
         (
             "1h30m",

@@ -34,7 +34,7 @@ async fn index(archive: &Path) -> Result<Value> {
 async fn an_image_holds_one_program_for_a_user_without_a_name_and_says_what_it_is_made_of()
 -> Result<()> {
     let lock = std::fs::read_to_string(root().join("Cargo.lock"))?;
-    for part in ["operator", "sidecar"] {
+    for part in ["operator", "sidecar", "cni"] {
         let archive = archive(part)?;
         let index = index(&archive).await?;
         let image = &index["manifests"][0];
@@ -119,16 +119,30 @@ async fn archived(folder: &Path, architecture: &str) -> Result<PathBuf> {
     go.arg("-o").arg(&program).arg("./pause");
     go.env("CGO_ENABLED", "0").env("GOARCH", architecture);
     run(&mut go, "").await?;
-    let mut archiving = Command::new(programs().await?.join("oci-archive"));
-    let output = archiving
-        .args(["-compress", "localhost/pause:1"])
-        .arg(&program)
-        .output()
-        .await?;
-    ensure!(output.status.success(), "{output:?}");
     let archive = folder.join(format!("{architecture}.tar"));
-    std::fs::write(&archive, output.stdout)?;
+    std::fs::write(&archive, packed(&program).await?)?;
     Ok(archive)
+}
+
+/// The archive of a program.
+async fn packed(program: &Path) -> Result<Vec<u8>> {
+    let mut archiving = Command::new(programs().await?.join("oci-archive"));
+    let archiving = archiving.args(["-compress", "localhost/pause:1"]);
+    let output = archiving.arg(program).output().await?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(output.stdout)
+}
+
+#[tokio::test]
+async fn the_same_program_is_the_same_image_wherever_and_whenever_it_was_built() -> Result<()> {
+    let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
+    let first = std::fs::read(archived(folders[0].path(), "amd64").await?)?;
+    archived(folders[1].path(), "amd64").await?;
+    let later = folders[1].path().join("pause-amd64");
+    let mut touch = Command::new("touch");
+    run(touch.args(["-d", "2001-02-03"]).arg(&later), "").await?;
+    ensure!(packed(&later).await? == first, "they differ");
+    Ok(())
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod installing;
 mod least_privilege;
 mod life;
 mod load;
+mod page;
 mod permissive;
 mod probes;
 mod quickstart;

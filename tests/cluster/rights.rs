@@ -33,7 +33,7 @@ const CHECK: [Right; 6] = [
 
 /// What it takes to check a whole cluster, each in all of it, with a part of what is told without it where
 /// that is not the end of it.
-const WHOLE: [(Right, &str); 13] = [
+const WHOLE: [(Right, &str); 14] = [
     (("", "namespaces", "list"), ""),
     (("", "pods", "get"), ""),
     (("", "pods", "list"), ""),
@@ -45,6 +45,10 @@ const WHOLE: [(Right, &str); 13] = [
     (
         ("apps", "deployments", "list"),
         "the operator can't be looked for: ",
+    ),
+    (
+        ("apps", "daemonsets", "list"),
+        "the CNI plugin can't be looked at: ",
     ),
     (
         (ADMISSION, "mutatingwebhookconfigurations", "get"),

@@ -26,7 +26,7 @@ pub(crate) struct Stranger {
 }
 
 /// A Deployment, a ServiceAccount and a Service of one name, port 80.
-fn application(name: &str, namespace: &str, image: &str, replicas: u32) -> String {
+pub(crate) fn application(name: &str, namespace: &str, image: &str, replicas: u32) -> String {
     format!(
         r#"
 apiVersion: v1
@@ -82,6 +82,15 @@ impl Shop {
             cluster,
             namespace: namespace.to_owned(),
             operator: Some(operator_stays().await),
+        }
+    }
+
+    /// One that the test opens by itself, in a cluster and with an operator that no other test has.
+    pub(crate) fn apart(cluster: &'static Cluster, namespace: &str) -> Self {
+        Self {
+            cluster,
+            namespace: namespace.to_owned(),
+            operator: None,
         }
     }
 

@@ -50,7 +50,7 @@ const KUBECTL: &[(&str, &[&str])] = &[
     ("rollout", &["--timeout", "-l"]),
     ("run", &["--image", "--rm", "-i", "-t", "-it", "--restart"]),
     ("scale", &["--replicas"]),
-    ("wait", &["--for", "--timeout", "--all"]),
+    ("wait", &["--for", "--timeout", "--all", "-l"]),
 ];
 
 /// Of every verb.

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use compiler::yaml::Document;
 use compiler::{Inputs, ObjectKey};
+use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -15,11 +16,13 @@ use super::definitions;
 use super::expiry;
 use super::images;
 use super::installation::{self, Installation};
+use super::plugin;
 use super::sent::differences;
 use super::sidecars::{self, Asked};
 use super::skew::{self, Sidecar};
 use super::told::{Page, Remedy, Told, remedy};
 use super::unmeshed;
+use super::unstarted;
 use super::unwise;
 use super::webhooks;
 use super::written::{Written, field_of};
@@ -72,6 +75,7 @@ pub(super) fn run(folder: Option<&Path>, cluster: &Cluster) -> anyhow::Result<i3
         let remedy = remedy!("change it and apply it again, unless it is meant so");
         told.note(Page::ADVICE, what, remedy);
     }
+    told.add(unstarted::findings(&pods, Timestamp::now()));
     let mut asked = Asked::default();
     // Without an operator nobody would answer a sidecar, and restarts would give nobody one.
     if installation != Installation::Missing {
@@ -337,6 +341,7 @@ impl Told {
         match &installation {
             Installation::There(operator) => {
                 self.add(operator.findings());
+                plugin::look(cluster, &operator.namespace, self);
                 webhooks::look(cluster, true, self);
                 self.add(definitions::missing(kinds));
                 if operator.is_of_this_version() {

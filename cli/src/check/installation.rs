@@ -161,11 +161,12 @@ fn why_not_ready(pod: &Value) -> Option<String> {
     Some(format!("{name}: {why}"))
 }
 
-/// The last line of a text, or its end.
-fn shortened(text: &str) -> String {
+/// The last line of a text, or its end. Somebody else wrote it: nothing of it moves a terminal's cursor.
+pub(super) fn shortened(text: &str) -> String {
     let line = text.trim().lines().next_back().unwrap_or_default();
-    let skipped = line.chars().count().saturating_sub(LONGEST);
-    line.chars().skip(skipped).collect()
+    let shown = || line.chars().filter(|c| !c.is_control());
+    let skipped = shown().count().saturating_sub(LONGEST);
+    shown().skip(skipped).collect()
 }
 
 // === impl Installation ===
@@ -360,6 +361,13 @@ mod tests {
             told.parts().0[0].contains("`kubectl scale --replicas=1 "),
             "{told:?}"
         );
+    }
+
+    #[test]
+    fn what_a_container_said_is_told_by_its_last_line_and_moves_no_cursor() {
+        assert_eq!(shortened("it starts\n\u{1b}[2Jit ends\r\n"), "[2Jit ends");
+        let long = "é".repeat(LONGEST) + "end";
+        assert_eq!(shortened(&long), "é".repeat(LONGEST - 3) + "end");
     }
 
     #[test]

@@ -70,6 +70,7 @@ impl Page {
     pub(super) const INSTALLING: Self = Self("install.md#into-a-cluster-and-out-of-it");
     pub(super) const OPERATOR: Self = Self("troubleshooting.md#the-operator-is-away");
     pub(super) const PLAINTEXT: Self = Self("troubleshooting.md#plaintext-is-refused");
+    pub(super) const PLUGIN: Self = Self("pod-security.md#installing-the-plugin");
     pub(super) const PROGRAMMED: Self =
         Self("troubleshooting.md#programmed-stays-below-what-it-should-be");
     pub(super) const RIGHTS: Self = Self("cli.md#which-mesh-which-workload");

@@ -56,6 +56,8 @@ pub struct Remains {
     pub request: bool,
     /// Whether the Lease is there of the operator that leads.
     pub lease: bool,
+    /// Where the nodes have the CNI plugin's program, if they have it.
+    pub plugin: Option<String>,
     /// Whether the operator's namespace is there, and was made for it.
     pub namespace: bool,
     /// Namespaces that are labelled for injection.
@@ -188,11 +190,31 @@ pub fn meshed(cluster: &Cluster) -> anyhow::Result<Vec<Pod>> {
     kubectl::pods(cluster, None, true)
 }
 
-/// What there is of a mesh whose release is gone, or is about to go.
+/// The folder of the nodes to which the DaemonSet of the release copies the CNI plugin's program.
 ///
 /// # Errors
 /// What kubectl says.
-pub fn remains(cluster: &Cluster, namespace: &str) -> anyhow::Result<Remains> {
+pub fn plugin(cluster: &Cluster, namespace: &str) -> anyhow::Result<Option<String>> {
+    let mut asking = kubectl::command(cluster, None);
+    asking.args(["get", "daemonset", "meshwright-cni", "--ignore-not-found"]);
+    asking.args(["--namespace", namespace]);
+    let found = kubectl::json(asking, None)?;
+    let volumes = found["spec"]["template"]["spec"]["volumes"].as_array();
+    let mut volumes = volumes.into_iter().flatten();
+    let folder = volumes.find(|volume| volume["name"] == "programs");
+    let folder = folder.and_then(|volume| volume["hostPath"]["path"].as_str());
+    Ok(folder.map(str::to_owned))
+}
+
+/// What there is of a mesh whose release is gone, or is about to go; `plugin` is known only before.
+///
+/// # Errors
+/// What kubectl says.
+pub fn remains(
+    cluster: &Cluster,
+    namespace: &str,
+    plugin: Option<String>,
+) -> anyhow::Result<Remains> {
     let get = |words: &[&str]| {
         let mut asking = kubectl::command(cluster, None);
         asking.arg("get").args(words).arg("--ignore-not-found");
@@ -219,6 +241,7 @@ pub fn remains(cluster: &Cluster, namespace: &str) -> anyhow::Result<Remains> {
         authority: !authority.is_null(),
         request: !request.is_null(),
         lease: !lease.is_null(),
+        plugin,
         namespace: !own.is_null() && !namespace.starts_with("kube-") && namespace != "default",
         labelled: names(&labelled),
         pods: meshed(cluster)?,
@@ -305,6 +328,12 @@ impl Remains {
             ));
             lines.push(format!("  kubectl delete lease {LEASE} -n {namespace}"));
         }
+        if let Some(folder) = &self.plugin {
+            lines.push(format!(
+                "the program {folder}/meshwright-cni on each node, with which pods that run are taken down. Once none is \
+                 left, remove it there"
+            ));
+        }
         if self.namespace {
             lines.push(format!(
                 "the namespace {namespace}; this deletes it, with all that is in it:"
@@ -349,6 +378,7 @@ mod tests {
             authority: true,
             request: true,
             lease: true,
+            plugin: Some("/opt/cni/bin".to_owned()),
             namespace: true,
             labelled: vec!["shop".to_owned()],
             pods: vec![pod("a"), pod("b")],
@@ -363,6 +393,7 @@ mod tests {
             "  kubectl delete secret meshwright-ca -n mesh\n",
             "  kubectl delete configmap meshwright-rotation -n mesh\n",
             "  kubectl delete lease meshwright-operator -n mesh\n",
+            "the program /opt/cni/bin/meshwright-cni on each node",
             "  kubectl delete namespace mesh",
         ] {
             assert!(lines.contains(expected), "{lines}");

@@ -156,6 +156,65 @@ fn check_tells_what_is_wrong_with_the_installation_itself() {
 }
 
 #[test]
+fn check_tells_pods_that_do_not_start_and_nodes_without_the_plugin() {
+    let cluster = StandIn::new(&[]);
+    let check = |arguments: &[&str]| {
+        let checked = cluster.command(arguments).output().unwrap();
+        let said = String::from_utf8(checked.stdout).unwrap();
+        (checked.status.code(), said)
+    };
+    let mut stuck = pod("stuck");
+    stuck["metadata"]["creationTimestamp"] = json!("2020-01-31T06:29:06Z");
+    stuck["status"] = json!({ "phase": "Pending", "initContainerStatuses": [
+        { "name": "meshwright-sidecar", "started": false, "state": { "running": {} } },
+    ] });
+    let pods = json!({ "kind": "List", "items": [pod("web-5d9f"), stuck] });
+    cluster.answers("pods.json", &pods);
+    let told = "the sidecars of shop/stuck don't start, and their applications wait for them (it runs, and is not \
+                ready): `kubectl logs -n shop stuck -c meshwright-sidecar` says what stops it (docs/";
+    // Of one namespace as well, and it is none of those that are asked.
+    for arguments in [&["check", "--cluster"][..], &["check", "-n", "shop"]] {
+        let (code, said) = check(arguments);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(told), "{told}\nis not in\n{said}");
+        assert!(said.contains(", 1 of 1 sidecars asked"), "{said}");
+    }
+    // Its operator may be gone.
+    let operator = cluster.kept("operator.json");
+    let none = json!({ "kind": "List", "items": [] });
+    cluster.answers("operator.json", &none);
+    std::fs::write(cluster.path().join("may"), "yes\n").unwrap();
+    let (_, said) = check(&["check", "--cluster"]);
+    assert!(said.contains(told), "{told}\nis not in\n{said}");
+    std::fs::write(cluster.path().join("operator.json"), operator).unwrap();
+
+    cluster.answers(
+        "pods.json",
+        &json!({ "kind": "List", "items": [pod("web-5d9f")] }),
+    );
+    let status = json!({ "desiredNumberScheduled": 3, "numberReady": 2 });
+    let set =
+        json!({ "metadata": { "name": "meshwright-cni", "namespace": "mesh" }, "status": status });
+    cluster.answers("plugin.json", &json!({ "kind": "List", "items": [set] }));
+    let (code, said) = check(&["check", "--cluster"]);
+    assert_eq!(code, Some(1), "{said}");
+    let told = "the CNI plugin is ready on 2 of 3 nodes, ";
+    assert!(said.contains(told), "{told}\nis not in\n{said}");
+    let asked = "--namespace mesh get daemonsets.apps --selector \
+                 app.kubernetes.io/name=meshwright,app.kubernetes.io/component=cni -o json";
+    let all = cluster.kept("asked");
+    assert!(all.lines().any(|line| line == asked), "{all}");
+
+    // Who may not look is told so, and nothing is wrong.
+    std::fs::remove_file(cluster.path().join("plugin.json")).unwrap();
+    let (code, said) = check(&["check", "--cluster"]);
+    assert_eq!(code, Some(0), "{said}");
+    let told = "the CNI plugin can't be looked at: kubectl: Error from server (Forbidden): daemonsets.apps is \
+                forbidden: it takes the right to list daemonsets in mesh (docs/cli.md#which-mesh-which-workload)";
+    assert!(said.contains(told), "{told}\nis not in\n{said}");
+}
+
+#[test]
 fn before_an_installation_check_says_how_to_install_and_is_not_wrong() {
     let cluster = StandIn::new(&[route("2s")]);
     std::fs::remove_file(cluster.path().join("kinds.json")).unwrap();

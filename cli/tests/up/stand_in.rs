@@ -23,6 +23,9 @@ case "$*" in
   [ -e kinds.json ] || { echo 'Error from server (NotFound): the server could not find the requested resource' >&2; exit 1; }
   cat kinds.json ;;
 *'get deployments.apps --all-namespaces'*) cat operator.json ;;
+*'get daemonsets.apps'*)
+  [ -e plugin.json ] || { echo 'Error from server (Forbidden): daemonsets.apps is forbidden' >&2; exit 1; }
+  cat plugin.json ;;
 *webhookconfiguration/*) cat webhooks.json ;;
 *'get service meshwright-operator'*) cat service.json ;;
 *'get customresourcedefinitions'*) cat definitions.json ;;
@@ -82,6 +85,7 @@ impl StandIn {
             ("version.json", kubernetes("v1.35.0")),
             ("kinds.json", kinds()),
             ("operator.json", operator()),
+            ("plugin.json", json!({ "kind": "List", "items": [] })),
             ("webhooks.json", webhooks()),
             ("service.json", json!({ "kind": "Service" })),
             ("definitions.json", json!({ "kind": "List", "items": [] })),

@@ -67,6 +67,30 @@ async fn ready_means_a_certificate_in_force_a_whole_configuration_and_the_own_gu
     assert_eq!(readiness.missing(), Some("draining"));
 }
 
+#[tokio::test]
+async fn who_waits_for_a_certificate_says_the_dates_of_one_that_is_not_in_force() {
+    let (certificate, credentials_changes) = watch::channel(None);
+    let (_trigger, drain) = drain::new();
+    let readiness = Readiness {
+        state: watch::channel(complete()).1,
+        credentials: credentials_changes,
+        stream: watch::channel(wire::client::State::default()).1,
+        followers: Arc::new(Followers::new(0)),
+        drain,
+    };
+    let clock = "2026-01-02T03:04:05Z".parse::<jiff::Timestamp>().unwrap();
+    let reason = || readiness.reason(clock.into()).unwrap();
+    assert_eq!(reason(), "no certificate in force yet");
+    certificate.send_replace(Some(credentials(2900, 2901)));
+    assert_eq!(
+        reason(),
+        "no certificate in force yet: it is valid from 2900-01-01T00:00:00Z until 2901-01-01T00:00:00Z, and this \
+         node's clock says 2026-01-02T03:04:05Z"
+    );
+    certificate.send_replace(Some(credentials(2001, 2901)));
+    assert_eq!(reason(), "the configuration has not arrived completely");
+}
+
 /// What the kubelet asks.
 const READY: &str = "GET /ready HTTP/1.1\r\nconnection: close\r\n\r\n";
 

@@ -4,9 +4,10 @@
 //! mutual TLS, so that a token is needed once. Each has a key of its own. While the operator is
 //! away the leaf in force stays in force, and asking goes on with growing pauses.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::Rng;
 use rcgen::{CertificateParams, KeyPair};
@@ -51,9 +52,26 @@ pub struct Credentials {
     /// When the leaf was made valid and when it ends.
     pub valid: (SystemTime, SystemTime),
     /// When to ask for the next one.
-    due: SystemTime,
+    due: Due,
     own: KeyAndChain,
     roots: Vec<Vec<u8>>,
+}
+
+/// When a leaf is renewed. A clock that is wrong may be set right meanwhile, so that what it says
+/// counts only where the leaf's own dates do.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    half: SystemTime,
+    soonest: Instant,
+}
+
+/// A leaf that is not in force by the clock of this node. A leaf just signed is in force by the
+/// operator's, so the two clocks differ; one that has been here for long may merely have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfForce {
+    from: SystemTime,
+    until: SystemTime,
+    clock: SystemTime,
 }
 
 /// Why there is no leaf yet, for the person on call.
@@ -118,7 +136,7 @@ impl Credentials {
             id,
             tls,
             valid,
-            due: due(valid, SystemTime::now()),
+            due: Due::of(valid, Instant::now()),
             own,
             roots,
         })
@@ -126,23 +144,84 @@ impl Credentials {
 
     /// Whether the leaf is in force now.
     pub fn in_force(&self) -> bool {
-        let now = SystemTime::now();
-        self.valid.0 <= now && now < self.valid.1
+        self.out_of_force(SystemTime::now()).is_none()
     }
 
-    /// How long to wait before looking whether to renew.
+    /// What is wrong with the leaf's dates at `clock`; `None` when it is in force.
+    pub fn out_of_force(&self, clock: SystemTime) -> Option<OutOfForce> {
+        let (from, until) = self.valid;
+        let in_force = from <= clock && clock < until;
+        (!in_force).then_some(OutOfForce { from, until, clock })
+    }
+
+    /// Says that the leaf has just been signed, and when this node's clock makes it useless.
+    fn tell_signed(&self, clock: SystemTime) {
+        let Some(wrong) = self.out_of_force(clock) else {
+            tracing::info!(identity = %self.id, "certificate obtained");
+            return;
+        };
+        tracing::warn!(
+            identity = %self.id,
+            valid_from = %time(wrong.from),
+            valid_until = %time(wrong.until),
+            clock = %time(wrong.clock),
+            "{}", wrong.of_a_leaf_just_signed()
+        );
+    }
+
+    /// How long it is until it is renewed.
     fn renew_in(&self) -> Duration {
-        let left = self.due.duration_since(SystemTime::now());
-        left.unwrap_or_default().min(LOOK_AGAIN)
+        self.due.after(SystemTime::now(), Instant::now())
     }
 }
 
-/// Half the life, 10 % earlier or later, so that the workloads of a cluster that started together
-/// do not renew together.
-fn due((from, to): (SystemTime, SystemTime), now: SystemTime) -> SystemTime {
-    let life = to.duration_since(from).unwrap_or_default();
-    let half = from + life.mul_f64(rand::rng().random_range(0.45..0.55));
-    half.max(now + MIN_LIFE)
+// === impl OutOfForce ===
+
+impl OutOfForce {
+    /// The cause, where the leaf was signed only now.
+    fn of_a_leaf_just_signed(&self) -> &'static str {
+        if self.clock < self.from {
+            "this node's clock is behind the operator's: the certificate just obtained is not valid yet"
+        } else {
+            "this node's clock is ahead of the operator's: the certificate just obtained has already ended"
+        }
+    }
+}
+
+impl fmt::Display for OutOfForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (from, until, clock) = (time(self.from), time(self.until), time(self.clock));
+        write!(
+            f,
+            "it is valid from {from} until {until}, and this node's clock says {clock}"
+        )
+    }
+}
+
+/// A time to the second, as people read it.
+fn time(time: SystemTime) -> String {
+    // A certificate may name a year that the calendar here does not have.
+    jiff::Timestamp::try_from(time).map_or_else(|_| "?".into(), |time| format!("{time:.0}"))
+}
+
+// === impl Due ===
+
+impl Due {
+    /// Half the life, 10 % earlier or later, so that the workloads of a cluster that started
+    /// together do not renew together.
+    fn of((from, to): (SystemTime, SystemTime), now: Instant) -> Self {
+        let life = to.duration_since(from).unwrap_or_default();
+        Self {
+            half: from + life.mul_f64(rand::rng().random_range(0.45..0.55)),
+            soonest: now + MIN_LIFE,
+        }
+    }
+
+    /// How long it is until then.
+    fn after(&self, clock: SystemTime, now: Instant) -> Duration {
+        let by_clock = self.half.duration_since(clock).unwrap_or_default();
+        by_clock.max(self.soonest.saturating_duration_since(now))
+    }
 }
 
 // === impl Certs ===
@@ -163,8 +242,8 @@ impl Certs {
             let current = self.publish.borrow().clone();
             let renewed = async {
                 match &current {
-                    Some(current) if SystemTime::now() < current.due => {
-                        tokio::time::sleep(current.renew_in()).await;
+                    Some(current) if !current.renew_in().is_zero() => {
+                        tokio::time::sleep(current.renew_in().min(LOOK_AGAIN)).await;
                         None
                     }
                     _ => {
@@ -191,7 +270,7 @@ impl Certs {
                 renewed = renewed => {
                     let Some(renewed) = renewed else { continue };
                     roots.clone_from(&renewed.roots);
-                    tracing::info!(identity = %renewed.id, "certificate obtained");
+                    renewed.tell_signed(SystemTime::now());
                     self.publish.send_replace(Some(Arc::new(renewed)));
                 }
                 newer = newer => {
@@ -364,8 +443,8 @@ mod tests {
         let from = SystemTime::now();
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..200 {
-            let due = due((from, from + 24 * HOUR), from);
-            let after = due.duration_since(from).unwrap();
+            let now = Instant::now();
+            let after = Due::of((from, from + 24 * HOUR), now).after(from, now);
             assert!(
                 after >= HOUR.mul_f64(10.8) && after <= HOUR.mul_f64(13.2),
                 "{after:?}"
@@ -377,9 +456,120 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_wrong_makes_no_storm_of_renewals() {
-        let from = SystemTime::now();
-        for now in [from + 20 * HOUR, from + 30 * HOUR] {
-            assert_eq!(due((from, from + 24 * HOUR), now), now + MIN_LIFE);
+        let (from, now) = (SystemTime::now(), Instant::now());
+        let due = Due::of((from, from + 24 * HOUR), now);
+        for clock in [from + 20 * HOUR, from + 30 * HOUR] {
+            assert_eq!(due.after(clock, now), MIN_LIFE);
+            assert_eq!(due.after(clock, now + MIN_LIFE), Duration::ZERO);
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_right_has_the_leaf_renewed_when_it_should_be() {
+        let (from, now) = (SystemTime::now(), Instant::now());
+        // Made while the clock is a day and a half ahead; an hour later it is right again.
+        let due = Due::of((from, from + 24 * HOUR), now);
+        assert_eq!(due.after(from + 36 * HOUR, now), MIN_LIFE);
+        let after = due.after(from + HOUR, now + HOUR);
+        assert!(after < 13 * HOUR, "{after:?}");
+    }
+
+    /// A leaf that is valid throughout 2 January 2026.
+    fn of_the_second_of_january() -> Credentials {
+        let mut params = CertificateParams::default();
+        let id = "spiffe://cluster.local/ns/shop/sa/web";
+        params.subject_alt_names = vec![rcgen::SanType::URI(id.try_into().unwrap())];
+        params.not_before = rcgen::date_time_ymd(2026, 1, 2);
+        params.not_after = rcgen::date_time_ymd(2026, 1, 3);
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.self_signed(&key).unwrap();
+        let own = KeyAndChain {
+            chain: vec![leaf.der().clone()],
+            key: rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        };
+        Credentials::new(own, vec![leaf.der().to_vec()], "cluster.local").unwrap()
+    }
+
+    fn at(time: &str) -> SystemTime {
+        time.parse::<jiff::Timestamp>().unwrap().into()
+    }
+
+    /// What the log says of a leaf signed when the clock of the node is at `clock`.
+    fn said_of_a_leaf_signed_at(clock: &str) -> String {
+        let written = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let subscriber = tracing_subscriber::fmt()
+            .without_time()
+            .with_ansi(false)
+            .with_writer(Written(written.clone()))
+            .finish();
+        let credentials = of_the_second_of_january();
+        tracing::subscriber::with_default(subscriber, || credentials.tell_signed(at(clock)));
+        let said = written.lock().unwrap().clone();
+        String::from_utf8(said).unwrap()
+    }
+
+    #[derive(Clone)]
+    struct Written(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, more: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(more);
+            Ok(more.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl tracing_subscriber::fmt::MakeWriter<'_> for Written {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[test]
+    fn a_leaf_that_a_wrong_clock_puts_out_of_force_is_told_once_with_its_dates_and_the_cause() {
+        let (early, late) = ("2026-01-01T22:00:00Z", "2026-01-03T00:00:00Z");
+        for (clock, cause) in [
+            (
+                early,
+                "this node's clock is behind the operator's: the certificate just obtained is not valid yet",
+            ),
+            (
+                late,
+                "this node's clock is ahead of the operator's: the certificate just obtained has already ended",
+            ),
+        ] {
+            let said = said_of_a_leaf_signed_at(clock);
+            assert_eq!(said.lines().count(), 1, "{said}");
+            let clock = format!("clock={clock}");
+            let dates = "valid_from=2026-01-02T00:00:00Z valid_until=2026-01-03T00:00:00Z";
+            for part in ["WARN", cause, dates, &clock] {
+                assert!(said.contains(part), "no {part} in {said}");
+            }
+        }
+        let said = said_of_a_leaf_signed_at("2026-01-02T12:00:00Z");
+        assert!(
+            said.contains("INFO") && said.contains("certificate obtained"),
+            "{said}"
+        );
+        assert!(!said.contains("clock"), "{said}");
+    }
+
+    #[test]
+    fn what_is_out_of_force_says_its_dates_and_the_time_of_this_node() {
+        let credentials = of_the_second_of_january();
+        let wrong = credentials
+            .out_of_force(at("2026-01-01T22:00:00.25Z"))
+            .unwrap();
+        assert_eq!(
+            wrong.to_string(),
+            "it is valid from 2026-01-02T00:00:00Z until 2026-01-03T00:00:00Z, and this node's clock says \
+             2026-01-01T22:00:00Z"
+        );
+        assert_eq!(credentials.out_of_force(at("2026-01-02T00:00:00Z")), None);
     }
 }
