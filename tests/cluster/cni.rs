@@ -25,7 +25,7 @@ struct Network {
 }
 
 /// A Deployment that Pod Security lets into `restricted`, and its Service.
-fn restricted(name: &str, namespace: &str, image: &str) -> String {
+pub(crate) fn restricted(name: &str, namespace: &str, image: &str) -> String {
     format!(
         r#"
 apiVersion: apps/v1

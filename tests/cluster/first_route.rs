@@ -1,50 +1,43 @@
 //! `docs/first-route.md`, done as it is written: its files applied, its commands typed, and their answers
 //! compared with those that it shows.
 
-use std::path::Path;
+use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result, ensure};
-use tests::cluster::{Cluster, run, wait_until};
-use tests::mesh::binary;
-use tests::shown::{Typed, is_as_shown, typed};
+use anyhow::{Result, ensure};
+use tests::cluster::wait_until;
+use tests::shown::is_as_shown;
 
-use crate::installation::{PODS, import_built, installed, operator_stays, root};
+use crate::installation::{PODS, import_built, installed, operator_stays};
+use crate::page::{Line, Page, Shell, files};
 
-/// The page's blocks of YAML, each with the name of its file, which its first line says.
-fn files(page: &str) -> Vec<(&str, &str)> {
-    let blocks = page.split("```yaml").skip(1);
-    let blocks = blocks.filter_map(|block| {
-        let (_, text) = block.split_once('\n')?;
-        let (text, _) = text.split_once("```")?;
-        let name = text.lines().next()?.strip_prefix("# ")?;
-        Some((name, text))
-    });
-    blocks.collect()
-}
+/// Lines that only look, and are typed until what they say is so.
+const LOOKS: &[&str] = &["kubectl get ", "kubectl rollout status ", "meshwright "];
 
-/// What a command answers, both of its outputs in one.
-async fn answers(cluster: &Cluster, folder: &Path, command: &str) -> Result<String> {
-    let own = binary("meshwright")?;
-    let own = own.parent().context("a folder")?.display();
-    let line = format!("export PATH=\"{own}:$PATH\"; ({command}) 2>&1 || true");
-    // What does not end is ended, with all that it has started.
-    let mut shell = cluster.command("timeout");
-    let shell = shell.args(["30", "bash", "-c", &line]).current_dir(folder);
-    match run(shell, "").await {
-        Ok(said) => Ok(said),
-        Err(error) => {
-            let pods = [
-                "get",
-                "events,replicasets,pods",
-                "-n",
-                "first",
-                "-o",
-                "wide",
-            ];
-            let pods = cluster.kubectl(&pods).await.unwrap_or_default();
-            Err(error.context(format!("{command}\n{pods}")))
-        }
-    }
+/// Lines that are typed in other words, since they would not end by themselves.
+const INSTEAD: &[(&str, &str)] = &[(
+    "meshwright tap deployment/orders -n first",
+    "meshwright tap deployment/orders -n first --count 1 & tap=$!; while kill -0 $tap 2>&-; do kubectl exec -n first \
+     deployment/web -c web -- shop call GET http://orders/7 >/dev/null 2>&1; done; wait $tap",
+)];
+
+/// What a line says is what the page shows, if it shows anything.
+async fn compare(shell: &Shell, line: &Line) -> Result<()> {
+    let command = line.command.as_str();
+    let instead = INSTEAD.iter().find(|(other, _)| *other == command);
+    let said = shell.says(instead.map_or(command, |(_, by)| by)).await?;
+    let lines: Vec<&str> = said.text.trim_end().lines().collect();
+    let shown = line.answer.join("\n");
+    ensure!(
+        line.block.is_none() || is_as_shown(&line.answer, &lines),
+        "{command}\n{}\nis not as shown:\n{shown}",
+        said.text
+    );
+    ensure!(
+        line.block.is_some() || said.code == Some(0),
+        "{command}\n{}",
+        said.text
+    );
+    Ok(())
 }
 
 #[tokio::test]
@@ -52,41 +45,40 @@ async fn the_first_route_is_as_its_page_says() -> Result<()> {
     let cluster = installed().await?;
     let _operator = operator_stays().await;
     import_built(cluster, "shop").await?;
-    let page = std::fs::read_to_string(root().join("docs/first-route.md"))?;
-    let folder = tempfile::tempdir()?;
-    for (name, text) in files(&page) {
-        std::fs::write(folder.path().join(name), text)?;
+    let page = Page::read("docs/first-route.md")?;
+    let shell = Shell::open(cluster)?;
+    for (name, text) in files(page.text()) {
+        std::fs::write(shell.folder().join(name), text)?;
     }
+    let lines: Vec<&Line> = page
+        .lines()
+        .iter()
+        .filter(|line| !line.only_names())
+        .collect();
+    assert!(lines.len() > 12, "{lines:?}");
 
-    let commands = typed(&page);
-    assert!(commands.len() > 12, "{commands:?}");
-    for Typed { command, answer } in commands {
-        // What only looks is looked at until it is so; what does something is done once.
-        let looks = ["kubectl get ", "kubectl rollout status ", "meshwright "];
-        let looks = looks.iter().any(|word| command.starts_with(word));
-        let compare = async || {
-            let said = answers(cluster, folder.path(), &command).await?;
-            let lines: Vec<&str> = said.trim_end().lines().collect();
-            let shown = answer.join("\n");
-            ensure!(
-                is_as_shown(&answer, &lines),
-                "{command}\n{said}\nis not as shown:\n{shown}"
-            );
-            Ok(())
-        };
-        match looks {
-            true => {
-                wait_until(&format!("the page is right about {command}"), PODS, compare).await?
-            }
-            false => compare().await?,
-        }
-        if command.starts_with("kubectl apply -f limit.yaml") {
-            let wrong = answers(cluster, folder.path(), "kubectl apply -f wrong.yaml").await?;
+    let mut typed = BTreeSet::new();
+    for line in lines {
+        let command = line.command.as_str();
+        typed.insert(command);
+        if command == "meshwright check DIR" {
+            let checked = shell.says("meshwright check .").await?;
+            let named = "wrong.yaml:8: ";
             assert!(
-                wrong.contains("unknown field \"spec.limits[0].request\""),
-                "{wrong}"
+                checked.code == Some(1) && checked.text.contains(named),
+                "{checked:?}"
             );
+            let wrong = shell.says("kubectl apply -f wrong.yaml").await?;
+            let refused = "unknown field \"spec.limits[0].request\"";
+            assert!(wrong.text.contains(refused), "{wrong:?}");
+            continue;
+        }
+        let what = format!("the page is right about {command}");
+        match LOOKS.iter().any(|word| command.starts_with(word)) {
+            true => wait_until(&what, PODS, async || compare(&shell, line).await).await?,
+            false => compare(&shell, line).await?,
         }
     }
+    assert!(typed.contains("meshwright check DIR"), "{typed:?}");
     Ok(())
 }

@@ -21,6 +21,7 @@ mod load;
 mod page;
 mod permissive;
 mod probes;
+mod procedures;
 mod quickstart;
 mod rate_limit;
 mod replicas;

@@ -159,7 +159,9 @@ fn named(sentences: &str, heading: &str) -> Vec<Line> {
 impl Line {
     /// A verb alone, in a sentence, names a command and is nothing to type.
     pub(crate) fn only_names(&self) -> bool {
-        self.block.is_none() && self.command.split(' ').count() == 2
+        let words: Vec<&str> = self.command.split(' ').collect();
+        let verb = matches!(words[..], [_, _] | ["kubectl", "rollout", _]);
+        self.block.is_none() && verb
     }
 }
 
@@ -220,11 +222,6 @@ impl Page {
         let said = shell.succeeds(command).await?;
         self.typed.insert(command.to_owned());
         Ok(said)
-    }
-
-    /// That a line was typed in another way than by this.
-    pub(crate) fn was_typed(&mut self, command: &str) {
-        self.typed.insert(command.to_owned());
     }
 
     /// Every line was typed, but for those that are not for a reason, all of which are on the page.
