@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use tests::cluster::{Cluster, wait_until};
+use tests::cluster::{Cluster, run, wait_until};
+use tokio::process::Command;
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The namespace of the operator.
@@ -110,6 +111,22 @@ pub(crate) fn archive(image: &str) -> Result<PathBuf> {
     let built = archive.exists();
     ensure!(built, "{} is not built: make images", archive.display());
     Ok(archive)
+}
+
+/// Copies the chart into a folder as a version of that name would have it, and returns where it is.
+pub(crate) async fn chart_of(version: &str, folder: &Path) -> Result<PathBuf> {
+    let chart = folder.join("meshwright");
+    let mut copy = Command::new("cp");
+    copy.arg("-R")
+        .arg(root().join("charts/meshwright"))
+        .arg(&chart);
+    run(&mut copy, "").await?;
+    let about = chart.join("Chart.yaml");
+    let own = std::fs::read_to_string(&about)?;
+    let named = own.replace(&format!("ersion: {VERSION}"), &format!("ersion: {version}"));
+    ensure!(named.matches(version).count() == 2, "{named}");
+    std::fs::write(about, named)?;
+    Ok(chart)
 }
 
 /// The top of the checkout.

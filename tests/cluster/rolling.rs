@@ -5,10 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use tests::cluster::{Cluster, run, wait_until};
-use tokio::process::Command;
+use tests::cluster::{Cluster, wait_until};
 
-use crate::installation::{PODS, SYSTEM, VERSION, installed, root};
+use crate::installation::{PODS, SYSTEM, VERSION, chart_of, installed, root};
 use crate::life::{back, operators};
 use crate::load::under_load;
 use crate::shop::Shop;
@@ -29,21 +28,8 @@ const CALLS: &[(&str, &str)] = &[
 /// Whose pods are made anew.
 const APPS: [&str; 2] = ["orders", "relay"];
 
-/// Writes the chart as the next version would have it.
-async fn next_chart(folder: &Path) -> Result<()> {
-    let mut copy = Command::new("cp");
-    copy.arg("-R").arg(root().join("charts")).arg(folder);
-    run(&mut copy, "").await?;
-    let about = folder.join("charts/meshwright/Chart.yaml");
-    let of_now = std::fs::read_to_string(&about)?;
-    let next = of_now.replace(&format!("ersion: {VERSION}"), &format!("ersion: {NEXT}"));
-    ensure!(next.matches(NEXT).count() == 2, "{next}");
-    Ok(std::fs::write(about, next)?)
-}
-
-/// Takes the chart of a folder, as `helm upgrade` does.
-async fn upgrade(cluster: &Cluster, folder: &Path) -> Result<()> {
-    let chart = folder.join("charts/meshwright");
+/// Takes a chart, as `helm upgrade` does.
+async fn upgrade(cluster: &Cluster, chart: &Path) -> Result<()> {
     let chart = chart.to_str().context("a path in UTF-8")?;
     let upgrade = ["upgrade", "meshwright", chart, "--namespace", SYSTEM];
     let values = ["--reset-then-reuse-values", "--wait", "--timeout=90s"];
@@ -93,11 +79,11 @@ async fn application_operator_and_sidecars_are_rolled_under_load_and_no_call_fai
     let called = APPS.map(|app| (app, 2));
     let shop = Shop::open(installed().await?, &called).await?;
     let (shop, _alone) = shop.alone().await;
-    let next = tempfile::tempdir()?;
-    next_chart(next.path()).await?;
-    let rolled = rolled(&shop, next.path()).await;
+    let folder = tempfile::tempdir()?;
+    let next = chart_of(NEXT, folder.path()).await?;
+    let rolled = rolled(&shop, &next).await;
     // However that went, the other tests have the operator that they expect.
-    upgrade(shop.cluster, root()).await?;
+    upgrade(shop.cluster, &root().join("charts/meshwright")).await?;
     back(&shop).await?;
     rolled
 }

@@ -66,17 +66,25 @@ impl Corporate {
         let key = KeyPair::generate()?;
         let issuer = Issuer::from_params(&self.params, &self.key);
         let certificate = params.signed_by(&key, &issuer)?;
-        let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-            "metadata": { "name": SECRET, "namespace": SYSTEM },
-            "data": {
-                "tls.crt": STANDARD.encode(certificate.pem()),
-                "tls.key": STANDARD.encode(key.serialize_pem()),
-                "ca.crt": STANDARD.encode(self.root.pem()),
-            },
-        });
+        let secret = provided(
+            SECRET,
+            [&certificate.pem(), &key.serialize_pem(), &self.root.pem()],
+        );
         cluster.apply(&secret.to_string()).await.map(drop)
     }
+}
+
+/// What cert-manager writes: a certificate that signs, its key, and the root above it.
+pub(crate) fn provided(name: &str, [certificate, key, root]: [&str; 3]) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": { "name": name, "namespace": SYSTEM },
+        "data": {
+            "tls.crt": STANDARD.encode(certificate),
+            "tls.key": STANDARD.encode(key),
+            "ca.crt": STANDARD.encode(root),
+        },
+    })
 }
 
 /// `meshwright certificates …`, as a person types it.

@@ -199,35 +199,20 @@ fn refused(objects: &Value, written: &Written) -> Told {
                 text("message"),
                 text("reason"),
             );
-            told.wrong(page, what, accepted_by(text("reason"), field));
+            told.wrong(page, what, made_true(text("type"), field));
         }
     }
     told
 }
 
-/// What makes a condition True that is False for a reason, which may be one of another version. More than
-/// this is in its sentence, which is the one that the compiler has for it.
-fn accepted_by(reason: &str, field: &str) -> Remedy {
-    let field = match field {
-        "" => "the object",
-        field => field,
-    };
-    match reason {
-        "HostNotFound" | "TargetNotFound" | "BackendNotFound" | "PortNotFound"
-        | "SecretNotUsable" => {
-            remedy!("correct {field} and apply it again, or create what it names")
+/// What makes a condition True. More is in its own sentence, which is the one that the compiler has for it.
+fn made_true(condition: &str, field: &str) -> Remedy {
+    match (condition, field) {
+        ("Programmed", _) => {
+            remedy!("it follows once the object is accepted, and if not, sidecars' logs say why")
         }
-        "TooManyEndpoints" | "PortExcluded" => {
-            remedy!("change the Service or its pods; the object itself needs no edit")
-        }
-        "Pending" => {
-            remedy!("wait a moment, and if it stays, read the logs of those it waits for")
-        }
-        "Rejected" => {
-            remedy!("restart the workload if its sidecar is too old, and undo the edit otherwise")
-        }
-        "NotAccepted" => remedy!("have it accepted first, and this follows by itself"),
-        _ => remedy!("correct {field} and apply it again"),
+        (_, "") => remedy!("correct the object, or what it names, and apply it again"),
+        (_, field) => remedy!("correct {field}, or what it names, and apply it again"),
     }
 }
 
@@ -441,56 +426,19 @@ mod tests {
         assert_eq!(
             said("ResolvedRefs", "BackendNotFound", &message),
             format!(
-                "ApiRoute shop/orders: ResolvedRefs is False: {message} (BackendNotFound): correct {field} and apply \
-                 it again, or create what it names (docs/troubleshooting.md#an-object-is-not-accepted)"
+                "ApiRoute shop/orders: ResolvedRefs is False: {message} (BackendNotFound): correct {field}, or what it \
+                 names, and apply it again (docs/troubleshooting.md#an-object-is-not-accepted)"
             )
         );
-        for (condition, reason, remedy) in [
-            (
-                "Accepted",
-                "Invalid",
-                "correct the object and apply it again (",
-            ),
-            (
-                "Accepted",
-                "OfALaterVersion",
-                "correct the object and apply it again (",
-            ),
-            (
-                "ResolvedRefs",
-                "TooManyEndpoints",
-                "change the Service or its pods; ",
-            ),
-            ("Programmed", "Pending", "wait a moment, "),
-            ("Programmed", "Rejected", "restart the workload "),
-            ("Programmed", "NotAccepted", "have it accepted first, "),
-        ] {
-            let said = said(condition, reason, "so it is");
-            let told = format!("{condition} is False: so it is ({reason}): {remedy}");
-            assert!(said.contains(&told), "{told}\nis not in\n{said}");
-            let page = said.contains("#programmed-stays-below-");
-            assert_eq!(page, condition == "Programmed", "{said}");
-        }
-    }
-
-    #[test]
-    fn the_reasons_that_have_a_remedy_of_their_own_are_those_of_a_status() {
-        let statuses = include_str!("../../../crds/src/status.rs");
-        let own = include_str!("cluster.rs").split_once("match reason {");
-        let own = own
-            .and_then(|(_, rest)| rest.split_once("_ => remedy!("))
-            .unwrap()
-            .0;
-        // Every other piece between quotation marks that is one word is a reason.
-        let reasons = own.split('"').filter(|word| {
-            word.starts_with(char::is_uppercase) && word.chars().all(char::is_alphabetic)
-        });
-        let mut seen = 0;
-        for reason in reasons {
-            let written = format!("Reason::{reason} => \"{reason}\"");
-            assert!(statuses.contains(&written), "{reason}");
-            seen += 1;
-        }
-        assert_eq!(seen, 10);
+        assert_eq!(
+            said("Accepted", "OfALaterVersion", "so it is"),
+            "ApiRoute shop/orders: Accepted is False: so it is (OfALaterVersion): correct the object, or what it names, \
+             and apply it again (docs/troubleshooting.md#an-object-is-not-accepted)"
+        );
+        assert_eq!(
+            said("Programmed", "Rejected", "so it is"),
+            "ApiRoute shop/orders: Programmed is False: so it is (Rejected): it follows once the object is accepted, and \
+             if not, sidecars' logs say why (docs/troubleshooting.md#programmed-stays-below-what-it-should-be)"
+        );
     }
 }

@@ -67,7 +67,7 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
         ),
         ": Namespace shop is not in the cluster: `kubectl apply -f ".to_owned(),
         "ApiRoute shop/orders: ResolvedRefs is False: there is no Service orders-v2 (BackendNotFound): correct the \
-         object and apply it again, or create what it names (docs/troubleshooting.md#an-object-is-not-accepted)"
+         object, or what it names, and apply it again (docs/troubleshooting.md#an-object-is-not-accepted)"
             .to_owned(),
         "Pod shop/late should have a sidecar and has none".to_owned(),
         "the operator can't be asked for its certificates: ".to_owned(),

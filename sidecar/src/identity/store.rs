@@ -2,8 +2,8 @@
 //!
 //! The folder is meant for memory-backed storage: nothing in it may reach a disk. Files are
 //! replaced by renaming, so that a kill at any moment leaves the old or the new one, never half, and so
-//! does a volume that is full. The
-//! configuration is also appended to; who reads it can tell what was cut off.
+//! does a volume that is full. The configuration is also appended to; who reads it can tell what was cut
+//! off.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};

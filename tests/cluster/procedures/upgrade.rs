@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use tests::cluster::{Cluster, run};
-use tokio::process::Command;
+use tests::cluster::Cluster;
 
 use super::Own;
-use crate::installation::{SYSTEM, VERSION, root};
+use crate::installation::{SYSTEM, VERSION, chart_of};
 use crate::life::back;
 use crate::load::Load;
 use crate::page::{Page, Shell};
@@ -44,22 +43,11 @@ fn version_before() -> Result<String> {
 /// Writes this chart as the version before would have had it: of another name, and with a definition that says
 /// something else.
 async fn chart_before(folder: &Path, before: &str) -> Result<PathBuf> {
-    let chart = folder.join("before");
-    let mut copy = Command::new("cp");
-    copy.args(["-r"])
-        .arg(root().join("charts/meshwright"))
-        .arg(&chart);
-    run(&mut copy, "").await?;
-    let edit = |file: &str, from: &str, to: &str, times: usize| -> Result<()> {
-        let file = chart.join(file);
-        let text = std::fs::read_to_string(&file)?;
-        ensure!(text.matches(from).count() == times, "{}", file.display());
-        Ok(std::fs::write(&file, text.replace(from, to))?)
-    };
-    let of = |version: &str| format!("ersion: {version}\n");
-    edit("Chart.yaml", &of(VERSION), &of(before), 2)?;
-    let apiroutes = "files/crds/apiroutes.yaml";
-    edit(apiroutes, DEFINED, DEFINED_BEFORE, 1)?;
+    let chart = chart_of(before, folder).await?;
+    let apiroutes = chart.join("files/crds/apiroutes.yaml");
+    let own = std::fs::read_to_string(&apiroutes)?;
+    ensure!(own.matches(DEFINED).count() == 1, "{own}");
+    std::fs::write(&apiroutes, own.replace(DEFINED, DEFINED_BEFORE))?;
     Ok(chart)
 }
 
