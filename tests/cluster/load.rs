@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use tests::cluster::wait_until;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
@@ -28,7 +28,7 @@ pub(crate) struct Load {
 pub(crate) struct Asked {
     pub(crate) began: SystemTime,
     pub(crate) ended: SystemTime,
-    /// The status of the answer, or 0 and what went wrong.
+    /// The status of the answer, or 0, and what went wrong.
     pub(crate) outcome: String,
 }
 
@@ -117,14 +117,14 @@ pub(crate) async fn under_load<T>(
         began.elapsed()
     );
     let failed: Vec<_> = asked.iter().filter(|one| one.outcome != "200").collect();
-    ensure!(
-        failed.is_empty(),
-        "{what}: {} of {} failed: {failed:?}",
-        failed.len(),
-        asked.len()
-    );
-    waited?;
-    made
+    let (Some(first), Some(last)) = (failed.first(), failed.last()) else {
+        waited?;
+        return made;
+    };
+    let logs = shop.sidecar_logs().await?;
+    let failed = failed.len();
+    let all = asked.len();
+    bail!("{what}: {failed} of {all} failed, from {first:?} until {last:?}\n{logs}");
 }
 
 // === impl Asked ===

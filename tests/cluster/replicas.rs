@@ -160,8 +160,7 @@ async fn signal(cluster: &Cluster, replica: &str, signal: Signal) -> Result<()> 
 async fn losing_any_replica_or_the_api_server_interrupts_nothing_and_the_status_stays_true()
 -> Result<()> {
     let services = [("orders", 2), ("two", 1), ("shut", 1)];
-    let shop = Shop::open(installed().await?, &services).await?;
-    let (shop, _alone) = shop.alone().await;
+    let (shop, _alone) = Shop::alone(installed().await?, &services).await?;
     shop.cluster.apply(&shop.route("orders")).await?;
     shop.programmed("orders").await?;
     // Open at first, so that who goes back to what was before lets callers in.

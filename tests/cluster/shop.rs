@@ -14,8 +14,10 @@ use crate::installation::{
 pub(crate) struct Shop {
     pub(crate) cluster: &'static Cluster,
     pub(crate) namespace: String,
-    /// None once the test itself takes the operator away.
+    /// None where the test itself takes the operator away.
     operator: Option<OperatorStays>,
+    /// Whether the namespace goes with it.
+    opened: bool,
 }
 
 /// A pod without a sidecar, in a namespace of its own, with the Service `stranger`, port 80. It also
@@ -82,6 +84,7 @@ impl Shop {
             cluster,
             namespace: namespace.to_owned(),
             operator: Some(operator_stays().await),
+            opened: false,
         }
     }
 
@@ -91,15 +94,19 @@ impl Shop {
             cluster,
             namespace: namespace.to_owned(),
             operator: None,
+            opened: false,
         }
     }
 
-    /// Gives the operator up to whoever takes it away, and then does so itself: nobody else needs
-    /// it while the guard lives.
-    pub(crate) async fn alone(mut self) -> (Self, RwLockWriteGuard<'static, ()>) {
-        self.operator = None;
+    /// Opens one for a test that takes the operator away: no other test needs it while the guard lives,
+    /// nor has pods of its own.
+    pub(crate) async fn alone(
+        cluster: &'static Cluster,
+        services: &[(&str, u32)],
+    ) -> Result<(Self, RwLockWriteGuard<'static, ()>)> {
         let alone = nobody_needs_the_operator().await;
-        (self, alone)
+        let shop = Self::open_with(cluster, services, None).await?;
+        Ok((shop, alone))
     }
 
     async fn open_with(
@@ -124,6 +131,7 @@ impl Shop {
             cluster,
             namespace,
             operator,
+            opened: true,
         })
     }
 
@@ -225,6 +233,17 @@ spec:
         Ok(name.with_context(|| format!("no pod of {app}"))?.to_owned())
     }
 
+    /// What the sidecar of each pod has logged, but for its access log: the last of it.
+    pub(crate) async fn sidecar_logs(&self) -> Result<String> {
+        let of = ["logs", "-n", &self.namespace, "-l", "app", "--tail=-1"];
+        let how = ["-c", "meshwright-sidecar", "--prefix"];
+        let how = [&how[..], &["--max-log-requests=20"]].concat();
+        let said = self.cluster.kubectl(&[&of[..], &how].concat()).await?;
+        let told = |line: &&str| !line.contains(r#""direction":"#);
+        let told: Vec<&str> = said.lines().filter(told).collect();
+        Ok(told[told.len().saturating_sub(300)..].join("\n"))
+    }
+
     /// A series of a pod's sidecar, 0 while it has not been counted.
     pub(crate) async fn metric(&self, pod: &str, series: &str) -> Result<u64> {
         let address = address(self.cluster, &self.namespace, pod).await?;
@@ -237,7 +256,22 @@ spec:
     }
 }
 
+impl Drop for Shop {
+    /// Its pods go with it: all those of a whole run would be more than a node takes.
+    fn drop(&mut self) {
+        if self.opened {
+            self.cluster.forget_namespace(&self.namespace);
+        }
+    }
+}
+
 // === impl Stranger ===
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.cluster.forget_namespace(&self.namespace);
+    }
+}
 
 impl Stranger {
     pub(crate) async fn start(cluster: &'static Cluster) -> Result<Self> {

@@ -14,6 +14,7 @@ mod explain;
 mod filters;
 mod floods;
 mod handshakes;
+mod hanging_up;
 mod http1;
 mod http2;
 mod idempotency;

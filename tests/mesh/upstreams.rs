@@ -1,12 +1,10 @@
 //! Applications that answer badly: the caller gets a clean 502, or sees that the answer broke off.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
-use http::{Method, Request};
+use http::Request;
 use http_body_util::{BodyExt, Empty};
 use tests::client::Client;
 use tests::frames::{self, END_HEADERS, END_STREAM, HEADERS, block, frame};
@@ -364,79 +362,5 @@ async fn a_head_that_never_ends_is_waited_for_no_longer_than_any() -> Result<()>
     let mut answer = vec![0; 12];
     timeout(limit, stream.read_exact(&mut answer)).await??;
     assert_eq!(answer, b"HTTP/1.1 502");
-    Ok(())
-}
-
-/// Answers the first request of a connection, keeps it, and ends it with the second unanswered, as a server
-/// does that ends while another request is on its way.
-async fn hangs_up(listener: TcpListener, hung_up: Arc<AtomicUsize>) {
-    while let Ok((mut stream, _)) = listener.accept().await {
-        let hung_up = hung_up.clone();
-        tokio::spawn(async move {
-            let mut asked = [0; 16 * 1024];
-            if let Ok(1..) = stream.read(&mut asked).await {
-                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-                let _ = stream.write_all(answer).await;
-                if let Ok(1..) = stream.read(&mut asked).await {
-                    hung_up.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        });
-    }
-}
-
-#[tokio::test]
-async fn a_kept_connection_that_an_application_ends_with_a_request_costs_no_call_that_may_be_repeated()
--> Result<()> {
-    let mesh = Mesh::start(&service("orders", "http")).await?;
-    let (listener, _sidecar) = mesh.listener("orders").await?;
-    let _other = mesh.workload("orders").await?;
-    let client = mesh.client("web").await?;
-    let hung_up = Arc::new(AtomicUsize::new(0));
-    tokio::spawn(hangs_up(listener, hung_up.clone()));
-    let mut calls = 0;
-    while hung_up.load(Ordering::Relaxed) == 0 {
-        let answer = client.get("http://orders/").await?;
-        assert_eq!(answer.status, 200, "call {calls}: {answer:?}");
-        calls += 1;
-        ensure!(calls < 500, "it was never sent a second request");
-    }
-    // What may not be repeated is not.
-    let mesh = Mesh::start(&service("orders", "http")).await?;
-    let (listener, _sidecar) = mesh.listener("orders").await?;
-    let client = mesh.client("web").await?;
-    tokio::spawn(hangs_up(listener, hung_up));
-    let send = async || {
-        let url = "http://orders/";
-        let answer = client.send(Method::POST, url, &[], Bytes::new()).await?;
-        anyhow::Ok((answer.status, answer.reason().to_owned()))
-    };
-    assert_eq!(send().await?, (200, String::new()));
-    assert_eq!(send().await?, (502, "upstream_reset".to_owned()));
-    Ok(())
-}
-
-#[tokio::test]
-async fn what_is_to_be_carried_out_once_is_not_repeated_whatever_its_method() -> Result<()> {
-    let route = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
-                 metadata: { name: orders, namespace: shop }\n\
-                 spec: { hosts: [orders], idempotency: { methods: [PUT] } }\n";
-    let mesh = Mesh::start(&(service("orders", "http") + route)).await?;
-    let (listener, _sidecar) = mesh.listener("orders").await?;
-    let client = mesh.client("web").await?;
-    mesh.programmed("orders").await?;
-    tokio::spawn(hangs_up(listener, Arc::default()));
-    let put = async |key: &str| {
-        let headers = [("idempotency-key", key)];
-        let url = "http://orders/";
-        let answer = client
-            .send(Method::PUT, url, &headers, Bytes::new())
-            .await?;
-        anyhow::Ok((answer.status, answer.reason().to_owned()))
-    };
-    assert_eq!(put("one").await?, (200, String::new()));
-    // Whether it was carried out nobody knows.
-    assert_eq!(put("two").await?, (502, "upstream_reset".to_owned()));
-    assert_eq!(put("two").await?, (409, "idempotency_unknown".to_owned()));
     Ok(())
 }

@@ -243,6 +243,16 @@ impl Cluster {
         Ok(name)
     }
 
+    /// Has a namespace deleted with all that is in it, whenever that is done.
+    pub fn forget_namespace(&self, name: &str) {
+        let mut delete = self.command("kubectl");
+        let namespace = ["delete", "namespace", name];
+        let delete = delete.args(namespace).args(["--wait=false"]);
+        let delete = delete.args(["--ignore-not-found", "--request-timeout=10s"]);
+        // A test that has ended can do nothing about one that stays, and a cluster that is gone has none.
+        let _ = delete.as_std_mut().output();
+    }
+
     /// Puts static programs into an image and gives it to the node. The first program is the entry
     /// point; each stands at the root of the image under its own name, or where `FILE=PATH` says.
     /// The name is a whole one, such as `localhost/orders:1`.

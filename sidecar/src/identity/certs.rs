@@ -142,6 +142,26 @@ impl Credentials {
         })
     }
 
+    /// The same leaf beside other roots. It is renewed when it would have been, however often trust
+    /// changes meanwhile.
+    fn trusting(&self, roots: &[Vec<u8>], trust_domain: &str) -> Result<Self, Error> {
+        let own = KeyAndChain {
+            chain: self.own.chain.clone(),
+            key: self.own.key.clone_key(),
+        };
+        Ok(Self {
+            due: self.due,
+            ..Self::new(own, roots.to_vec(), trust_domain)?
+        })
+    }
+
+    /// The longest pause between attempts to renew it: shorter the less is left of its life, so that an
+    /// operator that was away for most of it is still asked in time.
+    fn longest_pause(&self, clock: SystemTime) -> Duration {
+        let left = self.valid.1.duration_since(clock).unwrap_or_default();
+        (left / 8).clamp(LONGEST_WITHOUT, BACKOFF.1)
+    }
+
     /// Whether the leaf is in force now.
     pub fn in_force(&self) -> bool {
         self.out_of_force(SystemTime::now()).is_none()
@@ -295,11 +315,7 @@ impl Certs {
 
     /// Puts a newer trust bundle in force beside the same leaf.
     fn trust(&self, current: &Credentials, roots: &[Vec<u8>]) {
-        let own = KeyAndChain {
-            chain: current.own.chain.clone(),
-            key: current.own.key.clone_key(),
-        };
-        match Credentials::new(own, roots.to_vec(), &self.trust_domain) {
+        match current.trusting(roots, &self.trust_domain) {
             Ok(credentials) => {
                 self.save(|store| store.save_roots(roots));
                 tracing::info!(roots = roots.len(), "trust bundle replaced");
@@ -329,11 +345,9 @@ impl Certs {
             tracing::warn!(%error, retry_in = ?pause, "no certificate");
             let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::time::sleep(jittered).await;
-            let in_force = current.as_deref().is_some_and(Credentials::in_force);
-            pause = (pause * 2).min(match in_force {
-                true => BACKOFF.1,
-                false => LONGEST_WITHOUT,
-            });
+            let now = SystemTime::now();
+            let longest = current.as_deref().map(|leaf| leaf.longest_pause(now));
+            pause = (pause * 2).min(longest.unwrap_or(LONGEST_WITHOUT));
         }
     }
 
@@ -472,6 +486,31 @@ mod tests {
         assert_eq!(due.after(from + 36 * HOUR, now), MIN_LIFE);
         let after = due.after(from + HOUR, now + HOUR);
         assert!(after < 13 * HOUR, "{after:?}");
+    }
+
+    #[test]
+    fn newer_roots_do_not_put_off_when_a_leaf_is_renewed() {
+        let mut credentials = of_the_second_of_january();
+        credentials.due.soonest = Instant::now();
+        let trusting = credentials
+            .trusting(&credentials.roots, "cluster.local")
+            .unwrap();
+        // It is due: other roots beside it, made only now, change nothing of that.
+        assert_eq!(trusting.renew_in(), Duration::ZERO);
+        assert_eq!(trusting.due.half, credentials.due.half);
+    }
+
+    #[test]
+    fn the_less_is_left_of_a_leaf_the_more_often_the_operator_is_asked() {
+        let credentials = of_the_second_of_january();
+        for (clock, longest) in [
+            ("2026-01-02T12:00:00Z", BACKOFF.1),
+            ("2026-01-02T23:58:40Z", Duration::from_secs(10)),
+            ("2026-01-02T23:59:59Z", LONGEST_WITHOUT),
+            ("2026-01-03T12:00:00Z", LONGEST_WITHOUT),
+        ] {
+            assert_eq!(credentials.longest_pause(at(clock)), longest, "{clock}");
+        }
     }
 
     /// A leaf that is valid throughout 2 January 2026.

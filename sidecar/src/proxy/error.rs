@@ -119,11 +119,11 @@ reasons! {
     /// The connection ended before the response did.
     UpstreamReset = "upstream_reset", BAD_GATEWAY, Target, false,
         "The service ended the connection before it answered.";
-    /// A connection that was kept after an earlier answer ended before this one. Servers that end, or that have
-    /// kept it long enough, do that with what they have not read. Only of a request that may be carried out
+    /// A connection that was kept after an earlier answer ended before this one, or that of an application that
+    /// listens no longer. Servers that end, or that have kept it long enough, do that with what they have not read. Only of a request that may be carried out
     /// twice (RFC 9110, 9.2.2) it is told as this, and its caller sends it elsewhere.
     KeptConnectionClosed = "kept_connection_closed", BAD_GATEWAY, Target, false,
-        "The service ended a connection that it had kept, before it answered.";
+        "The service ended a connection that it had kept, or ended itself, before it answered.";
     /// The answer is no HTTP.
     BadResponse = "bad_response", BAD_GATEWAY, Target, false,
         "The service answered with something that is not HTTP.";

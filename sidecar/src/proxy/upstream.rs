@@ -236,6 +236,16 @@ impl Upstream {
         })
     }
 
+    /// Whether this is an application that listens no longer. When one ends, its kernel resets the
+    /// connections that it had not taken up yet, requests and all.
+    async fn has_ended(&self) -> bool {
+        let To::Application(address) = self.to else {
+            return false;
+        };
+        let opened = self.dial.connector.to_application(address).await;
+        opened.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    }
+
     /// Waits for a connection, unless too many do.
     fn wait(&self) -> Result<Waiting, Error> {
         let waiting = &self.dial.waiting;
@@ -399,17 +409,19 @@ impl Connection {
     ///
     /// # Errors
     /// `upstream_reset`, `bad_response`, and `kept_connection_closed` of a request that may be carried out
-    /// twice. The request comes back when nothing of it was written, as happens when a kept connection was
-    /// closed by the other side: it can be sent again.
+    /// twice and met the end of a kept connection, or of an application. The request comes back when nothing
+    /// of it was written, as happens when a kept connection was closed by the other side: it can be sent
+    /// again.
     pub async fn send(
         self,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Lease), (Error, Option<Request<RequestBody>>)> {
         let Self { sender, mut lease } = self;
-        let mut met_the_end = false;
+        let may_be_repeated = request.method().is_idempotent();
+        let mut was_kept = false;
         let sent = match sender {
             Sender::H1(mut exchange, kept) => {
-                met_the_end = kept && request.method().is_idempotent();
+                was_kept = kept;
                 let sent = exchange.send(request).await;
                 lease.kind = LeaseKind::H1(Some(exchange));
                 sent
@@ -421,7 +433,11 @@ impl Connection {
             Err(mut error) => {
                 let request = error.take_message();
                 let mut error = Error::exchange(&error.into_error());
-                if met_the_end && request.is_none() && error.reason == Reason::UpstreamReset {
+                if may_be_repeated
+                    && request.is_none()
+                    && error.reason == Reason::UpstreamReset
+                    && (was_kept || Box::pin(lease.upstream.has_ended()).await)
+                {
                     error.reason = Reason::KeptConnectionClosed;
                 }
                 Err((error, request))

@@ -27,6 +27,9 @@ const limit = 5 * time.Second
 // The most requests of one load, so that it ends even if nobody ends it.
 const most = 100_000
 
+// The most requests of one load that are under way at a time.
+const together = 32
+
 // How long it may take to end.
 const ends = 4 * time.Second
 
@@ -142,8 +145,10 @@ func get(url string) {
 	fail(err)
 }
 
-// load prints a line for each request when it has ended: when it began and when it ended, in milliseconds since 1970, and its
-// status, or 0 and what went wrong. It ends by itself when it has begun the most that it may.
+// load begins a request at each interval, whatever became of those before, but never has more than so many under way: a machine
+// that is too slow for the interval is asked as much as it can answer, and no more. It prints a line for each request when it has
+// ended: when it began and when it ended, in milliseconds since 1970, and its status, or 0, with what went wrong. It ends by itself
+// when it has begun the most that it may.
 func load(url, interval string) {
 	pause, err := time.ParseDuration(interval)
 	fail(err)
@@ -153,8 +158,12 @@ func load(url, interval string) {
 	client := http.Client{Timeout: limit, Transport: &alone}
 	lines := make(chan string)
 	var asked sync.WaitGroup
+	underWay := make(chan struct{}, together)
 	ask := func() {
-		defer asked.Done()
+		defer func() {
+			<-underWay
+			asked.Done()
+		}()
 		began := time.Now().UnixMilli()
 		status, wrong := once(&client, url)
 		lines <- fmt.Sprintf("%d %d %d %s", began, time.Now().UnixMilli(), status, wrong)
@@ -168,6 +177,7 @@ func load(url, interval string) {
 		tick := time.NewTicker(pause)
 	begin:
 		for range most {
+			underWay <- struct{}{}
 			asked.Add(1)
 			go ask()
 			select {
@@ -184,17 +194,22 @@ func load(url, interval string) {
 	}
 }
 
-// once asks once, reads the whole answer, and returns its status, or 0 and what went wrong.
+// once asks once, reads the whole answer, and returns its status, or 0, and what went wrong: of an answer that is none of the
+// wanted ones, what it says.
 func once(client *http.Client, url string) (int, string) {
 	response, err := client.Get(url)
 	if err != nil {
 		return 0, fmt.Sprintf("%q", err)
 	}
 	defer response.Body.Close()
-	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
 		return 0, fmt.Sprintf("%q", err)
 	}
-	return response.StatusCode, ""
+	if response.StatusCode == http.StatusOK {
+		return response.StatusCode, ""
+	}
+	return response.StatusCode, fmt.Sprintf("%q", body)
 }
 
 func fail(err error) {
