@@ -171,12 +171,16 @@ impl Page {
     /// Of the checkout, such as `docs/upgrade.md`.
     pub(crate) fn read(name: &str) -> Result<Self> {
         let text = std::fs::read_to_string(root().join(name)).context(name.to_owned())?;
-        Ok(Self {
+        Ok(Self::of(name, text))
+    }
+
+    fn of(name: &str, text: String) -> Self {
+        Self {
             name: name.to_owned(),
             lines: lines(&text),
             text,
             typed: BTreeSet::new(),
-        })
+        }
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -346,4 +350,30 @@ fn lines_of_blocks_and_of_sentences_are_found_where_they_stand() {
     );
     let named = files("```yaml\n# a.yaml: said\nb\n```\n```yaml\n# not one\n```\n");
     assert_eq!(named, [("a.yaml", "# a.yaml: said\nb\n")]);
+}
+
+#[test]
+fn a_line_that_nobody_has_typed_is_told_and_so_is_an_exception_that_is_none() {
+    let text = "```sh\na\nb\n```\n`helm list` and `helm list -A`\n";
+    let mut page = Page::of("a page", text.to_owned());
+    page.typed.insert("a".to_owned());
+    let told = |page: &Page, except: &[(&str, &str)]| {
+        let told = page.is_typed_whole(except).err();
+        told.map(|error| error.to_string()).unwrap_or_default()
+    };
+    let left = told(&page, &[]);
+    assert!(
+        left.contains("\"b\"") && left.contains("\"helm list -A\""),
+        "{left}"
+    );
+    assert!(
+        !left.contains("\"a\"") && !left.contains("\"helm list\""),
+        "{left}"
+    );
+    let except = [("b", "a reason"), ("helm list -A", "another")];
+    assert_eq!(told(&page, &except), "");
+    for stale in [("a", "it was typed"), ("c", "it is not there")] {
+        let told = told(&page, &[except[0], except[1], stale]);
+        assert!(told.contains(stale.1), "{told}");
+    }
 }

@@ -2,6 +2,7 @@
 //! line for a shell is taken from its page and typed, in the page's order.
 
 mod certificates;
+mod everything;
 mod installing;
 mod upgrade;
 

@@ -1,6 +1,8 @@
 //! Every example is right, and its README tells no tales: what it says to type exists, and answers
 //! what it says. The quickstart, which people edit and break, is told by `make demo`.
 
+mod command;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -104,16 +106,35 @@ struct Up {
 
 impl Up {
     fn of(name: &str) -> Self {
+        Self::of_with(name, &[])
+    }
+
+    /// The same with further documents in its folder.
+    fn of_with(name: &str, also: &[(&str, &str)]) -> Self {
         let checkout = tempfile::tempdir().expect("a folder");
         let folder = format!("examples/{name}");
         let copy = checkout.path().join(&folder);
         fs::create_dir_all(&copy).expect("a folder");
         for entry in fs::read_dir(root().join(&folder)).expect("a folder") {
             let entry = entry.expect("an entry");
-            fs::copy(entry.path(), copy.join(entry.file_name())).expect("a file");
+            if entry.path().is_file() {
+                fs::copy(entry.path(), copy.join(entry.file_name())).expect("a file");
+            }
+        }
+        for (file, text) in also {
+            fs::write(copy.join(file), text).expect("a file");
+        }
+        let inventory = root().join(&folder).join("inventory");
+        if inventory.exists() {
+            let mut build = Command::new("go");
+            build
+                .args(["build", "-buildvcs=false", "-o"])
+                .arg(checkout.path());
+            let built = build.arg(".").current_dir(inventory).status();
+            assert!(built.expect("go runs").success(), "inventory is not built");
         }
         let mut child = meshwright(&["up", &folder])
-            .env("PATH", path())
+            .env("PATH", path(checkout.path()))
             .env("XDG_RUNTIME_DIR", checkout.path())
             .current_dir(checkout.path())
             .stdin(Stdio::null())
@@ -132,14 +153,19 @@ impl Up {
 
     /// What a command answers, both of its outputs in one.
     fn types(&self, command: &str) -> String {
-        let output = Command::new("bash")
-            .args(["-c", &format!("{command} 2>&1")])
-            .current_dir(self.checkout.path())
-            .env("PATH", path())
-            .env("XDG_RUNTIME_DIR", self.checkout.path())
-            .output()
-            .expect("it runs");
+        let output = self.shell(command).output().expect("it runs");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// A command with both of its outputs in one.
+    fn shell(&self, command: &str) -> Command {
+        let mut shell = Command::new("bash");
+        shell
+            .args(["-c", &format!("{{ {command}\n}} 2>&1")])
+            .current_dir(self.checkout.path())
+            .env("PATH", path(self.checkout.path()))
+            .env("XDG_RUNTIME_DIR", self.checkout.path());
+        shell
     }
 }
 
@@ -151,11 +177,12 @@ impl Drop for Up {
     }
 }
 
-/// With what was built here first.
-fn path() -> String {
+/// With what was built here first, and then what is in a folder.
+fn path(folder: &Path) -> String {
     let own = binary("meshwright").expect("the binaries are built");
-    let own = own.parent().expect("a folder").display().to_string();
-    format!("{own}:{}", std::env::var("PATH").unwrap_or_default())
+    let own = own.parent().expect("a folder").display();
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{own}:{}:{path}", folder.display())
 }
 
 #[test]
