@@ -6,6 +6,7 @@ use tests::cluster::{Cluster, run, wait_until};
 
 use crate::installation::{PODS, SYSTEM, installed, operator_stays, root};
 use crate::life::operators;
+use crate::load::Load;
 use crate::shop::Shop;
 use crate::validation::{applied, object};
 
@@ -323,5 +324,57 @@ async fn a_second_chart_is_refused_and_the_first_one_goes_on() -> Result<()> {
     ensure!(before == after, "{after}");
     let pods = cluster.kubectl(&["get", "pods", "-n", &second]).await?;
     ensure!(!pods.contains("meshwright"), "{pods}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_thousand_objects_at_once_are_each_told_and_hold_nobody_up() -> Result<()> {
+    let shop = Shop::open(installed().await?, &[("orders", 1)]).await?;
+    let cluster = shop.cluster;
+    let before = restarts(cluster).await?;
+    cluster.apply(&shop.route("orders")).await?;
+    shop.programmed("orders").await?;
+    let many = cluster.namespace("many").await?;
+    let lost = |number: usize| {
+        let spec = json!({ "hosts": [format!("nobody-{number}")] });
+        object("ApiRoute", &many, &format!("lost-{number}"), &spec)
+    };
+    let items: Vec<Value> = (0..1000).map(lost).collect();
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string();
+
+    let load = Load::begin(&shop, "http://orders/", "20ms").await?;
+    let mut create = cluster.command("kubectl");
+    let created = run(create.args(["create", "-f", "-"]), &list);
+    let edited = async {
+        for number in 0..5 {
+            let name = format!("name: edit-{number}");
+            let route = shop.route("orders").replace("name: all", &name);
+            cluster.apply(&route).await?;
+            shop.programmed("orders").await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(created, edited)?;
+    wait_until("each is told", PODS, async || {
+        let routes = cluster.json(&["get", "apiroutes", "-n", &many]).await?;
+        let routes = routes["items"].as_array().context("a list")?;
+        let refused = |route: &&Value| {
+            let conditions = route["status"]["conditions"].as_array();
+            let mut conditions = conditions.into_iter().flatten();
+            conditions.any(|one| one["type"] == "Accepted" && one["status"] == "False")
+        };
+        let told = routes.iter().filter(refused).count();
+        ensure!(told == 1000, "{told} of {}", routes.len());
+        Ok(())
+    })
+    .await?;
+    cluster.forget_namespace(&many);
+    let asked = load.end().await?;
+    let failed: Vec<_> = asked.iter().filter(|one| one.outcome != "200").collect();
+    ensure!(failed.is_empty(), "{failed:?}");
+    ensure!(
+        restarts(cluster).await? == before,
+        "the operator has failed"
+    );
     Ok(())
 }

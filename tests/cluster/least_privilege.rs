@@ -306,7 +306,7 @@ fn objects(namespace: &str) -> Value {
 #[tokio::test]
 async fn the_operator_uses_every_right_that_the_chart_gives_it_and_needs_no_other() -> Result<()> {
     let cluster = installed().await?;
-    let (shop, _alone) = Shop::alone(cluster, &[]).await?;
+    let shop = Shop::alone(cluster, &[]).await?;
     // What it would have written into a status, another need not write.
     scale(cluster, 0).await?;
     let used = every_right_is_used(cluster).await;

@@ -54,7 +54,7 @@ pub(crate) async fn back(shop: &Shop) -> Result<()> {
 
 #[tokio::test]
 async fn traffic_goes_on_when_the_operator_is_killed() -> Result<()> {
-    let (shop, _alone) = Shop::alone(installed().await?, &[("orders", 2)]).await?;
+    let shop = Shop::alone(installed().await?, &[("orders", 2)]).await?;
     let cluster = shop.cluster;
     shop.answered_by(ORDERS).await?;
     let [operator] = &operators(cluster).await?[..] else {
@@ -104,7 +104,7 @@ async fn traffic_goes_on_when_the_operator_is_killed() -> Result<()> {
 
 #[tokio::test]
 async fn a_sidecar_killed_while_the_operator_is_down_comes_back_and_serves() -> Result<()> {
-    let (shop, _alone) = Shop::alone(installed().await?, &[("orders", 1), ("two", 1)]).await?;
+    let shop = Shop::alone(installed().await?, &[("orders", 1), ("two", 1)]).await?;
     // Who answers tells whether the route is in force.
     shop.cluster.apply(&shop.route("two")).await?;
     shop.programmed("orders").await?;
@@ -164,7 +164,7 @@ async fn killed_without_an_operator(shop: &Shop, routed: &str) -> Result<()> {
 #[tokio::test]
 async fn a_pod_that_starts_without_an_operator_waits_unready_and_is_ready_within_five_seconds_of_its_return()
 -> Result<()> {
-    let (shop, _alone) = Shop::alone(installed().await?, &[]).await?;
+    let shop = Shop::alone(installed().await?, &[]).await?;
     // Admitted and injected while there is an operator, and started when there is none.
     shop.cluster.apply(&held_back(&shop).await?).await?;
     scale(shop.cluster, 0).await?;

@@ -121,10 +121,13 @@ pub(crate) async fn under_load<T>(
         waited?;
         return made;
     };
-    let logs = shop.sidecar_logs().await?;
-    let failed = failed.len();
-    let all = asked.len();
-    bail!("{what}: {failed} of {all} failed, from {first:?} until {last:?}\n{logs}");
+    let (failed, all) = (failed.len(), asked.len());
+    let made = made
+        .err()
+        .map_or_else(String::new, |error| format!("\n{error:#}"));
+    let logs = shop.sidecar_logs().await;
+    let logs = logs.unwrap_or_else(|error| format!("no logs: {error:#}"));
+    bail!("{what}: {failed} of {all} failed, from {first:?} until {last:?}{made}\n{logs}");
 }
 
 // === impl Asked ===

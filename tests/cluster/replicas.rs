@@ -160,7 +160,7 @@ async fn signal(cluster: &Cluster, replica: &str, signal: Signal) -> Result<()> 
 async fn losing_any_replica_or_the_api_server_interrupts_nothing_and_the_status_stays_true()
 -> Result<()> {
     let services = [("orders", 2), ("two", 1), ("shut", 1)];
-    let (shop, _alone) = Shop::alone(installed().await?, &services).await?;
+    let shop = Shop::alone(installed().await?, &services).await?;
     shop.cluster.apply(&shop.route("orders")).await?;
     shop.programmed("orders").await?;
     // Open at first, so that who goes back to what was before lets callers in.
@@ -220,6 +220,12 @@ async fn replicas_come_and_go(shop: &Shop) -> Result<()> {
     let moved = Instant::now();
     edit_amid(shop, 1000).await?;
     ensure!(moved.elapsed() <= MOVED, "{:?}", moved.elapsed());
+    // And of the two that are left, one is killed: the status is true while another lags.
+    let replicas = operators(cluster).await?;
+    let is_left = |one: &&String| **one != next && **one != frozen;
+    let third = replicas.iter().find(is_left).context("a third")?;
+    signal(cluster, third, Signal::SIGKILL).await?;
+    edit_amid(shop, 1001).await?;
     signal(cluster, &frozen, Signal::SIGCONT).await?;
     edits(EDITS).await?;
     ensure!(leader(cluster).await? == next, "who wakes leads no more");

@@ -77,7 +77,7 @@ fn sidecar(pod: &Value) -> Result<String> {
 #[tokio::test]
 async fn application_operator_and_sidecars_are_rolled_under_load_and_no_call_fails() -> Result<()> {
     let called = APPS.map(|app| (app, 2));
-    let (shop, _alone) = Shop::alone(installed().await?, &called).await?;
+    let shop = Shop::alone(installed().await?, &called).await?;
     let folder = tempfile::tempdir()?;
     let next = chart_of(NEXT, folder.path()).await?;
     let rolled = rolled(&shop, &next).await;

@@ -160,7 +160,7 @@ async fn forget_longer_leaves(cluster: &Cluster) -> Result<()> {
 
 #[tokio::test]
 async fn a_root_is_asked_for_and_one_of_cert_managers_takes_over_under_load() -> Result<()> {
-    let (shop, _alone) = Shop::alone(installed().await?, &[("orders", 2), ("relay", 1)]).await?;
+    let shop = Shop::alone(installed().await?, &[("orders", 2), ("relay", 1)]).await?;
     let rotated = rotated(&shop).await;
     // However that went, the other tests have the operator that they expect.
     let back = ["ca.secretName=", "ca.leafLife=24h"];

@@ -14,10 +14,12 @@ use crate::installation::{
 pub(crate) struct Shop {
     pub(crate) cluster: &'static Cluster,
     pub(crate) namespace: String,
-    /// None where the test itself takes the operator away.
-    operator: Option<OperatorStays>,
     /// Whether the namespace goes with it.
     opened: bool,
+    /// What keeps other tests from taking the operator away: none where the test does so itself.
+    operator: Option<OperatorStays>,
+    /// What keeps other tests from needing the operator.
+    _alone: Option<RwLockWriteGuard<'static, ()>>,
 }
 
 /// A pod without a sidecar, in a namespace of its own, with the Service `stranger`, port 80. It also
@@ -83,8 +85,9 @@ impl Shop {
         Self {
             cluster,
             namespace: namespace.to_owned(),
-            operator: Some(operator_stays().await),
             opened: false,
+            operator: Some(operator_stays().await),
+            _alone: None,
         }
     }
 
@@ -93,20 +96,19 @@ impl Shop {
         Self {
             cluster,
             namespace: namespace.to_owned(),
-            operator: None,
             opened: false,
+            operator: None,
+            _alone: None,
         }
     }
 
-    /// Opens one for a test that takes the operator away: no other test needs it while the guard lives,
-    /// nor has pods of its own.
-    pub(crate) async fn alone(
-        cluster: &'static Cluster,
-        services: &[(&str, u32)],
-    ) -> Result<(Self, RwLockWriteGuard<'static, ()>)> {
+    /// Opens one for a test that takes the operator away: no other test needs it while this lives, nor
+    /// has pods of its own.
+    pub(crate) async fn alone(cluster: &'static Cluster, services: &[(&str, u32)]) -> Result<Self> {
         let alone = nobody_needs_the_operator().await;
-        let shop = Self::open_with(cluster, services, None).await?;
-        Ok((shop, alone))
+        let mut shop = Self::open_with(cluster, services, None).await?;
+        shop._alone = Some(alone);
+        Ok(shop)
     }
 
     async fn open_with(
@@ -114,25 +116,26 @@ impl Shop {
         services: &[(&str, u32)],
         operator: Option<OperatorStays>,
     ) -> Result<Self> {
-        let namespace = meshed_namespace(cluster, "shop").await?;
+        let shop = Self {
+            cluster,
+            namespace: meshed_namespace(cluster, "shop").await?,
+            opened: true,
+            operator,
+            _alone: None,
+        };
+        let namespace = &shop.namespace;
         let image = cluster.web_image().await?;
         let all = [("web", 1)].into_iter().chain(services.iter().copied());
         let yaml: String = all
             .clone()
-            .map(|(name, replicas)| application(name, &namespace, image, replicas))
+            .map(|(name, replicas)| application(name, namespace, image, replicas))
             .collect();
         cluster.apply(&yaml).await?;
         for (name, _) in all {
-            cluster
-                .ready(&namespace, &format!("deployment/{name}"), PODS)
-                .await?;
+            let deployment = format!("deployment/{name}");
+            cluster.ready(namespace, &deployment, PODS).await?;
         }
-        Ok(Self {
-            cluster,
-            namespace,
-            operator,
-            opened: true,
-        })
+        Ok(shop)
     }
 
     /// Status and body of one GET from `web`.

@@ -99,7 +99,7 @@ async fn whoever_applies_an_object_is_told_at_once_what_its_status_would_say() -
 #[tokio::test]
 async fn a_down_operator_lets_no_pod_around_the_mesh_and_blocks_nothing_else() -> Result<()> {
     let cluster = installed().await?;
-    let (shop, _alone) = Shop::alone(cluster, &[]).await?;
+    let shop = Shop::alone(cluster, &[]).await?;
     scale(cluster, 0).await?;
     let held = without_an_operator(&shop).await;
     // The operator's own pods can be made without it, or it would never come back.

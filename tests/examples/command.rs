@@ -15,7 +15,7 @@ use crate::{Up, meshwright, read, root};
 const ELSEWHERE: &[(&str, &str)] = &[
     (
         "meshwright check post",
-        "a folder that the page does not show: `tests/mesh/opaque.rs`",
+        "a folder that the page does not show: `cli/tests/up/stalls.rs` has one",
     ),
     (
         "meshwright check shop -n shop",
@@ -31,19 +31,19 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ),
     (
         "meshwright explain GET http://orders/admin --from web --to orders",
-        "a folder that the page does not show: `tests/mesh/explain.rs`",
+        "a folder that the page does not show: `cli/tests/up/asking.rs` has one",
     ),
     (
         "meshwright explain GET http://orders/ --from web --to orders",
-        "a folder that the page does not show: `tests/mesh/explain.rs`",
+        "a folder that the page does not show: `cli/tests/up/asking.rs` has one",
     ),
     (
         "meshwright cache show orders",
-        "a folder that the page does not show: `tests/mesh/cache`",
+        "the example of caching, whose README shows it",
     ),
     (
         "meshwright cache purge orders --path /orders/slow",
-        "a folder that the page does not show: `tests/mesh/cache`",
+        "the example of caching, whose README shows it",
     ),
     (
         "meshwright install --ha -f platform.yaml",

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use http::Method;
+use tests::client::{Answer, Client};
 use tests::mesh::Mesh;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::routing::service;
 
@@ -61,19 +63,48 @@ async fn a_kept_connection_that_an_application_ends_with_a_request_costs_no_call
     Ok(())
 }
 
-/// Takes up one request, and hangs up instead of an answer: with its listener closed before, as an
-/// application has it that ends.
-async fn meets(listener: TcpListener, ends: bool) -> Result<()> {
-    let (stream, _) = listener.accept().await?;
+/// How an application hangs up with a request unanswered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum How {
+    /// It ends, and has not read it: its kernel resets the connection, as it does what nobody has taken up.
+    EndsUnread,
+    /// It ends, and has read it.
+    EndsRead,
+    /// It resets the connection, and goes on.
+    GoesOn,
+}
+
+/// Takes up one request, and hangs up.
+async fn meets(listener: TcpListener, how: How) -> Result<()> {
+    let (mut stream, _) = listener.accept().await?;
     ensure!(stream.peek(&mut [0]).await? > 0, "no request");
-    // It is unread, so that the connection is reset, as the kernel does with what nobody has taken up.
-    if ends {
-        drop(listener);
-        drop(stream);
-        return Ok(());
+    if how == How::EndsRead {
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            ensure!(stream.read_buf(&mut asked).await? > 0, "no request");
+        }
     }
+    if how == How::GoesOn {
+        drop(stream);
+        return std::future::pending().await;
+    }
+    drop(listener);
     drop(stream);
-    std::future::pending().await
+    Ok(())
+}
+
+/// The first answer to a GET that is not the other pod's, where there is one before the application has hung up.
+async fn failed(client: &Client, hanging_up: &JoinHandle<Result<()>>) -> Result<Option<Answer>> {
+    for _ in 0..500 {
+        let answer = client.get("http://orders/").await?;
+        if answer.status != 200 {
+            return Ok(Some(answer));
+        }
+        if hanging_up.is_finished() {
+            return Ok(None);
+        }
+    }
+    bail!("it was never asked")
 }
 
 #[tokio::test]
@@ -83,45 +114,44 @@ async fn a_request_that_an_application_ends_with_costs_no_call_that_may_be_repea
     let (listener, _sidecar) = mesh.listener("orders").await?;
     let _other = mesh.workload("orders").await?;
     let client = mesh.client("web").await?;
-    let ending = tokio::spawn(meets(listener, true));
-    let mut calls = 0;
-    while !ending.is_finished() {
-        let answer = client.get("http://orders/").await?;
-        assert_eq!(answer.status, 200, "call {calls}: {answer:?}");
-        calls += 1;
-        ensure!(calls < 500, "it was never asked");
-    }
+    let ending = tokio::spawn(meets(listener, How::EndsUnread));
+    let failed = failed(&client, &ending).await?;
+    assert!(failed.is_none(), "{failed:?}");
     ending.await??;
     // What may not be repeated is not.
     let mesh = Mesh::start(&service("orders", "http")).await?;
     let (listener, _sidecar) = mesh.listener("orders").await?;
     let client = mesh.client("web").await?;
-    tokio::spawn(meets(listener, true));
+    tokio::spawn(meets(listener, How::EndsUnread));
     let url = "http://orders/";
     let answer = client.send(Method::POST, url, &[], Bytes::new()).await?;
     assert_eq!((answer.status, answer.reason()), (502, "upstream_reset"));
     Ok(())
 }
 
-#[tokio::test]
-async fn an_application_that_hangs_up_and_goes_on_is_not_asked_elsewhere() -> Result<()> {
+/// What becomes of the GET that an application hangs up with, while another pod would answer it.
+async fn is_told(how: How) -> Result<()> {
     let mesh = Mesh::start(&service("orders", "http")).await?;
     let (listener, _sidecar) = mesh.listener("orders").await?;
     let _other = mesh.workload("orders").await?;
     let client = mesh.client("web").await?;
-    let hanging_up = tokio::spawn(meets(listener, false));
-    let mut calls = 0;
-    let failed = loop {
-        let answer = client.get("http://orders/").await?;
-        if answer.status != 200 {
-            break answer;
-        }
-        calls += 1;
-        ensure!(calls < 500, "it was never asked");
-    };
-    assert_eq!((failed.status, failed.reason()), (502, "upstream_reset"));
+    let hanging_up = tokio::spawn(meets(listener, how));
+    let failed = failed(&client, &hanging_up).await?;
     hanging_up.abort();
+    let failed = failed.context("it was sent elsewhere")?;
+    assert_eq!((failed.status, failed.reason()), (502, "upstream_reset"));
     Ok(())
+}
+
+#[tokio::test]
+async fn an_application_that_hangs_up_and_goes_on_is_not_asked_elsewhere() -> Result<()> {
+    is_told(How::GoesOn).await
+}
+
+#[tokio::test]
+async fn a_request_that_an_application_has_read_before_it_ended_is_sent_to_no_other() -> Result<()>
+{
+    is_told(How::EndsRead).await
 }
 
 #[tokio::test]

@@ -119,7 +119,7 @@ reasons! {
     /// The connection ended before the response did.
     UpstreamReset = "upstream_reset", BAD_GATEWAY, Target, false,
         "The service ended the connection before it answered.";
-    /// A connection that was kept after an earlier answer ended before this one, or that of an application that
+    /// A connection that was kept after an earlier answer ended before this one, or was reset by an application that
     /// listens no longer. Servers that end, or that have kept it long enough, do that with what they have not read. Only of a request that may be carried out
     /// twice (RFC 9110, 9.2.2) it is told as this, and its caller sends it elsewhere.
     KeptConnectionClosed = "kept_connection_closed", BAD_GATEWAY, Target, false,
@@ -454,6 +454,22 @@ fn is_refused(error: &hyper::Error) -> bool {
         let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
         error.is_remote() && (refused || error.is_go_away())
     })
+}
+
+/// Whether the other side's kernel has thrown the connection away, as it does when something sent was not read.
+/// What ends after it has read everything closes the connection instead.
+pub fn was_reset(error: &hyper::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    let mut next = std::error::Error::source(error);
+    while let Some(source) = next {
+        let of_http2 = source.downcast_ref::<h2::Error>();
+        let io = of_http2.and_then(h2::Error::get_io);
+        if let Some(error) = source.downcast_ref::<std::io::Error>().or(io) {
+            return matches!(error.kind(), ConnectionReset | BrokenPipe);
+        }
+        next = source.source();
+    }
+    false
 }
 
 /// An error and its causes in one line.

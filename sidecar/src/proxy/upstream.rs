@@ -28,7 +28,7 @@ pub use self::lease::Lease;
 use self::lease::LeaseKind;
 use super::body::RequestBody;
 use super::body::replay::Kept;
-use super::error::{Error, Reason};
+use super::error::{Error, Reason, was_reset};
 use super::limits;
 use crate::config::service::{Endpoint, Protocol};
 use crate::identity::SpiffeId;
@@ -237,7 +237,7 @@ impl Upstream {
     }
 
     /// Whether this is an application that listens no longer. When one ends, its kernel resets the
-    /// connections that it had not taken up yet, requests and all.
+    /// connections that it had not taken up yet, requests and all; one whose requests it had read it closes.
     async fn has_ended(&self) -> bool {
         let To::Application(address) = self.to else {
             return false;
@@ -432,11 +432,13 @@ impl Connection {
             Ok(response) => Ok((response, lease)),
             Err(mut error) => {
                 let request = error.take_message();
-                let mut error = Error::exchange(&error.into_error());
+                let error = error.into_error();
+                let unread = was_reset(&error);
+                let mut error = Error::exchange(&error);
                 if may_be_repeated
                     && request.is_none()
                     && error.reason == Reason::UpstreamReset
-                    && (was_kept || Box::pin(lease.upstream.has_ended()).await)
+                    && (was_kept || unread && Box::pin(lease.upstream.has_ended()).await)
                 {
                     error.reason = Reason::KeptConnectionClosed;
                 }
