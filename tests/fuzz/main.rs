@@ -12,6 +12,7 @@
 mod access;
 mod cache;
 mod cni;
+mod events;
 mod first_bytes;
 mod idempotency;
 mod operator;

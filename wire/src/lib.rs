@@ -7,10 +7,12 @@
 //! [`path`] and [`regex`] say how the texts of a [`mesh::Match`] are read: the compiler refuses what
 //! no sidecar could build, so both read them here. [`jwks`] does the same for the keys of those who
 //! issue tokens, [`store`] for where replicas share something, [`json`] for what must not mean two things,
-//! [`probe`] for what the kubelet asks, and [`capture`] for how a pod says that a node captures it.
+//! [`probe`] for what the kubelet asks, [`capture`] for how a pod says that a node captures it, and [`cesql`] for
+//! what is asked of an event.
 
 pub mod capability;
 pub mod capture;
+pub mod cesql;
 pub mod claims;
 pub mod client;
 pub mod delta;
