@@ -98,7 +98,8 @@ pub struct RetryOn {
     /// Failures without a response of the application; an empty list is none. `ConnectFailure`: the
     /// endpoint can't be connected to. `RefusedStream`: the endpoint, or the sidecar beside it, says
     /// that its application never got the request, or ended a kept connection or itself with one that
-    /// may be carried out twice. `Reset`: the connection ended before the response began otherwise. `PerTryTimeout`: the try took longer than `perTryTimeout`.
+    /// may be carried out twice. `Reset`: the connection ended before the response began otherwise.
+    /// `PerTryTimeout`: the try took longer than `perTryTimeout`.
     #[serde(default = "RetryOn::default_conditions")]
     #[schemars(length(max = 4))]
     pub conditions: Vec<Condition>,
