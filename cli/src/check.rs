@@ -111,12 +111,14 @@ fn conclusion(reading: &Reading, in_order: bool) -> String {
         return IN_A_CLUSTER.to_owned();
     }
     format!(
-        "{} documents, {} of them ApiRoutes, {} RetryPolicies and {} RateLimits: nothing is wrong\n\
+        "{} documents, {} of them ApiRoutes, {} RetryPolicies, {} RateLimits and \
+         {} EventSubscriptions: nothing is wrong\n\
          {IN_A_CLUSTER}",
         reading.documents().count(),
         reading.inputs.api_routes.len(),
         reading.inputs.retry_policies.len(),
-        reading.inputs.rate_limits.len()
+        reading.inputs.rate_limits.len(),
+        reading.inputs.event_subscriptions.len()
     )
 }
 
@@ -151,6 +153,8 @@ fn unwise(inputs: &Inputs, written: &Written) -> Vec<String> {
     let routes = inputs.api_routes.keys().map(ObjectRef::api_route);
     let policies = inputs.retry_policies.keys().map(ObjectRef::retry_policy);
     let limits = inputs.rate_limits.keys().map(ObjectRef::rate_limit);
+    let subscriptions = inputs.event_subscriptions.keys();
+    let limits = limits.chain(subscriptions.map(ObjectRef::event_subscription));
     let mut sentences = Vec::new();
     for object in routes.chain(policies).chain(limits) {
         for advice in compiler::advice(inputs, &object) {
@@ -179,7 +183,8 @@ mod tests {
         assert_eq!(
             conclusion(&Reading::default(), true),
             format!(
-                "0 documents, 0 of them ApiRoutes, 0 RetryPolicies and 0 RateLimits: nothing is wrong\n\
+                "0 documents, 0 of them ApiRoutes, 0 RetryPolicies, 0 RateLimits and 0 \
+                 EventSubscriptions: nothing is wrong\n\
                  {in_a_cluster}"
             )
         );

@@ -28,6 +28,8 @@ pub fn advice(inputs: &Inputs, object: &ObjectRef) -> Vec<String> {
             let limit = inputs.rate_limits.get(&key);
             limit.map_or_else(Vec::new, |limit| on_limit(limit))
         }
+        // Nothing that it may say is unwise.
+        ObjectKind::EventSubscription => Vec::new(),
     }
 }
 

@@ -23,7 +23,9 @@ pub(crate) mod layers;
 mod matching;
 
 use layers::Layers;
-pub(crate) use matching::{capabilities, header_match, matches_path, read_path};
+pub(crate) use matching::{
+    capabilities, header_match, match_capabilities, matches_path, read_path, request_match,
+};
 
 /// What is known when an ApiRoute is read.
 #[derive(Clone, Copy, Debug)]
@@ -393,7 +395,7 @@ pub(crate) fn rule_name(index: usize) -> String {
 }
 
 /// The ports that a Service has, as a clause.
-fn listed(service: &Service) -> String {
+pub(crate) fn listed(service: &Service) -> String {
     let mut ports: Vec<String> = tcp_ports(service)
         .map(|(number, port)| match &port.name {
             Some(name) if !name.is_empty() => format!("{number} ({name})"),

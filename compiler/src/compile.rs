@@ -17,9 +17,11 @@ use crate::{endpoints, guard, workload};
 mod access;
 mod cache;
 mod differs;
+mod event_subscriptions;
 mod idempotency;
 mod networks;
 mod objects;
+mod publish;
 mod rate_limits;
 mod retry_policies;
 mod routes;
@@ -71,6 +73,12 @@ pub fn compile(inputs: &Inputs, before: Output) -> Output {
         while let Some(route) = compilation.dirty.idempotency.pop_first() {
             compilation.idempotency(&route);
         }
+        while let Some(route) = compilation.dirty.publish.pop_first() {
+            compilation.publish(&route);
+        }
+        while let Some(subscription) = compilation.dirty.subscriptions.pop_first() {
+            compilation.carried_out(&subscription);
+        }
         while let Some(limit) = compilation.dirty.limits.pop_first() {
             compilation.limits(&limit);
         }
@@ -107,6 +115,10 @@ struct Dirty {
     caches: BTreeSet<ObjectKey>,
     /// By ApiRoute: which calls are carried out once.
     idempotency: BTreeSet<ObjectKey>,
+    /// By ApiRoute: which requests become events.
+    publish: BTreeSet<ObjectKey>,
+    /// By EventSubscription: what is carried out of it.
+    subscriptions: BTreeSet<ObjectKey>,
     /// By RateLimit: what is enforced of it.
     limits: BTreeSet<ObjectKey>,
 }
@@ -122,6 +134,8 @@ impl Dirty {
             && self.access.is_empty()
             && self.caches.is_empty()
             && self.idempotency.is_empty()
+            && self.publish.is_empty()
+            && self.subscriptions.is_empty()
             && self.limits.is_empty())
     }
 }
@@ -150,6 +164,10 @@ impl Compilation<'_> {
         self.dirty.caches.extend(cached_by.cloned());
         let idempotent_by = links.idempotent.to(key).into_iter().flatten();
         self.dirty.idempotency.extend(idempotent_by.cloned());
+        let published_by = links.published.to(key).into_iter().flatten();
+        self.dirty.publish.extend(published_by.cloned());
+        let subscribed_by = links.subscribed.to(key).into_iter().flatten();
+        self.dirty.subscriptions.extend(subscribed_by.cloned());
         let limited_by = links.limits.to(key).into_iter().flatten();
         self.dirty.limits.extend(limited_by.cloned());
 

@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use crds::{ApiRoute, RateLimit, RetryPolicy};
+use crds::{ApiRoute, EventSubscription, RateLimit, RetryPolicy};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use wire::mesh::Protocol;
@@ -25,12 +25,14 @@ pub(crate) struct Memo {
     pub(crate) api_routes: Objects<ApiRoute>,
     pub(crate) retry_policies: Objects<RetryPolicy>,
     pub(crate) rate_limits: Objects<RateLimit>,
+    pub(crate) event_subscriptions: Objects<EventSubscription>,
     pub(crate) services: Objects<Service>,
     pub(crate) endpoint_slices: Objects<EndpointSlice>,
     pub(crate) pods: Objects<Pod>,
     pub(crate) namespaces: Objects<Namespace>,
     pub(crate) consumers: Objects<Secret>,
     pub(crate) credentials: Objects<Secret>,
+    pub(crate) brokers: Objects<Secret>,
     pub(crate) unreadable: BTreeMap<String, Unreadable>,
     pub(crate) links: Indexes,
     pub(crate) attachments: BTreeMap<ObjectKind, Attachments>,
@@ -70,6 +72,11 @@ pub(crate) struct Indexes {
     pub(crate) cached: Links<ObjectKey, ObjectKey>,
     /// An ApiRoute and the Services at whose pods its calls are carried out once.
     pub(crate) idempotent: Links<ObjectKey, ObjectKey>,
+    /// An ApiRoute and the Services at whose pods its requests become events; none of one that is not in
+    /// force.
+    pub(crate) published: Links<ObjectKey, ObjectKey>,
+    /// An EventSubscription and the Service that it is for, whether it exists or not.
+    pub(crate) subscribed: Links<ObjectKey, ObjectKey>,
     /// A RateLimit and the Services at whose pods it holds; none of one that is not in force.
     pub(crate) limits: Links<ObjectKey, ObjectKey>,
     /// A RateLimit and the ApiRoutes that it names, whether they exist or not.
@@ -230,7 +237,7 @@ pub(crate) fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
 }
 
 /// Whether the selector selects the pod; an empty one selects none.
-fn selects(selector: &BTreeMap<String, String>, pod: &Pod) -> bool {
+pub(crate) fn selects(selector: &BTreeMap<String, String>, pod: &Pod) -> bool {
     let labels = pod.metadata.labels.as_ref();
     !selector.is_empty()
         && selector

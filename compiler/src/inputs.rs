@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crds::{ApiRoute, RateLimit, RetryPolicy};
+use crds::{ApiRoute, EventSubscription, RateLimit, RetryPolicy};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
 use wire::generation::Input;
 use wire::{Generation, Kind};
+
+use crate::access::keys::{CONSUMER, CREDENTIAL};
+use crate::broker::BROKER;
 
 /// The world at one moment. Objects are shared: one that did not change keeps its `Arc`, which is
 /// how [`crate::compile`] knows that it need not look at it again.
@@ -21,6 +24,8 @@ pub struct Inputs {
     pub retry_policies: BTreeMap<ObjectKey, Arc<RetryPolicy>>,
     /// RateLimits by namespace and name.
     pub rate_limits: BTreeMap<ObjectKey, Arc<RateLimit>>,
+    /// EventSubscriptions by namespace and name.
+    pub event_subscriptions: BTreeMap<ObjectKey, Arc<EventSubscription>>,
     /// Services by namespace and name.
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
     /// EndpointSlices by namespace and name.
@@ -33,6 +38,8 @@ pub struct Inputs {
     pub consumers: BTreeMap<ObjectKey, Arc<Secret>>,
     /// Secrets of the mesh's own credentials (the label `meshwright.dev/credential`).
     pub credentials: BTreeMap<ObjectKey, Arc<Secret>>,
+    /// Secrets that say where brokers are (the label `meshwright.dev/broker`).
+    pub brokers: BTreeMap<ObjectKey, Arc<Secret>>,
     /// Namespaces where something refers to a Secret, and none can be read.
     pub unreadable: BTreeMap<String, Unreadable>,
     /// Which of two conflicting objects comes first, whatever `metadata.creationTimestamp` says: in
@@ -44,7 +51,7 @@ pub struct Inputs {
     /// How far each kind has been seen, in every place.
     pub seen: Generation,
     /// How far Secrets have been seen in namespaces where that is not what `seen` has in the places of
-    /// consumers and credentials; both places stand here. See [`Inputs::seen_in`].
+    /// consumers, credentials and brokers; all of them stand here. See [`Inputs::seen_in`].
     pub seen_secrets: BTreeMap<String, Generation>,
 }
 
@@ -88,6 +95,8 @@ pub enum ObjectKind {
     RetryPolicy,
     /// `crds::RateLimit`.
     RateLimit,
+    /// `crds::EventSubscription`.
+    EventSubscription,
 }
 
 /// An object that people wrote. Shown as `ApiRoute shop/orders`.
@@ -104,6 +113,21 @@ pub struct ObjectRef {
 // === impl Inputs ===
 
 impl Inputs {
+    /// Keeps a Secret as each of what its labels say that it is. One without a label of the mesh's is somebody
+    /// else's.
+    pub fn keep_secret(&mut self, key: &ObjectKey, secret: &Arc<Secret>) {
+        let labels = secret.metadata.labels.as_ref();
+        for (label, kept) in [
+            (CONSUMER, &mut self.consumers),
+            (CREDENTIAL, &mut self.credentials),
+            (BROKER, &mut self.brokers),
+        ] {
+            if labels.is_some_and(|labels| labels.contains_key(label)) {
+                kept.insert(key.clone(), secret.clone());
+            }
+        }
+    }
+
     /// How far each kind has been seen, as what concerns the pods of a namespace alone depends on it.
     /// Secrets are followed namespace by namespace, and what is compiled of them is for the pods of
     /// their own namespace only: what others have seen or not makes it neither newer nor older.
@@ -111,6 +135,9 @@ impl Inputs {
         seen_in(self.seen, &self.seen_secrets, namespace)
     }
 }
+
+/// The places of what is read of Secrets.
+pub const OF_SECRETS: [Input; 3] = [Input::Consumer, Input::Credential, Input::Broker];
 
 /// [`Inputs::seen_in`], of what was kept of inputs.
 pub fn seen_in(
@@ -121,7 +148,7 @@ pub fn seen_in(
     let Some(own) = secrets.get(namespace) else {
         return seen;
     };
-    [Input::Consumer, Input::Credential]
+    OF_SECRETS
         .iter()
         .fold(seen, |seen, input| seen.with(*input, own.at(*input)))
 }
@@ -199,10 +226,11 @@ impl fmt::Display for ObjectKey {
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [ObjectKind; 3] = [
+    pub const ALL: [ObjectKind; 4] = [
         ObjectKind::ApiRoute,
         ObjectKind::RetryPolicy,
         ObjectKind::RateLimit,
+        ObjectKind::EventSubscription,
     ];
 
     /// The place that objects of this kind have in a generation.
@@ -211,6 +239,7 @@ impl ObjectKind {
             ObjectKind::ApiRoute => Input::ApiRoute,
             ObjectKind::RetryPolicy => Input::RetryPolicy,
             ObjectKind::RateLimit => Input::RateLimit,
+            ObjectKind::EventSubscription => Input::EventSubscription,
         }
     }
 
@@ -220,6 +249,7 @@ impl ObjectKind {
             ObjectKind::ApiRoute => Kind::Route,
             ObjectKind::RetryPolicy => Kind::RetryPolicy,
             ObjectKind::RateLimit => Kind::RateLimit,
+            ObjectKind::EventSubscription => Kind::Subscription,
         }
     }
 
@@ -229,6 +259,7 @@ impl ObjectKind {
             ObjectKind::ApiRoute => "ApiRoute",
             ObjectKind::RetryPolicy => "RetryPolicy",
             ObjectKind::RateLimit => "RateLimit",
+            ObjectKind::EventSubscription => "EventSubscription",
         }
     }
 }
@@ -264,6 +295,11 @@ impl ObjectRef {
     /// The RateLimit with this key.
     pub fn rate_limit(key: &ObjectKey) -> Self {
         ObjectRef::new(ObjectKind::RateLimit, key)
+    }
+
+    /// The EventSubscription with this key.
+    pub fn event_subscription(key: &ObjectKey) -> Self {
+        ObjectRef::new(ObjectKind::EventSubscription, key)
     }
 
     /// Namespace and name alone.

@@ -10,10 +10,12 @@ mod access;
 mod advice;
 mod api_route;
 mod attach;
+mod broker;
 mod cache;
 mod compile;
 mod describe;
 mod endpoints;
+mod event_subscription;
 mod guard;
 mod host;
 mod idempotency;
@@ -24,6 +26,7 @@ mod output;
 mod own_pods;
 pub mod permissive;
 pub mod pod_settings;
+mod publish;
 mod rate_limit;
 mod refers;
 mod retry_policy;
@@ -35,12 +38,15 @@ pub mod yaml;
 
 pub use access::keys::{CONSUMER, CREDENTIAL, PLAN, consumer_key};
 pub use advice::advice;
+pub use broker::BROKER;
 pub use compile::compile;
 pub use describe::describe_change;
 pub use endpoints::protocol;
-pub use inputs::{Inputs, ObjectKey, ObjectKind, ObjectRef, Settings, Unreadable, seen_in};
+pub use inputs::{
+    Inputs, OF_SECRETS, ObjectKey, ObjectKind, ObjectRef, Settings, Unreadable, seen_in,
+};
 pub use output::{Around, Audience, AudienceKey, Compiled, Output};
-pub use refers::{refer_to_consumers, refer_to_credentials};
+pub use refers::{refer_to_brokers, refer_to_consumers, refer_to_credentials};
 pub use review::{Draft, Opinion, Review};
 pub use verdict::{Condition, Verdict};
 pub use workload::{SIDECAR_CONTAINER, is_meshed};

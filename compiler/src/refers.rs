@@ -28,6 +28,15 @@ pub fn refer_to_credentials(inputs: &Inputs) -> BTreeSet<&str> {
     namespaces(routes.chain(limits.map(|(key, _)| key)))
 }
 
+/// The namespaces with an object that names a broker: to publish to, or to be subscribed.
+pub fn refer_to_brokers(inputs: &Inputs) -> BTreeSet<&str> {
+    let routes = inputs.api_routes.iter();
+    let routes =
+        routes.filter(|(_, route)| route.spec.rules.iter().any(|rule| rule.publish.is_some()));
+    let routes = routes.map(|(key, _)| key);
+    namespaces(routes.chain(inputs.event_subscriptions.keys()))
+}
+
 fn namespaces<'a>(keys: impl Iterator<Item = &'a ObjectKey>) -> BTreeSet<&'a str> {
     keys.map(|key| key.namespace.as_str()).collect()
 }

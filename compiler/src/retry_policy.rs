@@ -21,6 +21,8 @@ use crate::host::{Suggestions, nearest};
 use crate::index::Objects;
 use crate::inputs::ObjectKey;
 
+pub(crate) use retries::backoff;
+
 /// What is known when a RetryPolicy is read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a> {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crds::status::{ConditionType, Reason};
-use crds::{ApiRoute, RateLimit, RetryPolicy};
+use crds::{ApiRoute, EventSubscription, RateLimit, RetryPolicy};
 
 use crate::advice::advice;
 use crate::compile::compile;
@@ -24,6 +24,8 @@ pub enum Draft {
     RetryPolicy(Box<RetryPolicy>),
     /// A RateLimit.
     RateLimit(Box<RateLimit>),
+    /// An EventSubscription.
+    EventSubscription(Box<EventSubscription>),
 }
 
 /// What is to be said of a draft.
@@ -52,6 +54,7 @@ impl Draft {
             Draft::ApiRoute(route) => ObjectRef::api_route(&ObjectKey::of(&**route)),
             Draft::RetryPolicy(policy) => ObjectRef::retry_policy(&ObjectKey::of(&**policy)),
             Draft::RateLimit(limit) => ObjectRef::rate_limit(&ObjectKey::of(&**limit)),
+            Draft::EventSubscription(one) => ObjectRef::event_subscription(&ObjectKey::of(&**one)),
         }
     }
 
@@ -68,6 +71,9 @@ impl Draft {
             Draft::RateLimit(limit) => {
                 Before::RateLimit(world.rate_limits.insert(key, Arc::new(*limit)))
             }
+            Draft::EventSubscription(one) => {
+                Before::EventSubscription(world.event_subscriptions.insert(key, Arc::new(*one)))
+            }
         }
     }
 }
@@ -77,6 +83,7 @@ enum Before {
     ApiRoute(Option<Arc<ApiRoute>>),
     RetryPolicy(Option<Arc<RetryPolicy>>),
     RateLimit(Option<Arc<RateLimit>>),
+    EventSubscription(Option<Arc<EventSubscription>>),
 }
 
 // === impl Before ===
@@ -90,6 +97,10 @@ impl Before {
             Before::RetryPolicy(None) => drop(world.retry_policies.remove(&key)),
             Before::RateLimit(Some(limit)) => drop(world.rate_limits.insert(key, limit)),
             Before::RateLimit(None) => drop(world.rate_limits.remove(&key)),
+            Before::EventSubscription(Some(one)) => {
+                drop(world.event_subscriptions.insert(key, one));
+            }
+            Before::EventSubscription(None) => drop(world.event_subscriptions.remove(&key)),
         }
     }
 }
@@ -104,9 +115,11 @@ impl Review {
             api_routes: inputs.api_routes.clone(),
             retry_policies: inputs.retry_policies.clone(),
             rate_limits: inputs.rate_limits.clone(),
+            event_subscriptions: inputs.event_subscriptions.clone(),
             services: inputs.services.clone(),
             consumers: inputs.consumers.clone(),
             credentials: inputs.credentials.clone(),
+            brokers: inputs.brokers.clone(),
             unreadable: inputs.unreadable.clone(),
             precedence: inputs.precedence.clone(),
             settings: inputs.settings.clone(),

@@ -73,7 +73,10 @@ impl Reader<'_> {
     /// Plaintext stays in the mesh: outside, anybody could answer.
     fn is_store(&self, url: &str) -> bool {
         let domain = &self.settings.cluster_domain;
-        let service = |host: &str| host::service(host, &self.key.namespace, domain).is_some();
+        let service = |host: &str| {
+            // An address of IPv6 has no dots, and is no name.
+            !host.contains(':') && host::service(host, &self.key.namespace, domain).is_some()
+        };
         Place::read(url).is_ok_and(|place| place.tls || service(&place.host))
     }
 }

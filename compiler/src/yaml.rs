@@ -16,7 +16,7 @@ mod values;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use crds::{ApiRoute, RateLimit, RetryPolicy};
+use crds::{ApiRoute, EventSubscription, RateLimit, RetryPolicy};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -68,6 +68,7 @@ pub enum Object {
     ApiRoute(Arc<ApiRoute>),
     RetryPolicy(Arc<RetryPolicy>),
     RateLimit(Arc<RateLimit>),
+    EventSubscription(Arc<EventSubscription>),
     Service(Arc<Service>),
     Deployment(Arc<Deployment>),
     EndpointSlice(Arc<EndpointSlice>),

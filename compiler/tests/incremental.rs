@@ -161,114 +161,6 @@ proptest! {
     }
 }
 
-/// A Service with a pod, a slice, an ApiRoute, a RetryPolicy and a RateLimit.
-fn application(namespace: &str, name: &str, number: u8) -> String {
-    let metadata = |name: &str| format!("name: {name}, namespace: {namespace}");
-    let (service, slice) = (metadata(name), metadata(&format!("{name}-slice")));
-    format!(
-        "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: {{{service}}}\n\
-         spec: {{hosts: [{name}], rules: [{{backendRefs: [{{name: {name}, port: 80}}]}}]}}\n---\n\
-         apiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {{{service}}}\n\
-         spec: {{targetRefs: [{{kind: Service, name: {name}}}], loadBalancing: {{}}}}\n---\n\
-         apiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\nmetadata: {{{service}}}\n\
-         spec: {{targetRefs: [{{kind: Service, name: {name}}}], \
-         limits: [{{name: a, requests: 1, per: 1s}}]}}\n---\n\
-         apiVersion: v1\nkind: Service\nmetadata: {{{service}}}\n\
-         spec: {{selector: {{app: {name}}}, ports: [{{port: 80}}]}}\n---\n\
-         apiVersion: v1\nkind: Pod\nmetadata: {{{service}, labels: {{app: {name}}}}}\n\
-         spec: {{containers: [{{name: meshwright-sidecar}}]}}\n---\n\
-         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-         metadata: {{{slice}, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\n\
-         ports: [{{port: 8080}}]\nendpoints:\n- addresses: [10.0.0.{number}]\n  \
-         targetRef: {{kind: Pod, name: {name}}}\n---\n"
-    )
-}
-
-#[test]
-fn a_change_compiles_what_depends_on_it_and_nothing_else() {
-    let names: Vec<String> = (b'a'..b'k').map(|name| char::from(name).into()).collect();
-    let all = names.iter().zip(1..);
-    let text: String = all.map(|(name, n)| application("shop", name, n)).collect();
-    let before = world::inputs("shop.yaml", &text);
-    let first = compile(&before, Output::default());
-    let all = [
-        Kind::Workload,
-        Kind::Guard,
-        Kind::Endpoints,
-        Kind::Route,
-        Kind::RetryPolicy,
-        Kind::RateLimit,
-        Kind::Identity,
-    ];
-    let expected = all.map(|kind| (kind, if kind == Kind::Identity { 1 } else { 10 }));
-    assert_eq!(first.compiled, BTreeMap::from(expected));
-
-    let after = |edit: &dyn Fn(&mut Inputs)| {
-        let mut inputs = before.clone();
-        edit(&mut inputs);
-        let output = compile(&inputs, first.clone());
-        (output.compiled, output.changed.len())
-    };
-    let slice = after(&|inputs| {
-        let slice = inputs
-            .endpoint_slices
-            .get_mut(&ObjectKey::new("shop", "c-slice"));
-        let slice = Arc::make_mut(slice.unwrap());
-        slice.endpoints[0].addresses = vec!["10.0.0.99".to_owned()];
-    });
-    assert_eq!(slice, (BTreeMap::from([(Kind::Endpoints, 1)]), 1));
-
-    let pod = after(&|inputs| {
-        let pod = inputs.pods.get_mut(&ObjectKey::new("shop", "c"));
-        let spec = Arc::make_mut(pod.unwrap()).spec.as_mut().unwrap();
-        spec.service_account_name = Some("other".to_owned());
-    });
-    let what_a_pod_is_in = [
-        (Kind::Workload, 1),
-        (Kind::Guard, 1),
-        (Kind::Endpoints, 1),
-        (Kind::RateLimit, 1),
-    ];
-    assert_eq!(pod, (BTreeMap::from(what_a_pod_is_in), 2));
-
-    let route = after(&|inputs| {
-        let route = inputs.api_routes.get_mut(&ObjectKey::new("shop", "c"));
-        Arc::make_mut(route.unwrap()).spec.rules.clear();
-    });
-    assert_eq!(route, (BTreeMap::from([(Kind::Route, 1)]), 1));
-
-    let policy = after(&|inputs| {
-        let policy = inputs.retry_policies.get_mut(&ObjectKey::new("shop", "c"));
-        let balancing = &mut Arc::make_mut(policy.unwrap()).spec.load_balancing;
-        balancing.as_mut().unwrap().type_ = crds::BalancingType::RoundRobin;
-    });
-    assert_eq!(policy, (BTreeMap::from([(Kind::RetryPolicy, 1)]), 1));
-
-    let limit = after(&|inputs| {
-        let limit = inputs.rate_limits.get_mut(&ObjectKey::new("shop", "c"));
-        Arc::make_mut(limit.unwrap()).spec.limits[0].requests = 2;
-    });
-    assert_eq!(limit, (BTreeMap::from([(Kind::RateLimit, 1)]), 1));
-
-    let service = after(&|inputs| {
-        let service = inputs.services.get_mut(&ObjectKey::new("shop", "c"));
-        let spec = Arc::make_mut(service.unwrap()).spec.as_mut().unwrap();
-        spec.ports.as_mut().unwrap()[0].app_protocol = Some("tcp".to_owned());
-    });
-    let what_names_a_service = [
-        (Kind::Guard, 1),
-        (Kind::Endpoints, 1),
-        (Kind::Route, 1),
-        (Kind::RetryPolicy, 1),
-        (Kind::RateLimit, 1),
-    ];
-    // The route has nothing to say of bytes that nobody reads; which endpoint gets them the policy has.
-    assert_eq!(service, (BTreeMap::from(what_names_a_service), 4));
-
-    let nothing = after(&|_| {});
-    assert_eq!(nothing, (BTreeMap::new(), 0));
-}
-
 #[test]
 fn a_port_that_comes_to_a_service_concerns_those_who_are_led_to_its_route() {
     let world = |ports: &str| {
@@ -310,7 +202,7 @@ fn a_port_that_comes_to_a_service_concerns_those_who_are_led_to_its_route() {
 fn a_new_service_concerns_only_those_who_look_for_one_of_its_namespace_or_name() {
     let text: String = ["shop", "bank"]
         .map(|namespace| {
-            let own = application(namespace, "web", 1);
+            let own = world::application(namespace, "web", 1);
             own.replace("{name: web, port: 80}", "{name: accounts, port: 80}")
         })
         .concat();
@@ -351,11 +243,13 @@ fn name(edit: &Edit) -> String {
         Edit::ApiRoute(key, _) => format!("route {key}"),
         Edit::RetryPolicy(key, _) => format!("policy {key}"),
         Edit::RateLimit(key, _) => format!("limit {key}"),
+        Edit::EventSubscription(key, _) => format!("subscription {key}"),
         Edit::Service(key, _) => format!("service {key}"),
         Edit::EndpointSlice(key, _) => format!("slice {key}"),
         Edit::Pod(key, _) => format!("pod {key}"),
         Edit::Consumer(key, _) => format!("consumer {key}"),
         Edit::Credential(key, _) => format!("credential {key}"),
+        Edit::Broker(key, _) => format!("broker {key}"),
         Edit::Namespace(key, _) => format!("namespace {key}"),
         Edit::Precedence(object, _) => format!("precedence {object}"),
         Edit::TrustDomain(_) => "trust domain".to_owned(),

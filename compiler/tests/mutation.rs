@@ -127,6 +127,7 @@ fn with_mutant(
         "ApiRoute" => replace(&mut inputs.api_routes, key, mutant)?,
         "RetryPolicy" => replace(&mut inputs.retry_policies, key, mutant)?,
         "RateLimit" => replace(&mut inputs.rate_limits, key, mutant)?,
+        "EventSubscription" => replace(&mut inputs.event_subscriptions, key, mutant)?,
         "Service" => replace(&mut inputs.services, key, mutant)?,
         "EndpointSlice" => replace(&mut inputs.endpoint_slices, key, mutant)?,
         "Pod" => replace(&mut inputs.pods, key, mutant)?,
@@ -234,6 +235,7 @@ fn a_spoilt_object_affects_nothing_that_it_has_nothing_to_do_with() {
                 assert!(id.to_string().parse::<wire::ResourceId>().is_ok(), "{what}");
             }
             for verdict in after.verdicts.values() {
+                assert!(verdict.target.len() <= 4096, "{what}");
                 for condition in &verdict.conditions {
                     assert!(condition.message.len() <= 32768, "{what}");
                 }

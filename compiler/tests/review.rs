@@ -25,7 +25,11 @@ fn draft(written: &str) -> Draft {
     let policies = policies.map(|one| Draft::RetryPolicy(Box::new((**one).clone())));
     let limits = inputs.rate_limits.values();
     let limits = limits.map(|one| Draft::RateLimit(Box::new((**one).clone())));
-    routes.chain(policies).chain(limits).next().unwrap()
+    let subscriptions = inputs.event_subscriptions.values();
+    let subscriptions =
+        subscriptions.map(|one| Draft::EventSubscription(Box::new((**one).clone())));
+    let mut all = routes.chain(policies).chain(limits).chain(subscriptions);
+    all.next().unwrap()
 }
 
 fn judge(world: &Inputs, written: &str) -> Opinion {
@@ -39,6 +43,9 @@ fn status(world: &Inputs, written: &str) -> Vec<String> {
     let mut inputs = world.clone();
     let of_draft = world::inputs("draft.yaml", written);
     inputs.api_routes.extend(of_draft.api_routes);
+    inputs
+        .event_subscriptions
+        .extend(of_draft.event_subscriptions);
     let output = compile(&inputs, Output::default());
     let verdict = &output.verdicts[&draft(written).object()];
     let failed = verdict.conditions.iter().filter(|one| !one.status);
@@ -65,6 +72,28 @@ fn what_contradicts_itself_is_refused_in_the_words_of_its_status() {
         );
         assert!(opinion.refusal.is_some(), "{spec}");
     }
+    for (filter, service) in [
+        ("sql: \"type = \"", "orders"),
+        ("exact: {Type: a}", "missing"),
+    ] {
+        let written = subscription("orders", &format!("filters: [{{{filter}}}]"), service);
+        let opinion = judge(&world, &written);
+        assert_eq!(
+            opinion.refusal.as_ref(),
+            status(&world, &written).first(),
+            "{filter}"
+        );
+        assert!(opinion.refusal.is_some(), "{filter}");
+    }
+}
+
+/// An EventSubscription for a Service.
+fn subscription(broker: &str, more: &str, service: &str) -> String {
+    let spec = format!(
+        "source: {{type: Broker, broker: {{name: {broker}, topic: a}}}}, delivery: {{onExhausted: Drop}}, \
+         target: {{type: Service, service: {{name: {service}, port: 80}}}}, {more}"
+    );
+    object("EventSubscription", "zebra", &spec)
 }
 
 #[test]
@@ -94,6 +123,23 @@ fn what_may_come_or_go_later_is_told_and_refused_by_nobody() {
         assert_eq!(opinion.warnings, status(&world, &written), "{spec}");
         assert!(opinion.warnings[0].contains(says), "{opinion:?}");
     }
+    let broker = "---\napiVersion: v1\nkind: Secret\n\
+                  metadata: {name: nats, namespace: shop, labels: {meshwright.dev/broker: nats}}\n\
+                  stringData: {url: \"nats://nats\"}\n";
+    world.brokers = world::inputs("broker.yaml", broker).brokers;
+    for (broker, service, says) in [
+        ("nats", "missing", "there is no Service \"missing\""),
+        ("none", "orders", "there is no Secret with the label"),
+        ("nats", "bare", "selects no pods"),
+    ] {
+        let written = subscription(broker, "", service);
+        let opinion = judge(&world, &written);
+        assert_eq!(opinion.refusal, None, "{written}");
+        assert_eq!(opinion.warnings, status(&world, &written), "{written}");
+        assert!(opinion.warnings[0].contains(says), "{opinion:?}");
+    }
+    let quiet = judge(&world, &subscription("nats", "", "orders"));
+    assert_eq!(quiet, Opinion::default());
 }
 
 #[test]

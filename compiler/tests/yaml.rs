@@ -358,8 +358,8 @@ fn a_kind_that_means_nothing_in_a_folder_is_refused_with_those_that_do() {
         &document("v1", "PersistentVolume"),
         &[
             "shop.yaml:2: kind: unknown kind PersistentVolume; a folder holds ApiRoute, \
-             RetryPolicy, RateLimit, Service, Deployment, EndpointSlice, Pod, StatefulSet, DaemonSet, Job, \
-             CronJob, Namespace, ServiceAccount, Secret, ConfigMap",
+             RetryPolicy, RateLimit, EventSubscription, Service, Deployment, EndpointSlice, Pod, StatefulSet, \
+             DaemonSet, Job, CronJob, Namespace, ServiceAccount, Secret, ConfigMap",
         ],
     );
     refuses(

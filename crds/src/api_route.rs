@@ -20,11 +20,13 @@ pub mod cache;
 pub mod filters;
 pub mod idempotency;
 mod matching;
+pub mod publish;
 
 use auth::Auth;
 use authorization::Authorization;
 use cache::Cache;
 use idempotency::Idempotency;
+use publish::Publish;
 
 use filters::{
     Compression, Concurrency, Cors, DirectResponse, Fault, HeaderEdits, Mirror, Redirect, Rewrite,
@@ -74,7 +76,7 @@ pub use matching::{HeaderMatch, Match, Method, PathMatch, PathType, QueryMatch, 
     "!(self.protocol in ['TCP', 'TLS']) || !has(self.rules) || self.rules.all(r, !(\
      has(r.requestHeaders) || has(r.responseHeaders) || has(r.rewrite) || has(r.redirect) || \
      has(r.directResponse) || has(r.cors) || has(r.fault) || has(r.mirror) || \
-     has(r.maxRequestBytes) || has(r.compression) || has(r.concurrency)))"
+     has(r.maxRequestBytes) || has(r.compression) || has(r.concurrency) || has(r.publish)))"
 ).message(
     "of TCP and TLS nobody reads requests: a rule has name, matches, backendRefs and timeouts.idle only"
 ))]
@@ -232,6 +234,13 @@ pub enum ApiProtocol {
     "a rule with redirect or directResponse sends nothing on: it has no backendRefs, rewrite, \
      mirror, requestHeaders, responseHeaders, maxRequestBytes, compression or concurrency"
 ))]
+#[x_kube(validation = Cel::new(
+    "!has(self.publish) || !(has(self.backendRefs) || has(self.redirect) || \
+     has(self.directResponse) || has(self.rewrite) || has(self.mirror))"
+).message(
+    "a rule with publish sends nothing on: it has no backendRefs, redirect, directResponse, rewrite or \
+     mirror"
+))]
 pub struct RouteRule {
     /// The rule's name in metrics, logs and references; `rule-<index>` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -303,6 +312,13 @@ pub struct RouteRule {
     /// How many requests a caller's sidecar has under way at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
+
+    /// The topic that the requests are published to, instead of reaching the application. The sidecars
+    /// beside the pods of the hosts' Services do so, behind `auth`, `authorization`, RateLimits and
+    /// `idempotency`. It needs the object to be in the Services' own namespace. It also lets the
+    /// applications in these pods publish to the topic through their own sidecar (port 15090).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish: Option<Publish>,
 }
 
 /// A Service, or another ApiRoute, that requests go to.

@@ -5,6 +5,7 @@
 //! this crate, so that `kubectl apply -f crds/` works from a checkout.
 
 pub mod api_route;
+pub mod event_subscription;
 pub mod rate_limit;
 pub mod reference;
 pub mod retry_policy;
@@ -25,10 +26,12 @@ pub use api_route::filters::{
     Mirror, MirrorRef, PathChange, PathChangeType, Redirect, RedirectScheme, Rewrite,
 };
 pub use api_route::idempotency::{self, Idempotency};
+pub use api_route::publish::{Publish, PublishedEvent};
 pub use api_route::{
     ApiProtocol, ApiRoute, ApiRouteSpec, BackendKind, BackendRef, HeaderMatch, Match, Method,
     PathMatch, PathType, QueryMatch, RouteRule, Timeouts, ValueType,
 };
+pub use event_subscription::{EventSubscription, EventSubscriptionSpec};
 pub use rate_limit::{RateLimit, RateLimitSpec};
 pub use retry_policy::{
     Backoff, BackoffType, BalancingType, Budget, CircuitBreaker, Condition, FailureOn, GrpcCode,

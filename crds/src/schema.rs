@@ -5,7 +5,7 @@ use kube::CustomResourceExt;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
 
-use crate::{ApiRoute, RateLimit, RetryPolicy};
+use crate::{ApiRoute, EventSubscription, RateLimit, RetryPolicy};
 
 /// Where the definitions are committed, from this crate's folder: here, and in the Helm chart, which
 /// can read no file outside of its own.
@@ -15,6 +15,10 @@ pub const FOLDERS: [&str; 2] = ["", "../charts/meshwright/files/crds"];
 pub fn definitions() -> Vec<(&'static str, Value)> {
     vec![
         ("apiroutes.yaml", definition(ApiRoute::crd())),
+        (
+            "eventsubscriptions.yaml",
+            definition(EventSubscription::crd()),
+        ),
         ("ratelimits.yaml", definition(RateLimit::crd())),
         ("retrypolicies.yaml", definition(RetryPolicy::crd())),
     ]

@@ -139,6 +139,7 @@ fn kubectl_knows_the_short_name_and_the_category_and_shows_what_became_of_an_obj
         Vec::from_iter(short_names),
         [
             short("ApiRoute", "ar"),
+            short("EventSubscription", "es"),
             short("RateLimit", "rl"),
             short("RetryPolicy", "rp")
         ]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use compiler::{ObjectKind, ObjectRef};
 use crds::status::ConditionType;
-use crds::{ApiRoute, ObjectStatus, RateLimit, RetryPolicy};
+use crds::{ApiRoute, EventSubscription, ObjectStatus, RateLimit, RetryPolicy};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
@@ -323,6 +323,7 @@ fn resource(kind: ObjectKind) -> ApiResource {
         ObjectKind::ApiRoute => ApiResource::erase::<ApiRoute>(&()),
         ObjectKind::RetryPolicy => ApiResource::erase::<RetryPolicy>(&()),
         ObjectKind::RateLimit => ApiResource::erase::<RateLimit>(&()),
+        ObjectKind::EventSubscription => ApiResource::erase::<EventSubscription>(&()),
     }
 }
 

@@ -115,6 +115,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
     let shared = worker::Shared {
         asking,
         outbound: args.listen_outbound,
+        publish: args.listen_publish,
         inbound: args.listen_inbound.clone(),
         connector,
         state: state_changes.clone(),

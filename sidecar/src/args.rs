@@ -78,6 +78,13 @@ pub struct Args {
     /// Questions about the configuration; never reachable from other hosts.
     #[arg(long, default_value = "127.0.0.1:15000")]
     pub listen_admin: SocketAddr,
+    /// Where the application publishes events; never reachable from other hosts.
+    #[arg(
+        long,
+        env = "MESHWRIGHT_LISTEN_PUBLISH",
+        default_value = "127.0.0.1:15090"
+    )]
+    pub listen_publish: SocketAddr,
     /// Metrics for scrapers.
     #[arg(long, default_value = "[::]:15020")]
     pub listen_metrics: SocketAddr,

@@ -7,6 +7,7 @@
 //! - [`net`] accepts them, learns where they were going, and speaks TLS;
 //! - [`proxy`] carries each request through;
 //! - [`policy`] decides, one file per policy;
+//! - [`events`] publishes what becomes an event, and delivers events;
 //! - [`config`] is what the policies are built from, as received from the operator;
 //! - [`identity`] is who this workload is and how a peer is recognised;
 //! - [`telemetry`] says what happened;
@@ -19,6 +20,7 @@ pub mod args;
 pub mod capture;
 pub mod config;
 pub mod drain;
+pub mod events;
 pub mod identity;
 pub mod net;
 pub mod policy;

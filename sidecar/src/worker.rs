@@ -30,6 +30,8 @@ use crate::config::State;
 use crate::config::followers::Followers;
 use crate::config::lookup::Asking;
 use crate::drain::Drain;
+use crate::events::port;
+use crate::events::subscriber::Subscribers;
 use crate::identity::certs::Credentials;
 use crate::net::accept::{accept, listen};
 use crate::net::connect::Connector;
@@ -53,6 +55,8 @@ pub struct LocalExecutor;
 pub struct Shared {
     /// Where connections of the application arrive.
     pub outbound: SocketAddr,
+    /// Where the application publishes events.
+    pub publish: SocketAddr,
     /// Where connections of peers arrive.
     pub inbound: Vec<SocketAddr>,
     /// How connections are opened.
@@ -105,7 +109,7 @@ pub fn start(
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || {
-                if let Err(error) = run(number, shared, stop, &listening) {
+                if let Err(error) = run((number, count), shared, stop, &listening) {
                     let _ = listening.send(Err(error));
                 }
             })
@@ -120,7 +124,7 @@ pub fn start(
 }
 
 fn run(
-    number: usize,
+    number: (usize, usize),
     shared: Shared,
     mut stop: watch::Receiver<bool>,
     listening: &std::sync::mpsc::Sender<io::Result<()>>,
@@ -130,6 +134,7 @@ fn run(
         .build_local(LocalOptions::default())?;
     runtime.block_on(async move {
         let outbound = listen(shared.outbound)?;
+        let publish = listen(shared.publish)?;
         let inbound = shared.inbound.iter().map(|address| listen(*address));
         let inbound = inbound.collect::<io::Result<Vec<_>>>()?;
         let metrics = Rc::new(RequestMetrics::new(shared.metrics));
@@ -163,6 +168,18 @@ fn run(
             move |stream| from_application::outbound_connection(proxy.clone(), stream)
         });
         tokio::task::spawn_local(accepting);
+        // For as long as the application may have something to say.
+        tokio::task::spawn_local(accept_all(publish, {
+            let proxy = proxy.clone();
+            move |stream| port::connection(proxy.clone(), stream)
+        }));
+        tokio::task::spawn_local({
+            let (proxy, mut drain) = (proxy.clone(), proxy.drain.clone());
+            async move {
+                drain.begun().await;
+                proxy.subscribers.end();
+            }
+        });
         for listener in inbound {
             let proxy = proxy.clone();
             let mut drain = proxy.drain.clone();
@@ -191,7 +208,8 @@ fn run(
 
 /// Keeps a worker at what the control thread has published.
 struct Following {
-    number: usize,
+    /// Which worker, of how many.
+    number: (usize, usize),
     proxy: Rc<Proxy>,
     credentials: Rc<RefCell<Option<Arc<Credentials>>>>,
     followers: Arc<Followers>,
@@ -216,10 +234,14 @@ impl Following {
                 self.proxy.follow(state.clone());
                 crate::proxy::keys::keep(&self.proxy, &state);
                 crate::proxy::store::keep(&self.proxy, &state);
+                self.proxy.brokers.keep(&state);
             }
-            self.followers.follows(self.number, number);
+            self.followers.follows(self.number.0, number);
             if ready {
-                self.followers.is_ready(self.number);
+                self.followers.is_ready(self.number.0);
+                if !self.proxy.drain.has_begun() {
+                    Subscribers::keep(&self.proxy, &state, self.number);
+                }
             }
             let changed = tokio::select! {
                 changed = states.changed() => changed,

@@ -22,10 +22,11 @@ const POD: [Right; 2] = [("", "pods", "get"), ("", "pods/portforward", "create")
 const DEPLOYMENT: [Right; 2] = [("", "pods", "list"), ("apps", "deployments", "get")];
 
 /// What it takes to check a namespace, besides what its pods take, and a folder with an ApiRoute.
-const CHECK: [Right; 6] = [
+const CHECK: [Right; 7] = [
     ("", "namespaces", "get"),
     ("", "pods", "list"),
     ("meshwright.dev", "apiroutes", "list"),
+    ("meshwright.dev", "eventsubscriptions", "list"),
     ("meshwright.dev", "ratelimits", "list"),
     ("meshwright.dev", "retrypolicies", "list"),
     ("meshwright.dev", "apiroutes", "get"),
@@ -33,12 +34,13 @@ const CHECK: [Right; 6] = [
 
 /// What it takes to check a whole cluster, each in all of it, with a part of what is told without it where
 /// that is not the end of it.
-const WHOLE: [(Right, &str); 14] = [
+const WHOLE: [(Right, &str); 15] = [
     (("", "namespaces", "list"), ""),
     (("", "pods", "get"), ""),
     (("", "pods", "list"), ""),
     (("", "pods/portforward", "create"), ""),
     (("meshwright.dev", "apiroutes", "list"), ""),
+    (("meshwright.dev", "eventsubscriptions", "list"), ""),
     (("meshwright.dev", "ratelimits", "list"), ""),
     (("meshwright.dev", "retrypolicies", "list"), ""),
     (("apps", "deployments", "get"), ""),
@@ -273,7 +275,12 @@ async fn without_one_of_the_rights_a_command_fails_in_kubectls_words_that_name_i
     }
     let (user, says) = without(("meshwright.dev", "apiroutes", "get")).await?;
     user.is_refused(&["check", folder], &says).await?;
-    for kind in ["apiroutes", "ratelimits", "retrypolicies"] {
+    for kind in [
+        "apiroutes",
+        "eventsubscriptions",
+        "ratelimits",
+        "retrypolicies",
+    ] {
         let (user, says) = without(("meshwright.dev", kind, "list")).await?;
         user.is_refused(&["check"], &says).await?;
     }

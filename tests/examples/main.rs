@@ -177,12 +177,14 @@ impl Drop for Up {
     }
 }
 
-/// With what was built here first, and then what is in a folder.
+/// With what was built here first, then what is in a folder, and the brokers of examples.
 fn path(folder: &Path) -> String {
     let own = binary("meshwright").expect("the binaries are built");
     let own = own.parent().expect("a folder").display();
     let path = std::env::var("PATH").unwrap_or_default();
-    format!("{own}:{}:{path}", folder.display())
+    let brokers = tests::brokers::nats_server();
+    let brokers = brokers.parent().expect("a folder").display();
+    format!("{own}:{}:{brokers}:{path}", folder.display())
 }
 
 #[test]

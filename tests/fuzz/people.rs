@@ -49,6 +49,17 @@ spec:
   targetRefs: [{ group: \"\", kind: Service, name: orders, namespace: shop }]
   loadBalancing: { type: ConsistentHash, hashOn: { type: Header, name: X-User } }
   healthCheck: { path: /a, interval: 10s, timeout: 1s, unhealthyThreshold: 3 }
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: EventSubscription
+metadata: { name: orders, namespace: shop }
+spec:
+  source: { type: Broker, broker: { name: nats, topic: shop.orders, startFrom: { type: Time, time: \"2026-11-20T08:00:00Z\" } } }
+  filters:
+    - { sql: \"type LIKE 'com.shop.%' AND NOT (region IN ('us', 'eu') OR LENGTH(id) < 3)\" }
+    - { not: { any: [{ prefix: { subject: /a } }, { suffix: { subject: /b } }, { exact: { id: \"7\" } }] } }
+  target: { type: Workload, workload: { selector: { app: orders }, port: 8080 }, path: /events }
+  delivery: { retries: { maxRetries: 3 }, responses: [{ codes: [409], action: Drop }], expiry: 1h, deadLetter: { topic: dead } }
 ";
 
 #[test]
@@ -67,6 +78,10 @@ fn fuzz_documents_and_what_becomes_of_them() {
         b"slowStart: 30s",
         b"namespace: web",
         b"path: /%2e%2E/",
+        b"type: Service",
+        b"exact: ",
+        b" LIKE '%\\_'",
+        b"NOT (",
         b"&x ",
         b"*x",
         b"<<: ",
@@ -107,6 +122,9 @@ fn fuzz_documents_and_what_becomes_of_them() {
                     Object::RateLimit(object) => {
                         drop(inputs.rate_limits.insert(document.key, object))
                     }
+                    Object::EventSubscription(object) => {
+                        drop(inputs.event_subscriptions.insert(document.key, object))
+                    }
                     Object::Service(object) => drop(inputs.services.insert(document.key, object)),
                     _ => {}
                 }
@@ -118,8 +136,10 @@ fn fuzz_documents_and_what_becomes_of_them() {
                 output.resources.keys().collect::<Vec<_>>(),
                 again.resources.keys().collect::<Vec<_>>()
             );
-            let written =
-                inputs.api_routes.len() + inputs.retry_policies.len() + inputs.rate_limits.len();
+            let written = inputs.api_routes.len()
+                + inputs.retry_policies.len()
+                + inputs.rate_limits.len()
+                + inputs.event_subscriptions.len();
             assert_eq!(output.verdicts.len(), written);
         }),
     );

@@ -1,5 +1,6 @@
 //! The harness of the suites that run whole sidecars ([`mesh`]) and a whole cluster ([`cluster`]).
 
+pub mod brokers;
 pub mod client;
 pub mod cluster;
 pub mod foreign;

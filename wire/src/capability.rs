@@ -87,6 +87,12 @@ pub const RATE_LIMIT: &str = "rate-limit";
 pub const RATE_LIMIT_SHARED: &str = "rate-limit.shared";
 /// Limits what is called outside the cluster (`mesh.LimitTarget.outside`).
 pub const RATE_LIMIT_OUTSIDE: &str = "rate-limit.outside";
+/// Publishes as `mesh.Publish` says.
+pub const PUBLISH: &str = "publish";
+/// Carries out `mesh.Subscription`.
+pub const SUBSCRIPTION: &str = "subscription";
+/// Speaks to NATS (`mesh.Broker.url`).
+pub const BROKER_NATS: &str = "broker.nats";
 /// Asks about addresses in the networks of `mesh.Networks`, and takes `mesh.Lookup` for the answer.
 pub const LOOKUP: &str = "lookup";
 
@@ -133,5 +139,8 @@ pub const ALL: &[&str] = &[
     RATE_LIMIT,
     RATE_LIMIT_SHARED,
     RATE_LIMIT_OUTSIDE,
+    PUBLISH,
+    SUBSCRIPTION,
+    BROKER_NATS,
     LOOKUP,
 ];

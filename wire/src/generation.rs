@@ -40,6 +40,10 @@ pub enum Input {
     Credential = 8,
     /// `RateLimit` objects.
     RateLimit = 9,
+    /// `EventSubscription` objects.
+    EventSubscription = 10,
+    /// Secrets that say where brokers are.
+    Broker = 11,
 }
 
 /// For each [`Input`], the newest revision observed; 0 where nothing was seen or nothing depends.
@@ -58,7 +62,7 @@ pub struct Generation {
 
 impl Input {
     /// Every input, in the order of its place.
-    pub const ALL: [Input; 10] = [
+    pub const ALL: [Input; 12] = [
         Input::ApiRoute,
         Input::Service,
         Input::EndpointSlice,
@@ -69,6 +73,8 @@ impl Input {
         Input::Consumer,
         Input::Credential,
         Input::RateLimit,
+        Input::EventSubscription,
+        Input::Broker,
     ];
 }
 

@@ -36,6 +36,8 @@ pub enum Kind {
     Cache,
     /// `mesh.Idempotency`: which calls are carried out once.
     Idempotency,
+    /// `mesh.Publish`: which requests become events.
+    Publish,
     /// `mesh.Guard`: who may enter.
     Guard,
     /// `mesh.Endpoints`: who answers behind a Service.
@@ -46,6 +48,9 @@ pub enum Kind {
     RetryPolicy,
     /// `mesh.RateLimit`: a RateLimit, for the pods that it is about.
     RateLimit,
+    /// `mesh.Subscription`: an EventSubscription, for the pods that carry it out. After all that its
+    /// deliveries meet.
+    Subscription,
     /// `mesh.Lookup`: what a sidecar asked for. The last: what the answer leads to is there with it.
     Lookup,
 }
@@ -79,7 +84,7 @@ pub enum InvalidId {
 
 impl Kind {
     /// Every kind, in the order in which they are sent.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Identity,
         Kind::Networks,
         Kind::Workload,
@@ -87,11 +92,13 @@ impl Kind {
         Kind::Access,
         Kind::Cache,
         Kind::Idempotency,
+        Kind::Publish,
         Kind::Guard,
         Kind::Endpoints,
         Kind::Route,
         Kind::RetryPolicy,
         Kind::RateLimit,
+        Kind::Subscription,
         Kind::Lookup,
     ];
 
@@ -109,6 +116,8 @@ impl Kind {
             Kind::Route => "route",
             Kind::RetryPolicy => "retry-policy",
             Kind::RateLimit => "rate-limit",
+            Kind::Publish => "publish",
+            Kind::Subscription => "subscription",
             Kind::Networks => "networks",
             Kind::Lookup => "lookup",
         }
@@ -144,6 +153,21 @@ impl Kind {
                 Input::Pod,
                 Input::Settings,
                 Input::Credential,
+            ],
+            Kind::Publish => &[
+                Input::ApiRoute,
+                Input::Service,
+                Input::Pod,
+                Input::Settings,
+                Input::Broker,
+            ],
+            // For the pods of a Service, or those that have labels.
+            Kind::Subscription => &[
+                Input::EventSubscription,
+                Input::Service,
+                Input::Pod,
+                Input::Settings,
+                Input::Broker,
             ],
             Kind::Keys => &[
                 Input::ApiRoute,

@@ -6,16 +6,20 @@
 //!
 //! [`path`] and [`regex`] say how the texts of a [`mesh::Match`] are read: the compiler refuses what
 //! no sidecar could build, so both read them here. [`jwks`] does the same for the keys of those who
-//! issue tokens, [`store`] for where replicas share something, [`json`] for what must not mean two things,
-//! [`probe`] for what the kubelet asks, [`capture`] for how a pod says that a node captures it, and [`cesql`] for
-//! what is asked of an event.
+//! issue tokens, [`store`] for where replicas share something, [`broker`] for where
+//! events are, [`json`] for what must not mean two things,
+//! [`probe`] for what the kubelet asks, [`capture`] for how a pod says that a node captures it, and [`filter`]
+//! and [`cesql`] for what is asked of an event.
 
+mod authority;
+pub mod broker;
 pub mod capability;
 pub mod capture;
 pub mod cesql;
 pub mod claims;
 pub mod client;
 pub mod delta;
+pub mod filter;
 pub mod generation;
 pub mod id;
 pub mod json;

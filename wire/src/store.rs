@@ -1,6 +1,8 @@
 //! Where a store is that sidecars share: `redis://user:password@host:port/database`, or `rediss://` over
 //! TLS. The compiler refuses what no sidecar could use, so both read it here.
 
+use crate::authority::Authority;
+
 /// The port of a store that names none.
 const PORT: u16 = 6379;
 
@@ -45,28 +47,12 @@ impl Place {
             "" => 0,
             number => number.parse().map_err(|_| NoPlace)?,
         };
-        let (credentials, place) = rest.rsplit_once('@').unwrap_or(("", rest));
-        let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-        let bracketed = place
-            .strip_prefix('[')
-            .and_then(|rest| rest.split_once(']'));
-        let (host, port) = match bracketed {
-            Some((host, "")) => (host, None),
-            Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or(NoPlace)?)),
-            None => match place.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (place, None),
-            },
-        };
-        let port = port.map_or(Ok(PORT), str::parse).map_err(|_| NoPlace)?;
-        if host.is_empty() || port == 0 {
-            return Err(NoPlace);
-        }
+        let authority = Authority::read(rest, PORT).ok_or(NoPlace)?;
         Ok(Self {
-            host: host.to_owned(),
-            port,
-            user: decoded(user).ok_or(NoPlace)?,
-            password: decoded(password).ok_or(NoPlace)?,
+            host: authority.host,
+            port: authority.port,
+            user: authority.user,
+            password: authority.password,
             database,
             tls,
         })
@@ -78,23 +64,6 @@ impl std::fmt::Debug for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
-}
-
-/// What stands in place of `%xx`.
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        match byte {
-            b'%' => {
-                let digits = [rest.next()?, rest.next()?];
-                let digits = str::from_utf8(&digits).ok()?;
-                bytes.push(u8::from_str_radix(digits, 16).ok()?);
-            }
-            other => bytes.push(other),
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

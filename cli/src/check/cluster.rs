@@ -34,8 +34,9 @@ use crate::up::{plain, table::say};
 
 /// Every kind that has a status of ours, by its full name: kubectl knows what is in a category from a
 /// cache, which may be older than the chart.
-const ENFORCED: [&str; 3] = [
+const ENFORCED: [&str; 4] = [
     "apiroutes.meshwright.dev",
+    "eventsubscriptions.meshwright.dev",
     "ratelimits.meshwright.dev",
     "retrypolicies.meshwright.dev",
 ];
@@ -226,6 +227,7 @@ fn inputs(objects: &Value) -> Inputs {
             "ApiRoute" => keep(&mut inputs.api_routes, key, object),
             "RetryPolicy" => keep(&mut inputs.retry_policies, key, object),
             "RateLimit" => keep(&mut inputs.rate_limits, key, object),
+            "EventSubscription" => keep(&mut inputs.event_subscriptions, key, object),
             _ => {}
         }
     }

@@ -166,12 +166,17 @@ mod tests {
             "resources": [
                 { "name": "apiroutes", "kind": "ApiRoute", "namespaced": true, "verbs": ["get", "list"] },
                 { "name": "apiroutes/status", "kind": "ApiRoute", "namespaced": true, "verbs": ["get"] },
+                { "name": "eventsubscriptions", "kind": "EventSubscription", "namespaced": true, "verbs": ["get"] },
                 { "name": "ratelimits", "kind": "RateLimit", "namespaced": true, "verbs": ["get", "list"] },
                 { "name": "others", "kind": "Other", "namespaced": true, "verbs": ["get", "list"] },
             ],
         });
         let there = known(&answer);
-        let expected = ["apiroutes.meshwright.dev", "ratelimits.meshwright.dev"];
+        let expected = [
+            "apiroutes.meshwright.dev",
+            "eventsubscriptions.meshwright.dev",
+            "ratelimits.meshwright.dev",
+        ];
         assert_eq!(there, expected.map(str::to_owned).into());
         assert_eq!(known(&Value::Null), BTreeSet::new());
         let told = missing(&there);

@@ -133,6 +133,7 @@ impl Surroundings {
                     set("--listen-inbound", format!("{address}:{port}"));
                 }
                 set("--listen-admin", format!("{address}:15000"));
+                set("--listen-publish", format!("{address}:15090"));
                 set("--listen-metrics", format!("{address}:15020"));
                 set("--listen-ready", format!("{address}:15021"));
             }

@@ -134,6 +134,7 @@ impl Plan {
                 Object::ApiRoute(_)
                 | Object::RetryPolicy(_)
                 | Object::RateLimit(_)
+                | Object::EventSubscription(_)
                 | Object::EndpointSlice(_)
                 | Object::Pod(_)
                 | Object::Namespace(_)

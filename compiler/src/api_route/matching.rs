@@ -92,7 +92,7 @@ pub(crate) fn matches_path(path: &PathMatch) -> mesh::Match {
     })
 }
 
-pub(super) fn request_match(written: &Match) -> mesh::Match {
+pub(crate) fn request_match(written: &Match) -> mesh::Match {
     use mesh::r#match::Path;
     mesh::Match {
         // As written: sidecars bring it into the normal form of paths, as they do with requests'.
@@ -140,6 +140,15 @@ fn match_type(type_: ValueType) -> MatchType {
 
 /// What a sidecar must be able to do to enforce these rules.
 pub(crate) fn capabilities(rules: &[mesh::Rule]) -> Vec<&'static str> {
+    let matches = rules.iter().flat_map(|rule| &rule.matches);
+    let matching = match_capabilities(matches);
+    std::iter::once(capability::ROUTE).chain(matching).collect()
+}
+
+/// What a sidecar must be able to do to tell which requests these are.
+pub(crate) fn match_capabilities<'m>(
+    matches: impl Iterator<Item = &'m mesh::Match> + Clone,
+) -> Vec<&'static str> {
     use mesh::r#match::Path;
     type Needs = fn(&mesh::Match) -> bool;
     const NEEDS: [(&str, Needs); 5] = [
@@ -156,13 +165,10 @@ pub(crate) fn capabilities(rules: &[mesh::Rule]) -> Vec<&'static str> {
         }),
         (capability::MATCH_QUERY, |sent| !sent.query.is_empty()),
     ];
-    let mut needed = vec![capability::ROUTE];
-    for (capability, needs) in NEEDS {
-        if rules.iter().flat_map(|rule| &rule.matches).any(needs) {
-            needed.push(capability);
-        }
-    }
-    needed
+    let needed = NEEDS
+        .into_iter()
+        .filter(|(_, needs)| matches.clone().any(needs));
+    needed.map(|(capability, _)| capability).collect()
 }
 
 #[cfg(test)]

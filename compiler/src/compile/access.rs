@@ -12,7 +12,7 @@ use crate::endpoints::tcp_ports;
 use crate::guard::target_port;
 use crate::index::selector;
 use crate::inputs::{ObjectKey, ObjectRef};
-use crate::output::{Audience, AudienceKey};
+use crate::output::Audience;
 use crate::{pod_settings, workload};
 
 /// What becomes of what an object says of who may enter, when it is not in force.
@@ -23,6 +23,7 @@ const CLOSED: &str = "Until this is corrected, nobody may call these Services.";
 /// What a sidecar beside a pod enforces, and the fields that say it.
 const WHO_MAY_ENTER: (&str, &str) = ("who may enter", "auth and authorization");
 const ONCE: (&str, &str) = ("what is carried out once", "idempotency");
+const EVENTS: (&str, &str) = ("what becomes an event", "publish");
 
 /// What an ApiRoute becomes of what it says of who may enter.
 #[derive(Default)]
@@ -49,6 +50,11 @@ impl Compilation<'_> {
             access.extend(idempotency.problems(&hosts.services));
             let services = idempotency.services(&hosts.services);
             access.extend(self.without_pods(&services, ONCE));
+        }
+        if let Some(publish) = self.publish_reader(key) {
+            access.extend(publish.problems(&hosts.services));
+            let services = publish.services(&hosts.services);
+            access.extend(self.without_pods(&services, EVENTS));
         }
         if !access.is_empty() {
             let all = hosts.refusal.take().into_iter().chain(access);
@@ -203,13 +209,7 @@ impl Compilation<'_> {
     pub(super) fn pods_of(&self, services: &BTreeSet<ObjectKey>) -> Audience {
         let selected = &self.out.memo.links.selected;
         let pods = services.iter().filter_map(|one| selected.from(one));
-        let meshed = pods.flatten().filter(|pod| {
-            let pod = self.inputs.pods.get(*pod);
-            pod.is_some_and(|pod| workload::is_meshed(pod))
-        });
-        meshed
-            .map(|pod| AudienceKey::Pod(pod.namespace.clone(), pod.name.clone()))
-            .collect()
+        self.meshed(pods.flatten())
     }
 
     pub(super) fn access_reader<'k>(&'k self, key: &'k ObjectKey) -> Option<Reader<'k>> {

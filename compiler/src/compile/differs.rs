@@ -7,7 +7,7 @@ use wire::{Kind, capability, mesh};
 use super::{Compilation, everyone, resource_id};
 use crate::cache::at_caller;
 use crate::endpoints;
-use crate::index::{Difference, Label, Neighbourhood, differences, selector};
+use crate::index::{Difference, Label, Neighbourhood, differences, selector, selects};
 use crate::inputs::{ObjectKey, ObjectRef, Settings};
 
 impl Compilation<'_> {
@@ -34,6 +34,13 @@ impl Compilation<'_> {
                 Kind::Access | Kind::Keys => drop(self.dirty.access.insert(key)),
                 Kind::Cache => drop(self.dirty.caches.insert(key)),
                 Kind::Idempotency => drop(self.dirty.idempotency.insert(key)),
+                Kind::Publish => drop(self.dirty.publish.insert(key)),
+                Kind::Subscription => {
+                    self.dirty
+                        .objects
+                        .insert(ObjectRef::event_subscription(&key));
+                    self.dirty.subscriptions.insert(key);
+                }
                 Kind::Route => drop(self.dirty.objects.insert(ObjectRef::api_route(&key))),
                 Kind::RetryPolicy => {
                     self.dirty.objects.insert(ObjectRef::retry_policy(&key));
@@ -69,6 +76,9 @@ impl Compilation<'_> {
             self.dirty.objects.extend(routes);
             let limits = memo.rate_limits.keys().map(ObjectRef::rate_limit);
             self.dirty.objects.extend(limits);
+            let subscriptions = memo.event_subscriptions.keys();
+            let subscriptions = subscriptions.map(ObjectRef::event_subscription);
+            self.dirty.objects.extend(subscriptions);
         }
         let id = |settings: &Settings| {
             let domain = ObjectKey::new(&*settings.trust_domain, "bundle");
@@ -122,21 +132,30 @@ impl Compilation<'_> {
 
     pub(super) fn pods(&mut self) {
         let memo = &mut self.out.memo;
-        for Difference { key, new, .. } in differences(&mut memo.pods, &self.inputs.pods) {
+        let differences = differences(&mut memo.pods, &self.inputs.pods);
+        for Difference { key, new, .. } in &differences {
             let links = &mut memo.links;
             let labels = new.iter().flat_map(|pod| &pod.metadata.labels);
             let labels = labels.flat_map(|labels| Label::each(&key.namespace, labels));
-            links.pod_labels.set(&key, labels.collect());
-            let selected_by = links.selected.to(&key).into_iter().flatten();
+            links.pod_labels.set(key, labels.collect());
+            let selected_by = links.selected.to(key).into_iter().flatten();
             self.dirty.guards.extend(selected_by.cloned());
             if let Some(pod) = new {
                 let services = &self.inputs.services;
-                let selected_by = links.services_selecting(&key, &pod, services);
+                let selected_by = links.services_selecting(key, pod, services);
                 self.dirty.guards.extend(selected_by.cloned());
             }
-            let named_by = links.endpoints.to(&key).into_iter().flatten();
+            let named_by = links.endpoints.to(key).into_iter().flatten();
             self.dirty.endpoints.extend(named_by.cloned());
-            self.dirty.workloads.insert(key);
+            self.dirty.workloads.insert(key.clone());
+        }
+        for Difference { key, old, new } in differences {
+            let one = |selector: &_| {
+                let mut both = old.iter().chain(&new);
+                both.any(|pod| selects(selector, pod))
+            };
+            let subscribed = self.by_labels(&key.namespace, one);
+            self.dirty.subscriptions.extend(subscribed);
         }
     }
 
@@ -152,13 +171,14 @@ impl Compilation<'_> {
         }
     }
 
-    /// Secrets concern the ApiRoutes of their namespace that compare credentials with any or keep
-    /// answers in a store, and its RateLimits that are counted in one.
+    /// Secrets concern the ApiRoutes of their namespace that compare credentials with any, keep answers in a
+    /// store or publish to a broker, its RateLimits that are counted in one, and its EventSubscriptions.
     pub(super) fn secrets(&mut self) {
         let (memo, inputs) = (&mut self.out.memo, self.inputs);
         let consumers = differences(&mut memo.consumers, &inputs.consumers);
         let credentials = differences(&mut memo.credentials, &inputs.credentials);
-        let changed = consumers.iter().chain(&credentials);
+        let brokers = differences(&mut memo.brokers, &inputs.brokers);
+        let changed = consumers.iter().chain(&credentials).chain(&brokers);
         let changed = changed.map(|one| one.key.namespace.as_str());
         let before = std::mem::replace(&mut memo.unreadable, inputs.unreadable.clone());
         let both = before.iter().chain(&inputs.unreadable);
@@ -174,7 +194,9 @@ impl Compilation<'_> {
                 let compares =
                     auth.is_some_and(|auth| auth.api_key.is_some() || auth.introspection.is_some());
                 let idempotency = route.spec.idempotency.as_ref();
-                compares || idempotency.is_some_and(|idempotency| idempotency.store.is_some())
+                compares
+                    || idempotency.is_some_and(|idempotency| idempotency.store.is_some())
+                    || route.spec.rules.iter().any(|rule| rule.publish.is_some())
             });
             let compares = compares.map(|(key, _)| ObjectRef::api_route(key));
             self.dirty.objects.extend(compares);
@@ -183,6 +205,12 @@ impl Compilation<'_> {
             let shared = limits.filter(|(_, limit)| limit.spec.store.is_some());
             let shared = shared.map(|(key, _)| ObjectRef::rate_limit(key));
             self.dirty.objects.extend(shared);
+            let subscribed = inputs
+                .event_subscriptions
+                .range(ObjectKey::new(namespace, "")..);
+            let subscribed = subscribed.take_while(|(key, _)| key.namespace == namespace);
+            let subscribed = subscribed.map(|(key, _)| ObjectRef::event_subscription(key));
+            self.dirty.objects.extend(subscribed);
         }
     }
 
@@ -211,6 +239,10 @@ impl Compilation<'_> {
         let limits = differences(&mut memo.rate_limits, &inputs.rate_limits);
         let limits = limits.iter().map(|one| ObjectRef::rate_limit(&one.key));
         self.dirty.objects.extend(limits);
+        let subscriptions = differences(&mut memo.event_subscriptions, &inputs.event_subscriptions);
+        let subscriptions = subscriptions.iter();
+        let subscriptions = subscriptions.map(|one| ObjectRef::event_subscription(&one.key));
+        self.dirty.objects.extend(subscriptions);
         if memo.precedence != inputs.precedence {
             memo.precedence = inputs.precedence.clone();
             let routes = inputs.api_routes.keys().map(ObjectRef::api_route);

@@ -23,6 +23,8 @@ pub(super) struct Read<'k> {
     pub(super) object: &'k ObjectRef,
     /// The Services that it is for.
     pub(super) targets: Vec<ObjectKey>,
+    /// The pods that it is for, where no Service stands for them, for people.
+    pub(super) pods: Option<String>,
     /// The ApiRoutes, and rules of ApiRoutes, that it is for.
     pub(super) routes: Vec<RouteTarget>,
     /// Every Service that it names, whether it exists or not.
@@ -72,6 +74,7 @@ impl Compilation<'_> {
                 ObjectKind::ApiRoute => self.route_claims(&key),
                 ObjectKind::RetryPolicy => self.retry_policy_claims(&key),
                 ObjectKind::RateLimit => self.rate_limit_claims(&key),
+                ObjectKind::EventSubscription => self.subscription_claims(&key),
             };
             if claims.is_none() {
                 self.forget(&object);
@@ -79,6 +82,7 @@ impl Compilation<'_> {
                     ObjectKind::ApiRoute => self.forget_route(&key),
                     ObjectKind::RetryPolicy => self.forget_retry_policy(&key),
                     ObjectKind::RateLimit => self.forget_rate_limit(&key),
+                    ObjectKind::EventSubscription => self.forget_subscription(&key),
                 }
             }
             let attachments = self.out.memo.attachments.entry(object.kind).or_default();
@@ -90,6 +94,7 @@ impl Compilation<'_> {
                 ObjectKind::ApiRoute => self.route(&key),
                 ObjectKind::RetryPolicy => self.retry_policy(&key),
                 ObjectKind::RateLimit => self.rate_limit(&key),
+                ObjectKind::EventSubscription => self.subscription(&key),
             };
             undecided.extend(affected.into_iter().map(|one| (kind, one)));
         }
@@ -185,7 +190,10 @@ impl Compilation<'_> {
         self.decided(Verdict {
             object: read.object.clone(),
             generation: generation.unwrap_or_default(),
-            target: target(&read.targets, &read.routes),
+            target: read
+                .pods
+                .take()
+                .unwrap_or_else(|| target(&read.targets, &read.routes)),
             conditions: vec![
                 condition(ConditionType::Accepted, Reason::Accepted, judged.refusal),
                 condition(

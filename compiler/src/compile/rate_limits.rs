@@ -35,6 +35,7 @@ impl Compilation<'_> {
             object: &ObjectRef::rate_limit(key),
             mentions: limits.mentions,
             targets: services.iter().cloned().collect(),
+            pods: None,
             calls: BTreeSet::new(),
             lost: limits.lost,
             refusal: limits.refusal,

@@ -57,6 +57,7 @@ impl Compilation<'_> {
             object: &ObjectRef::retry_policy(key),
             mentions: policy.services.iter().cloned().collect(),
             targets: policy.services,
+            pods: None,
             routes: policy.routes,
             calls: BTreeSet::new(),
             lost: policy.lost,

@@ -58,6 +58,9 @@ impl Compilation<'_> {
         let unresolved = rules.refusal.into_iter().chain(guarded.unusable);
         let unresolved = unresolved.chain(idempotency.and_then(|one| one.unresolved()));
         let unresolved = unresolved.chain(self.not_enforced(key));
+        let published = self.published_at(key, &hosts);
+        let publish = self.publish_reader(key);
+        let unresolved = unresolved.chain(publish.iter().flat_map(|one| one.unresolved()));
         let mut also = guarded.resources;
         if !idempotent.is_empty() {
             also.extend(resource_id(Kind::Idempotency, key));
@@ -65,6 +68,7 @@ impl Compilation<'_> {
         let read = Read {
             object: &ObjectRef::api_route(key),
             targets: hosts.services,
+            pods: None,
             routes: Vec::new(),
             mentions,
             calls: self.hosts_of(&leads),
@@ -73,9 +77,10 @@ impl Compilation<'_> {
             unresolved: Refusal::all(unresolved.collect()),
             yields: Refusal::all(yields),
             also,
-            in_force: match keeps_some {
-                true => Vec::from_iter(resource_id(Kind::Cache, key)),
-                false => Vec::new(),
+            in_force: {
+                let cache = resource_id(Kind::Cache, key).filter(|_| keeps_some);
+                let publish = resource_id(Kind::Publish, key).filter(|_| !published.is_empty());
+                cache.into_iter().chain(publish).collect()
             },
             note: match (guarded.note, idempotent.is_empty()) {
                 (None, false) => Some(CARRIED_OUT_ONCE),
@@ -117,6 +122,7 @@ impl Compilation<'_> {
         self.guarded(key, guarded.services);
         self.cached(key, cached);
         self.idempotent(key, idempotent);
+        self.published(key, published);
         let layer = layer.filter(|_| self.is_in_force(key));
         self.lead(key, Some(layer), leads);
         self.named(key, named);
@@ -195,6 +201,7 @@ impl Compilation<'_> {
         self.guarded(key, BTreeSet::new());
         self.cached(key, BTreeSet::new());
         self.idempotent(key, BTreeSet::new());
+        self.published(key, BTreeSet::new());
         self.lead(key, None, BTreeSet::new());
         self.named(key, BTreeSet::new());
         self.limited(key);

@@ -74,7 +74,7 @@ impl Reader<'_> {
     }
 }
 
-fn backoff(written: &crds::Backoff) -> mesh::Backoff {
+pub(crate) fn backoff(written: &crds::Backoff) -> mesh::Backoff {
     let growth = match written.type_ {
         BackoffType::Exponential => backoff::Growth::Exponential,
         BackoffType::Linear => backoff::Growth::Linear,

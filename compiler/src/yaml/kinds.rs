@@ -38,6 +38,11 @@ const KINDS: &[Known] = &[
         read: |value| typed(value).map(Object::RateLimit),
     },
     Known {
+        api_version: crds::API_VERSION,
+        kind: "EventSubscription",
+        read: |value| typed(value).map(Object::EventSubscription),
+    },
+    Known {
         api_version: "v1",
         kind: "Service",
         read: |value| typed(value).map(Object::Service),

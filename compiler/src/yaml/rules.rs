@@ -10,6 +10,7 @@ use serde_json::Value;
 mod access;
 mod cache;
 mod connections;
+mod events;
 mod filters;
 mod idempotency;
 mod rate_limit;
@@ -22,7 +23,8 @@ pub(super) fn holds(rule: &str, value: &Value) -> Option<bool> {
         .chain(connections::RULES)
         .chain(access::RULES)
         .chain(cache::RULES)
-        .chain(idempotency::RULES);
+        .chain(idempotency::RULES)
+        .chain(events::RULES);
     let mut rules = rules.chain(retry_policy::RULES).chain(rate_limit::RULES);
     let (_, holds) = rules.find(|(text, _)| *text == rule)?;
     Some(holds(value))

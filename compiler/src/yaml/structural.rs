@@ -108,6 +108,13 @@ impl Schema {
     ) {
         let known = self.0.get("properties").and_then(Value::as_object);
         let Some(known) = known else {
+            if !self.bounds("Properties", "entries", fields.len(), path, faults)
+                && let Some(schema) = self.0.get("additionalProperties")
+            {
+                for (name, value) in fields {
+                    Schema(schema).value(value, &child(path, name), faults);
+                }
+            }
             return;
         };
         for (name, value) in fields {

@@ -28,6 +28,10 @@ pub(crate) fn inputs(file: &str, text: &str) -> Inputs {
             Object::RateLimit(limit) => {
                 Some((ObjectRef::rate_limit(&document.key), &limit.metadata))
             }
+            Object::EventSubscription(subscription) => {
+                let object = ObjectRef::event_subscription(&document.key);
+                Some((object, &subscription.metadata))
+            }
             _ => None,
         };
         if let Some((object, metadata)) = written
@@ -48,6 +52,7 @@ pub(crate) fn insert(inputs: &mut Inputs, key: ObjectKey, object: Object) {
         Object::ApiRoute(object) => drop(inputs.api_routes.insert(key, object)),
         Object::RetryPolicy(object) => drop(inputs.retry_policies.insert(key, object)),
         Object::RateLimit(object) => drop(inputs.rate_limits.insert(key, object)),
+        Object::EventSubscription(object) => drop(inputs.event_subscriptions.insert(key, object)),
         Object::Service(object) => drop(inputs.services.insert(key, object)),
         Object::EndpointSlice(object) => drop(inputs.endpoint_slices.insert(key, object)),
         Object::Pod(object) => drop(inputs.pods.insert(key, object)),
@@ -58,7 +63,10 @@ pub(crate) fn insert(inputs: &mut Inputs, key: ObjectKey, object: Object) {
                 inputs.consumers.insert(key.clone(), object.clone());
             }
             if labels.contains_key(compiler::CREDENTIAL) {
-                inputs.credentials.insert(key, object);
+                inputs.credentials.insert(key.clone(), object.clone());
+            }
+            if labels.contains_key(compiler::BROKER) {
+                inputs.brokers.insert(key, object);
             }
         }
         Object::Deployment(_) | Object::Ignored => {}
@@ -75,9 +83,37 @@ pub(crate) fn without_sharing(inputs: &Inputs) -> Inputs {
     let mut inputs = inputs.clone();
     anew(&mut inputs.api_routes);
     anew(&mut inputs.retry_policies);
+    anew(&mut inputs.rate_limits);
+    anew(&mut inputs.event_subscriptions);
     anew(&mut inputs.services);
     anew(&mut inputs.endpoint_slices);
     anew(&mut inputs.pods);
     anew(&mut inputs.namespaces);
+    anew(&mut inputs.consumers);
+    anew(&mut inputs.credentials);
+    anew(&mut inputs.brokers);
     inputs
+}
+
+/// A Service with a pod, a slice, an ApiRoute, a RetryPolicy and a RateLimit.
+pub(crate) fn application(namespace: &str, name: &str, number: u8) -> String {
+    let metadata = |name: &str| format!("name: {name}, namespace: {namespace}");
+    let (service, slice) = (metadata(name), metadata(&format!("{name}-slice")));
+    format!(
+        "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: {{{service}}}\n\
+         spec: {{hosts: [{name}], rules: [{{backendRefs: [{{name: {name}, port: 80}}]}}]}}\n---\n\
+         apiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {{{service}}}\n\
+         spec: {{targetRefs: [{{kind: Service, name: {name}}}], loadBalancing: {{}}}}\n---\n\
+         apiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\nmetadata: {{{service}}}\n\
+         spec: {{targetRefs: [{{kind: Service, name: {name}}}], \
+         limits: [{{name: a, requests: 1, per: 1s}}]}}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {{{service}}}\n\
+         spec: {{selector: {{app: {name}}}, ports: [{{port: 80}}]}}\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {{{service}, labels: {{app: {name}}}}}\n\
+         spec: {{containers: [{{name: meshwright-sidecar}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{{slice}, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\n\
+         ports: [{{port: 8080}}]\nendpoints:\n- addresses: [10.0.0.{number}]\n  \
+         targetRef: {{kind: Pod, name: {name}}}\n---\n"
+    )
 }

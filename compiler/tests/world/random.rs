@@ -12,18 +12,24 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use wire::generation::Input;
 
+use self::events::{broker, event_subscription, publish};
+
+mod events;
+
 /// One object that comes, changes or goes; or something that holds for all of them.
 #[derive(Clone, Debug)]
 pub(crate) enum Edit {
     ApiRoute(ObjectKey, Option<Value>),
     RetryPolicy(ObjectKey, Option<Value>),
     RateLimit(ObjectKey, Option<Value>),
+    EventSubscription(ObjectKey, Option<Value>),
     Service(ObjectKey, Option<Value>),
     EndpointSlice(ObjectKey, Option<Value>),
     Pod(ObjectKey, Option<Value>),
     Namespace(ObjectKey, Option<Value>),
     Consumer(ObjectKey, Option<Value>),
     Credential(ObjectKey, Option<Value>),
+    Broker(ObjectKey, Option<Value>),
     Precedence(ObjectRef, Option<u64>),
     TrustDomain(&'static str),
     ClusterDomain(&'static str),
@@ -42,6 +48,10 @@ impl Edit {
             Edit::RateLimit(key, value) => {
                 set(&mut inputs.rate_limits, key, value, Input::RateLimit)
             }
+            Edit::EventSubscription(key, value) => {
+                let place = Input::EventSubscription;
+                set(&mut inputs.event_subscriptions, key, value, place)
+            }
             Edit::Service(key, value) => set(&mut inputs.services, key, value, Input::Service),
             Edit::EndpointSlice(key, value) => {
                 let place = Input::EndpointSlice;
@@ -55,6 +65,7 @@ impl Edit {
             Edit::Credential(key, value) => {
                 set(&mut inputs.credentials, key, value, Input::Credential)
             }
+            Edit::Broker(key, value) => set(&mut inputs.brokers, key, value, Input::Broker),
             Edit::Precedence(object, given) => {
                 match given {
                     Some(given) => drop(inputs.precedence.insert(object.clone(), *given)),
@@ -111,6 +122,8 @@ pub(crate) fn edits(longest: usize) -> impl Strategy<Value = Vec<Edit>> {
             .prop_map(|(key, value)| Edit::RetryPolicy(key, value)),
         4 => (key(&routes), option::weighted(0.8, rate_limit()))
             .prop_map(|(key, value)| Edit::RateLimit(key, value)),
+        4 => (key(&routes), option::weighted(0.8, event_subscription()))
+            .prop_map(|(key, value)| Edit::EventSubscription(key, value)),
         4 => (key(&services), option::weighted(0.8, service()))
             .prop_map(|(key, value)| Edit::Service(key, value)),
         3 => (key(&slices), option::weighted(0.8, slice()))
@@ -121,6 +134,8 @@ pub(crate) fn edits(longest: usize) -> impl Strategy<Value = Vec<Edit>> {
             .prop_map(|(key, value)| Edit::Consumer(key, value)),
         1 => (key(&slices), option::weighted(0.8, credential()))
             .prop_map(|(key, value)| Edit::Credential(key, value)),
+        3 => (key(&slices), option::weighted(0.8, broker()))
+            .prop_map(|(key, value)| Edit::Broker(key, value)),
         2 => (select(vec!["shop", "web"]), option::weighted(0.8, namespace()))
             .prop_map(|(name, value)| Edit::Namespace(ObjectKey::namespace(name), value)),
         1 => (select(Vec::from(ObjectKind::ALL)), key(&routes), option::of(0..3u64))
@@ -178,6 +193,7 @@ fn api_route() -> impl Strategy<Value = Value> {
     let rule = (path, vec(backend, 0..3), mirror).prop_map(|(path, backends, mirror)| {
         json!({"matches": [{"path": path}], "backendRefs": backends, "mirror": mirror})
     });
+    let rule = prop_oneof![2 => rule, 1 => publish()];
     (
         vec(host, 1..3),
         vec(rule, 0..3),

@@ -9,8 +9,10 @@ mod access;
 mod cache;
 mod filters;
 mod idempotency;
+mod publish;
 mod rate_limit;
 mod retry_policy;
+mod subscription;
 
 /// Resources and verdicts.
 pub(crate) fn output(output: &Output) -> String {
@@ -77,6 +79,8 @@ fn body(compiled: &Compiled) -> Value {
         Kind::Access => access::shown(resource.decode().unwrap()),
         Kind::Cache => cache::shown(resource.decode().unwrap()),
         Kind::Idempotency => idempotency::shown(resource.decode().unwrap()),
+        Kind::Publish => publish::shown(resource.decode().unwrap()),
+        Kind::Subscription => subscription::shown(resource.decode().unwrap()),
         Kind::Keys => access::keys(resource.decode().unwrap()),
         Kind::RetryPolicy => retry_policy::shown(resource.decode().unwrap()),
         Kind::RateLimit => rate_limit::shown(resource.decode().unwrap()),

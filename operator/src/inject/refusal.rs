@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use super::{REDIRECT, SIDECAR, UID};
 
 /// The ports that the sidecar listens on.
-pub(super) const PORTS: [i32; 5] = [15000, 15001, 15006, 15020, 15021];
+pub(super) const PORTS: [i32; 6] = [15000, 15001, 15006, 15020, 15021, 15090];
 /// Why a pod can't have a sidecar, for the person who made it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

@@ -5,12 +5,13 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use compiler::{Inputs, ObjectKey, ObjectRef, permissive, pod_settings};
-use crds::{ApiRoute, ObjectStatus, RateLimit, RetryPolicy};
-use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, Service};
+use compiler::{Inputs, ObjectKey, ObjectKind, ObjectRef};
+use crds::ObjectStatus;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject};
+use kube::core::object::HasStatus;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::task::{JoinError, JoinSet};
@@ -20,6 +21,8 @@ use wire::generation::Input;
 use super::follow::{Event, Only, Trouble, follow};
 use super::secrets::{Known, Secrets};
 use super::{Nudge, Seen, Settling, Source, nudge};
+
+mod slim;
 
 /// Objects of a cluster.
 #[derive(Debug)]
@@ -76,6 +79,29 @@ struct Kind<K, Slim> {
     slim: Slim,
 }
 
+/// A kind that people write. What is stored of its status is told apart.
+fn written<K>(
+    kind: ObjectKind,
+    objects: fn(&mut Inputs) -> &mut BTreeMap<ObjectKey, Arc<K>>,
+    on_status: &OnStatus,
+) -> Kind<K, impl Fn(&ObjectKey, Option<&mut K>) + use<K>>
+where
+    K: kube::Resource + HasStatus<Status = ObjectStatus>,
+{
+    let on_status = on_status.clone();
+    Kind {
+        input: kind.input(),
+        objects,
+        slim: move |key: &ObjectKey, object: Option<&mut K>| {
+            let stored = object.map(|object| {
+                let status = object.status_mut().take();
+                Stored::of(object.meta(), status)
+            });
+            on_status(&ObjectRef::new(kind, key), stored);
+        },
+    }
+}
+
 // === impl Cluster ===
 
 impl Cluster {
@@ -88,33 +114,26 @@ impl Cluster {
         });
         let mut tasks = JoinSet::new();
         // The table of kinds.
-        let of_routes = on_status.clone();
-        let routes = Kind {
-            input: Input::ApiRoute,
-            objects: |inputs| &mut inputs.api_routes,
-            slim: move |key: &ObjectKey, route: Option<&mut ApiRoute>| {
-                let stored = route.map(|route| Stored::of(&route.metadata, route.status.take()));
-                of_routes(&ObjectRef::api_route(key), stored);
-            },
-        };
-        let of_limits = on_status.clone();
-        let limits = Kind {
-            input: Input::RateLimit,
-            objects: |inputs| &mut inputs.rate_limits,
-            slim: move |key: &ObjectKey, limit: Option<&mut RateLimit>| {
-                let stored = limit.map(|limit| Stored::of(&limit.metadata, limit.status.take()));
-                of_limits(&ObjectRef::rate_limit(key), stored);
-            },
-        };
-        let policies = Kind {
-            input: Input::RetryPolicy,
-            objects: |inputs| &mut inputs.retry_policies,
-            slim: move |key: &ObjectKey, policy: Option<&mut RetryPolicy>| {
-                let stored =
-                    policy.map(|policy| Stored::of(&policy.metadata, policy.status.take()));
-                on_status(&ObjectRef::retry_policy(key), stored);
-            },
-        };
+        let routes = written(
+            ObjectKind::ApiRoute,
+            |inputs| &mut inputs.api_routes,
+            &on_status,
+        );
+        let policies = written(
+            ObjectKind::RetryPolicy,
+            |inputs| &mut inputs.retry_policies,
+            &on_status,
+        );
+        let limits = written(
+            ObjectKind::RateLimit,
+            |inputs| &mut inputs.rate_limits,
+            &on_status,
+        );
+        let subscriptions = written(
+            ObjectKind::EventSubscription,
+            |inputs| &mut inputs.event_subscriptions,
+            &on_status,
+        );
         let services = Kind {
             input: Input::Service,
             objects: |inputs| &mut inputs.services,
@@ -132,7 +151,7 @@ impl Cluster {
             objects: |inputs| &mut inputs.pods,
             slim: |_: &ObjectKey, pod: Option<&mut Pod>| {
                 if let Some(pod) = pod {
-                    slim_pod(pod);
+                    slim::pod(pod);
                 }
             },
         };
@@ -141,7 +160,7 @@ impl Cluster {
             objects: |inputs| &mut inputs.namespaces,
             slim: |key: &ObjectKey, namespace: Option<&mut Namespace>| {
                 if let Some(namespace) = namespace {
-                    slim_namespace(key, namespace);
+                    slim::namespace(key, namespace);
                 }
             },
         };
@@ -150,6 +169,7 @@ impl Cluster {
         keep(&mut tasks, client, &store, routes);
         keep(&mut tasks, client, &store, policies);
         keep(&mut tasks, client, &store, limits);
+        keep(&mut tasks, client, &store, subscriptions);
         keep(&mut tasks, client, &store, services);
         keep(&mut tasks, client, &store, slices);
         keep(&mut tasks, client, &store, pods);
@@ -203,7 +223,7 @@ impl Source for Cluster {
 
 /// Those of the table in [`Cluster::new`], and Secrets, which are there as soon as it is known how new
 /// they are.
-const KINDS: usize = 8;
+const KINDS: usize = 9;
 /// How long the API server must not have known a kind before there is none of it: one that starts
 /// doesn't know all at once.
 const ABSENT: Duration = Duration::from_secs(5);
@@ -275,6 +295,7 @@ impl World {
         self.listed.insert(Input::Consumer);
         self.inputs.seen.observe(Input::Consumer, version);
         self.inputs.seen.observe(Input::Credential, version);
+        self.inputs.seen.observe(Input::Broker, version);
     }
 
     /// The API server knows no such kind. Answers whether that settles it: where none was ever seen,
@@ -408,7 +429,7 @@ pub(super) fn read<K: Resource + DeserializeOwned + PartialEq>(
         }
     };
     slim(&mut object);
-    slim_meta(object.meta_mut());
+    slim::meta(object.meta_mut());
     let object = match before {
         Some(before) if **before == object => before.clone(),
         _ => Arc::new(object),
@@ -424,70 +445,6 @@ pub(super) fn key_of(object: &DynamicObject) -> ObjectKey {
         namespace: object.metadata.namespace.clone().unwrap_or_default(),
         name: object.metadata.name.clone().unwrap_or_default(),
     }
-}
-
-fn slim_meta(meta: &mut ObjectMeta) {
-    meta.managed_fields = None;
-    // The place in the generation says how new it is; here it would only make every write of a
-    // status look like a change.
-    meta.resource_version = None;
-    meta.owner_references = None;
-    if let Some(annotations) = &mut meta.annotations {
-        annotations.retain(|key, _| key.starts_with("meshwright.dev/"));
-    }
-}
-
-/// What the mesh is told by it. Nobody else hears of what can't be read: it has no status of ours.
-fn slim_namespace(key: &ObjectKey, namespace: &mut Namespace) {
-    namespace.spec = None;
-    namespace.status = None;
-    if let Some(labels) = &mut namespace.metadata.labels {
-        labels.retain(|key, _| key.starts_with("meshwright.dev/"));
-    }
-    if let Err(unreadable) = permissive::check_namespace(&namespace.metadata) {
-        tracing::warn!(namespace = %key, "{unreadable}");
-    }
-}
-
-/// What identifies a pod, which ports it names, whether it is meshed, alive and ready.
-fn slim_pod(pod: &mut Pod) {
-    let ports = |mut container: Container| {
-        pod_settings::only_exclusions(&mut container);
-        Container {
-            name: container.name,
-            ports: container.ports,
-            restart_policy: container.restart_policy,
-            args: container.args,
-            env: container.env,
-            ..Container::default()
-        }
-    };
-    pod.spec = pod.spec.take().map(|spec| PodSpec {
-        containers: spec.containers.into_iter().map(ports).collect(),
-        init_containers: spec
-            .init_containers
-            .map(|all| all.into_iter().map(ports).collect()),
-        service_account_name: spec.service_account_name,
-        host_network: spec.host_network,
-        node_name: spec.node_name,
-        ..PodSpec::default()
-    });
-    pod.status = pod.status.take().map(|status| PodStatus {
-        phase: status.phase,
-        pod_ip: status.pod_ip,
-        pod_ips: status.pod_ips,
-        conditions: status.conditions.map(|mut conditions| {
-            conditions.retain(|condition| condition.type_ == "Ready");
-            for condition in &mut conditions {
-                condition.last_probe_time = None;
-                condition.last_transition_time = None;
-                condition.message = None;
-                condition.reason = None;
-            }
-            conditions
-        }),
-        ..PodStatus::default()
-    });
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use compiler::yaml::{self, Document, Object};
-use compiler::{CONSUMER, CREDENTIAL, Inputs, ObjectKey, ObjectKind, ObjectRef, describe_change};
+use compiler::{Inputs, ObjectKey, ObjectKind, ObjectRef, describe_change};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use wire::generation::Input;
@@ -301,39 +301,31 @@ impl<'a> Gather<'a> {
                 policies.insert(key.clone(), policy.clone());
             }
             Object::RateLimit(limit) => {
-                let place = self.inputs.rate_limits.len();
-                self.written(ObjectRef::rate_limit(key), place, origin);
+                let object = ObjectRef::rate_limit(key);
+                self.written(object, self.inputs.rate_limits.len(), origin);
                 self.inputs.rate_limits.insert(key.clone(), limit.clone());
+            }
+            Object::EventSubscription(one) => {
+                let object = ObjectRef::event_subscription(key);
+                self.written(object, self.inputs.event_subscriptions.len(), origin);
+                let all = &mut self.inputs.event_subscriptions;
+                all.insert(key.clone(), one.clone());
             }
             Object::Service(service) => {
                 self.inputs.services.insert(key.clone(), service.clone());
             }
             Object::EndpointSlice(slice) => {
-                self.inputs
-                    .endpoint_slices
-                    .insert(key.clone(), slice.clone());
+                let slices = &mut self.inputs.endpoint_slices;
+                slices.insert(key.clone(), slice.clone());
             }
             Object::Pod(pod) => {
                 self.inputs.pods.insert(key.clone(), pod.clone());
             }
             Object::Namespace(namespace) => {
-                self.inputs
-                    .namespaces
-                    .insert(key.clone(), namespace.clone());
+                let all = &mut self.inputs.namespaces;
+                all.insert(key.clone(), namespace.clone());
             }
-            // A Secret without a label of the mesh's is somebody else's.
-            Object::Secret(secret) => {
-                let has = |label: &str| {
-                    let labels = secret.metadata.labels.as_ref();
-                    labels.is_some_and(|labels| labels.contains_key(label))
-                };
-                if has(CONSUMER) {
-                    self.inputs.consumers.insert(key.clone(), secret.clone());
-                }
-                if has(CREDENTIAL) {
-                    self.inputs.credentials.insert(key.clone(), secret.clone());
-                }
-            }
+            Object::Secret(secret) => self.inputs.keep_secret(key, secret),
             Object::Deployment(deployment) => {
                 self.deployments.insert(key.clone(), deployment.clone());
             }
@@ -401,6 +393,11 @@ impl<'a> Gather<'a> {
             Input::RateLimit,
             settle(&mut inputs.rate_limits, &old.rate_limits),
         );
+        note(
+            Input::EventSubscription,
+            settle(&mut inputs.event_subscriptions, &old.event_subscriptions),
+        );
+        note(Input::Broker, settle(&mut inputs.brokers, &old.brokers));
         note(Input::Service, settle(&mut inputs.services, &old.services));
         note(
             Input::EndpointSlice,

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::{
-    CONSUMER, CREDENTIAL, Inputs, ObjectKey, Unreadable, refer_to_consumers, refer_to_credentials,
+    BROKER, CONSUMER, CREDENTIAL, Inputs, OF_SECRETS, ObjectKey, Unreadable, refer_to_brokers,
+    refer_to_consumers, refer_to_credentials,
 };
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ApiResource, DynamicObject};
@@ -39,7 +40,7 @@ pub(super) struct Secrets {
     id: u64,
 }
 
-/// Which Secrets: consumers' or credentials, and the namespace.
+/// Which Secrets: consumers', credentials or brokers, and the namespace.
 type Place = (Input, String);
 
 /// What is known of Secrets, beside themselves.
@@ -155,6 +156,7 @@ impl Secrets {
         let (api, store) = (self.api(&place.1), self.store.clone());
         let label = match place.0 {
             Input::Consumer => CONSUMER,
+            Input::Broker => BROKER,
             _ => CREDENTIAL,
         };
         async move {
@@ -187,7 +189,9 @@ fn wanted(inputs: &Inputs) -> BTreeSet<Place> {
     let consumers = consumers.map(|namespace| (Input::Consumer, namespace.to_owned()));
     let credentials = refer_to_credentials(inputs).into_iter();
     let credentials = credentials.map(|namespace| (Input::Credential, namespace.to_owned()));
-    consumers.chain(credentials).collect()
+    let brokers = refer_to_brokers(inputs).into_iter();
+    let brokers = brokers.map(|namespace| (Input::Broker, namespace.to_owned()));
+    consumers.chain(credentials).chain(brokers).collect()
 }
 
 /// Where they can't be read.
@@ -284,6 +288,7 @@ fn replace(world: &mut World, place: &Place, all: BTreeMap<ObjectKey, Arc<Secret
 fn objects(inputs: &mut Inputs, input: Input) -> &mut BTreeMap<ObjectKey, Arc<Secret>> {
     match input {
         Input::Consumer => &mut inputs.consumers,
+        Input::Broker => &mut inputs.brokers,
         _ => &mut inputs.credentials,
     }
 }
@@ -301,9 +306,8 @@ impl Known {
         let mut seen = BTreeMap::new();
         for ((input, namespace), version) in &self.seen {
             let own = seen.entry(namespace.clone()).or_insert_with(|| {
-                let both = [Input::Consumer, Input::Credential];
-                let both = both.iter().map(|input| (*input, all.at(*input)));
-                both.fold(Generation::ZERO, |own, (input, version)| {
+                let known = OF_SECRETS.iter().map(|input| (*input, all.at(*input)));
+                known.fold(Generation::ZERO, |own, (input, version)| {
                     own.with(input, version)
                 })
             });

@@ -244,18 +244,20 @@ async fn objects_of_one_name_and_several_kinds_have_each_their_own_status() {
         written,
         [
             (path("apiroutes"), json!("ApiRoute")),
+            (path("eventsubscriptions"), json!("EventSubscription")),
             (path("ratelimits"), json!("RateLimit")),
             (path("retrypolicies"), json!("RetryPolicy")),
         ]
     );
-    while metrics.status_writes.get() < 3 {
+    while metrics.status_writes.get() < 4 {
         tokio::time::sleep(FIRST).await;
     }
-    let [route, policy, limit] = objects;
+    let [route, policy, limit, subscription] = objects;
     observed.saw(&route, None);
     assert!(observed.get(&route).is_none());
     assert!(observed.get(&policy).is_some(), "another object's status");
     assert!(observed.get(&limit).is_some());
+    assert!(observed.get(&subscription).is_some());
 }
 
 #[test]

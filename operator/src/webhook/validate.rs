@@ -1,4 +1,4 @@
-//! What is answered about an ApiRoute, a RetryPolicy or a RateLimit that is about to be stored
+//! What is answered about an object of one of the kinds that is about to be stored
 //! (15017, `/validate`): [`compiler::Review`] in the world as it is.
 //!
 //! Nobody waits for it: one draft is judged at a time, a few more wait for a second at most, and who
@@ -194,6 +194,7 @@ fn draft(request: &Request) -> Option<Result<Draft, String>> {
         "ApiRoute" => read(new).map(Draft::ApiRoute),
         "RetryPolicy" => read(new).map(Draft::RetryPolicy),
         "RateLimit" => read(new).map(Draft::RateLimit),
+        "EventSubscription" => read(new).map(Draft::EventSubscription),
         _ => return None,
     })
 }

@@ -12,11 +12,13 @@ use super::access::{Access, Keys};
 use super::followers::Followers;
 use super::guard::{Guard, Workload};
 use super::lookup::{Answer, Networks};
+use super::publish::Publish;
 use super::rate_limit::RateLimit;
 use super::retry_policy::RetryPolicy;
 use super::route::Route;
 use super::service::Service;
 use super::state::{Built, State};
+use super::subscription::Subscription;
 use crate::policy::cache::Cache;
 use crate::policy::idempotency::Idempotency;
 use crate::telemetry::metrics::{KindLabels, Metrics};
@@ -142,6 +144,14 @@ impl Applier {
                 self.built.idempotency.insert(id, Arc::new(built));
                 told?;
             }
+            Kind::Publish => {
+                let built = Publish::build(resource.decode().map_err(unreadable)?)?;
+                self.built.publish.insert(id, Arc::new(built));
+            }
+            Kind::Subscription => {
+                let built = Subscription::build(resource.decode().map_err(unreadable)?)?;
+                self.built.subscriptions.insert(id, Arc::new(built));
+            }
             Kind::Keys => {
                 let built = Keys::build(resource.decode().map_err(unreadable)?)?;
                 self.built.keys.insert(id, Arc::new(built));
@@ -185,6 +195,8 @@ impl Applier {
             Kind::Access => drop(self.built.access.remove(&text)),
             Kind::Cache => drop(self.built.caches.remove(&text)),
             Kind::Idempotency => drop(self.built.idempotency.remove(&text)),
+            Kind::Publish => drop(self.built.publish.remove(&text)),
+            Kind::Subscription => drop(self.built.subscriptions.remove(&text)),
             Kind::Keys => drop(self.built.keys.remove(&text)),
             Kind::Guard => drop(self.built.guards.remove(&text)),
             Kind::Networks => self.built.networks = None,
@@ -213,6 +225,8 @@ impl Applier {
             ("access", self.built.access.len()),
             ("cache", self.built.caches.len()),
             ("idempotency", self.built.idempotency.len()),
+            ("publish", self.built.publish.len()),
+            ("subscription", self.built.subscriptions.len()),
             ("keys", self.built.keys.len()),
             ("guard", self.built.guards.len()),
             ("workload", usize::from(self.built.workload.is_some())),

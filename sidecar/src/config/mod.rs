@@ -7,10 +7,12 @@
 pub mod access;
 mod addresses;
 pub mod apply;
+pub mod broker;
 pub mod followers;
 pub mod guard;
 pub mod lookup;
 pub mod outside;
+pub mod publish;
 pub mod rate_limit;
 pub mod remote;
 pub mod retry_policy;
@@ -18,5 +20,6 @@ pub mod route;
 pub mod service;
 pub mod state;
 pub mod store;
+pub mod subscription;
 
 pub use state::State;

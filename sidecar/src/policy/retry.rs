@@ -169,7 +169,11 @@ impl Retries {
 }
 
 impl Backoff {
-    fn build(sent: mesh::Backoff) -> Result<Self, String> {
+    /// Builds from what was sent.
+    ///
+    /// # Errors
+    /// What of it is not known.
+    pub fn build(sent: mesh::Backoff) -> Result<Self, String> {
         let growth = match sent.growth() {
             backoff::Growth::Exponential => Growth::Exponential(sent.multiplier.max(1)),
             backoff::Growth::Linear => Growth::Linear,
@@ -297,7 +301,7 @@ impl std::fmt::Display for Retries {
 
 impl Backoff {
     /// The wait after so many retries.
-    fn wait(&self, retried: u32) -> Duration {
+    pub fn wait(&self, retried: u32) -> Duration {
         let whole = self.whole(retried);
         let drawn = rand::rng().random_range(0.0..=1.0);
         match self.jitter {

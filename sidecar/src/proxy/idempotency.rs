@@ -25,6 +25,9 @@ use super::cache::{self, origin::Origin};
 use super::context::Context;
 use super::error::{Error, Reason};
 use super::upstream::{Speak, Upstream};
+use crate::config::publish::Publishing;
+use crate::config::state::Served;
+use crate::events::publish;
 use crate::policy::cache::Cache;
 use crate::policy::idempotency::Idempotency;
 use crate::policy::idempotency::answer::Answer;
@@ -35,38 +38,48 @@ use crate::policy::mirror;
 
 /// Where requests go on that are not answered here.
 #[derive(Clone, Debug)]
-pub(super) struct Onward {
-    application: Origin,
-    cache: Option<Arc<Cache>>,
+pub(super) enum Onward {
+    /// To the application, by way of what is kept of its answers if any is.
+    Application(Origin, Option<Arc<Cache>>),
+    /// To a broker.
+    Publish(Rc<Proxy>, Arc<Publishing>),
 }
 
 // === impl Onward ===
 
 impl Onward {
-    /// To the application, by way of what is kept of its answers if any is.
-    pub(super) fn new(
+    /// To the application, unless the request becomes an event.
+    pub(super) fn of(
+        px: &Rc<Proxy>,
+        served: &Served,
+        head: &Parts,
         (upstream, speak, port): (Rc<Upstream>, Speak, u16),
-        cache: Option<&Arc<Cache>>,
     ) -> Self {
-        Self {
-            application: Origin::application(upstream, speak, port),
-            cache: cache.cloned(),
+        match served.publishing(head) {
+            Some(to) => Self::Publish(px.clone(), to.clone()),
+            None => Self::Application(
+                Origin::application(upstream, speak, port),
+                served.cache().cloned(),
+            ),
         }
     }
 
     /// Has a request answered.
     ///
     /// # Errors
-    /// Those of [`super::forward::once`], and of [`cache::carry`].
+    /// Those of [`super::forward::once`], of [`cache::carry`] and of [`publish::carry`].
     pub(super) async fn answer(
         &self,
         cx: &mut Context,
         head: Parts,
         body: RequestBody,
     ) -> Result<Response<ResponseBody>, Error> {
-        match &self.cache {
-            Some(cache) => Box::pin(cache::carry(cx, cache, &self.application, head, body)).await,
-            None => Box::pin(self.application.ask(cx, head, body)).await,
+        match self {
+            Self::Application(application, Some(cache)) => {
+                Box::pin(cache::carry(cx, cache, application, head, body)).await
+            }
+            Self::Application(application, None) => Box::pin(application.ask(cx, head, body)).await,
+            Self::Publish(px, to) => Box::pin(publish::carry(px, cx, to, head, body)).await,
         }
     }
 }

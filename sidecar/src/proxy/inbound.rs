@@ -86,7 +86,7 @@ async fn inbound(
         &mut head.headers,
         headers::Origin::of(peer.identity.as_ref()),
     );
-    // Here, in this order: authentication, authorization, rate limit, idempotency, cache.
+    // Here, in this order: authentication, authorization, rate limit, idempotency, and publish or cache.
     if head.method == Method::CONNECT && !served.for_requests().is_empty() {
         let why = "CONNECT names no path, and an ApiRoute says who may enter here";
         return Err(Error::new(Reason::BadRequest, why));
@@ -110,7 +110,7 @@ async fn inbound(
             (body, Some(told))
         }
     };
-    let onward = Onward::new((application, speak, peer.called.port()), served.cache());
+    let onward = Onward::of(px, served, &head, (application, speak, peer.called.port()));
     let answer = match served.idempotency(&head) {
         None => onward.answer(cx, head, body).await,
         Some(policy) => {

@@ -58,14 +58,18 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use destination::Destinations;
+use destination::{Destination, Destinations};
 use load::Load;
 use upstream::{Dial, Upstream};
 use wire::lookup::Question;
 
 use crate::config::State;
 use crate::config::lookup::Asking;
+use crate::config::subscription::Target;
 use crate::drain::Drain;
+use crate::events::connections::Connections;
+use crate::events::publish;
+use crate::events::subscriber::Subscribers;
 use crate::net::places::Places;
 use crate::policy::authentication::Known;
 use crate::policy::compression::Compressors;
@@ -99,6 +103,12 @@ pub struct Proxy {
     pub known: Known,
     /// Where limits that replicas share are counted.
     pub stores: store::Stores,
+    /// Brokers of events.
+    pub brokers: Connections,
+    /// EventSubscriptions that are carried out here.
+    pub subscribers: Subscribers,
+    /// Requests that become events.
+    pub publishing: publish::Room,
     /// Who is asked about addresses that mean nothing yet.
     pub asking: Asking,
     /// How the own application is, as it said lately.
@@ -132,6 +142,9 @@ impl Proxy {
             compressors: Rc::default(),
             known: Known::default(),
             stores: store::Stores::default(),
+            brokers: Connections::default(),
+            subscribers: Subscribers::default(),
+            publishing: publish::Room::default(),
             health_answers: health::Answers::default(),
             applications: RefCell::default(),
         }
@@ -139,10 +152,13 @@ impl Proxy {
 
     /// Puts another state in force.
     pub fn follow(&self, state: std::sync::Arc<State>) {
-        // Only addresses that a Guard covers are ever called, so this map is bounded by them.
-        self.applications
-            .borrow_mut()
-            .retain(|called, _| state.served(called.port()).is_ok());
+        // Only addresses that a Guard covers or events are delivered to are ever called, so this map is
+        // bounded by them.
+        self.applications.borrow_mut().retain(|called, _| {
+            let target = Target::Application(called.port());
+            let mut subscriptions = state.built.subscriptions.values();
+            state.served(called.port()).is_ok() || subscriptions.any(|one| one.target == target)
+        });
         self.destinations.follow(state);
     }
 
@@ -158,8 +174,20 @@ impl Proxy {
         }
     }
 
-    /// The own application at an address that a Guard covers.
-    fn application(&self, called: SocketAddr) -> Rc<Upstream> {
+    /// A Service by its name, at a port of it, for calls of the sidecar's own.
+    pub async fn named(&self, host: &str, port: u16) -> Option<Rc<Destination>> {
+        let question = self.destinations.state().question_of(host);
+        if let Some(question) = question {
+            self.ask(question).await;
+        }
+        let state = self.destinations.state();
+        let service = state.named(host)?;
+        let port = service.port(port)?;
+        Some(self.destinations.find(service, port))
+    }
+
+    /// The own application, at an address that a Guard covers or that events are delivered to.
+    pub fn application(&self, called: SocketAddr) -> Rc<Upstream> {
         let mut applications = self.applications.borrow_mut();
         let new = || Upstream::application(called, self.dial.clone());
         applications.entry(called).or_insert_with(new).clone()

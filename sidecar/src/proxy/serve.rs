@@ -22,7 +22,7 @@ use crate::telemetry::metrics::{Direction, DirectionLabels};
 
 /// Serves HTTP until the connection ends; when draining, until what is in flight has ended. HTTP/2
 /// when there is no `h1`.
-pub(super) async fn http<I, S, F>(
+pub(crate) async fn http<I, S, F>(
     px: &Proxy,
     io: I,
     seat: &Rc<Seat>,
@@ -140,7 +140,7 @@ where
 }
 
 /// Makes one response of a result, and leaves its account open until the body has ended.
-pub(super) fn account_for(
+pub(crate) fn account_for(
     mut account: Account,
     result: Result<Response<ResponseBody>, Error>,
 ) -> Response<ResponseBody> {
@@ -172,14 +172,14 @@ pub(super) fn account_for(
 }
 
 /// Counts a connection as open, and keeps the process from ending while it is.
-pub(super) struct Open {
+pub(crate) struct Open {
     px: Rc<Proxy>,
     direction: Direction,
     _work: crate::drain::Work,
 }
 
 impl Open {
-    pub(super) fn new(px: &Rc<Proxy>, direction: Direction) -> Self {
+    pub(crate) fn new(px: &Rc<Proxy>, direction: Direction) -> Self {
         let labels = DirectionLabels { direction };
         px.metrics.all().sockets_open.get_or_create(&labels).inc();
         Self {

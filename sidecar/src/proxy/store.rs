@@ -251,16 +251,7 @@ async fn reach(px: &Weak<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
     let gone = || io::Error::from(io::ErrorKind::NotConnected);
     let px = px.upgrade().ok_or_else(gone)?;
     let (host, port) = (address.host(), address.port());
-    let question = px.destinations.state().question_of(host);
-    if let Some(question) = question {
-        px.ask(question).await;
-    }
-    let state = px.destinations.state();
-    let service = state.named(host);
-    let destination = service.and_then(|service| {
-        let port = service.port(port)?;
-        Some(px.destinations.find(service, port))
-    });
+    let destination = px.named(host, port).await;
     let stream: Box<dyn Io> = match destination {
         Some(destination) => {
             let (near, far) = tokio::io::duplex(64 * 1024);

@@ -31,7 +31,7 @@ pub fn init(filter: &str) {
         .flatten_event(true)
         .with_current_span(false)
         .with_span_list(false)
-        .with_env_filter(filter)
+        .with_env_filter(quietened(filter))
         .with_writer(std::io::stderr)
         .with_filter_reloading();
     let handle = builder.reload_handle();
@@ -97,7 +97,17 @@ fn parse(text: &str) -> Result<EnvFilter, String> {
             return Err("trace is for sidecar=trace and wire=trace only".into());
         }
     }
-    EnvFilter::try_new(parts.join(",")).map_err(|error| error.to_string())
+    let filter = EnvFilter::try_new(parts.join(","));
+    filter.map(quietened).map_err(|error| error.to_string())
+}
+
+/// Without the client of NATS, which tells each message and each refusal in words of its own: what matters of it
+/// we say ourselves.
+fn quietened(filter: EnvFilter) -> EnvFilter {
+    match "async_nats=off".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    }
 }
 
 /// From now on a panic ends the process, once it is told: a sidecar without a worker, or without the

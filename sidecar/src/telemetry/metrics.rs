@@ -11,6 +11,7 @@ pub mod access;
 mod attempts;
 pub mod cache;
 mod concurrency;
+pub mod events;
 pub mod idempotency;
 pub mod labels;
 pub mod rate_limit;
@@ -62,6 +63,8 @@ pub struct Metrics {
     pub cache: Arc<cache::Counters>,
     /// What became of calls that are carried out once.
     pub idempotency: Arc<idempotency::Counters>,
+    /// What became of events.
+    pub events: events::Events,
     /// What became of requests that limits are about.
     pub rate_limit: Arc<rate_limit::Counters>,
     issuer_keys: Family<OutcomeLabels, Counter>,
@@ -143,6 +146,7 @@ impl Metrics {
         registry.register_collector(Box::new(cache::Rendered(cache.clone())));
         let idempotency = Arc::<idempotency::Counters>::default();
         registry.register_collector(Box::new(idempotency::Rendered(idempotency.clone())));
+        let events = events::Events::register(&mut registry);
         /// Makes a metric and registers it.
         macro_rules! register {
             ($name:literal, $help:literal) => {{
@@ -162,6 +166,7 @@ impl Metrics {
             access,
             cache,
             idempotency,
+            events,
             rate_limit,
             issuer_keys: register!(
                 "issuer_key_fetches",
@@ -386,6 +391,8 @@ impl Metrics {
                 Input::Consumer => "consumer",
                 Input::Credential => "credential",
                 Input::RateLimit => "rate_limit",
+                Input::EventSubscription => "event_subscription",
+                Input::Broker => "broker",
             };
             let gauge = self.revisions.get_or_create(&InputLabels { input: name });
             set(&gauge, newest.at(input));

@@ -9,12 +9,14 @@ use wire::generation::Generation;
 use wire::mesh;
 
 use super::access_log::{Line, Timestamp};
+use super::metrics::events::{Delivered, Published};
 use super::metrics::text::Format;
 use super::metrics::{
     Code, CodeClass, ConnectionKind, Direction, DirectionLabels, Ended, GrpcStatus, KindLabels,
     Metrics, MirrorLabels, MirrorOutcome, ReasonLabel, RequestLabels, RequestMetrics, Shared,
     Source,
 };
+use crate::config::broker::Broker;
 use crate::config::route::Route;
 use crate::config::service::{Endpoint, ServiceKey};
 use crate::policy::budget::{Allowance, Budget};
@@ -153,6 +155,11 @@ fn the_reference_lists_every_metric_with_its_type_and_labels() {
     let limit = metrics.rate_limit.of(&name, &"all".into());
     limit.passed();
     metrics.looked_up(true);
+    let broker = Broker::build(wire::mesh::Broker::default()).unwrap();
+    metrics.events.published(&broker, &name, Published::Held);
+    metrics.events.delivered(&name, Delivered::Acknowledged);
+    metrics.events.in_flight(&name).inc();
+    metrics.events.subscribed(&name, Some(true));
     let text = metrics.render(Format::Classic);
     let types: BTreeMap<&str, &str> = text
         .lines()

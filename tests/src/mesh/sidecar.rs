@@ -20,6 +20,9 @@ use crate::wait_until;
 /// What a sidecar is called in a folder of programs.
 pub(super) const PROGRAM: &str = "meshwright-sidecar";
 
+/// The port that applications publish at.
+const PUBLISH: u16 = 15090;
+
 /// A sidecar beside an application or a client.
 pub struct Sidecar {
     process: Mutex<Option<Child>>,
@@ -66,6 +69,11 @@ impl Sidecar {
         let SidecarCommand { program, arguments } = &*lock(&self.command);
         let child = Command::new(program)
             .args(arguments)
+            // Not an argument: programs of older versions know none of it.
+            .env(
+                "MESHWRIGHT_LISTEN_PUBLISH",
+                format!("{}:{PUBLISH}", self.address),
+            )
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

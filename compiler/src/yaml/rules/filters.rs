@@ -149,7 +149,7 @@ pub(super) fn editable(name: &Value) -> bool {
     !NOT_EDITED.contains(&name.as_str()) && !of_the_mesh
 }
 
-fn has(value: &Value, field: &str) -> bool {
+pub(super) fn has(value: &Value, field: &str) -> bool {
     value.get(field).is_some()
 }
 

@@ -49,6 +49,7 @@ impl ApiServer {
         let server = ApiServer::default();
         for kind in [
             "apiroutes",
+            "eventsubscriptions",
             "ratelimits",
             "retrypolicies",
             "services",

@@ -383,8 +383,9 @@ async fn ten_thousand_objects_at_once_are_told_together() {
         }
     };
     assert!(worlds <= 20, "{worlds} worlds for a hundred changes");
-    let same =
-        |(key, route): &(&ObjectKey, &Arc<ApiRoute>)| Arc::ptr_eq(route, &before.api_routes[*key]);
+    let same = |(key, route): &(&ObjectKey, &Arc<crds::ApiRoute>)| {
+        Arc::ptr_eq(route, &before.api_routes[*key])
+    };
     assert_eq!(after.api_routes.iter().filter(same).count(), MANY - 100);
 }
 
@@ -396,7 +397,7 @@ fn of_a_pod_it_is_kept_which_ports_were_excluded_when_it_was_injected() {
             "spec": { "containers": [{ "name": "orders", "args": ["--exclude-inbound-port", "1"] }],
                       "initContainers": containers } }))
         .unwrap();
-        slim_pod(&mut pod);
+        slim::pod(&mut pod);
         serde_json::to_value(pod.spec.unwrap()).unwrap()
     };
     let redirect = json!([{ "name": "meshwright-redirect", "args": [

@@ -84,6 +84,13 @@ async fn what_contradicts_itself_is_refused_and_what_may_come_later_is_a_warning
                 "limits": [{ "name": "all", "requests": 9, "per": "24h" }] }),
             "write scope Shared",
         ),
+        (
+            "EventSubscription",
+            json!({ "source": { "type": "Broker", "broker": { "name": "events", "topic": "stock" } },
+                "target": { "type": "Service", "service": { "name": "later", "port": 80 } },
+                "delivery": { "onExhausted": "Drop" } }),
+            "there is no Service \"later\"",
+        ),
     ] {
         let told = created(kind, &spec).await;
         assert_eq!(told["allowed"], true, "{told}");

@@ -1,6 +1,7 @@
 //! What a state says, once linked.
 
 use super::*;
+use crate::config::service::Protocol;
 use wire::mesh;
 
 fn service(namespace: &str, name: &str, address: &str) -> Arc<Service> {

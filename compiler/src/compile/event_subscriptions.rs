@@ -1,0 +1,143 @@
+//! EventSubscriptions among all that is compiled.
+
+use std::collections::BTreeSet;
+
+use wire::{Kind, capability};
+
+use super::objects;
+use super::publish::brokers_need;
+use super::{Compilation, resource_id};
+use crate::attach::{Claim, Precedence};
+use crate::event_subscription::{Read, Reader, pods};
+use crate::inputs::{ObjectKey, ObjectRef};
+use crate::output::{Audience, AudienceKey};
+use crate::workload;
+
+/// The most bytes of labels that a target shows; those of pods are shorter. Nothing bounds the names of labels
+/// in a schema, and a status has a place for 4096 bytes of a target.
+const MAX_LABELS_BYTES: usize = 4000;
+
+impl Compilation<'_> {
+    /// An EventSubscription claims nothing: several may deliver the same events to one workload. `None`
+    /// when there is none.
+    pub(super) fn subscription_claims(
+        &self,
+        key: &ObjectKey,
+    ) -> Option<(Precedence, BTreeSet<Claim>)> {
+        let metadata = &self.inputs.event_subscriptions.get(key)?.metadata;
+        let object = ObjectRef::event_subscription(key);
+        let precedence = Precedence::of(&object, metadata, self.inputs);
+        Some((precedence, BTreeSet::new()))
+    }
+
+    /// Judges an EventSubscription, and notes whose pods carry it out.
+    pub(super) fn subscription(&mut self, key: &ObjectKey) -> BTreeSet<Precedence> {
+        let Some(reader) = self.subscription_reader(key) else {
+            return BTreeSet::new();
+        };
+        let generation = self.inputs.event_subscriptions.get(key);
+        let generation = generation.and_then(|one| one.metadata.generation);
+        let service = reader.service();
+        let labels = reader.selector().into_iter().flatten();
+        let labels = labels.map(|(name, value)| format!("{name}={value}"));
+        let selected = Vec::from_iter(labels).join(",");
+        let Read {
+            lost,
+            refusal,
+            unresolved,
+            ..
+        } = reader.read();
+        let read = objects::Read {
+            object: &ObjectRef::event_subscription(key),
+            mentions: service.iter().cloned().collect(),
+            targets: service.iter().cloned().collect(),
+            pods: match selected.len() {
+                0 => None,
+                1..=MAX_LABELS_BYTES => Some(format!("pods with {selected}")),
+                _ => Some("pods with labels longer than those of any".to_owned()),
+            },
+            calls: BTreeSet::new(),
+            lost,
+            refusal,
+            unresolved,
+            yields: None,
+            routes: Vec::new(),
+            also: resource_id(Kind::Subscription, key).into_iter().collect(),
+            in_force: Vec::new(),
+            note: None,
+            remedy: "",
+        };
+        self.conclude_for_pods(read, generation);
+        let links = &mut self.out.memo.links;
+        links.subscribed.set(key, service.into_iter().collect());
+        self.dirty.subscriptions.insert(key.clone());
+        BTreeSet::new()
+    }
+
+    /// An EventSubscription is gone.
+    pub(super) fn forget_subscription(&mut self, key: &ObjectKey) {
+        self.out.memo.links.subscribed.set(key, BTreeSet::new());
+    }
+
+    /// Compiles an EventSubscription for the pods that carry it out.
+    pub(super) fn carried_out(&mut self, key: &ObjectKey) {
+        self.count(Kind::Subscription);
+        let Some(id) = resource_id(Kind::Subscription, key) else {
+            return;
+        };
+        let Some(reader) = self.subscription_reader(key) else {
+            return self.remove(id);
+        };
+        let audience = match (reader.service(), reader.selector()) {
+            (Some(service), _) => self.pods_of(&BTreeSet::from([service])),
+            (None, Some(selector)) => {
+                let links = &self.out.memo.links;
+                let pods = links.pods_with(&key.namespace, selector, &self.inputs.pods);
+                self.meshed(pods.iter())
+            }
+            (None, None) => Audience::new(),
+        };
+        let read = reader.read();
+        if audience.is_empty() || read.refusal.is_some() {
+            return self.remove(id);
+        }
+        let mut capabilities = vec![capability::SUBSCRIPTION];
+        capabilities.extend(brokers_need(read.sent.broker.as_slice()));
+        let object = Some(ObjectRef::event_subscription(key));
+        self.put(id, &capabilities, &read.sent, audience, object);
+    }
+
+    /// The EventSubscriptions of a namespace that are for pods by their labels, and for which `concerns` holds.
+    pub(super) fn by_labels(
+        &self,
+        namespace: &str,
+        concerns: impl Fn(&std::collections::BTreeMap<String, String>) -> bool,
+    ) -> Vec<ObjectKey> {
+        let all = &self.inputs.event_subscriptions;
+        let all = all.range(ObjectKey::new(namespace, "")..);
+        let own = all.take_while(|(key, _)| key.namespace == namespace);
+        let concerned = own.filter(|(_, one)| pods(&one.spec).is_some_and(&concerns));
+        concerned.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Those of the pods that have a sidecar.
+    pub(super) fn meshed<'p>(&self, pods: impl Iterator<Item = &'p ObjectKey>) -> Audience {
+        let meshed = pods.filter(|pod| {
+            let pod = self.inputs.pods.get(*pod);
+            pod.is_some_and(|pod| workload::is_meshed(pod))
+        });
+        meshed
+            .map(|pod| AudienceKey::Pod(pod.namespace.clone(), pod.name.clone()))
+            .collect()
+    }
+
+    fn subscription_reader<'k>(&'k self, key: &'k ObjectKey) -> Option<Reader<'k>> {
+        Some(Reader {
+            key,
+            spec: &self.inputs.event_subscriptions.get(key)?.spec,
+            services: &self.inputs.services,
+            suggestions: &self.suggestions,
+            brokers: self.broker_reader(&key.namespace),
+        })
+    }
+}

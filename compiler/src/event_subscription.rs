@@ -1,0 +1,285 @@
+//! EventSubscription: from `crds::EventSubscription` to `mesh::Subscription`.
+//!
+//! It is in force as a whole or not at all, as its status says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::EventSubscriptionSpec;
+use crds::event_subscription::{
+    Delivery, DeliveryMode, EventTargetType, Manage, OnExhausted, ResponseAction, StartFrom,
+    StartType,
+};
+use crds::status::Reason;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::jiff::Timestamp;
+use wire::mesh::{self, Protocol, subscription::Start, subscription::Target};
+
+use crate::api_route::{Refusal, ended, listed, service_ref};
+use crate::broker;
+use crate::endpoints::{is_external_name, protocol, tcp_ports};
+use crate::host::Suggestions;
+use crate::index::{Objects, selector};
+use crate::inputs::ObjectKey;
+use crate::retry_policy::backoff;
+
+mod filter;
+
+/// Until a broker is there.
+const UNTIL: &str = "Until then nothing is delivered.";
+
+/// What is known when an EventSubscription is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    pub(crate) key: &'a ObjectKey,
+    pub(crate) spec: &'a EventSubscriptionSpec,
+    pub(crate) services: &'a Objects<Service>,
+    pub(crate) suggestions: &'a Suggestions<'a>,
+    pub(crate) brokers: broker::Reader<'a>,
+}
+
+/// What an EventSubscription says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Read {
+    pub(crate) sent: mesh::Subscription,
+    /// Services that don't exist, for which something else is suggested.
+    pub(crate) lost: BTreeSet<ObjectKey>,
+    /// Why it can't be in force.
+    pub(crate) refusal: Option<Refusal>,
+    /// Why its broker can't be had.
+    pub(crate) unresolved: Option<Refusal>,
+}
+
+// === impl Reader ===
+
+impl Reader<'_> {
+    /// The Service that it is for.
+    pub(crate) fn service(&self) -> Option<ObjectKey> {
+        let service = self.spec.target.service.as_ref();
+        let service = service.filter(|_| self.spec.target.type_ == EventTargetType::Service)?;
+        Some(ObjectKey::new(&*self.key.namespace, &*service.name))
+    }
+
+    /// The labels of the pods that it is for.
+    pub(crate) fn selector(&self) -> Option<&BTreeMap<String, String>> {
+        pods(self.spec)
+    }
+
+    /// Reads the whole object.
+    pub(crate) fn read(&self) -> Read {
+        let mut read = Read::default();
+        let mut refusals = Vec::new();
+        let (broker, unresolved) = {
+            let name = &self.spec.source.broker.name;
+            self.brokers.broker("spec.source.broker.name", name, UNTIL)
+        };
+        read.unresolved = unresolved;
+        let target = self.target(&mut read.lost, &mut refusals);
+        let (filters, unreadable) = filter::compile(&self.spec.filters);
+        refusals.extend(unreadable.into_iter().map(invalid));
+        let source = &self.spec.source.broker;
+        let start = self.start(&source.start_from, &mut refusals);
+        let delivery = &self.spec.delivery;
+        refusals.extend(problems(delivery, &source.topic).into_iter().map(invalid));
+        let ObjectKey { namespace, name } = self.key;
+        let own_group = || format!("{namespace}.{name}");
+        read.sent = mesh::Subscription {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            broker: Some(broker),
+            topic: source.topic.clone(),
+            group: source.consumer_group.clone().unwrap_or_else(own_group),
+            create: source.manage == Manage::CreateIfMissing,
+            suspended: self.spec.suspend,
+            filters,
+            path: self.spec.target.path.clone(),
+            start,
+            target,
+            ..sent(delivery)
+        };
+        read.refusal = Refusal::all(refusals);
+        read
+    }
+
+    fn target(
+        &self,
+        lost: &mut BTreeSet<ObjectKey>,
+        refusals: &mut Vec<Refusal>,
+    ) -> Option<Target> {
+        let target = &self.spec.target;
+        match (target.type_, &target.workload, &target.service) {
+            (EventTargetType::Workload, Some(workload), None) => {
+                if workload.selector.is_empty() {
+                    refusals.push(invalid(
+                        "spec.target.workload.selector: without a label it selects nothing."
+                            .to_owned(),
+                    ));
+                }
+                Some(Target::ApplicationPort(workload.port.into()))
+            }
+            (EventTargetType::Service, None, Some(service)) => {
+                let key = ObjectKey::new(&*self.key.namespace, &*service.name);
+                refusals.extend(self.unusable(&key, service.port, lost));
+                Some(Target::Service(mesh::EventService {
+                    service: Some(service_ref(&key)),
+                    port: service.port.into(),
+                }))
+            }
+            _ => {
+                refusals.push(invalid(
+                    "spec.target: type Workload has workload, and type Service has service."
+                        .to_owned(),
+                ));
+                None
+            }
+        }
+    }
+
+    /// What is wrong with a Service as a target.
+    fn unusable(
+        &self,
+        key: &ObjectKey,
+        port: u16,
+        lost: &mut BTreeSet<ObjectKey>,
+    ) -> Option<Refusal> {
+        let ObjectKey { namespace, name } = key;
+        let at = "spec.target.service";
+        let Some(service) = self.services.get(key) else {
+            lost.insert(key.clone());
+            let suggestion = ended(self.suggestions.instead_of(key));
+            return Some(Refusal {
+                reason: Reason::TargetNotFound,
+                message: format!(
+                    "{at}.name: there is no Service {name:?} in namespace {namespace}{suggestion}"
+                ),
+            });
+        };
+        if is_external_name(service) || selector(service).is_none_or(BTreeMap::is_empty) {
+            return Some(Refusal {
+                reason: Reason::UnsupportedTarget,
+                message: format!(
+                    "{at}.name: Service {name:?} in namespace {namespace} selects no pods whose sidecars \
+                     would deliver to it: name one that does."
+                ),
+            });
+        }
+        match tcp_ports(service).find(|(number, _)| *number == port) {
+            None => Some(Refusal {
+                reason: Reason::TargetNotFound,
+                message: format!(
+                    "{at}.port: Service {name:?} in namespace {namespace} has no port {port}, {}.",
+                    listed(service)
+                ),
+            }),
+            Some((_, declared)) if protocol(declared) == Protocol::Tcp => Some(Refusal {
+                reason: Reason::UnsupportedProtocol,
+                message: format!(
+                    "{at}.port: events are posted, and port {port} of Service {name:?} in namespace \
+                     {namespace} is declared to speak no HTTP: set its appProtocol to http, or name it http, \
+                     if it does."
+                ),
+            }),
+            Some(_) => None,
+        }
+    }
+
+    fn start(&self, written: &StartFrom, refusals: &mut Vec<Refusal>) -> Option<Start> {
+        match (written.type_, &written.time) {
+            (StartType::New, None) => Some(Start::New(true)),
+            (StartType::Earliest, None) => Some(Start::Earliest(true)),
+            (StartType::Time, Some(time)) => match time.parse::<Timestamp>() {
+                Ok(time) => Some(Start::SinceMs(time.as_millisecond())),
+                Err(_) => {
+                    refusals.push(invalid(
+                        "spec.source.broker.startFrom.time: this is no moment: write it as \
+                         2026-11-20T08:00:00Z."
+                            .to_owned(),
+                    ));
+                    None
+                }
+            },
+            _ => {
+                refusals.push(invalid(
+                    "spec.source.broker.startFrom.time: it is written with type Time, and only there."
+                        .to_owned(),
+                ));
+                None
+            }
+        }
+    }
+}
+
+/// The labels of the pods that an EventSubscription is for; nothing where it is for a Service.
+pub(crate) fn pods(spec: &EventSubscriptionSpec) -> Option<&BTreeMap<String, String>> {
+    let workload = spec.target.workload.as_ref();
+    let workload = workload.filter(|_| spec.target.type_ == EventTargetType::Workload)?;
+    Some(&workload.selector)
+}
+
+/// What of the delivery contradicts itself, as sentences.
+fn problems(delivery: &Delivery, topic: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    let dead_letters = delivery.on_exhausted == OnExhausted::DeadLetter;
+    match &delivery.dead_letter {
+        None if dead_letters => problems.push(
+            "spec.delivery.deadLetter: onExhausted: DeadLetter needs a topic, or write onExhausted: Block or \
+             Drop."
+                .to_owned(),
+        ),
+        Some(_) if !dead_letters => problems.push(
+            "spec.delivery.deadLetter: it is written with onExhausted: DeadLetter, and only there."
+                .to_owned(),
+        ),
+        Some(to) if to.topic == topic => problems.push(
+            "spec.delivery.deadLetter.topic: the events come from this topic, and would come again for ever: \
+             name another one."
+                .to_owned(),
+        ),
+        _ => {}
+    }
+    problems
+}
+
+/// What is sent of the delivery.
+fn sent(delivery: &Delivery) -> mesh::Subscription {
+    let answers = delivery.responses.iter().map(|rule| mesh::EventAnswer {
+        statuses: rule.codes.iter().map(|code| u32::from(*code)).collect(),
+        action: match rule.action {
+            ResponseAction::Acknowledge => mesh::EventAction::Acknowledge,
+            ResponseAction::Retry => mesh::EventAction::Retry,
+            ResponseAction::DeadLetter => mesh::EventAction::DeadLetter,
+            ResponseAction::Drop => mesh::EventAction::Drop,
+        }
+        .into(),
+    });
+    mesh::Subscription {
+        mode: match delivery.mode {
+            DeliveryMode::Binary => mesh::EventMode::Binary,
+            DeliveryMode::Structured => mesh::EventMode::Structured,
+        }
+        .into(),
+        timeout_ms: delivery.timeout.millis(),
+        max_in_flight: delivery.max_in_flight,
+        max_retries: delivery.retries.max_retries,
+        backoff: Some(backoff(&delivery.retries.backoff)),
+        answers: answers.collect(),
+        expiry_ms: delivery.expiry.as_ref().map(crds::Duration::millis),
+        on_exhausted: match delivery.on_exhausted {
+            OnExhausted::DeadLetter => mesh::OnExhausted::DeadLetter,
+            OnExhausted::Block => mesh::OnExhausted::Block,
+            OnExhausted::Drop => mesh::OnExhausted::Drop,
+        }
+        .into(),
+        dead_letter_topic: {
+            let dead_letter = delivery.dead_letter.as_ref();
+            dead_letter.map_or_else(String::new, |to| to.topic.clone())
+        },
+        ..mesh::Subscription::default()
+    }
+}
+
+fn invalid(message: String) -> Refusal {
+    Refusal {
+        reason: Reason::Invalid,
+        message,
+    }
+}

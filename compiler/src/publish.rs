@@ -1,0 +1,111 @@
+//! Publish: from the rules of an ApiRoute by which requests become events to `mesh::Publish`.
+//!
+//! It holds while the object is in force, at the pods of its hosts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::ApiRouteSpec;
+use crds::status::Reason;
+use wire::mesh;
+
+use crate::api_route::{Refusal, request_match, rule_name, service_ref};
+use crate::broker;
+use crate::inputs::ObjectKey;
+
+/// Until a broker is there.
+const UNTIL: &str = "Until then nothing is published there: requests are answered 503.";
+
+/// What is known when it is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader<'a> {
+    pub(crate) key: &'a ObjectKey,
+    pub(crate) spec: &'a ApiRouteSpec,
+    pub(crate) brokers: broker::Reader<'a>,
+}
+
+// === impl Reader ===
+
+impl Reader<'_> {
+    /// The Services at whose pods it holds, given those of the hosts.
+    pub(crate) fn services(&self, hosts: &[ObjectKey]) -> BTreeSet<ObjectKey> {
+        let own = hosts
+            .iter()
+            .filter(|host| host.namespace == self.key.namespace);
+        own.cloned().collect()
+    }
+
+    /// Why the object can't be in force.
+    pub(crate) fn problems(&self, hosts: &[ObjectKey]) -> Vec<Refusal> {
+        let own = &self.key.namespace;
+        let Some(other) = hosts.iter().find(|host| host.namespace != *own) else {
+            return Vec::new();
+        };
+        let rules = self.spec.rules.iter().enumerate();
+        let place = rules
+            .filter(|(_, rule)| rule.publish.is_some())
+            .map(|(place, _)| place);
+        let problems = place.map(|place| Refusal {
+            reason: Reason::Invalid,
+            message: format!(
+                "spec.rules[{place}].publish: what the pods of namespace {} publish is said by an ApiRoute \
+                 of that namespace: write it there, or take publish out.",
+                other.namespace
+            ),
+        });
+        problems.collect()
+    }
+
+    /// Why brokers can't be had.
+    pub(crate) fn unresolved(&self) -> Vec<Refusal> {
+        self.brokers().1
+    }
+
+    /// The resource.
+    pub(crate) fn publish(&self, services: &BTreeSet<ObjectKey>) -> mesh::Publish {
+        let rules = self.spec.rules.iter().enumerate();
+        let rules = rules.map(|(place, rule)| mesh::PublishRule {
+            name: rule.name.clone().unwrap_or_else(|| rule_name(place)),
+            matches: rule.matches.iter().map(request_match).collect(),
+            publish: rule
+                .publish
+                .as_ref()
+                .map(|publish| self.publishing(publish)),
+        });
+        mesh::Publish {
+            namespace: self.key.namespace.clone(),
+            name: self.key.name.clone(),
+            services: services.iter().map(service_ref).collect(),
+            rules: rules.collect(),
+            brokers: self.brokers().0,
+        }
+    }
+
+    fn publishing(&self, written: &crds::Publish) -> mesh::Publishing {
+        let event = written.event.clone().unwrap_or_default();
+        let ObjectKey { namespace, name } = self.key;
+        let source = || format!("/apiroutes/{namespace}/{name}");
+        mesh::Publishing {
+            broker: written.broker.clone(),
+            topic: written.topic.clone(),
+            r#type: event.type_.unwrap_or_else(|| written.topic.clone()),
+            source: event.source.unwrap_or_else(source),
+            max_bytes: written.max_bytes,
+        }
+    }
+
+    /// Those that the rules name, each once, and what is wrong with them.
+    fn brokers(&self) -> (Vec<mesh::Broker>, Vec<Refusal>) {
+        let mut first = BTreeMap::new();
+        for (place, rule) in self.spec.rules.iter().enumerate() {
+            if let Some(publish) = &rule.publish {
+                first.entry(&*publish.broker).or_insert(place);
+            }
+        }
+        let read = first.into_iter().map(|(name, place)| {
+            let at = format!("spec.rules[{place}].publish.broker");
+            self.brokers.broker(&at, name, UNTIL)
+        });
+        let (brokers, unresolved): (Vec<_>, Vec<_>) = read.unzip();
+        (brokers, unresolved.into_iter().flatten().collect())
+    }
+}

@@ -1,0 +1,84 @@
+//! The rules of what becomes an event, and of EventSubscriptions.
+
+use serde_json::Value;
+
+use super::filters::has;
+use super::retry_policy::millis;
+use super::{Rule, is};
+
+pub(super) const RULES: &[Rule] = &[
+    (
+        "!has(self.publish) || !(has(self.backendRefs) || has(self.redirect) || \
+         has(self.directResponse) || has(self.rewrite) || has(self.mirror))",
+        |rule| {
+            let of_what_is_sent_on = [
+                "backendRefs",
+                "redirect",
+                "directResponse",
+                "rewrite",
+                "mirror",
+            ];
+            !has(rule, "publish") || !of_what_is_sent_on.iter().any(|field| has(rule, field))
+        },
+    ),
+    (
+        "!has(self.delivery.deadLetter) || self.delivery.deadLetter.topic != self.source.broker.topic",
+        |spec| {
+            let to = spec.pointer("/delivery/deadLetter/topic");
+            to.is_none() || to != spec.pointer("/source/broker/topic")
+        },
+    ),
+    ("(self.type == 'Time') == has(self.time)", |start| {
+        is(start, "Time") == has(start, "time")
+    }),
+    (
+        "(self.type == 'Workload') == has(self.workload)",
+        |target| is(target, "Workload") == has(target, "workload"),
+    ),
+    ("(self.type == 'Service') == has(self.service)", |target| {
+        is(target, "Service") == has(target, "service")
+    }),
+    ("self.size() > 0", |map| {
+        map.as_object().is_none_or(|map| !map.is_empty())
+    }),
+    (
+        "self.onExhausted != 'DeadLetter' || has(self.deadLetter)",
+        |delivery| !dead_letters(delivery) || has(delivery, "deadLetter"),
+    ),
+    (
+        "self.onExhausted == 'DeadLetter' || !has(self.deadLetter)",
+        |delivery| dead_letters(delivery) || !has(delivery, "deadLetter"),
+    ),
+    (
+        "duration(self) >= duration('100ms') && duration(self) <= duration('10m')",
+        |written| millis(written).is_none_or(|span| (100..=600_000).contains(&span)),
+    ),
+    (
+        "duration(self) >= duration('1s') && duration(self) <= duration('8760h')",
+        |written| millis(written).is_none_or(|span| (1_000..=31_536_000_000).contains(&span)),
+    ),
+    (
+        "[has(self.exact), has(self.prefix), has(self.suffix), has(self.sql), has(self.all), \
+         has(self.any), has(self.not)].filter(one, one).size() == 1",
+        |filter| {
+            one_of(
+                filter,
+                &["exact", "prefix", "suffix", "sql", "all", "any", "not"],
+            )
+        },
+    ),
+    (
+        "[has(self.exact), has(self.prefix), has(self.suffix), has(self.sql)].filter(one, \
+         one).size() == 1",
+        |filter| one_of(filter, &["exact", "prefix", "suffix", "sql"]),
+    ),
+];
+
+fn dead_letters(delivery: &Value) -> bool {
+    let given = delivery.get("onExhausted");
+    given.is_none_or(|given| given == "DeadLetter")
+}
+
+fn one_of(filter: &Value, fields: &[&str]) -> bool {
+    fields.iter().filter(|field| has(filter, field)).count() == 1
+}

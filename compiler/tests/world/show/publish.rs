@@ -1,0 +1,53 @@
+//! Which requests become events, for people.
+
+use serde_json::{Value, json};
+use wire::mesh;
+
+use super::{request_match, service};
+
+pub(super) fn shown(sent: mesh::Publish) -> Value {
+    let rules = sent.rules.iter().map(|rule| {
+        let matches = Vec::from_iter(rule.matches.iter().map(request_match));
+        let mut shown = json!({"name": rule.name, "matches": matches});
+        if let Some(publish) = &rule.publish {
+            shown["publish"] = publishing(publish);
+        }
+        shown
+    });
+    json!({
+        "route": format!("{}/{}", sent.namespace, sent.name),
+        "at": Vec::from_iter(sent.services.iter().map(service)),
+        "rules": Vec::from_iter(rules),
+        "brokers": Vec::from_iter(sent.brokers.iter().map(broker)),
+    })
+}
+
+fn publishing(sent: &mesh::Publishing) -> Value {
+    json!({
+        "to": format!("{} of {}", sent.topic, sent.broker),
+        "type": sent.r#type,
+        "source": sent.source,
+        "maxBytes": sent.max_bytes,
+    })
+}
+
+/// A broker, and by what it knows who asks, but for the secret itself.
+pub(super) fn broker(sent: &mesh::Broker) -> Value {
+    let mesh::Broker {
+        name,
+        url,
+        user,
+        password,
+        token,
+        ca_certificates,
+    } = sent;
+    let credentials = [
+        (user, "user"),
+        (password, "password"),
+        (token, "token"),
+        (ca_certificates, "its own authority"),
+    ];
+    let those = credentials.iter().filter(|(given, _)| !given.is_empty());
+    let those = Vec::from_iter(those.map(|(_, what)| *what));
+    json!({"name": name, "url": url, "with": those.join(", ")})
+}

@@ -1,0 +1,82 @@
+//! EventSubscriptions as YAML for people.
+
+use serde_json::{Value, json};
+use wire::mesh::{self, event_filter::Dialect, subscription::Start, subscription::Target};
+
+use super::{publish, service};
+
+pub(super) fn shown(sent: mesh::Subscription) -> Value {
+    let (mode, on_exhausted) = (sent.mode(), sent.on_exhausted());
+    let target = match sent.target.as_ref().unwrap() {
+        Target::ApplicationPort(port) => format!("the application at port {port}"),
+        Target::Service(to) => {
+            format!("{} port {}", service(to.service.as_ref().unwrap()), to.port)
+        }
+    };
+    let start = match sent.start.unwrap() {
+        Start::New(true) => "new".to_owned(),
+        Start::Earliest(true) => "earliest".to_owned(),
+        Start::SinceMs(moment) => format!("since {moment} ms"),
+        never => panic!("{never:?}"),
+    };
+    let answers = sent.answers.iter().map(|answer| {
+        let action = answer.action().as_str_name();
+        format!("{:?} {action}", answer.statuses)
+    });
+    let backoff = sent.backoff.unwrap();
+    let (growth, jitter) = (backoff.growth(), backoff.jitter());
+    let mut shown = json!({
+        "subscription": format!("{}/{}", sent.namespace, sent.name),
+        "from": {
+            "broker": publish::broker(sent.broker.as_ref().unwrap()),
+            "topic": sent.topic,
+            "group": sent.group,
+            "start": start,
+            "create": sent.create,
+        },
+        "to": format!("{target}, path {}", sent.path),
+        "filters": Vec::from_iter(sent.filters.iter().map(filter)),
+        "mode": mode.as_str_name(),
+        "timeoutMs": sent.timeout_ms,
+        "maxInFlight": sent.max_in_flight,
+        "retries": {
+            "max": sent.max_retries,
+            "backoff": format!(
+                "{} x{} {} to {} ms {}", growth.as_str_name(), backoff.multiplier,
+                backoff.initial_ms, backoff.max_ms, jitter.as_str_name(),
+            ),
+        },
+        "onExhausted": on_exhausted.as_str_name(),
+    });
+    if sent.suspended {
+        shown["suspended"] = json!(true);
+    }
+    if !sent.answers.is_empty() {
+        shown["answers"] = Value::from_iter(answers);
+    }
+    if let Some(expiry) = sent.expiry_ms {
+        shown["expiryMs"] = json!(expiry);
+    }
+    if !sent.dead_letter_topic.is_empty() {
+        shown["deadLetterTopic"] = json!(sent.dead_letter_topic);
+    }
+    shown
+}
+
+fn filter(sent: &mesh::EventFilter) -> Value {
+    let values = |sent: &mesh::EventValues| {
+        let values = sent.values.iter();
+        let values = values.map(|one| format!("{}={}", one.attribute, one.value));
+        Value::from_iter(values)
+    };
+    let list = |sent: &mesh::EventFilters| Value::from_iter(sent.filters.iter().map(filter));
+    match sent.dialect.as_ref().unwrap() {
+        Dialect::Exact(sent) => json!({"exact": values(sent)}),
+        Dialect::Prefix(sent) => json!({"prefix": values(sent)}),
+        Dialect::Suffix(sent) => json!({"suffix": values(sent)}),
+        Dialect::All(sent) => json!({"all": list(sent)}),
+        Dialect::Any(sent) => json!({"any": list(sent)}),
+        Dialect::Not(sent) => json!({"not": filter(sent)}),
+        Dialect::Sql(sql) => json!({"sql": sql}),
+    }
+}

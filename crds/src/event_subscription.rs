@@ -1,0 +1,88 @@
+//! EventSubscription: events of a topic, delivered to a workload or a Service.
+
+#![allow(
+    unreachable_pub,
+    clippy::duplicated_attributes,
+    reason = "KubeSchema derives from a private copy of each type; printer columns repeat their type"
+)]
+
+use kube::core::Rule as Cel;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use crate::status::ObjectStatus;
+
+mod delivery;
+mod filter;
+mod source;
+mod target;
+
+pub use delivery::{
+    DeadLetter, Delivery, DeliveryMode, OnExhausted, Redelivery, ResponseAction, ResponseRule,
+};
+pub use filter::{EventFilter, InnerFilter, InnermostFilter};
+pub use source::{BrokerSource, Manage, Source, SourceType, StartFrom, StartType};
+pub use target::{EventTarget, EventTargetType, ServiceTarget, WorkloadTarget};
+
+/// Which events go where, and what becomes of those that can't be delivered.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "meshwright.dev",
+    version = "v1alpha1",
+    kind = "EventSubscription",
+    doc = "An EventSubscription delivers the events of a broker's topic to a workload or a Service of its own namespace: each at least once, again while it fails, and to a dead letter topic in the end. The sidecars of the pods that it is for carry it out, and share the work.",
+    namespaced,
+    plural = "eventsubscriptions",
+    shortname = "es",
+    category = "meshwright",
+    derive = "PartialEq",
+    status = "ObjectStatus",
+    printcolumn(
+        name = "Target",
+        type_ = "string",
+        json_path = ".status.target",
+        description = "The Service that it delivers to."
+    ),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status",
+        description = "Whether the object is in force."
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.programmed",
+        description = "How many of the sidecars that should carry it out do."
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since the object was created."
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Cel::new(
+    "!has(self.delivery.deadLetter) || self.delivery.deadLetter.topic != self.source.broker.topic"
+).message("delivery.deadLetter.topic is the topic that the events come from: they would come again for ever"))]
+pub struct EventSubscriptionSpec {
+    /// Whether nothing is delivered for now. What comes meanwhile stays in the broker, as long as that
+    /// keeps it.
+    #[serde(default)]
+    pub suspend: bool,
+
+    /// Where the events come from.
+    pub source: Source,
+
+    /// Which events are delivered: those that pass every filter. The others are done with at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub filters: Vec<EventFilter>,
+
+    /// Where they go.
+    pub target: EventTarget,
+
+    /// How they are delivered, and what becomes of those that can't be.
+    pub delivery: Delivery,
+}

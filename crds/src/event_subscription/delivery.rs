@@ -1,0 +1,173 @@
+//! How events are delivered, and what becomes of those that can't be.
+
+use kube::KubeSchema;
+use kube::core::Rule as Cel;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::retry_policy::Backoff;
+use crate::units::Duration;
+
+/// How events are delivered. What the target answers decides: 2xx is done; 404, 408, 409, 425, 429,
+/// 5xx, and no answer at all are failures, after which the event comes again; 410 ends deliveries until
+/// the object is written anew; every other answer is for good, and exhausts the event at once.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Cel::new("self.onExhausted != 'DeadLetter' || has(self.deadLetter)")
+    .message("onExhausted: DeadLetter needs deadLetter.topic, or write onExhausted: Block or Drop"))]
+#[x_kube(validation = Cel::new("self.onExhausted == 'DeadLetter' || !has(self.deadLetter)")
+    .message("deadLetter is written with onExhausted: DeadLetter, and only there"))]
+pub struct Delivery {
+    /// How an event is written in a request.
+    #[serde(default)]
+    pub mode: DeliveryMode,
+
+    /// How long the target may take to answer.
+    #[serde(default = "Delivery::default_timeout")]
+    #[x_kube(validation = Cel::new(
+        "duration(self) >= duration('100ms') && duration(self) <= duration('10m')"
+    ).message("a delivery takes 100ms to 10m"))]
+    pub timeout: Duration,
+
+    /// How many events each sidecar delivers at once.
+    #[serde(default = "Delivery::default_max_in_flight")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_in_flight: u32,
+
+    /// How often an event comes again, and when.
+    #[serde(default)]
+    pub retries: Redelivery,
+
+    /// What becomes of answers, instead of what is said above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub responses: Vec<ResponseRule>,
+
+    /// How old an event may be, from when the broker got it; an older one is exhausted before it is
+    /// delivered. As long as the broker keeps it when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Cel::new(
+        "duration(self) >= duration('1s') && duration(self) <= duration('8760h')"
+    ).message("events expire after 1s to 8760h"))]
+    pub expiry: Option<Duration>,
+
+    /// What becomes of an event that has come as often as it may, that was refused for good, that is
+    /// too old, or that nobody can read.
+    #[serde(default)]
+    pub on_exhausted: OnExhausted,
+
+    /// Where such events go, with `DeadLetter`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<DeadLetter>,
+}
+
+/// How an event is written in a request.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeliveryMode {
+    /// Its data as the body, its attributes as `ce-` headers.
+    #[default]
+    Binary,
+    /// All of it as JSON (`application/cloudevents+json`).
+    Structured,
+}
+
+/// How often an event comes again, and when.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Redelivery {
+    /// How often, the first time not counted.
+    #[serde(default = "Redelivery::default_max_retries")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub max_retries: u32,
+
+    /// How long it waits; from `1s` to `5m`, twice as long each time, when absent.
+    #[serde(default = "Redelivery::default_backoff")]
+    pub backoff: Backoff,
+}
+
+/// What becomes of answers with certain statuses.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResponseRule {
+    /// The statuses.
+    #[schemars(length(min = 1, max = 32), inner(range(min = 200, max = 599)))]
+    pub codes: Vec<u16>,
+
+    /// What becomes of the event.
+    pub action: ResponseAction,
+}
+
+/// What becomes of an event that was answered.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ResponseAction {
+    /// It is done.
+    Acknowledge,
+    /// It comes again.
+    Retry,
+    /// It is exhausted, and goes as `onExhausted` says.
+    DeadLetter,
+    /// It is done with, and counted as dropped.
+    Drop,
+}
+
+/// What becomes of an event that is exhausted.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnExhausted {
+    /// It is published to the dead letter topic, and done once the broker holds it there.
+    #[default]
+    DeadLetter,
+    /// It comes again for ever, with the longest wait, and takes a place of `maxInFlight` only while
+    /// it is delivered.
+    Block,
+    /// It is lost, and counted.
+    Drop,
+}
+
+/// Where exhausted events go.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadLetter {
+    /// A topic of the same broker.
+    #[schemars(
+        length(min = 1, max = 200),
+        pattern(r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")
+    )]
+    pub topic: String,
+}
+
+// === impl Delivery ===
+
+impl Delivery {
+    fn default_timeout() -> Duration {
+        Duration::of_seconds(30)
+    }
+
+    fn default_max_in_flight() -> u32 {
+        10
+    }
+}
+
+// === impl Redelivery ===
+
+impl Redelivery {
+    fn default_max_retries() -> u32 {
+        10
+    }
+
+    fn default_backoff() -> Backoff {
+        Backoff {
+            initial: Duration::of_seconds(1),
+            max: Duration::of_seconds(300),
+            ..Backoff::default()
+        }
+    }
+}
+
+impl Default for Redelivery {
+    fn default() -> Self {
+        Self {
+            max_retries: Self::default_max_retries(),
+            backoff: Self::default_backoff(),
+        }
+    }
+}

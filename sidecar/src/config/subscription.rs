@@ -1,0 +1,309 @@
+//! Subscription → [`Subscription`]: which events go where, and what becomes of those that can't be delivered.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::StatusCode;
+use http::uri::PathAndQuery;
+use wire::filter::Filter;
+use wire::mesh::{self, subscription};
+
+use super::broker::Broker;
+use super::service::{ServiceKey, parse_port};
+use crate::events::broker::{Group, Start};
+use crate::policy::retry::Backoff;
+
+/// An EventSubscription.
+#[derive(Debug)]
+pub struct Subscription {
+    /// `namespace/name`.
+    pub object: Arc<str>,
+    /// Where the events are.
+    pub broker: Arc<Broker>,
+    /// The group that they are delivered to, its topic, and where it starts.
+    pub group: Group,
+    /// Whether nothing is delivered for now.
+    pub suspended: bool,
+    /// All of which an event passes to be delivered.
+    pub filters: Vec<Filter>,
+    /// Where they go.
+    pub target: Target,
+    /// The path that they are posted to.
+    pub path: PathAndQuery,
+    /// Whether they are written as JSON.
+    pub structured: bool,
+    /// How long the target may take to answer.
+    pub timeout: Duration,
+    /// How many are delivered at once.
+    pub max_in_flight: usize,
+    /// How often one comes again.
+    pub max_retries: u32,
+    /// When.
+    pub backoff: Backoff,
+    /// How old one may be.
+    pub expiry: Option<Duration>,
+    /// What becomes of those that are exhausted.
+    pub exhausted: Exhausted,
+    answers: Vec<(Vec<u16>, Action)>,
+}
+
+/// Where events go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To the application beside this sidecar, at this port.
+    Application(u16),
+    /// To a Service, by its name, at this port of it.
+    Service(ServiceKey, u16),
+}
+
+/// What becomes of an event that was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is done.
+    Acknowledge,
+    /// It comes again.
+    Retry,
+    /// It is exhausted.
+    Exhaust,
+    /// It is done with, and counted as dropped.
+    Drop,
+    /// It comes again, and nothing is delivered meanwhile.
+    Gone,
+}
+
+/// What becomes of an event that is exhausted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exhausted {
+    /// It is published to this topic.
+    DeadLetter(Arc<str>),
+    /// It comes again for ever.
+    Block,
+    /// It is dropped.
+    Drop,
+}
+
+// === build ===
+
+impl Subscription {
+    /// Builds from what was sent.
+    ///
+    /// # Errors
+    /// A sentence naming the field that cannot be used.
+    pub fn build(sent: mesh::Subscription) -> Result<Self, String> {
+        let on_exhausted = sent.on_exhausted();
+        let structured = match sent.mode() {
+            mesh::EventMode::Binary => false,
+            mesh::EventMode::Structured => true,
+            mesh::EventMode::Unspecified => {
+                return Err("mode: it is not known to this sidecar".to_owned());
+            }
+        };
+        let start = match sent.start {
+            Some(subscription::Start::New(_)) => Start::New,
+            Some(subscription::Start::Earliest(_)) => Start::Earliest,
+            Some(subscription::Start::SinceMs(millis)) => Start::Time(moment(millis)),
+            None => return Err("start: it is missing".to_owned()),
+        };
+        let target = match sent.target {
+            Some(subscription::Target::ApplicationPort(port)) => {
+                Target::Application(parse_port(port)?)
+            }
+            Some(subscription::Target::Service(to)) => {
+                let service = to.service.ok_or("service: it names none")?;
+                let key = ServiceKey::new(&service.namespace, &service.name);
+                Target::Service(key, parse_port(to.port)?)
+            }
+            None => return Err("target: it is missing".to_owned()),
+        };
+        let filters = sent.filters.iter().enumerate().map(|(place, filter)| {
+            Filter::build(filter).map_err(|error| format!("filters[{place}].{error}"))
+        });
+        let answers = sent.answers.iter().enumerate().map(|(place, answer)| {
+            let action = match answer.action() {
+                mesh::EventAction::Acknowledge => Action::Acknowledge,
+                mesh::EventAction::Retry => Action::Retry,
+                mesh::EventAction::DeadLetter => Action::Exhaust,
+                mesh::EventAction::Drop => Action::Drop,
+                mesh::EventAction::Unspecified => {
+                    return Err(format!(
+                        "answers[{place}].action: it is not known to this sidecar"
+                    ));
+                }
+            };
+            let statuses = answer.statuses.iter();
+            let statuses = statuses.filter_map(|status| u16::try_from(*status).ok());
+            Ok((statuses.collect(), action))
+        });
+        let path = sent.path.parse();
+        Ok(Self {
+            object: format!("{}/{}", sent.namespace, sent.name).into(),
+            broker: {
+                let broker = sent.broker.ok_or("broker: it is missing")?;
+                Arc::new(Broker::build(broker)?)
+            },
+            group: Group {
+                name: sent.group,
+                topic: sent.topic,
+                start,
+                create: sent.create,
+            },
+            suspended: sent.suspended,
+            filters: filters.collect::<Result<_, _>>()?,
+            target,
+            path: path.map_err(|_| "path: it is none".to_owned())?,
+            structured,
+            timeout: Duration::from_millis(sent.timeout_ms),
+            max_in_flight: usize::try_from(sent.max_in_flight.max(1)).unwrap_or(1),
+            max_retries: sent.max_retries,
+            backoff: Backoff::build(sent.backoff.ok_or("backoff: it is missing")?)?,
+            expiry: sent.expiry_ms.map(Duration::from_millis),
+            exhausted: match on_exhausted {
+                mesh::OnExhausted::DeadLetter => {
+                    Exhausted::DeadLetter(sent.dead_letter_topic.into())
+                }
+                mesh::OnExhausted::Block => Exhausted::Block,
+                mesh::OnExhausted::Drop => Exhausted::Drop,
+                mesh::OnExhausted::Unspecified => {
+                    return Err("on_exhausted: it is not known to this sidecar".to_owned());
+                }
+            },
+            answers: answers.collect::<Result<_, _>>()?,
+        })
+    }
+
+    // === request ===
+
+    /// What becomes of an event that was answered with this status: as written, else as the table in
+    /// `docs/events.md` says.
+    pub fn action(&self, status: StatusCode) -> Action {
+        let written = self.answers.iter();
+        let mut written = written.filter(|(statuses, _)| statuses.contains(&status.as_u16()));
+        if let Some((_, action)) = written.next() {
+            return *action;
+        }
+        match status.as_u16() {
+            200..=299 => Action::Acknowledge,
+            410 => Action::Gone,
+            // A pod may be coming up; somebody else may be at it; too early, or too much.
+            404 | 408 | 409 | 425 | 429 | 500..=599 => Action::Retry,
+            // Nobody is followed anywhere, and what is refused for good is not sent again.
+            _ => Action::Exhaust,
+        }
+    }
+}
+
+/// A moment, of milliseconds of Unix time.
+fn moment(millis: i64) -> SystemTime {
+    let span = Duration::from_millis(millis.unsigned_abs());
+    let moment = match millis < 0 {
+        true => UNIX_EPOCH.checked_sub(span),
+        false => UNIX_EPOCH.checked_add(span),
+    };
+    moment.unwrap_or(UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that delivers to the application's port 8080 and has a dead letter topic.
+    pub(crate) fn sent() -> mesh::Subscription {
+        mesh::Subscription {
+            namespace: "shop".into(),
+            name: "stock".into(),
+            broker: Some(mesh::Broker {
+                name: "events".into(),
+                ..Default::default()
+            }),
+            topic: "stock".into(),
+            group: "shop.stock".into(),
+            start: Some(subscription::Start::New(true)),
+            target: Some(subscription::Target::ApplicationPort(8080)),
+            path: "/events".into(),
+            mode: mesh::EventMode::Binary.into(),
+            timeout_ms: 1000,
+            max_in_flight: 10,
+            max_retries: 2,
+            backoff: Some(mesh::Backoff {
+                growth: mesh::backoff::Growth::Exponential.into(),
+                initial_ms: 10,
+                multiplier: 2,
+                max_ms: 100,
+                jitter: mesh::backoff::Jitter::None.into(),
+            }),
+            on_exhausted: mesh::OnExhausted::DeadLetter.into(),
+            dead_letter_topic: "stock.dlq".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_answer_decides_what_becomes_of_an_event() {
+        let built = Subscription::build(sent()).unwrap();
+        let action = |status| built.action(StatusCode::from_u16(status).unwrap());
+        for status in [200, 201, 202, 204, 299] {
+            assert_eq!(action(status), Action::Acknowledge, "{status}");
+        }
+        for status in [404, 408, 409, 425, 429, 500, 502, 503, 504, 599] {
+            assert_eq!(action(status), Action::Retry, "{status}");
+        }
+        for status in [301, 302, 307, 400, 401, 403, 405, 411, 413, 415, 422, 451] {
+            assert_eq!(action(status), Action::Exhaust, "{status}");
+        }
+        assert_eq!(action(410), Action::Gone);
+    }
+
+    #[test]
+    fn what_is_written_of_an_answer_comes_before_the_table() {
+        let answer = |statuses: &[u32], action: mesh::EventAction| mesh::EventAnswer {
+            statuses: statuses.into(),
+            action: action.into(),
+        };
+        let built = Subscription::build(mesh::Subscription {
+            answers: vec![
+                answer(&[404, 410], mesh::EventAction::DeadLetter),
+                answer(&[404, 422], mesh::EventAction::Drop),
+                answer(&[500], mesh::EventAction::Acknowledge),
+                answer(&[302], mesh::EventAction::Retry),
+            ],
+            ..sent()
+        });
+        let built = built.unwrap();
+        let action = |status| built.action(StatusCode::from_u16(status).unwrap());
+        assert_eq!(action(404), Action::Exhaust);
+        assert_eq!(action(410), Action::Exhaust);
+        assert_eq!(action(422), Action::Drop);
+        assert_eq!(action(500), Action::Acknowledge);
+        assert_eq!(action(302), Action::Retry);
+        assert_eq!(action(501), Action::Retry);
+    }
+
+    #[test]
+    fn what_this_sidecar_does_not_know_is_not_carried_out() {
+        let told = |sent| Subscription::build(sent).unwrap_err();
+        assert!(told(mesh::Subscription { mode: 9, ..sent() }).starts_with("mode: "));
+        assert!(
+            told(mesh::Subscription {
+                on_exhausted: 9,
+                ..sent()
+            })
+            .starts_with("on_exhausted: ")
+        );
+        assert!(
+            told(mesh::Subscription {
+                target: None,
+                ..sent()
+            })
+            .starts_with("target: ")
+        );
+        assert!(
+            told(mesh::Subscription {
+                start: None,
+                ..sent()
+            })
+            .starts_with("start: ")
+        );
+        let filters = vec![mesh::EventFilter { dialect: None }];
+        assert!(told(mesh::Subscription { filters, ..sent() }).starts_with("filters[0]."));
+    }
+}

@@ -1,0 +1,205 @@
+//! Brokers, behind one small trait: what is published, and what groups are delivered of it.
+//!
+//! A broker holds what it has confirmed, and delivers it to one member of each group until that one
+//! acknowledges it: at least once, in no order that may be relied on. Whoever is delivered something
+//! has a lease on it; when that ends, it is delivered again.
+//!
+//! Everything here belongs to one worker: futures stay on its thread.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::future::LocalBoxFuture;
+
+pub mod nats;
+
+/// What a broker holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Names in lower case, and values: visible characters and spaces. Of several of one name the
+    /// order is kept, of others it is not. None begins with `nats-`, which is the broker's own.
+    pub headers: Vec<(String, String)>,
+    /// The rest, byte for byte.
+    pub data: Bytes,
+}
+
+/// Why something was not published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unpublished {
+    /// Nothing at the broker holds what is published there.
+    #[error("nothing at the broker holds this topic")]
+    UnknownTopic,
+    /// It is longer than the broker takes.
+    #[error("it is longer than the {max} bytes, headers included, that the broker takes")]
+    TooLarge {
+        /// How long it may be with its headers, in bytes.
+        max: usize,
+    },
+    /// The broker does not want it, or could not be given it; it does not hold it.
+    #[error("it was refused: {0}")]
+    Refused(String),
+    /// The broker may hold it or not, now or later: nobody confirmed.
+    #[error("the broker did not confirm it: {0}")]
+    Unconfirmed(String),
+    /// There is no connection, and the broker was told nothing.
+    #[error("the broker is away")]
+    Away,
+}
+
+/// Why a topic or a group can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsubscribed {
+    /// The topic is not there, and was not to be created.
+    #[error("nothing at the broker holds this topic")]
+    MissingTopic,
+    /// The group is not there, and was not to be created.
+    #[error("the broker does not know this group")]
+    MissingGroup,
+    /// What is there is not what is needed: the field that differs, by the broker's name for it.
+    #[error("what the broker has differs in {0}")]
+    Differs(String),
+    /// The version that the broker is of, which can't do what is needed, and the first that can.
+    #[error("the broker is of version {version}, and {needed} is needed")]
+    TooOld {
+        /// The version of the broker.
+        version: String,
+        /// The first version that will do.
+        needed: &'static str,
+    },
+    /// The broker says no.
+    #[error("the broker refused: {0}")]
+    Refused(String),
+    /// There is no connection, or no answer on it. It may be asked again later.
+    #[error("the broker is away: {0}")]
+    Away(String),
+}
+
+/// What was delivered is no longer ours, or the group can't be asked any more: whoever wants more
+/// joins again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the group was lost: {0}")]
+pub struct Lost(pub String);
+
+/// A broker.
+pub trait Broker {
+    /// Publishes; returns once the broker holds it, and says whether it held one of that `id` already,
+    /// as far back as it remembers. Gives up after `patience`.
+    ///
+    /// # Errors
+    /// That the broker does not hold it, or may not.
+    fn publish<'a>(
+        &'a self,
+        topic: &'a str,
+        id: Option<&'a str>,
+        message: Message,
+        patience: Duration,
+    ) -> LocalBoxFuture<'a, Result<bool, Unpublished>>;
+
+    /// Sees to it that something holds the topic, and creates it if nothing does.
+    ///
+    /// # Errors
+    /// That nothing does.
+    fn create_topic<'a>(&'a self, topic: &'a str) -> LocalBoxFuture<'a, Result<(), Unsubscribed>>;
+
+    /// Joins a group. The group and its position stay when nobody is left in it.
+    ///
+    /// # Errors
+    /// That it can't be joined.
+    fn join<'a>(
+        &'a self,
+        group: &'a Group,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Queue>, Unsubscribed>>;
+
+    /// Whether there is a connection.
+    fn is_connected(&self) -> bool;
+}
+
+/// A group: those that share what comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// What it is known by.
+    pub name: String,
+    /// What it is delivered.
+    pub topic: String,
+    /// Where it starts, if it is not there yet.
+    pub start: Start,
+    /// Whether topic and group may be created, and the group's bounds be set.
+    pub create: bool,
+}
+
+/// Where a group starts when it is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With what comes from now on.
+    New,
+    /// With the first that is still held.
+    Earliest,
+    /// With the first that came then or later.
+    Time(SystemTime),
+}
+
+/// How much a group has before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lag {
+    /// How many messages were not delivered yet.
+    pub waiting: u64,
+    /// How many were, and are not acknowledged: also those that were given back.
+    pub unacknowledged: u64,
+}
+
+/// A member's place in a group.
+///
+/// What it has asked for goes on coming while it is not pulled: whoever stops pulling drops it.
+pub trait Queue {
+    /// Waits for messages, at most `most`. None when none came for some seconds, so that whoever pulls
+    /// can look at other things. What was asked for and is not handed out comes again, to somebody,
+    /// once its lease ends; so does what is handed out to a future that is dropped.
+    ///
+    /// # Errors
+    /// That no more will come here.
+    fn pull(&mut self, most: usize) -> LocalBoxFuture<'_, Result<Vec<Box<dyn Delivered>>, Lost>>;
+
+    /// How much is before the group, all of its members together.
+    ///
+    /// # Errors
+    /// That the broker does not say.
+    fn lag(&mut self) -> LocalBoxFuture<'_, Result<Lag, Lost>>;
+}
+
+/// A message that was delivered. To drop it is to let its lease end.
+pub trait Delivered {
+    /// What was published.
+    fn message(&self) -> &Message;
+
+    /// Which delivery this is, from 1, as the broker counts.
+    fn attempt(&self) -> u32;
+
+    /// Where it stands in its topic: no other one ever stands there.
+    fn place(&self) -> String;
+
+    /// When the broker got it, if it says.
+    fn published(&self) -> Option<SystemTime>;
+
+    /// For how long it is nobody else's, from when it was handed out or from the last `extend`.
+    fn lease(&self) -> Duration;
+
+    /// Begins the lease anew. Nobody confirms that.
+    ///
+    /// # Errors
+    /// That the broker can't be told.
+    fn extend(&self) -> LocalBoxFuture<'_, Result<(), Lost>>;
+
+    /// Done; returns once the broker has confirmed it. One that is killed just then may forget that,
+    /// and deliver it again.
+    ///
+    /// # Errors
+    /// That nobody confirmed: it may come again.
+    fn acknowledge(&self) -> LocalBoxFuture<'_, Result<(), Lost>>;
+
+    /// To be delivered again after so long. Nobody confirms that: if the broker does not hear it, it
+    /// comes again when the lease ends.
+    ///
+    /// # Errors
+    /// That the broker can't be told.
+    fn give_back(&self, after: Duration) -> LocalBoxFuture<'_, Result<(), Lost>>;
+}

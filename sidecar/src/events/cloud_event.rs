@@ -1,0 +1,198 @@
+//! CloudEvents 1.0.2: what an event is, and how it is read from and written to HTTP, JSON and messages of a
+//! broker.
+//!
+//! <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>. An event is its attributes, which are
+//! texts here whatever type a sender gave them, and its data, which are bytes that nothing here looks into. What
+//! is read is bounded before it is parsed, and what breaks the specification is refused with a sentence that names
+//! the attribute and the remedy, and repeats nothing of what was sent.
+//!
+//! [`receive`] reads HTTP and [`Event::from_message`] reads a message; [`Event::to_http`], [`Event::to_message`],
+//! [`Event::to_json`] and [`Event::batch_to_json`] write. Data of length zero are no data.
+
+mod attribute;
+mod headers;
+mod http;
+mod json;
+mod malformed;
+mod media_type;
+mod message;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use wire::cesql::{Attributes, Value};
+
+pub use self::http::{Received, receive};
+pub use self::malformed::Malformed;
+
+/// The most attributes of an event, those of the specification among them.
+pub const MAX_ATTRIBUTES: usize = 64;
+
+/// The longest value of an attribute, in bytes of UTF-8.
+pub const MAX_ATTRIBUTE_BYTES: usize = 8 * 1024;
+
+/// The most bytes of all names and values of an event.
+pub const MAX_ATTRIBUTES_BYTES: usize = 32 * 1024;
+
+/// The longest name of an attribute, in bytes. The specification advises 20.
+pub const MAX_NAME: usize = 64;
+
+/// The most events of a batch.
+pub const MAX_BATCH: usize = 1000;
+
+/// The most objects and arrays within one another in data that are JSON: what serde_json reads, and so what most
+/// of those that are sent the data can.
+pub const MAX_DEPTH: usize = 127;
+
+/// The one version that is read and written.
+const VERSION: &str = "1.0";
+
+/// What every event has.
+const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
+
+/// What the specification defines beside that.
+const OPTIONAL: [&str; 4] = ["datacontenttype", "dataschema", "subject", "time"];
+
+/// The attribute that says of which media type the data are.
+const TYPE_OF_DATA: &str = "datacontenttype";
+
+/// An event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// By name. Those that are required are always there.
+    attributes: BTreeMap<String, String>,
+    /// What happened, in the media type that `datacontenttype` says. Empty when the event has no data.
+    pub data: Bytes,
+}
+
+/// An event of which not every attribute has been read yet.
+struct Draft(Event);
+
+// === impl Event ===
+
+impl Event {
+    /// An event without data, of three attributes that are known to be in order.
+    pub(super) fn trusted(id: &str, source: &str, event_type: &str) -> Self {
+        let of = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        Self {
+            attributes: BTreeMap::from([
+                of("specversion", VERSION),
+                of("id", id),
+                of("source", source),
+                of("type", event_type),
+            ]),
+            data: Bytes::new(),
+        }
+    }
+
+    /// An event without data, of the three attributes that a sender chooses: `id`, `source` and `type`.
+    ///
+    /// # Errors
+    /// When one of them is not what the specification says; see [`Self::set`].
+    pub fn new(
+        id: impl Into<String>,
+        source: impl Into<String>,
+        kind: impl Into<String>,
+    ) -> Result<Self, Malformed> {
+        let mut draft = Draft::new();
+        draft.add("specversion", VERSION)?;
+        draft.add("id", id)?;
+        draft.add("source", source)?;
+        draft.add("type", kind)?;
+        draft.finish(Bytes::new())
+    }
+
+    /// The value of an attribute or extension; `None` when the event has none of that name.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.get(name).map(String::as_str)
+    }
+
+    /// All attributes and extensions, `specversion` among them, in the order of their names.
+    pub fn attributes(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.attributes.iter();
+        pairs.map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Gives an attribute or extension a value, instead of the one that it has.
+    ///
+    /// # Errors
+    /// When the name is not made of lower-case letters and digits, or the value is too long, has a character that
+    /// no attribute has, or is not what the specification says of that attribute: `id`, `source`, `type`,
+    /// `subject` and `dataschema` are not empty, `source` and `dataschema` have no spaces, `time` is of RFC 3339,
+    /// `datacontenttype` a media type, `specversion` `1.0`. And when the event has too many attributes. The event
+    /// is then as it was.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) -> Result<(), Malformed> {
+        let value = value.into();
+        attribute::check(name, &value)?;
+        if !self.attributes.contains_key(name) && self.attributes.len() >= MAX_ATTRIBUTES {
+            return Err(Malformed::TooMany);
+        }
+        let others = self.attributes.iter().filter(|(other, _)| *other != name);
+        let others: usize = others.map(|(name, value)| name.len() + value.len()).sum();
+        if others + name.len() + value.len() > MAX_ATTRIBUTES_BYTES {
+            return Err(Malformed::TooLarge);
+        }
+        self.attributes.insert(name.to_owned(), value);
+        Ok(())
+    }
+
+    /// Takes an extension away, and returns the value that it had. What the specification defines stays: an event
+    /// without some of that would be none.
+    pub fn remove_extension(&mut self, name: &str) -> Option<String> {
+        match REQUIRED.contains(&name) || OPTIONAL.contains(&name) {
+            true => None,
+            false => self.attributes.remove(name),
+        }
+    }
+
+    /// The media type of the data.
+    fn media_type(&self) -> Option<&str> {
+        self.attribute(TYPE_OF_DATA)
+    }
+
+    /// Whether the data are an event themselves, by their media type. In binary mode that type would be taken for
+    /// the one of the whole message, and the event inside for the one that was sent.
+    fn holds_event(&self) -> bool {
+        self.media_type().is_some_and(media_type::is_of_events)
+    }
+}
+
+impl Attributes for Event {
+    fn attribute(&self, name: &str) -> Option<Value<'_>> {
+        let value = Event::attribute(self, name)?;
+        Some(Value::String(Cow::Borrowed(value)))
+    }
+}
+
+// === impl Draft ===
+
+impl Draft {
+    fn new() -> Self {
+        Self(Event {
+            attributes: BTreeMap::new(),
+            data: Bytes::new(),
+        })
+    }
+
+    /// An attribute more. One that stands twice is refused: which of both is meant, no two readers agree on.
+    fn add(&mut self, name: &str, value: impl Into<String>) -> Result<(), Malformed> {
+        if self.0.attributes.contains_key(name) {
+            return Err(Malformed::Repeated(malformed::shown(name)));
+        }
+        self.0.set(name, value)
+    }
+
+    fn finish(self, data: Bytes) -> Result<Event, Malformed> {
+        let Self(mut event) = self;
+        let missing = |name: &&&str| !event.attributes.contains_key(**name);
+        if let Some(name) = REQUIRED.iter().find(missing) {
+            return Err(Malformed::Missing(name));
+        }
+        event.data = data;
+        Ok(event)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Connections to brokers: one for each worker and broker, opened when it is first needed.
+//!
+//! A broker that is a Service of the mesh is reached as the application's calls are, with the mesh's mutual TLS
+//! where it has a sidecar; another one over TLS. Its client dials an address of this host that leads there: whoever else finds that
+//! address gets to a broker that it could have called itself, and without credentials.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_rustls::TlsConnector;
+use wire::broker::{Address, BrokerKind};
+
+use super::broker::nats::guard::Guard;
+use super::broker::nats::upgrade::upgrade;
+use super::broker::nats::{self, Nats};
+use super::broker::{Broker, Unsubscribed};
+use crate::config;
+use crate::config::State;
+use crate::net::accept::accept;
+use crate::proxy::{Proxy, opaque};
+
+/// How long a broker is waited for that was asked for the first time, and how often it is looked whether it is
+/// there.
+const FIRST: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A connection, whatever it goes over.
+trait Io: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+
+/// The brokers of a worker.
+#[derive(Default)]
+pub struct Connections(RefCell<HashMap<Arc<config::broker::Broker>, Rc<Connection>>>);
+
+/// A broker, once it was asked for.
+#[derive(Default)]
+struct Connection {
+    opened: OnceCell<Opened>,
+}
+
+struct Opened {
+    broker: Rc<dyn Broker>,
+    bridge: JoinHandle<()>,
+}
+
+// === impl Connections ===
+
+impl Connections {
+    /// A broker, connected or not: it connects by itself, again and again.
+    ///
+    /// # Errors
+    /// That it can't be had: its Secret says nothing that can be used.
+    pub async fn at(
+        &self,
+        px: &Rc<Proxy>,
+        broker: &Arc<config::broker::Broker>,
+    ) -> Result<Rc<dyn Broker>, Unsubscribed> {
+        let connection = {
+            let mut all = self.0.borrow_mut();
+            all.entry(broker.clone()).or_default().clone()
+        };
+        let opened = connection.opened.get_or_try_init(|| open(px, broker)).await;
+        opened.map(|opened| opened.broker.clone())
+    }
+
+    /// Forgets the brokers that a state names no more.
+    pub fn keep(&self, state: &State) {
+        let publishing = state.built.publish.values();
+        let publishing = publishing.flat_map(|one| one.all().map(|to| &to.broker));
+        let subscribed = state.built.subscriptions.values().map(|one| &one.broker);
+        let named: Vec<_> = publishing.chain(subscribed).collect();
+        self.0
+            .borrow_mut()
+            .retain(|broker, _| named.contains(&broker));
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.bridge.abort();
+    }
+}
+
+async fn open(
+    px: &Rc<Proxy>,
+    broker: &Arc<config::broker::Broker>,
+) -> Result<Opened, Unsubscribed> {
+    let missing = || Unsubscribed::Refused("its Secret can't be used".to_owned());
+    let address = broker.address.clone().ok_or_else(missing)?;
+    let listening = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listening = listening.and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let (dial, listener) = listening.map_err(|error| Unsubscribed::Away(error.to_string()))?;
+    let bridge = bridge(Rc::downgrade(px), listener, broker.clone());
+    let bridge = tokio::task::spawn_local(bridge);
+    let broker: Rc<dyn Broker> = match address.kind {
+        BrokerKind::Nats => Rc::new(Nats::open(nats_address(dial, broker)).await?),
+    };
+    // Whoever asks first is not told that a broker is away that was never tried.
+    let until = Instant::now() + FIRST;
+    while !broker.is_connected() && Instant::now() < until {
+        sleep(LOOK).await;
+    }
+    Ok(Opened { broker, bridge })
+}
+
+fn nats_address(dial: SocketAddr, broker: &config::broker::Broker) -> nats::Address {
+    let credentials = match (broker.token(), broker.password()) {
+        ("", ("", "")) => nats::Credentials::None,
+        ("", (user, password)) => {
+            nats::Credentials::UserPassword(user.to_owned(), password.to_owned())
+        }
+        (token, _) => nats::Credentials::Token(token.to_owned()),
+    };
+    nats::Address {
+        dial,
+        name: broker.to_string(),
+        credentials,
+    }
+}
+
+/// Leads what dials the listener to a broker.
+async fn bridge(px: Weak<Proxy>, listener: TcpListener, broker: Arc<config::broker::Broker>) {
+    loop {
+        let stream = accept(&listener).await;
+        let (px, broker) = (px.clone(), broker.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = lead(&px, stream, &broker).await {
+                tracing::debug!(%broker, %error, "a connection to a broker ended");
+            }
+        });
+    }
+}
+
+async fn lead(
+    px: &Weak<Proxy>,
+    near: TcpStream,
+    broker: &config::broker::Broker,
+) -> io::Result<()> {
+    let gone = || io::Error::from(io::ErrorKind::NotConnected);
+    let address = broker.address.as_ref().ok_or_else(gone)?;
+    let px = px.upgrade().ok_or_else(gone)?;
+    let far = reach(&px, address).await?;
+    drop(px);
+    let Some(tls) = &broker.tls else {
+        return carry(near, far, &[]).await;
+    };
+    let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
+    let connector = TlsConnector::from(tls.clone());
+    let (far, said) = upgrade(far, &connector, name).await?;
+    carry(near, far, &said).await
+}
+
+/// Opens a way to a broker: over the mesh where it is a Service, else out of it.
+async fn reach(px: &Rc<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
+    let (host, port) = (address.host.as_str(), address.port);
+    match px.named(host, port).await {
+        Some(destination) => {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let px = px.clone();
+            tokio::task::spawn_local(async move {
+                if let Err(error) = opaque::outbound(&px, far, &destination).await {
+                    tracing::debug!(%error, "a connection to a broker ended");
+                }
+            });
+            Ok(Box::new(near))
+        }
+        None if !address.tls => Err(io::Error::other(
+            "it is no Service of the mesh, and not tls",
+        )),
+        None => {
+            let mut stream = Err(io::ErrorKind::NotConnected.into());
+            for found in tokio::net::lookup_host((host, port)).await? {
+                stream = px.dial.connector.to_outside(found).await;
+                if stream.is_ok() {
+                    break;
+                }
+            }
+            Ok(Box::new(stream?))
+        }
+    }
+}
+
+/// Carries bytes until one end closes. What comes from the broker passes a guard; `said`: what it has said
+/// already.
+async fn carry(near: TcpStream, far: impl Io, said: &[u8]) -> io::Result<()> {
+    let (mut from_near, mut to_near) = near.into_split();
+    let (mut from_far, mut to_far) = tokio::io::split(far);
+    let there = async {
+        tokio::io::copy(&mut from_near, &mut to_far).await?;
+        to_far.shutdown().await
+    };
+    let back = async {
+        let (mut guard, mut read, mut passed) = (Guard::default(), Vec::new(), Vec::new());
+        guard.pass(said, &mut passed).map_err(io::Error::other)?;
+        loop {
+            if !passed.is_empty() {
+                to_near.write_all(&passed).await?;
+                passed.clear();
+            }
+            read.clear();
+            if from_far.read_buf(&mut read).await? == 0 {
+                return to_near.shutdown().await;
+            }
+            guard.pass(&read, &mut passed).map_err(io::Error::other)?;
+        }
+    };
+    tokio::select! {
+        ended = there => ended,
+        ended = back => ended,
+    }
+}

@@ -1,0 +1,314 @@
+//! Subscriptions that are carried out: each by one worker of a sidecar, which pulls as many events as it may
+//! deliver at once, and no more.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::broker::{Broker, Queue, Unsubscribed};
+use super::deliver::deliver;
+use crate::config::State;
+use crate::config::subscription::{Exhausted, Subscription};
+use crate::proxy::Proxy;
+use crate::proxy::error::Reason;
+use crate::telemetry::metrics::events::Events;
+
+/// From one try to join to the next, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// The subscriptions that a worker carries out.
+#[derive(Default)]
+pub struct Subscribers(RefCell<HashMap<String, Subscriber>>);
+
+/// A subscription, as long as it is carried out as it is.
+struct Subscriber {
+    subscription: Arc<Subscription>,
+    /// Dropped, it ends: what is being delivered is delivered.
+    _going: watch::Sender<bool>,
+}
+
+/// A subscription while it is carried out.
+pub(super) struct Running {
+    pub(super) px: Weak<Proxy>,
+    pub(super) subscription: Arc<Subscription>,
+    going: watch::Receiver<bool>,
+    /// Nothing is pulled until then.
+    paused: Cell<Option<Instant>>,
+    gone: Cell<bool>,
+    unreached: Cell<Option<Reason>>,
+    places: Arc<Semaphore>,
+    left: Notify,
+}
+
+// === impl Subscribers ===
+
+impl Subscribers {
+    /// Carries out what a state says, where it is this worker's share: `number` of `count` workers.
+    pub fn keep(px: &Rc<Proxy>, state: &State, (number, count): (usize, usize)) {
+        let own = |id: &str| share(id, count) == number;
+        let wanted = state.built.subscriptions.iter();
+        let wanted = wanted.filter(|(id, one)| own(id) && !one.suspended);
+        let wanted: HashMap<&String, &Arc<Subscription>> = wanted.collect();
+        let mut all = px.subscribers.0.borrow_mut();
+        all.retain(|id, held| {
+            let same = wanted
+                .get(id)
+                .is_some_and(|one| Arc::ptr_eq(one, &held.subscription));
+            if !same {
+                tracing::info!(subscription = %held.subscription.object, "ends");
+            }
+            same
+        });
+        for (id, subscription) in wanted {
+            all.entry(id.clone())
+                .or_insert_with(|| start(px, subscription));
+        }
+    }
+
+    /// Ends all of them: nothing more is pulled.
+    pub fn end(&self) {
+        self.0.borrow_mut().clear();
+    }
+}
+
+/// Which worker carries out a subscription.
+fn share(id: &str, count: usize) -> usize {
+    let hash = fnv(id);
+    usize::try_from(hash % count.max(1) as u64).unwrap_or(0)
+}
+
+/// FNV-1a (RFC draft-eastlake-fnv), which is the same in every build.
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>) -> Subscriber {
+    let (going, goes) = watch::channel(true);
+    let running = Rc::new(Running {
+        px: Rc::downgrade(px),
+        subscription: subscription.clone(),
+        going: goes,
+        paused: Cell::new(None),
+        gone: Cell::new(false),
+        unreached: Cell::new(None),
+        places: Arc::new(Semaphore::new(subscription.max_in_flight)),
+        left: Notify::new(),
+    });
+    tokio::task::spawn_local(carry_out(running));
+    Subscriber {
+        subscription: subscription.clone(),
+        _going: going,
+    }
+}
+
+/// What metrics say of a subscription, as long as this is held.
+struct Told(Option<(Events, Arc<str>)>);
+
+impl Told {
+    fn new(running: &Running) -> Self {
+        let px = running.px.upgrade();
+        let events = px.map(|px| px.metrics.all().events.clone());
+        Self(events.map(|events| (events, running.subscription.object.clone())))
+    }
+
+    fn set(&self, is: bool) {
+        if let Some((events, object)) = &self.0 {
+            events.subscribed(object, Some(is));
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some((events, object)) = &self.0 {
+            events.subscribed(object, None);
+        }
+    }
+}
+
+/// Joins and pulls, until it ends.
+async fn carry_out(running: Rc<Running>) {
+    let object = running.subscription.object.clone();
+    tracing::info!(subscription = %object, topic = %running.subscription.group.topic, "begins");
+    let (mut pause, mut told) = (AGAIN.0, None);
+    let subscribed = Told::new(&running);
+    while running.goes_on() {
+        subscribed.set(false);
+        let why = match joined(&running).await {
+            Ok((broker, queue)) => {
+                subscribed.set(true);
+                if told.take().is_some() {
+                    tracing::info!(subscription = %object, "goes on");
+                }
+                pause = AGAIN.0;
+                match pull(&running, &broker, queue).await {
+                    None => return,
+                    Some(why) => why,
+                }
+            }
+            Err(why) => why.to_string(),
+        };
+        if told.as_ref() != Some(&why) {
+            tracing::warn!(subscription = %object, %why, "nothing is delivered for now");
+            told = Some(why);
+        }
+        if !running
+            .goes_on_for(pause.mul_f64(rand::random_range(0.5..=1.0)))
+            .await
+        {
+            return;
+        }
+        pause = (pause * 2).min(AGAIN.1);
+    }
+}
+
+async fn joined(running: &Running) -> Result<(Rc<dyn Broker>, Box<dyn Queue>), Unsubscribed> {
+    let gone = || Unsubscribed::Away("this sidecar ends".to_owned());
+    let px = running.px.upgrade().ok_or_else(gone)?;
+    let subscription = &running.subscription;
+    let broker = px.brokers.at(&px, &subscription.broker).await?;
+    if subscription.group.create {
+        broker.create_topic(&subscription.group.topic).await?;
+        // Before anything has to go there.
+        if let Exhausted::DeadLetter(topic) = &subscription.exhausted {
+            broker.create_topic(topic).await?;
+        }
+    }
+    let queue = broker.join(&subscription.group).await?;
+    Ok((broker, queue))
+}
+
+/// Pulls and delivers until the group is lost, and says why; nothing when the subscription ends.
+async fn pull(
+    running: &Rc<Running>,
+    broker: &Rc<dyn Broker>,
+    mut queue: Box<dyn Queue>,
+) -> Option<String> {
+    loop {
+        let most = running.room().await?;
+        let pulled = tokio::select! {
+            biased;
+            () = running.ended() => return None,
+            pulled = queue.pull(most) => pulled,
+        };
+        let pulled = match pulled {
+            Ok(pulled) => pulled,
+            Err(why) => return Some(why.to_string()),
+        };
+        for message in pulled {
+            // There is one for each: nobody else takes any.
+            let Ok(place) = running.places.clone().try_acquire_owned() else {
+                return Some("more came than were asked for".to_owned());
+            };
+            let (running, broker) = (running.clone(), broker.clone());
+            tokio::task::spawn_local(async move {
+                let Some(px) = running.px.upgrade() else {
+                    return;
+                };
+                // The process does not end before its fate is known.
+                let _work = px.drain.work();
+                let in_flight = px
+                    .metrics
+                    .all()
+                    .events
+                    .in_flight(&running.subscription.object);
+                in_flight.inc();
+                drop(px);
+                deliver(&running, &*broker, message).await;
+                in_flight.dec();
+                drop(place);
+                running.left.notify_one();
+            });
+        }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn goes_on(&self) -> bool {
+        self.going.has_changed().is_ok()
+    }
+
+    /// Returns when the subscription ends.
+    async fn ended(&self) {
+        let mut going = self.going.clone();
+        // It is never told anything but that whoever could tell is gone.
+        let _ = going.changed().await;
+    }
+
+    /// Waits; whether the subscription goes on after that.
+    pub(super) async fn goes_on_for(&self, wait: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.ended() => false,
+            () = sleep(wait) => true,
+        }
+    }
+
+    /// How many events may be pulled, when any may; nothing when the subscription ends.
+    async fn room(&self) -> Option<usize> {
+        loop {
+            if !self.goes_on() {
+                return None;
+            }
+            if self.gone.get() {
+                self.ended().await;
+                return None;
+            }
+            let left = self.left.notified();
+            match self.paused.get().filter(|until| *until > Instant::now()) {
+                Some(until) => tokio::select! {
+                    () = self.ended() => return None,
+                    () = sleep_until(until) => continue,
+                },
+                None => self.paused.set(None),
+            }
+            match self.places.available_permits() {
+                0 => tokio::select! {
+                    () = self.ended() => return None,
+                    () = left => {}
+                },
+                free => return Some(free),
+            }
+        }
+    }
+
+    /// Nothing is pulled until then.
+    pub(super) fn pause_until(&self, until: Instant) {
+        let later = self.paused.get().is_none_or(|paused| paused < until);
+        if later {
+            self.paused.set(Some(until));
+        }
+    }
+
+    /// The target has said that it is gone: nothing more is delivered, and the position is kept.
+    pub(super) fn is_gone(&self) {
+        if !self.gone.replace(true) {
+            let object = &self.subscription.object;
+            tracing::warn!(subscription = %object, "the target is gone (410): nothing is delivered any more");
+        }
+    }
+
+    /// The target can't be reached, or can again.
+    pub(super) fn unreached(&self, why: Option<Reason>) {
+        let before = self.unreached.replace(why);
+        let object = &self.subscription.object;
+        match (before, why) {
+            (None, Some(why)) => {
+                tracing::warn!(subscription = %object, reason = why.name(), "the target can't be reached: its events wait");
+            }
+            (Some(_), None) => {
+                tracing::info!(subscription = %object, "the target is reached again")
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! How events are delivered.
+
+use anyhow::{Result, ensure};
+
+use super::*;
+
+/// A second EventSubscription, of its own group and name.
+fn also(name: &str, more: &str) -> String {
+    subscription("", more)
+        .replace(
+            "name: billing, namespace",
+            &format!("name: {name}, namespace"),
+        )
+        .replace("/events }", &format!("/{name} }}"))
+}
+
+#[tokio::test]
+async fn each_subscription_gets_every_event_and_those_that_share_a_group_share_them() -> Result<()>
+{
+    let world = World::start(&format!("{}{}", subscription("", ""), also("second", ""))).await?;
+    let another = world.mesh.workload("billing").await?;
+    for name in ["billing", "second"] {
+        world.mesh.programmed(name).await?;
+    }
+    for number in 0..40 {
+        world.accepted(&number.to_string()).await?;
+    }
+    let seen = || [world.billing.upstream.seen(), another.upstream.seen()].concat();
+    wait_until("every event has come to both", SOON, async || {
+        for number in 0..40 {
+            for path in ["/events", "/second"] {
+                let of = |one: &&Seen| one.target == path && id_of(one) == number.to_string();
+                ensure!(seen().iter().filter(of).count() == 1, "{number} at {path}");
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    assert_eq!(seen().len(), 80);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_event_is_written_as_json_where_that_is_asked_for() -> Result<()> {
+    let world = World::subscribed(", mode: Structured", "").await?;
+    world.accepted("1").await?;
+    wait_until("it is delivered", SOON, async || {
+        ensure!(world.billing.upstream.requests() > 0);
+        Ok(())
+    })
+    .await?;
+    let seen = &world.billing.upstream.seen()[0];
+    assert_eq!(header(seen, "content-type"), "application/cloudevents+json");
+    let event: Value = serde_json::from_slice(&seen.body)?;
+    assert_eq!(
+        (&event["id"], &event["data"]),
+        (&json!("1"), &json!({ "sku": "1" }))
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_what_passes_the_filters_is_delivered() -> Result<()> {
+    let filters = "  filters:\n  - prefix: { type: com.shop }\n  \
+                   - any: [{ exact: { region: eu } }, { sql: \"amount > 10\" }]\n  \
+                   - not: { suffix: { subject: test } }\n";
+    let world = World::subscribed("", filters).await?;
+    let send = async |id: &str, kind: &str, more: &[(&str, &str)]| {
+        let head = [
+            ("ce-specversion", "1.0"),
+            ("ce-id", id),
+            ("ce-source", "/s"),
+            ("ce-type", kind),
+        ];
+        let answer = world.publish(&[&head, more].concat(), "").await?;
+        ensure!(answer.status == 202, "{answer:?}");
+        Ok(())
+    };
+    send("other-type", "org.shop", &[("ce-region", "eu")]).await?;
+    send("no-region", "com.shop.a", &[]).await?;
+    send(
+        "a-test",
+        "com.shop.a",
+        &[("ce-region", "eu"), ("ce-subject", "a/test")],
+    )
+    .await?;
+    send("small", "com.shop.a", &[("ce-amount", "9")]).await?;
+    send("no-number", "com.shop.a", &[("ce-amount", "x")]).await?;
+    send("region", "com.shop.a", &[("ce-region", "eu")]).await?;
+    send("large", "com.shop.a", &[("ce-amount", "11")]).await?;
+    let seen = world.delivered(&["region", "large"]).await?;
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    // The others are done with.
+    let filtered =
+        "meshwright_events_delivered_total{subscription=\"shop/billing\",outcome=\"filtered\"}";
+    wait_until("the rest is filtered", SOON, async || {
+        let count = world.billing.sidecar.metric(filtered).await?;
+        ensure!(count == Some(5.0), "{count:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_service_is_called_by_its_name_with_all_that_governs_it() -> Result<()> {
+    let world = World::start("").await?;
+    let target = "target: { type: Service, service: { name: billing, port: 80 }, path: /events }";
+    let workload = "target: { type: Workload, workload: { selector: { app: billing }, port: 8080 }, path: /events }";
+    let limited = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+                   metadata: { name: billing-api, namespace: shop }\n\
+                   spec: { hosts: [billing], rules: [{ requestHeaders: { set: [{ name: x-by, value: rule }] } }] }\n";
+    let written = subscription("", "").replace(workload, target);
+    assert!(written.contains(target));
+    world
+        .mesh
+        .write("events.yaml", &format!("{written}{limited}"))?;
+    world.mesh.programmed("billing").await?;
+    world.mesh.programmed("billing-api").await?;
+    wait_until("the topic is there", SOON, async || {
+        let answer = world.publish(&[("idempotency-key", "1")], "{}").await?;
+        ensure!(answer.status == 202, "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    let seen = world.delivered(&["1"]).await?;
+    assert_eq!(header(&seen[0], "x-by"), "rule");
+    assert_eq!(header(&seen[0], "host"), "billing.shop:80");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_others_publish_without_a_word_of_cloud_events_is_delivered_as_one() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    let mut direct = world.nats.direct().await?;
+    direct
+        .publish(
+            "stock",
+            &[("Content-Type", "application/json")],
+            "{\"a\":1}",
+        )
+        .await?;
+    let seen = world.delivered(&["1"]).await?;
+    assert_eq!(header(&seen[0], "ce-type"), "stock");
+    assert_eq!(header(&seen[0], "ce-source"), "/topics/stock");
+    assert_eq!(header(&seen[0], "content-type"), "application/json");
+    assert_eq!(seen[0].body, "{\"a\":1}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_suspended_subscription_delivers_nothing_and_goes_on_where_it_was() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    world.accepted("1").await?;
+    world.delivered(&["1"]).await?;
+    let suspended = subscription("", "  suspend: true\n");
+    let routes = format!(
+        "{}{}{ROUTE}",
+        services(&["stock", "billing"]),
+        nats::documents()
+    );
+    world
+        .mesh
+        .write("routes.yaml", &format!("{routes}{suspended}"))?;
+    wait_until("it ends", SOON, async || {
+        ensure!(
+            world.billing.sidecar.log()?.contains("\"ends\"")
+                || world.billing.sidecar.log()?.contains("ends")
+        );
+        world.mesh.programmed("billing").await
+    })
+    .await?;
+    world.accepted("2").await?;
+    let before = world.billing.upstream.requests();
+    world
+        .mesh
+        .write("routes.yaml", &format!("{routes}{}", subscription("", "")))?;
+    world.delivered(&["1", "2"]).await?;
+    assert_eq!((before, world.billing.upstream.requests()), (1, 2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_trace_joins_the_request_the_event_and_its_delivery() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let parent = format!("00-{trace}-b7ad6b7169203331-01");
+    let headers = [("traceparent", parent.as_str()), ("idempotency-key", "1")];
+    assert_eq!(world.publish(&headers, "{}").await?.status, 202);
+    let seen = world.delivered(&["1"]).await?;
+    assert_eq!(header(&seen[0], "traceparent"), parent);
+    assert_eq!(header(&seen[0], "ce-traceparent"), parent);
+    for sidecar in [&world.stock.sidecar, &world.billing.sidecar] {
+        wait_until("it is in the access log", SOON, async || {
+            ensure!(sidecar.log()?.contains(trace));
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}

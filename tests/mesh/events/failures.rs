@@ -1,0 +1,254 @@
+//! What becomes of events whose target fails.
+
+use anyhow::{Result, ensure};
+
+use super::*;
+
+#[tokio::test]
+async fn an_event_comes_again_until_it_is_taken() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    world.billing.upstream.fails(2, 503);
+    world.accepted("1").await?;
+    wait_until("it came three times", SOON, async || {
+        ensure!(world.billing.upstream.requests() == 3);
+        Ok(())
+    })
+    .await?;
+    let acknowledged =
+        "meshwright_events_delivered_total{subscription=\"shop/billing\",outcome=\"acknowledged\"}";
+    wait_until("it is done", SOON, async || {
+        let count = world.billing.sidecar.metric(acknowledged).await?;
+        ensure!(count == Some(1.0), "{count:?}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(world.nats.held("stock.dlq").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_event_that_came_as_often_as_it_may_is_a_dead_letter_with_its_story() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    world.billing.upstream.answers(500);
+    world.accepted("1").await?;
+    let letters = world.dead_letters(1).await?;
+    let [(head, body)] = &*letters else {
+        panic!("{letters:?}")
+    };
+    assert_eq!(body, "{\"sku\":\"1\"}");
+    let head = head.to_lowercase();
+    for line in [
+        "ce-id: 1",
+        "ce-type: com.shop.stock",
+        "ce-dlqreason: exhausted",
+        "ce-dlqcode: 500",
+        "ce-dlqattempts: 3",
+        "ce-dlqsubscription: shop/billing",
+        "ce-dlqtopic: stock",
+        "ce-dlqtime: 2",
+    ] {
+        assert!(head.contains(line), "{line}\n{head}");
+    }
+    assert_eq!(world.billing.upstream.requests(), 3);
+    // The others go on.
+    world.billing.upstream.answers(200);
+    world.accepted("2").await?;
+    world.delivered(&["2"]).await.map(drop)
+}
+
+#[tokio::test]
+async fn what_is_refused_for_good_is_a_dead_letter_at_once_and_nobody_is_followed() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    for (place, (status, reason)) in [(400, "refused"), (422, "refused"), (302, "redirect")]
+        .into_iter()
+        .enumerate()
+    {
+        world.billing.upstream.answers(status);
+        world.accepted(&status.to_string()).await?;
+        let letters = world.dead_letters(place + 1).await?;
+        let head = letters[place].0.to_lowercase();
+        assert!(head.contains(&format!("ce-dlqreason: {reason}")), "{head}");
+        assert!(head.contains(&format!("ce-dlqcode: {status}")), "{head}");
+    }
+    assert_eq!(world.billing.upstream.requests(), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn answers_mean_what_is_written_of_them() -> Result<()> {
+    let responses = ", responses: [{ codes: [404], action: DeadLetter }, { codes: [422], action: Drop }, \
+                     { codes: [400], action: Acknowledge }]";
+    let world = World::subscribed(responses, "").await?;
+    for status in [422, 400, 404] {
+        world.billing.upstream.answers(status);
+        world.accepted(&status.to_string()).await?;
+        world.delivered(&[&status.to_string()]).await?;
+    }
+    let letters = world.dead_letters(1).await?;
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].0.to_lowercase().contains("ce-id: 404"));
+    assert_eq!(world.billing.upstream.requests(), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_the_application_can_not_be_reached_events_wait_and_cost_nothing() -> Result<()> {
+    let mut world = World::subscribed("", "").await?;
+    world.billing.upstream.close();
+    world.accepted("1").await?;
+    wait_until("it is told", SOON, async || {
+        ensure!(world.billing.sidecar.log()?.contains("its events wait"));
+        Ok(())
+    })
+    .await?;
+    let unreached =
+        "meshwright_events_delivered_total{subscription=\"shop/billing\",outcome=\"unreached\"}";
+    wait_until(
+        "it was tried more often than an event may come",
+        SOON,
+        async || {
+            let count = world.billing.sidecar.metric(unreached).await?;
+            ensure!(count > Some(3.0), "{count:?}");
+            Ok(())
+        },
+    )
+    .await?;
+    world.billing.upstream.open().await?;
+    world.delivered(&["1"]).await?;
+    assert_eq!(world.nats.held("stock.dlq").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_target_that_is_gone_gets_nothing_more_and_nothing_is_lost() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    world.billing.upstream.answers(410);
+    world.accepted("1").await?;
+    wait_until("it is told", SOON, async || {
+        ensure!(
+            world
+                .billing
+                .sidecar
+                .log()?
+                .contains("the target is gone (410)")
+        );
+        Ok(())
+    })
+    .await?;
+    world.billing.upstream.answers(200);
+    world.accepted("2").await?;
+    // Written anew, it goes on with what waits; what was refused comes when its time has come.
+    let delivery = ", timeout: 29s";
+    world.mesh.write(
+        "routes.yaml",
+        &format!(
+            "{}{}{ROUTE}{}",
+            services(&["stock", "billing"]),
+            nats::documents(),
+            subscription(delivery, "")
+        ),
+    )?;
+    let seen = world.delivered(&["2"]).await?;
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert_eq!(world.nats.held("stock.dlq").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_nobody_can_read_is_a_dead_letter_and_keeps_nobody() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    let mut direct = world.nats.direct().await?;
+    let headers = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("Content-Type", "text/plain"),
+    ];
+    direct
+        .publish("stock", &headers, "no type, no source")
+        .await?;
+    let letters = world.dead_letters(1).await?;
+    let (head, body) = &letters[0];
+    assert_eq!(body, "no type, no source");
+    assert!(
+        head.to_lowercase().contains("ce-dlqreason: malformed"),
+        "{head}"
+    );
+    assert_eq!(world.billing.upstream.requests(), 0);
+    world.accepted("2").await?;
+    world.delivered(&["2"]).await.map(drop)
+}
+
+#[tokio::test]
+async fn an_event_that_is_too_old_is_a_dead_letter_undelivered() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    let headers = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "/s"),
+        ("ce-type", "t"),
+        ("ce-expirytime", "2020-01-01T00:00:00Z"),
+    ];
+    assert_eq!(world.publish(&headers, "").await?.status, 202);
+    let letters = world.dead_letters(1).await?;
+    assert!(
+        letters[0]
+            .0
+            .to_lowercase()
+            .contains("ce-dlqreason: expired")
+    );
+    assert_eq!(world.billing.upstream.requests(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn poison_does_not_hold_up_others() -> Result<()> {
+    // One place for all, and events that come again later.
+    let retries = ", maxInFlight: 1";
+    let world = World::subscribed(retries, "").await?;
+    world.billing.upstream.fails(20, 500);
+    for number in 0..10 {
+        world.accepted(&format!("bad-{number}")).await?;
+    }
+    world.accepted("good").await?;
+    world.delivered(&["good"]).await.map(drop)
+}
+
+#[tokio::test]
+async fn killing_everybody_loses_nothing_that_was_accepted() -> Result<()> {
+    let mut world = World::subscribed("", "").await?;
+    let ids: Vec<String> = (0..60).map(|number| number.to_string()).collect();
+    for (number, id) in ids.iter().enumerate() {
+        match number {
+            15 => world.billing.sidecar.kill().await?,
+            20 => world.billing.sidecar.start()?,
+            30 => world.nats.kill(),
+            35 => {
+                world.billing.upstream.close();
+            }
+            45 => {
+                world.stock.sidecar.kill().await?;
+                world.stock.sidecar.start()?;
+                world.stock.sidecar.ready().await?;
+            }
+            50 => world.billing.upstream.open().await?,
+            _ => {}
+        }
+        match number {
+            // Whoever is not told 202 sends it again.
+            30..40 => drop(world.publish(&[("idempotency-key", id)], "{}").await),
+            40 => {
+                world.nats.run().await?;
+                world.accepted(id).await?;
+            }
+            _ => world.accepted(id).await?,
+        }
+    }
+    for id in &ids {
+        world.accepted(id).await?;
+    }
+    let all = Vec::from_iter(ids.iter().map(String::as_str));
+    let seen = world.delivered(&all).await?;
+    assert!(seen.len() < 2 * ids.len(), "{}", seen.len());
+    assert_eq!(world.nats.held("stock.dlq").await?, 0);
+    Ok(())
+}
