@@ -111,7 +111,7 @@ fn check_in_a_cluster_names_what_is_stored_otherwise_what_is_refused_and_who_wai
     assert_eq!(checked.status.code(), Some(0));
     let asked = cluster.kept("asked");
     let last = "--context test --namespace shop get \
-                apiroutes.meshwright.dev,ratelimits.meshwright.dev,retrypolicies.meshwright.dev -o json";
+                apiroutes.meshwright.dev,eventsubscriptions.meshwright.dev,ratelimits.meshwright.dev,retrypolicies.meshwright.dev -o json";
     assert!(asked.lines().any(|line| line == last), "{asked}");
 }
 
@@ -151,7 +151,7 @@ fn check_tells_what_is_wrong_with_the_installation_itself() {
     }
     let asked = cluster.kept("asked");
     assert!(
-        asked.contains("get apiroutes.meshwright.dev,ratelimits.meshwright.dev --all-namespaces")
+        asked.contains("get apiroutes.meshwright.dev,eventsubscriptions.meshwright.dev,ratelimits.meshwright.dev --all-namespaces")
     );
 }
 

@@ -31,7 +31,7 @@ case "$*" in
 *'get customresourcedefinitions'*) cat definitions.json ;;
 *'auth can-i create '*) cat may ;;
 *'get deployment/web'*) cat deployment.json ;;
-*'get apiroutes.meshwright.dev,ratelimits.meshwright.dev'*) cat routes.json ;;
+*'get apiroutes.meshwright.dev,eventsubscriptions.meshwright.dev,ratelimits.meshwright.dev'*) cat routes.json ;;
 *'get namespaces'*) cat namespaces.json ;;
 *'get pods'*) cat pods.json ;;
 *'get secrets'*) cat secrets.json ;;
@@ -139,8 +139,13 @@ pub(crate) fn kubernetes(version: &str) -> Value {
 
 /// The kinds of the mesh, as a server tells that it knows them.
 pub(crate) fn kinds() -> Value {
-    let resources = ["apiroutes", "ratelimits", "retrypolicies"]
-        .map(|name| json!({ "name": name, "namespaced": true, "verbs": ["get", "list"] }));
+    let resources = [
+        "apiroutes",
+        "eventsubscriptions",
+        "ratelimits",
+        "retrypolicies",
+    ]
+    .map(|name| json!({ "name": name, "namespaced": true, "verbs": ["get", "list"] }));
     json!({ "kind": "APIResourceList", "groupVersion": "meshwright.dev/v1alpha1", "resources": resources })
 }
 

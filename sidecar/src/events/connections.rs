@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use wire::broker::{Address, BrokerKind};
 
@@ -30,6 +30,8 @@ use crate::config::State;
 use crate::net::accept::accept;
 use crate::proxy::{Proxy, opaque};
 
+/// How long a way to a broker may take to open.
+const CONNECT: Duration = Duration::from_secs(5);
 /// How long a broker is waited for that was asked for the first time, and how often it is looked whether it is
 /// there.
 const FIRST: Duration = Duration::from_secs(2);
@@ -52,8 +54,12 @@ struct Connection {
 
 struct Opened {
     broker: Rc<dyn Broker>,
-    bridge: JoinHandle<()>,
+    since: Instant,
+    _bridge: Bridge,
 }
+
+/// What leads to a broker, until this is dropped.
+struct Bridge(JoinHandle<()>);
 
 // === impl Connections ===
 
@@ -71,8 +77,15 @@ impl Connections {
             let mut all = self.0.borrow_mut();
             all.entry(broker.clone()).or_default().clone()
         };
-        let opened = connection.opened.get_or_try_init(|| open(px, broker)).await;
-        opened.map(|opened| opened.broker.clone())
+        let opened = connection
+            .opened
+            .get_or_try_init(|| open(px, broker))
+            .await?;
+        // Whoever asks first is not told that a broker is away that was never tried.
+        while !opened.broker.is_connected() && opened.since.elapsed() < FIRST {
+            sleep(LOOK).await;
+        }
+        Ok(opened.broker.clone())
     }
 
     /// Forgets the brokers that a state names no more.
@@ -87,9 +100,9 @@ impl Connections {
     }
 }
 
-impl Drop for Opened {
+impl Drop for Bridge {
     fn drop(&mut self) {
-        self.bridge.abort();
+        self.0.abort();
     }
 }
 
@@ -103,16 +116,16 @@ async fn open(
     let listening = listening.and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (dial, listener) = listening.map_err(|error| Unsubscribed::Away(error.to_string()))?;
     let bridge = bridge(Rc::downgrade(px), listener, broker.clone());
-    let bridge = tokio::task::spawn_local(bridge);
+    // Whoever asks may go before it is open.
+    let _bridge = Bridge(tokio::task::spawn_local(bridge));
     let broker: Rc<dyn Broker> = match address.kind {
         BrokerKind::Nats => Rc::new(Nats::open(nats_address(dial, broker)).await?),
     };
-    // Whoever asks first is not told that a broker is away that was never tried.
-    let until = Instant::now() + FIRST;
-    while !broker.is_connected() && Instant::now() < until {
-        sleep(LOOK).await;
-    }
-    Ok(Opened { broker, bridge })
+    Ok(Opened {
+        broker,
+        since: Instant::now(),
+        _bridge,
+    })
 }
 
 fn nats_address(dial: SocketAddr, broker: &config::broker::Broker) -> nats::Address {
@@ -151,14 +164,19 @@ async fn lead(
     let gone = || io::Error::from(io::ErrorKind::NotConnected);
     let address = broker.address.as_ref().ok_or_else(gone)?;
     let px = px.upgrade().ok_or_else(gone)?;
-    let far = reach(&px, address).await?;
-    drop(px);
-    let Some(tls) = &broker.tls else {
-        return carry(near, far, &[]).await;
+    let opening = async {
+        let far = reach(&px, address).await?;
+        let Some(tls) = &broker.tls else {
+            return Ok((far, Vec::new()));
+        };
+        let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
+        let (far, said) = upgrade(far, &TlsConnector::from(tls.clone()), name).await?;
+        let far: Box<dyn Io> = Box::new(far);
+        io::Result::Ok((far, said))
     };
-    let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
-    let connector = TlsConnector::from(tls.clone());
-    let (far, said) = upgrade(far, &connector, name).await?;
+    // Who dials gives up by then, too.
+    let (far, said) = timeout(CONNECT, opening).await??;
+    drop(px);
     carry(near, far, &said).await
 }
 

@@ -73,12 +73,17 @@ pub(super) struct Story {
 pub(super) async fn hold(
     broker: &dyn Broker,
     topic: &str,
-    subscription: &Subscription,
+    (subscription, place): (&Subscription, &str),
     letter: &Event,
 ) -> Result<(), Unpublished> {
     let (headers, data) = letter.to_message();
-    // Of the same event another subscription has a dead letter of its own.
-    let id = format!("{}:{}", subscription.object, known_by(letter));
+    // Of the same event another subscription has a dead letter of its own, and so has the event when it was
+    // published anew.
+    let id = known_by(
+        topic,
+        letter,
+        &[subscription.object.as_bytes(), place.as_bytes()],
+    );
     let held = broker.publish(topic, Some(&id), Message { headers, data }, PATIENCE);
     held.await.map(drop)
 }

@@ -11,10 +11,11 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::broker::{Broker, Delivered as Message};
+use super::broker::{Broker, Delivered as Message, Unpublished};
 use super::cloud_event::Event;
 use super::dead_letter::{self, Story, Why};
 use super::subscriber::Running;
+use crate::config::service::{Protocol, ServiceKey};
 use crate::config::subscription::{Action, Exhausted, Subscription, Target};
 use crate::policy::retry::asks_to_wait;
 use crate::policy::timeout::Deadline;
@@ -25,12 +26,14 @@ use crate::proxy::error::{Error, Reason};
 use crate::proxy::layers::{self, Layer};
 use crate::proxy::serve::account_for;
 use crate::proxy::upstream::Speak;
-use crate::proxy::{Proxy, forward};
+use crate::proxy::{Proxy, forward, path};
 use crate::telemetry::metrics::Direction;
 use crate::telemetry::metrics::events::Delivered as Outcome;
 
 /// How much of an answer is read so that its connection can be used again.
 const ANSWER: usize = 64 * 1024;
+/// How long the rest of an answer may take.
+const REST: Duration = Duration::from_secs(1);
 /// The longest wait that an answer asks for.
 const LONGEST: Duration = Duration::from_secs(300);
 /// From one try to the next of what reached nobody, at first and at most.
@@ -194,12 +197,12 @@ async fn judge(
     }
     let blocks = subscription.exhausted == Exhausted::Block;
     let most = subscription.max_retries.saturating_add(1);
-    // It was to be exhausted, and whoever did that died.
-    if attempts > most && !blocks {
-        return Some(exhausted(Why::Exhausted, None, attempts.saturating_sub(1)));
-    }
     let mut pause = AGAIN.0;
     let (status, asked) = loop {
+        // It has not heard of this one: another sidecar may still be there for it.
+        if running.has_gone() {
+            return None;
+        }
         match send(px, subscription, event).await {
             Came::Answer(status, asked) => break (Some(status), asked),
             Came::Nothing => break (None, None),
@@ -212,6 +215,9 @@ async fn judge(
                 running.pause_until(Instant::now() + wait);
                 if !running.goes_on_for(wait).await {
                     return None;
+                }
+                if is_expired(subscription, message, event) {
+                    return Some(exhausted(Why::Expired, None, attempts.saturating_sub(1)));
                 }
                 pause = (pause * 2).min(AGAIN.1);
             }
@@ -258,24 +264,27 @@ fn is_expired(subscription: &Subscription, message: &dyn Message, event: &Event)
 /// Sends an event once.
 async fn send(px: &Rc<Proxy>, subscription: &Subscription, event: &Event) -> Came {
     let sending = async {
-        let response = match &subscription.target {
+        match &subscription.target {
             Target::Application(port) => to_application(px, subscription, *port, event).await,
-            Target::Service(..) => to_service(px, subscription, event).await,
-        };
-        let (status, reason) = (response.status(), Reason::of(response.headers()));
-        let asked = asks_to_wait(status, response.headers(), SystemTime::now());
-        read_to_end(response.into_body()).await;
-        match reason {
-            Some(reason) if is_unreached(reason) => Came::Unreached(reason),
-            Some(Reason::UpstreamReset | Reason::KeptConnectionClosed | Reason::BadResponse) => {
-                Came::Nothing
+            Target::Service(service, port) => {
+                to_service(px, subscription, (service, *port), event).await
             }
-            _ => Came::Answer(status, asked),
         }
     };
-    timeout(subscription.timeout, sending)
-        .await
-        .unwrap_or(Came::Nothing)
+    let Ok(response) = timeout(subscription.timeout, sending).await else {
+        return Came::Nothing;
+    };
+    let (status, reason) = (response.status(), Reason::of(response.headers()));
+    let asked = asks_to_wait(status, response.headers(), SystemTime::now());
+    // What it says has been said, however long the rest takes.
+    let _ = timeout(REST, read_to_end(response.into_body())).await;
+    match reason {
+        Some(reason) if is_unreached(reason) => Came::Unreached(reason),
+        Some(Reason::UpstreamReset | Reason::KeptConnectionClosed | Reason::BadResponse) => {
+            Came::Nothing
+        }
+        _ => Came::Answer(status, asked),
+    }
 }
 
 /// Whether an answer of the mesh says that nobody was reached: it costs an event nothing.
@@ -305,14 +314,21 @@ async fn to_application(
     event: &Event,
 ) -> Response<ResponseBody> {
     let host = format!("localhost:{port}");
-    let (mut head, body) = request(subscription, event, &host);
+    let uri = Uri::from(subscription.path.clone());
+    let (mut head, body) = request(subscription, event, (uri, &host));
     let mut cx = Context::new(Direction::inbound, &mut head);
     cx.source = own_identity(px);
     cx.route = Some((subscription.object.clone(), Arc::default()));
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
     let called = (std::net::Ipv4Addr::LOCALHOST, port).into();
     let application = px.application(called);
-    let speak = Speak::to_application(crate::config::service::Protocol::Http, false);
+    // As calls from outside would reach it.
+    let state = px.destinations.state();
+    let declared = state
+        .served(port)
+        .map_or(Protocol::Http, |served| served.protocol);
+    drop(state);
+    let speak = Speak::to_application(declared, false);
     let answer = forward::once(&mut account.cx, &application, speak, head, body).await;
     account_for(account, answer)
 }
@@ -321,16 +337,18 @@ async fn to_application(
 async fn to_service(
     px: &Rc<Proxy>,
     subscription: &Subscription,
+    (service, port): (&ServiceKey, u16),
     event: &Event,
 ) -> Response<ResponseBody> {
-    let host = match &subscription.target {
-        Target::Service(service, port) => {
-            let (namespace, name) = service.parts();
-            format!("{name}.{namespace}:{port}")
-        }
-        Target::Application(port) => format!("localhost:{port}"),
-    };
-    let (mut head, body) = request(subscription, event, &host);
+    let (namespace, name) = service.parts();
+    let host = format!("{name}.{namespace}:{port}");
+    // As a proxy is asked: the address says which port is meant.
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(http::uri::Scheme::HTTP);
+    uri.authority = host.parse().ok();
+    uri.path_and_query = Some(subscription.path.clone());
+    let uri = Uri::from_parts(uri).unwrap_or_default();
+    let (mut head, body) = request(subscription, event, (uri, &host));
     let cx = Context::new(Direction::outbound, &mut head);
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
     let answer = called(px, &mut account.cx, subscription, head, body).await;
@@ -341,9 +359,10 @@ async fn called(
     px: &Rc<Proxy>,
     cx: &mut Context,
     subscription: &Subscription,
-    head: Parts,
+    mut head: Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
+    path::settle(cx, &mut head)?;
     let captured = Captured::Explicitly;
     let destination = captured.find(px, &head).await?;
     cx.service = Some(destination.service.clone());
@@ -367,10 +386,14 @@ fn own_identity(px: &Proxy) -> Option<crate::identity::SpiffeId> {
 }
 
 /// The request that an event is delivered with.
-fn request(subscription: &Subscription, event: &Event, host: &str) -> (Parts, RequestBody) {
+fn request(
+    subscription: &Subscription,
+    event: &Event,
+    (uri, host): (Uri, &str),
+) -> (Parts, RequestBody) {
     let (mut head, ()) = Request::new(()).into_parts();
     head.method = Method::POST;
-    head.uri = Uri::from(subscription.path.clone());
+    head.uri = uri;
     let headers = &mut head.headers;
     let data = match subscription.structured {
         true => {
@@ -448,8 +471,14 @@ async fn exhausted(
     };
     let letter = dead_letter::letter(subscription, event, story);
     let mut pause = AGAIN.0;
-    while let Err(why) = dead_letter::hold(broker, topic, subscription, &letter).await {
+    let place = message.place();
+    while let Err(why) = dead_letter::hold(broker, topic, (subscription, &place), &letter).await {
         tracing::warn!(subscription = %object, %topic, %why, "a dead letter is not held yet");
+        if !matches!(why, Unpublished::Away | Unpublished::Unconfirmed(_)) {
+            // It may never be: it keeps nobody, and is tried again when it comes again.
+            given_back(running, message, LONGEST).await;
+            return Some(Outcome::Retried);
+        }
         running.pause_until(Instant::now() + pause);
         if !running.goes_on_for(pause).await {
             return None;

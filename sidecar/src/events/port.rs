@@ -71,7 +71,7 @@ async fn published(
     headers::check(&head)?;
     let to = granted(px, &head)?;
     cx.route = Some((to.object.clone(), to.rule.clone()));
-    Box::pin(publish::carry(px, cx, &to, head, body)).await
+    Box::pin(publish::carry(px, cx, (&to, None), head, body)).await
 }
 
 /// Where the application may publish, as the path says.

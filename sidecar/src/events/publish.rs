@@ -3,7 +3,8 @@
 //! A CloudEvent in any of its modes is published as it is; any other body becomes the data of one, whose id is
 //! the request's `Idempotency-Key` if it has one. The answer is 202 once the broker has confirmed every event, and
 //! never before: whoever is told anything else, or nothing, sends it again with the same id. Brokers that can
-//! tell duplicates do so by source and id.
+//! tell duplicates do so by topic, source and id; of plain bodies also by who sent them and what stands in them, as
+//! others may choose the same keys.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -12,7 +13,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -23,6 +26,7 @@ use tokio::time::timeout;
 use super::broker::{Broker, Message, Unpublished};
 use super::cloud_event::{Event, Malformed, Received, receive};
 use crate::config::publish::Publishing;
+use crate::policy::idempotency::key::Principal;
 use crate::proxy::Proxy;
 use crate::proxy::body::{Cut, RequestBody, ResponseBody};
 use crate::proxy::context::Context;
@@ -36,8 +40,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const COMES: Duration = Duration::from_secs(60);
 /// How many events of a batch are unconfirmed at once.
 const UNDER_WAY: usize = 64;
-/// How many bytes of requests a worker reads at once.
+/// How many bytes of requests a worker holds at once, and how often each of them is counted: read, taken apart,
+/// written anew.
 const ROOM: usize = 64 * 1024 * 1024;
+const COPIES: usize = 3;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -66,6 +72,7 @@ impl Room {
 
 impl Share {
     fn grow(&mut self, bytes: usize) -> Result<(), Error> {
+        let bytes = bytes * COPIES;
         let all = self.all.get() + bytes;
         if all > ROOM {
             return Err(Error::new(
@@ -93,7 +100,7 @@ impl Drop for Share {
 pub async fn carry(
     px: &Rc<Proxy>,
     cx: &mut Context,
-    to: &Arc<Publishing>,
+    (to, sender): (&Arc<Publishing>, Option<Principal>),
     head: Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
@@ -105,6 +112,11 @@ pub async fn carry(
         let why = "a request that becomes an event can't become another protocol";
         return Err(Error::new(Reason::BadRequest, why));
     }
+    let encoding = head.headers.get(CONTENT_ENCODING);
+    if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        let said = "content-encoding: bodies are published as they are, and their type would not say that they are encoded; send them plain";
+        return Err(Error::new(Reason::EventUnsupported, said).saying(said));
+    }
     let mut share = px.publishing.share();
     let body = read(cx, to, &head, body, &mut share).await?;
     let received = receive(&head.headers, &body).map_err(|why| refused(to, &px.metrics, &why))?;
@@ -112,11 +124,18 @@ pub async fn carry(
     let broker = broker.map_err(|why| Error::new(Reason::BrokerUnavailable, why.to_string()))?;
     match received {
         Received::Plain => {
-            let event = wrapped(to, &head.headers, body);
+            let content = digest(&[&body]);
+            let event = wrapped(to, &head.headers, body)?;
             let event = event.map_err(|why| refused(to, &px.metrics, &why))?;
-            one(px, &*broker, to, event).await
+            let sender = sender.as_ref().map_or(&[][..], Principal::as_bytes);
+            let id = known_by(&to.topic, &event, &[sender, &content]);
+            one(px, &*broker, to, (event, id)).await
         }
-        Received::Event(event) => one(px, &*broker, to, traced(event, &head.headers)).await,
+        Received::Event(event) => {
+            let event = traced(event, &head.headers);
+            let id = known_by(&to.topic, &event, &[]);
+            one(px, &*broker, to, (event, id)).await
+        }
         Received::Batch(events) => {
             let events = events.into_iter();
             let events = events.map(|event| event.map(|event| traced(event, &head.headers)));
@@ -172,24 +191,35 @@ async fn read(
 }
 
 /// The event that a plain body becomes.
-fn wrapped(to: &Publishing, headers: &HeaderMap, data: Bytes) -> Result<Event, Malformed> {
+fn wrapped(
+    to: &Publishing,
+    headers: &HeaderMap,
+    data: Bytes,
+) -> Result<Result<Event, Malformed>, Error> {
     let key = headers
         .get(IDEMPOTENCY_KEY)
-        .and_then(|key| key.to_str().ok());
+        .map(HeaderValue::to_str)
+        .transpose();
+    let key = key.map_err(|_| {
+        let said =
+            "idempotency-key: it has a character that is none of visible ASCII; send a key without";
+        Error::new(Reason::EventMalformed, said).saying(said)
+    })?;
     let key = key
         .map(|key| key.trim_matches('"'))
         .filter(|key| !key.is_empty());
     let id = key.map_or_else(|| new_id(SystemTime::now()), str::to_owned);
-    let mut event = Event::new(id, &*to.event_source, &*to.event_type)?;
-    event.set("time", Timestamp::now().to_string())?;
-    let media_type = headers
-        .get(CONTENT_TYPE)
-        .and_then(|media| media.to_str().ok());
-    if let Some(media_type) = media_type {
-        event.set("datacontenttype", media_type)?;
-    }
-    event.data = data;
-    Ok(traced(event, headers))
+    let made = || {
+        let mut event = Event::new(id, &*to.event_source, &*to.event_type)?;
+        event.set("time", Timestamp::now().to_string())?;
+        let media_type = headers.get(CONTENT_TYPE);
+        if let Some(media_type) = media_type.and_then(|media| media.to_str().ok()) {
+            event.set("datacontenttype", media_type)?;
+        }
+        event.data = data;
+        Ok(traced(event, headers))
+    };
+    Ok(made())
 }
 
 /// An event that belongs to the trace of the request that brought it, unless it belongs to one already.
@@ -228,15 +258,24 @@ fn new_id(now: SystemTime) -> String {
     )
 }
 
-/// What a broker tells duplicates by: source and id, which name an event (CloudEvents 1.0.2, section 3.1).
-pub(super) fn known_by(event: &Event) -> String {
-    let of = |name| event.attribute(name).unwrap_or_default();
-    let digest = aws_lc_rs::digest::digest(
-        &aws_lc_rs::digest::SHA256,
-        format!("{}\0{}", of("source"), of("id")).as_bytes(),
-    );
-    let bytes = digest.as_ref().iter().take(16);
+/// What a broker tells duplicates by: topic, source and id, which name an event there (CloudEvents 1.0.2, section
+/// 3.1), and what else tells it apart.
+pub(super) fn known_by(topic: &str, event: &Event, more: &[&[u8]]) -> String {
+    let of = |name| event.attribute(name).unwrap_or_default().as_bytes();
+    let named = [topic.as_bytes(), of("source"), of("id")];
+    let digest = digest(&[&named, more].concat());
+    let bytes = digest.iter().take(16);
     bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 of parts, of which no other split makes the same.
+fn digest(parts: &[&[u8]]) -> Vec<u8> {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    context.finish().as_ref().to_vec()
 }
 
 /// Has an event held by a broker.
@@ -244,11 +283,10 @@ async fn hold(
     px: &Proxy,
     broker: &dyn Broker,
     to: &Publishing,
-    event: &Event,
+    (event, id): (&Event, &str),
 ) -> Result<(), Unpublished> {
     let (headers, data) = event.to_message();
-    let id = known_by(event);
-    let held = broker.publish(&to.topic, Some(&id), Message { headers, data }, PATIENCE);
+    let held = broker.publish(&to.topic, Some(id), Message { headers, data }, PATIENCE);
     let held = held.await;
     px.metrics.all().events.published(
         &to.broker,
@@ -269,9 +307,9 @@ async fn one(
     px: &Proxy,
     broker: &dyn Broker,
     to: &Publishing,
-    event: Event,
+    (event, id): (Event, String),
 ) -> Result<Response<ResponseBody>, Error> {
-    hold(px, broker, to, &event)
+    hold(px, broker, to, (&event, &id))
         .await
         .map_err(|why| error(to, why))?;
     Ok(answer(StatusCode::ACCEPTED, &named(&event)))
@@ -286,9 +324,9 @@ async fn many(
 ) -> Result<Response<ResponseBody>, Error> {
     let publishing = events.map(async |event| match event {
         Ok(event) => {
-            let held = hold(px, broker, to, &event)
-                .await
-                .map_err(|why| error(to, why));
+            let id = known_by(&to.topic, &event, &[]);
+            let held = hold(px, broker, to, (&event, &id)).await;
+            let held = held.map_err(|why| error(to, why));
             (Some(named(&event)), held)
         }
         Err(why) => (None, Err(refused(to, &px.metrics, &why))),
@@ -309,7 +347,12 @@ async fn many(
                     entry["detail"] = said.into();
                 }
                 let status = error.status();
-                first.get_or_insert(error);
+                // What may pass is told before what never will: then all of it is sent again.
+                let passes = status == StatusCode::SERVICE_UNAVAILABLE;
+                match &first {
+                    Some(_) if !passes => {}
+                    _ => first = Some(error),
+                }
                 status
             }
         };
@@ -387,11 +430,24 @@ mod tests {
     }
 
     #[test]
-    fn events_are_known_by_source_and_id_together() {
-        let known = |id: &str, source: &str| known_by(&Event::new(id, source, "t").unwrap());
-        assert_eq!(known("1", "/a"), known("1", "/a"));
-        assert_ne!(known("1", "/a"), known("1", "/b"));
-        assert_ne!(known("1", "/a1"), known("11", "/a"));
-        assert_eq!(known("1", "/a").len(), 32);
+    fn events_are_known_by_topic_source_and_id_together() {
+        let known = |topic, id: &str, source: &str, more: &[&[u8]]| {
+            known_by(topic, &Event::new(id, source, "t").unwrap(), more)
+        };
+        let one = known("a", "1", "/a", &[]);
+        assert_eq!(one, known("a", "1", "/a", &[]));
+        assert_eq!(one.len(), 32);
+        for other in [
+            known("b", "1", "/a", &[]),
+            known("a", "2", "/a", &[]),
+            known("a", "1", "/b", &[]),
+            known("a", "11", "/", &[]),
+            known("a", "1", "/a", &[b"web", b"body"]),
+        ] {
+            assert_ne!(one, other);
+        }
+        let of = |more: &[&[u8]]| known("a", "1", "/a", more);
+        assert_ne!(of(&[b"web", b"body"]), of(&[b"web", b"other"]));
+        assert_ne!(of(&[b"web", b"body"]), of(&[b"webb", b"ody"]));
     }
 }

@@ -16,10 +16,12 @@ use crate::config::State;
 use crate::config::subscription::{Exhausted, Subscription};
 use crate::proxy::Proxy;
 use crate::proxy::error::Reason;
-use crate::telemetry::metrics::events::Events;
 
 /// From one try to join to the next, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// For how long nothing is pulled until the group is left meanwhile.
+const REST: Duration = Duration::from_secs(12);
 
 /// The subscriptions that a worker carries out.
 #[derive(Default)]
@@ -70,6 +72,12 @@ impl Subscribers {
         }
     }
 
+    /// Whether one of this name (`namespace/name`) is carried out.
+    fn carry_out(&self, object: &str) -> bool {
+        let all = self.0.borrow();
+        all.values().any(|one| *one.subscription.object == *object)
+    }
+
     /// Ends all of them: nothing more is pulled.
     pub fn end(&self) {
         self.0.borrow_mut().clear();
@@ -109,26 +117,25 @@ fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>) -> Subscriber {
 }
 
 /// What metrics say of a subscription, as long as this is held.
-struct Told(Option<(Events, Arc<str>)>);
+struct Told<'r>(&'r Running);
 
-impl Told {
-    fn new(running: &Running) -> Self {
-        let px = running.px.upgrade();
-        let events = px.map(|px| px.metrics.all().events.clone());
-        Self(events.map(|events| (events, running.subscription.object.clone())))
-    }
-
+impl Told<'_> {
     fn set(&self, is: bool) {
-        if let Some((events, object)) = &self.0 {
-            events.subscribed(object, Some(is));
+        if let Some(px) = self.0.px.upgrade() {
+            let events = &px.metrics.all().events;
+            events.subscribed(&self.0.subscription.object, Some(is));
         }
     }
 }
 
-impl Drop for Told {
+impl Drop for Told<'_> {
     fn drop(&mut self) {
-        if let Some((events, object)) = &self.0 {
-            events.subscribed(object, None);
+        let object = &self.0.subscription.object;
+        // Another may carry it out already, as it is written by now.
+        if let Some(px) = self.0.px.upgrade()
+            && !px.subscribers.carry_out(object)
+        {
+            px.metrics.all().events.subscribed(object, None);
         }
     }
 }
@@ -138,7 +145,7 @@ async fn carry_out(running: Rc<Running>) {
     let object = running.subscription.object.clone();
     tracing::info!(subscription = %object, topic = %running.subscription.group.topic, "begins");
     let (mut pause, mut told) = (AGAIN.0, None);
-    let subscribed = Told::new(&running);
+    let subscribed = Told(&running);
     while running.goes_on() {
         subscribed.set(false);
         let why = match joined(&running).await {
@@ -147,8 +154,13 @@ async fn carry_out(running: Rc<Running>) {
                 if told.take().is_some() {
                     tracing::info!(subscription = %object, "goes on");
                 }
-                pause = AGAIN.0;
-                match pull(&running, &broker, queue).await {
+                let since = Instant::now();
+                let lost = pull(&running, &broker, queue).await;
+                // One that is lost as soon as it is joined is not joined at every turn.
+                if since.elapsed() > AGAIN.1 {
+                    pause = AGAIN.0;
+                }
+                match lost {
                     None => return,
                     Some(why) => why,
                 }
@@ -192,6 +204,11 @@ async fn pull(
     mut queue: Box<dyn Queue>,
 ) -> Option<String> {
     loop {
+        if running.rests() {
+            // What was asked for would come to nobody.
+            drop(queue);
+            return running.rested().await;
+        }
         let most = running.room().await?;
         let pulled = tokio::select! {
             biased;
@@ -259,10 +276,6 @@ impl Running {
             if !self.goes_on() {
                 return None;
             }
-            if self.gone.get() {
-                self.ended().await;
-                return None;
-            }
             let left = self.left.notified();
             match self.paused.get().filter(|until| *until > Instant::now()) {
                 Some(until) => tokio::select! {
@@ -281,12 +294,35 @@ impl Running {
         }
     }
 
+    /// Whether nothing is to be pulled for long.
+    fn rests(&self) -> bool {
+        let long = Instant::now() + REST;
+        self.gone.get() || self.paused.get().is_some_and(|until| until > long)
+    }
+
+    /// Waits until it may be pulled again, and says why it was not; nothing when the subscription ends.
+    async fn rested(&self) -> Option<String> {
+        let until = self.paused.get();
+        tokio::select! {
+            biased;
+            () = self.ended() => None,
+            () = sleep_until(until.unwrap_or_else(Instant::now)), if !self.gone.get() => {
+                Some("the target asked to wait".to_owned())
+            }
+        }
+    }
+
     /// Nothing is pulled until then.
     pub(super) fn pause_until(&self, until: Instant) {
         let later = self.paused.get().is_none_or(|paused| paused < until);
         if later {
             self.paused.set(Some(until));
         }
+    }
+
+    /// Whether the target has said that it is gone.
+    pub(super) fn has_gone(&self) -> bool {
+        self.gone.get()
     }
 
     /// The target has said that it is gone: nothing more is delivered, and the position is kept.

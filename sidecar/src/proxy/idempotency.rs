@@ -41,8 +41,8 @@ use crate::policy::mirror;
 pub(super) enum Onward {
     /// To the application, by way of what is kept of its answers if any is.
     Application(Origin, Option<Arc<Cache>>),
-    /// To a broker.
-    Publish(Rc<Proxy>, Arc<Publishing>),
+    /// To a broker, for whoever sent it.
+    Publish(Rc<Proxy>, Arc<Publishing>, Principal),
 }
 
 // === impl Onward ===
@@ -54,9 +54,10 @@ impl Onward {
         served: &Served,
         head: &Parts,
         (upstream, speak, port): (Rc<Upstream>, Speak, u16),
+        sender: impl FnOnce() -> Principal,
     ) -> Self {
         match served.publishing(head) {
-            Some(to) => Self::Publish(px.clone(), to.clone()),
+            Some(to) => Self::Publish(px.clone(), to.clone(), sender()),
             None => Self::Application(
                 Origin::application(upstream, speak, port),
                 served.cache().cloned(),
@@ -79,8 +80,16 @@ impl Onward {
                 Box::pin(cache::carry(cx, cache, application, head, body)).await
             }
             Self::Application(application, None) => Box::pin(application.ask(cx, head, body)).await,
-            Self::Publish(px, to) => Box::pin(publish::carry(px, cx, to, head, body)).await,
+            Self::Publish(px, to, sender) => {
+                let to = (to, Some(*sender));
+                Box::pin(publish::carry(px, cx, to, head, body)).await
+            }
         }
+    }
+
+    /// Whether what was not answered well can be sent again: a broker tells duplicates itself.
+    pub(super) fn tells_duplicates(&self) -> bool {
+        matches!(self, Self::Publish(..))
     }
 }
 

@@ -104,11 +104,15 @@ async fn only_what_passes_the_filters_is_delivered() -> Result<()> {
 #[tokio::test]
 async fn a_service_is_called_by_its_name_with_all_that_governs_it() -> Result<()> {
     let world = World::start("").await?;
-    let target = "target: { type: Service, service: { name: billing, port: 80 }, path: /events }";
+    let target =
+        "target: { type: Service, service: { name: billing-events, port: 9090 }, path: /events }";
     let workload = "target: { type: Workload, workload: { selector: { app: billing }, port: 8080 }, path: /events }";
     let limited = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
                    metadata: { name: billing-api, namespace: shop }\n\
-                   spec: { hosts: [billing], rules: [{ requestHeaders: { set: [{ name: x-by, value: rule }] } }] }\n";
+                   spec: { hosts: [billing-events], rules: [{ requestHeaders: { set: [{ name: x-by, value: rule }] } }] }\n\
+                   ---\napiVersion: v1\nkind: Service\nmetadata: { name: billing-events, namespace: shop }\n\
+                   spec: { selector: { app: billing }, ports: [{ name: other, port: 80, targetPort: 8081 }, \
+                   { name: http, port: 9090, targetPort: 8080 }] }\n";
     let written = subscription("", "").replace(workload, target);
     assert!(written.contains(target));
     world
@@ -124,7 +128,7 @@ async fn a_service_is_called_by_its_name_with_all_that_governs_it() -> Result<()
     .await?;
     let seen = world.delivered(&["1"]).await?;
     assert_eq!(header(&seen[0], "x-by"), "rule");
-    assert_eq!(header(&seen[0], "host"), "billing.shop:80");
+    assert_eq!(header(&seen[0], "host"), "billing-events.shop:9090");
     Ok(())
 }
 

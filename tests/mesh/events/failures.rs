@@ -252,3 +252,56 @@ async fn killing_everybody_loses_nothing_that_was_accepted() -> Result<()> {
     assert_eq!(world.nats.held("stock.dlq").await?, 0);
     Ok(())
 }
+
+#[tokio::test]
+async fn what_was_answered_is_done_however_long_the_rest_of_the_answer_takes() -> Result<()> {
+    let world = World::subscribed(", timeout: 1s", "").await?;
+    world.billing.upstream.says("begun");
+    world
+        .billing
+        .upstream
+        .dawdles(std::time::Duration::from_secs(30));
+    world.accepted("1").await?;
+    let acknowledged =
+        "meshwright_events_delivered_total{subscription=\"shop/billing\",outcome=\"acknowledged\"}";
+    wait_until("it is done", SOON, async || {
+        let count = world.billing.sidecar.metric(acknowledged).await?;
+        ensure!(count == Some(1.0), "{count:?}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(world.billing.upstream.requests(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_can_not_be_a_dead_letter_keeps_nobody_and_is_not_done() -> Result<()> {
+    // One place: whoever held it would keep all others.
+    let world = World::subscribed(", maxInFlight: 1", "").await?;
+    let mut direct = world.nats.direct().await?;
+    let names = direct
+        .request("$JS.API.STREAM.NAMES", "{\"subject\":\"stock.dlq\"}")
+        .await?;
+    let stream = names["streams"][0].as_str().unwrap();
+    direct
+        .request(&format!("$JS.API.STREAM.DELETE.{stream}"), "")
+        .await?;
+    world.billing.upstream.fails(1, 400);
+    world.accepted("bad").await?;
+    wait_until("it is told", SOON, async || {
+        ensure!(
+            world
+                .billing
+                .sidecar
+                .log()?
+                .contains("a dead letter is not held yet")
+        );
+        Ok(())
+    })
+    .await?;
+    world.accepted("good").await?;
+    world.delivered(&["good"]).await?;
+    let dead = "meshwright_events_delivered_total{subscription=\"shop/billing\",outcome=\"dead_lettered\"}";
+    assert_ne!(world.billing.sidecar.metric(dead).await?, Some(1.0));
+    Ok(())
+}

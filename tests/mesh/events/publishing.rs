@@ -191,6 +191,12 @@ async fn what_can_not_be_published_is_refused_with_what_is_wrong_and_nothing_of_
             "",
         ),
         (&[][..], &"x".repeat(4097), (413, "request_too_large"), ""),
+        (
+            &[("content-encoding", "gzip")][..],
+            "{}",
+            (415, "event_unsupported"),
+            "content-encoding: ",
+        ),
     ] {
         let (status, reason, detail) = told(headers, body).await?;
         assert_eq!((status, reason.as_str()), expected, "{headers:?}");
@@ -262,7 +268,9 @@ async fn what_a_silent_broker_does_not_confirm_is_not_accepted() -> Result<()> {
     world.accepted("1").await?;
     world.nats.signal(Signal::SIGSTOP)?;
     let started = std::time::Instant::now();
-    let answer = world.publish(&[("idempotency-key", "2")], "{}").await;
+    let answer = world
+        .publish(&[("idempotency-key", "2")], r#"{"sku":"2"}"#)
+        .await;
     world.nats.signal(Signal::SIGCONT)?;
     let answer = answer?;
     assert_eq!(
@@ -275,5 +283,61 @@ async fn what_a_silent_broker_does_not_confirm_is_not_accepted() -> Result<()> {
     world.accepted("2").await?;
     world.delivered(&["1", "2"]).await?;
     assert_eq!(world.nats.held("stock").await?, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_event_for_two_topics_is_held_by_both() -> Result<()> {
+    let second = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+                  metadata: { name: billing, namespace: shop }\n\
+                  spec: { hosts: [billing], rules: [{ publish: { broker: events, topic: both.b } }] }\n";
+    let world = World::start(second).await?;
+    // A stream of somebody's, with several topics, which tells duplicates among all of them.
+    let stream = json!({ "name": "both", "subjects": ["both.*", "stock"], "storage": "memory" });
+    let mut direct = world.nats.direct().await?;
+    let made = direct
+        .request("$JS.API.STREAM.CREATE.both", &stream.to_string())
+        .await?;
+    ensure!(made["config"].is_object(), "{made}");
+    world.mesh.programmed("billing").await?;
+    let event = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "/s"),
+        ("ce-type", "t"),
+    ];
+    let to = [
+        (&world.stock, "events/stock"),
+        (&world.billing, "events/both.b"),
+    ];
+    for (workload, topic) in to {
+        wait_until("it is accepted", SOON, async || {
+            let answer = publish(&workload.sidecar, topic, &event, "").await?;
+            ensure!(answer.status == 202, "{answer:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    assert_eq!(world.nats.held("both.b").await?, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_s_event_is_lost_to_a_key_that_another_chose() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    let [web, other] = [
+        world.mesh.client("web").await?,
+        world.mesh.client("other").await?,
+    ];
+    let url = "http://stock.shop/updates";
+    let key = [("idempotency-key", "1")];
+    for (client, body) in [(&web, "a"), (&web, "b"), (&other, "a"), (&web, "a")] {
+        let answer = client
+            .send(Method::POST, url, &key, Bytes::from(body))
+            .await?;
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    // The last one is the first once more.
+    assert_eq!(world.nats.held("stock").await?, 3);
     Ok(())
 }

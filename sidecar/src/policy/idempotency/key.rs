@@ -65,6 +65,11 @@ impl Principal {
         let parts = known.iter().flatten().map(String::as_bytes);
         Self(hash(parts))
     }
+
+    /// The hash.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 // === impl Key ===

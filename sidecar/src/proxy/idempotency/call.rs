@@ -225,7 +225,7 @@ impl Call {
                     if error.reason == Reason::KeptConnectionClosed {
                         error.reason = Reason::UpstreamReset;
                     }
-                    let unsent = error.reason.unsent();
+                    let unsent = error.reason.unsent() || call.onward.tells_duplicates();
                     Came::Error(error, unsent)
                 }
             }

@@ -125,9 +125,15 @@ fn is_readable(block: &[u8]) -> bool {
     let Some(first) = first else {
         return false;
     };
-    // A status, if there is one, has three digits.
-    let status = first.split_whitespace().next().unwrap_or("100");
-    let has_status = status.len() == 3 && status.bytes().all(|byte| byte.is_ascii_digit());
+    // A status, if there is one, has three digits behind one space, and ends or is described behind another.
+    let (status, described) = match first.strip_prefix(' ') {
+        Some(rest) => rest.split_at_checked(3).unwrap_or((rest, "?")),
+        None if first.is_empty() => ("100", ""),
+        None => ("", ""),
+    };
+    let has_status = status.len() == 3
+        && status.bytes().all(|byte| byte.is_ascii_digit())
+        && (described.is_empty() || described.starts_with(' '));
     let is_named = |line: &str| {
         let name = line.split_once(':').map(|(name, _)| name);
         name.is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()))

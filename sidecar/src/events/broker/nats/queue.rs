@@ -163,7 +163,12 @@ impl Pulled {
         said: async_nats::Message,
         found: &mut Vec<Box<dyn Delivered>>,
     ) -> Result<(), Lost> {
-        match said.status {
+        // A status that somebody published with a message is not said about the request.
+        let is_delivered = said
+            .reply
+            .as_ref()
+            .and_then(|reply| delivery(reply.as_str()));
+        match said.status.filter(|_| is_delivered.is_none()) {
             None | Some(StatusCode::OK) => {
                 self.outstanding = self.outstanding.saturating_sub(1);
                 // What does not say where it is acknowledged was not sent by JetStream.
