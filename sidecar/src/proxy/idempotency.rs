@@ -24,10 +24,12 @@ use super::body::{RequestBody, ResponseBody};
 use super::cache::{self, origin::Origin};
 use super::context::Context;
 use super::error::{Error, Reason};
+use super::inbound::FromPeer;
 use super::upstream::{Speak, Upstream};
 use crate::config::publish::Publishing;
 use crate::config::state::Served;
 use crate::events::publish;
+use crate::policy::authentication::Caller;
 use crate::policy::cache::Cache;
 use crate::policy::idempotency::Idempotency;
 use crate::policy::idempotency::answer::Answer;
@@ -53,13 +55,16 @@ impl Onward {
         px: &Rc<Proxy>,
         served: &Served,
         head: &Parts,
-        (upstream, speak, port): (Rc<Upstream>, Speak, u16),
-        sender: impl FnOnce() -> Principal,
+        (upstream, speak): (Rc<Upstream>, Speak),
+        (peer, callers): (&FromPeer, &[Caller]),
     ) -> Self {
         match served.publishing(head) {
-            Some(to) => Self::Publish(px.clone(), to.clone(), sender()),
+            Some(to) => {
+                let sender = Principal::of(peer.identity.as_ref(), callers);
+                Self::Publish(px.clone(), to.clone(), sender)
+            }
             None => Self::Application(
-                Origin::application(upstream, speak, port),
+                Origin::application(upstream, speak, peer.called.port()),
                 served.cache().cloned(),
             ),
         }

@@ -110,21 +110,13 @@ async fn inbound(
             (body, Some(told))
         }
     };
-    let who = || Principal::of(peer.identity.as_ref(), &callers);
-    let to = (application, speak, peer.called.port());
-    let onward = Onward::of(px, served, &head, to, who);
+    let onward = Onward::of(px, served, &head, (application, speak), (peer, &callers));
     let answer = match served.idempotency(&head) {
         None => onward.answer(cx, head, body).await,
         Some(policy) => {
-            Box::pin(idempotency::carry(
-                px,
-                cx,
-                policy,
-                who(),
-                &onward,
-                (head, body),
-            ))
-            .await
+            let who = Principal::of(peer.identity.as_ref(), &callers);
+            let once = idempotency::carry(px, cx, policy, who, &onward, (head, body));
+            Box::pin(once).await
         }
     };
     match told {
