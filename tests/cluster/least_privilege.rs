@@ -299,6 +299,15 @@ fn objects(namespace: &str) -> Value {
             "a",
             &json!({ "targetRefs": targets, "maxRetries": 1 }),
         ),
+        object(
+            "EventSubscription",
+            namespace,
+            "a",
+            &json!({ "source": { "type": "Broker", "broker": { "name": "events", "topic": "stock" } },
+                     "target": { "type": "Workload",
+                                 "workload": { "selector": { "app": "web" }, "port": 8080 } },
+                     "delivery": { "onExhausted": "Drop" } }),
+        ),
     ];
     json!({ "apiVersion": "v1", "kind": "List", "items": items })
 }
