@@ -38,7 +38,7 @@ pub(crate) struct Replica {
 }
 
 /// The most that a sidecar of this world holds: what there is in one slot, but not all of both.
-const ROOM: (usize, usize) = (13, 780);
+const ROOM: (usize, usize) = (Kind::ALL.len(), 60 * Kind::ALL.len());
 
 /// A sidecar, and its stream.
 pub(crate) struct Sidecar {
