@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::EventSubscriptionSpec;
 use crds::event_subscription::{
-    Delivery, DeliveryMode, EventTargetType, Manage, OnExhausted, ResponseAction, StartFrom,
-    StartType,
+    Delivery, DeliveryMode, EventOrdering, EventTargetType, Manage, OnExhausted, ResponseAction,
+    StartFrom, StartType,
 };
 use crds::status::Reason;
 use k8s_openapi::api::core::v1::Service;
@@ -24,6 +24,8 @@ use crate::retry_policy::backoff;
 
 mod filter;
 
+/// The attribute of the CloudEvents extension for partitioning.
+const PARTITION_KEY: &str = "partitionkey";
 /// Until a broker is there.
 const UNTIL: &str = "Until then nothing is delivered.";
 
@@ -79,7 +81,7 @@ impl Reader<'_> {
         let source = &self.spec.source.broker;
         let start = self.start(&source.start_from, &mut refusals);
         let delivery = &self.spec.delivery;
-        refusals.extend(problems(delivery, &source.topic).into_iter().map(invalid));
+        refusals.extend(problems(self.spec).into_iter().map(invalid));
         let ObjectKey { namespace, name } = self.key;
         let own_group = || format!("{namespace}.{name}");
         read.sent = mesh::Subscription {
@@ -94,6 +96,10 @@ impl Reader<'_> {
             path: self.spec.target.path.clone(),
             start,
             target,
+            reply_topic: {
+                let reply = self.spec.reply.as_ref();
+                reply.map_or_else(String::new, |reply| reply.topic.clone())
+            },
             ..sent(delivery)
         };
         read.refusal = Refusal::all(refusals);
@@ -215,9 +221,43 @@ pub(crate) fn pods(spec: &EventSubscriptionSpec) -> Option<&BTreeMap<String, Str
     Some(&workload.selector)
 }
 
-/// What of the delivery contradicts itself, as sentences.
-fn problems(delivery: &Delivery, topic: &str) -> Vec<String> {
+/// What contradicts itself, as sentences.
+fn problems(spec: &EventSubscriptionSpec) -> Vec<String> {
+    let (delivery, topic) = (&spec.delivery, &spec.source.broker.topic);
     let mut problems = Vec::new();
+    if let Some(reply) = &spec.reply {
+        if reply.topic == *topic {
+            problems.push(
+                "spec.reply.topic: the events come from this topic, and each reply would be replied to for \
+                 ever: name another one."
+                    .to_owned(),
+            );
+        }
+        if delivery.batch.is_some() {
+            problems.push(
+                "spec.reply: a batch is not replied to: write it without spec.delivery.batch."
+                    .to_owned(),
+            );
+        }
+    }
+    if delivery.batch.is_some() && delivery.mode != DeliveryMode::Structured {
+        problems.push(
+            "spec.delivery.batch: a batch is JSON: write mode: Structured with it.".to_owned(),
+        );
+    }
+    if delivery.batch.is_some() && delivery.ordering != EventOrdering::None {
+        problems.push(
+            "spec.delivery.batch: events of a batch are in no order: write ordering: None, or deliver each \
+             for itself."
+                .to_owned(),
+        );
+    }
+    if delivery.ordering_key.is_some() && delivery.ordering != EventOrdering::Key {
+        problems.push(
+            "spec.delivery.orderingKey: it is written with ordering: Key, and only there."
+                .to_owned(),
+        );
+    }
     let dead_letters = delivery.on_exhausted == OnExhausted::DeadLetter;
     match &delivery.dead_letter {
         None if dead_letters => problems.push(
@@ -229,7 +269,7 @@ fn problems(delivery: &Delivery, topic: &str) -> Vec<String> {
             "spec.delivery.deadLetter: it is written with onExhausted: DeadLetter, and only there."
                 .to_owned(),
         ),
-        Some(to) if to.topic == topic => problems.push(
+        Some(to) if to.topic == *topic => problems.push(
             "spec.delivery.deadLetter.topic: the events come from this topic, and would come again for ever: \
              name another one."
                 .to_owned(),
@@ -257,6 +297,22 @@ fn sent(delivery: &Delivery) -> mesh::Subscription {
             DeliveryMode::Structured => mesh::EventMode::Structured,
         }
         .into(),
+        ordering: match delivery.ordering {
+            EventOrdering::None => mesh::EventOrdering::Unspecified,
+            EventOrdering::Key => mesh::EventOrdering::Key,
+            EventOrdering::Global => mesh::EventOrdering::Global,
+        }
+        .into(),
+        ordering_key: match (delivery.ordering, &delivery.ordering_key) {
+            (EventOrdering::Key, Some(key)) => key.clone(),
+            (EventOrdering::Key, None) => PARTITION_KEY.to_owned(),
+            _ => String::new(),
+        },
+        batch: delivery.batch.as_ref().map(|batch| mesh::EventBatch {
+            max_size: batch.max_size,
+            max_bytes: batch.max_bytes,
+            max_wait_ms: batch.max_wait.millis(),
+        }),
         timeout_ms: delivery.timeout.millis(),
         max_in_flight: delivery.max_in_flight,
         max_retries: delivery.retries.max_retries,

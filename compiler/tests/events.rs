@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use compiler::yaml::{Object, parse};
-use crds::event_subscription::{DeliveryMode, EventTargetType, Manage, OnExhausted, StartType};
+use crds::event_subscription::{
+    DeliveryMode, EventOrdering, EventTargetType, Manage, OnExhausted, StartType,
+};
 
 const SOURCE: &str = "source: {type: Broker, broker: {name: nats, topic: orders}}";
 const TARGET: &str = "target: {type: Service, service: {name: orders, port: 80}}";
@@ -73,6 +75,8 @@ fn what_is_not_written_is_what_the_schema_says() {
     assert_eq!(delivery.mode, DeliveryMode::Binary);
     assert_eq!(delivery.timeout.millis(), 30_000);
     assert_eq!(delivery.max_in_flight, 10);
+    assert_eq!(delivery.ordering, EventOrdering::None);
+    assert_eq!((&delivery.batch, &written.reply), (&None, &None));
     assert_eq!((&delivery.responses, &delivery.expiry), (&vec![], &None));
     assert_eq!(delivery.on_exhausted, OnExhausted::DeadLetter);
     assert_eq!(
@@ -132,6 +136,64 @@ fn a_dead_letter_topic_is_written_where_dead_letters_go_and_is_another_one() {
          ever",
     );
     takes(&with_delivery("deadLetter: {topic: orders.dead}"));
+}
+
+#[test]
+fn a_key_is_written_with_order_by_key_and_a_batch_is_json_in_no_order() {
+    let drop = |more: &str| with_delivery(&format!("onExhausted: Drop, {more}"));
+    let key = "spec.delivery: orderingKey is written with ordering: Key, and only there";
+    let batch = "spec.delivery: a batch is JSON, and in no order: it is written with mode: Structured and ordering: \
+                 None";
+    takes(&drop("ordering: Global"));
+    let written = takes(&drop("ordering: Key, orderingKey: subject")).delivery;
+    assert_eq!(written.ordering, EventOrdering::Key);
+    for wrong in [
+        "orderingKey: a",
+        "ordering: Global, orderingKey: a",
+        "ordering: None, orderingKey: a",
+    ] {
+        refuses(&drop(wrong), key);
+    }
+    let written = takes(&drop("mode: Structured, batch: {}")).delivery.batch;
+    let written = written.unwrap();
+    assert_eq!(
+        (
+            written.max_size,
+            written.max_wait.millis(),
+            written.max_bytes
+        ),
+        (100, 100, 1_048_576)
+    );
+    for wrong in [
+        "batch: {}",
+        "mode: Binary, batch: {}",
+        "mode: Structured, ordering: Key, batch: {}",
+    ] {
+        refuses(&drop(wrong), batch);
+    }
+    refuses(
+        &drop("mode: Structured, batch: {maxWait: 10001ms}"),
+        "spec.delivery.batch.maxWait: events wait for others for 10s at most",
+    );
+}
+
+#[test]
+fn replies_go_to_another_topic_and_are_not_those_of_batches() {
+    let reply = |topic: &str, more: &str| {
+        format!(
+            "{}, reply: {{topic: {topic}}}",
+            with_delivery(&format!("onExhausted: Drop{more}"))
+        )
+    };
+    takes(&reply("done", ""));
+    refuses(
+        &reply("orders", ""),
+        "spec: reply.topic is the topic that the events come from: each reply would be replied to for ever",
+    );
+    refuses(
+        &reply("done", ", mode: Structured, batch: {}"),
+        "spec: a batch is not replied to: write reply without delivery.batch",
+    );
 }
 
 #[test]

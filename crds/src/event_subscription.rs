@@ -18,7 +18,8 @@ mod source;
 mod target;
 
 pub use delivery::{
-    DeadLetter, Delivery, DeliveryMode, OnExhausted, Redelivery, ResponseAction, ResponseRule,
+    DeadLetter, Delivery, DeliveryMode, EventBatch, EventOrdering, OnExhausted, Redelivery,
+    ResponseAction, ResponseRule,
 };
 pub use filter::{EventFilter, InnerFilter, InnermostFilter};
 pub use source::{BrokerSource, Manage, Source, SourceType, StartFrom, StartType};
@@ -66,6 +67,11 @@ pub use target::{EventTarget, EventTargetType, ServiceTarget, WorkloadTarget};
 #[x_kube(validation = Cel::new(
     "!has(self.delivery.deadLetter) || self.delivery.deadLetter.topic != self.source.broker.topic"
 ).message("delivery.deadLetter.topic is the topic that the events come from: they would come again for ever"))]
+#[x_kube(validation = Cel::new(
+    "!has(self.reply) || self.reply.topic != self.source.broker.topic"
+).message("reply.topic is the topic that the events come from: each reply would be replied to for ever"))]
+#[x_kube(validation = Cel::new("!has(self.reply) || !has(self.delivery.batch)")
+    .message("a batch is not replied to: write reply without delivery.batch"))]
 pub struct EventSubscriptionSpec {
     /// Whether nothing is delivered for now. What comes meanwhile stays in the broker, as long as that
     /// keeps it.
@@ -85,4 +91,20 @@ pub struct EventSubscriptionSpec {
 
     /// How they are delivered, and what becomes of those that can't be.
     pub delivery: Delivery,
+
+    /// Where the events go that the target replies with: a 200 whose body is one event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<EventReply>,
+}
+
+/// Where replies go.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventReply {
+    /// A topic of the same broker.
+    #[schemars(
+        length(min = 1, max = 200),
+        pattern(r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")
+    )]
+    pub topic: String,
 }

@@ -18,6 +18,7 @@ use tests::brokers;
 
 mod connections;
 mod groups;
+mod order;
 
 /// How long anything may take that is waited for.
 pub(super) const SOON: Duration = Duration::from_secs(20);
@@ -138,6 +139,7 @@ pub(super) fn group(name: &str, topic: &str) -> Group {
         topic: topic.to_owned(),
         start: Start::Earliest,
         create: true,
+        window: None,
     }
 }
 

@@ -14,9 +14,12 @@ use tests::wait_until;
 use crate::nats::{self, Nats};
 use crate::routing::services;
 
+mod batches;
 mod deliveries;
 mod failures;
+mod order;
 mod publishing;
+mod replies;
 
 /// After how long an event comes again whose sidecar died with it.
 const LEASE: Duration = Duration::from_secs(30);

@@ -52,6 +52,8 @@ struct Shared {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// So many are answered with another status.
     fails: (usize, StatusCode),
+    /// So are these, that have a header of this name and value.
+    fails_at: Vec<(String, String, usize, StatusCode)>,
     released: Option<watch::Receiver<()>>,
 }
 
@@ -69,6 +71,7 @@ impl Upstream {
             hasty: false,
             headers: Vec::new(),
             fails: (0, StatusCode::OK),
+            fails_at: Vec::new(),
             released: None,
         }));
         let mut upstream = Self {
@@ -124,6 +127,13 @@ impl Upstream {
     /// Answers the next `count` requests with this status, in place of what it answers else.
     pub fn fails(&self, count: usize, status: u16) {
         self.shared().fails = (count, StatusCode::from_u16(status).unwrap_or_default());
+    }
+
+    /// Answers the next `count` requests that have this header with this status.
+    pub fn fails_at(&self, (name, value): (&str, &str), count: usize, status: u16) {
+        let status = StatusCode::from_u16(status).unwrap_or_default();
+        let entry = (name.to_owned(), value.to_owned(), count, status);
+        self.shared().fails_at.push(entry);
     }
 
     /// Answers with this body from now on.
@@ -204,6 +214,15 @@ async fn answer(
     };
     let (status, answer, delay, body_delay, headers, released) = {
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = shared.fails_at.iter_mut();
+        let failing = entries.find(|(name, value, left, _)| {
+            let said = head.headers.get(name);
+            *left > 0 && said.is_some_and(|said| said.as_bytes() == value.as_bytes())
+        });
+        let failing = failing.map(|(_, _, left, status)| {
+            *left -= 1;
+            *status
+        });
         shared.seen.push(Seen {
             version: head.version,
             method: head.method,
@@ -213,9 +232,10 @@ async fn answer(
         });
         let headers = shared.headers.clone();
         let (delay, body_delay) = (shared.delay, shared.body_delay);
-        let status = match &mut shared.fails {
-            (0, _) => shared.status,
-            (left, status) => {
+        let status = match (failing, &mut shared.fails) {
+            (Some(status), _) => status,
+            (None, (0, _)) => shared.status,
+            (None, (left, status)) => {
                 *left -= 1;
                 *status
             }

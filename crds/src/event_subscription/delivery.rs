@@ -17,6 +17,10 @@ use crate::units::Duration;
     .message("onExhausted: DeadLetter needs deadLetter.topic, or write onExhausted: Block or Drop"))]
 #[x_kube(validation = Cel::new("self.onExhausted == 'DeadLetter' || !has(self.deadLetter)")
     .message("deadLetter is written with onExhausted: DeadLetter, and only there"))]
+#[x_kube(validation = Cel::new("!has(self.orderingKey) || self.ordering == 'Key'")
+    .message("orderingKey is written with ordering: Key, and only there"))]
+#[x_kube(validation = Cel::new("!has(self.batch) || (self.mode == 'Structured' && self.ordering == 'None')")
+    .message("a batch is JSON, and in no order: it is written with mode: Structured and ordering: None"))]
 pub struct Delivery {
     /// How an event is written in a request.
     #[serde(default)]
@@ -29,7 +33,20 @@ pub struct Delivery {
     ).message("a delivery takes 100ms to 10m"))]
     pub timeout: Duration,
 
-    /// How many events each sidecar delivers at once.
+    /// Whether an event waits until those before it are done.
+    #[serde(default)]
+    pub ordering: EventOrdering,
+
+    /// With `Key`: the attribute of events whose value is their key; `partitionkey` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20), pattern(r"^[a-z0-9]+$"))]
+    pub ordering_key: Option<String>,
+
+    /// Events in batches; each for itself when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<EventBatch>,
+
+    /// How many events, or batches, each sidecar delivers at once.
     #[serde(default = "Delivery::default_max_in_flight")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_in_flight: u32,
@@ -69,6 +86,41 @@ pub enum DeliveryMode {
     Binary,
     /// All of it as JSON (`application/cloudevents+json`).
     Structured,
+}
+
+/// How many events come in one request, as a batch in JSON (`application/cloudevents-batch+json`). The answer may say of
+/// each what became of it; an event that comes again comes alone.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventBatch {
+    /// How many at most.
+    #[serde(default = "EventBatch::default_max_size")]
+    #[schemars(range(min = 2, max = 1000))]
+    pub max_size: u32,
+
+    /// For how long the first one waits for others.
+    #[serde(default = "EventBatch::default_max_wait")]
+    #[x_kube(validation = Cel::new("duration(self) <= duration('10s')")
+        .message("events wait for others for 10s at most"))]
+    pub max_wait: Duration,
+
+    /// About how many bytes at most; an event that is longer comes alone.
+    #[serde(default = "EventBatch::default_max_bytes")]
+    #[schemars(range(min = 1024, max = 8_388_608))]
+    pub max_bytes: u64,
+}
+
+/// Whether an event waits until those before it are done: delivered, or exhausted and where such go.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventOrdering {
+    /// It does not.
+    #[default]
+    None,
+    /// It waits for those with its key. One sidecar delivers them at a time, and another one when that
+    /// one is gone.
+    Key,
+    /// It waits for all before it.
+    Global,
 }
 
 /// How often an event comes again, and when.
@@ -144,6 +196,22 @@ impl Delivery {
 
     fn default_max_in_flight() -> u32 {
         10
+    }
+}
+
+// === impl EventBatch ===
+
+impl EventBatch {
+    fn default_max_size() -> u32 {
+        100
+    }
+
+    fn default_max_wait() -> Duration {
+        Duration::of_millis(100)
+    }
+
+    fn default_max_bytes() -> u64 {
+        1024 * 1024
     }
 }
 

@@ -13,6 +13,10 @@ use super::service::{ServiceKey, parse_port};
 use crate::events::broker::{Group, Start};
 use crate::policy::retry::Backoff;
 
+/// How many events a sidecar holds of a subscription in order, at least and at most: behind one that
+/// fails, others of its key wait, and must not hold up those of other keys.
+const WINDOW: (usize, usize) = (16, 256);
+
 /// An EventSubscription.
 #[derive(Debug)]
 pub struct Subscription {
@@ -34,6 +38,12 @@ pub struct Subscription {
     pub structured: bool,
     /// How long the target may take to answer.
     pub timeout: Duration,
+    /// In batches, as many as one has.
+    pub batch: Option<Batch>,
+    /// Where the events go that the target replies with.
+    pub reply: Option<Arc<str>>,
+    /// Whether one waits for those before it.
+    pub ordering: Ordering,
     /// How many are delivered at once.
     pub max_in_flight: usize,
     /// How often one comes again.
@@ -54,6 +64,28 @@ pub enum Target {
     Application(u16),
     /// To a Service, by its name, at this port of it.
     Service(ServiceKey, u16),
+}
+
+/// What a batch has at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// So many events.
+    pub size: usize,
+    /// About so many bytes; one event may be longer.
+    pub bytes: usize,
+    /// For so long the first one waits for others.
+    pub wait: Duration,
+}
+
+/// Whether an event waits until those before it are done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ordering {
+    /// It does not.
+    None,
+    /// It waits for those with the same value of this attribute.
+    Key(Arc<str>),
+    /// It waits for all.
+    Global,
 }
 
 /// What becomes of an event that was answered.
@@ -98,6 +130,13 @@ impl Subscription {
                 return Err("mode: it is not known to this sidecar".to_owned());
             }
         };
+        let ordering = match mesh::EventOrdering::try_from(sent.ordering) {
+            Ok(mesh::EventOrdering::Unspecified) => Ordering::None,
+            Ok(mesh::EventOrdering::Key) => Ordering::Key(sent.ordering_key.into()),
+            Ok(mesh::EventOrdering::Global) => Ordering::Global,
+            Err(_) => return Err("ordering: it is not known to this sidecar".to_owned()),
+        };
+        let max_in_flight = usize::try_from(sent.max_in_flight.max(1)).unwrap_or(1);
         let start = match sent.start {
             Some(subscription::Start::New(_)) => Start::New,
             Some(subscription::Start::Earliest(_)) => Start::Earliest,
@@ -146,14 +185,25 @@ impl Subscription {
                 topic: sent.topic,
                 start,
                 create: sent.create,
+                window: match ordering {
+                    Ordering::None => None,
+                    _ => Some((max_in_flight * 2).clamp(WINDOW.0, WINDOW.1)),
+                },
             },
+            batch: sent.batch.map(|batch| Batch {
+                size: usize::try_from(batch.max_size.max(1)).unwrap_or(1),
+                bytes: usize::try_from(batch.max_bytes).unwrap_or(usize::MAX),
+                wait: Duration::from_millis(batch.max_wait_ms),
+            }),
+            reply: (!sent.reply_topic.is_empty()).then(|| sent.reply_topic.into()),
+            ordering,
             suspended: sent.suspended,
             filters: filters.collect::<Result<_, _>>()?,
             target,
             path: path.map_err(|_| "path: it is none".to_owned())?,
             structured,
             timeout: Duration::from_millis(sent.timeout_ms),
-            max_in_flight: usize::try_from(sent.max_in_flight.max(1)).unwrap_or(1),
+            max_in_flight,
             max_retries: sent.max_retries,
             backoff: Backoff::build(sent.backoff.ok_or("backoff: it is missing")?)?,
             expiry: sent.expiry_ms.map(Duration::from_millis),
@@ -282,6 +332,13 @@ mod tests {
     fn what_this_sidecar_does_not_know_is_not_carried_out() {
         let told = |sent| Subscription::build(sent).unwrap_err();
         assert!(told(mesh::Subscription { mode: 9, ..sent() }).starts_with("mode: "));
+        assert!(
+            told(mesh::Subscription {
+                ordering: 9,
+                ..sent()
+            })
+            .starts_with("ordering: ")
+        );
         assert!(
             told(mesh::Subscription {
                 on_exhausted: 9,

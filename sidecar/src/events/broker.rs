@@ -2,7 +2,9 @@
 //!
 //! A broker holds what it has confirmed, and delivers it to one member of each group until that one
 //! acknowledges it: at least once, in no order that may be relied on. Whoever is delivered something
-//! has a lease on it; when that ends, it is delivered again.
+//! has a lease on it; when that ends, it is delivered again. In a group with a window, one member at a
+//! time is delivered anything, in the topic's order but for what it gave back, until it has pulled
+//! nothing for long: who comes after it first gets again what it has left.
 //!
 //! Everything here belongs to one worker: futures stay on its thread.
 
@@ -125,6 +127,8 @@ pub struct Group {
     pub start: Start,
     /// Whether topic and group may be created, and the group's bounds be set.
     pub create: bool,
+    /// In order: one member at a time is delivered anything, at most so many that are not acknowledged.
+    pub window: Option<usize>,
 }
 
 /// Where a group starts when it is created.
@@ -149,11 +153,10 @@ pub struct Lag {
 
 /// A member's place in a group.
 ///
-/// What it has asked for goes on coming while it is not pulled: whoever stops pulling drops it.
+/// What it has asked for goes on coming while it is not pulled: whoever stops pulling leaves, or drops it.
 pub trait Queue {
     /// Waits for messages, at most `most`. None when none came for some seconds, so that whoever pulls
-    /// can look at other things. What was asked for and is not handed out comes again, to somebody,
-    /// once its lease ends; so does what is handed out to a future that is dropped.
+    /// can look at other things. A pull that is given up loses nothing: the next one hands it out.
     ///
     /// # Errors
     /// That no more will come here.
@@ -164,6 +167,11 @@ pub trait Queue {
     /// # Errors
     /// That the broker does not say.
     fn lag(&mut self) -> LocalBoxFuture<'_, Result<Lag, Lost>>;
+
+    /// Gives back what came and was not handed out, so that others need not wait for its lease to end, and is
+    /// delivered nothing any more: nothing is to be pulled after that. What the broker does not hear comes again
+    /// when its lease ends, as it does when a queue is dropped.
+    fn leave(&mut self) -> LocalBoxFuture<'_, ()>;
 }
 
 /// A message that was delivered. To drop it is to let its lease end.
@@ -177,16 +185,22 @@ pub trait Delivered {
     /// Where it stands in its topic: no other one ever stands there.
     fn place(&self) -> String;
 
+    /// The same as a number: what was published later has a greater one, in brokers that keep an order.
+    fn position(&self) -> u128;
+
     /// When the broker got it, if it says.
     fn published(&self) -> Option<SystemTime>;
 
     /// For how long it is nobody else's, from when it was handed out or from the last `extend`.
     fn lease(&self) -> Duration;
 
-    /// Begins the lease anew. Nobody confirms that.
+    /// Whether it is nobody else's for now: its lease has not ended, as far as the broker has confirmed.
+    fn is_ours(&self) -> bool;
+
+    /// Begins the lease anew; returns once the broker has confirmed it.
     ///
     /// # Errors
-    /// That the broker can't be told.
+    /// That nobody confirmed.
     fn extend(&self) -> LocalBoxFuture<'_, Result<(), Lost>>;
 
     /// Done; returns once the broker has confirmed it. One that is killed just then may forget that,

@@ -31,6 +31,10 @@ pub(super) enum Why {
     Expired,
     /// Nobody can read it.
     Malformed,
+    /// What its target replied can't be published.
+    Reply,
+    /// It is one reply too many.
+    Loop,
 }
 
 // === impl Why ===
@@ -44,6 +48,8 @@ impl Why {
             Self::Redirect => "Redirect",
             Self::Expired => "Expired",
             Self::Malformed => "Malformed",
+            Self::Reply => "Reply",
+            Self::Loop => "Loop",
         }
     }
 

@@ -1,128 +1,81 @@
-//! One event, on its way from a broker to its target.
+//! Events on their way from a broker to their target: each for itself, or in a batch.
 
+use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
-use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::BodyExt as _;
-use tokio::time::{Instant, sleep, timeout};
+use futures::future::join_all;
+use http::StatusCode;
+use tokio::time::{Instant, sleep};
 
-use super::broker::{Broker, Delivered as Message, Unpublished};
+use super::broker::{Broker, Delivered as Message};
 use super::cloud_event::Event;
-use super::dead_letter::{self, Story, Why};
+use super::dead_letter::{Story, Why};
+use super::lanes::Fate;
+use super::outcomes::{self, Outcomes};
+use super::post::{Answer, Came, Payload, post};
+use super::received::Received;
+use super::reply::{self, Replied};
+use super::settle::{AGAIN, LONGEST, Verdict, settle};
 use super::subscriber::Running;
-use crate::config::service::{Protocol, ServiceKey};
-use crate::config::subscription::{Action, Exhausted, Subscription, Target};
-use crate::policy::retry::asks_to_wait;
-use crate::policy::timeout::Deadline;
-use crate::proxy::body::{RequestBody, ResponseBody};
-use crate::proxy::captured::Captured;
-use crate::proxy::context::{Account, Context};
-use crate::proxy::error::{Error, Reason};
-use crate::proxy::layers::{self, Layer};
-use crate::proxy::serve::account_for;
-use crate::proxy::upstream::Speak;
-use crate::proxy::{Proxy, forward, path};
-use crate::telemetry::metrics::Direction;
+use crate::config::subscription::{Action, Exhausted, Subscription};
+use crate::proxy::Proxy;
 use crate::telemetry::metrics::events::Delivered as Outcome;
 
-/// How much of an answer is read so that its connection can be used again.
-const ANSWER: usize = 64 * 1024;
-/// How long the rest of an answer may take.
-const REST: Duration = Duration::from_secs(1);
-/// The longest wait that an answer asks for.
-const LONGEST: Duration = Duration::from_secs(300);
-/// From one try to the next of what reached nobody, at first and at most.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
-/// When an event comes again that this sidecar could not finish with.
-const SOON: Duration = Duration::ZERO;
-
-const TYPE_OF_EVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
-
-/// What came of a try.
-enum Came {
-    /// An answer of the target's.
-    Answer(StatusCode, Option<Duration>),
-    /// The target was reached, and did not answer.
-    Nothing,
-    /// Nobody was reached: it says nothing of the event.
-    Unreached(Reason),
-}
-
-/// What is done with an event.
-enum Verdict {
-    Done(Outcome),
-    Again(Duration),
-    Exhausted(Story),
-    /// The target is gone: nothing more is delivered.
-    Gone,
-}
-
 /// Delivers an event, and sees to what becomes of it.
-pub(super) async fn deliver(running: &Rc<Running>, broker: &dyn Broker, message: Box<dyn Message>) {
-    let kept = keep(&*message);
+pub(super) async fn deliver(
+    running: &Rc<Running>,
+    broker: &dyn Broker,
+    Received { message, event }: Received,
+) -> Fate {
+    let message = &*message;
+    let delivering = async {
+        let Some(px) = running.px.upgrade() else {
+            return Fate::Unknown;
+        };
+        let (event, verdict) = match event {
+            Ok(event) => {
+                let verdict = judge(running, broker, &px, message, &event).await;
+                (event, verdict)
+            }
+            Err(event) => (event, Some(malformed(message))),
+        };
+        settle(running, broker, &px, (message, &event), verdict).await
+    };
+    tokio::select! {
+        biased;
+        fate = delivering => fate,
+        never = keep(message) => match never {},
+    }
+}
+
+/// Delivers a batch, and sees to what becomes of each event.
+pub(super) async fn deliver_batch(
+    running: &Rc<Running>,
+    broker: &dyn Broker,
+    batch: Vec<Received>,
+) {
+    let kept = join_all(batch.iter().map(|one| keep(&*one.message)));
     let delivering = async {
         let Some(px) = running.px.upgrade() else {
             return;
         };
-        let subscription = &running.subscription;
-        let event = read(subscription, &*message);
-        let (event, verdict) = match event {
-            Ok(event) => {
-                let verdict = judge(running, &px, &*message, &event).await;
-                (event, verdict)
-            }
-            Err(event) => {
-                let story = Story {
-                    why: Why::Malformed,
-                    status: None,
-                    attempts: message.attempt(),
-                };
-                (event, Some(Verdict::Exhausted(story)))
-            }
-        };
-        let outcome = match verdict {
-            // It ends: whoever comes next finishes with it.
-            None => return given_back(running, &*message, SOON).await,
-            Some(Verdict::Again(after)) => {
-                given_back(running, &*message, after).await;
-                Outcome::Retried
-            }
-            Some(Verdict::Gone) => {
-                running.is_gone();
-                given_back(running, &*message, LONGEST).await;
-                Outcome::Retried
-            }
-            Some(Verdict::Done(outcome)) => {
-                acknowledged(running, &*message).await;
-                outcome
-            }
-            Some(Verdict::Exhausted(story)) => {
-                let Some(outcome) = exhausted(running, broker, &*message, &event, story).await
-                else {
-                    return given_back(running, &*message, SOON).await;
-                };
-                outcome
-            }
-        };
-        px.metrics
-            .all()
-            .events
-            .delivered(&subscription.object, outcome);
+        let verdicts = judge_batch(running, broker, &px, &batch).await;
+        let settled = batch.iter().zip(verdicts).map(|(one, verdict)| {
+            let (Ok(event) | Err(event)) = &one.event;
+            settle(running, broker, &px, (&*one.message, event), verdict)
+        });
+        join_all(settled).await;
     };
     tokio::select! {
         biased;
         () = delivering => {}
-        () = kept => {}
+        _ = kept => {}
     }
 }
 
 /// Keeps a message's lease until it is dropped.
-async fn keep(message: &dyn Message) {
+async fn keep(message: &dyn Message) -> Infallible {
     loop {
         sleep(message.lease() / 3).await;
         // One that could not be kept comes again, perhaps while this one is still delivered: at least once.
@@ -130,82 +83,128 @@ async fn keep(message: &dyn Message) {
     }
 }
 
-/// The event that a message is; one that says what it was, when it is none.
-fn read(subscription: &Subscription, message: &dyn Message) -> Result<Event, Event> {
-    let sent = message.message();
-    let headers = sent.headers.iter();
-    let headers = headers.map(|(name, value)| (name.as_str(), value.as_str()));
-    match Event::from_message(headers, sent.data.clone()) {
-        Ok(Some(event)) => Ok(event),
-        Ok(None) => Ok(of_a_plain_message(
-            subscription,
-            message,
-            &subscription.group.topic,
-        )),
-        Err(_) => Err(of_a_plain_message(
-            subscription,
-            message,
-            "dev.meshwright.malformed",
-        )),
-    }
-}
-
-/// A message of somebody who knows nothing of CloudEvents, as one: its topic is its type, and its place in the
-/// topic its id.
-fn of_a_plain_message(
-    subscription: &Subscription,
-    message: &dyn Message,
-    event_type: &str,
-) -> Event {
-    let source = format!("/topics/{}", subscription.group.topic);
-    // None of the three can be wrong: a place is made of numbers, and topics have no spaces.
-    let mut event = Event::trusted(&message.place(), &source, event_type);
-    let media_type = message.message().headers.iter();
-    let mut media_type = media_type.filter(|(name, _)| name == "content-type");
-    if let Some((_, media_type)) = media_type.next() {
-        let _ = event.set("datacontenttype", media_type.as_str());
-    }
-    event.data = message.message().data.clone();
-    event
-}
-
 /// What is done with an event; nothing when the subscription ends before that is known.
 async fn judge(
     running: &Running,
+    broker: &dyn Broker,
     px: &Rc<Proxy>,
     message: &dyn Message,
     event: &Event,
 ) -> Option<Verdict> {
     let subscription = &running.subscription;
-    let attempts = message.attempt();
-    let exhausted = |why, status, attempts| {
-        Verdict::Exhausted(Story {
-            why,
-            status,
-            attempts,
-        })
+    if let Some(verdict) = foregone(subscription, message, event) {
+        return Some(verdict);
+    }
+    let payload = Payload::Event(event);
+    let given_up = || expired(subscription, message, event);
+    let answer = match posted(running, px, payload, given_up).await? {
+        Posted::Answered(answer) => Some(answer),
+        Posted::Silent => None,
+        Posted::GivenUp(verdict) => return Some(verdict),
     };
-    if is_expired(subscription, message, event) {
-        return Some(exhausted(Why::Expired, None, attempts.saturating_sub(1)));
+    let status = answer.as_ref().map(|answer| answer.status);
+    let wait = answer.as_ref().and_then(|answer| answer.wait);
+    let verdict = of_an_answer(running, message, (status, wait));
+    let (Verdict::Done(Outcome::Acknowledged), Some(topic), Some(answer)) =
+        (verdict, &subscription.reply, answer)
+    else {
+        return Some(verdict);
+    };
+    // What it replied is held before the event is done.
+    match reply::publish(running, broker, topic, event, &answer).await? {
+        Replied::Held => Some(verdict),
+        Replied::Later => Some(Verdict::Again(LONGEST)),
+        Replied::Never(why) => Some(exhausted(message, why, status)),
     }
-    if !subscription
-        .filters
-        .iter()
-        .all(|filter| filter.passes(event))
+}
+
+/// What is done with each event of a batch.
+async fn judge_batch(
+    running: &Running,
+    broker: &dyn Broker,
+    px: &Rc<Proxy>,
+    batch: &[Received],
+) -> Vec<Option<Verdict>> {
+    let subscription = &running.subscription;
+    let mut verdicts = Vec::with_capacity(batch.len());
+    let (mut places, mut events) = (Vec::new(), Vec::new());
+    for (place, one) in batch.iter().enumerate() {
+        verdicts.push(match &one.event {
+            Err(_) => Some(malformed(&*one.message)),
+            Ok(event) => foregone(subscription, &*one.message, event),
+        });
+        if let (None, Ok(event)) = (&verdicts[place], &one.event) {
+            places.push(place);
+            events.push(event);
+        }
+    }
+    if events.is_empty() {
+        return verdicts;
+    }
+    let posted = posted(running, px, Payload::Batch(&events), || None).await;
+    let answer = match posted {
+        Some(Posted::Answered(answer)) => Some(answer),
+        Some(Posted::Silent) => None,
+        // Nothing is decided of those that were to be posted.
+        Some(Posted::GivenUp(_)) | None => return verdicts,
+    };
+    let outcomes = outcomes::of(answer.as_ref());
+    let wait = answer.as_ref().and_then(|answer| answer.wait);
+    if let Outcomes::Same(Some(status)) = outcomes
+        && events.len() > 1
+        && subscription.action(status) == Action::Exhaust
     {
-        return Some(Verdict::Done(Outcome::Filtered));
+        // It says nothing of each: whichever it is about is found out.
+        for place in places {
+            let one = &batch[place];
+            if let Ok(event) = &one.event {
+                verdicts[place] = judge(running, broker, px, &*one.message, event).await;
+            }
+        }
+        return verdicts;
     }
-    let blocks = subscription.exhausted == Exhausted::Block;
-    let most = subscription.max_retries.saturating_add(1);
+    for (place, event) in places.into_iter().zip(events) {
+        let status = outcomes.of(event);
+        verdicts[place] = Some(of_an_answer(
+            running,
+            &*batch[place].message,
+            (status, wait),
+        ));
+    }
+    verdicts
+}
+
+/// What came of posting.
+enum Posted {
+    Answered(Answer),
+    Silent,
+    /// It was not reached for long.
+    GivenUp(Verdict),
+}
+
+/// Posts until somebody is reached; nothing when the subscription ends before that. Between two tries `given_up` says whether
+/// that is in vain by now.
+async fn posted(
+    running: &Running,
+    px: &Rc<Proxy>,
+    payload: Payload<'_>,
+    given_up: impl Fn() -> Option<Verdict>,
+) -> Option<Posted> {
+    let subscription = &running.subscription;
+    let reads = subscription.reply.is_some() || matches!(payload, Payload::Batch(_));
     let mut pause = AGAIN.0;
-    let (status, asked) = loop {
+    loop {
         // It has not heard of this one: another sidecar may still be there for it.
         if running.has_gone() {
             return None;
         }
-        match send(px, subscription, event).await {
-            Came::Answer(status, asked) => break (Some(status), asked),
-            Came::Nothing => break (None, None),
+        let came = post(px, subscription, payload, reads).await;
+        if !matches!(came, Came::Unreached(_)) {
+            running.unreached(None);
+        }
+        match came {
+            Came::Answer(answer) => return Some(Posted::Answered(answer)),
+            Came::Nothing => return Some(Posted::Silent),
             // It costs no attempt, and nothing else is asked for meanwhile.
             Came::Unreached(reason) => {
                 let events = &px.metrics.all().events;
@@ -216,36 +215,82 @@ async fn judge(
                 if !running.goes_on_for(wait).await {
                     return None;
                 }
-                if is_expired(subscription, message, event) {
-                    return Some(exhausted(Why::Expired, None, attempts.saturating_sub(1)));
+                if let Some(verdict) = given_up() {
+                    return Some(Posted::GivenUp(verdict));
                 }
                 pause = (pause * 2).min(AGAIN.1);
             }
         }
+    }
+}
+
+/// What is done with an event that is not posted.
+fn foregone(subscription: &Subscription, message: &dyn Message, event: &Event) -> Option<Verdict> {
+    let passes = |event| {
+        let mut filters = subscription.filters.iter();
+        filters.all(|filter| filter.passes(event))
     };
-    running.unreached(None);
+    let filtered = || (!passes(event)).then_some(Verdict::Done(Outcome::Filtered));
+    expired(subscription, message, event).or_else(filtered)
+}
+
+fn malformed(message: &dyn Message) -> Verdict {
+    Verdict::Exhausted(Story {
+        why: Why::Malformed,
+        status: None,
+        attempts: message.attempt(),
+    })
+}
+
+fn expired(subscription: &Subscription, message: &dyn Message, event: &Event) -> Option<Verdict> {
+    let story = || Story {
+        why: Why::Expired,
+        status: None,
+        attempts: message.attempt().saturating_sub(1),
+    };
+    is_expired(subscription, message, event).then(|| Verdict::Exhausted(story()))
+}
+
+fn exhausted(message: &dyn Message, why: Why, status: Option<StatusCode>) -> Verdict {
+    Verdict::Exhausted(Story {
+        why,
+        status,
+        attempts: message.attempt(),
+    })
+}
+
+/// What an answer means for an event, or that there was none.
+fn of_an_answer(
+    running: &Running,
+    message: &dyn Message,
+    (status, wait): (Option<StatusCode>, Option<Duration>),
+) -> Verdict {
+    let subscription = &running.subscription;
+    let attempts = message.attempt();
+    let blocks = subscription.exhausted == Exhausted::Block;
+    let most = subscription.max_retries.saturating_add(1);
     let action = status.map_or(Action::Retry, |status| subscription.action(status));
-    Some(match (action, status) {
+    match (action, status) {
         (Action::Acknowledge, _) => Verdict::Done(Outcome::Acknowledged),
         (Action::Drop, _) => Verdict::Done(Outcome::Dropped),
         (Action::Gone, _) => Verdict::Gone,
         (Action::Exhaust, Some(status)) if !blocks => {
-            exhausted(Why::of(status), Some(status), attempts)
+            exhausted(message, Why::of(status), Some(status))
         }
         (Action::Retry | Action::Exhaust, status) => {
-            let asked = asked.map(|asked| asked.min(LONGEST));
-            if let Some(asked) = asked {
-                running.pause_until(Instant::now() + asked);
+            let wait = wait.map(|wait| wait.min(LONGEST));
+            if let Some(wait) = wait {
+                running.pause_until(Instant::now() + wait);
             }
             match attempts >= most && !blocks {
-                true => exhausted(Why::Exhausted, status, attempts),
+                true => exhausted(message, Why::Exhausted, status),
                 false => {
-                    let wait = subscription.backoff.wait(attempts.saturating_sub(1));
-                    Verdict::Again(wait.max(asked.unwrap_or_default()))
+                    let backoff = subscription.backoff.wait(attempts.saturating_sub(1));
+                    Verdict::Again(backoff.max(wait.unwrap_or_default()))
                 }
             }
         }
-    })
+    }
 }
 
 /// Whether it is older than it may be, or says so itself (the extension `expirytime`).
@@ -259,233 +304,4 @@ fn is_expired(subscription: &Subscription, message: &dyn Message, event: &Event)
     let ends = ends.and_then(|ends| ends.parse::<jiff::Timestamp>().ok());
     old.is_some_and(|(expiry, since)| since > expiry)
         || ends.is_some_and(|ends| SystemTime::from(ends) <= now)
-}
-
-/// Sends an event once.
-async fn send(px: &Rc<Proxy>, subscription: &Subscription, event: &Event) -> Came {
-    let sending = async {
-        match &subscription.target {
-            Target::Application(port) => to_application(px, subscription, *port, event).await,
-            Target::Service(service, port) => {
-                to_service(px, subscription, (service, *port), event).await
-            }
-        }
-    };
-    let Ok(response) = timeout(subscription.timeout, sending).await else {
-        return Came::Nothing;
-    };
-    let (status, reason) = (response.status(), Reason::of(response.headers()));
-    let asked = asks_to_wait(status, response.headers(), SystemTime::now());
-    // What it says has been said, however long the rest takes.
-    let _ = timeout(REST, read_to_end(response.into_body())).await;
-    match reason {
-        Some(reason) if is_unreached(reason) => Came::Unreached(reason),
-        Some(Reason::UpstreamReset | Reason::KeptConnectionClosed | Reason::BadResponse) => {
-            Came::Nothing
-        }
-        _ => Came::Answer(status, asked),
-    }
-}
-
-/// Whether an answer of the mesh says that nobody was reached: it costs an event nothing.
-fn is_unreached(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::NoEndpoints
-            | Reason::ConnectFailed
-            | Reason::CircuitOpen
-            | Reason::ApplicationUnreachable
-            | Reason::NotReady
-            | Reason::NoCertificate
-            | Reason::Overloaded
-            | Reason::AddressNotResolved
-            | Reason::UnknownHost
-            | Reason::BackendMissing
-            | Reason::PeerNotVerified
-            | Reason::StreamRefused
-    )
-}
-
-/// To the application beside this sidecar, as inbound calls go.
-async fn to_application(
-    px: &Rc<Proxy>,
-    subscription: &Subscription,
-    port: u16,
-    event: &Event,
-) -> Response<ResponseBody> {
-    let host = format!("localhost:{port}");
-    let uri = Uri::from(subscription.path.clone());
-    let (mut head, body) = request(subscription, event, (uri, &host));
-    let mut cx = Context::new(Direction::inbound, &mut head);
-    cx.source = own_identity(px);
-    cx.route = Some((subscription.object.clone(), Arc::default()));
-    let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
-    let called = (std::net::Ipv4Addr::LOCALHOST, port).into();
-    let application = px.application(called);
-    // As calls from outside would reach it.
-    let state = px.destinations.state();
-    let declared = state
-        .served(port)
-        .map_or(Protocol::Http, |served| served.protocol);
-    drop(state);
-    let speak = Speak::to_application(declared, false);
-    let answer = forward::once(&mut account.cx, &application, speak, head, body).await;
-    account_for(account, answer)
-}
-
-/// To a Service, as calls of the application go.
-async fn to_service(
-    px: &Rc<Proxy>,
-    subscription: &Subscription,
-    (service, port): (&ServiceKey, u16),
-    event: &Event,
-) -> Response<ResponseBody> {
-    let (namespace, name) = service.parts();
-    let host = format!("{name}.{namespace}:{port}");
-    // As a proxy is asked: the address says which port is meant.
-    let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(http::uri::Scheme::HTTP);
-    uri.authority = host.parse().ok();
-    uri.path_and_query = Some(subscription.path.clone());
-    let uri = Uri::from_parts(uri).unwrap_or_default();
-    let (mut head, body) = request(subscription, event, (uri, &host));
-    let cx = Context::new(Direction::outbound, &mut head);
-    let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
-    let answer = called(px, &mut account.cx, subscription, head, body).await;
-    account_for(account, answer)
-}
-
-async fn called(
-    px: &Rc<Proxy>,
-    cx: &mut Context,
-    subscription: &Subscription,
-    mut head: Parts,
-    body: RequestBody,
-) -> Result<Response<ResponseBody>, Error> {
-    path::settle(cx, &mut head)?;
-    let captured = Captured::Explicitly;
-    let destination = captured.find(px, &head).await?;
-    cx.service = Some(destination.service.clone());
-    let routed = destination.route(&head)?;
-    cx.route = routed.names();
-    cx.governed_by(&routed);
-    let now = Instant::now();
-    let deadline = Deadline::start(routed.request_timeout(), now);
-    let layer = Layer {
-        deadline: deadline.or_sooner(Some(subscription.timeout), now),
-        routed,
-        captured,
-        depth: 0,
-    };
-    Box::pin(layers::carry(px, cx, layer, head, body)).await
-}
-
-fn own_identity(px: &Proxy) -> Option<crate::identity::SpiffeId> {
-    let credentials = px.dial.credentials.borrow();
-    credentials.as_ref().map(|own| own.id.clone())
-}
-
-/// The request that an event is delivered with.
-fn request(
-    subscription: &Subscription,
-    event: &Event,
-    (uri, host): (Uri, &str),
-) -> (Parts, RequestBody) {
-    let (mut head, ()) = Request::new(()).into_parts();
-    head.method = Method::POST;
-    head.uri = uri;
-    let headers = &mut head.headers;
-    let data = match subscription.structured {
-        true => {
-            headers.insert(CONTENT_TYPE, TYPE_OF_EVENTS);
-            Bytes::from(event.to_json())
-        }
-        false => event.to_http(headers),
-    };
-    trace(event, headers);
-    if let Ok(host) = HeaderValue::from_str(host) {
-        headers.insert(HOST, host);
-    }
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(data.len()));
-    (head, RequestBody::whole(data))
-}
-
-/// A delivery belongs to the trace of the request that brought the event.
-fn trace(event: &Event, headers: &mut HeaderMap) {
-    for name in ["traceparent", "tracestate"] {
-        let value = event.attribute(name).map(HeaderValue::from_str);
-        if let Some(Ok(value)) = value {
-            headers.insert(name, value);
-        }
-    }
-}
-
-async fn read_to_end(mut body: ResponseBody) {
-    let mut read = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        read += frame.data_ref().map_or(0, Bytes::len);
-        if read > ANSWER {
-            return;
-        }
-    }
-}
-
-/// Tells the broker that an event is done. If it does not hear that, the event comes again.
-async fn acknowledged(running: &Running, message: &dyn Message) {
-    if let Err(why) = message.acknowledge().await {
-        tracing::debug!(subscription = %running.subscription.object, %why, "an event may come again");
-    }
-}
-
-async fn given_back(running: &Running, message: &dyn Message, after: Duration) {
-    if let Err(why) = message.give_back(after).await {
-        tracing::debug!(subscription = %running.subscription.object, %why, "an event comes again later");
-    }
-}
-
-/// Sees to an event that is exhausted: it is done once its dead letter is held, and not before. Nothing when the
-/// subscription ends before that.
-async fn exhausted(
-    running: &Running,
-    broker: &dyn Broker,
-    message: &dyn Message,
-    event: &Event,
-    story: Story,
-) -> Option<Outcome> {
-    let subscription = &running.subscription;
-    let object = &subscription.object;
-    let (reason, attempts) = (story.why.name(), story.attempts);
-    let code = story.status.map(|status| status.as_u16());
-    let topic = match &subscription.exhausted {
-        Exhausted::DeadLetter(topic) => topic,
-        // Whatever is wrong with it: nothing is lost unless somebody says so.
-        Exhausted::Block => {
-            given_back(running, message, LONGEST).await;
-            return Some(Outcome::Retried);
-        }
-        Exhausted::Drop => {
-            tracing::warn!(subscription = %object, reason, code, attempts, "an event is dropped");
-            acknowledged(running, message).await;
-            return Some(Outcome::Dropped);
-        }
-    };
-    let letter = dead_letter::letter(subscription, event, story);
-    let mut pause = AGAIN.0;
-    let place = message.place();
-    while let Err(why) = dead_letter::hold(broker, topic, (subscription, &place), &letter).await {
-        tracing::warn!(subscription = %object, %topic, %why, "a dead letter is not held yet");
-        if !matches!(why, Unpublished::Away | Unpublished::Unconfirmed(_)) {
-            // It may never be: it keeps nobody, and is tried again when it comes again.
-            given_back(running, message, LONGEST).await;
-            return Some(Outcome::Retried);
-        }
-        running.pause_until(Instant::now() + pause);
-        if !running.goes_on_for(pause).await {
-            return None;
-        }
-        pause = (pause * 2).min(AGAIN.1);
-    }
-    tracing::info!(subscription = %object, %topic, reason, code, attempts, "an event is a dead letter");
-    acknowledged(running, message).await;
-    Some(Outcome::DeadLettered)
 }

@@ -9,20 +9,28 @@
 //!      ▼
 //!   broker ─── over the mesh, as the application's calls go (connections.rs, broker.rs)
 //!      │
-//!      ▼ pulled by one of those that share the work (subscriber.rs)
-//!   deliver ── filters, a POST to the target, what its answer means (deliver.rs)
-//!      │
-//!      └────── done, again later, or to the dead letter topic (dead_letter.rs)
+//!      ▼ pulled by one of those that share the work (subscriber.rs), or by one alone (in_order.rs, lanes.rs)
+//!   deliver ── filters, a POST to the target, what its answer means (deliver.rs, post.rs), alone or with
+//!      │       others (batch.rs, outcomes.rs); what it replies is published (reply.rs)
+//!      └────── done, again later, or to the dead letter topic (settle.rs, dead_letter.rs)
 //! ```
 //!
 //! An event is acknowledged when its target has answered well, or when the broker holds it as a dead letter:
 //! whatever dies before that, it comes again.
 
+mod batch;
 pub mod broker;
 pub mod cloud_event;
 pub mod connections;
 mod dead_letter;
 mod deliver;
+mod in_order;
+mod lanes;
+mod outcomes;
 pub mod port;
+mod post;
 pub mod publish;
+mod received;
+mod reply;
+mod settle;
 pub mod subscriber;

@@ -12,6 +12,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::broker::{Broker, Queue, Unsubscribed};
 use super::deliver::deliver;
+use super::received::Received;
+use super::{batch, in_order};
 use crate::config::State;
 use crate::config::subscription::{Exhausted, Subscription};
 use crate::proxy::Proxy;
@@ -43,7 +45,7 @@ pub(super) struct Running {
     paused: Cell<Option<Instant>>,
     gone: Cell<bool>,
     unreached: Cell<Option<Reason>>,
-    places: Arc<Semaphore>,
+    pub(super) places: Arc<Semaphore>,
     left: Notify,
 }
 
@@ -192,6 +194,9 @@ async fn joined(running: &Running) -> Result<(Rc<dyn Broker>, Box<dyn Queue>), U
         if let Exhausted::DeadLetter(topic) = &subscription.exhausted {
             broker.create_topic(topic).await?;
         }
+        if let Some(topic) = &subscription.reply {
+            broker.create_topic(topic).await?;
+        }
     }
     let queue = broker.join(&subscription.group).await?;
     Ok((broker, queue))
@@ -203,16 +208,29 @@ async fn pull(
     broker: &Rc<dyn Broker>,
     mut queue: Box<dyn Queue>,
 ) -> Option<String> {
+    if running.subscription.group.window.is_some() {
+        return in_order::pull(running, broker, queue).await;
+    }
+    if let Some(batch) = running.subscription.batch {
+        return batch::pull(running, broker, queue, batch).await;
+    }
     loop {
         if running.rests() {
             // What was asked for would come to nobody.
+            queue.leave().await;
             drop(queue);
             return running.rested().await;
         }
-        let most = running.room().await?;
+        let Some(most) = running.room().await else {
+            queue.leave().await;
+            return None;
+        };
         let pulled = tokio::select! {
             biased;
-            () = running.ended() => return None,
+            () = running.ended() => {
+                queue.leave().await;
+                return None;
+            }
             pulled = queue.pull(most) => pulled,
         };
         let pulled = match pulled {
@@ -226,36 +244,52 @@ async fn pull(
             };
             let (running, broker) = (running.clone(), broker.clone());
             tokio::task::spawn_local(async move {
-                let Some(px) = running.px.upgrade() else {
-                    return;
-                };
-                // The process does not end before its fate is known.
-                let _work = px.drain.work();
-                let in_flight = px
-                    .metrics
-                    .all()
-                    .events
-                    .in_flight(&running.subscription.object);
-                in_flight.inc();
-                drop(px);
-                deliver(&running, &*broker, message).await;
-                in_flight.dec();
+                let received = Received::of(&running.subscription, message);
+                in_flight(&running, 1, deliver(&running, &*broker, received)).await;
                 drop(place);
-                running.left.notify_one();
+                running.has_left();
             });
         }
     }
 }
 
+/// Delivers so many events; the process does not end before their fate is known. Nothing when it has ended.
+pub(super) async fn in_flight<T>(
+    running: &Running,
+    count: usize,
+    delivering: impl Future<Output = T>,
+) -> Option<T> {
+    let px = running.px.upgrade()?;
+    let _work = px.drain.work();
+    let events = &px.metrics.all().events;
+    let in_flight = events.in_flight(&running.subscription.object);
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    in_flight.inc_by(count);
+    drop(px);
+    let fate = delivering.await;
+    in_flight.dec_by(count);
+    Some(fate)
+}
+
 // === impl Running ===
 
 impl Running {
+    /// A place is free again.
+    pub(super) fn has_left(&self) {
+        self.left.notify_one();
+    }
+
+    /// Returns when a place is free again.
+    pub(super) async fn left(&self) {
+        self.left.notified().await;
+    }
+
     fn goes_on(&self) -> bool {
         self.going.has_changed().is_ok()
     }
 
     /// Returns when the subscription ends.
-    async fn ended(&self) {
+    pub(super) async fn ended(&self) {
         let mut going = self.going.clone();
         // It is never told anything but that whoever could tell is gone.
         let _ = going.changed().await;
@@ -277,7 +311,7 @@ impl Running {
                 return None;
             }
             let left = self.left.notified();
-            match self.paused.get().filter(|until| *until > Instant::now()) {
+            match self.paused() {
                 Some(until) => tokio::select! {
                     () = self.ended() => return None,
                     () = sleep_until(until) => continue,
@@ -295,13 +329,13 @@ impl Running {
     }
 
     /// Whether nothing is to be pulled for long.
-    fn rests(&self) -> bool {
+    pub(super) fn rests(&self) -> bool {
         let long = Instant::now() + REST;
         self.gone.get() || self.paused.get().is_some_and(|until| until > long)
     }
 
     /// Waits until it may be pulled again, and says why it was not; nothing when the subscription ends.
-    async fn rested(&self) -> Option<String> {
+    pub(super) async fn rested(&self) -> Option<String> {
         let until = self.paused.get();
         tokio::select! {
             biased;
@@ -310,6 +344,11 @@ impl Running {
                 Some("the target asked to wait".to_owned())
             }
         }
+    }
+
+    /// Until when nothing new is begun, if that is to be.
+    pub(super) fn paused(&self) -> Option<Instant> {
+        self.paused.get().filter(|until| *until > Instant::now())
     }
 
     /// Nothing is pulled until then.

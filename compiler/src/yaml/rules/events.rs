@@ -28,6 +28,35 @@ pub(super) const RULES: &[Rule] = &[
             to.is_none() || to != spec.pointer("/source/broker/topic")
         },
     ),
+    (
+        "!has(self.reply) || self.reply.topic != self.source.broker.topic",
+        |spec| {
+            let to = spec.pointer("/reply/topic");
+            to.is_none() || to != spec.pointer("/source/broker/topic")
+        },
+    ),
+    ("!has(self.reply) || !has(self.delivery.batch)", |spec| {
+        !has(spec, "reply") || spec.pointer("/delivery/batch").is_none()
+    }),
+    (
+        "!has(self.orderingKey) || self.ordering == 'Key'",
+        |delivery| {
+            !has(delivery, "orderingKey") || delivery.get("ordering").is_some_and(|it| it == "Key")
+        },
+    ),
+    (
+        "!has(self.batch) || (self.mode == 'Structured' && self.ordering == 'None')",
+        |delivery| {
+            let structured = delivery
+                .get("mode")
+                .is_some_and(|mode| mode == "Structured");
+            let ordered = delivery.get("ordering").is_some_and(|it| it != "None");
+            !has(delivery, "batch") || (structured && !ordered)
+        },
+    ),
+    ("duration(self) <= duration('10s')", |written| {
+        millis(written).is_none_or(|span| span <= 10_000)
+    }),
     ("(self.type == 'Time') == has(self.time)", |start| {
         is(start, "Time") == has(start, "time")
     }),

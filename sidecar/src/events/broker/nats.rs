@@ -5,12 +5,15 @@
 //! anew; and what it reads of a configuration is less than what it would write back. JetStream is
 //! asked in JSON, which is all that is needed.
 
+mod consumer;
 pub mod guard;
 mod json;
 mod link;
 mod queue;
 pub mod upgrade;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,7 +23,8 @@ use serde_json::{Value, json};
 
 pub use link::{Address, Credentials};
 
-use super::{Broker, Group, Message, Queue, Start, Unpublished, Unsubscribed};
+use super::{Broker, Group, Message, Queue, Unpublished, Unsubscribed};
+use consumer::same;
 use json::{Answer, Failure, Held};
 use link::{Link, Unanswered};
 
@@ -28,12 +32,14 @@ use link::{Link, Unanswered};
 const ANSWER: Duration = Duration::from_secs(5);
 /// For how long a message is nobody else's.
 const LEASE: Duration = Duration::from_secs(30);
-/// How many messages may be unacknowledged. What was given back counts, and must not hold up others.
-const UNACKNOWLEDGED: i64 = 10_000;
 /// How long a stream that we create tells duplicates.
 const DUPLICATES: Duration = Duration::from_secs(2 * 60);
-/// The first version whose consumers can do what is asked of them.
+/// The first version whose consumers can do what is asked of them, and the first that delivers to one
+/// member at a time.
 const NEEDED: (u32, u32, &str) = (2, 10, "2.10");
+const NEEDED_IN_ORDER: (u32, u32, &str) = (2, 11, "2.11");
+/// What the members of a group in order are called.
+const IN_ORDER: &str = "ordered";
 /// The longest name of a topic or a group, in bytes: a stream's or a consumer's may have 255.
 const NAME: usize = 200;
 /// The header by which JetStream tells duplicates.
@@ -53,6 +59,8 @@ mod code {
 pub struct Nats {
     link: Rc<Link>,
     lease: Duration,
+    /// Of groups in order: by what this one is known as the member that is delivered to.
+    pins: Rc<RefCell<HashMap<String, String>>>,
 }
 
 /// Whether something may be a topic: words between dots, of visible ASCII characters, none of them a
@@ -82,7 +90,8 @@ impl Nats {
     pub async fn open_with_lease(address: Address, lease: Duration) -> Result<Self, Unsubscribed> {
         let link = Link::open(address).await.map_err(Unsubscribed::Refused)?;
         let link = Rc::new(link);
-        Ok(Self { link, lease })
+        let pins = Rc::default();
+        Ok(Self { link, lease, pins })
     }
 
     async fn hold(
@@ -178,7 +187,10 @@ impl Nats {
         if group.name.is_empty() {
             return Err(Unsubscribed::Refused("the group has no name".to_owned()));
         }
-        self.is_new_enough()?;
+        self.is_new_enough(match group.window {
+            None => NEEDED,
+            Some(_) => NEEDED_IN_ORDER,
+        })?;
         let stream = match self.stream_of(&group.topic).await? {
             Some(stream) => stream,
             None if group.create => self.create(&group.topic).await?,
@@ -188,11 +200,12 @@ impl Nats {
         let name = named(&group.name, may_be, false);
         let config = self.consumer(&stream, &name, group).await?;
         let lease = Duration::from_nanos(config["ack_wait"].as_u64().unwrap_or_default());
-        let queue = queue::Pulled::open(self.link.clone(), (stream, name), lease).await;
+        let pins = group.window.map(|_| self.pins.clone());
+        let queue = queue::Pulled::open(self.link.clone(), (stream, name), lease, pins).await;
         Ok(Box::new(queue.map_err(Unsubscribed::Away)?))
     }
 
-    fn is_new_enough(&self) -> Result<(), Unsubscribed> {
+    fn is_new_enough(&self, needed: (u32, u32, &'static str)) -> Result<(), Unsubscribed> {
         let info = self.link.client.try_server_info();
         // It says so a moment after it is connected.
         let info = info.filter(|_| self.link.is_connected());
@@ -202,117 +215,14 @@ impl Nats {
         let mut parts = info.version.split('.').map(|part| part.parse().ok());
         let version = (parts.next().flatten(), parts.next().flatten());
         match version {
-            (Some(major), Some(minor)) if (major, minor) >= (NEEDED.0, NEEDED.1) => Ok(()),
+            (Some(major), Some(minor)) if (major, minor) >= (needed.0, needed.1) => Ok(()),
             _ => Err(Unsubscribed::TooOld {
                 version: info.version,
-                needed: NEEDED.2,
+                needed: needed.2,
             }),
         }
     }
-
-    /// The configuration of the consumer, which is created if it may be.
-    async fn consumer(
-        &self,
-        stream: &str,
-        name: &str,
-        group: &Group,
-    ) -> Result<Value, Unsubscribed> {
-        let wanted = self.wanted(name, group)?;
-        let create = format!("CONSUMER.CREATE.{stream}.{name}.{}", group.topic);
-        let mut tried = false;
-        loop {
-            let info = format!("CONSUMER.INFO.{stream}.{name}");
-            let there = match self.ask(&info, &json!({})).await? {
-                Ok(there) => there,
-                Err(failure) => match failure.err_code {
-                    code::STREAM_NOT_FOUND => return Err(Unsubscribed::MissingTopic),
-                    code::CONSUMER_NOT_FOUND if !group.create => {
-                        return Err(Unsubscribed::MissingGroup);
-                    }
-                    code::CONSUMER_NOT_FOUND => {
-                        let action = "create";
-                        let body =
-                            json!({ "stream_name": stream, "config": wanted, "action": action });
-                        match self.ask(&create, &body).await? {
-                            Ok(created) => created,
-                            // Another member was faster, with another start.
-                            Err(failure) if failure.err_code == code::CONSUMER_EXISTS && !tried => {
-                                tried = true;
-                                continue;
-                            }
-                            Err(failure) => return Err(refused(failure)),
-                        }
-                    }
-                    _ => return Err(refused(failure)),
-                },
-            };
-            let mut config = there["config"].clone();
-            // What these say can't be changed without changing what the group is.
-            same(&config, &wanted, &FIXED)?;
-            let Some(differs) = SET.iter().find(|field| differ(&config, &wanted, field)) else {
-                return Ok(config);
-            };
-            if !group.create {
-                return Err(Unsubscribed::Differs((*differs).to_owned()));
-            }
-            // The rest stays as it is: its position above all, and what others have set.
-            for field in SET {
-                config[field] = wanted.get(field).cloned().unwrap_or_default();
-            }
-            let body = json!({ "stream_name": stream, "config": config, "action": "update" });
-            let updated = self.ask(&create, &body).await?.map_err(refused)?;
-            same(&updated["config"], &wanted, &SET)?;
-            return Ok(updated["config"].clone());
-        }
-    }
-
-    fn wanted(&self, name: &str, group: &Group) -> Result<Value, Unsubscribed> {
-        let mut wanted = json!({
-            "durable_name": name,
-            "name": name,
-            "filter_subject": group.topic,
-            "ack_policy": "explicit",
-            "ack_wait": nanos(self.lease),
-            "max_deliver": -1,
-            "max_ack_pending": UNACKNOWLEDGED,
-            "replay_policy": "instant",
-        });
-        match group.start {
-            Start::New => wanted["deliver_policy"] = "new".into(),
-            Start::Earliest => wanted["deliver_policy"] = "all".into(),
-            Start::Time(time) => {
-                let time = jiff::Timestamp::try_from(time);
-                let time = time.map_err(|error| Unsubscribed::Refused(error.to_string()))?;
-                wanted["deliver_policy"] = "by_start_time".into();
-                wanted["opt_start_time"] = time.to_string().into();
-            }
-        }
-        Ok(wanted)
-    }
 }
-
-/// The fields of a consumer that must be as they are wanted. One that we leave out must not be there:
-/// with `deliver_subject` it can't be pulled, `backoff` goes before the lease.
-const FIXED: [&str; 9] = [
-    "filter_subject",
-    "filter_subjects",
-    "ack_policy",
-    "max_deliver",
-    "ack_wait",
-    "deliver_subject",
-    "backoff",
-    "headers_only",
-    "replay_policy",
-];
-/// Those that are set so: one with `inactive_threshold` goes when nobody is left in it, the others
-/// bound what may be asked for.
-const SET: [&str; 5] = [
-    "max_ack_pending",
-    "inactive_threshold",
-    "max_batch",
-    "max_bytes",
-    "max_expires",
-];
 
 impl Broker for Nats {
     fn publish<'a>(
@@ -390,28 +300,6 @@ fn length(headers: &HeaderMap) -> usize {
     "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>()
 }
 
-/// Whether a configuration that is there says of a field what is wanted. What is left out is nothing,
-/// whichever nothing it is.
-fn differ(there: &Value, wanted: &Value, field: &str) -> bool {
-    let something = |value: &Value| match value {
-        Value::Null => false,
-        Value::Bool(it) => *it,
-        Value::Number(it) => it.as_i64() != Some(0),
-        Value::String(it) => !it.is_empty(),
-        Value::Array(it) => !it.is_empty(),
-        Value::Object(it) => !it.is_empty(),
-    };
-    let said = |config: &Value| config.get(field).filter(|value| something(value)).cloned();
-    said(there) != said(wanted)
-}
-
-fn same(there: &Value, wanted: &Value, fields: &[&str]) -> Result<(), Unsubscribed> {
-    match fields.iter().find(|field| differ(there, wanted, field)) {
-        Some(field) => Err(Unsubscribed::Differs((*field).to_owned())),
-        None => Ok(()),
-    }
-}
-
 fn refused(failure: Failure) -> Unsubscribed {
     Unsubscribed::Refused(failure.to_string())
 }
@@ -484,16 +372,5 @@ mod tests {
             assert!(of(name, value).is_err(), "{name:?}: {value:?}");
         }
         assert!(written(&[], Some("a\nb")).is_err());
-    }
-
-    #[test]
-    fn nothing_is_the_same_however_it_is_written() {
-        let there = json!({ "a": 0, "b": "", "c": [], "d": false, "e": 1 });
-        for field in ["a", "b", "c", "d", "f"] {
-            assert!(!differ(&there, &json!({}), field), "{field}");
-        }
-        assert!(differ(&there, &json!({}), "e"));
-        assert!(differ(&there, &json!({ "e": 2 }), "e"));
-        assert!(!differ(&there, &json!({ "e": 1 }), "e"));
     }
 }

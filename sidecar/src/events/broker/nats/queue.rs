@@ -5,6 +5,8 @@
 //! time: whatever comes of it, however late, comes to that inbox and is handed out from there, and
 //! nothing more is asked for until the request is used up. No message is sent to where nobody reads.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -13,21 +15,27 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::{FutureExt as _, LocalBoxFuture};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::link::{Link, Unanswered};
-use super::{ANSWER, ITS_OWN, json as api, nanos};
+use super::{ANSWER, IN_ORDER, ITS_OWN, json as api, nanos};
 use crate::events::broker::{Delivered, Lag, Lost, Message, Queue};
 
-/// How long a request waits at the broker for messages.
-const WAITS: Duration = Duration::from_secs(5);
+/// How long a request waits at the broker for messages, and in order at most which part of a lease: who asks for nothing
+/// for long is not delivered to any more.
+const WAITS: (Duration, u32) = (Duration::from_secs(5), 6);
 /// How much later it may be told that there were none. It needs no heartbeats: when that passes in
 /// silence, nobody is there.
 const SILENCE: Duration = Duration::from_secs(2);
 /// The most that is asked for at once. As many, and what is said about them, have room in the inbox.
 const MOST: usize = 1_024;
-/// The part of a lease after which it is begun anew before a message is handed out.
+/// The part of a lease after which it is begun anew before a message is handed out, and by which it counts
+/// as ended sooner here than at the broker.
 const STALE: u32 = 4;
+/// The header that says to whom something is delivered in order, and the status for who asks as one that is
+/// not that one any more.
+const PIN: &str = "Nats-Pin-Id";
+const WRONG_PIN: u16 = 423;
 
 /// A member of a group.
 pub(super) struct Pulled {
@@ -47,6 +55,18 @@ pub(super) struct Pulled {
     until: Instant,
     /// When nothing was in the inbox last: what is in it came later.
     empty: Instant,
+    /// What came and was not handed out.
+    came: Vec<Event>,
+    /// Of a group in order.
+    pin: Option<Pin>,
+}
+
+/// By what the broker knows the one member that is delivered to.
+struct Pin {
+    /// Kept for whoever joins after this one, over the same connection or another.
+    kept: Rc<RefCell<HashMap<String, String>>>,
+    /// What this one was delivered something with.
+    own: Option<String>,
 }
 
 /// A message that was delivered.
@@ -60,6 +80,8 @@ struct Event {
     place: u64,
     published: Option<SystemTime>,
     lease: Duration,
+    /// Until when it is nobody else's.
+    until: Cell<Instant>,
 }
 
 // === impl Pulled ===
@@ -70,6 +92,7 @@ impl Pulled {
         link: Rc<Link>,
         (stream, name): (String, String),
         lease: Duration,
+        pins: Option<Rc<RefCell<HashMap<String, String>>>>,
     ) -> Result<Self, String> {
         let inbox = Subject::from(link.client.new_inbox());
         let subscriber = link.client.subscribe(inbox.clone()).await;
@@ -85,15 +108,16 @@ impl Pulled {
             outstanding: 0,
             until: Instant::now(),
             empty: Instant::now(),
+            came: Vec::new(),
+            pin: pins.map(|kept| Pin { kept, own: None }),
             link,
         })
     }
 
     async fn messages(&mut self, most: usize) -> Result<Vec<Box<dyn Delivered>>, Lost> {
         let most = most.min(MOST);
-        let mut found = Vec::new();
-        self.take_ready(most, &mut found).await?;
-        while found.is_empty() && most > 0 {
+        self.take_ready(most).await?;
+        while self.came.is_empty() && most > 0 {
             // What was asked for over another connection will not come.
             if self.link.number() != self.number {
                 return Err(Lost("the connection broke".to_owned()));
@@ -111,46 +135,77 @@ impl Pulled {
             let first = first.ok_or_else(|| Lost("the connection was closed".to_owned()))?;
             self.empty = Instant::now();
             let asked = self.outstanding > 0;
-            self.sort(first, &mut found)?;
+            self.sort(first)?;
             // None came in time.
-            if asked && self.outstanding == 0 && found.is_empty() {
+            if asked && self.outstanding == 0 && self.came.is_empty() {
                 break;
             }
-            self.take_ready(most, &mut found).await?;
+            self.take_ready(most).await?;
         }
-        Ok(found)
+        let handed = self.came.drain(..most.min(self.came.len()));
+        Ok(handed
+            .map(|one| Box::new(one) as Box<dyn Delivered>)
+            .collect())
+    }
+
+    /// Gives back what came.
+    async fn give_back(&mut self) {
+        // Else it would be sent here again.
+        let _ = timeout(SILENCE, self.subscriber.drain()).await;
+        if let Some(pin) = self.pin.as_mut().filter(|pin| pin.own.is_some()) {
+            pin.kept.borrow_mut().remove(&self.name);
+            let unpin = format!("CONSUMER.UNPIN.{}.{}", self.stream, self.name);
+            // Where that is not granted, the next one waits.
+            let _ = api::ask(&self.link, &unpin, &json!({ "group": IN_ORDER }), ANSWER).await;
+        }
+        // Whatever is wrong, there is no more of it.
+        while let Ok(Some(next)) = timeout(SILENCE, self.subscriber.next()).await {
+            if self.sort(next).is_err() {
+                break;
+            }
+        }
+        for one in self.came.drain(..) {
+            let _ = one.give_back(Duration::ZERO).await;
+        }
     }
 
     /// Asks for so many.
     async fn ask(&mut self, most: usize) -> Result<(), Lost> {
-        let expires = nanos(WAITS);
-        let body = Bytes::from(format!(r#"{{"batch":{most},"expires":{expires}}}"#));
+        let waits = match &self.pin {
+            Some(_) => WAITS.0.min(self.lease / WAITS.1),
+            None => WAITS.0,
+        };
+        let expires = nanos(waits);
+        let mut body = json!({ "batch": most, "expires": expires });
+        if let Some(pin) = &self.pin {
+            body["group"] = IN_ORDER.into();
+            if let Some(id) = pin.kept.borrow().get(&self.name) {
+                body["id"] = id.as_str().into();
+            }
+        }
+        let body = Bytes::from(body.to_string());
         let told = self
             .link
             .tell(self.next.clone(), Some(self.inbox.clone()), body);
         told.await.map_err(Lost)?;
         self.outstanding = most;
-        self.until = Instant::now() + WAITS + SILENCE;
+        self.until = Instant::now() + waits + SILENCE;
         Ok(())
     }
 
     /// Takes what is there, without waiting.
-    async fn take_ready(
-        &mut self,
-        most: usize,
-        found: &mut Vec<Box<dyn Delivered>>,
-    ) -> Result<(), Lost> {
+    async fn take_ready(&mut self, most: usize) -> Result<(), Lost> {
         // What lay there for long has little of its lease left.
         let stale = self.empty.elapsed() > self.lease / STALE;
-        while found.len() < most {
+        while self.came.len() < most {
             let Some(next) = self.subscriber.next().now_or_never() else {
                 self.empty = Instant::now();
                 return Ok(());
             };
             let next = next.ok_or_else(|| Lost("the connection was closed".to_owned()))?;
-            let before = found.len();
-            self.sort(next, found)?;
-            if let Some(late) = found.get(before).filter(|_| stale) {
+            let before = self.came.len();
+            self.sort(next)?;
+            if let Some(late) = self.came.get(before).filter(|_| stale) {
                 late.extend().await?;
             }
         }
@@ -158,11 +213,7 @@ impl Pulled {
     }
 
     /// Tells a message from what is said about the request.
-    fn sort(
-        &mut self,
-        said: async_nats::Message,
-        found: &mut Vec<Box<dyn Delivered>>,
-    ) -> Result<(), Lost> {
+    fn sort(&mut self, said: async_nats::Message) -> Result<(), Lost> {
         // A status that somebody published with a message is not said about the request.
         let is_delivered = said
             .reply
@@ -171,9 +222,10 @@ impl Pulled {
         match said.status.filter(|_| is_delivered.is_none()) {
             None | Some(StatusCode::OK) => {
                 self.outstanding = self.outstanding.saturating_sub(1);
+                self.pinned(&said)?;
                 // What does not say where it is acknowledged was not sent by JetStream.
                 if let Some(event) = self.event(said) {
-                    found.push(Box::new(event));
+                    self.came.push(event);
                 }
                 Ok(())
             }
@@ -185,8 +237,32 @@ impl Pulled {
             Some(StatusCode::NO_RESPONDERS) => Err(Lost("the group is no more".to_owned())),
             Some(status) => {
                 self.outstanding = 0;
+                if let Some(pin) = self.pin.as_ref().filter(|_| status.as_u16() == WRONG_PIN) {
+                    pin.kept.borrow_mut().remove(&self.name);
+                    return Err(Lost("another member is delivered to now".to_owned()));
+                }
                 let why = said.description.unwrap_or_default();
                 Err(Lost(format!("{} {why}", status.as_u16())))
+            }
+        }
+    }
+
+    /// In a group in order, whatever is delivered says to whom. With another name, others may have been
+    /// delivered something in between.
+    fn pinned(&mut self, said: &async_nats::Message) -> Result<(), Lost> {
+        let Some(pin) = &mut self.pin else {
+            return Ok(());
+        };
+        let id = said.headers.as_ref().and_then(|headers| headers.get(PIN));
+        let id = id.ok_or_else(|| Lost("the broker keeps no order".to_owned()))?;
+        match &pin.own {
+            Some(own) if own == id.as_str() => Ok(()),
+            Some(_) => Err(Lost("another member was delivered to meanwhile".to_owned())),
+            None => {
+                let id = id.as_str().to_owned();
+                pin.kept.borrow_mut().insert(self.name.clone(), id.clone());
+                pin.own = Some(id);
+                Ok(())
             }
         }
     }
@@ -215,6 +291,7 @@ impl Pulled {
             place,
             published,
             lease: self.lease,
+            until: Cell::new(Instant::now() + self.lease),
         })
     }
 
@@ -241,6 +318,10 @@ impl Queue for Pulled {
 
     fn lag(&mut self) -> LocalBoxFuture<'_, Result<Lag, Lost>> {
         self.count().boxed_local()
+    }
+
+    fn leave(&mut self) -> LocalBoxFuture<'_, ()> {
+        self.give_back().boxed_local()
     }
 }
 
@@ -269,11 +350,11 @@ impl Event {
         told.await.map_err(Lost)
     }
 
-    async fn done(&self) -> Result<(), Lost> {
-        let done = Bytes::from_static(b"+ACK");
+    async fn confirmed(&self, what: &'static [u8]) -> Result<(), Lost> {
+        let what = Bytes::from_static(what);
         let asked = self
             .link
-            .ask(self.reply.clone(), HeaderMap::new(), done, ANSWER);
+            .ask(self.reply.clone(), HeaderMap::new(), what, ANSWER);
         match asked.await {
             Ok(_) => Ok(()),
             Err(Unanswered::Nobody) => Err(Lost("the group is no more".to_owned())),
@@ -297,6 +378,10 @@ impl Delivered for Event {
         self.place.to_string()
     }
 
+    fn position(&self) -> u128 {
+        self.place.into()
+    }
+
     fn published(&self) -> Option<SystemTime> {
         self.published
     }
@@ -305,12 +390,22 @@ impl Delivered for Event {
         self.lease
     }
 
+    fn is_ours(&self) -> bool {
+        Instant::now() + self.lease / STALE < self.until.get()
+    }
+
     fn extend(&self) -> LocalBoxFuture<'_, Result<(), Lost>> {
-        self.tell("+WPI").boxed_local()
+        let extended = async {
+            let from = Instant::now();
+            self.confirmed(b"+WPI").await?;
+            self.until.set(from + self.lease);
+            Ok(())
+        };
+        extended.boxed_local()
     }
 
     fn acknowledge(&self) -> LocalBoxFuture<'_, Result<(), Lost>> {
-        self.done().boxed_local()
+        self.confirmed(b"+ACK").boxed_local()
     }
 
     fn give_back(&self, after: Duration) -> LocalBoxFuture<'_, Result<(), Lost>> {

@@ -1,0 +1,193 @@
+//! A subscription in order: one sidecar holds the next events of all keys, and delivers each when those before it
+//! with its key are done.
+//!
+//! Who comes after another one waits until the broker has given it all that the other one left, since what was left is older than
+//! what is new. What it can't keep a lease on it does not begin, as somebody else may deliver it by now.
+
+use std::future::pending;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::broker::{Broker, Delivered, Lost, Queue};
+use super::deliver::deliver;
+use super::lanes::{Fate, Key, Lanes};
+use super::received::Received;
+use super::subscriber::{Running, in_flight};
+use crate::config::subscription::{Ordering, Subscription};
+
+/// How late an event may come again.
+const LATE: Duration = Duration::from_secs(60);
+
+/// Events that a sidecar holds in their order.
+struct InOrder {
+    running: Rc<Running>,
+    broker: Rc<dyn Broker>,
+    lanes: Lanes<Received>,
+    window: usize,
+    /// What is being delivered tells its fate here.
+    tell: mpsc::UnboundedSender<(Key, u128, Fate)>,
+    /// When the leases of what waits here are begun anew.
+    extend: Option<Instant>,
+}
+
+/// Pulls and delivers in order until the group is lost, and says why; nothing when the subscription ends.
+pub(super) async fn pull(
+    running: &Rc<Running>,
+    broker: &Rc<dyn Broker>,
+    mut queue: Box<dyn Queue>,
+) -> Option<String> {
+    let (tell, mut fates) = mpsc::unbounded_channel();
+    let mut held = InOrder {
+        running: running.clone(),
+        broker: broker.clone(),
+        lanes: Lanes::default(),
+        window: running.subscription.group.window.unwrap_or(1),
+        tell,
+        extend: None,
+    };
+    let why = held.go_on(&mut *queue, &mut fates).await;
+    queue.leave().await;
+    // Whoever comes next need not wait for leases to end.
+    let waiting = held.lanes.waiting();
+    join_all(waiting.map(|one| one.message.give_back(Duration::ZERO))).await;
+    drop(queue);
+    match why {
+        Ended::Over => None,
+        Ended::Lost(why) => Some(why),
+        Ended::Rests => running.rested().await,
+    }
+}
+
+/// Why no more is pulled.
+enum Ended {
+    Over,
+    Rests,
+    Lost(String),
+}
+
+// === impl InOrder ===
+
+impl InOrder {
+    async fn go_on(
+        &mut self,
+        queue: &mut dyn Queue,
+        fates: &mut mpsc::UnboundedReceiver<(Key, u128, Fate)>,
+    ) -> Ended {
+        let running = self.running.clone();
+        loop {
+            if running.rests() {
+                return Ended::Rests;
+            }
+            if let Err(why) = self.begin() {
+                return Ended::Lost(why);
+            }
+            let (extend, paused) = (self.extend, running.paused());
+            // One more is always asked for: who asks for nothing would not be the one that is delivered to any more, and
+            // the broker gives no more than the window.
+            let most = self.window.saturating_sub(self.lanes.held()).max(1);
+            tokio::select! {
+                biased;
+                () = running.ended() => return Ended::Over,
+                Some((key, position, fate)) = fates.recv() => match fate {
+                    Fate::Done => self.lanes.done(&key, position),
+                    Fate::ComesAgain(after) => {
+                        self.lanes.went_back(&key, position, Instant::now() + after);
+                    }
+                    Fate::Unknown => return Ended::Lost("it is not known whether an event is done".to_owned()),
+                },
+                pulled = queue.pull(most) => {
+                    match pulled {
+                        Ok(pulled) => self.came(pulled),
+                        Err(why) => return Ended::Lost(why.to_string()),
+                    }
+                    if !self.lanes.is_alone() {
+                        match queue.lag().await {
+                            Ok(lag) => self.lanes.counted(lag.unacknowledged),
+                            Err(why) => return Ended::Lost(why.to_string()),
+                        }
+                    }
+                    // Whoever begins anew asks the broker what there is.
+                    if self.lanes.misses(Instant::now() - LATE) {
+                        return Ended::Lost("an event did not come again".to_owned());
+                    }
+                }
+                () = at(extend) => if let Err(why) = self.extend().await {
+                    return Ended::Lost(why.to_string());
+                },
+                () = at(paused) => {}
+            }
+        }
+    }
+
+    fn came(&mut self, pulled: Vec<Box<dyn Delivered>>) {
+        for message in pulled {
+            let position = message.position();
+            let received = Received::of(&self.running.subscription, message);
+            let key = key(&self.running.subscription, &received, position);
+            if self.extend.is_none() {
+                self.extend = Some(Instant::now() + received.message.lease() / 3);
+            }
+            self.lanes.came(key, position, received);
+        }
+    }
+
+    /// Begins what may be begun.
+    fn begin(&mut self) -> Result<(), String> {
+        while self.running.paused().is_none() {
+            let Ok(place) = self.running.places.clone().try_acquire_owned() else {
+                return Ok(());
+            };
+            let Some((key, position, received)) = self.lanes.begin() else {
+                return Ok(());
+            };
+            if !received.message.is_ours() {
+                return Err("the lease of an event has ended".to_owned());
+            }
+            let (running, broker, tell) =
+                (self.running.clone(), self.broker.clone(), self.tell.clone());
+            tokio::task::spawn_local(async move {
+                let fate = in_flight(&running, 1, deliver(&running, &*broker, received)).await;
+                // There is one for each: it is free before anything else can be begun.
+                drop(place);
+                // Nobody may be left who waits for it.
+                let _ = tell.send((key, position, fate.unwrap_or(Fate::Unknown)));
+            });
+        }
+        Ok(())
+    }
+
+    /// Begins the leases of what waits here anew.
+    async fn extend(&mut self) -> Result<(), Lost> {
+        let waiting = self.lanes.waiting();
+        let extended = join_all(waiting.map(|one| one.message.extend())).await;
+        let lease = self.lanes.waiting().next();
+        let lease = lease.map(|one| one.message.lease());
+        self.extend = lease.map(|lease| Instant::now() + lease / 3);
+        extended.into_iter().collect()
+    }
+}
+
+/// Returns then; never when there is no such moment.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
+    }
+}
+
+/// For which others an event waits.
+fn key(subscription: &Subscription, received: &Received, position: u128) -> Key {
+    let attribute = match &subscription.ordering {
+        Ordering::Global => return Key::All,
+        Ordering::None => return Key::Alone(position),
+        Ordering::Key(attribute) => attribute,
+    };
+    let event = received.event.as_ref().ok();
+    let value = event.and_then(|event| event.attribute(attribute));
+    // One without a key comes after none.
+    value.map_or(Key::Alone(position), |value| Key::Of(value.to_owned()))
+}

@@ -1,0 +1,259 @@
+//! Whatever fails, ends and begins anew, and whoever is delivered to: an event is begun only when those before it
+//! with its key are done. `PROPTEST_CASES=20000` looks harder.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MEMBERS: usize = 3;
+const KEYS: u128 = 3;
+const WINDOW: usize = 4;
+
+/// A broker that delivers to one member at a time, as JetStream does.
+#[derive(Default)]
+struct Broker {
+    published: u128,
+    /// Not delivered yet, from this one on.
+    next: u128,
+    /// Delivered and not done: to whom, and whether it is to be delivered again.
+    pending: BTreeMap<u128, (usize, bool)>,
+    done: BTreeSet<u128>,
+    /// Who is delivered to, and as which.
+    pinned: Option<usize>,
+    pins: u64,
+}
+
+/// A member, in one of its lives.
+#[derive(Default)]
+struct Member {
+    lanes: Lanes<u128>,
+    /// Delivered, and not heard of yet.
+    inbox: VecDeque<u128>,
+    /// As which it was delivered something.
+    pin: Option<u64>,
+    begun: Vec<(Key, u128)>,
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Publish,
+    /// A member is delivered what there is, if it is its turn.
+    Pull(usize),
+    /// It hears of some of what it was delivered, and asks the broker how much is not done.
+    Hear(usize, usize),
+    Begin(usize),
+    /// One of the deliveries of a member ends.
+    Succeed(usize, usize),
+    Fail(usize, usize),
+    /// Nobody knows whether the broker heard.
+    Vague(usize, usize, bool),
+    /// A lease ends that nobody keeps any more.
+    Lapse(usize),
+    Kill(usize),
+    /// A member has not asked for long.
+    Unpin,
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let member = 0..MEMBERS;
+    let which = 0..WINDOW;
+    prop_oneof![
+        4 => Just(Event::Publish),
+        5 => member.clone().prop_map(Event::Pull),
+        5 => (member.clone(), 1..=WINDOW).prop_map(|(m, n)| Event::Hear(m, n)),
+        5 => member.clone().prop_map(Event::Begin),
+        4 => (member.clone(), which.clone()).prop_map(|(m, n)| Event::Succeed(m, n)),
+        2 => (member.clone(), which.clone()).prop_map(|(m, n)| Event::Fail(m, n)),
+        1 => (member.clone(), which.clone(), any::<bool>())
+            .prop_map(|(m, n, heard)| Event::Vague(m, n, heard)),
+        3 => which.prop_map(Event::Lapse),
+        1 => member.prop_map(Event::Kill),
+        1 => Just(Event::Unpin),
+    ]
+}
+
+fn key(position: u128) -> Key {
+    Key::Of((position % KEYS).to_string())
+}
+
+#[derive(Default)]
+struct World {
+    broker: Broker,
+    members: Vec<Member>,
+}
+
+// === impl World ===
+
+impl World {
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Publish => self.broker.published += 1,
+            Event::Pull(member) => self.pull(member),
+            Event::Hear(member, most) => self.hear(member, most),
+            Event::Begin(member) => self.begin(member),
+            Event::Succeed(member, which) => {
+                if let Some((key, position)) = self.ended(member, which) {
+                    self.broker.is_done(position);
+                    self.members[member].lanes.done(&key, position);
+                }
+            }
+            Event::Fail(member, which) => {
+                if let Some((key, position)) = self.ended(member, which) {
+                    self.broker.again(position);
+                    let lanes = &mut self.members[member].lanes;
+                    lanes.went_back(&key, position, Instant::now());
+                }
+            }
+            Event::Vague(member, which, heard) => {
+                if let Some((_, position)) = self.ended(member, which) {
+                    if heard {
+                        self.broker.is_done(position);
+                    }
+                    self.join_anew(member);
+                }
+            }
+            Event::Lapse(which) => self.lapse(which),
+            Event::Kill(member) => self.members[member] = Member::default(),
+            Event::Unpin => self.broker.pinned = None,
+        }
+    }
+
+    /// A delivery ends, perhaps one that was begun before the member joined anew.
+    fn ended(&mut self, member: usize, which: usize) -> Option<(Key, u128)> {
+        let begun = &mut self.members[member].begun;
+        (!begun.is_empty()).then(|| begun.swap_remove(which % begun.len()))
+    }
+
+    /// What waits goes back, what is being delivered goes on.
+    fn join_anew(&mut self, member: usize) {
+        let left = std::mem::take(&mut self.members[member]);
+        for position in left.lanes.waiting() {
+            self.broker.again(*position);
+        }
+        self.members[member].begun = left.begun;
+    }
+
+    fn lapse(&mut self, which: usize) {
+        let kept = |position: &u128, member: usize| {
+            let member = &self.members[member];
+            let mut waiting = member.lanes.waiting();
+            waiting.any(|one| one == position)
+                || member.begun.iter().any(|(_, one)| one == position)
+        };
+        let pending = self.broker.pending.iter();
+        let lapsed = pending.filter(|(position, (member, _))| !kept(position, *member));
+        let lapsed = Vec::from_iter(lapsed.map(|(position, _)| *position));
+        if let Some(position) = lapsed.get(which % lapsed.len().max(1)) {
+            self.broker.again(*position);
+        }
+    }
+
+    fn pull(&mut self, member: usize) {
+        let own = self.members[member].pin;
+        match self.broker.pinned {
+            Some(pinned) if pinned == member && own.is_none_or(|own| own == self.broker.pins) => {}
+            // It asks as one that it is not any more.
+            _ if own.is_some() => return self.join_anew(member),
+            Some(_) => return,
+            None => {
+                self.broker.pinned = Some(member);
+                self.broker.pins += 1;
+            }
+        }
+        let broker = &mut self.broker;
+        self.members[member].pin = Some(broker.pins);
+        let mut pending = broker.pending.iter();
+        let again = pending.find(|(_, (_, again))| *again);
+        let next = match again.map(|(position, _)| *position) {
+            Some(position) => position,
+            None if broker.next < broker.published && broker.pending.len() < WINDOW => {
+                broker.next += 1;
+                broker.next - 1
+            }
+            None => return,
+        };
+        broker.pending.insert(next, (member, false));
+        self.members[member].inbox.push_back(next);
+    }
+
+    fn hear(&mut self, member: usize, most: usize) {
+        let member = &mut self.members[member];
+        let most = most.min(member.inbox.len());
+        for position in member.inbox.drain(..most) {
+            member.lanes.came(key(position), position, position);
+        }
+        if member.pin.is_some() && !member.lanes.is_alone() {
+            member.lanes.counted(self.broker.pending.len() as u64);
+        }
+    }
+
+    fn begin(&mut self, member: usize) {
+        let Some((key, position, _)) = self.members[member].lanes.begin() else {
+            return;
+        };
+        let before = (0..position).filter(|other| other % KEYS == position % KEYS);
+        for other in before {
+            let done = self.broker.done.contains(&other);
+            assert!(done, "{position} is begun before {other} is done");
+        }
+        self.members[member].begun.push((key, position));
+    }
+
+    /// Left alone, everything is done in the end.
+    fn comes_to_rest(&mut self) {
+        for round in 0..1_000 {
+            if self.broker.done.len() as u128 == self.broker.published {
+                return;
+            }
+            for member in 0..MEMBERS {
+                // It was done by another one that was thought dead.
+                let later = Instant::now() + Duration::from_secs(1);
+                if round % 10 == 0 && self.members[member].lanes.misses(later) {
+                    self.join_anew(member);
+                }
+                self.happen(Event::Pull(member));
+                self.happen(Event::Hear(member, WINDOW));
+                self.happen(Event::Begin(member));
+                self.happen(Event::Succeed(member, 0));
+                self.happen(Event::Lapse(member));
+            }
+        }
+        panic!(
+            "{:?} of {} are done",
+            self.broker.done, self.broker.published
+        );
+    }
+}
+
+// === impl Broker ===
+
+impl Broker {
+    fn is_done(&mut self, position: u128) {
+        self.pending.remove(&position);
+        self.done.insert(position);
+    }
+
+    fn again(&mut self, position: u128) {
+        if let Some((_, again)) = self.pending.get_mut(&position) {
+            *again = true;
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_event_is_begun_only_when_those_before_it_with_its_key_are_done(
+        events in prop::collection::vec(any_event(), 1..200),
+    ) {
+        let mut world = World {
+            members: (0..MEMBERS).map(|_| Member::default()).collect(),
+            ..World::default()
+        };
+        for event in events {
+            world.happen(event);
+        }
+        world.comes_to_rest();
+    }
+}

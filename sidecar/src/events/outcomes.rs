@@ -1,0 +1,137 @@
+//! What an answer to a batch says of each event: with a body such as
+//! `{"events":[{"id":"1","status":204},{"id":"2","source":"/shop","status":503}]}`, as publishing a batch is answered.
+
+use std::collections::HashMap;
+
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde::Deserialize;
+
+use super::cloud_event::Event;
+use super::post::Answer;
+
+/// What was answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcomes {
+    /// The same of all; nothing when there was no answer that can be read.
+    Same(Option<StatusCode>),
+    /// Of each, by its source, where that is said, and its id. One that is not there was not seen to.
+    Each(HashMap<(Option<String>, String), StatusCode>),
+}
+
+#[derive(Deserialize)]
+struct Said {
+    events: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    id: String,
+    source: Option<String>,
+    status: u16,
+}
+
+/// What an answer says.
+pub(super) fn of(answer: Option<&Answer>) -> Outcomes {
+    let Some(answer) = answer else {
+        return Outcomes::Same(None);
+    };
+    if !answer.status.is_success() {
+        return Outcomes::Same(Some(answer.status));
+    }
+    let media_type = answer.headers.get(CONTENT_TYPE);
+    let media_type = media_type.and_then(|value| value.to_str().ok());
+    let is_json = media_type.is_some_and(|media_type| {
+        let essence = media_type.split(';').next().unwrap_or_default();
+        essence.trim().eq_ignore_ascii_case("application/json")
+    });
+    let said = answer.body.as_ref().filter(|_| is_json);
+    let said = said.and_then(|body| serde_json::from_slice::<Said>(body).ok());
+    let each = said.and_then(|said| {
+        let entries = said.events.into_iter().map(|entry| {
+            let status = StatusCode::from_u16(entry.status).ok()?;
+            Some(((entry.source, entry.id), status))
+        });
+        entries.collect::<Option<HashMap<_, _>>>()
+    });
+    match each {
+        Some(each) => Outcomes::Each(each),
+        // It says that some have failed, and not which.
+        None if answer.status == StatusCode::MULTI_STATUS => Outcomes::Same(None),
+        None => Outcomes::Same(Some(answer.status)),
+    }
+}
+
+// === impl Outcomes ===
+
+impl Outcomes {
+    /// What was answered of an event; nothing when it must come again.
+    pub(super) fn of(&self, event: &Event) -> Option<StatusCode> {
+        let each = match self {
+            Self::Same(status) => return *status,
+            Self::Each(each) => each,
+        };
+        let value = |name| event.attribute(name).unwrap_or_default().to_owned();
+        let exact = (Some(value("source")), value("id"));
+        let found = each
+            .get(&exact)
+            .or_else(|| each.get(&(None, exact.1.clone())));
+        found.copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::header::{HeaderMap, HeaderValue};
+
+    use super::*;
+
+    fn answer(status: u16, media_type: &'static str, body: &'static str) -> Answer {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            wait: None,
+            headers,
+            body: Some(Bytes::from_static(body.as_bytes())),
+        }
+    }
+
+    #[test]
+    fn an_answer_may_say_what_became_of_each_event() {
+        let body = r#"{"events":[{"id":"1","status":204},{"id":"2","source":"/b","status":503}]}"#;
+        let outcomes = of(Some(&answer(207, "application/json; charset=utf-8", body)));
+        let said = |id, source| {
+            let status = outcomes.of(&Event::trusted(id, source, "t"));
+            status.map(|status| status.as_u16())
+        };
+        assert_eq!(said("1", "/a"), Some(204));
+        assert_eq!(said("2", "/b"), Some(503));
+        // Neither is another source's event, nor one that is not there.
+        assert_eq!(said("2", "/a"), None);
+        assert_eq!(said("3", "/a"), None);
+    }
+
+    #[test]
+    fn an_answer_that_says_nothing_of_each_says_the_same_of_all() {
+        let same = |status, media_type, body| match of(Some(&answer(status, media_type, body))) {
+            Outcomes::Same(status) => status.map(|status| status.as_u16()),
+            each => panic!("{each:?}"),
+        };
+        assert_eq!(same(200, "text/plain", "{\"events\":[]}"), Some(200));
+        assert_eq!(same(202, "application/json", "{\"ok\":true}"), Some(202));
+        assert_eq!(same(500, "application/json", "{\"events\":[]}"), Some(500));
+        // Some have failed, and nobody knows which.
+        assert_eq!(same(207, "application/json", "{"), None);
+        assert_eq!(
+            same(
+                207,
+                "application/json",
+                "{\"events\":[{\"id\":\"1\",\"status\":9}]}"
+            ),
+            None
+        );
+        assert_eq!(of(None), Outcomes::Same(None));
+    }
+}

@@ -1,0 +1,262 @@
+//! A delivery as a request: an event, or a batch of them, posted to the target.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Uri};
+use http_body_util::BodyExt as _;
+use tokio::time::{Instant, timeout};
+
+use super::cloud_event::Event;
+use crate::config::service::{Protocol, ServiceKey};
+use crate::config::subscription::{Subscription, Target};
+use crate::policy::retry::asks_to_wait;
+use crate::policy::timeout::Deadline;
+use crate::proxy::body::{RequestBody, ResponseBody};
+use crate::proxy::captured::Captured;
+use crate::proxy::context::{Account, Context};
+use crate::proxy::error::{Error, Reason};
+use crate::proxy::layers::{self, Layer};
+use crate::proxy::serve::account_for;
+use crate::proxy::upstream::Speak;
+use crate::proxy::{Proxy, forward, path};
+use crate::telemetry::metrics::Direction;
+
+/// How much of an answer is read so that its connection can be used again.
+const ANSWER: usize = 64 * 1024;
+/// How long the rest of an answer may take.
+const REST: Duration = Duration::from_secs(1);
+/// How long an answer may be that means something, in bytes.
+const MEANT: usize = 1024 * 1024;
+
+const TYPE_OF_EVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
+const TYPE_OF_BATCHES: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
+
+/// What is posted.
+#[derive(Clone, Copy)]
+pub(super) enum Payload<'e> {
+    /// As the subscription says.
+    Event(&'e Event),
+    /// As a batch in JSON.
+    Batch(&'e [&'e Event]),
+}
+
+/// What came of a try.
+pub(super) enum Came {
+    Answer(Answer),
+    /// The target was reached, and did not answer.
+    Nothing,
+    /// Nobody was reached: it says nothing of the event.
+    Unreached(Reason),
+}
+
+/// An answer of the target's.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    /// How long it asks to wait.
+    pub(super) wait: Option<Duration>,
+    pub(super) headers: HeaderMap,
+    /// Nothing when it is too long, or broke, or took too long.
+    pub(super) body: Option<Bytes>,
+}
+
+/// Posts once. The body of an answer is read where it may mean something: `reads`.
+pub(super) async fn post(
+    px: &Rc<Proxy>,
+    subscription: &Subscription,
+    payload: Payload<'_>,
+    reads: bool,
+) -> Came {
+    let sending = async {
+        match &subscription.target {
+            Target::Application(port) => to_application(px, subscription, *port, payload).await,
+            Target::Service(service, port) => {
+                to_service(px, subscription, (service, *port), payload).await
+            }
+        }
+    };
+    let Ok(response) = timeout(subscription.timeout, sending).await else {
+        return Came::Nothing;
+    };
+    let (head, body) = response.into_parts();
+    let reason = Reason::of(&head.headers);
+    let wait = asks_to_wait(head.status, &head.headers, SystemTime::now());
+    let (most, patience) = match reads && head.status.is_success() {
+        true => (MEANT, subscription.timeout),
+        false => (ANSWER, REST),
+    };
+    // What it says has been said, however long the rest takes.
+    let body = timeout(patience, read_to_end(body, most)).await;
+    match reason {
+        Some(reason) if is_unreached(reason) => Came::Unreached(reason),
+        Some(Reason::UpstreamReset | Reason::KeptConnectionClosed | Reason::BadResponse) => {
+            Came::Nothing
+        }
+        _ => Came::Answer(Answer {
+            status: head.status,
+            wait,
+            headers: head.headers,
+            body: body.ok().flatten(),
+        }),
+    }
+}
+
+/// Whether an answer of the mesh says that nobody was reached: it costs an event nothing.
+fn is_unreached(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::NoEndpoints
+            | Reason::ConnectFailed
+            | Reason::CircuitOpen
+            | Reason::ApplicationUnreachable
+            | Reason::NotReady
+            | Reason::NoCertificate
+            | Reason::Overloaded
+            | Reason::AddressNotResolved
+            | Reason::UnknownHost
+            | Reason::BackendMissing
+            | Reason::PeerNotVerified
+            | Reason::StreamRefused
+    )
+}
+
+/// To the application beside this sidecar, as inbound calls go.
+async fn to_application(
+    px: &Rc<Proxy>,
+    subscription: &Subscription,
+    port: u16,
+    payload: Payload<'_>,
+) -> Response<ResponseBody> {
+    let host = format!("localhost:{port}");
+    let uri = Uri::from(subscription.path.clone());
+    let (mut head, body) = request(subscription, payload, (uri, &host));
+    let mut cx = Context::new(Direction::inbound, &mut head);
+    cx.source = own_identity(px);
+    cx.route = Some((subscription.object.clone(), Arc::default()));
+    let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
+    let called = (std::net::Ipv4Addr::LOCALHOST, port).into();
+    let application = px.application(called);
+    // As calls from outside would reach it.
+    let state = px.destinations.state();
+    let declared = state
+        .served(port)
+        .map_or(Protocol::Http, |served| served.protocol);
+    drop(state);
+    let speak = Speak::to_application(declared, false);
+    let answer = forward::once(&mut account.cx, &application, speak, head, body).await;
+    account_for(account, answer)
+}
+
+/// To a Service, as calls of the application go.
+async fn to_service(
+    px: &Rc<Proxy>,
+    subscription: &Subscription,
+    (service, port): (&ServiceKey, u16),
+    payload: Payload<'_>,
+) -> Response<ResponseBody> {
+    let (namespace, name) = service.parts();
+    let host = format!("{name}.{namespace}:{port}");
+    // As a proxy is asked: the address says which port is meant.
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(http::uri::Scheme::HTTP);
+    uri.authority = host.parse().ok();
+    uri.path_and_query = Some(subscription.path.clone());
+    let uri = Uri::from_parts(uri).unwrap_or_default();
+    let (mut head, body) = request(subscription, payload, (uri, &host));
+    let cx = Context::new(Direction::outbound, &mut head);
+    let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
+    let answer = called(px, &mut account.cx, subscription, head, body).await;
+    account_for(account, answer)
+}
+
+async fn called(
+    px: &Rc<Proxy>,
+    cx: &mut Context,
+    subscription: &Subscription,
+    mut head: Parts,
+    body: RequestBody,
+) -> Result<Response<ResponseBody>, Error> {
+    path::settle(cx, &mut head)?;
+    let captured = Captured::Explicitly;
+    let destination = captured.find(px, &head).await?;
+    cx.service = Some(destination.service.clone());
+    let routed = destination.route(&head)?;
+    cx.route = routed.names();
+    cx.governed_by(&routed);
+    let now = Instant::now();
+    let deadline = Deadline::start(routed.request_timeout(), now);
+    let layer = Layer {
+        deadline: deadline.or_sooner(Some(subscription.timeout), now),
+        routed,
+        captured,
+        depth: 0,
+    };
+    Box::pin(layers::carry(px, cx, layer, head, body)).await
+}
+
+fn own_identity(px: &Proxy) -> Option<crate::identity::SpiffeId> {
+    let credentials = px.dial.credentials.borrow();
+    credentials.as_ref().map(|own| own.id.clone())
+}
+
+/// The request that events are delivered with.
+fn request(
+    subscription: &Subscription,
+    payload: Payload<'_>,
+    (uri, host): (Uri, &str),
+) -> (Parts, RequestBody) {
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = Method::POST;
+    head.uri = uri;
+    let headers = &mut head.headers;
+    let data = match payload {
+        Payload::Batch(events) => {
+            headers.insert(CONTENT_TYPE, TYPE_OF_BATCHES);
+            Bytes::from(Event::batch_to_json(events.iter().copied()))
+        }
+        Payload::Event(event) => {
+            let data = match subscription.structured {
+                true => {
+                    headers.insert(CONTENT_TYPE, TYPE_OF_EVENTS);
+                    Bytes::from(event.to_json())
+                }
+                false => event.to_http(headers),
+            };
+            trace(event, headers);
+            data
+        }
+    };
+    if let Ok(host) = HeaderValue::from_str(host) {
+        headers.insert(HOST, host);
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(data.len()));
+    (head, RequestBody::whole(data))
+}
+
+/// A delivery belongs to the trace of the request that brought the event.
+fn trace(event: &Event, headers: &mut HeaderMap) {
+    for name in ["traceparent", "tracestate"] {
+        let value = event.attribute(name).map(HeaderValue::from_str);
+        if let Some(Ok(value)) = value {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// The whole of a body, if it is no longer than that and does not break.
+async fn read_to_end(mut body: ResponseBody, most: usize) -> Option<Bytes> {
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame.ok()?.data_ref() {
+            if read.len() + data.len() > most {
+                return None;
+            }
+            read.extend_from_slice(data);
+        }
+    }
+    Some(read.freeze())
+}

@@ -1,0 +1,153 @@
+//! What a target replies: an event in its answer, which is published to another topic before the one that it
+//! replies to is done.
+//!
+//! A chain of replies may lead back to where it began. Each reply says the how manyth it is (the extension
+//! `meshwrighthops`), and one too many is a dead letter.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::broker::{Broker, Message, Unpublished};
+use super::cloud_event::Event;
+use super::cloud_event::{Received, receive};
+use super::dead_letter::Why;
+use super::post::Answer;
+use super::publish::known_by;
+use super::settle::AGAIN;
+use super::subscriber::Running;
+
+/// How long a broker may take to confirm one.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a chain may be.
+const LONGEST: u32 = 32;
+/// The extension that says how many replies led to an event.
+const HOPS: &str = "meshwrighthops";
+
+/// What became of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replied {
+    /// The broker holds it, or there was none.
+    Held,
+    /// The broker can't hold it for now.
+    Later,
+    /// It can't be published: the event is exhausted.
+    Never(Why),
+}
+
+/// Publishes what was replied; nothing when the subscription ends before that.
+pub(super) async fn publish(
+    running: &Running,
+    broker: &dyn Broker,
+    topic: &str,
+    event: &Event,
+    answer: &Answer,
+) -> Option<Replied> {
+    // Who has only accepted it has not replied.
+    if answer.status != StatusCode::OK {
+        return Some(Replied::Held);
+    }
+    let object = &running.subscription.object;
+    let Some(body) = &answer.body else {
+        tracing::warn!(subscription = %object, "a reply is too long, or ended too soon");
+        return Some(Replied::Never(Why::Reply));
+    };
+    let mut reply = match receive(&answer.headers, body) {
+        Ok(Received::Event(reply)) => reply,
+        Ok(Received::Plain) => return Some(Replied::Held),
+        Ok(Received::Batch(_)) => {
+            tracing::warn!(subscription = %object, "a reply is a batch, and must be one event");
+            return Some(Replied::Never(Why::Reply));
+        }
+        Err(why) => {
+            tracing::warn!(subscription = %object, %why, "a reply is no event");
+            return Some(Replied::Never(Why::Reply));
+        }
+    };
+    if joined(&mut reply, event).is_err() {
+        tracing::warn!(subscription = %object, "a chain of replies is too long: it may lead back to where it began");
+        return Some(Replied::Never(Why::Loop));
+    }
+    let id = known_by(topic, &reply, &[]);
+    let mut pause = AGAIN.0;
+    loop {
+        let (headers, data) = reply.to_message();
+        let held = broker.publish(topic, Some(&id), Message { headers, data }, PATIENCE);
+        match held.await {
+            Ok(_) => return Some(Replied::Held),
+            Err(Unpublished::Away | Unpublished::Unconfirmed(_)) => {}
+            Err(why @ Unpublished::UnknownTopic) => {
+                tracing::warn!(subscription = %object, %topic, %why, "a reply is not held yet");
+                return Some(Replied::Later);
+            }
+            Err(why) => {
+                tracing::warn!(subscription = %object, %topic, %why, "a reply is not held");
+                return Some(Replied::Never(Why::Reply));
+            }
+        }
+        running.pause_until(Instant::now() + pause);
+        if !running.goes_on_for(pause).await {
+            return None;
+        }
+        pause = (pause * 2).min(AGAIN.1);
+    }
+}
+
+/// Joins a reply to what it replies to: its trace, and its chain.
+fn joined(reply: &mut Event, event: &Event) -> Result<(), TooLong> {
+    let hops = event
+        .attribute(HOPS)
+        .map_or(Some(0), |hops| hops.parse().ok());
+    let hops = hops.filter(|hops: &u32| *hops < LONGEST).ok_or(TooLong)?;
+    reply
+        .set(HOPS, (hops + 1).to_string())
+        .map_err(|_| TooLong)?;
+    if reply.attribute("traceparent").is_none() {
+        for name in ["traceparent", "tracestate"] {
+            if let Some(value) = event.attribute(name) {
+                // One that has as many attributes as one may begins a trace of its own.
+                let _ = reply.set(name, value);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A chain is longer than any should be.
+#[derive(Debug, PartialEq, Eq)]
+struct TooLong;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_belongs_to_the_trace_and_the_chain_of_what_it_replies_to() {
+        let mut event = Event::trusted("1", "/a", "t");
+        event.set("traceparent", "00-1-2-01").unwrap();
+        let mut reply = Event::trusted("2", "/b", "t");
+        assert_eq!(joined(&mut reply, &event), Ok(()));
+        assert_eq!(reply.attribute(HOPS), Some("1"));
+        assert_eq!(reply.attribute("traceparent"), Some("00-1-2-01"));
+        let mut own = Event::trusted("3", "/b", "t");
+        own.set("traceparent", "00-3-4-01").unwrap();
+        assert_eq!(joined(&mut own, &reply), Ok(()));
+        assert_eq!(own.attribute(HOPS), Some("2"));
+        assert_eq!(own.attribute("traceparent"), Some("00-3-4-01"));
+    }
+
+    #[test]
+    fn a_chain_ends_that_leads_back_to_where_it_began() {
+        let mut event = Event::trusted("1", "/a", "t");
+        for _ in 0..LONGEST {
+            let mut reply = Event::trusted("1", "/a", "t");
+            assert_eq!(joined(&mut reply, &event), Ok(()));
+            event = reply;
+        }
+        let mut reply = Event::trusted("1", "/a", "t");
+        assert_eq!(joined(&mut reply, &event), Err(TooLong));
+        event.set(HOPS, "many").unwrap();
+        assert_eq!(joined(&mut reply, &event), Err(TooLong));
+    }
+}
