@@ -1,14 +1,15 @@
 //! Where a broker is, and who asks: from a Secret with the label `meshwright.dev/broker` to `mesh::Broker`.
 //!
-//! In its data: `url` (`nats://host:4222`, where `host` is a Service, or `tls://host:4222`), and as the broker wants
-//! them `username` and `password`, or `token`; `ca.crt` (PEM) where its authority is none of the public web. What is
-//! wrong with one is said without a word of what stands in it.
+//! In its data: `url` (`nats://host:4222`, `amqp://host:5672` or `redis://host:6379`, where `host` is a Service, or
+//! `tls://`, `amqps://` and `rediss://`), and as the broker wants them `username` and `password`, or `token`; `ca.crt` (PEM)
+//! where its authority is none of the public web; `virtualHost` of RabbitMQ. What is wrong with one is said without a
+//! word of what stands in it.
 
 use std::collections::BTreeMap;
 
 use crds::status::Reason;
 use k8s_openapi::api::core::v1::Secret;
-use wire::broker::Address;
+use wire::broker::{Address, BrokerKind};
 use wire::mesh;
 
 use crate::access::certificates;
@@ -17,6 +18,9 @@ use crate::api_route::Refusal;
 use crate::host;
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings, Unreadable};
+
+/// The longest name of a virtual host, in bytes (AMQP 0-9-1, short strings).
+const VIRTUAL_HOST: usize = 255;
 
 /// Marks a Secret that says where a broker is; the broker's name.
 pub const BROKER: &str = "meshwright.dev/broker";
@@ -29,6 +33,24 @@ pub(crate) struct Reader<'a> {
     pub(crate) brokers: &'a Objects<Secret>,
     pub(crate) unreadable: &'a BTreeMap<String, Unreadable>,
     pub(crate) settings: &'a Settings,
+}
+
+/// What a broker is; nothing when it can't be had.
+pub(crate) fn kind(broker: &mesh::Broker) -> Option<BrokerKind> {
+    Address::read(&broker.url).ok().map(|address| address.kind)
+}
+
+/// Why a broker takes no such topic; `at`: the field that names it.
+pub(crate) fn topic_problem(kind: BrokerKind, at: &str, topic: &str) -> Option<String> {
+    let (name, most) = (kind.name(), kind.abilities().topic);
+    if topic.len() > most {
+        let length = topic.len();
+        return Some(format!(
+            "{at}: it is {length} characters long, and {name} takes {most}."
+        ));
+    }
+    let its_own = kind == BrokerKind::RabbitMq && topic.starts_with("amq.");
+    its_own.then(|| format!("{at}: topics that begin with \"amq.\" are {name}'s own."))
 }
 
 // === impl Reader ===
@@ -62,9 +84,9 @@ impl Reader<'_> {
         let url = url.ok_or_else(|| format!("Secret {key} has no text \"url\" in its data."))?;
         let address = Address::read(&url).map_err(|_| {
             format!(
-                "what stands in \"url\" of Secret {key} is no nats://host:4222, and no tls://host:4222; \
-                 credentials stand beside it, \
-                 in username and password or in token."
+                "what stands in \"url\" of Secret {key} is no nats://host:4222, amqp://host:5672 or \
+                 redis://host:6379, and with TLS no tls://, amqps:// or rediss://; credentials stand beside it, \
+                 in username and password, or for NATS in token."
             )
         })?;
         let service = host::service(&address.host, self.namespace, &self.settings.cluster_domain);
@@ -74,7 +96,12 @@ impl Reader<'_> {
         if service.is_none() && !address.tls {
             return Err(format!(
                 "the broker of Secret {key} is outside the cluster, where anybody could answer plaintext: \
-                 write tls:// in \"url\", or the name of a Service."
+                 write {}:// in \"url\", or the name of a Service.",
+                match address.kind {
+                    BrokerKind::Nats => "tls",
+                    BrokerKind::RabbitMq => "amqps",
+                    BrokerKind::Redis => "rediss",
+                }
             ));
         }
         let of = |field| text(secret, field).unwrap_or_default();
@@ -82,6 +109,24 @@ impl Reader<'_> {
         if !token.is_empty() && (!user.is_empty() || !password.is_empty()) {
             return Err(format!(
                 "Secret {key} has both \"token\" and \"username\" or \"password\": a broker is asked with one."
+            ));
+        }
+        let of_another = |field: &str, kind: BrokerKind| {
+            format!(
+                "Secret {key} has \"{field}\", which only {} takes.",
+                kind.name()
+            )
+        };
+        if !token.is_empty() && address.kind != BrokerKind::Nats {
+            return Err(of_another("token", BrokerKind::Nats));
+        }
+        let virtual_host = of("virtualHost");
+        if !virtual_host.is_empty() && address.kind != BrokerKind::RabbitMq {
+            return Err(of_another("virtualHost", BrokerKind::RabbitMq));
+        }
+        if virtual_host.len() > VIRTUAL_HOST {
+            return Err(format!(
+                "what stands in \"virtualHost\" of Secret {key} is longer than {VIRTUAL_HOST} bytes."
             ));
         }
         let ca_certificates = of("ca.crt");
@@ -97,6 +142,7 @@ impl Reader<'_> {
             password,
             token,
             ca_certificates,
+            virtual_host,
         })
     }
 

@@ -12,6 +12,7 @@ use crds::event_subscription::{
 use crds::status::Reason;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
+use wire::broker::BrokerKind;
 use wire::mesh::{self, Protocol, subscription::Start, subscription::Target};
 
 use crate::api_route::{Refusal, ended, listed, service_ref};
@@ -80,6 +81,9 @@ impl Reader<'_> {
         refusals.extend(unreadable.into_iter().map(invalid));
         let source = &self.spec.source.broker;
         let start = self.start(&source.start_from, &mut refusals);
+        if let Some(kind) = broker::kind(&broker) {
+            refusals.extend(unable(kind, self.spec).into_iter().map(invalid));
+        }
         let delivery = &self.spec.delivery;
         refusals.extend(problems(self.spec).into_iter().map(invalid));
         let ObjectKey { namespace, name } = self.key;
@@ -219,6 +223,36 @@ pub(crate) fn pods(spec: &EventSubscriptionSpec) -> Option<&BTreeMap<String, Str
     let workload = spec.target.workload.as_ref();
     let workload = workload.filter(|_| spec.target.type_ == EventTargetType::Workload)?;
     Some(&workload.selector)
+}
+
+/// What a broker can't do, and the nearest that it can, as sentences.
+fn unable(kind: BrokerKind, spec: &EventSubscriptionSpec) -> Vec<String> {
+    let (mut problems, name, can) = (Vec::new(), kind.name(), kind.abilities());
+    let source = &spec.source.broker;
+    if !can.order && spec.delivery.ordering != EventOrdering::None {
+        problems.push(format!(
+            "spec.delivery.ordering: {name} delivers to all that share a group, in no order: write ordering: None, \
+             or use a broker of NATS."
+        ));
+    }
+    if !can.history && source.start_from.type_ != StartType::New {
+        problems.push(format!(
+            "spec.source.broker.startFrom: {name} holds nothing for a group that is not there yet: write type: New, \
+             which begins with what is published once the group is there."
+        ));
+    }
+    let topics = [
+        ("spec.source.broker.topic", Some(&source.topic)),
+        (
+            "spec.delivery.deadLetter.topic",
+            spec.delivery.dead_letter.as_ref().map(|to| &to.topic),
+        ),
+        ("spec.reply.topic", spec.reply.as_ref().map(|to| &to.topic)),
+    ];
+    for (at, topic) in topics {
+        problems.extend(topic.and_then(|topic| broker::topic_problem(kind, at, topic)));
+    }
+    problems
 }
 
 /// What contradicts itself, as sentences.

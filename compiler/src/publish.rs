@@ -36,6 +36,28 @@ impl Reader<'_> {
 
     /// Why the object can't be in force.
     pub(crate) fn problems(&self, hosts: &[ObjectKey]) -> Vec<Refusal> {
+        let mut problems = self.topics();
+        problems.extend(self.elsewhere(hosts));
+        problems
+    }
+
+    /// What brokers take no topics of.
+    fn topics(&self) -> Vec<Refusal> {
+        let brokers = self.brokers().0;
+        let rules = self.spec.rules.iter().enumerate();
+        let problems = rules.filter_map(|(place, rule)| {
+            let publish = rule.publish.as_ref()?;
+            let broker = brokers.iter().find(|one| one.name == publish.broker)?;
+            let at = format!("spec.rules[{place}].publish.topic");
+            let message = broker::topic_problem(broker::kind(broker)?, &at, &publish.topic)?;
+            let reason = Reason::Invalid;
+            Some(Refusal { reason, message })
+        });
+        problems.collect()
+    }
+
+    /// That it says what pods of other namespaces publish.
+    fn elsewhere(&self, hosts: &[ObjectKey]) -> Vec<Refusal> {
         let own = &self.key.namespace;
         let Some(other) = hosts.iter().find(|host| host.namespace != *own) else {
             return Vec::new();

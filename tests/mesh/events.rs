@@ -15,6 +15,7 @@ use crate::nats::{self, Nats};
 use crate::routing::services;
 
 mod batches;
+mod brokers;
 mod deliveries;
 mod failures;
 mod order;
@@ -80,11 +81,14 @@ impl World {
     async fn subscribed(more: &str, spec: &str) -> Result<Self> {
         let world = Self::start(&subscription(more, spec)).await?;
         world.mesh.programmed("billing").await?;
-        wait_until("the dead letter topic is there", SOON, async || {
+        wait_until("the topics are there", SOON, async || {
             let mut direct = world.nats.direct().await?;
-            let asked = "{\"subject\":\"stock.dlq\"}";
-            let names = direct.request("$JS.API.STREAM.NAMES", asked).await?;
-            names["streams"][0].as_str().context("no stream").map(drop)
+            for topic in ["stock", "stock.dlq"] {
+                let asked = format!("{{\"subject\":\"{topic}\"}}");
+                let names = direct.request("$JS.API.STREAM.NAMES", &asked).await?;
+                names["streams"][0].as_str().context("no stream")?;
+            }
+            Ok(())
         })
         .await?;
         Ok(world)

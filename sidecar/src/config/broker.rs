@@ -51,6 +51,14 @@ impl Broker {
         (&self.sent.user, &self.sent.password)
     }
 
+    /// Of RabbitMQ, which of its virtual hosts is meant.
+    pub fn virtual_host(&self) -> &str {
+        match &*self.sent.virtual_host {
+            "" => "/",
+            named => named,
+        }
+    }
+
     /// What is shown instead; empty when there is none.
     pub fn token(&self) -> &str {
         &self.sent.token

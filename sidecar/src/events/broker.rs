@@ -13,13 +13,18 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 
+#[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 /// What a broker holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     /// Names in lower case, and values: visible characters and spaces. Of several of one name the
-    /// order is kept, of others it is not. None begins with `nats-`, which is the broker's own.
+    /// order is kept, of others it is not. None begins with `nats-`, or is `data`, which are brokers' own.
     pub headers: Vec<(String, String)>,
     /// The rest, byte for byte.
     pub data: Bytes,
@@ -97,11 +102,21 @@ pub trait Broker {
         patience: Duration,
     ) -> LocalBoxFuture<'a, Result<bool, Unpublished>>;
 
-    /// Sees to it that something holds the topic, and creates it if nothing does.
+    /// Sees to it that something holds what is published to the topic, whether anybody is in a group of it or not,
+    /// and creates what does if nothing does.
     ///
     /// # Errors
     /// That nothing does.
     fn create_topic<'a>(&'a self, topic: &'a str) -> LocalBoxFuture<'a, Result<(), Unsubscribed>>;
+
+    /// Sees to it that the topic is there, and creates it if it is not. In brokers where a topic holds nothing by itself,
+    /// what is published there is held for its groups alone.
+    ///
+    /// # Errors
+    /// That it is not there.
+    fn declare_topic<'a>(&'a self, topic: &'a str) -> LocalBoxFuture<'a, Result<(), Unsubscribed>> {
+        self.create_topic(topic)
+    }
 
     /// Joins a group. The group and its position stay when nobody is left in it.
     ///

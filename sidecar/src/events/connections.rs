@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
+#[cfg(feature = "nats")]
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
@@ -21,9 +23,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use wire::broker::{Address, BrokerKind};
 
-use super::broker::nats::guard::Guard;
-use super::broker::nats::upgrade::upgrade;
-use super::broker::nats::{self, Nats};
+#[cfg(feature = "nats")]
+use super::broker::nats::{self, Nats, guard::Guard, upgrade::upgrade};
+#[cfg(feature = "rabbitmq")]
+use super::broker::rabbitmq::{self, RabbitMq};
+#[cfg(feature = "redis")]
+use super::broker::redis::{self, Redis};
 use super::broker::{Broker, Unsubscribed};
 use crate::config;
 use crate::config::State;
@@ -118,9 +123,7 @@ async fn open(
     let bridge = bridge(Rc::downgrade(px), listener, broker.clone());
     // Whoever asks may go before it is open.
     let _bridge = Bridge(tokio::task::spawn_local(bridge));
-    let broker: Rc<dyn Broker> = match address.kind {
-        BrokerKind::Nats => Rc::new(Nats::open(nats_address(dial, broker)).await?),
-    };
+    let broker = client(address.kind, dial, broker).await?;
     Ok(Opened {
         broker,
         since: Instant::now(),
@@ -128,6 +131,52 @@ async fn open(
     })
 }
 
+/// The client of a broker that is reached at `dial`.
+async fn client(
+    kind: BrokerKind,
+    dial: SocketAddr,
+    broker: &config::broker::Broker,
+) -> Result<Rc<dyn Broker>, Unsubscribed> {
+    match kind {
+        #[cfg(feature = "nats")]
+        BrokerKind::Nats => Ok(Rc::new(Nats::open(nats_address(dial, broker)).await?)),
+        #[cfg(feature = "rabbitmq")]
+        BrokerKind::RabbitMq => Ok(Rc::new(RabbitMq::open(rabbitmq_address(dial, broker))?)),
+        #[cfg(feature = "redis")]
+        BrokerKind::Redis => Ok(Rc::new(Redis::open(redis_address(dial, broker)).await?)),
+        #[cfg(not(all(feature = "nats", feature = "rabbitmq", feature = "redis")))]
+        kind => {
+            let why = format!("this sidecar was built without {}", kind.name());
+            let _ = (dial, broker);
+            Err(Unsubscribed::Refused(why))
+        }
+    }
+}
+
+#[cfg(feature = "rabbitmq")]
+fn rabbitmq_address(dial: SocketAddr, broker: &config::broker::Broker) -> rabbitmq::Address {
+    let (user, password) = broker.password();
+    rabbitmq::Address {
+        dial,
+        name: broker.to_string(),
+        user: user.to_owned(),
+        password: password.to_owned(),
+        virtual_host: broker.virtual_host().to_owned(),
+    }
+}
+
+#[cfg(feature = "redis")]
+fn redis_address(dial: SocketAddr, broker: &config::broker::Broker) -> redis::Address {
+    let (user, password) = broker.password();
+    redis::Address {
+        dial,
+        name: broker.to_string(),
+        user: user.to_owned(),
+        password: password.to_owned(),
+    }
+}
+
+#[cfg(feature = "nats")]
 fn nats_address(dial: SocketAddr, broker: &config::broker::Broker) -> nats::Address {
     let credentials = match (broker.token(), broker.password()) {
         ("", ("", "")) => nats::Credentials::None,
@@ -167,17 +216,34 @@ async fn lead(
     let opening = async {
         let far = reach(&px, address).await?;
         let Some(tls) = &broker.tls else {
-            return Ok((far, Vec::new()));
+            return Ok((far, Vec::<u8>::new()));
         };
         let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
-        let (far, said) = upgrade(far, &TlsConnector::from(tls.clone()), name).await?;
-        let far: Box<dyn Io> = Box::new(far);
+        let tls = TlsConnector::from(tls.clone());
+        let (far, said): (Box<dyn Io>, _) = match address.kind {
+            #[cfg(feature = "nats")]
+            BrokerKind::Nats => {
+                let (far, said) = upgrade(far, &tls, name).await?;
+                (Box::new(far), said)
+            }
+            _ => (Box::new(tls.connect(name, far).await?), Vec::new()),
+        };
         io::Result::Ok((far, said))
     };
     // Who dials gives up by then, too.
     let (far, said) = timeout(CONNECT, opening).await??;
     drop(px);
-    carry(near, far, &said).await
+    match address.kind {
+        #[cfg(feature = "nats")]
+        BrokerKind::Nats => guarded(near, far, &said).await,
+        // Their clients look at what comes themselves.
+        _ => {
+            let (mut near, mut far) = (near, far);
+            tokio::io::copy_bidirectional(&mut near, &mut far).await?;
+            drop(said);
+            Ok(())
+        }
+    }
 }
 
 /// Opens a way to a broker: over the mesh where it is a Service, else out of it.
@@ -212,7 +278,8 @@ async fn reach(px: &Rc<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
 
 /// Carries bytes until one end closes. What comes from the broker passes a guard; `said`: what it has said
 /// already.
-async fn carry(near: TcpStream, far: impl Io, said: &[u8]) -> io::Result<()> {
+#[cfg(feature = "nats")]
+async fn guarded(near: TcpStream, far: impl Io, said: &[u8]) -> io::Result<()> {
     let (mut from_near, mut to_near) = near.into_split();
     let (mut from_far, mut to_far) = tokio::io::split(far);
     let there = async {

@@ -189,13 +189,12 @@ async fn joined(running: &Running) -> Result<(Rc<dyn Broker>, Box<dyn Queue>), U
     let subscription = &running.subscription;
     let broker = px.brokers.at(&px, &subscription.broker).await?;
     if subscription.group.create {
-        broker.create_topic(&subscription.group.topic).await?;
         // Before anything has to go there.
         if let Exhausted::DeadLetter(topic) = &subscription.exhausted {
             broker.create_topic(topic).await?;
         }
         if let Some(topic) = &subscription.reply {
-            broker.create_topic(topic).await?;
+            broker.declare_topic(topic).await?;
         }
     }
     let queue = broker.join(&subscription.group).await?;

@@ -101,13 +101,12 @@ fn parse(text: &str) -> Result<EnvFilter, String> {
     filter.map(quietened).map_err(|error| error.to_string())
 }
 
-/// Without the client of NATS, which tells each message and each refusal in words of its own: what matters of it
-/// we say ourselves.
+/// Without the clients of NATS and RabbitMQ, which tell each message and each refusal in words of their own: what matters
+/// of it we say ourselves.
 fn quietened(filter: EnvFilter) -> EnvFilter {
-    match "async_nats=off".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    }
+    let quiet = ["async_nats=off", "lapin=off"].into_iter();
+    let quiet = quiet.filter_map(|directive| directive.parse().ok());
+    quiet.fold(filter, EnvFilter::add_directive)
 }
 
 /// From now on a panic ends the process, once it is told: a sidecar without a worker, or without the

@@ -40,12 +40,14 @@ pub(super) fn broker(sent: &mesh::Broker) -> Value {
         password,
         token,
         ca_certificates,
+        virtual_host,
     } = sent;
     let credentials = [
         (user, "user"),
         (password, "password"),
         (token, "token"),
         (ca_certificates, "its own authority"),
+        (virtual_host, "a virtual host"),
     ];
     let those = credentials.iter().filter(|(given, _)| !given.is_empty());
     let those = Vec::from_iter(those.map(|(_, what)| *what));

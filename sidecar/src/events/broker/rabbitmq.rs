@@ -1,0 +1,358 @@
+//! RabbitMQ, over AMQP 0-9-1: a topic is an exchange, a group is a quorum queue that is bound to it.
+//!
+//! | what | named | is |
+//! |---|---|---|
+//! | topic | as the topic | a durable exchange, of type fanout if we make it |
+//! | group | `topic/group` | a durable quorum queue, bound to the exchange |
+//! | what a topic holds of itself | as the topic | a durable quorum queue, bound to the exchange |
+//! | what comes again later | `topic/group#5s` | a durable quorum queue that the broker empties into the group's |
+//!
+//! An exchange holds nothing: what is published while nothing is bound to it is returned, and is told to
+//! be of an unknown topic. So a group gets what is published once it is there, and where it starts can't
+//! be chosen. RabbitMQ tells no duplicates.
+//!
+//! Other programs publish to the exchange by any routing key, and read a queue that they bind to it. An
+//! exchange of another type that somebody has made will do where nothing is to be created: it is
+//! published to with the topic as the routing key.
+//!
+//! The broker counts how often a queue has delivered a message, and starts anew when that comes from another
+//! queue: so what is given back for later says how often it was delivered before. What a member was sent and
+//! had no time to look at counts as well.
+//!
+//! Publishing and delivering have a connection each: a broker that is short of memory or of disk reads
+//! nothing from one that publishes, and is helped by acknowledgements.
+//!
+//! The crate has one thread of its own for each connection, which only it writes and reads with; all else
+//! runs where the connection was opened ([`kit`]).
+
+mod declare;
+mod delay;
+mod delivered;
+mod guard;
+mod kit;
+mod link;
+mod message;
+mod publisher;
+mod queue;
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::{FutureExt as _, LocalBoxFuture};
+
+use tokio::sync::Notify;
+
+pub use link::Address;
+
+use super::{Broker, Group, Message, Queue, Start, Unpublished, Unsubscribed};
+use declare::{ANSWER, Declarer, No, quorum};
+use delay::Delays;
+use link::{Connected, Link, lock};
+use publisher::{Letter, Publisher};
+
+/// The longest message, headers included, in bytes.
+const MAX: usize = 8 * 1024 * 1024;
+/// The first version whose quorum queues throw nothing away on its way from one to another.
+const NEEDED: (u32, u32, &str) = (3, 10, "3.10");
+/// The longest name of a topic and the longest part of a queue's that is a group's, in bytes: a queue's may
+/// have 255.
+const TOPIC: usize = 150;
+const GROUP: usize = 80;
+
+/// A RabbitMQ that is connected to, and again whenever the connection breaks.
+pub struct RabbitMq {
+    address: Address,
+    publishing: Arc<Link>,
+    publisher: Arc<Publisher>,
+    /// Opened when somebody first joins.
+    delivering: Mutex<Option<Arc<Link>>>,
+}
+
+/// Whether something may be a topic: visible ASCII characters other than `/`, and not the broker's own.
+pub fn is_topic(name: &str) -> bool {
+    let may_be = |c: char| c.is_ascii_graphic() && c != '/';
+    !name.is_empty() && name.len() <= TOPIC && !name.starts_with("amq.") && name.chars().all(may_be)
+}
+
+// === impl RabbitMq ===
+
+impl RabbitMq {
+    /// Connects in the background, for as long as this is held or a queue of it; returns at once. It is called
+    /// within a runtime.
+    ///
+    /// # Errors
+    /// That it will never be connected.
+    pub fn open(address: Address) -> Result<Self, Unsubscribed> {
+        if address.virtual_host.len() > 255 {
+            let why = "the name of the virtual host is too long";
+            return Err(Unsubscribed::Refused(why.to_owned()));
+        }
+        let publishing = Arc::new(Link::open(address.clone(), "meshwright: publishes"));
+        Ok(Self {
+            address,
+            publisher: Arc::new(Publisher::new(publishing.clone())),
+            publishing,
+            delivering: Mutex::default(),
+        })
+    }
+
+    fn delivering(&self) -> Arc<Link> {
+        let mut link = lock(&self.delivering);
+        let open = || Link::open(self.address.clone(), "meshwright: delivers");
+        link.get_or_insert_with(|| Arc::new(open())).clone()
+    }
+
+    async fn hold(
+        &self,
+        topic: &str,
+        id: Option<&str>,
+        message: Message,
+        patience: Duration,
+    ) -> Result<bool, Unpublished> {
+        let refused = |why: &str| Unpublished::Refused(why.to_owned());
+        if !is_topic(topic) {
+            return Err(refused("the name of its topic can't be one"));
+        }
+        let (properties, length) = message::written(&message, id).map_err(refused)?;
+        if length + message.data.len() > MAX {
+            return Err(Unpublished::TooLarge { max: MAX });
+        }
+        // They are in one frame, and the broker ends a connection on which one is longer.
+        if length > self.publisher.longest_properties() {
+            return Err(refused("its headers are too long"));
+        }
+        let letter = Letter {
+            exchange: topic,
+            key: topic,
+            properties,
+            data: &message.data,
+        };
+        self.publisher.publish(letter, patience).await?;
+        Ok(false)
+    }
+
+    /// Makes the exchange, and a queue that holds what is published there.
+    async fn create(&self, topic: &str) -> Result<(), Unsubscribed> {
+        may_be_topic(topic)?;
+        let connected = self.publishing.wait(ANSWER).await;
+        let connected = connected.map_err(Unsubscribed::Away)?;
+        is_new_enough(&connected)?;
+        let mut declarer = Declarer::new(&connected);
+        let making = async {
+            declarer.exchange(topic, true).await?;
+            let arguments = quorum(&connected.version);
+            match declarer.count(topic).await {
+                Ok(_) => declarer.queue(topic, arguments).await?,
+                Err(No::Missing) => declarer.settled(topic, arguments).await?,
+                Err(no) => return Err(no),
+            }
+            declarer.bind(topic, topic).await
+        };
+        let made = making.await;
+        made.map_err(|no: No| no.unsubscribed(Unsubscribed::MissingTopic))
+    }
+
+    /// Makes the exchange.
+    async fn declare(&self, topic: &str) -> Result<(), Unsubscribed> {
+        may_be_topic(topic)?;
+        let connected = self.publishing.wait(ANSWER).await;
+        let connected = connected.map_err(Unsubscribed::Away)?;
+        is_new_enough(&connected)?;
+        let made = Declarer::new(&connected).exchange(topic, true).await;
+        made.map_err(|no| no.unsubscribed(Unsubscribed::MissingTopic))
+    }
+
+    async fn joined(&self, group: &Group) -> Result<Box<dyn Queue>, Unsubscribed> {
+        may_be_topic(&group.topic)?;
+        if group.window.is_some() {
+            return Err(Unsubscribed::Refused("it keeps no order here".to_owned()));
+        }
+        if group.name.is_empty() {
+            return Err(Unsubscribed::Refused("the group has no name".to_owned()));
+        }
+        let link = self.delivering();
+        let connected = link.wait(ANSWER).await.map_err(Unsubscribed::Away)?;
+        is_new_enough(&connected)?;
+        let mut declarer = Declarer::new(&connected);
+        let name = queue_of(group);
+        see_to(&mut declarer, group, &name).await?;
+        let channel = declarer.channel().await;
+        let channel = channel.map_err(|no| no.unsubscribed(Unsubscribed::MissingGroup))?;
+        let member = queue::Member {
+            _link: link,
+            publisher: self.publisher.clone(),
+            channel,
+            delays: Delays::new(name.clone(), group.create),
+            queue: name,
+            unique: rand::random(),
+            unsettled: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            holds: Notify::new(),
+            connected: connected.clone(),
+        };
+        Ok(Box::new(queue::Pulled::new(Arc::new(member))))
+    }
+}
+
+/// Sees that exchange and queue of a group are there and as they are wanted, and makes them if they may be made.
+async fn see_to(
+    declarer: &mut Declarer<'_>,
+    group: &Group,
+    name: &str,
+) -> Result<(), Unsubscribed> {
+    let exchange = declarer.exchange(&group.topic, group.create).await;
+    exchange.map_err(|no| no.unsubscribed(Unsubscribed::MissingTopic))?;
+    let missing = |no: No| no.unsubscribed(Unsubscribed::MissingGroup);
+    let is_there = match declarer.count(name).await {
+        Ok(_) => true,
+        Err(No::Missing) if group.create && group.start != Start::New => {
+            let why = "RabbitMQ holds nothing for a group that is not there yet: a new one can only start with what \
+                       is new";
+            return Err(Unsubscribed::Refused(why.to_owned()));
+        }
+        Err(No::Missing) if group.create => false,
+        Err(no) => return Err(missing(no)),
+    };
+    let arguments = quorum(declarer.version());
+    let made = match is_there {
+        true => declarer.queue(name, arguments).await,
+        false => declarer.settled(name, arguments).await,
+    };
+    match made {
+        // Who may make nothing is not told whether it is as it should be.
+        Err(No::Refused(_)) if !group.create => return Ok(()),
+        seen => seen.map_err(missing)?,
+    }
+    match group.create {
+        true => declarer.bind(name, &group.topic).await.map_err(missing),
+        false => Ok(()),
+    }
+}
+
+impl Broker for RabbitMq {
+    fn publish<'a>(
+        &'a self,
+        topic: &'a str,
+        id: Option<&'a str>,
+        message: Message,
+        patience: Duration,
+    ) -> LocalBoxFuture<'a, Result<bool, Unpublished>> {
+        self.hold(topic, id, message, patience).boxed_local()
+    }
+
+    fn create_topic<'a>(&'a self, topic: &'a str) -> LocalBoxFuture<'a, Result<(), Unsubscribed>> {
+        self.create(topic).boxed_local()
+    }
+
+    fn declare_topic<'a>(&'a self, topic: &'a str) -> LocalBoxFuture<'a, Result<(), Unsubscribed>> {
+        self.declare(topic).boxed_local()
+    }
+
+    fn join<'a>(
+        &'a self,
+        group: &'a Group,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Queue>, Unsubscribed>> {
+        self.joined(group).boxed_local()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.publisher.is_connected()
+    }
+}
+
+fn may_be_topic(topic: &str) -> Result<(), Unsubscribed> {
+    let refused = || Unsubscribed::Refused("the name of the topic can't be one".to_owned());
+    is_topic(topic).then_some(()).ok_or_else(refused)
+}
+
+fn is_new_enough(connected: &Connected) -> Result<(), Unsubscribed> {
+    match parsed(&connected.version) {
+        Some(version) if version >= (NEEDED.0, NEEDED.1) => Ok(()),
+        _ => Err(Unsubscribed::TooOld {
+            version: connected.version.clone(),
+            needed: NEEDED.2,
+        }),
+    }
+}
+
+/// The first two numbers of a version.
+fn parsed(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split(['.', '-', '+']).map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
+/// The name of a group's queue. A topic has no `/`, and what follows one here no `#`: no two groups have one queue, and none
+/// has that of a delay.
+fn queue_of(group: &Group) -> String {
+    let kept = |c: char| match c.is_ascii_graphic() && c != '#' {
+        true => c,
+        false => '_',
+    };
+    let text = &group.name;
+    let name = String::from_iter(text.chars().take(GROUP).map(kept));
+    match name == *text {
+        true => format!("{}/{name}", group.topic),
+        false => format!("{}/{name}-{:016x}", group.topic, fnv(text)),
+    }
+}
+
+/// FNV-1a of 64 bits: the same in every version and at every member.
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_made_of_visible_characters() {
+        for good in ["orders", "orders.placed", "Contracts:Placed", "a-b_c.D"] {
+            assert!(is_topic(good), "{good}");
+        }
+        let long = "a".repeat(TOPIC + 1);
+        for bad in ["", "a b", "a/b", "amq.fanout", "a\r\nb", "ä", &long] {
+            assert!(!is_topic(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_two_groups_have_one_queue() {
+        let of = |name: &str| {
+            queue_of(&Group {
+                name: name.to_owned(),
+                topic: "orders".to_owned(),
+                start: Start::New,
+                create: true,
+                window: None,
+            })
+        };
+        assert_eq!(of("shop/billing"), "orders/shop/billing");
+        // It is what members of other versions compute as well.
+        assert_eq!(of("a#5s"), "orders/a_5s-dbd19182ba279df1");
+        assert_ne!(of("a b"), of("a#b"));
+        let long = "a".repeat(300);
+        assert_ne!(of(&long), of(&long[1..]));
+        // As long as a topic may be, the queue of a delay still has a name.
+        let longest = of(&long).len() - "orders".len() + TOPIC + "#3450s".len();
+        assert!(longest <= 255, "{longest}");
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        for (version, found) in [
+            ("3.10.8", Some((3, 10))),
+            ("4.2.0-rc.1", Some((4, 2))),
+            ("3.9", Some((3, 9))),
+            ("3", None),
+            ("", None),
+            ("x.y", None),
+        ] {
+            assert_eq!(parsed(version), found, "{version}");
+        }
+        assert!((3, 9) < (NEEDED.0, NEEDED.1) && (NEEDED.0, NEEDED.1) < (4, 0));
+    }
+}

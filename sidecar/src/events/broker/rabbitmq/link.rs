@@ -1,0 +1,326 @@
+//! A connection to RabbitMQ: kept.
+//!
+//! Why not the crate's own recovery: it does again whatever was done before the connection broke, with
+//! what was under way among it. Here a connection that breaks is over, with all that was opened on it,
+//! and there is another one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_rs::Runtime;
+use lapin::options::ConfirmSelectOptions;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError};
+use lapin::tcp::AsyncTcpStream;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::guard::{Guard, MAX_FRAME, shown};
+use super::kit::{Io, Kit};
+
+/// How long a connection may take until it can be used.
+const CONNECT: Duration = Duration::from_secs(5);
+/// From one try to the next, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// How often each side says that it is still there, in seconds, when it says nothing else; and after how long a
+/// silence it is not.
+const HEARTBEAT: u16 = 10;
+const SILENCE: Duration = Duration::from_secs(25);
+/// How many bytes lie between the crate and the socket.
+const BETWEEN: usize = 64 * 1024;
+
+/// Where a broker is, and what it wants to know. There is no `Debug`: the password is shown to nobody.
+///
+/// TLS is not spoken here. Whatever leads there from `dial` brings it.
+#[derive(Clone)]
+pub struct Address {
+    /// What is dialled: what leads to the broker.
+    pub dial: SocketAddr,
+    /// What the broker is called in logs.
+    pub name: String,
+    /// Who we are.
+    pub user: String,
+    /// What only we know.
+    pub password: String,
+    /// Which of its virtual hosts is meant: `/`, if nobody has made another.
+    pub virtual_host: String,
+}
+
+/// A connection that is kept as long as this is.
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    keeper: JoinHandle<()>,
+}
+
+struct Shared {
+    address: Address,
+    /// What it is for, which the broker shows.
+    purpose: &'static str,
+    connected: watch::Sender<Option<Arc<Connected>>>,
+    why: Mutex<String>,
+    away: AtomicBool,
+}
+
+/// A connection, until it breaks.
+pub(super) struct Connected {
+    connection: Connection,
+    /// The version of the broker.
+    pub(super) version: String,
+    ended: watch::Receiver<()>,
+}
+
+// === impl Link ===
+
+impl Link {
+    /// Opens it in the background, and again whenever it breaks.
+    pub(super) fn open(address: Address, purpose: &'static str) -> Self {
+        let shared = Arc::new(Shared {
+            address,
+            purpose,
+            connected: watch::Sender::new(None),
+            why: Mutex::new("it is not connected yet".to_owned()),
+            away: AtomicBool::new(false),
+        });
+        let keeper = tokio::spawn(keep(shared.clone()));
+        Self { shared, keeper }
+    }
+
+    /// The connection, if there is one.
+    pub(super) fn connected(&self) -> Option<Arc<Connected>> {
+        self.shared.connected.borrow().clone()
+    }
+
+    /// The connection, when there is one; why there is none in time.
+    pub(super) async fn wait(&self, patience: Duration) -> Result<Arc<Connected>, String> {
+        let mut connected = self.shared.connected.subscribe();
+        let waited = timeout(patience, connected.wait_for(Option::is_some)).await;
+        let found = waited.ok().and_then(|found| found.ok()?.clone());
+        found.ok_or_else(|| lock(&self.shared.why).clone())
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The socket goes with it, and with that the thread of the crate.
+        self.keeper.abort();
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn is_away(&self, why: &str) {
+        let mut known = lock(&self.why);
+        known.clear();
+        known.push_str(why);
+        drop(known);
+        if !self.away.swap(true, Ordering::Relaxed) {
+            tracing::warn!(broker = %self.address.name, why, "the broker is away");
+        }
+    }
+
+    fn is_there(&self, connected: Connected) {
+        if self.away.swap(false, Ordering::Relaxed) {
+            tracing::info!(broker = %self.address.name, "the broker is back");
+        }
+        self.connected.send_replace(Some(Arc::new(connected)));
+    }
+}
+
+// === impl Connected ===
+
+impl Connected {
+    /// Opens a channel.
+    pub(super) async fn channel(&self) -> Result<Channel, lapin::Error> {
+        self.connection.create_channel().await
+    }
+
+    /// Opens a channel on which it is confirmed what is published.
+    pub(super) async fn confirming(&self) -> Result<Channel, lapin::Error> {
+        let channel = self.channel().await?;
+        let confirm = channel.confirm_select(ConfirmSelectOptions::default());
+        confirm.await.map(|()| channel)
+    }
+
+    /// Whether the broker reads nothing from here for now: it has too little memory, or disk.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.connection.status().blocked()
+    }
+
+    /// How many bytes a frame may have.
+    pub(super) fn longest_frame(&self) -> usize {
+        usize::try_from(self.connection.configuration().frame_max()).unwrap_or(usize::MAX)
+    }
+
+    /// Returns when it is over.
+    pub(super) async fn ended(&self) {
+        // It is never told anything but that whoever could tell is gone.
+        let _ = self.ended.clone().changed().await;
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.ended.has_changed().is_err()
+    }
+}
+
+/// Connects, again and again.
+async fn keep(shared: Arc<Shared>) {
+    let mut pause = AGAIN.0;
+    loop {
+        let since = Instant::now();
+        let why = hold(&shared).await;
+        shared.connected.send_replace(None);
+        shared.is_away(&why);
+        if since.elapsed() > CONNECT + AGAIN.1 {
+            pause = AGAIN.0;
+        }
+        sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+        pause = (pause * 2).min(AGAIN.1);
+    }
+}
+
+/// Connects, and returns why that failed, or why the connection broke.
+async fn hold(shared: &Shared) -> String {
+    let dialled = timeout(CONNECT, TcpStream::connect(shared.address.dial)).await;
+    let socket = match dialled {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(error)) => return error.to_string(),
+        Err(_) => return "nobody answers there".to_owned(),
+    };
+    // Small frames follow one another, and each is waited for.
+    if let Err(error) = socket.set_nodelay(true) {
+        return error.to_string();
+    }
+    let (near, far) = tokio::io::duplex(BETWEEN);
+    let guard = Mutex::default();
+    let mut carrying = pin!(carry(socket, far, &guard));
+    let connecting = timeout(CONNECT, connect(shared, near));
+    let connection = tokio::select! {
+        biased;
+        connected = connecting => match connected {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return reason(&guard).unwrap_or_else(|| told(&error)),
+            Err(_) => return "it does not answer in time".to_owned(),
+        },
+        why = &mut carrying => return why,
+    };
+    let (_going, ended) = watch::channel(());
+    let version = lock(&guard).version.clone().unwrap_or_default();
+    shared.is_there(Connected {
+        connection,
+        version,
+        ended,
+    });
+    carrying.await
+}
+
+async fn connect(shared: &Shared, near: DuplexStream) -> lapin::Result<Connection> {
+    let address = &shared.address;
+    let uri = AMQPUri {
+        scheme: AMQPScheme::AMQP,
+        authority: AMQPAuthority {
+            userinfo: AMQPUserInfo {
+                username: address.user.clone(),
+                password: address.password.clone(),
+            },
+            host: address.dial.ip().to_string(),
+            port: address.dial.port(),
+        },
+        vhost: address.virtual_host.clone(),
+        query: AMQPQueryString {
+            frame_max: u32::try_from(MAX_FRAME).ok(),
+            heartbeat: Some(HEARTBEAT),
+            ..AMQPQueryString::default()
+        },
+    };
+    let properties = ConnectionProperties::default()
+        .with_connection_name(shared.purpose.into())
+        .with_client_property(text("product"), "meshwright".into())
+        .with_client_property(text("version"), env!("CARGO_PKG_VERSION").into());
+    let near = Mutex::new(Some(near));
+    // It would dial; what it is to speak over is there already, once.
+    let dial = async move |_, _| match lock(&near).take() {
+        Some(near) => Ok(AsyncTcpStream::Plain(Io(near))),
+        None => Err(io::Error::from(io::ErrorKind::NotConnected).into()),
+    };
+    Connection::connector(uri, Runtime::new(Kit::current()), dial, properties).await
+}
+
+/// Carries bytes until one end closes, and says why it did. What comes from the broker passes a guard.
+async fn carry(socket: TcpStream, crates: DuplexStream, guard: &Mutex<Guard>) -> String {
+    let (mut from_broker, mut to_broker) = socket.into_split();
+    let (mut from_crate, mut to_crate) = tokio::io::split(crates);
+    let there = async {
+        tokio::io::copy(&mut from_crate, &mut to_broker).await?;
+        to_broker.shutdown().await
+    };
+    let back = async {
+        let (mut read, mut passed) = (Vec::new(), Vec::new());
+        loop {
+            read.clear();
+            let reading = timeout(SILENCE, from_broker.read_buf(&mut read)).await;
+            if reading.map_err(|_| io::Error::other("it is silent"))?? == 0 {
+                return Ok(());
+            }
+            let guarded = lock(guard).pass(&read, &mut passed);
+            guarded.map_err(io::Error::other)?;
+            to_crate.write_all(&passed).await?;
+            passed.clear();
+        }
+    };
+    let ended: io::Result<()> = tokio::select! {
+        ended = there => ended,
+        ended = back => ended,
+    };
+    let broke = || match ended {
+        Err(error) if error.kind() == io::ErrorKind::Other => error.to_string(),
+        _ => "the connection broke".to_owned(),
+    };
+    reason(guard).unwrap_or_else(broke)
+}
+
+fn reason(guard: &Mutex<Guard>) -> Option<String> {
+    lock(guard).reason.clone()
+}
+
+/// What went wrong, as it may stand in a log.
+pub(super) fn told(error: &lapin::Error) -> String {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => shown(error.get_message().as_str()),
+        ErrorKind::IOError(error) => shown(&error.to_string()),
+        ErrorKind::MissingHeartbeatError => "it is silent".to_owned(),
+        _ => "the connection broke".to_owned(),
+    }
+}
+
+/// The code with which the broker has ended a channel, and what it says of that; nothing when it was something else.
+pub(super) fn refusal(error: &lapin::Error) -> Option<(u16, String)> {
+    let ErrorKind::ProtocolError(error) = error.kind() else {
+        return None;
+    };
+    match error.kind() {
+        // What is no matter of one channel ends the connection, for whatever reason. Of these RabbitMQ says one
+        // of channels.
+        AMQPErrorKind::Hard(hard) if *hard != AMQPHardError::NOTIMPLEMENTED => None,
+        _ => Some((error.get_id(), shown(error.get_message().as_str()))),
+    }
+}
+
+/// A text of at most 255 bytes: the crate panics at a longer one. Nothing here is longer, or it is cut.
+pub(super) fn text(text: &str) -> lapin::types::ShortString {
+    let cut = text.floor_char_boundary(255);
+    lapin::types::ShortString::try_new(&text[..cut]).unwrap_or_default()
+}
+
+/// Nothing is done under these locks that could leave something half done.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,58 @@
+//! The scripts that Redis runs for us: each does what it does at once, and looks at no more than it says.
+
+use std::sync::LazyLock;
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use redis::Cmd;
+
+pub(super) static PUBLISH: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("publish.lua")));
+pub(super) static CREATE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("create.lua")));
+pub(super) static JOIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("join.lua")));
+pub(super) static PULL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("pull.lua")));
+pub(super) static SETTLE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("settle.lua")));
+pub(super) static LAG: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lag.lua")));
+
+/// A script, and what Redis knows it by.
+pub(super) struct Script {
+    text: &'static str,
+    digest: String,
+}
+
+// === impl Script ===
+
+impl Script {
+    fn new(text: &'static str) -> Self {
+        // It is a name here: Redis computes it of what it runs.
+        let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+        let digest = digest.as_ref().iter().map(|byte| format!("{byte:02x}"));
+        Self {
+            text,
+            digest: digest.collect(),
+        }
+    }
+
+    /// To run it if it is known there.
+    pub(super) fn by_digest(&self, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
+        command("EVALSHA", &self.digest, keys, arguments)
+    }
+
+    /// To run it, and have it known.
+    pub(super) fn whole(&self, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
+        command("EVAL", self.text, keys, arguments)
+    }
+}
+
+fn command(name: &str, script: &str, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(script).arg(keys.len());
+    for key in keys {
+        command.arg(key);
+    }
+    for argument in arguments {
+        command.arg(argument);
+    }
+    command
+}

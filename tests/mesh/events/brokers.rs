@@ -1,0 +1,135 @@
+//! The same with each of the other brokers.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use tests::brokers::rabbitmq::Node;
+
+use super::*;
+use crate::redis::{self, Redis};
+
+const PASSWORD: &str = "s3cret";
+
+/// How long a RabbitMQ may take to start.
+const START: Duration = Duration::from_secs(90);
+
+/// The Secret of a broker.
+fn broker(url: &str, user: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: broker\n  namespace: shop\n  \
+         labels: {{ meshwright.dev/broker: events }}\n\
+         stringData: {{ url: \"{url}\", {user}password: {PASSWORD} }}\n"
+    )
+}
+
+/// One who publishes and one who is subscribed, each to what the broker can.
+async fn carries(mesh: &Mesh) -> Result<()> {
+    let [stock, billing] = [
+        mesh.workload("stock").await?,
+        mesh.workload("billing").await?,
+    ];
+    mesh.programmed("stock").await?;
+    mesh.programmed("billing").await?;
+    let accepted = async |id: &str| {
+        let headers = [
+            ("idempotency-key", id),
+            ("content-type", "application/json"),
+        ];
+        wait_until("it is accepted", START, async || {
+            let sent = publish(&stock.sidecar, "events/stock", &headers, "{\"sku\":1}");
+            let answer = sent.await?;
+            ensure!(answer.status == 202, "{answer:?}");
+            Ok(())
+        })
+        .await
+    };
+    // One that is taken at the third time, and one that never is.
+    billing.upstream.fails_at(("ce-id", "1"), 2, 503);
+    billing.upstream.fails_at(("ce-id", "2"), 9, 503);
+    for id in ["1", "2", "3"] {
+        accepted(id).await?;
+    }
+    let count = async |outcome: &str| {
+        let series = format!(
+            "meshwright_events_delivered_total{{subscription=\"shop/billing\",outcome=\"{outcome}\"}}"
+        );
+        billing.sidecar.metric(&series).await
+    };
+    wait_until("each comes as often as it may", LEASE + SOON, async || {
+        let (done, dead) = (count("acknowledged").await?, count("dead_lettered").await?);
+        ensure!((done, dead) == (Some(2.0), Some(1.0)), "{done:?} {dead:?}");
+        Ok(())
+    })
+    .await?;
+    let seen = billing.upstream.seen();
+    let times = |id: &str| seen.iter().filter(|one| id_of(one) == id).count();
+    assert_eq!((times("1"), times("2"), times("3")), (3, 3, 1));
+    assert_eq!(header(&seen[0], "ce-type"), "com.shop.stock");
+    assert_eq!(header(&seen[0], "content-type"), "application/json");
+    assert_eq!(seen[0].body, "{\"sku\":1}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn redis_carries_events_as_nats_does() -> Result<()> {
+    let mesh = Mesh::start(&format!(
+        "{}{}{}{ROUTE}{}",
+        services(&["stock", "billing"]),
+        redis::documents(),
+        broker("redis://redis", ""),
+        subscription("", "")
+    ))
+    .await?;
+    let _redis = Redis::durable(&mesh).await?;
+    carries(&mesh).await
+}
+
+#[tokio::test]
+async fn rabbitmq_carries_events_as_nats_does() -> Result<()> {
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: { name: rabbit, namespace: shop }\n\
+                   spec: { selector: { app: rabbit }, ports: [{ name: tcp-amqp, port: 5672, targetPort: 8080 }] }\n";
+    let written = subscription("", "").replace(", startFrom: { type: Earliest }", "");
+    let mesh = Mesh::start(&format!(
+        "{}{service}{}{ROUTE}{written}",
+        services(&["stock", "billing"]),
+        broker("amqp://rabbit", "username: mesh, virtualHost: shop, "),
+    ))
+    .await?;
+    let (listener, _sidecar) = mesh.listener("rabbit").await?;
+    let address: SocketAddr = listener.local_addr()?;
+    drop(listener);
+    let definitions = json!({
+        "users": [{ "name": "mesh", "password": PASSWORD, "tags": [] }],
+        "vhosts": [{ "name": "shop" }],
+        "permissions": [
+            { "user": "mesh", "vhost": "shop", "configure": ".*", "write": ".*", "read": ".*" },
+        ],
+    });
+    let _node = tokio::task::spawn_blocking(move || Node::start(address, &definitions)).await?;
+    carries(&mesh).await
+}
+
+#[tokio::test]
+async fn what_a_broker_can_not_do_is_refused_with_the_nearest_that_it_can() -> Result<()> {
+    let mesh = Mesh::start(&format!(
+        "{}{}{}",
+        services(&["rabbit", "billing"]),
+        broker("amqp://rabbit", ""),
+        subscription(", ordering: Key", "")
+    ))
+    .await?;
+    wait_until("it is refused", SOON, async || {
+        let verdict = mesh.verdict("billing").await?;
+        let accepted = verdict["conditions"][0].clone();
+        ensure!(accepted["status"] == "False", "{verdict}");
+        let why = accepted["message"].as_str().unwrap_or_default();
+        for field in [
+            "spec.delivery.ordering: RabbitMQ delivers to all that share a group",
+            "spec.source.broker.startFrom: RabbitMQ holds nothing for a group",
+        ] {
+            ensure!(why.contains(field), "{why}");
+        }
+        Ok(())
+    })
+    .await
+}
