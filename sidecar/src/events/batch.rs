@@ -85,14 +85,14 @@ impl Gathered {
             let left = running.left();
             self.begin();
             let paused = running.paused();
-            // What can't be delivered for now stays with the broker.
+            // While there is no place for another batch, it is gathered: what was asked for comes, and its lease is kept.
             let held = self.waiting.len() + self.again.len();
-            let most = match paused.is_some() || running.places.available_permits() == 0 {
+            let most = match paused.is_some() {
                 true => 0,
                 false => self.batch.size.saturating_sub(held),
             };
-            let due = (paused.is_none() && most > 0 && !self.waiting.is_empty())
-                .then(|| self.since + self.batch.wait);
+            let may_begin = paused.is_none() && running.places.available_permits() > 0;
+            let due = (may_begin && !self.waiting.is_empty()).then(|| self.since + self.batch.wait);
             let extend = self.extend;
             tokio::select! {
                 biased;
@@ -138,7 +138,8 @@ impl Gathered {
             let (running, broker) = (self.running.clone(), self.broker.clone());
             match self.again.pop_front() {
                 Some(alone) => tokio::task::spawn_local(async move {
-                    in_flight(&running, 1, deliver_batch(&running, &*broker, vec![alone])).await;
+                    let alone = [alone];
+                    in_flight(&running, 1, deliver_batch(&running, &*broker, &alone)).await;
                     drop(place);
                     running.has_left();
                 }),
@@ -146,7 +147,7 @@ impl Gathered {
                     let batch = self.take();
                     tokio::task::spawn_local(async move {
                         let count = batch.len();
-                        in_flight(&running, count, deliver_batch(&running, &*broker, batch)).await;
+                        in_flight(&running, count, deliver_batch(&running, &*broker, &batch)).await;
                         drop(place);
                         running.has_left();
                     })

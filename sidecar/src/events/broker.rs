@@ -164,6 +164,8 @@ pub struct Lag {
     pub waiting: u64,
     /// How many were, and are not acknowledged: also those that were given back.
     pub unacknowledged: u64,
+    /// How many of these were delivered more than once, where the broker keeps an order.
+    pub again: u64,
 }
 
 /// A member's place in a group.

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 use http::StatusCode;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::broker::{Broker, Delivered as Message};
@@ -23,54 +24,61 @@ use crate::proxy::Proxy;
 use crate::telemetry::metrics::events::Delivered as Outcome;
 
 /// Delivers an event, and sees to what becomes of it.
-pub(super) async fn deliver(
-    running: &Rc<Running>,
-    broker: &dyn Broker,
-    Received { message, event }: Received,
-) -> Fate {
-    let message = &*message;
+pub(super) async fn deliver(running: &Running, broker: &dyn Broker, received: &Received) -> Fate {
+    let message = &*received.message;
     let delivering = async {
         let Some(px) = running.px.upgrade() else {
             return Fate::Unknown;
         };
-        let (event, verdict) = match event {
-            Ok(event) => {
-                let verdict = judge(running, broker, &px, message, &event).await;
-                (event, verdict)
-            }
-            Err(event) => (event, Some(malformed(message))),
+        let (Ok(event) | Err(event)) = &received.event;
+        let verdict = match &received.event {
+            Ok(event) => judge(running, broker, &px, message, event).await,
+            Err(_) => Some(malformed(message)),
         };
-        settle(running, broker, &px, (message, &event), verdict).await
+        settle(running, broker, &px, (message, event), verdict).await
     };
-    tokio::select! {
-        biased;
-        fate = delivering => fate,
-        never = keep(message) => match never {},
-    }
+    kept(message, delivering).await
 }
 
 /// Delivers a batch, and sees to what becomes of each event.
-pub(super) async fn deliver_batch(
-    running: &Rc<Running>,
-    broker: &dyn Broker,
-    batch: Vec<Received>,
-) {
-    let kept = join_all(batch.iter().map(|one| keep(&*one.message)));
-    let delivering = async {
-        let Some(px) = running.px.upgrade() else {
-            return;
-        };
-        let verdicts = judge_batch(running, broker, &px, &batch).await;
-        let settled = batch.iter().zip(verdicts).map(|(one, verdict)| {
-            let (Ok(event) | Err(event)) = &one.event;
-            settle(running, broker, &px, (&*one.message, event), verdict)
-        });
-        join_all(settled).await;
+pub(super) async fn deliver_batch(running: &Running, broker: &dyn Broker, batch: &[Received]) {
+    let Some(px) = running.px.upgrade() else {
+        return;
     };
+    let leases = join_all(batch.iter().map(|one| keep(&*one.message)));
+    let judged = tokio::select! {
+        biased;
+        judged = judge_batch(running, &px, batch) => judged,
+        _ = leases => return,
+    };
+    let turn = Mutex::new(());
+    let settled = batch.iter().zip(judged).map(|(one, judged)| {
+        let (Ok(event) | Err(event)) = &one.event;
+        let (message, px, turn) = (&*one.message, &px, &turn);
+        // Each keeps its own lease: what was given back has none.
+        kept(message, async move {
+            let verdict = match judged {
+                Judged::Decided(verdict) => verdict,
+                // One after the other, each settled before the next is posted.
+                Judged::Alone => {
+                    let _turn = turn.lock().await;
+                    let verdict = alone(running, px, message, event).await;
+                    settle(running, broker, px, (message, event), verdict).await;
+                    return;
+                }
+            };
+            settle(running, broker, px, (message, event), verdict).await;
+        })
+    });
+    join_all(settled).await;
+}
+
+/// Keeps a message's lease while something is done.
+async fn kept<T>(message: &dyn Message, doing: impl Future<Output = T>) -> T {
     tokio::select! {
         biased;
-        () = delivering => {}
-        _ = kept => {}
+        done = doing => done,
+        never = keep(message) => match never {},
     }
 }
 
@@ -113,65 +121,90 @@ async fn judge(
     // What it replied is held before the event is done.
     match reply::publish(running, broker, topic, event, &answer).await? {
         Replied::Held => Some(verdict),
-        Replied::Later => Some(Verdict::Again(LONGEST)),
+        // As if it had failed: it comes again, as often as it may.
+        Replied::Later => Some(again(running, message, (status, None))),
         Replied::Never(why) => Some(exhausted(message, why, status)),
     }
 }
 
+/// What is known of an event of a batch.
+enum Judged {
+    /// What is done with it; nothing when the subscription ends before that is known.
+    Decided(Option<Verdict>),
+    /// The batch was refused as a whole, which says nothing of each: whichever it is about is found out.
+    Alone,
+}
+
 /// What is done with each event of a batch.
-async fn judge_batch(
-    running: &Running,
-    broker: &dyn Broker,
-    px: &Rc<Proxy>,
-    batch: &[Received],
-) -> Vec<Option<Verdict>> {
+async fn judge_batch(running: &Running, px: &Rc<Proxy>, batch: &[Received]) -> Vec<Judged> {
     let subscription = &running.subscription;
-    let mut verdicts = Vec::with_capacity(batch.len());
-    let (mut places, mut events) = (Vec::new(), Vec::new());
-    for (place, one) in batch.iter().enumerate() {
-        verdicts.push(match &one.event {
+    loop {
+        let judged = batch.iter().map(|one| match &one.event {
             Err(_) => Some(malformed(&*one.message)),
             Ok(event) => foregone(subscription, &*one.message, event),
         });
-        if let (None, Ok(event)) = (&verdicts[place], &one.event) {
-            places.push(place);
-            events.push(event);
+        let mut judged = Vec::from_iter(judged.map(Judged::Decided));
+        let open = batch.iter().enumerate().filter_map(|(place, one)| {
+            let is_open = matches!(judged[place], Judged::Decided(None));
+            let event = one.event.as_ref().ok().filter(|_| is_open)?;
+            Some((place, &*one.message, event))
+        });
+        let open = Vec::from_iter(open);
+        if open.is_empty() {
+            return judged;
         }
+        let events = Vec::from_iter(open.iter().map(|(_, _, event)| *event));
+        let given_up = || {
+            let mut open = open.iter();
+            open.find_map(|(_, message, event)| expired(subscription, *message, event))
+        };
+        let answer = match posted(running, px, Payload::Batch(&events), given_up).await {
+            Some(Posted::Answered(answer)) => Some(answer),
+            Some(Posted::Silent) => None,
+            // One has expired: the others are posted without it.
+            Some(Posted::GivenUp(_)) => continue,
+            None => return judged,
+        };
+        let outcomes = outcomes::of(answer.as_ref());
+        let wait = answer.as_ref().and_then(|answer| answer.wait);
+        let is_refused = match outcomes {
+            Outcomes::Same(Some(status)) => subscription.action(status) == Action::Exhaust,
+            _ => false,
+        };
+        for (place, message, event) in &open {
+            judged[*place] = match is_refused && open.len() > 1 {
+                true => Judged::Alone,
+                false => {
+                    let answer = (outcomes.of(event), wait);
+                    Judged::Decided(Some(of_an_answer(running, *message, answer)))
+                }
+            };
+        }
+        return judged;
     }
-    if events.is_empty() {
-        return verdicts;
+}
+
+/// What is done with an event whose batch was refused: it is posted as a batch of its own.
+async fn alone(
+    running: &Running,
+    px: &Rc<Proxy>,
+    message: &dyn Message,
+    event: &Event,
+) -> Option<Verdict> {
+    // Whoever asked to wait meanwhile, or is gone, is posted nothing more.
+    if running.paused().is_some() || !running.goes_on() {
+        return None;
     }
-    let posted = posted(running, px, Payload::Batch(&events), || None).await;
-    let answer = match posted {
-        Some(Posted::Answered(answer)) => Some(answer),
-        Some(Posted::Silent) => None,
-        // Nothing is decided of those that were to be posted.
-        Some(Posted::GivenUp(_)) | None => return verdicts,
+    let subscription = &running.subscription;
+    let given_up = || expired(subscription, message, event);
+    let answer = match posted(running, px, Payload::Batch(&[event]), given_up).await? {
+        Posted::Answered(answer) => Some(answer),
+        Posted::Silent => None,
+        Posted::GivenUp(verdict) => return Some(verdict),
     };
-    let outcomes = outcomes::of(answer.as_ref());
     let wait = answer.as_ref().and_then(|answer| answer.wait);
-    if let Outcomes::Same(Some(status)) = outcomes
-        && events.len() > 1
-        && subscription.action(status) == Action::Exhaust
-    {
-        // It says nothing of each: whichever it is about is found out.
-        for place in places {
-            let one = &batch[place];
-            if let Ok(event) = &one.event {
-                verdicts[place] = judge(running, broker, px, &*one.message, event).await;
-            }
-        }
-        return verdicts;
-    }
-    for (place, event) in places.into_iter().zip(events) {
-        let status = outcomes.of(event);
-        verdicts[place] = Some(of_an_answer(
-            running,
-            &*batch[place].message,
-            (status, wait),
-        ));
-    }
-    verdicts
+    let status = outcomes::of(answer.as_ref()).of(event);
+    Some(of_an_answer(running, message, (status, wait)))
 }
 
 /// What came of posting.
@@ -266,9 +299,7 @@ fn of_an_answer(
     (status, wait): (Option<StatusCode>, Option<Duration>),
 ) -> Verdict {
     let subscription = &running.subscription;
-    let attempts = message.attempt();
     let blocks = subscription.exhausted == Exhausted::Block;
-    let most = subscription.max_retries.saturating_add(1);
     let action = status.map_or(Action::Retry, |status| subscription.action(status));
     match (action, status) {
         (Action::Acknowledge, _) => Verdict::Done(Outcome::Acknowledged),
@@ -277,18 +308,28 @@ fn of_an_answer(
         (Action::Exhaust, Some(status)) if !blocks => {
             exhausted(message, Why::of(status), Some(status))
         }
-        (Action::Retry | Action::Exhaust, status) => {
-            let wait = wait.map(|wait| wait.min(LONGEST));
-            if let Some(wait) = wait {
-                running.pause_until(Instant::now() + wait);
-            }
-            match attempts >= most && !blocks {
-                true => exhausted(message, Why::Exhausted, status),
-                false => {
-                    let backoff = subscription.backoff.wait(attempts.saturating_sub(1));
-                    Verdict::Again(backoff.max(wait.unwrap_or_default()))
-                }
-            }
+        (Action::Retry | Action::Exhaust, status) => again(running, message, (status, wait)),
+    }
+}
+
+/// That it comes again, unless it has come as often as it may.
+fn again(
+    running: &Running,
+    message: &dyn Message,
+    (status, wait): (Option<StatusCode>, Option<Duration>),
+) -> Verdict {
+    let subscription = &running.subscription;
+    let attempts = message.attempt();
+    let wait = wait.map(|wait| wait.min(LONGEST));
+    if let Some(wait) = wait {
+        running.pause_until(Instant::now() + wait);
+    }
+    let is_last = attempts >= subscription.max_retries.saturating_add(1);
+    match is_last && subscription.exhausted != Exhausted::Block {
+        true => exhausted(message, Why::Exhausted, status),
+        false => {
+            let backoff = subscription.backoff.wait(attempts.saturating_sub(1));
+            Verdict::Again(backoff.max(wait.unwrap_or_default()))
         }
     }
 }

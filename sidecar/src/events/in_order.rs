@@ -22,6 +22,14 @@ use crate::config::subscription::{Ordering, Subscription};
 /// How late an event may come again.
 const LATE: Duration = Duration::from_secs(60);
 
+/// What became of an event that was begun.
+struct Told {
+    key: Key,
+    position: u128,
+    fate: Fate,
+    received: Received,
+}
+
 /// Events that a sidecar holds in their order.
 struct InOrder {
     running: Rc<Running>,
@@ -29,7 +37,7 @@ struct InOrder {
     lanes: Lanes<Received>,
     window: usize,
     /// What is being delivered tells its fate here.
-    tell: mpsc::UnboundedSender<(Key, u128, Fate)>,
+    tell: mpsc::UnboundedSender<Told>,
     /// When the leases of what waits here are begun anew.
     extend: Option<Instant>,
 }
@@ -50,6 +58,14 @@ pub(super) async fn pull(
         extend: None,
     };
     let why = held.go_on(&mut *queue, &mut fates).await;
+    // What ends from now on is given back by itself.
+    fates.close();
+    while let Ok(told) = fates.try_recv() {
+        if let Fate::Rests(_) = told.fate {
+            held.lanes
+                .rests(&told.key, told.position, told.received, Instant::now());
+        }
+    }
     queue.leave().await;
     // Whoever comes next need not wait for leases to end.
     let waiting = held.lanes.waiting();
@@ -75,7 +91,7 @@ impl InOrder {
     async fn go_on(
         &mut self,
         queue: &mut dyn Queue,
-        fates: &mut mpsc::UnboundedReceiver<(Key, u128, Fate)>,
+        fates: &mut mpsc::UnboundedReceiver<Told>,
     ) -> Ended {
         let running = self.running.clone();
         loop {
@@ -85,17 +101,24 @@ impl InOrder {
             if let Err(why) = self.begin() {
                 return Ended::Lost(why);
             }
+            self.give_back_rested().await;
             let (extend, paused) = (self.extend, running.paused());
+            let rested = self.lanes.next_rested();
             // One more is always asked for: who asks for nothing would not be the one that is delivered to any more, and
             // the broker gives no more than the window.
             let most = self.window.saturating_sub(self.lanes.held()).max(1);
             tokio::select! {
                 biased;
                 () = running.ended() => return Ended::Over,
-                Some((key, position, fate)) = fates.recv() => match fate {
+                Some(Told { key, position, fate, received }) = fates.recv() => match fate {
                     Fate::Done => self.lanes.done(&key, position),
                     Fate::ComesAgain(after) => {
                         self.lanes.went_back(&key, position, Instant::now() + after);
+                    }
+                    // The broker would count it among what others must wait for, should they follow.
+                    Fate::Rests(after) => {
+                        self.keep_leases(&received);
+                        self.lanes.rests(&key, position, received, Instant::now() + after);
                     }
                     Fate::Unknown => return Ended::Lost("it is not known whether an event is done".to_owned()),
                 },
@@ -104,14 +127,15 @@ impl InOrder {
                         Ok(pulled) => self.came(pulled),
                         Err(why) => return Ended::Lost(why.to_string()),
                     }
-                    if !self.lanes.is_alone() {
+                    if !self.lanes.is_alone() && self.lanes.held() > 0 {
                         match queue.lag().await {
-                            Ok(lag) => self.lanes.counted(lag.unacknowledged),
+                            Ok(lag) => self.lanes.counted(lag.unacknowledged, lag.again),
                             Err(why) => return Ended::Lost(why.to_string()),
                         }
                     }
                     // Whoever begins anew asks the broker what there is.
-                    if self.lanes.misses(Instant::now() - LATE) {
+                    let before = Instant::now().checked_sub(LATE);
+                    if before.is_some_and(|before| self.lanes.misses(before)) {
                         return Ended::Lost("an event did not come again".to_owned());
                     }
                 }
@@ -119,7 +143,23 @@ impl InOrder {
                     return Ended::Lost(why.to_string());
                 },
                 () = at(paused) => {}
+                () = at(rested) => {}
             }
+        }
+    }
+
+    /// Has the broker deliver again, and count, what has rested.
+    async fn give_back_rested(&mut self) {
+        for one in self.lanes.rested(Instant::now()) {
+            // What is not heard comes again when its lease ends.
+            let _ = one.message.give_back(Duration::ZERO).await;
+        }
+    }
+
+    /// What is held here has its lease begun anew in time.
+    fn keep_leases(&mut self, received: &Received) {
+        if self.extend.is_none() {
+            self.extend = Some(Instant::now() + received.message.lease() / 3);
         }
     }
 
@@ -128,10 +168,9 @@ impl InOrder {
             let position = message.position();
             let received = Received::of(&self.running.subscription, message);
             let key = key(&self.running.subscription, &received, position);
-            if self.extend.is_none() {
-                self.extend = Some(Instant::now() + received.message.lease() / 3);
-            }
-            self.lanes.came(key, position, received);
+            self.keep_leases(&received);
+            let attempt = received.message.attempt();
+            self.lanes.came(key, (position, attempt), received);
         }
     }
 
@@ -150,11 +189,21 @@ impl InOrder {
             let (running, broker, tell) =
                 (self.running.clone(), self.broker.clone(), self.tell.clone());
             tokio::task::spawn_local(async move {
-                let fate = in_flight(&running, 1, deliver(&running, &*broker, received)).await;
+                let fate = in_flight(&running, 1, deliver(&running, &*broker, &received)).await;
                 // There is one for each: it is free before anything else can be begun.
                 drop(place);
-                // Nobody may be left who waits for it.
-                let _ = tell.send((key, position, fate.unwrap_or(Fate::Unknown)));
+                let told = Told {
+                    key,
+                    position,
+                    fate: fate.unwrap_or(Fate::Unknown),
+                    received,
+                };
+                // Nobody is left who waits for it: whoever comes next need not wait for its lease to end.
+                if let Err(mpsc::error::SendError(told)) = tell.send(told)
+                    && let Fate::Rests(_) = told.fate
+                {
+                    let _ = told.received.message.give_back(Duration::ZERO).await;
+                }
             });
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! What is held here was delivered by the broker and is not acknowledged. An event that fails goes back to the
 //! broker, which counts and waits; its lane waits with it until it comes again.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -27,8 +27,10 @@ pub(super) enum Key {
 pub(super) enum Fate {
     /// The broker has confirmed that it is done.
     Done,
-    /// It comes again, after so long.
+    /// It went back to the broker, and comes again after so long.
     ComesAgain(Duration),
+    /// It is to come again after so long, and the broker was not told: it rests here meanwhile.
+    Rests(Duration),
     /// It is not known whether it comes again.
     Unknown,
 }
@@ -38,6 +40,8 @@ pub(super) enum Fate {
 enum Place<T> {
     Here(T),
     Begun,
+    /// Until then, when it goes back to the broker, which counts how often it comes.
+    Resting(T, Instant),
     /// Until then.
     Away(Instant),
 }
@@ -49,6 +53,8 @@ pub(super) struct Lanes<T> {
     /// Lanes whose first event may be here. One may stand here in vain.
     ready: VecDeque<Key>,
     held: usize,
+    /// Where those stand that did not come for the first time.
+    again: HashSet<u128>,
     /// Whether all that the group was delivered and is not done is held here.
     alone: bool,
 }
@@ -61,6 +67,7 @@ impl<T> Default for Lanes<T> {
             lanes: HashMap::new(),
             ready: VecDeque::new(),
             held: 0,
+            again: HashSet::new(),
             alone: false,
         }
     }
@@ -78,14 +85,23 @@ impl<T> Lanes<T> {
         self.alone
     }
 
-    /// The broker says how many events the group was delivered that are not done. It was asked when all that is held
-    /// here had come, and nobody else is delivered any.
-    pub(super) fn counted(&mut self, unacknowledged: u64) {
-        self.alone |= unacknowledged <= self.held as u64;
+    /// The broker says how many events the group was delivered that are not done, and how many of these more than
+    /// once. It was asked when all that is held here had come. Nobody else is delivered any, which is known only by who
+    /// was delivered something.
+    pub(super) fn counted(&mut self, unacknowledged: u64, again: u64) {
+        let held = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        // What another one has in hand is not made up for by what it had and is done by now.
+        let first = unacknowledged.saturating_sub(again);
+        let is_here = first <= held(self.held - self.again.len().min(self.held))
+            && again <= held(self.again.len());
+        self.alone |= self.held > 0 && is_here;
     }
 
-    /// An event came, perhaps again. What is being delivered already is not delivered beside that.
-    pub(super) fn came(&mut self, key: Key, position: u128, event: T) {
+    /// An event came, for the how manyth time `attempt` says. What is being delivered already is not delivered beside that.
+    pub(super) fn came(&mut self, key: Key, (position, attempt): (u128, u32), event: T) {
+        if attempt > 1 {
+            self.again.insert(position);
+        }
         let lane = self.lanes.entry(key.clone()).or_default();
         match lane.get_mut(&position) {
             Some(Place::Begun) => return,
@@ -128,6 +144,7 @@ impl<T> Lanes<T> {
         };
         if lane.remove(&position).is_some() {
             self.held -= 1;
+            self.again.remove(&position);
         }
         match lane.is_empty() {
             true => drop(self.lanes.remove(key)),
@@ -143,11 +160,44 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// An event that was begun rests here until then, and its lane waits for it.
+    pub(super) fn rests(&mut self, key: &Key, position: u128, event: T, until: Instant) {
+        let lane = self.lanes.get_mut(key);
+        if let Some(place) = lane.and_then(|lane| lane.get_mut(&position)) {
+            *place = Place::Resting(event, until);
+        }
+    }
+
+    /// When the first of those that rest goes back.
+    pub(super) fn next_rested(&self) -> Option<Instant> {
+        let places = self.lanes.values().flat_map(BTreeMap::values);
+        let until = places.filter_map(|place| match place {
+            Place::Resting(_, until) => Some(*until),
+            _ => None,
+        });
+        until.min()
+    }
+
+    /// Those that have rested by now, which go back to the broker.
+    pub(super) fn rested(&mut self, now: Instant) -> Vec<T> {
+        let places = self.lanes.values_mut().flat_map(BTreeMap::values_mut);
+        let rested = places.filter_map(|place| match place {
+            Place::Resting(_, until) if *until <= now => {
+                match std::mem::replace(place, Place::Away(now)) {
+                    Place::Resting(event, _) => Some(event),
+                    _ => None,
+                }
+            }
+            _ => None,
+        });
+        rested.collect()
+    }
+
     /// The events that wait here.
     pub(super) fn waiting(&self) -> impl Iterator<Item = &T> {
         let places = self.lanes.values().flat_map(BTreeMap::values);
         places.filter_map(|place| match place {
-            Place::Here(event) => Some(event),
+            Place::Here(event) | Place::Resting(event, _) => Some(event),
             Place::Begun | Place::Away(_) => None,
         })
     }
@@ -169,9 +219,10 @@ mod tests {
     }
 
     fn alone<T>() -> Lanes<T> {
-        let mut lanes = Lanes::default();
-        lanes.counted(0);
-        lanes
+        Lanes {
+            alone: true,
+            ..Lanes::default()
+        }
     }
 
     fn begun<T>(lanes: &mut Lanes<T>) -> Vec<u128> {
@@ -182,9 +233,9 @@ mod tests {
     fn an_event_waits_for_those_of_its_key_and_for_no_other() {
         let mut lanes = alone();
         for (key, position) in [("a", 1), ("a", 2), ("b", 3), ("a", 4)] {
-            lanes.came(of(key), position, ());
+            lanes.came(of(key), (position, 1), ());
         }
-        lanes.came(Key::Alone(5), 5, ());
+        lanes.came(Key::Alone(5), (5, 1), ());
         assert_eq!(begun(&mut lanes), [1, 3, 5]);
         assert_eq!(lanes.held(), 5);
         lanes.done(&of("b"), 3);
@@ -199,15 +250,15 @@ mod tests {
     #[test]
     fn a_lane_waits_for_what_went_back_until_that_is_done() {
         let mut lanes = alone();
-        lanes.came(of("a"), 1, ());
-        lanes.came(of("a"), 2, ());
+        lanes.came(of("a"), (1, 1), ());
+        lanes.came(of("a"), (2, 1), ());
         assert_eq!(begun(&mut lanes), [1]);
         lanes.went_back(&of("a"), 1, Instant::now());
         assert!(lanes.misses(Instant::now() + Duration::from_secs(1)));
-        lanes.came(of("a"), 3, ());
+        lanes.came(of("a"), (3, 1), ());
         assert!(begun(&mut lanes).is_empty());
         assert_eq!(lanes.held(), 3);
-        lanes.came(of("a"), 1, ());
+        lanes.came(of("a"), (1, 1), ());
         assert_eq!(begun(&mut lanes), [1]);
         lanes.done(&of("a"), 1);
         assert_eq!(begun(&mut lanes), [2]);
@@ -216,9 +267,9 @@ mod tests {
     #[test]
     fn what_comes_late_goes_before_what_followed_it() {
         let mut lanes = alone();
-        lanes.came(of("a"), 7, ());
-        lanes.came(of("a"), 3, ());
-        lanes.came(of("a"), 5, ());
+        lanes.came(of("a"), (7, 1), ());
+        lanes.came(of("a"), (3, 1), ());
+        lanes.came(of("a"), (5, 1), ());
         for position in [3, 5, 7] {
             assert_eq!(begun(&mut lanes), [position]);
             lanes.done(&of("a"), position);
@@ -229,9 +280,9 @@ mod tests {
     #[test]
     fn what_comes_again_while_it_is_delivered_is_not_delivered_beside_that() {
         let mut lanes = alone();
-        lanes.came(of("a"), 1, "first");
+        lanes.came(of("a"), (1, 1), "first");
         assert_eq!(begun(&mut lanes), [1]);
-        lanes.came(of("a"), 1, "again");
+        lanes.came(of("a"), (1, 1), "again");
         assert!(begun(&mut lanes).is_empty());
         assert_eq!(lanes.held(), 1);
     }
@@ -239,8 +290,8 @@ mod tests {
     #[test]
     fn of_what_comes_twice_the_one_that_came_last_is_delivered() {
         let mut lanes = alone();
-        lanes.came(of("a"), 1, "first");
-        lanes.came(of("a"), 1, "again");
+        lanes.came(of("a"), (1, 1), "first");
+        lanes.came(of("a"), (1, 1), "again");
         assert_eq!(lanes.held(), 1);
         assert_eq!(lanes.begin(), Some((of("a"), 1, "again")));
         assert!(lanes.begin().is_none());
@@ -249,19 +300,42 @@ mod tests {
     #[test]
     fn nothing_is_begun_before_all_is_here_that_others_left() {
         let mut lanes = Lanes::default();
-        lanes.came(of("a"), 5, ());
-        lanes.counted(2);
+        // Who was delivered nothing does not know whether others are.
+        lanes.counted(0, 0);
+        lanes.came(of("a"), (5, 1), ());
+        lanes.counted(2, 0);
         assert!(begun(&mut lanes).is_empty());
-        lanes.came(of("a"), 3, ());
-        lanes.counted(2);
+        lanes.came(of("a"), (3, 2), ());
+        // Of two that came for the first time another one has one, and the one that came again is done by now.
+        lanes.counted(2, 0);
+        assert!(begun(&mut lanes).is_empty());
+        lanes.counted(2, 1);
         assert_eq!(begun(&mut lanes), [3]);
+    }
+
+    #[test]
+    fn a_lane_waits_for_what_rests_and_goes_back_after_that() {
+        let mut lanes = alone();
+        lanes.came(of("a"), (1, 1), "first");
+        lanes.came(of("a"), (2, 1), "second");
+        assert_eq!(begun(&mut lanes), [1]);
+        let now = Instant::now();
+        let until = now + Duration::from_secs(5);
+        lanes.rests(&of("a"), 1, "first", until);
+        assert_eq!(lanes.next_rested(), Some(until));
+        assert!(begun(&mut lanes).is_empty() && lanes.rested(now).is_empty());
+        assert_eq!(lanes.waiting().count(), 2);
+        assert_eq!(lanes.rested(until), ["first"]);
+        assert!(begun(&mut lanes).is_empty() && lanes.next_rested().is_none());
+        lanes.came(of("a"), (1, 2), "first");
+        assert_eq!(begun(&mut lanes), [1]);
     }
 
     #[test]
     fn lanes_take_turns() {
         let mut lanes = alone();
         for position in 0..6 {
-            lanes.came(of(if position < 4 { "a" } else { "b" }), position, ());
+            lanes.came(of(if position < 4 { "a" } else { "b" }), (position, 1), ());
         }
         let mut order = Vec::new();
         while let Some((key, position, ())) = lanes.begin() {

@@ -45,7 +45,10 @@ pub(super) fn of(answer: Option<&Answer>) -> Outcomes {
         let essence = media_type.split(';').next().unwrap_or_default();
         essence.trim().eq_ignore_ascii_case("application/json")
     });
-    let said = answer.body.as_ref().filter(|_| is_json);
+    let said = match &answer.body {
+        Err(_) if is_json => return Outcomes::Same(None),
+        said => said.as_ref().ok().filter(|_| is_json),
+    };
     let said = said.and_then(|body| serde_json::from_slice::<Said>(body).ok());
     let each = said.and_then(|said| {
         let entries = said.events.into_iter().map(|entry| {
@@ -85,6 +88,7 @@ mod tests {
     use bytes::Bytes;
     use http::header::{HeaderMap, HeaderValue};
 
+    use super::super::post::Unread;
     use super::*;
 
     fn answer(status: u16, media_type: &'static str, body: &'static str) -> Answer {
@@ -94,7 +98,7 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             wait: None,
             headers,
-            body: Some(Bytes::from_static(body.as_bytes())),
+            body: Ok(Bytes::from_static(body.as_bytes())),
         }
     }
 
@@ -133,5 +137,9 @@ mod tests {
             None
         );
         assert_eq!(of(None), Outcomes::Same(None));
+        // What broke off may have said that some have failed.
+        let mut broken = answer(200, "application/json", "");
+        broken.body = Err(Unread::Broken);
+        assert_eq!(of(Some(&broken)), Outcomes::Same(None));
     }
 }

@@ -60,8 +60,15 @@ pub(super) struct Answer {
     /// How long it asks to wait.
     pub(super) wait: Option<Duration>,
     pub(super) headers: HeaderMap,
-    /// Nothing when it is too long, or broke, or took too long.
-    pub(super) body: Option<Bytes>,
+    pub(super) body: Result<Bytes, Unread>,
+}
+
+/// Why a body is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    TooLong,
+    /// It broke off, or took too long.
+    Broken,
 }
 
 /// Posts once. The body of an answer is read where it may mean something: `reads`.
@@ -100,7 +107,7 @@ pub(super) async fn post(
             status: head.status,
             wait,
             headers: head.headers,
-            body: body.ok().flatten(),
+            body: body.unwrap_or(Err(Unread::Broken)),
         }),
     }
 }
@@ -248,15 +255,16 @@ fn trace(event: &Event, headers: &mut HeaderMap) {
 }
 
 /// The whole of a body, if it is no longer than that and does not break.
-async fn read_to_end(mut body: ResponseBody, most: usize) -> Option<Bytes> {
+async fn read_to_end(mut body: ResponseBody, most: usize) -> Result<Bytes, Unread> {
     let mut read = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        if let Some(data) = frame.ok()?.data_ref() {
+        let frame = frame.map_err(|_| Unread::Broken)?;
+        if let Some(data) = frame.data_ref() {
             if read.len() + data.len() > most {
-                return None;
+                return Err(Unread::TooLong);
             }
             read.extend_from_slice(data);
         }
     }
-    Some(read.freeze())
+    Ok(read.freeze())
 }

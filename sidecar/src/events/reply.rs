@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::Instant;
 
@@ -13,7 +14,7 @@ use super::broker::{Broker, Message, Unpublished};
 use super::cloud_event::Event;
 use super::cloud_event::{Received, receive};
 use super::dead_letter::Why;
-use super::post::Answer;
+use super::post::{Answer, Unread};
 use super::publish::known_by;
 use super::settle::AGAIN;
 use super::subscriber::Running;
@@ -30,7 +31,7 @@ const HOPS: &str = "meshwrighthops";
 pub(super) enum Replied {
     /// The broker holds it, or there was none.
     Held,
-    /// The broker can't hold it for now.
+    /// It could not be read, or the broker does not hold it: as if the event had failed.
     Later,
     /// It can't be published: the event is exhausted.
     Never(Why),
@@ -49,9 +50,17 @@ pub(super) async fn publish(
         return Some(Replied::Held);
     }
     let object = &running.subscription.object;
-    let Some(body) = &answer.body else {
-        tracing::warn!(subscription = %object, "a reply is too long, or ended too soon");
-        return Some(Replied::Never(Why::Reply));
+    let body = match &answer.body {
+        Ok(body) => body,
+        // Whatever is no event is no reply, however long it is.
+        Err(_) if matches!(receive(&answer.headers, &Bytes::new()), Ok(Received::Plain)) => {
+            return Some(Replied::Held);
+        }
+        Err(Unread::Broken) => return Some(Replied::Later),
+        Err(Unread::TooLong) => {
+            tracing::warn!(subscription = %object, "a reply is too long");
+            return Some(Replied::Never(Why::Reply));
+        }
     };
     let mut reply = match receive(&answer.headers, body) {
         Ok(Received::Event(reply)) => reply,
@@ -77,13 +86,13 @@ pub(super) async fn publish(
         match held.await {
             Ok(_) => return Some(Replied::Held),
             Err(Unpublished::Away | Unpublished::Unconfirmed(_)) => {}
-            Err(why @ Unpublished::UnknownTopic) => {
-                tracing::warn!(subscription = %object, %topic, %why, "a reply is not held yet");
-                return Some(Replied::Later);
-            }
-            Err(why) => {
+            Err(why @ Unpublished::TooLarge { .. }) => {
                 tracing::warn!(subscription = %object, %topic, %why, "a reply is not held");
                 return Some(Replied::Never(Why::Reply));
+            }
+            Err(why) => {
+                tracing::warn!(subscription = %object, %topic, %why, "a reply is not held yet");
+                return Some(Replied::Later);
             }
         }
         running.pause_until(Instant::now() + pause);

@@ -20,7 +20,7 @@ pub(super) const LONGEST: Duration = Duration::from_secs(300);
 pub(super) const AGAIN: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_secs(10));
 /// When an event comes again that this sidecar could not finish with.
-const SOON: Duration = Duration::ZERO;
+pub(super) const SOON: Duration = Duration::ZERO;
 
 /// What is done with an event.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +77,10 @@ async fn acknowledged(running: &Running, message: &dyn Delivered) -> Fate {
 }
 
 async fn given_back(running: &Running, message: &dyn Delivered, after: Duration) -> Fate {
+    // In order, it rests here: whoever follows this one would have to wait until the broker delivers it again.
+    if running.subscription.group.window.is_some() && !after.is_zero() {
+        return Fate::Rests(after);
+    }
     match message.give_back(after).await {
         Ok(()) => Fate::ComesAgain(after),
         Err(why) => {

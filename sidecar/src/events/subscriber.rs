@@ -157,7 +157,10 @@ async fn carry_out(running: Rc<Running>) {
                     tracing::info!(subscription = %object, "goes on");
                 }
                 let since = Instant::now();
+                // The process does not end before what was pulled and not delivered has gone back.
+                let work = running.px.upgrade().map(|px| px.drain.work());
                 let lost = pull(&running, &broker, queue).await;
+                drop(work);
                 // One that is lost as soon as it is joined is not joined at every turn.
                 if since.elapsed() > AGAIN.1 {
                     pause = AGAIN.0;
@@ -244,7 +247,7 @@ async fn pull(
             let (running, broker) = (running.clone(), broker.clone());
             tokio::task::spawn_local(async move {
                 let received = Received::of(&running.subscription, message);
-                in_flight(&running, 1, deliver(&running, &*broker, received)).await;
+                in_flight(&running, 1, deliver(&running, &*broker, &received)).await;
                 drop(place);
                 running.has_left();
             });
@@ -283,7 +286,7 @@ impl Running {
         self.left.notified().await;
     }
 
-    fn goes_on(&self) -> bool {
+    pub(super) fn goes_on(&self) -> bool {
         self.going.has_changed().is_ok()
     }
 

@@ -104,3 +104,69 @@ async fn the_lease_of_a_message_ends_here_before_it_ends_at_the_broker() {
     let again = pull(&mut *queue, 1).await;
     assert!(!first[0].is_ours() && again[0].is_ours());
 }
+
+#[tokio::test]
+async fn what_somebody_publishes_is_not_taken_for_what_the_broker_says_of_who_is_delivered_to() {
+    let server = Server::start("");
+    let nats = server.open().await;
+    nats.create_topic("orders").await.unwrap();
+    let mut queue = nats.join(&in_order(4)).await.unwrap();
+    publish(&nats, "orders", "a").await;
+    let anybody = async_nats::connect(server.address.to_string())
+        .await
+        .unwrap();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Pin-Id", "another");
+    anybody
+        .publish_with_headers("orders", headers, "b".into())
+        .await
+        .unwrap();
+    anybody.flush().await.unwrap();
+    publish(&nats, "orders", "c").await;
+    let found = pull(&mut *queue, 3).await;
+    assert_eq!(texts(&found), ["a", "b", "c"]);
+    acknowledge(&found).await;
+}
+
+#[tokio::test]
+async fn groups_of_one_name_are_each_delivered_to_for_themselves() {
+    let server = Server::start("");
+    let nats = server.open_with_lease(LEASE).await;
+    let of = |topic: &str| Group {
+        topic: topic.to_owned(),
+        ..in_order(4)
+    };
+    let mut queues = Vec::new();
+    for topic in ["orders", "returns"] {
+        nats.create_topic(topic).await.unwrap();
+        queues.push(nats.join(&of(topic)).await.unwrap());
+    }
+    for text in ["a", "b", "c"] {
+        for (queue, topic) in queues.iter_mut().zip(["orders", "returns"]) {
+            publish(&nats, topic, text).await;
+            let found = pull(&mut **queue, 1).await;
+            assert_eq!(
+                (texts(&found), found[0].attempt()),
+                (vec![text.to_owned()], 1)
+            );
+            acknowledge(&found).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_makes_way_at_once_for_who_waits() {
+    let server = Server::start("");
+    let [left, right] = [server.open().await, server.open().await];
+    left.create_topic("orders").await.unwrap();
+    let mut first = left.join(&in_order(4)).await.unwrap();
+    publish(&left, "orders", "a").await;
+    acknowledge(&pull(&mut *first, 1).await).await;
+    let mut second = right.join(&in_order(4)).await.unwrap();
+    let since = Instant::now();
+    first.leave().await;
+    publish(&right, "orders", "b").await;
+    assert_eq!(texts(&pull(&mut *second, 1).await), ["b"]);
+    // Long before the broker has waited for the other one in vain.
+    assert!(since.elapsed() < Duration::from_secs(10));
+}

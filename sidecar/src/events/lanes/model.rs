@@ -19,6 +19,8 @@ struct Broker {
     next: u128,
     /// Delivered and not done: to whom, and whether it is to be delivered again.
     pending: BTreeMap<u128, (usize, bool)>,
+    /// How often each was delivered.
+    attempts: BTreeMap<u128, u32>,
     done: BTreeSet<u128>,
     /// Who is delivered to, and as which.
     pinned: Option<usize>,
@@ -30,7 +32,7 @@ struct Broker {
 struct Member {
     lanes: Lanes<u128>,
     /// Delivered, and not heard of yet.
-    inbox: VecDeque<u128>,
+    inbox: VecDeque<(u128, u32)>,
     /// As which it was delivered something.
     pin: Option<u64>,
     begun: Vec<(Key, u128)>,
@@ -152,18 +154,16 @@ impl World {
 
     fn pull(&mut self, member: usize) {
         let own = self.members[member].pin;
-        match self.broker.pinned {
-            Some(pinned) if pinned == member && own.is_none_or(|own| own == self.broker.pins) => {}
+        let pins_anew = match self.broker.pinned {
+            Some(pinned) if pinned == member && own.is_none_or(|own| own == self.broker.pins) => {
+                false
+            }
             // It asks as one that it is not any more.
             _ if own.is_some() => return self.join_anew(member),
             Some(_) => return,
-            None => {
-                self.broker.pinned = Some(member);
-                self.broker.pins += 1;
-            }
-        }
+            None => true,
+        };
         let broker = &mut self.broker;
-        self.members[member].pin = Some(broker.pins);
         let mut pending = broker.pending.iter();
         let again = pending.find(|(_, (_, again))| *again);
         let next = match again.map(|(position, _)| *position) {
@@ -174,18 +174,32 @@ impl World {
             }
             None => return,
         };
+        // Nobody is the one before there is something to deliver.
+        if pins_anew {
+            broker.pinned = Some(member);
+            broker.pins += 1;
+        }
         broker.pending.insert(next, (member, false));
-        self.members[member].inbox.push_back(next);
+        let attempt = broker.attempts.entry(next).or_default();
+        *attempt += 1;
+        let member = &mut self.members[member];
+        member.pin = Some(broker.pins);
+        member.inbox.push_back((next, *attempt));
     }
 
     fn hear(&mut self, member: usize, most: usize) {
         let member = &mut self.members[member];
         let most = most.min(member.inbox.len());
-        for position in member.inbox.drain(..most) {
-            member.lanes.came(key(position), position, position);
+        for (position, attempt) in member.inbox.drain(..most) {
+            member
+                .lanes
+                .came(key(position), (position, attempt), position);
         }
-        if member.pin.is_some() && !member.lanes.is_alone() {
-            member.lanes.counted(self.broker.pending.len() as u64);
+        if !member.lanes.is_alone() {
+            let pending = self.broker.pending.keys();
+            let again = pending.filter(|one| self.broker.attempts[one] > 1).count();
+            let unacknowledged = self.broker.pending.len() as u64;
+            member.lanes.counted(unacknowledged, again as u64);
         }
     }
 

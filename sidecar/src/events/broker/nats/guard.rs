@@ -94,7 +94,7 @@ fn frame(bytes: &[u8]) -> Result<Option<Frame>, Malformed> {
             };
             let instead = match is_readable(block) {
                 true => None,
-                false => Some(format!("MSG {} {left}\r\n", to.join(" ")).into_bytes()),
+                false => Some(without_headers(&to.join(" "), block, left)),
             };
             Ok(Some(Frame {
                 length: length + headers,
@@ -110,6 +110,25 @@ fn frame(bytes: &[u8]) -> Result<Option<Frame>, Malformed> {
             left: 0,
         })),
     }
+}
+
+/// A message whose headers nobody can read, without them: but for what the broker adds to them at their end, by which
+/// members know whether they are the one that is delivered to.
+fn without_headers(to: &str, block: &[u8], left: usize) -> Vec<u8> {
+    let pin = block
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.strip_prefix(b"Nats-Pin-Id: ")?.strip_suffix(b"\r"))
+        .rfind(|id| (1..=64).contains(&id.len()) && id.iter().all(u8::is_ascii_alphanumeric));
+    let Some(pin) = pin else {
+        return format!("MSG {to} {left}\r\n").into_bytes();
+    };
+    let headers = [b"NATS/1.0\r\nNats-Pin-Id: ", pin, b"\r\n\r\n"].concat();
+    let (length, whole) = (headers.len(), headers.len() + left);
+    [
+        format!("HMSG {to} {length} {whole}\r\n").as_bytes(),
+        &headers,
+    ]
+    .concat()
 }
 
 /// Whether the crate can read these headers.
@@ -204,6 +223,13 @@ mod tests {
                 assert_eq!(String::from_utf8(passed).unwrap(), wanted, "{headers:?}");
             }
         }
+        let (mut guard, mut passed) = (Guard::default(), Vec::new());
+        let headers = "NATS/1.0\r\na b: c\r\nNats-Pin-Id: anybody's\r\nNats-Pin-Id: abc\r\n\r\n";
+        guard
+            .pass(hmsg(headers, "data").as_bytes(), &mut passed)
+            .unwrap();
+        let wanted = hmsg("NATS/1.0\r\nNats-Pin-Id: abc\r\n\r\n", "data");
+        assert_eq!(String::from_utf8(passed).unwrap(), wanted);
         let (mut guard, mut passed) = (Guard::default(), Vec::new());
         let said = b"HMSG a 1 14 14\r\nNATS/1.0\r\na:\xff\r\n\r\n";
         guard.pass(said, &mut passed).unwrap();

@@ -63,10 +63,14 @@ pub(super) struct Pulled {
 
 /// By what the broker knows the one member that is delivered to.
 struct Pin {
-    /// Kept for whoever joins after this one, over the same connection or another.
+    /// Left to whoever joins after this one, over the same connection or another.
     kept: Rc<RefCell<HashMap<String, String>>>,
-    /// What this one was delivered something with.
-    own: Option<String>,
+    /// By stream and consumer.
+    key: String,
+    /// With what this one asks: nobody else does meanwhile.
+    id: Option<String>,
+    /// Whether it was delivered something with that.
+    delivered: bool,
 }
 
 /// A message that was delivered.
@@ -97,6 +101,16 @@ impl Pulled {
         let inbox = Subject::from(link.client.new_inbox());
         let subscriber = link.client.subscribe(inbox.clone()).await;
         let next = Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"));
+        let pin = pins.map(|kept| {
+            let key = format!("{stream}/{name}");
+            let id = kept.borrow_mut().remove(&key);
+            Pin {
+                kept,
+                key,
+                id,
+                delivered: false,
+            }
+        });
         Ok(Self {
             stream,
             name,
@@ -109,7 +123,7 @@ impl Pulled {
             until: Instant::now(),
             empty: Instant::now(),
             came: Vec::new(),
-            pin: pins.map(|kept| Pin { kept, own: None }),
+            pin,
             link,
         })
     }
@@ -152,12 +166,7 @@ impl Pulled {
     async fn give_back(&mut self) {
         // Else it would be sent here again.
         let _ = timeout(SILENCE, self.subscriber.drain()).await;
-        if let Some(pin) = self.pin.as_mut().filter(|pin| pin.own.is_some()) {
-            pin.kept.borrow_mut().remove(&self.name);
-            let unpin = format!("CONSUMER.UNPIN.{}.{}", self.stream, self.name);
-            // Where that is not granted, the next one waits.
-            let _ = api::ask(&self.link, &unpin, &json!({ "group": IN_ORDER }), ANSWER).await;
-        }
+        self.unpin().await;
         // Whatever is wrong, there is no more of it.
         while let Ok(Some(next)) = timeout(SILENCE, self.subscriber.next()).await {
             if self.sort(next).is_err() {
@@ -179,7 +188,7 @@ impl Pulled {
         let mut body = json!({ "batch": most, "expires": expires });
         if let Some(pin) = &self.pin {
             body["group"] = IN_ORDER.into();
-            if let Some(id) = pin.kept.borrow().get(&self.name) {
+            if let Some(id) = &pin.id {
                 body["id"] = id.as_str().into();
             }
         }
@@ -191,6 +200,35 @@ impl Pulled {
         self.outstanding = most;
         self.until = Instant::now() + waits + SILENCE;
         Ok(())
+    }
+
+    /// Is not the one any more that is delivered to, if it still is. Where that may not be said, the next one waits.
+    async fn unpin(&mut self) {
+        let Some(id) = self.pin.as_ref().and_then(|pin| pin.id.clone()) else {
+            return;
+        };
+        let body = json!({});
+        let asked = api::ask(&self.link, &self.of("INFO"), &body, ANSWER).await;
+        let pinned = asked.ok().and_then(Result::ok);
+        let pinned = pinned.as_ref().and_then(|info| {
+            let id = info.pointer("/priority_groups/0/pinned_client_id");
+            id.and_then(Value::as_str)
+        });
+        // Another one may be by now.
+        if pinned != Some(&*id) {
+            return;
+        }
+        let body = json!({ "group": IN_ORDER });
+        if let Ok(Ok(_)) = api::ask(&self.link, &self.of("UNPIN"), &body, ANSWER).await
+            && let Some(pin) = &mut self.pin
+        {
+            pin.id = None;
+        }
+    }
+
+    /// What JetStream is asked of the consumer.
+    fn of(&self, what: &str) -> String {
+        format!("CONSUMER.{what}.{}.{}", self.stream, self.name)
     }
 
     /// Takes what is there, without waiting.
@@ -237,8 +275,8 @@ impl Pulled {
             Some(StatusCode::NO_RESPONDERS) => Err(Lost("the group is no more".to_owned())),
             Some(status) => {
                 self.outstanding = 0;
-                if let Some(pin) = self.pin.as_ref().filter(|_| status.as_u16() == WRONG_PIN) {
-                    pin.kept.borrow_mut().remove(&self.name);
+                if let Some(pin) = self.pin.as_mut().filter(|_| status.as_u16() == WRONG_PIN) {
+                    pin.id = None;
                     return Err(Lost("another member is delivered to now".to_owned()));
                 }
                 let why = said.description.unwrap_or_default();
@@ -253,18 +291,23 @@ impl Pulled {
         let Some(pin) = &mut self.pin else {
             return Ok(());
         };
-        let id = said.headers.as_ref().and_then(|headers| headers.get(PIN));
-        let id = id.ok_or_else(|| Lost("the broker keeps no order".to_owned()))?;
-        match &pin.own {
-            Some(own) if own == id.as_str() => Ok(()),
-            Some(_) => Err(Lost("another member was delivered to meanwhile".to_owned())),
-            None => {
-                let id = id.as_str().to_owned();
-                pin.kept.borrow_mut().insert(self.name.clone(), id.clone());
-                pin.own = Some(id);
-                Ok(())
-            }
+        // Whoever did nothing for long is not the one any more, though it may still find what it was sent then.
+        if Instant::now() > self.until {
+            return Err(Lost("the broker was not asked for too long".to_owned()));
         }
+        // The broker says it after what whoever published says.
+        let headers = said.headers.as_ref();
+        let id = headers.and_then(|headers| headers.get_last(PIN));
+        let id = id.ok_or_else(|| Lost("the broker keeps no order".to_owned()))?;
+        match &pin.id {
+            Some(own) if own == id.as_str() => {}
+            Some(_) if pin.delivered => {
+                return Err(Lost("another member was delivered to meanwhile".to_owned()));
+            }
+            _ => pin.id = Some(id.as_str().to_owned()),
+        }
+        pin.delivered = true;
+        Ok(())
     }
 
     fn event(&self, said: async_nats::Message) -> Option<Event> {
@@ -296,8 +339,7 @@ impl Pulled {
     }
 
     async fn count(&self) -> Result<Lag, Lost> {
-        let what = format!("CONSUMER.INFO.{}.{}", self.stream, self.name);
-        let asked = api::ask(&self.link, &what, &json!({}), ANSWER).await;
+        let asked = api::ask(&self.link, &self.of("INFO"), &json!({}), ANSWER).await;
         let answer = asked.map_err(|why| Lost(why.to_string()))?;
         let answer = answer.map_err(|failure| Lost(failure.to_string()))?;
         let number = |field: &str| answer.get(field).and_then(Value::as_u64);
@@ -305,8 +347,19 @@ impl Pulled {
             (Some(waiting), Some(unacknowledged)) => Ok(Lag {
                 waiting,
                 unacknowledged,
+                again: number("num_redelivered").unwrap_or_default(),
             }),
             _ => Err(Lost("the broker does not say".to_owned())),
+        }
+    }
+}
+
+impl Drop for Pulled {
+    fn drop(&mut self) {
+        if let Some(pin) = &mut self.pin
+            && let Some(id) = pin.id.take()
+        {
+            pin.kept.borrow_mut().insert(pin.key.clone(), id);
         }
     }
 }

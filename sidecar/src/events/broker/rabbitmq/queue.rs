@@ -282,6 +282,7 @@ impl Pulled {
         Ok(Lag {
             waiting: waiting + number(here),
             unacknowledged: delayed + number(unsettled),
+            again: 0,
         })
     }
 }

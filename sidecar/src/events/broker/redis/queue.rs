@@ -263,6 +263,7 @@ impl Pulled {
             [Some(waiting), Some(unacknowledged)] => Ok(Lag {
                 waiting,
                 unacknowledged,
+                again: 0,
             }),
             _ => Err(Lost("the broker does not say".to_owned())),
         }
