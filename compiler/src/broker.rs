@@ -86,7 +86,7 @@ impl Reader<'_> {
             format!(
                 "what stands in \"url\" of Secret {key} is no nats://host:4222, amqp://host:5672 or \
                  redis://host:6379, and with TLS no tls://, amqps:// or rediss://; credentials stand beside it, \
-                 in username and password, or for NATS in token."
+                 in username and password, or for NATS in token, and RabbitMQ's virtual host in virtualHost."
             )
         })?;
         let service = host::service(&address.host, self.namespace, &self.settings.cluster_domain);

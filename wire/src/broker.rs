@@ -33,8 +33,6 @@ pub struct Abilities {
     pub order: bool,
     /// A new group may start with what was published before.
     pub history: bool,
-    /// It tells duplicates of what is published.
-    pub deduplication: bool,
     /// The longest topic, in bytes.
     pub topic: usize,
 }
@@ -77,19 +75,16 @@ impl BrokerKind {
             Self::Nats => Abilities {
                 order: true,
                 history: true,
-                deduplication: true,
                 topic: 200,
             },
             Self::RabbitMq => Abilities {
                 order: false,
                 history: false,
-                deduplication: false,
                 topic: 150,
             },
             Self::Redis => Abilities {
                 order: false,
                 history: true,
-                deduplication: true,
                 topic: 200,
             },
         }

@@ -4,16 +4,15 @@
 //! What comes again comes alone, so that one that always fails takes no other with it.
 
 use std::collections::VecDeque;
-use std::future::pending;
 use std::rc::Rc;
 
 use futures::future::join_all;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::broker::{Broker, Delivered, Queue};
 use super::deliver::deliver_batch;
 use super::received::Received;
-use super::subscriber::{Running, in_flight};
+use super::subscriber::{Ended, Running, at, in_flight};
 use crate::config::subscription::Batch;
 
 /// Events that wait for others.
@@ -32,13 +31,13 @@ struct Gathered {
     extend: Option<Instant>,
 }
 
-/// Pulls and delivers until the group is lost, and says why; nothing when the subscription ends.
+/// Pulls and delivers until no more is to be pulled; why, and what waits to be delivered then.
 pub(super) async fn pull(
     running: &Rc<Running>,
     broker: &Rc<dyn Broker>,
-    mut queue: Box<dyn Queue>,
+    queue: &mut dyn Queue,
     batch: Batch,
-) -> Option<String> {
+) -> (Ended, Vec<Received>) {
     let mut gathered = Gathered {
         running: running.clone(),
         broker: broker.clone(),
@@ -49,28 +48,9 @@ pub(super) async fn pull(
         again: VecDeque::new(),
         extend: None,
     };
-    let why = gathered.go_on(&mut *queue).await;
-    queue.leave().await;
-    // Whoever comes next need not wait for leases to end.
-    join_all(
-        gathered
-            .messages()
-            .map(|one| one.give_back(std::time::Duration::ZERO)),
-    )
-    .await;
-    drop(queue);
-    match why {
-        Ended::Over => None,
-        Ended::Lost(why) => Some(why),
-        Ended::Rests => running.rested().await,
-    }
-}
-
-/// Why no more is pulled.
-enum Ended {
-    Over,
-    Rests,
-    Lost(String),
+    let ended = gathered.go_on(queue).await;
+    let waiting = gathered.waiting.into_iter().map(|(one, _)| one);
+    (ended, waiting.chain(gathered.again).collect())
 }
 
 // === impl Gathered ===
@@ -136,23 +116,14 @@ impl Gathered {
                 return;
             };
             let (running, broker) = (self.running.clone(), self.broker.clone());
-            match self.again.pop_front() {
-                Some(alone) => tokio::task::spawn_local(async move {
-                    let alone = [alone];
-                    in_flight(&running, 1, deliver_batch(&running, &*broker, &alone)).await;
-                    drop(place);
-                    running.has_left();
-                }),
-                None => {
-                    let batch = self.take();
-                    tokio::task::spawn_local(async move {
-                        let count = batch.len();
-                        in_flight(&running, count, deliver_batch(&running, &*broker, &batch)).await;
-                        drop(place);
-                        running.has_left();
-                    })
-                }
-            };
+            let again = self.again.pop_front();
+            let batch = again.map_or_else(|| self.take(), |alone| vec![alone]);
+            tokio::task::spawn_local(async move {
+                let delivering = deliver_batch(&running, &*broker, &batch);
+                in_flight(&running, batch.len(), delivering).await;
+                drop(place);
+                running.has_left();
+            });
         }
     }
 
@@ -198,12 +169,4 @@ fn length(received: &Received) -> usize {
     let attributes = event.attributes();
     let attributes = attributes.map(|(name, value)| name.len() + value.len() + 6);
     attributes.sum::<usize>() + event.data.len() + 16
-}
-
-/// Returns then; never when there is no such moment.
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => pending().await,
-    }
 }

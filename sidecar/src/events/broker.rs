@@ -234,3 +234,53 @@ pub trait Delivered {
     /// That the broker can't be told.
     fn give_back(&self, after: Duration) -> LocalBoxFuture<'_, Result<(), Lost>>;
 }
+
+/// Whether a broker's version is the first that will do, or a later one.
+///
+/// # Errors
+/// That it is not, or that nobody can read it.
+#[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
+fn is_new_enough(
+    version: &str,
+    (major, minor, needed): (u32, u32, &'static str),
+) -> Result<(), Unsubscribed> {
+    match numbers(version) {
+        Some(version) if version >= (major, minor) => Ok(()),
+        _ => Err(Unsubscribed::TooOld {
+            version: version.to_owned(),
+            needed,
+        }),
+    }
+}
+
+/// The first two numbers of a version.
+#[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
+fn numbers(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split(['.', '-', '+']).map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
+#[cfg(all(test, feature = "nats"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        for (version, found) in [
+            ("3.10.8", Some((3, 10))),
+            ("4.2.0-rc.1", Some((4, 2))),
+            ("3.9", Some((3, 9))),
+            ("3", None),
+            ("", None),
+            ("x.y", None),
+        ] {
+            assert_eq!(numbers(version), found, "{version}");
+            let is_one = found.is_some_and(|found| found >= (3, 10));
+            assert_eq!(
+                is_new_enough(version, (3, 10, "3.10")).is_ok(),
+                is_one,
+                "{version}"
+            );
+        }
+    }
+}

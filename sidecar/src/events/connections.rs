@@ -207,7 +207,7 @@ async fn bridge(px: Weak<Proxy>, listener: TcpListener, broker: Arc<config::brok
 
 async fn lead(
     px: &Weak<Proxy>,
-    near: TcpStream,
+    mut near: TcpStream,
     broker: &config::broker::Broker,
 ) -> io::Result<()> {
     let gone = || io::Error::from(io::ErrorKind::NotConnected);
@@ -216,11 +216,11 @@ async fn lead(
     let opening = async {
         let far = reach(&px, address).await?;
         let Some(tls) = &broker.tls else {
-            return Ok((far, Vec::<u8>::new()));
+            return Ok((far, Vec::new()));
         };
         let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
         let tls = TlsConnector::from(tls.clone());
-        let (far, said): (Box<dyn Io>, _) = match address.kind {
+        let opened: (Box<dyn Io>, Vec<u8>) = match address.kind {
             #[cfg(feature = "nats")]
             BrokerKind::Nats => {
                 let (far, said) = upgrade(far, &tls, name).await?;
@@ -228,21 +228,22 @@ async fn lead(
             }
             _ => (Box::new(tls.connect(name, far).await?), Vec::new()),
         };
-        io::Result::Ok((far, said))
+        io::Result::Ok(opened)
     };
     // Who dials gives up by then, too.
-    let (far, said) = timeout(CONNECT, opening).await??;
+    #[cfg_attr(
+        not(feature = "nats"),
+        allow(unused_variables, reason = "only a NATS speaks first")
+    )]
+    let (mut far, said) = timeout(CONNECT, opening).await??;
     drop(px);
     match address.kind {
         #[cfg(feature = "nats")]
         BrokerKind::Nats => guarded(near, far, &said).await,
         // Their clients look at what comes themselves.
-        _ => {
-            let (mut near, mut far) = (near, far);
-            tokio::io::copy_bidirectional(&mut near, &mut far).await?;
-            drop(said);
-            Ok(())
-        }
+        _ => tokio::io::copy_bidirectional(&mut near, &mut far)
+            .await
+            .map(drop),
     }
 }
 

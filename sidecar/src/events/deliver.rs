@@ -57,14 +57,12 @@ pub(super) async fn deliver_batch(running: &Running, broker: &dyn Broker, batch:
         let (message, px, turn) = (&*one.message, &px, &turn);
         // Each keeps its own lease: what was given back has none.
         kept(message, async move {
-            let verdict = match judged {
-                Judged::Decided(verdict) => verdict,
-                // One after the other, each settled before the next is posted.
+            // One after the other, each settled before the next is posted.
+            let (verdict, _turn) = match judged {
+                Judged::Decided(verdict) => (verdict, None),
                 Judged::Alone => {
-                    let _turn = turn.lock().await;
-                    let verdict = alone(running, px, message, event).await;
-                    settle(running, broker, px, (message, event), verdict).await;
-                    return;
+                    let turn = turn.lock().await;
+                    (alone(running, px, message, event).await, Some(turn))
                 }
             };
             settle(running, broker, px, (message, event), verdict).await;
@@ -106,8 +104,7 @@ async fn judge(
     let payload = Payload::Event(event);
     let given_up = || expired(subscription, message, event);
     let answer = match posted(running, px, payload, given_up).await? {
-        Posted::Answered(answer) => Some(answer),
-        Posted::Silent => None,
+        Posted::Came(answer) => answer,
         Posted::GivenUp(verdict) => return Some(verdict),
     };
     let status = answer.as_ref().map(|answer| answer.status);
@@ -159,8 +156,7 @@ async fn judge_batch(running: &Running, px: &Rc<Proxy>, batch: &[Received]) -> V
             open.find_map(|(_, message, event)| expired(subscription, *message, event))
         };
         let answer = match posted(running, px, Payload::Batch(&events), given_up).await {
-            Some(Posted::Answered(answer)) => Some(answer),
-            Some(Posted::Silent) => None,
+            Some(Posted::Came(answer)) => answer,
             // One has expired: the others are posted without it.
             Some(Posted::GivenUp(_)) => continue,
             None => return judged,
@@ -198,8 +194,7 @@ async fn alone(
     let subscription = &running.subscription;
     let given_up = || expired(subscription, message, event);
     let answer = match posted(running, px, Payload::Batch(&[event]), given_up).await? {
-        Posted::Answered(answer) => Some(answer),
-        Posted::Silent => None,
+        Posted::Came(answer) => answer,
         Posted::GivenUp(verdict) => return Some(verdict),
     };
     let wait = answer.as_ref().and_then(|answer| answer.wait);
@@ -209,9 +204,9 @@ async fn alone(
 
 /// What came of posting.
 enum Posted {
-    Answered(Answer),
-    Silent,
-    /// It was not reached for long.
+    /// Nothing where the target was reached and did not answer.
+    Came(Option<Answer>),
+    /// Nobody was reached, and it is in vain by now.
     GivenUp(Verdict),
 }
 
@@ -236,8 +231,8 @@ async fn posted(
             running.unreached(None);
         }
         match came {
-            Came::Answer(answer) => return Some(Posted::Answered(answer)),
-            Came::Nothing => return Some(Posted::Silent),
+            Came::Answer(answer) => return Some(Posted::Came(Some(answer))),
+            Came::Nothing => return Some(Posted::Came(None)),
             // It costs no attempt, and nothing else is asked for meanwhile.
             Came::Unreached(reason) => {
                 let events = &px.metrics.all().events;

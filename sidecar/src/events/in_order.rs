@@ -4,19 +4,18 @@
 //! Who comes after another one waits until the broker has given it all that the other one left, since what was left is older than
 //! what is new. What it can't keep a lease on it does not begin, as somebody else may deliver it by now.
 
-use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::broker::{Broker, Delivered, Lost, Queue};
 use super::deliver::deliver;
 use super::lanes::{Fate, Key, Lanes};
 use super::received::Received;
-use super::subscriber::{Running, in_flight};
+use super::subscriber::{Ended, Running, at, in_flight};
 use crate::config::subscription::{Ordering, Subscription};
 
 /// How late an event may come again.
@@ -42,47 +41,32 @@ struct InOrder {
     extend: Option<Instant>,
 }
 
-/// Pulls and delivers in order until the group is lost, and says why; nothing when the subscription ends.
+/// Pulls and delivers in order until no more is to be pulled; why, and what waits to be delivered then.
 pub(super) async fn pull(
     running: &Rc<Running>,
     broker: &Rc<dyn Broker>,
-    mut queue: Box<dyn Queue>,
-) -> Option<String> {
+    queue: &mut dyn Queue,
+    window: usize,
+) -> (Ended, Vec<Received>) {
     let (tell, mut fates) = mpsc::unbounded_channel();
     let mut held = InOrder {
         running: running.clone(),
         broker: broker.clone(),
         lanes: Lanes::default(),
-        window: running.subscription.group.window.unwrap_or(1),
+        window,
         tell,
         extend: None,
     };
-    let why = held.go_on(&mut *queue, &mut fates).await;
+    let ended = held.go_on(queue, &mut fates).await;
     // What ends from now on is given back by itself.
     fates.close();
+    let mut waiting = held.lanes.into_waiting();
     while let Ok(told) = fates.try_recv() {
         if let Fate::Rests(_) = told.fate {
-            held.lanes
-                .rests(&told.key, told.position, told.received, Instant::now());
+            waiting.push(told.received);
         }
     }
-    queue.leave().await;
-    // Whoever comes next need not wait for leases to end.
-    let waiting = held.lanes.waiting();
-    join_all(waiting.map(|one| one.message.give_back(Duration::ZERO))).await;
-    drop(queue);
-    match why {
-        Ended::Over => None,
-        Ended::Lost(why) => Some(why),
-        Ended::Rests => running.rested().await,
-    }
-}
-
-/// Why no more is pulled.
-enum Ended {
-    Over,
-    Rests,
-    Lost(String),
+    (ended, waiting)
 }
 
 // === impl InOrder ===
@@ -217,14 +201,6 @@ impl InOrder {
         let lease = lease.map(|one| one.message.lease());
         self.extend = lease.map(|lease| Instant::now() + lease / 3);
         extended.into_iter().collect()
-    }
-}
-
-/// Returns then; never when there is no such moment.
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => pending().await,
     }
 }
 

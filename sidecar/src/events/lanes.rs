@@ -1,7 +1,7 @@
 //! Events in order: those of one key wait for one another, and for nobody else.
 //!
-//! What is held here was delivered by the broker and is not acknowledged. An event that fails goes back to the
-//! broker, which counts and waits; its lane waits with it until it comes again.
+//! What is held here was delivered by the broker and is not acknowledged. An event that fails rests here, and then goes
+//! back to the broker, which counts how often it comes; its lane waits until it is done.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -92,7 +92,7 @@ impl<T> Lanes<T> {
         let held = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         // What another one has in hand is not made up for by what it had and is done by now.
         let first = unacknowledged.saturating_sub(again);
-        let is_here = first <= held(self.held - self.again.len().min(self.held))
+        let is_here = first <= held(self.held.saturating_sub(self.again.len()))
             && again <= held(self.again.len());
         self.alone |= self.held > 0 && is_here;
     }
@@ -200,6 +200,16 @@ impl<T> Lanes<T> {
             Place::Here(event) | Place::Resting(event, _) => Some(event),
             Place::Begun | Place::Away(_) => None,
         })
+    }
+
+    /// Those, when nothing is delivered any more.
+    pub(super) fn into_waiting(self) -> Vec<T> {
+        let places = self.lanes.into_values().flat_map(BTreeMap::into_values);
+        let waiting = places.filter_map(|place| match place {
+            Place::Here(event) | Place::Resting(event, _) => Some(event),
+            Place::Begun | Place::Away(_) => None,
+        });
+        waiting.collect()
     }
 
     /// Whether something should have come again before that, and did not: a broker may have lost it, and its lane

@@ -3,10 +3,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::pending;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -16,6 +18,7 @@ use super::received::Received;
 use super::{batch, in_order};
 use crate::config::State;
 use crate::config::subscription::{Exhausted, Subscription};
+use crate::policy::load_balancer::hash::of_text;
 use crate::proxy::Proxy;
 use crate::proxy::error::Reason;
 
@@ -88,15 +91,8 @@ impl Subscribers {
 
 /// Which worker carries out a subscription.
 fn share(id: &str, count: usize) -> usize {
-    let hash = fnv(id);
+    let hash = of_text(id.as_bytes());
     usize::try_from(hash % count.max(1) as u64).unwrap_or(0)
-}
-
-/// FNV-1a (RFC draft-eastlake-fnv), which is the same in every build.
-fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>) -> Subscriber {
@@ -210,39 +206,67 @@ async fn pull(
     broker: &Rc<dyn Broker>,
     mut queue: Box<dyn Queue>,
 ) -> Option<String> {
-    if running.subscription.group.window.is_some() {
-        return in_order::pull(running, broker, queue).await;
+    let subscription = &running.subscription;
+    let (ended, waiting) = match (subscription.group.window, subscription.batch) {
+        (Some(window), _) => in_order::pull(running, broker, &mut *queue, window).await,
+        (None, Some(batch)) => batch::pull(running, broker, &mut *queue, batch).await,
+        (None, None) => (one_by_one(running, broker, &mut *queue).await, Vec::new()),
+    };
+    // Whoever comes next need not wait for leases to end. What was asked for would come to nobody.
+    queue.leave().await;
+    let back = waiting.iter();
+    join_all(back.map(|one| one.message.give_back(Duration::ZERO))).await;
+    drop((queue, waiting));
+    match ended {
+        Ended::Over => None,
+        Ended::Lost(why) => Some(why),
+        Ended::Rests => running.rested().await,
     }
-    if let Some(batch) = running.subscription.batch {
-        return batch::pull(running, broker, queue, batch).await;
+}
+
+/// Why no more is pulled.
+pub(super) enum Ended {
+    /// The subscription ends.
+    Over,
+    /// Nothing is to be pulled for long.
+    Rests,
+    Lost(String),
+}
+
+/// Returns then; never when there is no such moment.
+pub(super) async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
     }
+}
+
+/// Pulls, and delivers each event for itself.
+async fn one_by_one(
+    running: &Rc<Running>,
+    broker: &Rc<dyn Broker>,
+    queue: &mut dyn Queue,
+) -> Ended {
     loop {
         if running.rests() {
-            // What was asked for would come to nobody.
-            queue.leave().await;
-            drop(queue);
-            return running.rested().await;
+            return Ended::Rests;
         }
         let Some(most) = running.room().await else {
-            queue.leave().await;
-            return None;
+            return Ended::Over;
         };
         let pulled = tokio::select! {
             biased;
-            () = running.ended() => {
-                queue.leave().await;
-                return None;
-            }
+            () = running.ended() => return Ended::Over,
             pulled = queue.pull(most) => pulled,
         };
         let pulled = match pulled {
             Ok(pulled) => pulled,
-            Err(why) => return Some(why.to_string()),
+            Err(why) => return Ended::Lost(why.to_string()),
         };
         for message in pulled {
             // There is one for each: nobody else takes any.
             let Ok(place) = running.places.clone().try_acquire_owned() else {
-                return Some("more came than were asked for".to_owned());
+                return Ended::Lost("more came than were asked for".to_owned());
             };
             let (running, broker) = (running.clone(), broker.clone());
             tokio::task::spawn_local(async move {

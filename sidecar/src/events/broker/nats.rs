@@ -23,7 +23,8 @@ use serde_json::{Value, json};
 
 pub use link::{Address, Credentials};
 
-use super::{Broker, Group, Message, Queue, Unpublished, Unsubscribed};
+use super::{Broker, Group, Message, Queue, Unpublished, Unsubscribed, is_new_enough};
+use crate::policy::load_balancer::hash::of_text;
 use consumer::same;
 use json::{Answer, Failure, Held};
 use link::{Link, Unanswered};
@@ -187,10 +188,11 @@ impl Nats {
         if group.name.is_empty() {
             return Err(Unsubscribed::Refused("the group has no name".to_owned()));
         }
-        self.is_new_enough(match group.window {
+        let needed = match group.window {
             None => NEEDED,
             Some(_) => NEEDED_IN_ORDER,
-        })?;
+        };
+        is_new_enough(&self.version()?, needed)?;
         let stream = match self.stream_of(&group.topic).await? {
             Some(stream) => stream,
             None if group.create => self.create(&group.topic).await?,
@@ -205,22 +207,12 @@ impl Nats {
         Ok(Box::new(queue.map_err(Unsubscribed::Away)?))
     }
 
-    fn is_new_enough(&self, needed: (u32, u32, &'static str)) -> Result<(), Unsubscribed> {
+    fn version(&self) -> Result<String, Unsubscribed> {
         let info = self.link.client.try_server_info();
         // It says so a moment after it is connected.
         let info = info.filter(|_| self.link.is_connected());
-        let Some(info) = info else {
-            return Err(Unsubscribed::Away(self.link.why_away()));
-        };
-        let mut parts = info.version.split('.').map(|part| part.parse().ok());
-        let version = (parts.next().flatten(), parts.next().flatten());
-        match version {
-            (Some(major), Some(minor)) if (major, minor) >= (needed.0, needed.1) => Ok(()),
-            _ => Err(Unsubscribed::TooOld {
-                version: info.version,
-                needed: needed.2,
-            }),
-        }
+        let away = || Unsubscribed::Away(self.link.why_away());
+        info.map(|info| info.version).ok_or_else(away)
     }
 }
 
@@ -315,17 +307,8 @@ fn named(text: &str, may_be: impl Fn(char) -> bool, always: bool) -> String {
     let name = String::from_iter(text.chars().take(NAME).map(kept));
     match name == text && !always {
         true => name,
-        false => format!("{name}-{:08x}", fnv(text)),
+        false => format!("{name}-{:016x}", of_text(text.as_bytes())),
     }
-}
-
-/// FNV-1a of 64 bits, folded: the same in every version and at every member.
-fn fnv(text: &str) -> u32 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    // Both halves are smaller than that.
-    u32::try_from((hash >> 32) ^ (hash & 0xffff_ffff)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -350,7 +333,7 @@ mod tests {
         let of = |text: &str| named(text, |c| c.is_ascii_alphanumeric(), false);
         assert_eq!(of("billing"), "billing");
         // It is what members of other versions compute as well.
-        assert_eq!(of("a.b"), "a_b-e27bcb35");
+        assert_eq!(of("a.b"), "a_b-9a7f24d24ce83a4e");
         assert_ne!(of("a.b"), of("a*b"));
         assert_ne!(of(&"a".repeat(300)), of(&"a".repeat(301)));
         assert!(of(&"a".repeat(300)).len() < 255);

