@@ -10,11 +10,10 @@ use kube::core::Rule as Cel;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::status::ObjectStatus;
-
 mod delivery;
 mod filter;
 mod source;
+mod status;
 mod target;
 
 pub use delivery::{
@@ -23,6 +22,7 @@ pub use delivery::{
 };
 pub use filter::{EventFilter, InnerFilter, InnermostFilter};
 pub use source::{BrokerSource, Manage, Source, SourceType, StartFrom, StartType};
+pub use status::{EventError, EventSubscriptionStatus};
 pub use target::{EventTarget, EventTargetType, ServiceTarget, WorkloadTarget};
 
 /// Which events go where, and what becomes of those that can't be delivered.
@@ -37,7 +37,7 @@ pub use target::{EventTarget, EventTargetType, ServiceTarget, WorkloadTarget};
     shortname = "es",
     category = "meshwright",
     derive = "PartialEq",
-    status = "ObjectStatus",
+    status = "EventSubscriptionStatus",
     printcolumn(
         name = "Target",
         type_ = "string",
@@ -49,6 +49,18 @@ pub use target::{EventTarget, EventTargetType, ServiceTarget, WorkloadTarget};
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Accepted\")].status",
         description = "Whether the object is in force."
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether events are delivered."
+    ),
+    printcolumn(
+        name = "Lag",
+        type_ = "integer",
+        json_path = ".status.lag",
+        description = "How many events were not delivered yet."
     ),
     printcolumn(
         name = "Programmed",

@@ -27,8 +27,8 @@ otherwise is refused, with the field's name; after *refused:* stands what is tol
 const STATUS: &str = "\
 ## Status
 
-The operator writes it, and every kind has the same one: `kubectl get meshwright` shows the first of it,
-`kubectl describe` all.
+The operator writes it: `kubectl get meshwright` shows the first of it, `kubectl describe` all. Every kind has
+`conditions`, `programmed` and `target`, and an EventSubscription the rest.
 
 ";
 
@@ -40,7 +40,11 @@ pub fn markdown() -> String {
         kind(&mut text, definition);
     }
     text.push_str(STATUS);
-    if let Some((_, definition)) = definitions.first() {
+    let longest = definitions.iter().max_by_key(|(_, definition)| {
+        let status = &schema_of(definition, "status")["properties"];
+        status.as_object().map_or(0, Map::len)
+    });
+    if let Some((_, definition)) = longest {
         let mut rows = Vec::new();
         fields(schema_of(definition, "status"), "", &mut rows);
         table(&mut text, &rows);

@@ -45,6 +45,8 @@ pub enum ConditionType {
     ResolvedRefs,
     /// The sidecars that should enforce it do.
     Programmed,
+    /// Of an EventSubscription: events are delivered.
+    Ready,
 }
 
 /// Why a condition is as it is.
@@ -87,12 +89,20 @@ pub enum Reason {
     PortExcluded,
     /// `Programmed=True`: every sidecar that should enforce the object does.
     Programmed,
-    /// `Programmed=False`: some sidecars have not answered yet.
+    /// `Programmed=False` or `Ready=Unknown`: some sidecars have not answered yet.
     Pending,
     /// `Programmed=False`: a sidecar refused it.
     Rejected,
-    /// `Programmed=False`: there is nothing to enforce, because the object isn't accepted.
+    /// `Programmed=False` or `Ready=False`: there is nothing to enforce, because the object isn't accepted.
     NotAccepted,
+    /// `Ready=True`: a sidecar delivers events.
+    Ready,
+    /// `Ready=False`: no sidecar delivers for now, such as while the broker or the target can't be reached.
+    NotDelivering,
+    /// `Ready=False`: `spec.suspend` is true.
+    Suspended,
+    /// `Ready=False`: the target answered 410.
+    TargetGone,
 }
 
 // === impl ConditionType ===
@@ -104,6 +114,7 @@ impl ConditionType {
             ConditionType::Accepted => "Accepted",
             ConditionType::ResolvedRefs => "ResolvedRefs",
             ConditionType::Programmed => "Programmed",
+            ConditionType::Ready => "Ready",
         }
     }
 }
@@ -140,6 +151,10 @@ impl Reason {
             Reason::Pending => "Pending",
             Reason::Rejected => "Rejected",
             Reason::NotAccepted => "NotAccepted",
+            Reason::Ready => "Ready",
+            Reason::NotDelivering => "NotDelivering",
+            Reason::Suspended => "Suspended",
+            Reason::TargetGone => "TargetGone",
         }
     }
 }

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use compiler::ObjectRef;
-use crds::ObjectStatus;
-use crds::status::{ConditionType, Reason};
+use crds::event_subscription::EventSubscriptionStatus;
+use crds::status::Reason;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Client;
@@ -88,8 +88,8 @@ impl Events {
         &self,
         object: &ObjectRef,
         uid: Option<String>,
-        before: Option<&ObjectStatus>,
-        now: &ObjectStatus,
+        before: Option<&EventSubscriptionStatus>,
+        now: &EventSubscriptionStatus,
     ) {
         let reference = ObjectReference {
             api_version: Some(crds::API_VERSION.to_owned()),
@@ -168,7 +168,7 @@ impl Bucket {
     }
 }
 
-fn notices(before: Option<&ObjectStatus>, now: &ObjectStatus) -> Vec<Notice> {
+fn notices(before: Option<&EventSubscriptionStatus>, now: &EventSubscriptionStatus) -> Vec<Notice> {
     let mut notices = Vec::new();
     for condition in &now.conditions {
         let mut known = before.into_iter().flat_map(|before| &before.conditions);
@@ -194,17 +194,20 @@ fn notices(before: Option<&ObjectStatus>, now: &ObjectStatus) -> Vec<Notice> {
 }
 
 /// Whether somebody has to do something. Of the sidecars' answers only a refusal: those who haven't
-/// answered will.
+/// answered will. What somebody has suspended is to be so.
 fn is_trouble(condition: &Condition) -> bool {
-    match condition.type_ == ConditionType::Programmed.as_str() {
-        true => condition.reason == Reason::Rejected.as_str(),
-        false => condition.status == "False",
+    let wanted = [Reason::Suspended, Reason::NotAccepted].map(Reason::as_str);
+    match condition.type_.as_str() {
+        "Programmed" => condition.reason == Reason::Rejected.as_str(),
+        "Ready" => condition.status == "False" && !wanted.contains(&condition.reason.as_str()),
+        _ => condition.status == "False",
     }
 }
 
 fn in_order(condition: &Condition) -> &'static str {
     match condition.type_.as_str() {
         "Programmed" => "no sidecar rejects it any more",
+        "Ready" => "it is no longer so",
         "ResolvedRefs" => "all that it refers to is there again",
         _ => "it is accepted again",
     }

@@ -8,6 +8,7 @@ mod digest;
 mod grpc;
 mod ledger;
 mod remembered;
+mod reports;
 mod snapshot;
 mod streams;
 
@@ -20,13 +21,14 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::Status;
 use wire::delta::{Outcome, Sent};
-use wire::discovery::FromSidecar;
+use wire::discovery::{FromSidecar, Report};
 use wire::server::{Deltas, Mailbox, serve};
 use wire::{ResourceId, capability};
 
 pub use digest::{Digest, Fingerprint, PodId};
 pub use grpc::Grpc;
 use ledger::StreamId;
+pub use reports::EventsReport;
 pub use snapshot::{Snapshot, StreamView};
 pub(crate) use streams::NAMED;
 pub use streams::{MAX_STREAMS, Programmed, Streams, Subscriber};
@@ -128,6 +130,10 @@ impl wire::server::Subscriber for Subscription {
 
     fn opened(&mut self, sent: &Sent) {
         self.streams.opened(self.id, sent);
+    }
+
+    fn reported(&mut self, report: Report) {
+        self.streams.reported(self.id, report);
     }
 
     fn acked(&mut self, outcomes: Vec<(ResourceId, Outcome)>) {

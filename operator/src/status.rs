@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use compiler::{ObjectKind, ObjectRef};
+use crds::event_subscription::{EventError, EventSubscriptionStatus};
 use crds::status::ConditionType;
-use crds::{ApiRoute, EventSubscription, ObjectStatus, RateLimit, RetryPolicy};
+use crds::{ApiRoute, EventSubscription, RateLimit, RetryPolicy};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
@@ -38,6 +39,10 @@ const FIELD_MANAGER: &str = "meshwright-operator";
 const SPACING: Duration = Duration::from_millis(500);
 /// Before the first write after a change: the sidecars' answers are usually there by then.
 const FIRST: Duration = Duration::from_millis(200);
+/// Between two writes that differ in nothing but how it goes with events.
+const FIGURES: Duration = Duration::from_secs(10);
+/// The largest number in a status: every reader of JSON has it exactly.
+const LARGEST: i64 = (1 << 53) - 1;
 /// Writes at once.
 const PARALLEL: usize = 8;
 /// The same where other replicas report, which takes them a moment.
@@ -82,6 +87,8 @@ struct Schedule {
     last: BTreeMap<ObjectRef, Instant>,
     /// Objects whose status is of this process and not of one before it.
     written: BTreeSet<ObjectRef>,
+    /// When the status of an EventSubscription was last written.
+    figures: BTreeMap<ObjectRef, Instant>,
 }
 
 /// How a write ended.
@@ -175,9 +182,10 @@ impl Statuses {
                         let this = self.clone();
                         let inherited = !schedule.written.contains(&object)
                             && !self.replicas.is_settled();
+                        let figures = schedule.figures.get(&object).map(|last| *last + FIGURES);
                         let until = Some(settled).filter(|at| inherited && Instant::now() < *at);
                         let written = object.clone();
-                        let task = writes.spawn(async move { this.write_one(&written, until).await });
+                        let task = writes.spawn(async move { this.write_one(&written, (until, figures)).await });
                         writing.insert(task.id(), object);
                     }
                 }
@@ -185,8 +193,13 @@ impl Statuses {
         }
     }
 
-    /// `until`: before that time a status which a predecessor wrote may stand if only counts differ.
-    async fn write_one(&self, object: &ObjectRef, until: Option<Instant>) -> Written {
+    /// `until`: before that time a status which a predecessor wrote may stand if only counts differ. `figures`: one that
+    /// differs only in how it goes with events.
+    async fn write_one(
+        &self,
+        object: &ObjectRef,
+        (until, figures): (Option<Instant>, Option<Instant>),
+    ) -> Written {
         let Some(report) = self.verdicts.report_of(object) else {
             return Written::Gone;
         };
@@ -200,12 +213,18 @@ impl Statuses {
         {
             return Written::Early(until);
         }
+        if let Some(figures) = figures.filter(|at| Instant::now() < *at)
+            && observed.is_some_and(|observed| only_figures_differ(&status, observed))
+        {
+            return Written::Early(figures);
+        }
         // The last moment to ask. Who leads by then may have written, and then this is refused.
         if !self.leader.borrow().is_us() {
             return Written::Nothing;
         }
         let resource = resource(object.kind);
-        // Dynamic: every kind has the same status, and nothing else of the answer is read.
+        // Dynamic: of every kind the status is a part of the one of EventSubscriptions, and nothing else of the
+        // answer is read.
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), &object.namespace, &resource);
         let mut metadata =
@@ -304,10 +323,18 @@ impl Schedule {
             Written::Done | Written::Nothing | Written::Gone => {
                 self.failures.remove(&object);
                 match written {
-                    Written::Done => self.written.insert(object.clone()),
-                    Written::Gone => self.written.remove(&object),
-                    _ => false,
-                };
+                    Written::Done => {
+                        self.written.insert(object.clone());
+                        if object.kind == ObjectKind::EventSubscription {
+                            self.figures.insert(object.clone(), now);
+                        }
+                    }
+                    Written::Gone => {
+                        self.written.remove(&object);
+                        self.figures.remove(&object);
+                    }
+                    _ => {}
+                }
                 if again {
                     self.due.put(object.clone(), now + SPACING);
                 }
@@ -336,10 +363,10 @@ fn version(stored: &Stored) -> Option<u64> {
 /// this replica has not read it yet.
 fn status(
     report: &Report,
-    observed: Option<&ObjectStatus>,
+    observed: Option<&EventSubscriptionStatus>,
     now: Timestamp,
-) -> Option<ObjectStatus> {
-    let newest = |status: &ObjectStatus| {
+) -> Option<EventSubscriptionStatus> {
+    let newest = |status: &EventSubscriptionStatus| {
         let conditions = status.conditions.iter();
         conditions.filter_map(|c| c.observed_generation).max()
     };
@@ -363,10 +390,11 @@ fn status(
                 .map_or(Time(now), |old| old.last_transition_time.clone()),
         })
         .collect();
-    let status = ObjectStatus {
+    let status = EventSubscriptionStatus {
         conditions,
         programmed: Some(format!("{}/{}", report.programmed.n, report.programmed.m)),
         target: Some(report.target.clone()).filter(|target| !target.is_empty()),
+        ..figures(report)
     };
     let same = observed.is_some_and(|observed| {
         let mut observed = observed.clone();
@@ -377,10 +405,47 @@ fn status(
     (!same).then_some(status)
 }
 
+/// How it goes with events.
+fn figures(report: &Report) -> EventSubscriptionStatus {
+    let Some(events) = report.events.as_ref().filter(|events| events.sidecars > 0) else {
+        return EventSubscriptionStatus::default();
+    };
+    let number = |it: u64| i64::try_from(it).unwrap_or(i64::MAX).min(LARGEST);
+    let error = events.last_error.as_ref();
+    EventSubscriptionStatus {
+        lag: events.lag.map(number),
+        unacknowledged: events.unacknowledged.map(number),
+        in_flight: Some(number(events.in_flight)),
+        dead_lettered: Some(number(events.dead_lettered)),
+        last_error: error.map(|error| EventError {
+            code: error.code,
+            reason: error.reason.clone(),
+            time: error.time.clone(),
+        }),
+        ..EventSubscriptionStatus::default()
+    }
+}
+
+/// Whether the two say the same but for how it goes with events.
+fn only_figures_differ(new: &EventSubscriptionStatus, observed: &EventSubscriptionStatus) -> bool {
+    let rest = |status: &EventSubscriptionStatus| {
+        let conditions = status.conditions.iter();
+        let conditions = conditions.map(|c| (c.type_.clone(), c.status.clone(), c.message.clone()));
+        let conditions = BTreeSet::from_iter(conditions);
+        (conditions, status.programmed.clone(), status.target.clone())
+    };
+    let generation = |status: &EventSubscriptionStatus| {
+        let conditions = status.conditions.iter();
+        conditions.filter_map(|c| c.observed_generation).max()
+    };
+    rest(new) == rest(observed) && generation(new) == generation(observed)
+}
+
 /// Whether the two say the same of the same generation, but for the sidecars' answers.
-fn only_counts_differ(new: &ObjectStatus, observed: &ObjectStatus) -> bool {
+fn only_counts_differ(new: &EventSubscriptionStatus, observed: &EventSubscriptionStatus) -> bool {
     let programmed = ConditionType::Programmed.as_str();
-    let mut new = new.conditions.iter().filter(|c| c.type_ != programmed);
+    let told = |c: &&Condition| c.type_ != programmed && c.type_ != ConditionType::Ready.as_str();
+    let mut new = new.conditions.iter().filter(told);
     let known = |type_: &str| observed.conditions.iter().find(|c| c.type_ == type_);
     known(programmed).is_some() && new.all(|c| known(&c.type_) == Some(c))
 }

@@ -8,9 +8,12 @@ use compiler::{ObjectRef, Output, Verdict};
 use crds::status::{ConditionType, Reason};
 use serde::{Deserialize, Serialize};
 
+pub use self::events::{Failure, Figures};
 use crate::push::Programmed;
 use crate::replicas::Replicas;
 use crate::source::{Origin, Problem, Seen};
+
+mod events;
 
 /// The newest verdicts. Cheap to share.
 #[derive(Debug)]
@@ -47,7 +50,7 @@ pub struct Report {
     /// The Services that it governs.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub target: String,
-    /// `Accepted`, `ResolvedRefs`, `Programmed`, in this order.
+    /// `Accepted`, `ResolvedRefs`, `Programmed`, and of an EventSubscription `Ready`, in this order.
     pub conditions: Vec<ReportedCondition>,
     /// How many of its sidecars enforce it.
     pub programmed: Counts,
@@ -59,12 +62,15 @@ pub struct Report {
     /// Some sidecars that are connected to no replica, as `namespace/pod`; ten at most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unconnected: Vec<String>,
+    /// Of an EventSubscription: how it goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<Figures>,
 }
 
 /// A condition, as in a status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportedCondition {
-    /// `Accepted`, `ResolvedRefs` or `Programmed`.
+    /// `Accepted`, `ResolvedRefs`, `Programmed` or `Ready`.
     #[serde(rename = "type")]
     pub type_: String,
     /// `True`, `False` or `Unknown`.
@@ -150,6 +156,9 @@ impl Verdicts {
                 message: condition.message.clone(),
             });
         let condition = programmed_condition(verdict, &programmed);
+        let events = self.replicas.events(&verdict.object);
+        let ready = events.as_ref();
+        let ready = ready.map(|events| events::ready(verdict.accepted(), events));
         let origin = told.origins.get(&verdict.object);
         Report {
             kind: verdict.object.kind.to_string(),
@@ -159,7 +168,7 @@ impl Verdicts {
             file: origin.map(|origin| origin.file.clone()),
             line: origin.map(|origin| origin.line),
             target: verdict.target.clone(),
-            conditions: compiled.chain([condition]).collect(),
+            conditions: compiled.chain([condition]).chain(ready).collect(),
             programmed: Counts {
                 n: programmed.n,
                 m: programmed.m,
@@ -167,6 +176,7 @@ impl Verdicts {
             callers: programmed.callers,
             waiting: programmed.waiting,
             unconnected: programmed.absentees,
+            events: events.as_ref().map(Figures::from),
         }
     }
 }

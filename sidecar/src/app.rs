@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
+use wire::client::Says;
 use wire::delta::{Held, Save};
 use wire::probe::Probes;
 
@@ -156,9 +157,14 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
                 keep(&store, held);
                 shown.send_replace(Arc::new(held.resources().cloned().collect()));
             };
+            let reports = metrics.events.reports().clone();
+            let says = Says {
+                questions: asked,
+                reports,
+            };
             let connected = report_connection(&metrics, stream_state.subscribe());
             tokio::select! {
-                never = wire::client::run(connect, held, applier, persist, &stream_state, asked) => match never {},
+                never = wire::client::run(connect, held, applier, persist, &stream_state, says) => match never {},
                 () = connected => {}
             }
         }

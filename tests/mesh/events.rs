@@ -21,6 +21,7 @@ mod failures;
 mod order;
 mod publishing;
 mod replies;
+mod status;
 
 /// After how long an event comes again whose sidecar died with it.
 const LEASE: Duration = Duration::from_secs(30);

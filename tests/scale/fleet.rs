@@ -156,7 +156,15 @@ impl Stream {
             let dial = || way.clone().connect(told.clone());
             let persist = |held: &mut Held| told.taken(held.is_complete());
             let taking = Taking(told.clone());
-            wire::client::run(dial, Held::default(), taking, persist, &telling, asked).await
+            wire::client::run(
+                dial,
+                Held::default(),
+                taking,
+                persist,
+                &telling,
+                asked.into(),
+            )
+            .await
         });
         Self {
             state,

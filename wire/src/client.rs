@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, convert::Infallible, fmt, future::Future, time:
 use rand::Rng;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
@@ -16,6 +16,7 @@ use crate::{
     discovery::{Ack, Delta, FromSidecar, Lookup, discovery_client::DiscoveryClient},
     lookup::{MAX_ASKED, MAX_LOOKUPS, Question},
     mesh,
+    report::{self, GATHER, Reports},
     resource::MAX_BODY_BYTES,
     server,
 };
@@ -65,13 +66,32 @@ struct Ended {
     received: bool,
 }
 
+/// What the sidecar says beside what it does with deltas.
+#[derive(Debug)]
+pub struct Says {
+    /// What it wants to be told.
+    pub questions: mpsc::Receiver<Question>,
+    /// How it goes with what it carries out.
+    pub reports: Reports,
+}
+
+impl From<mpsc::Receiver<Question>> for Says {
+    /// Questions alone.
+    fn from(questions: mpsc::Receiver<Question>) -> Self {
+        Self {
+            questions,
+            reports: Reports::default(),
+        }
+    }
+}
+
 /// What lasts from stream to stream.
 struct Sidecar<'a, A, P> {
     held: Held,
     apply: A,
     persist: P,
     state: &'a watch::Sender<State>,
-    questions: mpsc::Receiver<Question>,
+    says: Says,
     /// Questions without an answer yet, and when they were last asked.
     asked: BTreeMap<ResourceId, Instant>,
 }
@@ -92,7 +112,7 @@ struct Backoff {
 /// answers up within two seconds, and has HTTP/2 keep-alives, by which dead connections are found. Runs on any runtime; the future is `Send` if
 /// its parts are.
 ///
-/// `questions` are asked once, however often they come, and again on each new stream until there is an
+/// `says.questions` are asked once, however often they come, and again on each new stream until there is an
 /// answer: a resource of kind Lookup that is held. With more answers than [`MAX_LOOKUPS`] some are given
 /// up for new ones, first of all those that led to nothing.
 pub async fn run<C, F, E, A, P>(
@@ -101,7 +121,7 @@ pub async fn run<C, F, E, A, P>(
     apply: A,
     persist: P,
     state: &watch::Sender<State>,
-    questions: mpsc::Receiver<Question>,
+    says: Says,
 ) -> Infallible
 where
     C: FnMut() -> F,
@@ -115,7 +135,7 @@ where
         apply,
         persist,
         state,
-        questions,
+        says,
         asked: BTreeMap::new(),
     };
     sidecar.replay();
@@ -202,11 +222,29 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
         acks: mpsc::Sender<FromSidecar>,
         received: &mut bool,
     ) -> String {
-        let mut answers = false;
+        let (mut answers, mut reads) = (false, false);
+        let (mut told, mut last) = (report::Sent::default(), None);
+        // Of what this stream has told nothing is left by the next.
+        let mut report_at = Some(Instant::now());
         loop {
             let delta = tokio::select! {
                 delta = deltas.message() => delta,
-                Some(question) = self.questions.recv(), if answers => {
+                () = self.says.reports.changed(), if reads && report_at.is_none() => {
+                    let spaced = last.map(|last: Instant| last + report::SPACING);
+                    let soon = Instant::now() + GATHER;
+                    report_at = Some(spaced.map_or(soon, |spaced| spaced.max(soon)));
+                    continue;
+                }
+                () = at(report_at), if reads => {
+                    (report_at, last) = (None, Some(Instant::now()));
+                    for report in self.says.reports.news(&mut told) {
+                        if let Err(reason) = send(&acks, report).await {
+                            return reason;
+                        }
+                    }
+                    continue;
+                }
+                Some(question) = self.says.questions.recv(), if answers => {
                     if let Some(lookup) = self.ask(question)
                         && let Err(reason) = send(&acks, lookup).await
                     {
@@ -226,7 +264,7 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
             }
             *received = true;
             let begins = delta.answers_lookups && !answers;
-            answers = delta.answers_lookups;
+            (answers, reads) = (delta.answers_lookups, delta.reads_reports);
             if let Some(ack) = self.receive(delta)
                 && let Err(reason) = send(&acks, ack).await
             {
@@ -270,7 +308,7 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
                 self.asked.insert(id, now);
             }
             if wanted.len() < MAX_ASKED {
-                next = self.questions.try_recv().ok();
+                next = self.says.questions.try_recv().ok();
             }
         }
         let unwanted = self.given_up().iter().map(ToString::to_string).collect();
@@ -319,6 +357,14 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
             changed
         });
         Some(ack)
+    }
+}
+
+/// Returns then; never when there is no such moment.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -29,6 +29,7 @@ pub mod message;
 pub mod path;
 pub mod probe;
 pub mod regex;
+pub mod report;
 pub mod resource;
 pub mod server;
 pub mod store;

@@ -12,8 +12,9 @@ use prost::{
 
 use crate::{
     delta::{MAX_ANNOUNCED, MAX_CHANGES, MAX_HELD, MAX_REMOVED},
-    discovery::{Ack, FromSidecar, Hello, Lookup, from_sidecar},
+    discovery::{Ack, FromSidecar, Hello, Lookup, Report, from_sidecar},
     lookup::MAX_ASKED,
+    report::MAX_REPORTED,
 };
 
 /// Fields of a message beside its long list: more than there are, for those of a later version.
@@ -26,13 +27,17 @@ pub enum Said {
     Ack(Ack),
     /// What it wants to be told.
     Lookup(Lookup),
+    /// How it goes with what it carries out.
+    Report(Report),
 }
 
 /// Why a message is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// The other one of the two.
-    #[error("the first message must be a Hello, and after it only Acks and Lookups may come")]
+    #[error(
+        "the first message must be a Hello, and after it only Acks, Lookups and Reports may come"
+    )]
     Unexpected,
     /// No protobuf.
     #[error("{0}")]
@@ -70,6 +75,9 @@ impl FromSidecar {
             Some(from_sidecar::Message::Lookup(bytes)) => {
                 decode(bytes, MAX_ASKED + OTHERS).map(Said::Lookup)
             }
+            Some(from_sidecar::Message::Report(bytes)) => {
+                decode(bytes, MAX_REPORTED + OTHERS).map(Said::Report)
+            }
             _ => Err(Unfit::Unexpected),
         }
     }
@@ -80,6 +88,15 @@ impl From<Lookup> for FromSidecar {
         let bytes = lookup.encode_to_vec().into();
         FromSidecar {
             message: Some(from_sidecar::Message::Lookup(bytes)),
+        }
+    }
+}
+
+impl From<Report> for FromSidecar {
+    fn from(report: Report) -> Self {
+        let bytes = report.encode_to_vec().into();
+        FromSidecar {
+            message: Some(from_sidecar::Message::Report(bytes)),
         }
     }
 }

@@ -24,7 +24,7 @@ use tonic::Status;
 use crate::{
     ResourceId,
     delta::{MAX_HELD, MAX_HELLO_BYTES, Outcome, Sent, View},
-    discovery::{Delta, FromSidecar, Lookup},
+    discovery::{Delta, FromSidecar, Lookup, Report},
     lookup::{MAX_LOOKUPS, Question},
     message::Said,
 };
@@ -74,6 +74,9 @@ pub trait Subscriber: Send + 'static {
 
     /// The sidecar has said Hello; what it holds can be read from `sent`.
     fn opened(&mut self, sent: &Sent);
+
+    /// How it goes with what the sidecar carries out.
+    fn reported(&mut self, report: Report);
 
     /// What the sidecar has done with the last delta.
     fn acked(&mut self, outcomes: Vec<(ResourceId, Outcome)>);
@@ -168,6 +171,12 @@ where
     deltas
 }
 
+/// What is taken only as often as [`Pace`] says, since it costs more than an Ack.
+enum Waits {
+    Lookup(Lookup),
+    Report(Report),
+}
+
 async fn converse<M, S>(
     messages: M,
     mailbox: &Mailbox,
@@ -193,8 +202,8 @@ where
     let mut refresh_at = Instant::now() + REFRESH;
     let (mut ack_by, mut ack_at_last) = (Instant::now(), Instant::now());
     let mut pace = Pace::new();
-    // What it asks before it may: nothing more is read until then.
-    let mut asks: Option<(Lookup, Instant)> = None;
+    // What it says before it may: nothing more is read until then.
+    let mut waits: Option<(Waits, Instant)> = None;
     // One for all that has its time: a stream lasts for hours, and there are thousands.
     let mut timer = pin!(sleep_until(refresh_at));
     loop {
@@ -207,7 +216,7 @@ where
                 Err(Unsent::Full) => return Err(Status::internal("a second delta in flight")),
             }
         }
-        let due = match &asks {
+        let due = match &waits {
             Some(_) => refresh_at.min(pace.due()),
             None if sent.is_in_flight() => refresh_at.min(ack_by),
             None => refresh_at,
@@ -218,7 +227,7 @@ where
         tokio::select! {
             () = outbox.unwanted() => return Ok(()),
             () = mailbox.closing.notified() => return Err(closed()),
-            message = messages.next(), if asks.is_none() => match message {
+            message = messages.next(), if waits.is_none() => match message {
                 None => return Ok(()),
                 Some(message) => {
                     match message?.into_said().map_err(invalid)? {
@@ -228,25 +237,35 @@ where
                                 subscriber.acked(outcomes);
                             }
                         }
-                        Said::Lookup(lookup) => asks = Some((lookup, Instant::now())),
+                        Said::Lookup(lookup) => {
+                            waits = Some((Waits::Lookup(lookup), Instant::now()));
+                        }
+                        Said::Report(report) => {
+                            waits = Some((Waits::Report(report), Instant::now()));
+                        }
                     }
                 }
             },
             () = mailbox.changed.notified(), if !sent.is_in_flight() => {}
             () = timer.as_mut() => {
                 let now = Instant::now();
-                if asks.is_none() && sent.is_in_flight() && now >= ack_by {
+                if waits.is_none() && sent.is_in_flight() && now >= ack_by {
                     return Err(Status::deadline_exceeded("no Ack in time"));
                 }
                 if now >= refresh_at {
                     refresh_at = now + REFRESH;
                     sent.refresh();
                 }
-                if now >= pace.due() && let Some((lookup, since)) = asks.take() {
+                if now >= pace.due() && let Some((said, since)) = waits.take() {
                     pace.read();
                     // An Ack may be behind it, and is not late for what it had to wait.
                     ack_by = (ack_by + since.elapsed()).min(ack_at_last);
-                    subscriber.asked(ids(lookup.wanted), ids(lookup.unwanted));
+                    match said {
+                        Waits::Lookup(lookup) => {
+                            subscriber.asked(ids(lookup.wanted), ids(lookup.unwanted));
+                        }
+                        Waits::Report(report) => subscriber.reported(report),
+                    }
                 }
             }
         }

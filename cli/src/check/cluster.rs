@@ -188,8 +188,13 @@ fn refused(objects: &Value, written: &Written) -> Told {
                 continue;
             }
             let text = |field: &str| condition[field].as_str().unwrap_or_default();
+            // It is to be so, or another condition says why.
+            if text("type") == "Ready" && matches!(text("reason"), "Suspended" | "NotAccepted") {
+                continue;
+            }
             let page = match text("type") {
                 "Programmed" => Page::PROGRAMMED,
+                "Ready" => Page::READY,
                 _ => Page::ACCEPTED,
             };
             let field = field_of(text("message"));

@@ -51,6 +51,7 @@ impl Page {
     pub(super) const PLUGIN: Self = Self("pod-security.md#installing-the-plugin");
     pub(super) const PROGRAMMED: Self =
         Self("troubleshooting.md#programmed-stays-below-what-it-should-be");
+    pub(super) const READY: Self = Self("troubleshooting.md#events-are-not-delivered");
     pub(super) const RIGHTS: Self = Self("cli.md#which-mesh-which-workload");
     pub(super) const SIDECAR: Self = Self("troubleshooting.md#a-pod-doesnt-become-ready");
     pub(super) const STALLS: Self = Self("troubleshooting.md#connections-are-closed");

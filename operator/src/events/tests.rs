@@ -8,7 +8,7 @@ use tokio::time::advance;
 use super::*;
 use crate::api_server::fake;
 
-fn status(conditions: &[(&str, &str, &str)]) -> ObjectStatus {
+fn status(conditions: &[(&str, &str, &str)]) -> EventSubscriptionStatus {
     let condition = |(type_, status, reason): &(&str, &str, &str)| Condition {
         type_: (*type_).to_owned(),
         status: (*status).to_owned(),
@@ -17,9 +17,9 @@ fn status(conditions: &[(&str, &str, &str)]) -> ObjectStatus {
         observed_generation: Some(1),
         last_transition_time: Time(Timestamp::UNIX_EPOCH),
     };
-    ObjectStatus {
+    EventSubscriptionStatus {
         conditions: conditions.iter().map(condition).collect(),
-        ..ObjectStatus::default()
+        ..EventSubscriptionStatus::default()
     }
 }
 
@@ -129,4 +129,17 @@ async fn an_object_that_goes_to_and_fro_makes_few_events_and_leaves_room_for_oth
         u64::from(OF_ONE.0) + 2,
         "one more by now"
     );
+}
+
+#[test]
+fn events_that_nobody_delivers_are_told_unless_that_is_as_it_should_be() {
+    let told = |reason: &str, status_: &str| {
+        let now = status(&[("Ready", status_, reason)]);
+        notices(None, &now).len()
+    };
+    assert_eq!(told("NotDelivering", "False"), 1);
+    assert_eq!(told("TargetGone", "False"), 1);
+    assert_eq!(told("Suspended", "False"), 0);
+    assert_eq!(told("NotAccepted", "False"), 0);
+    assert_eq!(told("Pending", "Unknown"), 0);
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Programmed, Streams};
+use super::{EventsReport, Programmed, Streams};
 
 /// Tells one form of an object's resources from another; equal on every replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Digest {
     pub fingerprint: Fingerprint,
     /// The counts.
     pub programmed: Programmed,
+    /// Of an EventSubscription: how it goes.
+    pub events: Option<EventsReport>,
 }
 
 /// A pod, told from its predecessors of the same name by its UID.
@@ -36,6 +38,7 @@ impl Streams {
         Digest {
             fingerprint,
             programmed: self.programmed(object),
+            events: self.events(object),
         }
     }
 

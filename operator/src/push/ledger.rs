@@ -94,7 +94,7 @@ impl Subscribers {
     }
 
     /// Whether one of the keys means the stream.
-    fn meant(&self, keys: &Audience, stream: StreamId) -> bool {
+    pub(super) fn meant(&self, keys: &Audience, stream: StreamId) -> bool {
         keys.iter().any(|key| {
             self.0
                 .get(key)

@@ -18,6 +18,7 @@ use wire::{Kind, ResourceId};
 
 use super::ledger::{Lag, Ledger, StreamId, Subscribers};
 use super::remembered::{Owner, Remembered};
+use super::reports::Reported;
 use super::snapshot::{Asked, Snapshot, StreamView};
 use reach::{keys, unask};
 
@@ -90,7 +91,7 @@ pub(super) struct Inner {
     /// The newest stream of each pod, by its key and UID: who has the certificate of a pod that is
     /// no more must not end the stream of the one that has its name now.
     pub(super) pods: HashMap<(ObjectKey, String), StreamId>,
-    subscribers: Subscribers,
+    pub(super) subscribers: Subscribers,
     pub(super) ledger: Ledger,
     /// Who asked, by ids of kind Lookup.
     asked: BTreeMap<ResourceId, BTreeSet<StreamId>>,
@@ -112,6 +113,8 @@ pub(super) struct Stream {
     pub(super) since: Instant,
     /// The trust bundle that it holds.
     bundle: Option<Hash>,
+    /// How it goes with what it is sent.
+    pub(super) reports: Reported,
     /// A newer stream of the pod has taken its place. Until its task has noticed, it keeps its
     /// keys: with fewer, its view would look as if resources had been removed.
     ended: bool,
@@ -223,11 +226,17 @@ impl Streams {
                 mailbox,
                 since: Instant::now(),
                 bundle: None,
+                reports: Reported::new(),
                 ended: false,
             },
         );
         self.tell_comings();
         Ok(id)
+    }
+
+    /// What is said of some objects may have changed.
+    pub(super) fn tell_touched(&self) {
+        self.touched.notify_one();
     }
 
     /// The newest of what a stream may receive.

@@ -10,12 +10,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use wire::discovery::{EventFailure, EventLag};
 use wire::replicas::replicas_client::ReplicasClient;
-use wire::replicas::{Connected, Object, Pod, Refusal, Report};
+use wire::replicas::{Connected, Events, Object, Pod, Refusal, Report};
 
 use super::dial::{DialError, dial};
 use crate::ca::Ca;
-use crate::push::{Digest, Fingerprint, PodId, Streams};
+use crate::push::{Digest, EventsReport, Fingerprint, PodId, Streams};
 use crate::telemetry::Metrics;
 
 /// From a change until it is told: what changes meanwhile is told with it.
@@ -168,6 +169,7 @@ fn write_object(object: &ObjectRef, digest: &Digest) -> Object {
     let Digest {
         fingerprint,
         programmed,
+        events,
     } = digest;
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let fingerprint = match *fingerprint == Fingerprint::default() {
@@ -188,6 +190,50 @@ fn write_object(object: &ObjectRef, digest: &Digest) -> Object {
         callers: count(programmed.callers),
         waiting: programmed.waiting.clone(),
         refused: programmed.rejected.iter().map(refusal).collect(),
+        events: events.as_ref().map(write_events),
+    }
+}
+
+fn write_events(events: &EventsReport) -> Events {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let failure = events.failure.clone();
+    Events {
+        sidecars: count(events.sidecars),
+        delivering: count(events.delivering),
+        suspended: count(events.suspended),
+        gone: count(events.gone),
+        why: events.why.clone(),
+        waiting: events.lag.map(|lag| lag.waiting),
+        unacknowledged: events.lag.map(|lag| lag.unacknowledged),
+        in_flight: events.in_flight,
+        dead_lettered: events.dead_lettered,
+        failed_at_ms: failure.as_ref().map(|failure| failure.at_ms),
+        failure_status: failure.as_ref().map_or(0, |failure| failure.status),
+        failure_reason: failure.map_or_else(String::new, |failure| failure.reason),
+    }
+}
+
+/// As the replica that leads reads it.
+pub(super) fn read_events(events: Events) -> EventsReport {
+    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    let failure = events.failed_at_ms.map(|at_ms| EventFailure {
+        status: events.failure_status,
+        reason: events.failure_reason,
+        at_ms,
+    });
+    EventsReport {
+        sidecars: count(events.sidecars),
+        delivering: count(events.delivering),
+        suspended: count(events.suspended),
+        gone: count(events.gone),
+        why: events.why,
+        lag: events.waiting.map(|waiting| EventLag {
+            waiting,
+            unacknowledged: events.unacknowledged.unwrap_or_default(),
+        }),
+        in_flight: events.in_flight,
+        dead_lettered: events.dead_lettered,
+        failure,
     }
 }
 

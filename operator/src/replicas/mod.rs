@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::leader::Leader;
-use crate::push::{Digest, NAMED, PodId, Programmed, Streams};
+use crate::push::{Digest, EventsReport, NAMED, PodId, Programmed, Streams};
 use presence::Presence;
 
 /// How long what a replica last said stays true enough after it went: its sidecars enforce what they
@@ -151,6 +151,20 @@ impl Replicas {
         sum.callers = sum.callers.min(sum.m);
         sum.absentees = names(others.absent.meant(&audience).take(NAMED));
         sum
+    }
+
+    /// How it goes with an EventSubscription, at every replica that has reported; none for another object.
+    pub fn events(&self, object: &ObjectRef) -> Option<EventsReport> {
+        let own = self.streams.digest(object);
+        let mut sum = own.events?;
+        for reported in self.others().counted() {
+            let digest = reported.digests.get(object);
+            let digest = digest.filter(|digest| digest.fingerprint == own.fingerprint);
+            if let Some(events) = digest.and_then(|digest| digest.events.clone()) {
+                sum.add(events);
+            }
+        }
+        Some(sum)
     }
 
     /// How many others report.

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::replicas::replicas_server::{self, ReplicasServer};
 use wire::replicas::{Connected, Moved, Object, Report};
 
-use super::follow::{read_pod, write_pod};
+use super::follow::{read_events, read_pod, write_pod};
 use super::{Replicas, Reporting, Said};
 use crate::leader::Leader;
 use crate::push::{Digest, Fingerprint, NAMED, PodId, Programmed};
@@ -171,6 +171,7 @@ fn read_object(object: Object) -> Option<(ObjectRef, Option<Digest>)> {
     let digest = Digest {
         fingerprint: Fingerprint(fingerprint),
         programmed,
+        events: object.events.map(read_events),
     };
     Some((reference, Some(digest)))
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use compiler::{Inputs, ObjectKey, ObjectKind, ObjectRef};
-use crds::ObjectStatus;
+use crds::event_subscription::EventSubscriptionStatus;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -43,8 +43,8 @@ pub type OnStatus = Arc<dyn Fn(&ObjectRef, Option<Stored>) + Send + Sync>;
 /// What the cluster keeps of an object beside what a person wrote.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stored {
-    /// Its status.
-    pub status: Option<ObjectStatus>,
+    /// Its status: of every kind a part of this one.
+    pub status: Option<EventSubscriptionStatus>,
     /// Its `resourceVersion`.
     pub version: Option<String>,
     /// Its UID.
@@ -86,7 +86,7 @@ fn written<K>(
     on_status: &OnStatus,
 ) -> Kind<K, impl Fn(&ObjectKey, Option<&mut K>) + use<K>>
 where
-    K: kube::Resource + HasStatus<Status = ObjectStatus>,
+    K: kube::Resource + HasStatus<Status: Into<EventSubscriptionStatus>>,
 {
     let on_status = on_status.clone();
     Kind {
@@ -94,7 +94,7 @@ where
         objects,
         slim: move |key: &ObjectKey, object: Option<&mut K>| {
             let stored = object.map(|object| {
-                let status = object.status_mut().take();
+                let status = object.status_mut().take().map(Into::into);
                 Stored::of(object.meta(), status)
             });
             on_status(&ObjectRef::new(kind, key), stored);
@@ -231,7 +231,7 @@ const ABSENT: Duration = Duration::from_secs(5);
 // === impl Stored ===
 
 impl Stored {
-    fn of(meta: &ObjectMeta, status: Option<ObjectStatus>) -> Stored {
+    fn of(meta: &ObjectMeta, status: Option<EventSubscriptionStatus>) -> Stored {
         Stored {
             status,
             version: meta.resource_version.clone(),

@@ -1,7 +1,7 @@
 use super::*;
 use crate::api_server::fake;
 use crate::source::Seen;
-use crate::verdicts::{Counts, ReportedCondition};
+use crate::verdicts::{Counts, Figures, ReportedCondition};
 use compiler::{ObjectKey, Output, Verdict};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -29,6 +29,7 @@ fn report(programmed: &str, n: usize) -> Report {
         callers: 0,
         waiting: Vec::new(),
         unconnected: Vec::new(),
+        events: None,
     }
 }
 
@@ -107,7 +108,36 @@ fn counts_that_a_predecessor_wrote_are_told_from_what_is_wrong() {
     refused.conditions[0].status = "False".to_owned();
     let refused = status(&refused, Some(&before), at(200)).unwrap();
     assert!(!only_counts_differ(&refused, &before));
-    assert!(!only_counts_differ(&fewer, &ObjectStatus::default()));
+    assert!(!only_counts_differ(
+        &fewer,
+        &EventSubscriptionStatus::default()
+    ));
+}
+
+#[test]
+fn figures_are_told_apart_from_what_a_person_waits_for() {
+    let with = |lag: u64, ready: &str| {
+        let mut report = report("True", 3);
+        report.conditions.push(ReportedCondition {
+            type_: "Ready".to_owned(),
+            status: ready.to_owned(),
+            reason: "Ready".to_owned(),
+            message: String::new(),
+        });
+        report.events = Some(Figures {
+            sidecars: 1,
+            lag: Some(lag),
+            ..Figures::default()
+        });
+        report
+    };
+    let before = status(&with(3, "True"), None, at(100)).unwrap();
+    assert_eq!((before.lag, before.dead_lettered), (Some(3), Some(0)));
+    let more = status(&with(4, "True"), Some(&before), at(200)).unwrap();
+    assert!(only_figures_differ(&more, &before));
+    let waits = status(&with(4, "False"), Some(&before), at(200)).unwrap();
+    assert!(!only_figures_differ(&waits, &before));
+    assert!(only_counts_differ(&waits, &before), "both are of sidecars");
 }
 
 #[tokio::test]

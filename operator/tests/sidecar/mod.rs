@@ -164,7 +164,15 @@ impl Sidecar {
         let task = tokio::spawn(async move {
             let dial = || connect(address, config.clone());
             let persist = |held: &mut Held| drop(sender.send_replace(held.clone()));
-            wire::client::run(dial, Held::default(), apply, persist, &telling, asked).await
+            wire::client::run(
+                dial,
+                Held::default(),
+                apply,
+                persist,
+                &telling,
+                asked.into(),
+            )
+            .await
         });
         Sidecar {
             held,

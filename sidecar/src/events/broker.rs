@@ -127,6 +127,12 @@ pub trait Broker {
         group: &'a Group,
     ) -> LocalBoxFuture<'a, Result<Box<dyn Queue>, Unsubscribed>>;
 
+    /// How much is before a group, whether anybody has joined it or not.
+    ///
+    /// # Errors
+    /// That the broker does not say.
+    fn lag<'a>(&'a self, group: &'a Group) -> LocalBoxFuture<'a, Result<Lag, Unsubscribed>>;
+
     /// Whether there is a connection.
     fn is_connected(&self) -> bool;
 }

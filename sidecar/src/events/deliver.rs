@@ -315,6 +315,7 @@ fn again(
 ) -> Verdict {
     let subscription = &running.subscription;
     let attempts = message.attempt();
+    running.failed(status, status.map_or("NoAnswer", |_| "Answer"));
     let wait = wait.map(|wait| wait.min(LONGEST));
     if let Some(wait) = wait {
         running.pause_until(Instant::now() + wait);

@@ -54,6 +54,7 @@ pub(super) async fn settle(
         }
         Some(Verdict::Done(outcome)) => (outcome, acknowledged(running, message).await),
         Some(Verdict::Exhausted(story)) => {
+            running.failed(story.status, story.why.name());
             match exhausted(running, broker, message, event, story).await {
                 Some(seen_to) => seen_to,
                 None => return given_back(running, message, SOON).await,

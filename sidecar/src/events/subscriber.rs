@@ -2,13 +2,15 @@
 //! deliver at once, and no more.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::future::pending;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use http::StatusCode;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -21,6 +23,7 @@ use crate::config::subscription::{Exhausted, Subscription};
 use crate::policy::load_balancer::hash::of_text;
 use crate::proxy::Proxy;
 use crate::proxy::error::Reason;
+use crate::telemetry::metrics::events::Events;
 
 /// From one try to join to the next, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -28,9 +31,18 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// For how long nothing is pulled until the group is left meanwhile.
 const REST: Duration = Duration::from_secs(12);
 
+/// How long it is from one count of what is before a group to the next: while it changes, and at most.
+const COUNTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// When it is counted first.
+const FIRST_COUNT: Duration = Duration::from_millis(500);
+
 /// The subscriptions that a worker carries out.
 #[derive(Default)]
-pub struct Subscribers(RefCell<HashMap<String, Subscriber>>);
+pub struct Subscribers {
+    carried_out: RefCell<HashMap<String, Subscriber>>,
+    /// By `namespace/name`.
+    suspended: RefCell<HashSet<Arc<str>>>,
+}
 
 /// A subscription, as long as it is carried out as it is.
 struct Subscriber {
@@ -58,10 +70,11 @@ impl Subscribers {
     /// Carries out what a state says, where it is this worker's share: `number` of `count` workers.
     pub fn keep(px: &Rc<Proxy>, state: &State, (number, count): (usize, usize)) {
         let own = |id: &str| share(id, count) == number;
-        let wanted = state.built.subscriptions.iter();
-        let wanted = wanted.filter(|(id, one)| own(id) && !one.suspended);
-        let wanted: HashMap<&String, &Arc<Subscription>> = wanted.collect();
-        let mut all = px.subscribers.0.borrow_mut();
+        let own = state.built.subscriptions.iter().filter(|(id, _)| own(id));
+        let (suspended, wanted): (HashMap<_, _>, HashMap<_, _>) =
+            own.partition(|(_, one)| one.suspended);
+        px.subscribers.suspend(px, suspended.into_values());
+        let mut all = px.subscribers.carried_out.borrow_mut();
         all.retain(|id, held| {
             let same = wanted
                 .get(id)
@@ -77,15 +90,32 @@ impl Subscribers {
         }
     }
 
-    /// Whether one of this name (`namespace/name`) is carried out.
-    fn carry_out(&self, object: &str) -> bool {
-        let all = self.0.borrow();
-        all.values().any(|one| *one.subscription.object == *object)
+    /// Tells of those that are suspended, and no longer of those that were.
+    fn suspend<'s>(&self, px: &Proxy, suspended: impl Iterator<Item = &'s Arc<Subscription>>) {
+        let events = &px.metrics.all().events;
+        let suspended = suspended.map(|one| one.object.clone());
+        let suspended = HashSet::from_iter(suspended);
+        for object in &suspended {
+            events.suspended(object);
+        }
+        let before = self.suspended.replace(suspended);
+        for object in before {
+            if !self.tells_of(&object) {
+                events.subscribed(&object, None);
+            }
+        }
+    }
+
+    /// Whether one of this name (`namespace/name`) is carried out, or suspended.
+    fn tells_of(&self, object: &str) -> bool {
+        let all = self.carried_out.borrow();
+        self.suspended.borrow().contains(object)
+            || all.values().any(|one| *one.subscription.object == *object)
     }
 
     /// Ends all of them: nothing more is pulled.
     pub fn end(&self) {
-        self.0.borrow_mut().clear();
+        self.carried_out.borrow_mut().clear();
     }
 }
 
@@ -107,7 +137,12 @@ fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>) -> Subscriber {
         places: Arc::new(Semaphore::new(subscription.max_in_flight)),
         left: Notify::new(),
     });
-    tokio::task::spawn_local(carry_out(running));
+    tokio::task::spawn_local(async move {
+        tokio::select! {
+            () = carry_out(running.clone()) => {}
+            never = count(&running) => match never {},
+        }
+    });
     Subscriber {
         subscription: subscription.clone(),
         _going: going,
@@ -131,7 +166,7 @@ impl Drop for Told<'_> {
         let object = &self.0.subscription.object;
         // Another may carry it out already, as it is written by now.
         if let Some(px) = self.0.px.upgrade()
-            && !px.subscribers.carry_out(object)
+            && !px.subscribers.tells_of(object)
         {
             px.metrics.all().events.subscribed(object, None);
         }
@@ -170,6 +205,7 @@ async fn carry_out(running: Rc<Running>) {
         };
         if told.as_ref() != Some(&why) {
             tracing::warn!(subscription = %object, %why, "nothing is delivered for now");
+            running.tell(|events, object| events.waits(object, &why));
             told = Some(why);
         }
         if !running
@@ -179,6 +215,28 @@ async fn carry_out(running: Rc<Running>) {
             return;
         }
         pause = (pause * 2).min(AGAIN.1);
+    }
+}
+
+/// Counts what is before the group, now and then.
+async fn count(running: &Running) -> Infallible {
+    let subscription = &running.subscription;
+    let (mut pause, mut before) = (FIRST_COUNT, None);
+    loop {
+        sleep(pause.mul_f64(rand::random_range(0.9..=1.0))).await;
+        let Some(px) = running.px.upgrade() else {
+            return pending().await;
+        };
+        let lag = match px.brokers.at(&px, &subscription.broker).await {
+            Ok(broker) => broker.lag(&subscription.group).await.ok(),
+            Err(_) => None,
+        };
+        px.metrics.all().events.lag(&subscription.object, lag);
+        pause = match lag == before {
+            true => (pause * 2).clamp(COUNTS.0, COUNTS.1),
+            false => COUNTS.0,
+        };
+        before = lag;
     }
 }
 
@@ -395,6 +453,18 @@ impl Running {
         if !self.gone.replace(true) {
             let object = &self.subscription.object;
             tracing::warn!(subscription = %object, "the target is gone (410): nothing is delivered any more");
+            self.tell(|events, object| events.gone(object));
+        }
+    }
+
+    /// A delivery failed: with this status, or without an answer.
+    pub(super) fn failed(&self, status: Option<StatusCode>, reason: &str) {
+        self.tell(|events, object| events.failed(object, status, reason));
+    }
+
+    fn tell(&self, what: impl FnOnce(&Events, &Arc<str>)) {
+        if let Some(px) = self.px.upgrade() {
+            what(&px.metrics.all().events, &self.subscription.object);
         }
     }
 
@@ -405,9 +475,12 @@ impl Running {
         match (before, why) {
             (None, Some(why)) => {
                 tracing::warn!(subscription = %object, reason = why.name(), "the target can't be reached: its events wait");
+                let why = format!("the target can't be reached ({})", why.name());
+                self.tell(|events, object| events.waits(object, &why));
             }
             (Some(_), None) => {
-                tracing::info!(subscription = %object, "the target is reached again")
+                tracing::info!(subscription = %object, "the target is reached again");
+                self.tell(|events, object| events.waits(object, ""));
             }
             _ => {}
         }

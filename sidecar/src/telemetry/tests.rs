@@ -160,6 +160,12 @@ fn the_reference_lists_every_metric_with_its_type_and_labels() {
     metrics.events.delivered(&name, Delivered::Acknowledged);
     metrics.events.in_flight(&name).inc();
     metrics.events.subscribed(&name, Some(true));
+    let lag = Lag {
+        waiting: 1,
+        unacknowledged: 1,
+        again: 0,
+    };
+    metrics.events.lag(&name, Some(lag));
     let text = metrics.render(Format::Classic);
     let types: BTreeMap<&str, &str> = text
         .lines()

@@ -197,6 +197,7 @@ impl Sent {
         }
         let mut delta = Delta {
             answers_lookups: true,
+            reads_reports: true,
             ..Delta::default()
         };
         let mut changes = Vec::new();

@@ -32,7 +32,7 @@ async fn waits(held: Held, attempts: usize) -> Vec<Duration> {
     };
     let (state, _) = watch::channel(State::default());
     tokio::select! {
-        never = client::run(connect, held, Enforced::default(), |_: &mut Held| {}, &state, nothing_asked()) => match never {},
+        never = client::run(connect, held, Enforced::default(), |_: &mut Held| {}, &state, nothing_asked().into()) => match never {},
         _ = counted.wait_for(|count| *count == attempts) => {}
     }
     assert_eq!(
@@ -77,7 +77,7 @@ async fn a_connection_that_hangs_is_given_up() {
     let connect = || pending::<Result<Channel, Infallible>>();
     let started = Instant::now();
     tokio::select! {
-        never = client::run(connect, Held::default(), Enforced::default(), |_: &mut Held| {}, &state, nothing_asked()) => match never {},
+        never = client::run(connect, Held::default(), Enforced::default(), |_: &mut Held| {}, &state, nothing_asked().into()) => match never {},
         _ = watched.wait_for(|state| state.error.is_some()) => {}
     }
     assert!(started.elapsed() <= CONNECT_TIMEOUT + Duration::from_millis(1));
@@ -100,7 +100,7 @@ async fn what_was_on_the_volume_is_enforced_before_any_operator_answers() {
     let apply = Recorder(&mut enforced, shared.clone());
     let connect = || pending::<Result<Channel, Infallible>>();
     tokio::select! {
-        never = client::run(connect, held, apply, |_: &mut Held| {}, &state, nothing_asked()) => match never {},
+        never = client::run(connect, held, apply, |_: &mut Held| {}, &state, nothing_asked().into()) => match never {},
         _ = watched.wait_for(|state| state.complete) => {}
     }
     assert_eq!(*shared.lock().unwrap(), [1]);
@@ -141,7 +141,7 @@ async fn after_a_healthy_stream_the_first_wait_is_short_again() {
     };
 
     let (lost, attempts) = tokio::select! {
-        never = client::run(connect, held, Enforced::default(), |_: &mut Held| {}, &state, nothing_asked()) => match never {},
+        never = client::run(connect, held, Enforced::default(), |_: &mut Held| {}, &state, nothing_asked().into()) => match never {},
         result = test => result,
     };
 

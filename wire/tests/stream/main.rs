@@ -9,6 +9,7 @@ mod lookup;
 mod network;
 mod operator;
 mod reconnect;
+mod reports;
 mod sending;
 mod snapshot;
 mod timeouts;

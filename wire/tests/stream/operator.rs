@@ -23,13 +23,14 @@ use tonic::{
 };
 use wire::{
     ResourceId,
-    client::{self, State},
+    client::{self, Says, State},
     delta::{Apply, Change, Held, Outcome, Rejected, Sent},
     discovery::{
-        Delta, FromSidecar,
+        Delta, FromSidecar, Report, SubscriptionReport,
         discovery_server::{Discovery, DiscoveryServer},
     },
     lookup::Question,
+    report::Reports,
     resource::Hash,
     server::{self, Mailbox, Subscriber},
 };
@@ -53,6 +54,8 @@ struct Shared {
     open: watch::Sender<usize>,
     /// What sidecars asked for, and no longer, in the order in which they did.
     asked: watch::Sender<Vec<Asked>>,
+    /// What sidecars said of what they carry out, in the order in which they did.
+    reported: watch::Sender<Vec<SubscriptionReport>>,
     /// How many resources were held at the last Hello.
     held_at_hello: AtomicUsize,
     /// Whether it is one from before there were questions.
@@ -76,6 +79,8 @@ pub(crate) struct Running {
     pub(crate) replica: Arc<AtomicUsize>,
     /// What it is to ask.
     pub(crate) questions: mpsc::Sender<Question>,
+    /// How it goes with what it carries out.
+    pub(crate) reports: Reports,
     task: JoinHandle<()>,
 }
 
@@ -178,6 +183,13 @@ impl Operator {
         asked.await.unwrap().clone()
     }
 
+    /// Waits until so much was said of what is carried out, and what.
+    pub(crate) async fn reported(&self, reports: usize) -> Vec<SubscriptionReport> {
+        let mut reported = self.shared.reported.subscribe();
+        let reported = patiently(reported.wait_for(|reported| reported.len() >= reports));
+        reported.await.unwrap().clone()
+    }
+
     pub(crate) async fn outcome(&self, id: &str, wanted: impl Fn(&Outcome) -> bool) {
         let id: ResourceId = id.parse().unwrap();
         let mut outcomes = self.shared.outcomes.subscribe();
@@ -220,6 +232,7 @@ impl Discovery for Operator {
         let deltas = deltas.map(move |delta| {
             delta.map(|delta| Delta {
                 answers_lookups: delta.answers_lookups && !silent,
+                reads_reports: delta.reads_reports && !silent,
                 ..delta
             })
         });
@@ -250,6 +263,11 @@ impl Subscriber for Connected {
         self.shared.held_at_hello.store(held, Ordering::SeqCst);
         self.open = true;
         self.shared.open.send_modify(|open| *open += 1);
+    }
+
+    fn reported(&mut self, report: Report) {
+        let told = report.subscriptions;
+        self.shared.reported.send_modify(|all| all.extend(told));
     }
 
     fn acked(&mut self, outcomes: Vec<(ResourceId, Outcome)>) {
@@ -302,6 +320,11 @@ impl Running {
             replica.clone(),
         );
         let (questions, asked) = mpsc::channel(512);
+        let reports = Reports::default();
+        let says = Says {
+            questions: asked,
+            reports: reports.clone(),
+        };
         let task = tokio::spawn(async move {
             let connect = || {
                 let operator = replicas[which.load(Ordering::SeqCst)].clone();
@@ -310,7 +333,7 @@ impl Running {
             let persist = |held: &mut Held| {
                 file.lock().unwrap().save(held);
             };
-            client::run(connect, held, apply, persist, &state, asked).await;
+            client::run(connect, held, apply, persist, &state, says).await;
         });
         Running {
             enforced,
@@ -318,6 +341,7 @@ impl Running {
             volume,
             replica,
             questions,
+            reports,
             task,
         }
     }

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 pub use link::{Address, Credentials};
 
-use super::{Broker, Group, Message, Queue, Unpublished, Unsubscribed, is_new_enough};
+use super::{Broker, Group, Lag, Message, Queue, Unpublished, Unsubscribed, is_new_enough};
 use crate::policy::load_balancer::hash::of_text;
 use consumer::same;
 use json::{Answer, Failure, Held};
@@ -198,13 +198,28 @@ impl Nats {
             None if group.create => self.create(&group.topic).await?,
             None => return Err(Unsubscribed::MissingTopic),
         };
-        let may_be = |c: char| c.is_ascii_graphic() && !matches!(c, '.' | '*' | '>' | '/' | '\\');
-        let name = named(&group.name, may_be, false);
+        let name = consumer_of(group);
         let config = self.consumer(&stream, &name, group).await?;
         let lease = Duration::from_nanos(config["ack_wait"].as_u64().unwrap_or_default());
         let pins = group.window.map(|_| self.pins.clone());
         let queue = queue::Pulled::open(self.link.clone(), (stream, name), lease, pins).await;
         Ok(Box::new(queue.map_err(Unsubscribed::Away)?))
+    }
+
+    async fn lag_of(&self, group: &Group) -> Result<Lag, Unsubscribed> {
+        may_be_topic(&group.topic)?;
+        let stream = self.stream_of(&group.topic).await?;
+        let stream = stream.ok_or(Unsubscribed::MissingTopic)?;
+        let what = format!("CONSUMER.INFO.{stream}.{}", consumer_of(group));
+        let info = match self.ask(&what, &json!({})).await? {
+            Ok(info) => info,
+            Err(failure) if failure.err_code == code::CONSUMER_NOT_FOUND => {
+                return Err(Unsubscribed::MissingGroup);
+            }
+            Err(failure) => return Err(refused(failure)),
+        };
+        let unsaid = || Unsubscribed::Refused("the broker does not say".to_owned());
+        queue::counted(&info).ok_or_else(unsaid)
     }
 
     fn version(&self) -> Result<String, Unsubscribed> {
@@ -242,9 +257,19 @@ impl Broker for Nats {
         self.join(group).boxed_local()
     }
 
+    fn lag<'a>(&'a self, group: &'a Group) -> LocalBoxFuture<'a, Result<Lag, Unsubscribed>> {
+        self.lag_of(group).boxed_local()
+    }
+
     fn is_connected(&self) -> bool {
         self.link.is_connected()
     }
+}
+
+/// The name of a group's consumer.
+fn consumer_of(group: &Group) -> String {
+    let may_be = |c: char| c.is_ascii_graphic() && !matches!(c, '.' | '*' | '>' | '/' | '\\');
+    named(&group.name, may_be, false)
 }
 
 fn may_be_topic(topic: &str) -> Result<(), Unsubscribed> {

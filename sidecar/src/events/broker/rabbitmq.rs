@@ -35,6 +35,7 @@ mod message;
 mod publisher;
 mod queue;
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -45,7 +46,7 @@ use tokio::sync::Notify;
 
 pub use link::Address;
 
-use super::{Broker, Group, Message, Queue, Start, Unpublished, Unsubscribed, is_new_enough};
+use super::{Broker, Group, Lag, Message, Queue, Start, Unpublished, Unsubscribed, is_new_enough};
 use crate::policy::load_balancer::hash::of_text;
 use declare::{ANSWER, Declarer, No, quorum};
 use delay::Delays;
@@ -60,6 +61,9 @@ const NEEDED: (u32, u32, &str) = (3, 10, "3.10");
 /// have 255.
 const TOPIC: usize = 150;
 const GROUP: usize = 80;
+/// How often what is before a group is counted until it is looked for queues that others have made meanwhile, in which
+/// messages wait.
+const LOOKS: u32 = 10;
 
 /// A RabbitMQ that is connected to, and again whenever the connection breaks.
 pub struct RabbitMq {
@@ -68,6 +72,8 @@ pub struct RabbitMq {
     publisher: Arc<Publisher>,
     /// Opened when somebody first joins.
     delivering: Mutex<Option<Arc<Link>>>,
+    /// By the queues of groups: what is known of where their messages wait, and how often it was asked.
+    counted: Mutex<HashMap<String, (Arc<Delays>, u32)>>,
 }
 
 /// Whether something may be a topic: visible ASCII characters other than `/`, and not the broker's own.
@@ -95,7 +101,35 @@ impl RabbitMq {
             publisher: Arc::new(Publisher::new(publishing.clone())),
             publishing,
             delivering: Mutex::default(),
+            counted: Mutex::default(),
         })
+    }
+
+    /// What is in the hands of members is not told by the broker.
+    async fn lag_of(&self, group: &Group) -> Result<Lag, Unsubscribed> {
+        may_be_topic(&group.topic)?;
+        let name = queue_of(group);
+        let (delays, looks) = {
+            let mut counted = lock(&self.counted);
+            let new = || (Arc::new(Delays::new(name.clone(), false)), 0);
+            let (delays, asked) = counted.entry(name.clone()).or_insert_with(new);
+            *asked = asked.wrapping_add(1);
+            (delays.clone(), *asked % LOOKS == 1)
+        };
+        let connected = self.publishing.wait(ANSWER).await;
+        let connected = connected.map_err(Unsubscribed::Away)?;
+        let mut declarer = Declarer::new(&connected);
+        let counting = async {
+            let waiting = declarer.count(&name).await?;
+            let unacknowledged = delays.waiting(&mut declarer, looks).await?;
+            Ok(Lag {
+                waiting,
+                unacknowledged,
+                again: 0,
+            })
+        };
+        let counted = counting.await;
+        counted.map_err(|no: No| no.unsubscribed(Unsubscribed::MissingGroup))
     }
 
     fn delivering(&self) -> Arc<Link> {
@@ -255,6 +289,10 @@ impl Broker for RabbitMq {
         group: &'a Group,
     ) -> LocalBoxFuture<'a, Result<Box<dyn Queue>, Unsubscribed>> {
         self.joined(group).boxed_local()
+    }
+
+    fn lag<'a>(&'a self, group: &'a Group) -> LocalBoxFuture<'a, Result<Lag, Unsubscribed>> {
+        self.lag_of(group).boxed_local()
     }
 
     fn is_connected(&self) -> bool {

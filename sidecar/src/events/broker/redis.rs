@@ -19,10 +19,10 @@ use tokio::sync::Notify;
 
 pub use link::{Address, Durability};
 
-use super::{Broker, Group, Message, Queue, Start, Unpublished, Unsubscribed, is_new_enough};
+use super::{Broker, Group, Lag, Message, Queue, Start, Unpublished, Unsubscribed, is_new_enough};
 use entry::Unwritten;
 use link::{Link, Unanswered};
-use script::{CREATE, JOIN, PUBLISH};
+use script::{CREATE, JOIN, LAG, PUBLISH};
 
 /// How long Redis may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -162,6 +162,23 @@ impl Redis {
             returned: Notify::new(),
         })))
     }
+
+    async fn lag_of(&self, group: &Group) -> Result<Lag, Unsubscribed> {
+        may_be_topic(&group.topic)?;
+        let arguments = [group.name.as_bytes(), queue::COUNTED.as_bytes()];
+        let keys = [&*group.topic];
+        let asked = self.link.run(&LAG, &keys, &arguments, ANSWER);
+        let answer = asked.await.map_err(|why| match why {
+            Unanswered::Refused(why) if why.code == "NOGROUP" => Unsubscribed::MissingGroup,
+            // It says so of what is no stream, or is not there.
+            Unanswered::Refused(why) if why.to_string().contains("no such key") => {
+                Unsubscribed::MissingTopic
+            }
+            why => unsubscribed(why),
+        })?;
+        let unsaid = || Unsubscribed::Refused("the broker does not say".to_owned());
+        queue::counted(answer).ok_or_else(unsaid)
+    }
 }
 
 impl Broker for Redis {
@@ -184,6 +201,10 @@ impl Broker for Redis {
         group: &'a Group,
     ) -> LocalBoxFuture<'a, Result<Box<dyn Queue>, Unsubscribed>> {
         self.join(group).boxed_local()
+    }
+
+    fn lag<'a>(&'a self, group: &'a Group) -> LocalBoxFuture<'a, Result<Lag, Unsubscribed>> {
+        self.lag_of(group).boxed_local()
     }
 
     fn is_connected(&self) -> bool {

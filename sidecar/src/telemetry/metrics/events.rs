@@ -1,15 +1,21 @@
 //! What became of events.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use wire::discovery::{EventFailure, EventLag, SubscriptionReport};
+use wire::report::{MAX_WHY_CHARS, Reports};
+
 use super::Shared;
 use crate::config::broker::Broker;
+use crate::events::broker::Lag;
 
 /// What became of an event that was to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +56,9 @@ pub struct Events {
     delivered: Family<DeliveredLabels, Counter>,
     in_flight: Family<SubscriptionLabels, Gauge>,
     subscribed: Family<SubscriptionLabels, Gauge>,
+    lag: Family<SubscriptionLabels, Gauge>,
+    unacknowledged: Family<SubscriptionLabels, Gauge>,
+    reports: Reports,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -127,7 +136,22 @@ impl Events {
             "Whether this sidecar is given the events of an EventSubscription that it is to carry out",
             events.subscribed.clone(),
         );
+        registry.register(
+            "events_lag",
+            "Events before the group of an EventSubscription, of all its sidecars together, that were not delivered yet",
+            events.lag.clone(),
+        );
+        registry.register(
+            "events_unacknowledged",
+            "Events of the group of an EventSubscription, of all its sidecars together, that were delivered and are not done",
+            events.unacknowledged.clone(),
+        );
         events
+    }
+
+    /// What the operator is told of EventSubscriptions.
+    pub fn reports(&self) -> &Reports {
+        &self.reports
     }
 
     /// This became of an event that was to be published.
@@ -147,6 +171,9 @@ impl Events {
             outcome: outcome.name(),
         };
         self.delivered.get_or_create(&labels).inc();
+        if outcome == Delivered::DeadLettered {
+            self.report(subscription, |report| report.dead_lettered += 1);
+        }
     }
 
     /// Whether its events are given to this sidecar; nothing is said of one that it does not carry out.
@@ -155,9 +182,92 @@ impl Events {
             subscription: Shared(subscription.clone()),
         };
         match is {
-            Some(is) => drop(self.subscribed.get_or_create(&labels).set(i64::from(is))),
-            None => drop(self.subscribed.remove(&labels)),
+            Some(is) => {
+                self.subscribed.get_or_create(&labels).set(i64::from(is));
+                self.report(subscription, |report| {
+                    report.subscribed = is;
+                    report.suspended = false;
+                    if is {
+                        report.why.clear();
+                    }
+                });
+            }
+            None => {
+                for family in [&self.subscribed, &self.lag, &self.unacknowledged] {
+                    family.remove(&labels);
+                }
+                let (namespace, name) = parts(subscription);
+                self.reports.end(namespace, name);
+            }
         }
+    }
+
+    /// It is suspended.
+    pub fn suspended(&self, subscription: &Arc<str>) {
+        self.report(subscription, |report| {
+            *report = SubscriptionReport {
+                suspended: true,
+                namespace: std::mem::take(&mut report.namespace),
+                name: std::mem::take(&mut report.name),
+                ..SubscriptionReport::default()
+            };
+        });
+    }
+
+    /// Why its events wait; nothing when they do not.
+    pub fn waits(&self, subscription: &Arc<str>, why: &str) {
+        let why = why.chars().map(|c| if c.is_control() { ' ' } else { c });
+        let why = String::from_iter(why.take(MAX_WHY_CHARS));
+        self.report(subscription, |report| report.why = why);
+    }
+
+    /// Its target has said that it is gone.
+    pub fn gone(&self, subscription: &Arc<str>) {
+        self.report(subscription, |report| report.gone = true);
+    }
+
+    /// A delivery failed: with this status, or without an answer.
+    pub fn failed(&self, subscription: &Arc<str>, status: Option<StatusCode>, reason: &str) {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let failure = EventFailure {
+            status: status.map_or(0, |status| status.as_u16().into()),
+            reason: reason.to_owned(),
+            at_ms: millis(since.unwrap_or_default()),
+        };
+        self.report(subscription, |report| report.failure = Some(failure));
+    }
+
+    /// So much is before its group.
+    pub fn lag(&self, subscription: &Arc<str>, lag: Option<Lag>) {
+        let labels = SubscriptionLabels {
+            subscription: Shared(subscription.clone()),
+        };
+        let number = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
+        match lag {
+            Some(lag) => {
+                self.lag.get_or_create(&labels).set(number(lag.waiting));
+                let unacknowledged = self.unacknowledged.get_or_create(&labels);
+                unacknowledged.set(number(lag.unacknowledged));
+            }
+            // What is not known is not told as if it were.
+            None => {
+                self.lag.remove(&labels);
+                self.unacknowledged.remove(&labels);
+            }
+        }
+        let in_flight = u64::try_from(self.in_flight(subscription).get()).unwrap_or_default();
+        self.report(subscription, |report| {
+            report.in_flight = in_flight;
+            report.lag = lag.map(|lag| EventLag {
+                waiting: lag.waiting,
+                unacknowledged: lag.unacknowledged,
+            });
+        });
+    }
+
+    fn report(&self, subscription: &str, change: impl FnOnce(&mut SubscriptionReport)) {
+        let (namespace, name) = parts(subscription);
+        self.reports.change(namespace, name, change);
     }
 
     /// So many more are being delivered, or fewer.
@@ -167,4 +277,13 @@ impl Events {
         };
         self.in_flight.get_or_create(&labels).clone()
     }
+}
+
+/// `namespace/name` in its parts.
+fn parts(subscription: &str) -> (&str, &str) {
+    subscription.split_once('/').unwrap_or(("", subscription))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

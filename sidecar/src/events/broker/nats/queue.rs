@@ -346,16 +346,18 @@ impl Pulled {
         let asked = api::ask(&self.link, &self.of("INFO"), &json!({}), ANSWER).await;
         let answer = asked.map_err(|why| Lost(why.to_string()))?;
         let answer = answer.map_err(|failure| Lost(failure.to_string()))?;
-        let number = |field: &str| answer.get(field).and_then(Value::as_u64);
-        match (number("num_pending"), number("num_ack_pending")) {
-            (Some(waiting), Some(unacknowledged)) => Ok(Lag {
-                waiting,
-                unacknowledged,
-                again: number("num_redelivered").unwrap_or_default(),
-            }),
-            _ => Err(Lost("the broker does not say".to_owned())),
-        }
+        counted(&answer).ok_or_else(|| Lost("the broker does not say".to_owned()))
     }
+}
+
+/// How much is before a group, from what is said of its consumer.
+pub(super) fn counted(info: &Value) -> Option<Lag> {
+    let number = |field: &str| info.get(field).and_then(Value::as_u64);
+    Some(Lag {
+        waiting: number("num_pending")?,
+        unacknowledged: number("num_ack_pending")?,
+        again: number("num_redelivered").unwrap_or_default(),
+    })
 }
 
 impl Drop for Pulled {

@@ -38,7 +38,7 @@ const BEATEN: Duration = Duration::from_millis(20);
 /// The part of a lease by which it counts as ended sooner here than at the broker.
 const STALE: u32 = 4;
 /// How many messages are counted one by one.
-const COUNTED: &str = "100";
+pub(super) const COUNTED: &str = "100";
 
 /// A place in a group, which outlives the queue as long as something was handed out.
 pub(super) struct Member {
@@ -255,19 +255,21 @@ impl Pulled {
         let keys = [&*member.topic];
         let asked = member.link.run(&LAG, &keys, &arguments, ANSWER);
         let answer = asked.await.map_err(lost)?;
-        let counted = reply::parts(answer).unwrap_or_default();
-        let counted = counted
-            .iter()
-            .map(|one| u64::try_from(reply::number(one)?).ok());
-        match *counted.collect::<Vec<_>>() {
-            [Some(waiting), Some(unacknowledged)] => Ok(Lag {
-                waiting,
-                unacknowledged,
-                again: 0,
-            }),
-            _ => Err(Lost("the broker does not say".to_owned())),
-        }
+        counted(answer).ok_or_else(|| Lost("the broker does not say".to_owned()))
     }
+}
+
+/// How much is before a group, from what `lag.lua` answers.
+pub(super) fn counted(answer: Value) -> Option<Lag> {
+    let counted = reply::parts(answer)?;
+    let mut counted = counted
+        .iter()
+        .map(|one| u64::try_from(reply::number(one)?).ok());
+    Some(Lag {
+        waiting: counted.next()??,
+        unacknowledged: counted.next()??,
+        again: 0,
+    })
 }
 
 impl Queue for Pulled {

@@ -1,0 +1,89 @@
+//! What became of an EventSubscription, and how it goes with it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::status::ObjectStatus;
+
+/// What became of the object, and how it goes with it; written by the operator. Figures are of the sidecars that
+/// carry it out, and some seconds old.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventSubscriptionStatus {
+    /// `Accepted`, `ResolvedRefs`, `Programmed` and `Ready`, each with a reason and a sentence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::conditions")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+
+    /// How many of the sidecars that should carry the object out do, such as `3/4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub programmed: Option<String>,
+
+    /// What it delivers to, such as `orders.shop` for a Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub target: Option<String>,
+
+    /// How many events before its group were not delivered yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    pub lag: Option<i64>,
+
+    /// How many events were delivered and are not done: those being delivered, and those that come again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    pub unacknowledged: Option<i64>,
+
+    /// How many events are being delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    pub in_flight: Option<i64>,
+
+    /// How many events became dead letters, since the sidecars that carry it out began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    pub dead_lettered: Option<i64>,
+
+    /// The last delivery that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<EventError>,
+}
+
+/// A delivery that failed. Nothing of the event is in it.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventError {
+    /// The status of the answer; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 599))]
+    pub code: Option<u16>,
+
+    /// `Answer`, `NoAnswer`, or as `dlqreason` says it of an event that is exhausted.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+
+    /// When, in RFC 3339.
+    #[schemars(length(max = 35))]
+    pub time: String,
+}
+
+impl From<ObjectStatus> for EventSubscriptionStatus {
+    /// The status that every kind has.
+    fn from(status: ObjectStatus) -> Self {
+        let ObjectStatus {
+            conditions,
+            programmed,
+            target,
+        } = status;
+        Self {
+            conditions,
+            programmed,
+            target,
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! How it goes with EventSubscriptions, as the sidecars that carry them out say.
+//!
+//! A sidecar is believed of what it is sent, and of nothing else. What it says goes with its stream.
+
+use std::collections::BTreeMap;
+
+use compiler::{ObjectKey, ObjectKind, ObjectRef};
+use tokio::time::Instant;
+use wire::discovery::{EventFailure, EventLag, Report, SubscriptionReport};
+use wire::report::MAX_WHY_CHARS;
+use wire::{Kind, ResourceId};
+
+use super::Streams;
+use super::ledger::StreamId;
+
+/// The longest word for why a delivery failed, in characters.
+const MAX_REASON_CHARS: usize = 64;
+
+/// How it goes with an EventSubscription at all the sidecars that say so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventsReport {
+    /// How many say so.
+    pub sidecars: usize,
+    /// How many of these are given events and have no reason to wait.
+    pub delivering: usize,
+    /// How many are told to deliver nothing for now.
+    pub suspended: usize,
+    /// How many were told by the target that it is gone.
+    pub gone: usize,
+    /// Why one of the others does not deliver, in a sentence.
+    pub why: String,
+    /// What is before the group; none where nobody knows.
+    pub lag: Option<EventLag>,
+    /// What is being delivered.
+    pub in_flight: u64,
+    /// What became a dead letter, since those that say so began.
+    pub dead_lettered: u64,
+    /// The last delivery that failed.
+    pub failure: Option<EventFailure>,
+}
+
+/// What one stream has said.
+pub(super) type Reported = BTreeMap<ObjectKey, (EventsReport, Instant)>;
+
+// === impl EventsReport ===
+
+impl EventsReport {
+    fn of(report: SubscriptionReport) -> Self {
+        let delivers =
+            report.subscribed && report.why.is_empty() && !report.gone && !report.suspended;
+        let one = |is: bool| usize::from(is);
+        Self {
+            sidecars: 1,
+            delivering: one(delivers),
+            suspended: one(report.suspended),
+            gone: one(report.gone),
+            why: presentable(&report.why, MAX_WHY_CHARS),
+            lag: report.lag,
+            in_flight: report.in_flight,
+            dead_lettered: report.dead_lettered,
+            failure: report.failure.map(|failure| EventFailure {
+                reason: presentable(&failure.reason, MAX_REASON_CHARS),
+                ..failure
+            }),
+        }
+    }
+
+    /// Both together. Each knows all that is before the group; who knows more of it knows it sooner.
+    pub fn add(&mut self, other: Self) {
+        let lag = |of: &Self| of.lag.map_or(0, |lag| lag.waiting + lag.unacknowledged);
+        if self.lag.is_none() || lag(&other) > lag(self) {
+            self.lag = other.lag.or(self.lag);
+        }
+        let at = |of: &Self| of.failure.as_ref().map(|failure| failure.at_ms);
+        if at(&other) > at(self) {
+            self.failure = other.failure;
+        }
+        if self.why.is_empty() {
+            self.why = other.why;
+        }
+        self.sidecars += other.sidecars;
+        self.delivering += other.delivering;
+        self.suspended += other.suspended;
+        self.gone += other.gone;
+        self.in_flight = self.in_flight.saturating_add(other.in_flight);
+        self.dead_lettered = self.dead_lettered.saturating_add(other.dead_lettered);
+    }
+}
+
+fn presentable(text: &str, most: usize) -> String {
+    let shown = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    shown.take(most).collect()
+}
+
+fn resource(key: &ObjectKey) -> ResourceId {
+    ResourceId::new(Kind::Subscription, &*key.namespace, &*key.name)
+}
+
+// === impl Streams ===
+
+impl Streams {
+    /// A stream says how it goes with what it is sent.
+    pub(super) fn reported(&self, id: StreamId, report: Report) {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let Some(stream) = inner.streams.get_mut(&id) else {
+            return;
+        };
+        let mut touched = Vec::new();
+        for one in report.subscriptions {
+            let key = ObjectKey::new(&*one.namespace, &*one.name);
+            let compiled = inner.snapshot.get(&resource(&key));
+            if !compiled.is_some_and(|it| inner.subscribers.meant(&it.audience, id)) {
+                continue;
+            }
+            match one.over {
+                true => drop(stream.reports.remove(&key)),
+                false => drop(
+                    stream
+                        .reports
+                        .insert(key.clone(), (EventsReport::of(one), now)),
+                ),
+            }
+            touched.push(ObjectRef::new(ObjectKind::EventSubscription, &key));
+        }
+        let snapshot = &inner.snapshot;
+        stream
+            .reports
+            .retain(|key, _| snapshot.get(&resource(key)).is_some());
+        inner.ledger.touch(touched);
+        self.tell_touched();
+    }
+
+    /// How it goes with an object at this replica's sidecars; none for what is no EventSubscription.
+    pub(super) fn events(&self, object: &ObjectRef) -> Option<EventsReport> {
+        if object.kind != ObjectKind::EventSubscription {
+            return None;
+        }
+        let inner = self.lock();
+        let key = ObjectKey::new(&*object.namespace, &*object.name);
+        let compiled = inner.snapshot.get(&resource(&key));
+        let streams = compiled.map(|compiled| inner.subscribers.of(&compiled.audience));
+        let streams = streams.into_iter().flatten();
+        let said = streams.filter_map(|id| inner.streams.get(&id)?.reports.get(&key));
+        let mut said = Vec::from_iter(said);
+        // What was counted last comes nearest to what is before the group.
+        said.sort_by_key(|(_, at)| std::cmp::Reverse(*at));
+        let mut sum = EventsReport::default();
+        for (one, _) in said {
+            let mut one = one.clone();
+            if sum.lag.is_some() {
+                one.lag = None;
+            }
+            sum.add(one);
+        }
+        Some(sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(waiting: u64, at_ms: u64) -> EventsReport {
+        EventsReport::of(SubscriptionReport {
+            subscribed: true,
+            lag: Some(EventLag {
+                waiting,
+                unacknowledged: 1,
+            }),
+            in_flight: 2,
+            dead_lettered: 3,
+            failure: Some(EventFailure {
+                status: 500,
+                reason: "Answer".to_owned(),
+                at_ms,
+            }),
+            ..SubscriptionReport::default()
+        })
+    }
+
+    #[test]
+    fn what_is_before_the_group_is_no_sum_and_what_each_does_is() {
+        let mut sum = EventsReport::default();
+        sum.add(report(7, 20));
+        sum.add(report(5, 30));
+        assert_eq!((sum.sidecars, sum.delivering), (2, 2));
+        assert_eq!((sum.in_flight, sum.dead_lettered), (4, 6));
+        assert_eq!(sum.lag.map(|lag| lag.waiting), Some(7));
+        assert_eq!(sum.failure.map(|failure| failure.at_ms), Some(30));
+    }
+
+    #[test]
+    fn who_waits_or_is_told_that_the_target_is_gone_does_not_deliver() {
+        let of = |change: fn(&mut SubscriptionReport)| {
+            let mut report = SubscriptionReport {
+                subscribed: true,
+                ..SubscriptionReport::default()
+            };
+            change(&mut report);
+            EventsReport::of(report).delivering
+        };
+        assert_eq!(of(|_| {}), 1);
+        assert_eq!(of(|it| it.subscribed = false), 0);
+        assert_eq!(of(|it| it.why = "the broker is away".to_owned()), 0);
+        assert_eq!(of(|it| it.gone = true), 0);
+        assert_eq!(of(|it| it.suspended = true), 0);
+    }
+
+    #[test]
+    fn what_a_sidecar_says_is_one_line_and_bounded() {
+        let said = EventsReport::of(SubscriptionReport {
+            why: format!("a\n{}", "b".repeat(1000)),
+            ..SubscriptionReport::default()
+        });
+        assert!(said.why.starts_with("a b"));
+        assert_eq!(said.why.len(), MAX_WHY_CHARS);
+    }
+}

@@ -1,0 +1,206 @@
+//! How it goes with an EventSubscription: the condition `Ready`, and figures.
+
+use crds::status::{ConditionType, Reason};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use wire::discovery::EventFailure;
+
+use super::ReportedCondition;
+use crate::push::EventsReport;
+
+/// How it goes with the events of an EventSubscription, as `GET /verdicts` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Figures {
+    /// How many sidecars have said how it goes.
+    pub sidecars: usize,
+    /// How many of these deliver.
+    pub delivering: usize,
+    /// Events that were not delivered yet; none where nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<u64>,
+    /// Events that were, and are not done; none where nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unacknowledged: Option<u64>,
+    /// Events that are being delivered.
+    pub in_flight: u64,
+    /// What became a dead letter, since these sidecars began.
+    pub dead_lettered: u64,
+    /// The last delivery that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<Failure>,
+}
+
+/// A delivery that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// The status of the answer; none: there was no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    /// One word.
+    pub reason: String,
+    /// When, in RFC 3339.
+    pub time: String,
+}
+
+// === impl Figures ===
+
+impl From<&EventsReport> for Figures {
+    fn from(report: &EventsReport) -> Self {
+        Self {
+            sidecars: report.sidecars,
+            delivering: report.delivering,
+            lag: report.lag.map(|lag| lag.waiting),
+            unacknowledged: report.lag.map(|lag| lag.unacknowledged),
+            in_flight: report.in_flight,
+            dead_lettered: report.dead_lettered,
+            last_error: report.failure.as_ref().map(Failure::from),
+        }
+    }
+}
+
+impl From<&EventFailure> for Failure {
+    fn from(failure: &EventFailure) -> Self {
+        let at = i64::try_from(failure.at_ms).unwrap_or(i64::MAX);
+        // Kubernetes keeps whole seconds.
+        let at = Timestamp::from_second(at / 1000).unwrap_or_default();
+        Self {
+            code: u16::try_from(failure.status).ok().filter(|code| *code > 0),
+            reason: failure.reason.clone(),
+            time: at.to_string(),
+        }
+    }
+}
+
+/// The condition that only those who carry it out can tell.
+pub(super) fn ready(accepted: bool, report: &EventsReport) -> ReportedCondition {
+    let (status, reason, message) = match report {
+        _ if !accepted => (
+            "False",
+            Reason::NotAccepted,
+            "there is nothing to deliver".to_owned(),
+        ),
+        EventsReport { sidecars: 0, .. } => (
+            "Unknown",
+            Reason::Pending,
+            "no sidecar that would deliver has said how it goes".to_owned(),
+        ),
+        report if report.delivering > 0 => ("True", Reason::Ready, some(report)),
+        report if report.gone > 0 => (
+            "False",
+            Reason::TargetGone,
+            "the target answered 410: nothing is delivered until the object is written anew"
+                .to_owned(),
+        ),
+        report if report.suspended > 0 => (
+            "False",
+            Reason::Suspended,
+            "spec.suspend is true: events stay in the broker".to_owned(),
+        ),
+        report => ("False", Reason::NotDelivering, why(report)),
+    };
+    ReportedCondition {
+        type_: ConditionType::Ready.to_string(),
+        status: status.to_owned(),
+        reason: reason.to_string(),
+        message,
+    }
+}
+
+fn some(report: &EventsReport) -> String {
+    let EventsReport {
+        sidecars,
+        delivering,
+        ..
+    } = report;
+    match delivering < sidecars {
+        true => format!(
+            "{delivering} of {sidecars} sidecars deliver; another: {}",
+            why(report)
+        ),
+        false => String::new(),
+    }
+}
+
+fn why(report: &EventsReport) -> String {
+    match report.why.as_str() {
+        "" => "the sidecar has not joined the group yet".to_owned(),
+        why => why.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::discovery::EventLag;
+
+    use super::*;
+
+    fn told(accepted: bool, report: &EventsReport) -> (String, String, String) {
+        let ReportedCondition {
+            status,
+            reason,
+            message,
+            ..
+        } = ready(accepted, report);
+        (status, reason, message)
+    }
+
+    fn is(status: &str, reason: &str, message: &str) -> (String, String, String) {
+        (status.to_owned(), reason.to_owned(), message.to_owned())
+    }
+
+    #[test]
+    fn it_is_ready_when_somebody_delivers_and_says_who_does_not() {
+        let mut report = EventsReport {
+            sidecars: 2,
+            delivering: 2,
+            ..EventsReport::default()
+        };
+        assert_eq!(told(true, &report), is("True", "Ready", ""));
+        report.delivering = 1;
+        report.why = "the broker is away".to_owned();
+        let message = "1 of 2 sidecars deliver; another: the broker is away";
+        assert_eq!(told(true, &report), is("True", "Ready", message));
+        report.delivering = 0;
+        let message = "the broker is away";
+        assert_eq!(told(true, &report), is("False", "NotDelivering", message));
+        report.gone = 1;
+        assert_eq!(told(true, &report).1, "TargetGone");
+    }
+
+    #[test]
+    fn what_nobody_has_said_is_unknown_and_what_is_refused_is_not_ready() {
+        let nobody = EventsReport::default();
+        assert_eq!(told(true, &nobody).0, "Unknown");
+        assert_eq!(told(false, &nobody).1, "NotAccepted");
+        let suspended = EventsReport {
+            sidecars: 1,
+            suspended: 1,
+            ..EventsReport::default()
+        };
+        assert_eq!(told(true, &suspended).1, "Suspended");
+    }
+
+    #[test]
+    fn figures_have_what_is_known() {
+        let figures = Figures::from(&EventsReport {
+            lag: Some(EventLag {
+                waiting: 3,
+                unacknowledged: 1,
+            }),
+            failure: Some(EventFailure {
+                status: 0,
+                reason: "NoAnswer".to_owned(),
+                at_ms: 1_500,
+            }),
+            ..EventsReport::default()
+        });
+        assert_eq!((figures.lag, figures.unacknowledged), (Some(3), Some(1)));
+        let failure = figures.last_error.unwrap();
+        assert_eq!(
+            (failure.code, &*failure.time),
+            (None, "1970-01-01T00:00:01Z")
+        );
+    }
+}
