@@ -9,6 +9,7 @@ use crate::certificates::CertificatesArgs;
 use crate::check::CheckArgs;
 use crate::config::{ConfigArgs, RoutesArgs};
 use crate::consumer::ConsumerArgs;
+use crate::events::EventsArgs;
 use crate::exec::ExecArgs;
 use crate::explain::ExplainArgs;
 use crate::inject::InjectArgs;
@@ -50,6 +51,8 @@ pub enum Command {
     Tap(TapArgs),
     /// Show what is kept of a workload's answers, or drop it.
     Cache(CacheArgs),
+    /// Show how it goes with events; show, replay or drop dead letters.
+    Events(EventsArgs),
     /// Forward ports of this machine to ports of a workload.
     PortForward(PortForwardArgs),
     /// Show the certificate authority's roots, or rotate them.
@@ -127,6 +130,7 @@ impl Command {
             Self::Explain(args) => crate::explain::run(args),
             Self::Tap(args) => crate::tap::run(args),
             Self::Cache(args) => crate::cache::run(args),
+            Self::Events(args) => crate::events::run(args),
             Self::PortForward(args) => crate::port_forward::run(args),
             Self::Certificates(args) => crate::certificates::run(args),
             Self::Consumer(args) => crate::consumer::run(args),

@@ -18,6 +18,7 @@ pub mod certificates;
 pub mod check;
 pub mod config;
 pub mod consumer;
+pub mod events;
 pub mod exec;
 pub mod explain;
 pub mod fds;

@@ -6,14 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::EventSubscriptionSpec;
 use crds::event_subscription::{
-    Delivery, DeliveryMode, EventOrdering, EventTargetType, Manage, OnExhausted, ResponseAction,
-    StartFrom, StartType,
+    Delivery, DeliveryMode, EventOrdering, EventTargetType, Manage, OnExhausted, ReplayType,
+    ResponseAction, StartFrom, StartType,
 };
 use crds::status::Reason;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
 use wire::broker::BrokerKind;
-use wire::mesh::{self, Protocol, subscription::Start, subscription::Target};
+use wire::mesh::{
+    self, Protocol, event_replay as replay, subscription::Start, subscription::Target,
+};
 
 use crate::api_route::{Refusal, ended, listed, service_ref};
 use crate::broker;
@@ -106,6 +108,7 @@ impl Reader<'_> {
             },
             ..sent(delivery)
         };
+        read.sent.replay = self.replay(&mut refusals);
         read.refusal = Refusal::all(refusals);
         read
     }
@@ -192,6 +195,36 @@ impl Reader<'_> {
         }
     }
 
+    fn replay(&self, refusals: &mut Vec<Refusal>) -> Option<mesh::EventReplay> {
+        let replay = self.spec.replay.as_ref()?;
+        let mut moment = |at: &str, written: &str| match written.parse::<Timestamp>() {
+            Ok(time) => Some(time.as_millisecond()),
+            Err(_) => {
+                refusals.push(invalid(format!(
+                    "spec.replay.{at}: this is no moment: write it as 2026-11-20T08:00:00Z."
+                )));
+                None
+            }
+        };
+        let until = moment("until", &replay.until);
+        let from = match (replay.from.type_, &replay.from.time) {
+            (ReplayType::DeadLetter, _) => Some(replay::From::DeadLetters(true)),
+            (ReplayType::Time, Some(time)) => moment("from.time", time).map(replay::From::SinceMs),
+            (ReplayType::Time, None) => {
+                refusals.push(invalid(
+                    "spec.replay.from.time: it is written with type Time.".to_owned(),
+                ));
+                None
+            }
+        };
+        Some(mesh::EventReplay {
+            request: replay.request.clone(),
+            from,
+            until_ms: until?,
+            max_per_second: replay.max_per_second,
+        })
+    }
+
     fn start(&self, written: &StartFrom, refusals: &mut Vec<Refusal>) -> Option<Start> {
         match (written.type_, &written.time) {
             (StartType::New, None) => Some(Start::New(true)),
@@ -239,6 +272,12 @@ fn unable(kind: BrokerKind, spec: &EventSubscriptionSpec) -> Vec<String> {
         problems.push(format!(
             "spec.source.broker.startFrom: {name} holds nothing for a group that is not there yet: write type: New, \
              which begins with what is published once the group is there."
+        ));
+    }
+    let replayed = spec.replay.as_ref().map(|replay| replay.from.type_);
+    if !can.history && replayed == Some(ReplayType::Time) {
+        problems.push(format!(
+            "spec.replay.from: {name} holds nothing of what was delivered: write type: DeadLetter, or publish it anew."
         ));
     }
     let topics = [
@@ -291,6 +330,29 @@ fn problems(spec: &EventSubscriptionSpec) -> Vec<String> {
             "spec.delivery.orderingKey: it is written with ordering: Key, and only there."
                 .to_owned(),
         );
+    }
+    if let Some(replay) = &spec.replay {
+        if spec.source.broker.manage == Manage::Never {
+            problems.push(
+                "spec.replay: a group of its own is made for it, and with manage: Never nothing is made: write \
+                 manage: CreateIfMissing."
+                    .to_owned(),
+            );
+        }
+        if replay.from.type_ == ReplayType::Time && delivery.ordering != EventOrdering::None {
+            problems.push(
+                "spec.replay.from: what is replayed is in no order: write ordering: None, or another \
+                 EventSubscription with a startFrom of type Time."
+                    .to_owned(),
+            );
+        }
+        if replay.from.type_ == ReplayType::DeadLetter && delivery.dead_letter.is_none() {
+            problems.push(
+                "spec.replay.from: dead letters are replayed from spec.delivery.deadLetter.topic, and there is \
+                 none."
+                    .to_owned(),
+            );
+        }
     }
     let dead_letters = delivery.on_exhausted == OnExhausted::DeadLetter;
     match &delivery.dead_letter {

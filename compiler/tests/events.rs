@@ -197,6 +197,28 @@ fn replies_go_to_another_topic_and_are_not_those_of_batches() {
 }
 
 #[test]
+fn a_replay_is_written_for_what_can_be_replayed() {
+    let replay = |from: &str, delivery: &str| {
+        format!(
+            "{}, replay: {{request: a, from: {from}, until: \"2026-11-20T08:00:00Z\"}}",
+            with_delivery(delivery)
+        )
+    };
+    let letters = "deadLetter: {topic: dead}";
+    let since = "{type: Time, time: \"2026-11-20T08:00:00Z\"}";
+    takes(&replay("{type: DeadLetter}", letters));
+    takes(&replay(since, "onExhausted: Drop"));
+    refuses(
+        &replay("{type: DeadLetter}", "onExhausted: Drop"),
+        "spec: dead letters are replayed from delivery.deadLetter.topic, and there is none",
+    );
+    refuses(
+        &replay("{type: Time}", letters),
+        "spec.replay.from: time is written with type Time, and only there",
+    );
+}
+
+#[test]
 fn a_moment_is_written_with_type_time_and_only_there() {
     let only = "spec.source.broker.startFrom: time is written with type Time, and only there";
     let start =

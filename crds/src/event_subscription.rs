@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 mod delivery;
 mod filter;
+mod replay;
 mod source;
 mod status;
 mod target;
@@ -21,8 +22,9 @@ pub use delivery::{
     ResponseAction, ResponseRule,
 };
 pub use filter::{EventFilter, InnerFilter, InnermostFilter};
+pub use replay::{EventReplay, ReplayFrom, ReplayType};
 pub use source::{BrokerSource, Manage, Source, SourceType, StartFrom, StartType};
-pub use status::{EventError, EventSubscriptionStatus};
+pub use status::{EventError, EventSubscriptionStatus, ReplayPhase, ReplayStatus};
 pub use target::{EventTarget, EventTargetType, ServiceTarget, WorkloadTarget};
 
 /// Which events go where, and what becomes of those that can't be delivered.
@@ -84,6 +86,9 @@ pub use target::{EventTarget, EventTargetType, ServiceTarget, WorkloadTarget};
 ).message("reply.topic is the topic that the events come from: each reply would be replied to for ever"))]
 #[x_kube(validation = Cel::new("!has(self.reply) || !has(self.delivery.batch)")
     .message("a batch is not replied to: write reply without delivery.batch"))]
+#[x_kube(validation = Cel::new(
+    "!has(self.replay) || self.replay.from.type != 'DeadLetter' || has(self.delivery.deadLetter)"
+).message("dead letters are replayed from delivery.deadLetter.topic, and there is none"))]
 pub struct EventSubscriptionSpec {
     /// Whether nothing is delivered for now. What comes meanwhile stays in the broker, as long as that
     /// keeps it.
@@ -107,6 +112,10 @@ pub struct EventSubscriptionSpec {
     /// Where the events go that the target replies with: a 200 whose body is one event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<EventReply>,
+
+    /// What is delivered once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<EventReplay>,
 }
 
 /// Where replies go.

@@ -422,6 +422,7 @@ fn figures(report: &Report) -> EventSubscriptionStatus {
             reason: error.reason.clone(),
             time: error.time.clone(),
         }),
+        replay: events.replay.clone(),
         ..EventSubscriptionStatus::default()
     }
 }

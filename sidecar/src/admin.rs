@@ -4,6 +4,7 @@
 
 mod access;
 mod cache;
+mod events;
 mod explain;
 mod limits;
 pub mod probes;
@@ -34,6 +35,7 @@ use wire::Resource;
 use crate::config::State;
 use crate::config::followers::Followers;
 use crate::drain::Drain;
+use crate::events::desk::Desk;
 use crate::identity::certs::Credentials;
 use crate::net::accept::{accept, listen};
 use crate::net::original_dst::local;
@@ -77,6 +79,8 @@ GET /tap               ?status=5xx&path=/orders&sample=10: requests as they end,
 GET /stats             what is going on
 GET /metrics           the same for scrapers, and more
 GET /ready
+GET or PUT /events     such as show=shop/billing limit=10: EventSubscriptions, and their dead letters: show=,
+                       count=, replay= or purge=, from=dead-letters, until=2026-11-20T08:00:00Z, rate=50
 GET or PUT /cache      such as purge=/orders: what is kept of the own answers, or that it goes
 GET or PUT /log-level  such as info, or info,sidecar=debug
 GET or PUT /access-log such as sample=10 filter=slow:500ms
@@ -97,6 +101,8 @@ pub struct Admin {
     pub taps: Arc<Taps>,
     /// Asks the application what the kubelet wants to know, where it wants to know something.
     pub prober: Option<Rc<Prober>>,
+    /// Who carries out EventSubscriptions.
+    pub desk: Desk,
 }
 
 /// What is missing when there is no certificate, or none that is in force.
@@ -271,6 +277,7 @@ impl Admin {
             "/stats" => question.tells(|| json(StatusCode::OK, &self.stats())),
             "/ready" => self.ready(question),
             "/metrics" => self.to_scrapers(question),
+            "/events" => question.tells_or_sets(|| self.events(question)),
             "/cache" => question.tells_or_sets(|| self.cache(question)),
             "/log-level" => question.tells_or_sets(|| self.log_level(question)),
             "/access-log" => question.tells_or_sets(|| self.access_log(question)),

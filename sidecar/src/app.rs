@@ -24,6 +24,7 @@ use crate::config::State;
 use crate::config::apply::Applier;
 use crate::config::followers::Followers;
 use crate::config::lookup::{self, Asking};
+use crate::events::desk::Desk;
 use crate::identity::certs::{Certs, Credentials};
 use crate::identity::store::{self, Store};
 use crate::net::connect::Connector;
@@ -127,6 +128,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         healths: metrics.attempts.healths.clone(),
         budgets: metrics.attempts.budgets.clone(),
         drain: drain.clone(),
+        desk: Desk::default(),
     };
     let workers = worker::start(&shared, args.workers(), &stopped)?;
 
@@ -183,6 +185,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
         access_log: shared.access_log.selected(),
         taps: shared.access_log.taps().clone(),
         prober,
+        desk: shared.desk.clone(),
     };
     let servers = admin::start(
         admin,

@@ -30,6 +30,7 @@ use crate::config::State;
 use crate::config::followers::Followers;
 use crate::config::lookup::Asking;
 use crate::drain::Drain;
+use crate::events::desk::{self, Desk};
 use crate::events::port;
 use crate::events::subscriber::Subscribers;
 use crate::identity::certs::Credentials;
@@ -79,6 +80,8 @@ pub struct Shared {
     pub budgets: Arc<Budgets>,
     /// When to stop.
     pub drain: Drain,
+    /// Who is asked for what people want of EventSubscriptions.
+    pub desk: Desk,
 }
 
 impl<F> hyper::rt::Executor<F> for LocalExecutor
@@ -163,6 +166,7 @@ fn run(
             followers: shared.followers,
         };
         tokio::task::spawn_local(following.run(shared.state, shared.credentials));
+        tokio::task::spawn_local(desk::serve(proxy.clone(), shared.desk.orders()));
         let accepting = accept_all(outbound, {
             let proxy = proxy.clone();
             move |stream| from_application::outbound_connection(proxy.clone(), stream)

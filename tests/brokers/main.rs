@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod letters;
 mod nats;
 mod rabbitmq;
 mod redis;

@@ -32,7 +32,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    fn start(more: &str) -> Self {
+    pub(super) fn start(more: &str) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
@@ -69,7 +69,7 @@ impl Server {
         }
     }
 
-    async fn open(&self) -> Nats {
+    pub(super) async fn open(&self) -> Nats {
         let nats = Nats::open(self.address(Credentials::None)).await.unwrap();
         until(|| nats.is_connected()).await;
         nats
@@ -140,6 +140,7 @@ pub(super) fn group(name: &str, topic: &str) -> Group {
         start: Start::Earliest,
         create: true,
         window: None,
+        kept: false,
     }
 }
 

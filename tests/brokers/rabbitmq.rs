@@ -41,13 +41,13 @@ struct Server {
 
 /// One of its virtual hosts.
 #[derive(Clone)]
-struct Host {
+pub(super) struct Host {
     address: SocketAddr,
     name: String,
 }
 
 /// A virtual host that nobody else has, of the node that all share.
-async fn host() -> Host {
+pub(super) async fn host() -> Host {
     static SERVER: OnceLock<Server> = OnceLock::new();
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| Server::start(HOSTS)));
@@ -124,7 +124,7 @@ impl Host {
         }
     }
 
-    async fn open(&self) -> RabbitMq {
+    pub(super) async fn open(&self) -> RabbitMq {
         let rabbit = RabbitMq::open(self.address()).unwrap();
         until(|| rabbit.is_connected()).await;
         rabbit
@@ -179,6 +179,7 @@ fn group(name: &str, topic: &str) -> Group {
         start: Start::New,
         create: true,
         window: None,
+        kept: false,
     }
 }
 

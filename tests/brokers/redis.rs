@@ -19,7 +19,7 @@ mod groups;
 mod leases;
 
 /// A Redis, killed when this is dropped.
-struct Server {
+pub(super) struct Server {
     child: Child,
     folder: TempDir,
     address: SocketAddr,
@@ -27,7 +27,7 @@ struct Server {
 
 impl Server {
     /// One that stores what it confirms. `more`: lines of its configuration.
-    fn start(more: &str) -> Self {
+    pub(super) fn start(more: &str) -> Self {
         Self::start_with(&format!("appendonly yes\nappendfsync always\n{more}"))
     }
 
@@ -64,7 +64,7 @@ impl Server {
         address(self.address, user, password)
     }
 
-    async fn open(&self) -> Redis {
+    pub(super) async fn open(&self) -> Redis {
         let redis = Redis::open(self.address("", "")).await.unwrap();
         until(|| redis.is_connected()).await;
         redis

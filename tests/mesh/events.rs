@@ -20,6 +20,7 @@ mod deliveries;
 mod failures;
 mod order;
 mod publishing;
+mod replays;
 mod replies;
 mod status;
 

@@ -51,6 +51,44 @@ pub struct EventSubscriptionStatus {
     /// The last delivery that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<EventError>,
+
+    /// How it goes with `spec.replay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayStatus>,
+}
+
+/// How it goes with what is delivered once more. Counted since the sidecars began that see to it.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplayStatus {
+    /// Which one.
+    #[schemars(length(max = 63))]
+    pub request: String,
+
+    /// Whether it goes on.
+    pub phase: ReplayPhase,
+
+    /// How many events were taken this time.
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    pub done: i64,
+
+    /// How many were exhausted anew.
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    pub failed: i64,
+
+    /// Why it does not go on for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub message: Option<String>,
+}
+
+/// Whether a replay goes on.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplayPhase {
+    /// It does.
+    Running,
+    /// All that there was to replay was.
+    Done,
 }
 
 /// A delivery that failed. Nothing of the event is in it.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use compiler::{ObjectKey, ObjectKind, ObjectRef};
 use tokio::time::Instant;
-use wire::discovery::{EventFailure, EventLag, Report, SubscriptionReport};
+use wire::discovery::{EventFailure, EventLag, ReplayReport, Report, SubscriptionReport};
 use wire::report::MAX_WHY_CHARS;
 use wire::{Kind, ResourceId};
 
@@ -37,6 +37,8 @@ pub struct EventsReport {
     pub dead_lettered: u64,
     /// The last delivery that failed.
     pub failure: Option<EventFailure>,
+    /// How it goes with what is delivered once more.
+    pub replay: Option<ReplayReport>,
 }
 
 /// What one stream has said.
@@ -62,6 +64,11 @@ impl EventsReport {
                 reason: presentable(&failure.reason, MAX_REASON_CHARS),
                 ..failure
             }),
+            replay: report.replay.map(|replay| ReplayReport {
+                request: presentable(&replay.request, MAX_REASON_CHARS),
+                why: presentable(&replay.why, MAX_WHY_CHARS),
+                ..replay
+            }),
         }
     }
 
@@ -77,6 +84,19 @@ impl EventsReport {
         }
         if self.why.is_empty() {
             self.why = other.why;
+        }
+        match (&mut self.replay, other.replay) {
+            (Some(sum), Some(more)) if sum.request == more.request => {
+                sum.done = sum.done.saturating_add(more.done);
+                sum.failed = sum.failed.saturating_add(more.failed);
+                sum.finished &= more.finished;
+                if sum.why.is_empty() {
+                    sum.why = more.why;
+                }
+            }
+            (sum @ None, more) => *sum = more,
+            // Who has not heard of the newest yet says something else.
+            _ => {}
         }
         self.sidecars += other.sidecars;
         self.delivering += other.delivering;

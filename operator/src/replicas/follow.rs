@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use wire::discovery::{EventFailure, EventLag};
+use wire::discovery::{EventFailure, EventLag, ReplayReport};
 use wire::replicas::replicas_client::ReplicasClient;
-use wire::replicas::{Connected, Events, Object, Pod, Refusal, Report};
+use wire::replicas::{Connected, Events, Object, Pod, Refusal, Replay, Report};
 
 use super::dial::{DialError, dial};
 use crate::ca::Ca;
@@ -210,6 +210,13 @@ fn write_events(events: &EventsReport) -> Events {
         failed_at_ms: failure.as_ref().map(|failure| failure.at_ms),
         failure_status: failure.as_ref().map_or(0, |failure| failure.status),
         failure_reason: failure.map_or_else(String::new, |failure| failure.reason),
+        replay: events.replay.clone().map(|replay| Replay {
+            request: replay.request,
+            done: replay.done,
+            failed: replay.failed,
+            finished: replay.finished,
+            why: replay.why,
+        }),
     }
 }
 
@@ -234,6 +241,13 @@ pub(super) fn read_events(events: Events) -> EventsReport {
         in_flight: events.in_flight,
         dead_lettered: events.dead_lettered,
         failure,
+        replay: events.replay.map(|replay| ReplayReport {
+            request: replay.request,
+            done: replay.done,
+            failed: replay.failed,
+            finished: replay.finished,
+            why: replay.why,
+        }),
     }
 }
 

@@ -1,9 +1,10 @@
 //! How it goes with an EventSubscription: the condition `Ready`, and figures.
 
+use crds::event_subscription::{ReplayPhase, ReplayStatus};
 use crds::status::{ConditionType, Reason};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use wire::discovery::EventFailure;
+use wire::discovery::{EventFailure, ReplayReport};
 
 use super::ReportedCondition;
 use crate::push::EventsReport;
@@ -29,6 +30,9 @@ pub struct Figures {
     /// The last delivery that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<Failure>,
+    /// How it goes with what is delivered once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayStatus>,
 }
 
 /// A delivery that failed.
@@ -56,6 +60,7 @@ impl From<&EventsReport> for Figures {
             in_flight: report.in_flight,
             dead_lettered: report.dead_lettered,
             last_error: report.failure.as_ref().map(Failure::from),
+            replay: report.replay.as_ref().map(replay),
         }
     }
 }
@@ -70,6 +75,22 @@ impl From<&EventFailure> for Failure {
             reason: failure.reason.clone(),
             time: at.to_string(),
         }
+    }
+}
+
+/// How it goes with what is delivered once more.
+fn replay(report: &ReplayReport) -> ReplayStatus {
+    // Every reader of JSON has it exactly.
+    let number = |it: u64| i64::try_from(it).unwrap_or(i64::MAX).min((1 << 53) - 1);
+    ReplayStatus {
+        request: report.request.clone(),
+        phase: match report.finished {
+            true => ReplayPhase::Done,
+            false => ReplayPhase::Running,
+        },
+        done: number(report.done),
+        failed: number(report.failed),
+        message: Some(report.why.clone()).filter(|why| !why.is_empty()),
     }
 }
 

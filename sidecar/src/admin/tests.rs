@@ -199,6 +199,7 @@ async fn beside_an_admin<F: Future<Output = ()>>(test: impl FnOnce(std::net::Soc
         access_log: Some(Arc::new(Selected::new(Default::default()))),
         taps: Arc::default(),
         prober: None,
+        desk: Desk::default(),
     };
     let local = tokio::task::LocalSet::new();
     let test = async {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::StatusCode;
 use http::uri::PathAndQuery;
 use wire::filter::Filter;
-use wire::mesh::{self, subscription};
+use wire::mesh::{self, event_replay, subscription};
 
 use super::broker::Broker;
 use super::service::{ServiceKey, parse_port};
@@ -54,7 +54,31 @@ pub struct Subscription {
     pub expiry: Option<Duration>,
     /// What becomes of those that are exhausted.
     pub exhausted: Exhausted,
+    /// What is delivered once more.
+    pub replay: Option<Replay>,
     answers: Vec<(Vec<u16>, Action)>,
+}
+
+/// What is delivered once more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// What the run is called.
+    pub request: Arc<str>,
+    /// What is replayed.
+    pub from: ReplayFrom,
+    /// Up to when it was published, or became a dead letter.
+    pub until: SystemTime,
+    /// How many are begun in a second.
+    pub rate: u32,
+}
+
+/// What is replayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplayFrom {
+    /// The dead letters of the subscription.
+    DeadLetters,
+    /// What was published then or later.
+    Since(SystemTime),
 }
 
 /// Where events go.
@@ -189,6 +213,7 @@ impl Subscription {
                     Ordering::None => None,
                     _ => Some((max_in_flight * 2).clamp(WINDOW.0, WINDOW.1)),
                 },
+                kept: false,
             },
             batch: sent.batch.map(|batch| Batch {
                 size: usize::try_from(batch.max_size.max(1)).unwrap_or(1),
@@ -217,6 +242,7 @@ impl Subscription {
                     return Err("on_exhausted: it is not known to this sidecar".to_owned());
                 }
             },
+            replay: sent.replay.map(Replay::build).transpose()?,
             answers: answers.collect::<Result<_, _>>()?,
         })
     }
@@ -239,6 +265,23 @@ impl Subscription {
             // Nobody is followed anywhere, and what is refused for good is not sent again.
             _ => Action::Exhaust,
         }
+    }
+}
+
+// === impl Replay ===
+
+impl Replay {
+    fn build(sent: mesh::EventReplay) -> Result<Self, String> {
+        Ok(Self {
+            request: sent.request.into(),
+            from: match sent.from {
+                Some(event_replay::From::DeadLetters(_)) => ReplayFrom::DeadLetters,
+                Some(event_replay::From::SinceMs(millis)) => ReplayFrom::Since(moment(millis)),
+                None => return Err("replay.from: it is not known to this sidecar".to_owned()),
+            },
+            until: moment(sent.until_ms),
+            rate: sent.max_per_second.max(1),
+        })
     }
 }
 

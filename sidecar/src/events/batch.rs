@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use super::broker::{Broker, Delivered, Queue};
 use super::deliver::deliver_batch;
 use super::received::Received;
-use super::subscriber::{Ended, Running, at, in_flight};
+use super::running::Running;
+use super::subscriber::{Ended, at, in_flight};
 use crate::config::subscription::Batch;
 
 /// Events that wait for others.

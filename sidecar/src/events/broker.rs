@@ -133,6 +133,23 @@ pub trait Broker {
     /// That the broker does not say.
     fn lag<'a>(&'a self, group: &'a Group) -> LocalBoxFuture<'a, Result<Lag, Unsubscribed>>;
 
+    /// Forgets a group, its position and what is before it; the topic stays. One that is not there is forgotten.
+    ///
+    /// # Errors
+    /// That it may still be there.
+    fn forget<'a>(&'a self, group: &'a Group) -> LocalBoxFuture<'a, Result<(), Unsubscribed>>;
+
+    /// Deletes what stands at a [place](Delivered::place) of a topic, for all. Where a topic is a queue, and what is
+    /// acknowledged is gone, there is nothing to do.
+    ///
+    /// # Errors
+    /// That it may still be there.
+    fn discard<'a>(
+        &'a self,
+        topic: &'a str,
+        place: &'a str,
+    ) -> LocalBoxFuture<'a, Result<(), Unsubscribed>>;
+
     /// Whether there is a connection.
     fn is_connected(&self) -> bool;
 }
@@ -150,6 +167,9 @@ pub struct Group {
     pub create: bool,
     /// In order: one member at a time is delivered anything, at most so many that are not acknowledged.
     pub window: Option<usize>,
+    /// It is delivered what the topic holds of itself. Where that is a queue, what is acknowledged is gone from it for
+    /// everybody: [`Queue::takes`].
+    pub kept: bool,
 }
 
 /// Where a group starts when it is created.
@@ -190,6 +210,11 @@ pub trait Queue {
     /// # Errors
     /// That the broker does not say.
     fn lag(&mut self) -> LocalBoxFuture<'_, Result<Lag, Lost>>;
+
+    /// Whether what is acknowledged is gone for everybody, and not only for this group.
+    fn takes(&self) -> bool {
+        false
+    }
 
     /// Gives back what came and was not handed out, so that others need not wait for its lease to end, and is
     /// delivered nothing any more: nothing is to be pulled after that. What the broker does not hear comes again

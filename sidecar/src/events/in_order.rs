@@ -15,7 +15,8 @@ use super::broker::{Broker, Delivered, Lost, Queue};
 use super::deliver::deliver;
 use super::lanes::{Fate, Key, Lanes};
 use super::received::Received;
-use super::subscriber::{Ended, Running, at, in_flight};
+use super::running::Running;
+use super::subscriber::{Ended, at, in_flight};
 use crate::config::subscription::{Ordering, Subscription};
 
 /// How late an event may come again.

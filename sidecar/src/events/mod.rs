@@ -12,7 +12,8 @@
 //!      ▼ pulled by one of those that share the work (subscriber.rs), or by one alone (in_order.rs, lanes.rs)
 //!   deliver ── filters, a POST to the target, what its answer means (deliver.rs, post.rs), alone or with
 //!      │       others (batch.rs, outcomes.rs); what it replies is published (reply.rs)
-//!      └────── done, again later, or to the dead letter topic (settle.rs, dead_letter.rs)
+//!      └────── done, again later, or to the dead letter topic (settle.rs, dead_letter.rs), from which it may be
+//!              delivered once more (replay.rs), as people want (desk.rs)
 //! ```
 //!
 //! An event is acknowledged when its target has answered well, or when the broker holds it as a dead letter:
@@ -24,6 +25,7 @@ pub mod cloud_event;
 pub mod connections;
 mod dead_letter;
 mod deliver;
+pub mod desk;
 mod in_order;
 mod lanes;
 mod outcomes;
@@ -31,6 +33,8 @@ pub mod port;
 mod post;
 pub mod publish;
 mod received;
+mod replay;
 mod reply;
+mod running;
 mod settle;
 pub mod subscriber;

@@ -15,8 +15,16 @@ pub(super) struct Received {
 
 impl Received {
     pub(super) fn of(subscription: &Subscription, message: Box<dyn Delivered>) -> Self {
-        let event = read(subscription, &*message);
+        let event = Self::read(subscription, &*message);
         Self { message, event }
+    }
+
+    /// The event that a message is; one that says what it was, when it is none.
+    pub(super) fn read(
+        subscription: &Subscription,
+        message: &dyn Delivered,
+    ) -> Result<Event, Event> {
+        read(subscription, message)
     }
 }
 

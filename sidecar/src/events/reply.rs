@@ -16,8 +16,8 @@ use super::cloud_event::{Received, receive};
 use super::dead_letter::Why;
 use super::post::{Answer, Unread};
 use super::publish::known_by;
+use super::running::Running;
 use super::settle::AGAIN;
-use super::subscriber::Running;
 
 /// How long a broker may take to confirm one.
 const PATIENCE: Duration = Duration::from_secs(5);

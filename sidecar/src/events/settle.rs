@@ -9,7 +9,7 @@ use super::broker::{Broker, Delivered, Unpublished};
 use super::cloud_event::Event;
 use super::dead_letter::{self, Story};
 use super::lanes::Fate;
-use super::subscriber::Running;
+use super::running::Running;
 use crate::config::subscription::Exhausted;
 use crate::proxy::Proxy;
 use crate::telemetry::metrics::events::Delivered as Outcome;
@@ -61,6 +61,7 @@ pub(super) async fn settle(
             }
         }
     };
+    running.tally.count(outcome);
     let events = &px.metrics.all().events;
     events.delivered(&running.subscription.object, outcome);
     fate

@@ -1,35 +1,30 @@
 //! Subscriptions that are carried out: each by one worker of a sidecar, which pulls as many events as it may
 //! deliver at once, and no more.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::pending;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use http::StatusCode;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::broker::{Broker, Queue, Unsubscribed};
 use super::deliver::deliver;
 use super::received::Received;
-use super::{batch, in_order};
+use super::running::Running;
+use super::{batch, in_order, replay};
 use crate::config::State;
 use crate::config::subscription::{Exhausted, Subscription};
 use crate::policy::load_balancer::hash::of_text;
 use crate::proxy::Proxy;
-use crate::proxy::error::Reason;
-use crate::telemetry::metrics::events::Events;
 
 /// From one try to join to the next, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
-
-/// For how long nothing is pulled until the group is left meanwhile.
-const REST: Duration = Duration::from_secs(12);
 
 /// How long it is from one count of what is before a group to the next: while it changes, and at most.
 const COUNTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
@@ -40,28 +35,16 @@ const FIRST_COUNT: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub struct Subscribers {
     carried_out: RefCell<HashMap<String, Subscriber>>,
-    /// By `namespace/name`.
-    suspended: RefCell<HashSet<Arc<str>>>,
+    suspended: RefCell<Vec<Arc<Subscription>>>,
+    /// Held for as long as there is a worker.
+    ends: watch::Sender<bool>,
 }
 
 /// A subscription, as long as it is carried out as it is.
 struct Subscriber {
     subscription: Arc<Subscription>,
     /// Dropped, it ends: what is being delivered is delivered.
-    _going: watch::Sender<bool>,
-}
-
-/// A subscription while it is carried out.
-pub(super) struct Running {
-    pub(super) px: Weak<Proxy>,
-    pub(super) subscription: Arc<Subscription>,
-    going: watch::Receiver<bool>,
-    /// Nothing is pulled until then.
-    paused: Cell<Option<Instant>>,
-    gone: Cell<bool>,
-    unreached: Cell<Option<Reason>>,
-    pub(super) places: Arc<Semaphore>,
-    left: Notify,
+    going: watch::Sender<bool>,
 }
 
 // === impl Subscribers ===
@@ -81,6 +64,8 @@ impl Subscribers {
                 .is_some_and(|one| Arc::ptr_eq(one, &held.subscription));
             if !same {
                 tracing::info!(subscription = %held.subscription.object, "ends");
+                let next = wanted.get(id).map(|next| &***next);
+                replay::forget(px, &held.subscription, next);
             }
             same
         });
@@ -93,15 +78,13 @@ impl Subscribers {
     /// Tells of those that are suspended, and no longer of those that were.
     fn suspend<'s>(&self, px: &Proxy, suspended: impl Iterator<Item = &'s Arc<Subscription>>) {
         let events = &px.metrics.all().events;
-        let suspended = suspended.map(|one| one.object.clone());
-        let suspended = HashSet::from_iter(suspended);
-        for object in &suspended {
-            events.suspended(object);
+        let suspended = Vec::from_iter(suspended.cloned());
+        for one in &suspended {
+            events.suspended(&one.object);
         }
-        let before = self.suspended.replace(suspended);
-        for object in before {
-            if !self.tells_of(&object) {
-                events.subscribed(&object, None);
+        for one in self.suspended.replace(suspended) {
+            if !self.tells_of(&one.object) {
+                events.subscribed(&one.object, None);
             }
         }
     }
@@ -109,13 +92,28 @@ impl Subscribers {
     /// Whether one of this name (`namespace/name`) is carried out, or suspended.
     fn tells_of(&self, object: &str) -> bool {
         let all = self.carried_out.borrow();
-        self.suspended.borrow().contains(object)
-            || all.values().any(|one| *one.subscription.object == *object)
+        let suspended = self.suspended.borrow();
+        let mut all = all.values().map(|one| &one.subscription).chain(&*suspended);
+        all.any(|one| *one.object == *object)
+    }
+
+    /// One of this name, for what somebody wants of it beside.
+    pub(super) fn running(&self, px: &Rc<Proxy>, object: &str) -> Option<Running> {
+        let px = Rc::downgrade(px);
+        let all = self.carried_out.borrow();
+        let mut carried_out = all.values();
+        if let Some(one) = carried_out.find(|one| *one.subscription.object == *object) {
+            return Some(Running::new(&px, &one.subscription, one.going.subscribe()));
+        }
+        let suspended = self.suspended.borrow();
+        let one = suspended.iter().find(|one| *one.object == *object)?;
+        Some(Running::new(&px, one, self.ends.subscribe()))
     }
 
     /// Ends all of them: nothing more is pulled.
     pub fn end(&self) {
         self.carried_out.borrow_mut().clear();
+        self.suspended.borrow_mut().clear();
     }
 }
 
@@ -127,25 +125,17 @@ fn share(id: &str, count: usize) -> usize {
 
 fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>) -> Subscriber {
     let (going, goes) = watch::channel(true);
-    let running = Rc::new(Running {
-        px: Rc::downgrade(px),
-        subscription: subscription.clone(),
-        going: goes,
-        paused: Cell::new(None),
-        gone: Cell::new(false),
-        unreached: Cell::new(None),
-        places: Arc::new(Semaphore::new(subscription.max_in_flight)),
-        left: Notify::new(),
-    });
+    let running = Rc::new(Running::new(&Rc::downgrade(px), subscription, goes));
     tokio::task::spawn_local(async move {
         tokio::select! {
             () = carry_out(running.clone()) => {}
             never = count(&running) => match never {},
+            never = replay::carry_out(&running) => match never {},
         }
     });
     Subscriber {
         subscription: subscription.clone(),
-        _going: going,
+        going,
     }
 }
 
@@ -353,136 +343,4 @@ pub(super) async fn in_flight<T>(
     let fate = delivering.await;
     in_flight.dec_by(count);
     Some(fate)
-}
-
-// === impl Running ===
-
-impl Running {
-    /// A place is free again.
-    pub(super) fn has_left(&self) {
-        self.left.notify_one();
-    }
-
-    /// Returns when a place is free again.
-    pub(super) async fn left(&self) {
-        self.left.notified().await;
-    }
-
-    pub(super) fn goes_on(&self) -> bool {
-        self.going.has_changed().is_ok()
-    }
-
-    /// Returns when the subscription ends.
-    pub(super) async fn ended(&self) {
-        let mut going = self.going.clone();
-        // It is never told anything but that whoever could tell is gone.
-        let _ = going.changed().await;
-    }
-
-    /// Waits; whether the subscription goes on after that.
-    pub(super) async fn goes_on_for(&self, wait: Duration) -> bool {
-        tokio::select! {
-            biased;
-            () = self.ended() => false,
-            () = sleep(wait) => true,
-        }
-    }
-
-    /// How many events may be pulled, when any may; nothing when the subscription ends.
-    async fn room(&self) -> Option<usize> {
-        loop {
-            if !self.goes_on() {
-                return None;
-            }
-            let left = self.left.notified();
-            match self.paused() {
-                Some(until) => tokio::select! {
-                    () = self.ended() => return None,
-                    () = sleep_until(until) => continue,
-                },
-                None => self.paused.set(None),
-            }
-            match self.places.available_permits() {
-                0 => tokio::select! {
-                    () = self.ended() => return None,
-                    () = left => {}
-                },
-                free => return Some(free),
-            }
-        }
-    }
-
-    /// Whether nothing is to be pulled for long.
-    pub(super) fn rests(&self) -> bool {
-        let long = Instant::now() + REST;
-        self.gone.get() || self.paused.get().is_some_and(|until| until > long)
-    }
-
-    /// Waits until it may be pulled again, and says why it was not; nothing when the subscription ends.
-    pub(super) async fn rested(&self) -> Option<String> {
-        let until = self.paused.get();
-        tokio::select! {
-            biased;
-            () = self.ended() => None,
-            () = sleep_until(until.unwrap_or_else(Instant::now)), if !self.gone.get() => {
-                Some("the target asked to wait".to_owned())
-            }
-        }
-    }
-
-    /// Until when nothing new is begun, if that is to be.
-    pub(super) fn paused(&self) -> Option<Instant> {
-        self.paused.get().filter(|until| *until > Instant::now())
-    }
-
-    /// Nothing is pulled until then.
-    pub(super) fn pause_until(&self, until: Instant) {
-        let later = self.paused.get().is_none_or(|paused| paused < until);
-        if later {
-            self.paused.set(Some(until));
-        }
-    }
-
-    /// Whether the target has said that it is gone.
-    pub(super) fn has_gone(&self) -> bool {
-        self.gone.get()
-    }
-
-    /// The target has said that it is gone: nothing more is delivered, and the position is kept.
-    pub(super) fn is_gone(&self) {
-        if !self.gone.replace(true) {
-            let object = &self.subscription.object;
-            tracing::warn!(subscription = %object, "the target is gone (410): nothing is delivered any more");
-            self.tell(|events, object| events.gone(object));
-        }
-    }
-
-    /// A delivery failed: with this status, or without an answer.
-    pub(super) fn failed(&self, status: Option<StatusCode>, reason: &str) {
-        self.tell(|events, object| events.failed(object, status, reason));
-    }
-
-    fn tell(&self, what: impl FnOnce(&Events, &Arc<str>)) {
-        if let Some(px) = self.px.upgrade() {
-            what(&px.metrics.all().events, &self.subscription.object);
-        }
-    }
-
-    /// The target can't be reached, or can again.
-    pub(super) fn unreached(&self, why: Option<Reason>) {
-        let before = self.unreached.replace(why);
-        let object = &self.subscription.object;
-        match (before, why) {
-            (None, Some(why)) => {
-                tracing::warn!(subscription = %object, reason = why.name(), "the target can't be reached: its events wait");
-                let why = format!("the target can't be reached ({})", why.name());
-                self.tell(|events, object| events.waits(object, &why));
-            }
-            (Some(_), None) => {
-                tracing::info!(subscription = %object, "the target is reached again");
-                self.tell(|events, object| events.waits(object, ""));
-            }
-            _ => {}
-        }
-    }
 }

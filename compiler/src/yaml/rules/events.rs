@@ -39,6 +39,14 @@ pub(super) const RULES: &[Rule] = &[
         !has(spec, "reply") || spec.pointer("/delivery/batch").is_none()
     }),
     (
+        "!has(self.replay) || self.replay.from.type != 'DeadLetter' || has(self.delivery.deadLetter)",
+        |spec| {
+            let from = spec.pointer("/replay/from/type");
+            from.is_none_or(|from| from != "DeadLetter")
+                || spec.pointer("/delivery/deadLetter").is_some()
+        },
+    ),
+    (
         "!has(self.orderingKey) || self.ordering == 'Key'",
         |delivery| {
             !has(delivery, "orderingKey") || delivery.get("ordering").is_some_and(|it| it == "Key")

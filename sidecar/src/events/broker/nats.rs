@@ -51,6 +51,7 @@ const ITS_OWN: &str = "nats-";
 /// The codes of JetStream's refusals that are told apart.
 mod code {
     pub(super) const CONSUMER_NOT_FOUND: u64 = 10_014;
+    pub(super) const NO_MESSAGE: u64 = 10_037;
     pub(super) const STREAM_NAME_IN_USE: u64 = 10_058;
     pub(super) const STREAM_NOT_FOUND: u64 = 10_059;
     pub(super) const CONSUMER_EXISTS: u64 = 10_148;
@@ -222,6 +223,32 @@ impl Nats {
         queue::counted(&info).ok_or_else(unsaid)
     }
 
+    async fn forgotten(&self, group: &Group) -> Result<(), Unsubscribed> {
+        may_be_topic(&group.topic)?;
+        let Some(stream) = self.stream_of(&group.topic).await? else {
+            return Ok(());
+        };
+        let what = format!("CONSUMER.DELETE.{stream}.{}", consumer_of(group));
+        match self.ask(&what, &json!({})).await? {
+            Err(failure) if failure.err_code == code::CONSUMER_NOT_FOUND => Ok(()),
+            answer => answer.map(drop).map_err(refused),
+        }
+    }
+
+    async fn discarded(&self, topic: &str, place: &str) -> Result<(), Unsubscribed> {
+        may_be_topic(topic)?;
+        let stream = self.stream_of(topic).await?;
+        let stream = stream.ok_or(Unsubscribed::MissingTopic)?;
+        let no_place = |_| Unsubscribed::Refused("this is no place".to_owned());
+        let place = place.parse::<u64>().map_err(no_place)?;
+        let what = format!("STREAM.MSG.DELETE.{stream}");
+        let body = json!({ "seq": place, "no_erase": true });
+        match self.ask(&what, &body).await? {
+            Err(failure) if failure.err_code == code::NO_MESSAGE => Ok(()),
+            answer => answer.map(drop).map_err(refused),
+        }
+    }
+
     fn version(&self) -> Result<String, Unsubscribed> {
         let info = self.link.client.try_server_info();
         // It says so a moment after it is connected.
@@ -259,6 +286,18 @@ impl Broker for Nats {
 
     fn lag<'a>(&'a self, group: &'a Group) -> LocalBoxFuture<'a, Result<Lag, Unsubscribed>> {
         self.lag_of(group).boxed_local()
+    }
+
+    fn forget<'a>(&'a self, group: &'a Group) -> LocalBoxFuture<'a, Result<(), Unsubscribed>> {
+        self.forgotten(group).boxed_local()
+    }
+
+    fn discard<'a>(
+        &'a self,
+        topic: &'a str,
+        place: &'a str,
+    ) -> LocalBoxFuture<'a, Result<(), Unsubscribed>> {
+        self.discarded(topic, place).boxed_local()
     }
 
     fn is_connected(&self) -> bool {

@@ -36,6 +36,7 @@ mod publisher;
 mod queue;
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -103,6 +104,17 @@ impl RabbitMq {
             delivering: Mutex::default(),
             counted: Mutex::default(),
         })
+    }
+
+    /// What a topic holds of itself is never forgotten.
+    async fn forgotten(&self, group: &Group) -> Result<(), Unsubscribed> {
+        if group.kept {
+            return Ok(());
+        }
+        let connected = self.publishing.wait(ANSWER).await;
+        let connected = connected.map_err(Unsubscribed::Away)?;
+        let deleted = Declarer::new(&connected).delete(&queue_of(group)).await;
+        deleted.map_err(|no| no.unsubscribed(Unsubscribed::MissingGroup))
     }
 
     /// What is in the hands of members is not told by the broker.
@@ -211,7 +223,13 @@ impl RabbitMq {
         is_new_enough(&connected.version, NEEDED)?;
         let mut declarer = Declarer::new(&connected);
         let name = queue_of(group);
-        see_to(&mut declarer, group, &name).await?;
+        match group.kept {
+            true => {
+                let there = declarer.count(&name).await;
+                there.map_err(|no| no.unsubscribed(Unsubscribed::MissingTopic))?;
+            }
+            false => see_to(&mut declarer, group, &name).await?,
+        }
         let channel = declarer.channel().await;
         let channel = channel.map_err(|no| no.unsubscribed(Unsubscribed::MissingGroup))?;
         let member = queue::Member {
@@ -219,6 +237,7 @@ impl RabbitMq {
             publisher: self.publisher.clone(),
             channel,
             delays: Delays::new(name.clone(), group.create),
+            takes: group.kept,
             queue: name,
             unique: rand::random(),
             unsettled: AtomicUsize::new(0),
@@ -295,6 +314,18 @@ impl Broker for RabbitMq {
         self.lag_of(group).boxed_local()
     }
 
+    fn forget<'a>(&'a self, group: &'a Group) -> LocalBoxFuture<'a, Result<(), Unsubscribed>> {
+        self.forgotten(group).boxed_local()
+    }
+
+    fn discard<'a>(
+        &'a self,
+        _topic: &'a str,
+        _place: &'a str,
+    ) -> LocalBoxFuture<'a, Result<(), Unsubscribed>> {
+        ready(Ok(())).boxed_local()
+    }
+
     fn is_connected(&self) -> bool {
         self.publisher.is_connected()
     }
@@ -308,6 +339,9 @@ fn may_be_topic(topic: &str) -> Result<(), Unsubscribed> {
 /// The name of a group's queue. A topic has no `/`, and what follows one here no `#`: no two groups have one queue, and none
 /// has that of a delay.
 fn queue_of(group: &Group) -> String {
+    if group.kept {
+        return group.topic.clone();
+    }
     let kept = |c: char| match c.is_ascii_graphic() && c != '#' {
         true => c,
         false => '_',
@@ -344,6 +378,7 @@ mod tests {
                 start: Start::New,
                 create: true,
                 window: None,
+                kept: false,
             })
         };
         assert_eq!(of("shop/billing"), "orders/shop/billing");

@@ -22,7 +22,7 @@ pub use link::{Address, Durability};
 use super::{Broker, Group, Lag, Message, Queue, Start, Unpublished, Unsubscribed, is_new_enough};
 use entry::Unwritten;
 use link::{Link, Unanswered};
-use script::{CREATE, JOIN, LAG, PUBLISH};
+use script::{CREATE, DISCARD, FORGET, JOIN, LAG, PUBLISH};
 
 /// How long Redis may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -140,7 +140,7 @@ impl Redis {
         }
         let version = self.link.version().map_err(Unsubscribed::Away)?;
         is_new_enough(&version, NEEDED)?;
-        let leases = format!("{OURS}leases:{{{}}}:{}", group.topic, group.name);
+        let leases = leases_of(group);
         let create = if group.create { "1" } else { "0" };
         let start = after(group.start);
         let left = millis(self.lease.saturating_mul(LEFT)).to_string();
@@ -207,9 +207,40 @@ impl Broker for Redis {
         self.lag_of(group).boxed_local()
     }
 
+    fn forget<'a>(&'a self, group: &'a Group) -> LocalBoxFuture<'a, Result<(), Unsubscribed>> {
+        let forgetting = async move {
+            may_be_topic(&group.topic)?;
+            let leases = leases_of(group);
+            let keys = [&*group.topic, &*leases];
+            let arguments = [group.name.as_bytes()];
+            let forgotten = self.link.run(&FORGET, &keys, &arguments, ANSWER);
+            forgotten.await.map(drop).map_err(unsubscribed)
+        };
+        forgetting.boxed_local()
+    }
+
+    fn discard<'a>(
+        &'a self,
+        topic: &'a str,
+        place: &'a str,
+    ) -> LocalBoxFuture<'a, Result<(), Unsubscribed>> {
+        let discarding = async move {
+            may_be_topic(topic)?;
+            let (keys, arguments) = ([topic], [place.as_bytes()]);
+            let discarded = self.link.run(&DISCARD, &keys, &arguments, ANSWER);
+            discarded.await.map(drop).map_err(unsubscribed)
+        };
+        discarding.boxed_local()
+    }
+
     fn is_connected(&self) -> bool {
         self.link.is_connected()
     }
+}
+
+/// The key of a group's leases.
+fn leases_of(group: &Group) -> String {
+    format!("{OURS}leases:{{{}}}:{}", group.topic, group.name)
 }
 
 fn may_be_topic(topic: &str) -> Result<(), Unsubscribed> {

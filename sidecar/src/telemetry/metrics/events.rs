@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use wire::discovery::{EventFailure, EventLag, SubscriptionReport};
+use wire::discovery::{EventFailure, EventLag, ReplayReport, SubscriptionReport};
 use wire::report::{MAX_WHY_CHARS, Reports};
 
 use super::Shared;
@@ -224,6 +224,11 @@ impl Events {
     /// Its target has said that it is gone.
     pub fn gone(&self, subscription: &Arc<str>) {
         self.report(subscription, |report| report.gone = true);
+    }
+
+    /// How it goes with what is delivered once more.
+    pub fn replays(&self, subscription: &Arc<str>, replay: ReplayReport) {
+        self.report(subscription, |report| report.replay = Some(replay));
     }
 
     /// A delivery failed: with this status, or without an answer.

@@ -3,7 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 use tokio::time::{sleep, timeout};
@@ -106,6 +108,13 @@ impl<'a> Declarer<'a> {
         self.queue(name, arguments).await?;
         sleep(SETTLES).await;
         Ok(())
+    }
+
+    /// Deletes a queue, with what is in it.
+    pub(super) async fn delete(&mut self, name: &str) -> Result<(), No> {
+        let channel = self.channel().await?;
+        let asked = channel.queue_delete(text(name), QueueDeleteOptions::default());
+        self.answer(asked).await.map(drop)
     }
 
     /// How many messages are in a queue that nobody was delivered.

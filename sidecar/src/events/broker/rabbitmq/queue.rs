@@ -44,6 +44,8 @@ pub(super) struct Member {
     pub(super) channel: Channel,
     pub(super) queue: String,
     pub(super) delays: Delays,
+    /// Whether the queue is the topic's own.
+    pub(super) takes: bool,
     /// No two channels have the same.
     pub(super) unique: u64,
     /// How many messages were handed out and are not settled, and how many of these are held here.
@@ -294,6 +296,10 @@ impl Queue for Pulled {
 
     fn lag(&mut self) -> LocalBoxFuture<'_, Result<Lag, Lost>> {
         self.count().boxed_local()
+    }
+
+    fn takes(&self) -> bool {
+        self.member.takes
     }
 
     fn leave(&mut self) -> LocalBoxFuture<'_, ()> {

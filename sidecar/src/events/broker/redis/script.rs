@@ -13,6 +13,10 @@ pub(super) static JOIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_
 pub(super) static PULL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("pull.lua")));
 pub(super) static SETTLE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("settle.lua")));
+pub(super) static FORGET: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("forget.lua")));
+pub(super) static DISCARD: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("discard.lua")));
 pub(super) static LAG: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lag.lua")));
 
 /// A script, and what Redis knows it by.

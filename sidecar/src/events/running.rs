@@ -1,0 +1,209 @@
+//! A subscription while it is carried out: whether it goes on, how many places are left, and until when nothing is
+//! begun.
+
+use std::cell::Cell;
+use std::rc::Weak;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::replay::Tally;
+use crate::config::subscription::Subscription;
+use crate::proxy::Proxy;
+use crate::proxy::error::Reason;
+use crate::telemetry::metrics::events::Events;
+
+/// For how long nothing is pulled until the group is left meanwhile.
+const REST: Duration = Duration::from_secs(12);
+
+/// A subscription while it is carried out.
+pub(super) struct Running {
+    pub(super) px: Weak<Proxy>,
+    pub(super) subscription: Arc<Subscription>,
+    going: watch::Receiver<bool>,
+    /// Nothing is pulled until then.
+    paused: Cell<Option<Instant>>,
+    gone: Cell<bool>,
+    unreached: Cell<Option<Reason>>,
+    pub(super) places: Arc<Semaphore>,
+    left: Notify,
+    /// What has become of events.
+    pub(super) tally: Tally,
+    /// How many were begun one by one and are not ended.
+    begun: Cell<usize>,
+}
+
+// === impl Running ===
+
+impl Running {
+    pub(super) fn new(
+        px: &Weak<Proxy>,
+        subscription: &Arc<Subscription>,
+        going: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            px: px.clone(),
+            subscription: subscription.clone(),
+            going,
+            paused: Cell::new(None),
+            gone: Cell::new(false),
+            unreached: Cell::new(None),
+            places: Arc::new(Semaphore::new(subscription.max_in_flight)),
+            left: Notify::new(),
+            tally: Tally::default(),
+            begun: Cell::new(0),
+        }
+    }
+
+    /// The same subscription, for what is delivered beside what is new: in as many places of its own.
+    pub(super) fn another(&self) -> Self {
+        Self::new(&self.px, &self.subscription, self.going.clone())
+    }
+
+    /// One is begun.
+    pub(super) fn begins(&self) {
+        self.begun.set(self.begun.get() + 1);
+    }
+
+    /// One that was begun has ended.
+    pub(super) fn ends_one(&self) {
+        self.begun.set(self.begun.get().saturating_sub(1));
+        self.has_left();
+    }
+
+    /// Whether all that were begun have ended.
+    pub(super) fn is_idle(&self) -> bool {
+        self.begun.get() == 0
+    }
+
+    /// A place is free again.
+    pub(super) fn has_left(&self) {
+        self.left.notify_one();
+    }
+
+    /// Returns when a place is free again.
+    pub(super) async fn left(&self) {
+        self.left.notified().await;
+    }
+
+    pub(super) fn goes_on(&self) -> bool {
+        self.going.has_changed().is_ok()
+    }
+
+    /// Returns when the subscription ends.
+    pub(super) async fn ended(&self) {
+        let mut going = self.going.clone();
+        // It is never told anything but that whoever could tell is gone.
+        let _ = going.changed().await;
+    }
+
+    /// Waits; whether the subscription goes on after that.
+    pub(super) async fn goes_on_for(&self, wait: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.ended() => false,
+            () = sleep(wait) => true,
+        }
+    }
+
+    /// How many events may be pulled, when any may; nothing when the subscription ends.
+    pub(super) async fn room(&self) -> Option<usize> {
+        loop {
+            if !self.goes_on() {
+                return None;
+            }
+            let left = self.left.notified();
+            match self.paused() {
+                Some(until) => tokio::select! {
+                    () = self.ended() => return None,
+                    () = sleep_until(until) => continue,
+                },
+                None => self.paused.set(None),
+            }
+            match self.places.available_permits() {
+                0 => tokio::select! {
+                    () = self.ended() => return None,
+                    () = left => {}
+                },
+                free => return Some(free),
+            }
+        }
+    }
+
+    /// Whether nothing is to be pulled for long.
+    pub(super) fn rests(&self) -> bool {
+        let long = Instant::now() + REST;
+        self.gone.get() || self.paused.get().is_some_and(|until| until > long)
+    }
+
+    /// Waits until it may be pulled again, and says why it was not; nothing when the subscription ends.
+    pub(super) async fn rested(&self) -> Option<String> {
+        let until = self.paused.get();
+        tokio::select! {
+            biased;
+            () = self.ended() => None,
+            () = sleep_until(until.unwrap_or_else(Instant::now)), if !self.gone.get() => {
+                Some("the target asked to wait".to_owned())
+            }
+        }
+    }
+
+    /// Until when nothing new is begun, if that is to be.
+    pub(super) fn paused(&self) -> Option<Instant> {
+        self.paused.get().filter(|until| *until > Instant::now())
+    }
+
+    /// Nothing is pulled until then.
+    pub(super) fn pause_until(&self, until: Instant) {
+        let later = self.paused.get().is_none_or(|paused| paused < until);
+        if later {
+            self.paused.set(Some(until));
+        }
+    }
+
+    /// Whether the target has said that it is gone.
+    pub(super) fn has_gone(&self) -> bool {
+        self.gone.get()
+    }
+
+    /// The target has said that it is gone: nothing more is delivered, and the position is kept.
+    pub(super) fn is_gone(&self) {
+        if !self.gone.replace(true) {
+            let object = &self.subscription.object;
+            tracing::warn!(subscription = %object, "the target is gone (410): nothing is delivered any more");
+            self.tell(|events, object| events.gone(object));
+        }
+    }
+
+    /// A delivery failed: with this status, or without an answer.
+    pub(super) fn failed(&self, status: Option<StatusCode>, reason: &str) {
+        self.tell(|events, object| events.failed(object, status, reason));
+    }
+
+    pub(super) fn tell(&self, what: impl FnOnce(&Events, &Arc<str>)) {
+        if let Some(px) = self.px.upgrade() {
+            what(&px.metrics.all().events, &self.subscription.object);
+        }
+    }
+
+    /// The target can't be reached, or can again.
+    pub(super) fn unreached(&self, why: Option<Reason>) {
+        let before = self.unreached.replace(why);
+        let object = &self.subscription.object;
+        match (before, why) {
+            (None, Some(why)) => {
+                tracing::warn!(subscription = %object, reason = why.name(), "the target can't be reached: its events wait");
+                let why = format!("the target can't be reached ({})", why.name());
+                self.tell(|events, object| events.waits(object, &why));
+            }
+            (Some(_), None) => {
+                tracing::info!(subscription = %object, "the target is reached again");
+                self.tell(|events, object| events.waits(object, ""));
+            }
+            _ => {}
+        }
+    }
+}
