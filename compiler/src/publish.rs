@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::ApiRouteSpec;
 use crds::status::Reason;
+use crds::{ApiRouteSpec, PublishAck};
 use wire::mesh;
 
 use crate::api_route::{Refusal, request_match, rule_name, service_ref};
@@ -112,6 +112,7 @@ impl Reader<'_> {
             r#type: event.type_.unwrap_or_else(|| written.topic.clone()),
             source: event.source.unwrap_or_else(source),
             max_bytes: written.max_bytes,
+            unwaited: written.ack == PublishAck::None,
         }
     }
 

@@ -26,7 +26,7 @@ pub use api_route::filters::{
     Mirror, MirrorRef, PathChange, PathChangeType, Redirect, RedirectScheme, Rewrite,
 };
 pub use api_route::idempotency::{self, Idempotency};
-pub use api_route::publish::{Publish, PublishedEvent};
+pub use api_route::publish::{Publish, PublishAck, PublishedEvent};
 pub use api_route::{
     ApiProtocol, ApiRoute, ApiRouteSpec, BackendKind, BackendRef, HeaderMatch, Match, Method,
     PathMatch, PathType, QueryMatch, RouteRule, Timeouts, ValueType,

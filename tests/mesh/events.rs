@@ -23,6 +23,7 @@ mod publishing;
 mod replays;
 mod replies;
 mod status;
+mod unwaited;
 
 /// After how long an event comes again whose sidecar died with it.
 const LEASE: Duration = Duration::from_secs(30);

@@ -89,6 +89,8 @@ pub const RATE_LIMIT_SHARED: &str = "rate-limit.shared";
 pub const RATE_LIMIT_OUTSIDE: &str = "rate-limit.outside";
 /// Publishes as `mesh.Publish` says.
 pub const PUBLISH: &str = "publish";
+/// Waits for no broker where that is said (`mesh.Publishing.unwaited`).
+pub const PUBLISH_UNWAITED: &str = "publish.unwaited";
 /// Carries out `mesh.Subscription`.
 pub const SUBSCRIPTION: &str = "subscription";
 /// Speaks to NATS (`mesh.Broker.url`).
@@ -140,6 +142,7 @@ pub const ALL: &[&str] = &[
     RATE_LIMIT_SHARED,
     RATE_LIMIT_OUTSIDE,
     PUBLISH,
+    PUBLISH_UNWAITED,
     SUBSCRIPTION,
     BROKER_NATS,
     LOOKUP,

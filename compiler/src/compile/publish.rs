@@ -45,6 +45,10 @@ impl Compilation<'_> {
                 let sent = reader.publish(&services);
                 let mut capabilities = vec![capability::PUBLISH];
                 capabilities.extend(brokers_need(&sent.brokers));
+                let mut publishing = sent.rules.iter().filter_map(|rule| rule.publish.as_ref());
+                if publishing.any(|one| one.unwaited) {
+                    capabilities.push(capability::PUBLISH_UNWAITED);
+                }
                 let matches = sent.rules.iter().flat_map(|rule| &rule.matches);
                 capabilities.extend(match_capabilities(matches));
                 let object = Some(ObjectRef::api_route(key));

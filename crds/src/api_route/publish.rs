@@ -6,6 +6,7 @@
 )]
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Requests are published to a topic of a broker instead of reaching the application. Whoever sent one
@@ -32,6 +33,21 @@ pub struct Publish {
     #[serde(default = "Publish::default_max_bytes")]
     #[schemars(range(min = 1, max = 8_388_608))]
     pub max_bytes: u64,
+
+    /// What is waited for before 202 is answered.
+    #[serde(default)]
+    pub ack: PublishAck,
+}
+
+/// What is waited for before whoever sent something is answered.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PublishAck {
+    /// That the broker holds the event.
+    #[default]
+    Broker,
+    /// Nothing: 202 says that an event was read. It is lost, and counted, when the broker does not take it, or when
+    /// too many wait for the broker.
+    None,
 }
 
 /// Attributes of events that come as plain bodies.

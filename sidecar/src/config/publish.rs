@@ -40,6 +40,8 @@ pub struct Publishing {
     pub event_source: String,
     /// Of a request's body, in bytes.
     pub max_bytes: u64,
+    /// Whether it is answered before the broker has confirmed.
+    pub unwaited: bool,
 }
 
 // === build ===
@@ -77,6 +79,7 @@ impl Publish {
                     event_type: publish.r#type,
                     event_source: publish.source,
                     max_bytes: publish.max_bytes,
+                    unwaited: publish.unwaited,
                 }))
             });
             publishing.push(built.transpose()?);

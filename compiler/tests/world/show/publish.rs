@@ -23,12 +23,16 @@ pub(super) fn shown(sent: mesh::Publish) -> Value {
 }
 
 fn publishing(sent: &mesh::Publishing) -> Value {
-    json!({
+    let mut shown = json!({
         "to": format!("{} of {}", sent.topic, sent.broker),
         "type": sent.r#type,
         "source": sent.source,
         "maxBytes": sent.max_bytes,
-    })
+    });
+    if sent.unwaited {
+        shown["answered"] = "before it is confirmed".into();
+    }
+    shown
 }
 
 /// A broker, and by what it knows who asks, but for the secret itself.

@@ -30,6 +30,8 @@ pub enum Published {
     Refused,
     /// Nobody has confirmed it.
     Unconfirmed,
+    /// Nobody waits for it, and there was no room.
+    Dropped,
 }
 
 /// What became of a delivery.
@@ -90,6 +92,7 @@ impl Published {
             Self::Malformed => "malformed",
             Self::Refused => "refused",
             Self::Unconfirmed => "unconfirmed",
+            Self::Dropped => "dropped",
         }
     }
 }

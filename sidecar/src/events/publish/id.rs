@@ -1,0 +1,86 @@
+//! What events are known by.
+
+use std::time::SystemTime;
+
+use super::super::cloud_event::Event;
+
+/// A UUID of version 7 (RFC 9562, section 5.7): in the order of time, and nobody else's.
+pub(super) fn new_id(now: SystemTime) -> String {
+    let since = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let millis = since.as_millis() & 0xffff_ffff_ffff;
+    let random: u128 = rand::random();
+    let version = 0x7_u128 << 76;
+    let variant = 0b10_u128 << 62;
+    let (a, b) = ((random >> 64) & 0xfff, random & 0x3fff_ffff_ffff_ffff);
+    let id = (millis << 80) | version | (a << 64) | variant | b;
+    let hex = format!("{id:032x}");
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
+}
+
+/// What a broker tells duplicates by: topic, source and id, which name an event there (CloudEvents 1.0.2, section
+/// 3.1), and what else tells it apart.
+pub(in crate::events) fn known_by(topic: &str, event: &Event, more: &[&[u8]]) -> String {
+    let of = |name| event.attribute(name).unwrap_or_default().as_bytes();
+    let named = [topic.as_bytes(), of("source"), of("id")];
+    let digest = digest(&[&named, more].concat());
+    let bytes = digest.iter().take(16);
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 of parts, of which no other split makes the same.
+pub(super) fn digest(parts: &[&[u8]]) -> Vec<u8> {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    context.finish().as_ref().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn an_id_is_a_uuid_in_the_order_of_time() {
+        let then = SystemTime::UNIX_EPOCH + Duration::from_millis(0x0123_4567_89ab);
+        let id = new_id(then);
+        assert!(id.starts_with("01234567-89ab-7"), "{id}");
+        assert_eq!(id.len(), 36);
+        assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"), "{id}");
+        assert_ne!(id, new_id(then));
+        assert!(id < new_id(then + Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn events_are_known_by_topic_source_and_id_together() {
+        let known = |topic, id: &str, source: &str, more: &[&[u8]]| {
+            known_by(topic, &Event::new(id, source, "t").unwrap(), more)
+        };
+        let one = known("a", "1", "/a", &[]);
+        assert_eq!(one, known("a", "1", "/a", &[]));
+        assert_eq!(one.len(), 32);
+        for other in [
+            known("b", "1", "/a", &[]),
+            known("a", "2", "/a", &[]),
+            known("a", "1", "/b", &[]),
+            known("a", "11", "/", &[]),
+            known("a", "1", "/a", &[b"web", b"body"]),
+        ] {
+            assert_ne!(one, other);
+        }
+        let of = |more: &[&[u8]]| known("a", "1", "/a", more);
+        assert_ne!(of(&[b"web", b"body"]), of(&[b"web", b"other"]));
+        assert_ne!(of(&[b"web", b"body"]), of(&[b"webb", b"ody"]));
+    }
+}
