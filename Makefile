@@ -21,10 +21,12 @@ test-mesh: ## Whole operators and sidecars over real sockets, meshwright up, and
 test-cluster: ## A real Kubernetes on this machine: injection, RBAC, status (root on Debian or Ubuntu)
 	tests/run cluster
 
-soak: ## Ten minutes of mixed load with churn, and 10 GB each way: nothing fails, nothing grows
+soak: ## Ten minutes of mixed load with churn, 10 GB each way, and a million records uploaded: nothing fails, nothing grows
 	cargo build --locked --workspace --bins
 	MESHWRIGHT_SOAK_SECONDS=600 MESHWRIGHT_SOAK_BODY_BYTES=10737418240 \
 		cargo test --locked --workspace --test soak -- --nocapture --test-threads 1
+	MESHWRIGHT_UPLOAD_BYTES=1073741824 MESHWRIGHT_UPLOAD_RECORD_BYTES=1073 \
+		cargo test --locked --workspace --test mesh however_much_is_uploaded -- --nocapture
 
 scale: ## How many sidecars one operator carries, from 10 to 10 000, and a sidecar's memory among 2 000 Services
 	cargo build --locked --release --bins -p operator -p sidecar

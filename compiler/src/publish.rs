@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::status::Reason;
-use crds::{ApiRouteSpec, PublishAck};
+use crds::{ApiRouteSpec, PublishAck, SplitFormat};
 use wire::mesh;
 
 use crate::api_route::{Refusal, request_match, rule_name, service_ref};
@@ -48,12 +48,25 @@ impl Reader<'_> {
         let problems = rules.filter_map(|(place, rule)| {
             let publish = rule.publish.as_ref()?;
             let broker = brokers.iter().find(|one| one.name == publish.broker)?;
-            let at = format!("spec.rules[{place}].publish.topic");
-            let message = broker::topic_problem(broker::kind(broker)?, &at, &publish.topic)?;
-            let reason = Reason::Invalid;
-            Some(Refusal { reason, message })
+            let kind = broker::kind(broker)?;
+            let letters = publish.split.as_ref();
+            let letters = letters.and_then(|split| split.dead_letter.as_ref());
+            let topics = [
+                Some(("topic", &publish.topic)),
+                letters.map(|letters| ("split.deadLetter.topic", &letters.topic)),
+            ];
+            let problems = topics
+                .into_iter()
+                .flatten()
+                .filter_map(move |(field, topic)| {
+                    let at = format!("spec.rules[{place}].publish.{field}");
+                    let message = broker::topic_problem(kind, &at, topic)?;
+                    let reason = Reason::Invalid;
+                    Some(Refusal { reason, message })
+                });
+            Some(problems)
         });
-        problems.collect()
+        problems.flatten().collect()
     }
 
     /// That it says what pods of other namespaces publish.
@@ -113,6 +126,7 @@ impl Reader<'_> {
             source: event.source.unwrap_or_else(source),
             max_bytes: written.max_bytes,
             unwaited: written.ack == PublishAck::None,
+            split: written.split.as_ref().map(split),
         }
     }
 
@@ -131,4 +145,22 @@ impl Reader<'_> {
         let (brokers, unresolved): (Vec<_>, Vec<_>) = read.unzip();
         (brokers, unresolved.into_iter().flatten().collect())
     }
+}
+
+fn split(written: &crds::PublishSplit) -> mesh::Split {
+    let letters = written.dead_letter.as_ref();
+    let mut split = mesh::Split {
+        record_path: written.record_path.clone().unwrap_or_default(),
+        max_record_bytes: written.max_record_bytes,
+        max_failed_records: written.max_failed_records.unwrap_or_default(),
+        dead_letter_topic: letters.map(|one| one.topic.clone()).unwrap_or_default(),
+        ..mesh::Split::default()
+    };
+    split.set_format(match written.format {
+        SplitFormat::Ndjson => mesh::SplitFormat::Ndjson,
+        SplitFormat::JsonArray => mesh::SplitFormat::JsonArray,
+        SplitFormat::Csv => mesh::SplitFormat::Csv,
+        SplitFormat::Xml => mesh::SplitFormat::Xml,
+    });
+    split
 }

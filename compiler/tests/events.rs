@@ -1,4 +1,4 @@
-//! A folder takes an EventSubscription, and a rule that publishes, exactly where a cluster would.
+//! A folder takes an EventSubscription exactly where a cluster would.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -437,73 +437,5 @@ fn numbers_lists_and_texts_have_bounds() {
         ),
     ] {
         refuses(&wrong, why);
-    }
-}
-
-/// An ApiRoute whose spec is on line 4.
-fn route(rule: &str) -> String {
-    format!(
-        "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: {{name: orders}}\n\
-         spec: {{hosts: [orders], rules: [{{{rule}}}]}}\n"
-    )
-}
-
-#[test]
-fn a_rule_that_publishes_sends_nothing_on() {
-    let publish = "publish: {broker: nats, topic: orders}";
-    let file = parse("shop.yaml", &route(publish));
-    assert_eq!(file.problems, []);
-    let Object::ApiRoute(object) = &file.documents[0].object else {
-        panic!("{:?}", file.documents);
-    };
-    let written = object.spec.rules[0].publish.as_ref().unwrap();
-    assert_eq!((written.max_bytes, &written.event), (1024 * 1024, &None));
-
-    let why = "spec.rules[0]: a rule with publish sends nothing on: it has no backendRefs, redirect, \
-               directResponse, rewrite or mirror";
-    for more in [
-        "backendRefs: [{name: a, port: 80}]",
-        "redirect: {scheme: https}",
-        "directResponse: {status: 204}",
-        "mirror: {backendRef: {name: a, port: 80}}",
-        "rewrite: {host: a}",
-    ] {
-        refused(&route(&format!("{publish}, {more}")), why);
-    }
-    // What is asked of a request, and what is done to its answer, stays.
-    for more in [
-        "matches: [{method: POST}]",
-        "timeouts: {request: 1s}",
-        "responseHeaders: {set: [{name: X-A, value: a}]}",
-    ] {
-        let problems = parse("shop.yaml", &route(&format!("{publish}, {more}"))).problems;
-        assert_eq!(problems, [], "{more}");
-    }
-    let tcp = route(publish).replace("hosts: [orders]", "hosts: [orders], protocol: TCP");
-    refused(
-        &tcp,
-        "spec: of TCP and TLS nobody reads requests: a rule has name, matches, backendRefs and \
-         timeouts.idle only",
-    );
-    for (publish, why) in [
-        (
-            "{broker: nats, topic: orders, maxBytes: 0}",
-            "maxBytes: must be 1 to 8388608, not 0",
-        ),
-        (
-            "{broker: nats, topic: orders, maxBytes: 8388609}",
-            "maxBytes: must be 1 to 8388608, not 8388609",
-        ),
-        (
-            "{broker: nats, topic: a..b}",
-            "topic: \"a..b\" doesn't have the form ^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*$ (The topic)",
-        ),
-        (
-            "{broker: nats, topic: orders, event: {type: \"a b\"}}",
-            "event.type: \"a b\" doesn't have the form ^[!-~]+$ (Their `type`; the topic when absent)",
-        ),
-    ] {
-        let rule = format!("publish: {publish}");
-        refused(&route(&rule), &format!("spec.rules[0].publish.{why}"));
     }
 }

@@ -26,7 +26,9 @@ pub use api_route::filters::{
     Mirror, MirrorRef, PathChange, PathChangeType, Redirect, RedirectScheme, Rewrite,
 };
 pub use api_route::idempotency::{self, Idempotency};
-pub use api_route::publish::{Publish, PublishAck, PublishedEvent};
+pub use api_route::publish::{
+    Publish, PublishAck, PublishSplit, PublishedEvent, RecordError, SplitFormat,
+};
 pub use api_route::{
     ApiProtocol, ApiRoute, ApiRouteSpec, BackendKind, BackendRef, HeaderMatch, Match, Method,
     PathMatch, PathType, QueryMatch, RouteRule, Timeouts, ValueType,

@@ -1,7 +1,8 @@
-//! What is asked of an event.
+//! What is asked of an event, and what many are split from.
 
 use std::borrow::Cow;
 
+use sidecar::events::split::{Format, Path, Splitter};
 use wire::cesql::{Attributes, Expression, Value};
 
 use crate::{fuzz, text};
@@ -63,4 +64,85 @@ fn fuzz_expressions_of_cloudevents_sql() {
             }
         }),
     );
+}
+
+/// What becomes of a body that comes in pieces of so many bytes.
+fn split(format: &Format, body: &[u8], piece: usize) -> Vec<String> {
+    const MAX: usize = 64;
+    let (mut splitter, mut all) = (Splitter::new(format, MAX), Vec::new());
+    for mut piece in body.chunks(piece) {
+        loop {
+            match splitter.next(&mut piece) {
+                Ok(Some(record)) => all.push(format!("{record:?}")),
+                Ok(None) => break,
+                Err(broken) => {
+                    all.push(broken.to_string());
+                    return all;
+                }
+            }
+        }
+        assert!(splitter.held() < 64 * 1024, "{}", splitter.held());
+    }
+    all.push(format!("{:?}", splitter.end()));
+    all
+}
+
+#[test]
+fn fuzz_bodies_that_are_split_into_records() {
+    let xml = Format::Xml(Path::read("a/b").expect("a path"));
+    let bodies: [(Format, &[&[u8]]); 4] = [
+        (
+            Format::Ndjson,
+            &[b"{\"a\":[1,\"\\u00e9\"]}\r\n\n[2]\ntrue", b"\xef\xbb\xbf1\n2"],
+        ),
+        (
+            Format::JsonArray,
+            &[b"[{\"a\":[1,\"]\\\"\"]}, 2, \"x\"]", b" [ ] "],
+        ),
+        (
+            Format::Csv,
+            &[b"a,\"b\"\r\n1,\"2,\"\"3\r\n\"\r\n\r\n,\n", b"a\n1\n2"],
+        ),
+        (
+            xml,
+            &[
+                b"<?xml version='1.0' encoding='UTF-8'?><a xmlns:p='u'><p:b c='>'>&lt;<![CDATA[<]]></p:b><b/></a>",
+                b"<a><!-- <b> --><c><b/></c><b><d>&#65;</d></b></a>",
+            ],
+        ),
+    ];
+    let pieces: &[&[u8]] = &[
+        b"<![CDATA[",
+        b"]]>",
+        b"<!--",
+        b"-->",
+        b"<!DOCTYPE a [",
+        b"<b>",
+        b"</b>",
+        b"/>",
+        b"<?",
+        b"?>",
+        b"&lt;",
+        b"&#0;",
+        b"xmlns=''",
+        b"\\\"",
+        b"\"\"",
+        b"],[",
+        b"}{",
+    ];
+    for (format, examples) in bodies {
+        for example in examples {
+            let all = split(&format, example, usize::MAX);
+            assert!(
+                all.last().is_some_and(|end| end.starts_with("Ok")),
+                "{all:?}"
+            );
+        }
+        fuzz(5_000, examples, pieces, |body| {
+            // Wherever it is cut, it is the same.
+            let whole = split(&format, body, usize::MAX);
+            assert_eq!(split(&format, body, 1), whole);
+            assert_eq!(split(&format, body, 7), whole);
+        });
+    }
 }

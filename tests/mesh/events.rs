@@ -22,6 +22,7 @@ mod order;
 mod publishing;
 mod replays;
 mod replies;
+mod splitting;
 mod status;
 mod unwaited;
 

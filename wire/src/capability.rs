@@ -91,6 +91,8 @@ pub const RATE_LIMIT_OUTSIDE: &str = "rate-limit.outside";
 pub const PUBLISH: &str = "publish";
 /// Waits for no broker where that is said (`mesh.Publishing.unwaited`).
 pub const PUBLISH_UNWAITED: &str = "publish.unwaited";
+/// Splits bodies into records (`mesh.Publishing.split`).
+pub const PUBLISH_SPLIT: &str = "publish.split";
 /// Carries out `mesh.Subscription`.
 pub const SUBSCRIPTION: &str = "subscription";
 /// Speaks to NATS (`mesh.Broker.url`).
@@ -143,6 +145,7 @@ pub const ALL: &[&str] = &[
     RATE_LIMIT_OUTSIDE,
     PUBLISH,
     PUBLISH_UNWAITED,
+    PUBLISH_SPLIT,
     SUBSCRIPTION,
     BROKER_NATS,
     LOOKUP,

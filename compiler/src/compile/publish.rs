@@ -45,9 +45,12 @@ impl Compilation<'_> {
                 let sent = reader.publish(&services);
                 let mut capabilities = vec![capability::PUBLISH];
                 capabilities.extend(brokers_need(&sent.brokers));
-                let mut publishing = sent.rules.iter().filter_map(|rule| rule.publish.as_ref());
-                if publishing.any(|one| one.unwaited) {
+                let publishing = || sent.rules.iter().filter_map(|rule| rule.publish.as_ref());
+                if publishing().any(|one| one.unwaited) {
                     capabilities.push(capability::PUBLISH_UNWAITED);
+                }
+                if publishing().any(|one| one.split.is_some()) {
+                    capabilities.push(capability::PUBLISH_SPLIT);
                 }
                 let matches = sent.rules.iter().flat_map(|rule| &rule.matches);
                 capabilities.extend(match_capabilities(matches));

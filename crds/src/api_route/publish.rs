@@ -6,13 +6,23 @@
 )]
 
 use kube::KubeSchema;
+use kube::core::Rule as Cel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::event_subscription::DeadLetter;
 
 /// Requests are published to a topic of a broker instead of reaching the application. Whoever sent one
 /// is answered 202 once the broker holds it.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Cel::new("has(self.split) || self.maxBytes <= 8388608")
+    .message("maxBytes is at most 8388608 (8 MiB) where a body is one event; with split it may be more"))]
+#[x_kube(validation = Cel::new("!has(self.split) || self.ack == 'Broker'")
+    .message("what is split is answered with what the broker holds: leave ack out"))]
+#[x_kube(validation = Cel::new(
+    "!has(self.split) || !has(self.split.deadLetter) || self.split.deadLetter.topic != self.topic"
+).message("split.deadLetter.topic is another topic than topic"))]
 pub struct Publish {
     /// The broker: a Secret of the object's namespace with the label `meshwright.dev/broker: <name>`.
     #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -29,14 +39,90 @@ pub struct Publish {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<PublishedEvent>,
 
-    /// The most bytes of a request's body; a larger one is answered 413. A broker may take less.
+    /// The most bytes of a request's body; a larger one is answered 413. At most 8 MiB, and a broker may
+    /// take less; with `split`, which holds no more of it than a few records, at most 64 GiB.
     #[serde(default = "Publish::default_max_bytes")]
-    #[schemars(range(min = 1, max = 8_388_608))]
+    #[schemars(range(min = 1, max = 68_719_476_736_u64))]
     pub max_bytes: u64,
 
     /// What is waited for before 202 is answered.
     #[serde(default)]
     pub ack: PublishAck,
+
+    /// A body is records, and each becomes an event while the body comes. The answer is a report: how
+    /// many the broker holds, and which were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<PublishSplit>,
+}
+
+/// How a body is split into records.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Cel::new("(self.format == 'XML') == has(self.recordPath)")
+    .message("recordPath says which elements of XML are records: it is written with format: XML, and only there"))]
+#[x_kube(validation = Cel::new("(self.onRecordError != 'Abort') == has(self.maxFailedRecords)")
+    .message("maxFailedRecords says how many may fail: it is written with onRecordError: Skip or DeadLetter, and only there"))]
+#[x_kube(validation = Cel::new("(self.onRecordError == 'DeadLetter') == has(self.deadLetter)")
+    .message("deadLetter is written with onRecordError: DeadLetter, and only there"))]
+pub struct PublishSplit {
+    /// How records stand in a body. All of them are in UTF-8.
+    pub format: SplitFormat,
+
+    /// Which elements of XML are records: the names of elements, without prefixes, from the root on, such as
+    /// `orders/order`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 256),
+        pattern(r"^[A-Za-z_][-A-Za-z0-9_.]*(/[A-Za-z_][-A-Za-z0-9_.]*)*$")
+    )]
+    pub record_path: Option<String>,
+
+    /// The most bytes of a record, and of what it becomes; a longer one fails. A broker may take less.
+    #[serde(default = "PublishSplit::default_max_record_bytes")]
+    #[schemars(range(min = 1, max = 8_388_608))]
+    pub max_record_bytes: u64,
+
+    /// What becomes of a record that is none, or is too long.
+    #[serde(default)]
+    pub on_record_error: RecordError,
+
+    /// How many records of one body may fail; with one more nothing more of it is published. 0 with `Abort`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub max_failed_records: Option<u64>,
+
+    /// Where records go that fail, with `DeadLetter`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<DeadLetter>,
+}
+
+/// How records stand in a body.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SplitFormat {
+    /// A record is a line of JSON.
+    #[serde(rename = "NDJSON")]
+    Ndjson,
+    /// A record is an element of the one array that the body is.
+    #[serde(rename = "JSONArray")]
+    JsonArray,
+    /// A record is a line of CSV (RFC 4180) behind a header; it becomes a JSON object of strings.
+    #[serde(rename = "CSV")]
+    Csv,
+    /// A record is an element, as `recordPath` says.
+    #[serde(rename = "XML")]
+    Xml,
+}
+
+/// What becomes of a record that fails.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecordError {
+    /// Nothing more of the body is published.
+    #[default]
+    Abort,
+    /// It is published to the dead letter topic, as it came.
+    DeadLetter,
+    /// It is left out.
+    Skip,
 }
 
 /// What is waited for before whoever sent something is answered.
@@ -63,6 +149,14 @@ pub struct PublishedEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024), pattern(r"^[!-~]+$"))]
     pub source: Option<String>,
+}
+
+// === impl PublishSplit ===
+
+impl PublishSplit {
+    fn default_max_record_bytes() -> u64 {
+        1024 * 1024
+    }
 }
 
 // === impl Publish ===

@@ -9,6 +9,7 @@ use wire::mesh;
 use super::broker::Broker;
 use super::route::Route;
 use super::service::ServiceKey;
+use crate::events::split::{Format, Path};
 
 /// What one ApiRoute says of events.
 #[derive(Debug)]
@@ -42,9 +43,44 @@ pub struct Publishing {
     pub max_bytes: u64,
     /// Whether it is answered before the broker has confirmed.
     pub unwaited: bool,
+    /// How a body is split into records, if it is.
+    pub split: Option<Split>,
+}
+
+/// How a body is split into records, each of which becomes an event.
+#[derive(Debug)]
+pub struct Split {
+    /// How records stand in it.
+    pub format: Format,
+    /// Of a record, in bytes.
+    pub max_record_bytes: usize,
+    /// How many records may be none before nothing more is read.
+    pub max_failed: u64,
+    /// The topic of those that are none.
+    pub dead_letter: Option<Arc<str>>,
 }
 
 // === build ===
+
+impl Split {
+    fn build(sent: mesh::Split) -> Result<Self, String> {
+        let format = match sent.format() {
+            mesh::SplitFormat::Ndjson => Format::Ndjson,
+            mesh::SplitFormat::JsonArray => Format::JsonArray,
+            mesh::SplitFormat::Csv => Format::Csv,
+            mesh::SplitFormat::Xml => Format::Xml(Path::read(&sent.record_path)?),
+            mesh::SplitFormat::Unspecified => return Err("there is no format".to_owned()),
+        };
+        let topic = sent.dead_letter_topic;
+        Ok(Self {
+            format,
+            max_record_bytes: usize::try_from(sent.max_record_bytes)
+                .map_err(|_| "its records are longer than memory".to_owned())?,
+            max_failed: sent.max_failed_records,
+            dead_letter: (!topic.is_empty()).then(|| topic.into()),
+        })
+    }
+}
 
 impl Publish {
     /// Builds from what was sent.
@@ -71,6 +107,8 @@ impl Publish {
                         publish.broker
                     )
                 })?;
+                let split = publish.split.map(Split::build).transpose();
+                let split = split.map_err(|error| format!("rules[{place}]: split: {error}"))?;
                 Ok::<_, String>(Arc::new(Publishing {
                     object: object.clone(),
                     rule: rule.name.as_str().into(),
@@ -80,6 +118,7 @@ impl Publish {
                     event_source: publish.source,
                     max_bytes: publish.max_bytes,
                     unwaited: publish.unwaited,
+                    split,
                 }))
             });
             publishing.push(built.transpose()?);

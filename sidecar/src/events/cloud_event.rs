@@ -24,6 +24,7 @@ use bytes::Bytes;
 use wire::cesql::{Attributes, Value};
 
 pub use self::http::{Received, receive};
+pub use self::json::check_json;
 pub use self::malformed::Malformed;
 
 /// The most attributes of an event, those of the specification among them.

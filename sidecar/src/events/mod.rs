@@ -5,7 +5,7 @@
 //!      │ a rule with `publish`          │ POST :15090/publish/<broker>/<topic>
 //!      ▼ (proxy/inbound.rs)             ▼ (port.rs)
 //!   publish ── one event, many, or a plain body that becomes one (publish.rs, cloud_event.rs)
-//!      │       202 once the broker holds it
+//!      │       202 once the broker holds it; or many records, while they come (publish/upload.rs, split.rs)
 //!      ▼
 //!   broker ─── over the mesh, as the application's calls go (connections.rs, broker.rs)
 //!      │
@@ -37,4 +37,5 @@ mod replay;
 mod reply;
 mod running;
 mod settle;
+pub mod split;
 pub mod subscriber;

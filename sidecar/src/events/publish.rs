@@ -10,6 +10,7 @@ mod hold;
 mod id;
 mod room;
 mod unwaited;
+mod upload;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -74,6 +75,9 @@ pub async fn carry(
         let said = "content-encoding: bodies are published as they are, and their type would not say that they are encoded; send them plain";
         return Err(Error::new(Reason::EventUnsupported, said).saying(said));
     }
+    if let Some(split) = &to.split {
+        return Box::pin(upload::carry(px, cx, (to, split, sender), &head, body)).await;
+    }
     let mut share = px.publishing.share();
     let body = read(cx, to, &head, body, &mut share).await?;
     let received = receive(&head.headers, &body).map_err(|why| refused(to, &px.metrics, &why))?;
@@ -108,14 +112,8 @@ async fn read(
     mut body: RequestBody,
     share: &mut Share,
 ) -> Result<Bytes, Error> {
-    let too_large = || {
-        let why = format!("it is longer than ApiRoute {} publishes", to.object);
-        Error::new(Reason::RequestTooLarge, why)
-    };
-    let said = head.headers.get(CONTENT_LENGTH);
-    let said = said.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if said.is_some_and(|length| length > to.max_bytes) {
-        return Err(too_large());
+    if said_length(&head.headers).is_some_and(|length| length > to.max_bytes) {
+        return Err(too_large(to));
     }
     let taking = async {
         let mut whole = BytesMut::new();
@@ -128,7 +126,7 @@ async fn read(
                 continue;
             };
             if (whole.len() + data.len()) as u64 > to.max_bytes {
-                return Err(too_large());
+                return Err(too_large(to));
             }
             share.grow(data.len())?;
             whole.extend_from_slice(data);
@@ -146,12 +144,18 @@ async fn read(
     }
 }
 
-/// The event that a plain body becomes.
-fn wrapped(
-    to: &Publishing,
-    headers: &HeaderMap,
-    data: Bytes,
-) -> Result<Result<Event, Malformed>, Error> {
+/// How long a body is, as its sender says.
+fn said_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_large(to: &Publishing) -> Error {
+    let why = format!("it is longer than ApiRoute {} publishes", to.object);
+    Error::new(Reason::RequestTooLarge, why)
+}
+
+/// What a request is sent again with.
+fn key(headers: &HeaderMap) -> Result<Option<String>, Error> {
     let key = headers
         .get(IDEMPOTENCY_KEY)
         .map(HeaderValue::to_str)
@@ -161,10 +165,17 @@ fn wrapped(
             "idempotency-key: it has a character that is none of visible ASCII; send a key without";
         Error::new(Reason::EventMalformed, said).saying(said)
     })?;
-    let key = key
-        .map(|key| key.trim_matches('"'))
-        .filter(|key| !key.is_empty());
-    let id = key.map_or_else(|| new_id(SystemTime::now()), str::to_owned);
+    let key = key.map(|key| key.trim_matches('"'));
+    Ok(key.filter(|key| !key.is_empty()).map(str::to_owned))
+}
+
+/// The event that a plain body becomes.
+fn wrapped(
+    to: &Publishing,
+    headers: &HeaderMap,
+    data: Bytes,
+) -> Result<Result<Event, Malformed>, Error> {
+    let id = key(headers)?.unwrap_or_else(|| new_id(SystemTime::now()));
     let made = || {
         let mut event = Event::new(id, &*to.event_source, &*to.event_type)?;
         event.set("time", Timestamp::now().to_string())?;

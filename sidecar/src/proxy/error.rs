@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
+use serde_json::{Map, Value};
 
 pub use reason::{Fault, Reads, Reason};
 
@@ -28,6 +29,8 @@ pub struct Error {
     pub detail: String,
     /// What is wrong with the request, for the caller: the field and the remedy, and no value.
     said: Option<Box<str>>,
+    /// What else the problem document has.
+    members: Option<Box<Map<String, Value>>>,
     /// In place of the reason's own status.
     status: Option<StatusCode>,
     /// What else the response says.
@@ -43,6 +46,7 @@ impl Error {
             reason,
             detail: detail.into(),
             said: None,
+            members: None,
             status: None,
             headers: None,
         }
@@ -72,6 +76,12 @@ impl Error {
         self
     }
 
+    /// The same, with more members of the problem document (RFC 9457, section 3.2).
+    pub fn reporting(mut self, members: Map<String, Value>) -> Self {
+        self.members = Some(Box::new(members));
+        self
+    }
+
     /// What the caller is told of the request.
     pub fn said(&self) -> Option<&str> {
         self.said.as_deref()
@@ -98,7 +108,13 @@ impl Error {
     pub fn response(&self, reads: Reads) -> Response<Bytes> {
         let mut response = self.reason.response_with(reads, self.status());
         if let (Reads::Http, Some(said)) = (reads, &self.said) {
-            *response.body_mut() = with_errors(response.body(), said);
+            let errors = serde_json::json!([{ "detail": said }]);
+            *response.body_mut() = with_member(response.body(), "errors", &errors);
+        }
+        if let (Reads::Http, Some(members)) = (reads, &self.members) {
+            for (name, value) in &**members {
+                *response.body_mut() = with_member(response.body(), name, value);
+            }
         }
         if let Some(headers) = &self.headers {
             response.headers_mut().extend((**headers).clone());
@@ -136,15 +152,13 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A problem document with one thing that is wrong (RFC 9457, section 3: extension members).
-fn with_errors(problem: &Bytes, said: &str) -> Bytes {
+/// A problem document with one more member (RFC 9457, section 3.2).
+fn with_member(problem: &Bytes, name: &str, value: &Value) -> Bytes {
     let Some(open) = problem.strip_suffix(b"}") else {
         return problem.clone();
     };
-    let errors = serde_json::json!([{ "detail": said }]).to_string();
-    [open, b",\"errors\":", errors.as_bytes(), b"}"]
-        .concat()
-        .into()
+    let member = format!(",\"{name}\":{value}}}");
+    [open, member.as_bytes()].concat().into()
 }
 
 /// Whether the other side says that it has not looked at the request and never will (RFC 9113 sections

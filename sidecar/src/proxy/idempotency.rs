@@ -92,6 +92,11 @@ impl Onward {
         }
     }
 
+    /// Whether it is published record by record, while it comes.
+    fn is_upload(&self) -> bool {
+        matches!(self, Self::Publish(_, to, _) if to.split.is_some())
+    }
+
     /// Whether what was not answered well can be sent again: a broker tells duplicates itself.
     pub(super) fn tells_duplicates(&self) -> bool {
         matches!(self, Self::Publish(..))
@@ -113,6 +118,8 @@ pub(super) async fn carry(
     (head, body): (Parts, RequestBody),
 ) -> Result<Response<ResponseBody>, Error> {
     let key = match policy.key(&head) {
+        // What is uploaded is never held: its records are told apart, by the same key.
+        Ok(Some(_)) if onward.is_upload() => return onward.answer(cx, head, body).await,
         Ok(None) if !policy.required => return onward.answer(cx, head, body).await,
         _ if policy.closed => return Err(refuse(cx, policy, Outcome::Unavailable)),
         Ok(Some(key)) => Key::of(&policy.object, principal, key, mirror::is_copy(&head)),

@@ -21,6 +21,40 @@ pub(super) const RULES: &[Rule] = &[
             !has(rule, "publish") || !of_what_is_sent_on.iter().any(|field| has(rule, field))
         },
     ),
+    ("has(self.split) || self.maxBytes <= 8388608", |publish| {
+        let max = publish.get("maxBytes").and_then(Value::as_u64);
+        has(publish, "split") || max.is_none_or(|max| max <= 8_388_608)
+    }),
+    ("!has(self.split) || self.ack == 'Broker'", |publish| {
+        let ack = publish.get("ack");
+        !has(publish, "split") || ack.is_none_or(|ack| ack == "Broker")
+    }),
+    (
+        "!has(self.split) || !has(self.split.deadLetter) || self.split.deadLetter.topic != self.topic",
+        |publish| {
+            let to = publish.pointer("/split/deadLetter/topic");
+            to.is_none() || to != publish.get("topic")
+        },
+    ),
+    ("(self.format == 'XML') == has(self.recordPath)", |split| {
+        let xml = split.get("format").is_some_and(|format| format == "XML");
+        xml == has(split, "recordPath")
+    }),
+    (
+        "(self.onRecordError != 'Abort') == has(self.maxFailedRecords)",
+        |split| {
+            let does = split.get("onRecordError");
+            let goes_on = does.is_some_and(|does| does != "Abort");
+            goes_on == has(split, "maxFailedRecords")
+        },
+    ),
+    (
+        "(self.onRecordError == 'DeadLetter') == has(self.deadLetter)",
+        |split| {
+            let does = split.get("onRecordError");
+            does.is_some_and(|does| does == "DeadLetter") == has(split, "deadLetter")
+        },
+    ),
     (
         "!has(self.delivery.deadLetter) || self.delivery.deadLetter.topic != self.source.broker.topic",
         |spec| {

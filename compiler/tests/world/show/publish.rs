@@ -32,6 +32,22 @@ fn publishing(sent: &mesh::Publishing) -> Value {
     if sent.unwaited {
         shown["answered"] = "before it is confirmed".into();
     }
+    if let Some(split) = &sent.split {
+        let mesh::Split {
+            format: _,
+            record_path,
+            max_record_bytes,
+            max_failed_records,
+            dead_letter_topic,
+        } = split;
+        shown["split"] = json!({
+            "format": split.format().as_str_name(),
+            "records": record_path,
+            "maxBytes": max_record_bytes,
+            "mayFail": max_failed_records,
+            "deadLetters": dead_letter_topic,
+        });
+    }
     shown
 }
 

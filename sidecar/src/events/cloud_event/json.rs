@@ -106,6 +106,17 @@ fn valid(text: &[u8]) -> Result<&str, Malformed> {
     }
 }
 
+/// Whether something is JSON that most of those can read that are sent it.
+///
+/// # Errors
+/// That it is none, or nests too deep.
+pub fn check_json(text: &[u8]) -> Result<(), Malformed> {
+    match is_flat(valid(text)?) {
+        true => Ok(()),
+        false => Err(Malformed::Deep),
+    }
+}
+
 /// Where JSON is wrong. What serde_json says beside that may repeat what was sent.
 fn place(error: &serde_json::Error) -> Malformed {
     Malformed::Json {

@@ -13,6 +13,7 @@ use super::super::broker::{Broker, Message, Unpublished};
 use super::super::cloud_event::{Event, Malformed};
 use super::id::known_by;
 use super::{error, refused};
+use crate::config;
 use crate::config::publish::Publishing;
 use crate::proxy::Proxy;
 use crate::proxy::body::ResponseBody;
@@ -36,15 +37,15 @@ pub(super) enum Way<'r> {
 pub(super) async fn hold(
     px: &Proxy,
     broker: &dyn Broker,
-    to: &Publishing,
+    (named, topic): (&config::broker::Broker, &Arc<str>),
     (event, id): (&Event, &str),
 ) -> Result<(), Unpublished> {
     let (headers, data) = event.to_message();
-    let held = broker.publish(&to.topic, Some(id), Message { headers, data }, PATIENCE);
+    let held = broker.publish(topic, Some(id), Message { headers, data }, PATIENCE);
     let held = held.await;
     px.metrics.all().events.published(
-        &to.broker,
-        &to.topic,
+        named,
+        topic,
         match &held {
             Ok(false) => Published::Held,
             Ok(true) => Published::Duplicate,
@@ -91,7 +92,8 @@ impl<'r> Way<'r> {
     async fn give(&self, event: Event, id: String) -> Result<(), Error> {
         match self {
             Self::Waited(px, to, broker) => {
-                let held = hold(px, &**broker, to, (&event, &id));
+                let at = (&*to.broker, &to.topic);
+                let held = hold(px, &**broker, at, (&event, &id));
                 held.await.map_err(|why| error(to, why))
             }
             Self::Unwaited(px, to) => {

@@ -45,16 +45,24 @@ impl Share {
     /// # Errors
     /// `overloaded`: nothing has changed then.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Error> {
+        self.hold(self.own / COPIES + bytes)
+    }
+
+    /// So many bytes, instead of as many as before.
+    ///
+    /// # Errors
+    /// `overloaded`: nothing has changed then.
+    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Error> {
         let bytes = bytes * COPIES;
-        let all = self.all.get() + bytes;
-        if all > ROOM {
+        let all = self.all.get() - self.own + bytes;
+        if all > ROOM && bytes > self.own {
             return Err(Error::new(
                 Reason::Overloaded,
                 "too many bytes become events",
             ));
         }
         self.all.set(all);
-        self.own += bytes;
+        self.own = bytes;
         Ok(())
     }
 }

@@ -72,7 +72,10 @@ impl Unwaited {
         tokio::task::spawn_local(async move {
             let _held = (place, work);
             let held = match px.brokers.at(&px, &to.broker).await {
-                Ok(broker) => hold(&px, &*broker, &to, (&event, &id)).await,
+                Ok(broker) => {
+                    let at = (&*to.broker, &to.topic);
+                    hold(&px, &*broker, at, (&event, &id)).await
+                }
                 Err(_) => {
                     let events = &px.metrics.all().events;
                     events.published(&to.broker, &to.topic, Published::Unconfirmed);

@@ -1,0 +1,127 @@
+//! A folder takes a rule that publishes exactly where a cluster would.
+
+use compiler::yaml::{Object, parse};
+
+#[track_caller]
+fn refused(text: &str, expected: &str) {
+    let problems = parse("shop.yaml", text).problems;
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems, [format!("shop.yaml:4: {expected}")], "{text}");
+}
+
+/// An ApiRoute whose spec is on line 4.
+fn route(rule: &str) -> String {
+    format!(
+        "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: {{name: orders}}\n\
+         spec: {{hosts: [orders], rules: [{{{rule}}}]}}\n"
+    )
+}
+
+#[test]
+fn a_rule_that_publishes_sends_nothing_on() {
+    let publish = "publish: {broker: nats, topic: orders}";
+    let file = parse("shop.yaml", &route(publish));
+    assert_eq!(file.problems, []);
+    let Object::ApiRoute(object) = &file.documents[0].object else {
+        panic!("{:?}", file.documents);
+    };
+    let written = object.spec.rules[0].publish.as_ref().unwrap();
+    assert_eq!((written.max_bytes, &written.event), (1024 * 1024, &None));
+
+    let why = "spec.rules[0]: a rule with publish sends nothing on: it has no backendRefs, redirect, \
+               directResponse, rewrite or mirror";
+    for more in [
+        "backendRefs: [{name: a, port: 80}]",
+        "redirect: {scheme: https}",
+        "directResponse: {status: 204}",
+        "mirror: {backendRef: {name: a, port: 80}}",
+        "rewrite: {host: a}",
+    ] {
+        refused(&route(&format!("{publish}, {more}")), why);
+    }
+    // What is asked of a request, and what is done to its answer, stays.
+    for more in [
+        "matches: [{method: POST}]",
+        "timeouts: {request: 1s}",
+        "responseHeaders: {set: [{name: X-A, value: a}]}",
+    ] {
+        let problems = parse("shop.yaml", &route(&format!("{publish}, {more}"))).problems;
+        assert_eq!(problems, [], "{more}");
+    }
+    let tcp = route(publish).replace("hosts: [orders]", "hosts: [orders], protocol: TCP");
+    refused(
+        &tcp,
+        "spec: of TCP and TLS nobody reads requests: a rule has name, matches, backendRefs and \
+         timeouts.idle only",
+    );
+    for (publish, why) in [
+        (
+            "{broker: nats, topic: orders, maxBytes: 0}",
+            "maxBytes: must be 1 to 68719476736, not 0",
+        ),
+        (
+            "{broker: nats, topic: a..b}",
+            "topic: \"a..b\" doesn't have the form ^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*$ (The topic)",
+        ),
+        (
+            "{broker: nats, topic: orders, event: {type: \"a b\"}}",
+            "event.type: \"a b\" doesn't have the form ^[!-~]+$ (Their `type`; the topic when absent)",
+        ),
+    ] {
+        let rule = format!("publish: {publish}");
+        refused(&route(&rule), &format!("spec.rules[0].publish.{why}"));
+    }
+}
+
+#[test]
+fn what_is_split_says_how_and_what_contradicts_itself_is_refused() {
+    let publish = |more: &str| route(&format!("publish: {{broker: nats, topic: orders, {more}}}"));
+    for more in [
+        "maxBytes: 8388608",
+        "ack: None",
+        "maxBytes: 68719476736, split: {format: NDJSON}",
+        "split: {format: XML, recordPath: orders/order-1}",
+        "split: {format: CSV, onRecordError: Skip, maxFailedRecords: 1}",
+        "split: {format: JSONArray, onRecordError: DeadLetter, maxFailedRecords: 1, deadLetter: {topic: a}}",
+    ] {
+        assert_eq!(parse("shop.yaml", &publish(more)).problems, [], "{more}");
+    }
+    for (more, why) in [
+        (
+            "maxBytes: 8388609",
+            ": maxBytes is at most 8388608 (8 MiB) where a body is one event; with split it may be more",
+        ),
+        (
+            "ack: None, split: {format: CSV}",
+            ": what is split is answered with what the broker holds: leave ack out",
+        ),
+        (
+            "split: {format: CSV, onRecordError: DeadLetter, maxFailedRecords: 1, deadLetter: {topic: orders}}",
+            ": split.deadLetter.topic is another topic than topic",
+        ),
+        (
+            "split: {format: XML}",
+            ".split: recordPath says which elements of XML are records: it is written with format: XML, and only there",
+        ),
+        (
+            "split: {format: CSV, recordPath: a}",
+            ".split: recordPath says which elements of XML are records: it is written with format: XML, and only there",
+        ),
+        (
+            "split: {format: CSV, onRecordError: Skip}",
+            ".split: maxFailedRecords says how many may fail: it is written with onRecordError: Skip or DeadLetter, \
+             and only there",
+        ),
+        (
+            "split: {format: CSV, maxFailedRecords: 1}",
+            ".split: maxFailedRecords says how many may fail: it is written with onRecordError: Skip or DeadLetter, \
+             and only there",
+        ),
+        (
+            "split: {format: CSV, onRecordError: DeadLetter, maxFailedRecords: 1}",
+            ".split: deadLetter is written with onRecordError: DeadLetter, and only there",
+        ),
+    ] {
+        refused(&publish(more), &format!("spec.rules[0].publish{why}"));
+    }
+}
