@@ -21,7 +21,7 @@ pub use delivery::{
     DeadLetter, Delivery, DeliveryMode, EventBatch, EventOrdering, OnExhausted, Redelivery,
     ResponseAction, ResponseRule,
 };
-pub use filter::{EventFilter, InnerFilter, InnermostFilter};
+pub use filter::{DataFilter, EventFilter, InnerFilter, InnermostFilter};
 pub use replay::{EventReplay, ReplayFrom, ReplayType};
 pub use source::{BrokerSource, Manage, Source, SourceType, StartFrom, StartType};
 pub use status::{EventError, EventSubscriptionStatus, ReplayPhase, ReplayStatus};

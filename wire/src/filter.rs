@@ -1,10 +1,11 @@
 //! Which events pass: the filter dialects of CloudEvents Subscriptions, section 3.2.4
-//! (<https://github.com/cloudevents/spec/blob/main/subscriptions/spec.md>).
+//! (<https://github.com/cloudevents/spec/blob/main/subscriptions/spec.md>), and one of our own, which tests data.
 //!
 //! The operator reads a filter once to say what is wrong with it; every sidecar that filters by it asks it
 //! about each event. It is bounded when it is read.
 
 use crate::cesql::{Attributes, Expression, Value};
+use crate::data::{Data, Json};
 use crate::mesh;
 use crate::mesh::event_filter::Dialect;
 
@@ -34,6 +35,14 @@ pub enum Filter {
     Not(Box<Filter>),
     /// An expression that comes to true, or to what is cast to it.
     Sql(Expression),
+    /// A test of data that are JSON.
+    Data(Data),
+}
+
+/// What is asked whether it passes.
+pub trait Filtered: Attributes {
+    /// The data, where they are JSON that is looked into.
+    fn json(&self) -> Option<Json<'_>>;
 }
 
 /// Why a filter can't be read: the field, a colon, and what is wrong.
@@ -95,12 +104,16 @@ impl Filter {
                 let read = Expression::parse(sql);
                 Self::Sql(read.map_err(|why| wrong(format!("sql: {why}")))?)
             }
+            Some(Dialect::Data(sent)) => {
+                let read = Data::build(sent);
+                Self::Data(read.map_err(|why| wrong(format!("data.{why}")))?)
+            }
         })
     }
 
     /// Whether an event passes. One without an attribute that is asked for does not, and none for which an
-    /// expression fails.
-    pub fn passes(&self, event: &dyn Attributes) -> bool {
+    /// expression fails; nor does one whose data are no JSON, where they are asked for.
+    pub fn passes(&self, event: &dyn Filtered) -> bool {
         let all = |values: &[(String, String)], fits: fn(&str, &str) -> bool| {
             values.iter().all(|(name, wanted)| {
                 let value = event.attribute(name);
@@ -115,6 +128,7 @@ impl Filter {
             Self::Any(filters) => filters.iter().any(|one| one.passes(event)),
             Self::Not(filter) => !filter.passes(event),
             Self::Sql(expression) => expression.evaluate(event).is_ok_and(is_true),
+            Self::Data(data) => event.json().is_some_and(|json| data.passes(json)),
         }
     }
 }
@@ -164,6 +178,7 @@ fn values(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::event_data;
 
     struct Event(&'static [(&'static str, &'static str)]);
 
@@ -174,10 +189,18 @@ mod tests {
         }
     }
 
+    impl Filtered for Event {
+        fn json(&self) -> Option<Json<'_>> {
+            let data = self.0.iter().find(|(own, _)| *own == "data")?;
+            Json::read(data.1.as_bytes())
+        }
+    }
+
     const EVENT: Event = Event(&[
         ("id", "7"),
         ("type", "com.shop.stock.updated"),
         ("subject", "/eu/madrid"),
+        ("data", "{\"qty\": 9}"),
     ]);
 
     fn values(pairs: &[(&str, &str)]) -> mesh::EventValues {
@@ -245,6 +268,29 @@ mod tests {
     }
 
     #[test]
+    fn data_are_tested_within_other_filters_too_and_none_pass_that_are_not_there() {
+        let qty = |test| {
+            Dialect::Data(mesh::EventData {
+                path: "$.qty".into(),
+                test: Some(test),
+            })
+        };
+        let few = || qty(event_data::Test::LessThan("10".into()));
+        let many = || qty(event_data::Test::GreaterThan("10".into()));
+        assert!(passes(few()));
+        assert!(!passes(many()));
+        assert!(passes(Dialect::Not(Box::new(filter(many())))));
+        assert!(passes(Dialect::Any(list(vec![
+            filter(many()),
+            filter(few())
+        ]))));
+        let without = Event(&[("id", "7")]);
+        for test in [few(), qty(event_data::Test::Exists(false))] {
+            assert!(!Filter::build(&filter(test)).unwrap().passes(&without));
+        }
+    }
+
+    #[test]
     fn what_can_not_be_read_is_told_with_its_place() {
         let told = |dialect| Filter::build(&filter(dialect)).unwrap_err().to_string();
         let broken = filter(Dialect::Sql("id = ".into()));
@@ -253,6 +299,13 @@ mod tests {
             broken,
         ])))));
         assert!(told(nested).starts_with("not.any[1].sql: at character "));
+        let nowhere = filter(Dialect::Data(mesh::EventData {
+            path: "$..qty".into(),
+            test: Some(event_data::Test::Exists(true)),
+        }));
+        assert!(
+            told(Dialect::Not(Box::new(nowhere))).starts_with("not.data.path: at character 3: ")
+        );
         assert_eq!(
             told(Dialect::Exact(values(&[("Id", "7")]))),
             "exact: \"Id\" is no name of an attribute: these are of a-z and 0-9, 64 at most"

@@ -8,8 +8,8 @@
 //! no sidecar could build, so both read them here. [`jwks`] does the same for the keys of those who
 //! issue tokens, [`store`] for where replicas share something, [`broker`] for where
 //! events are, [`json`] for what must not mean two things,
-//! [`probe`] for what the kubelet asks, [`capture`] for how a pod says that a node captures it, and [`filter`]
-//! and [`cesql`] for what is asked of an event.
+//! [`probe`] for what the kubelet asks, [`capture`] for how a pod says that a node captures it, and [`filter`],
+//! [`cesql`] and [`data`] for what is asked of an event.
 
 mod authority;
 pub mod broker;
@@ -18,6 +18,7 @@ pub mod capture;
 pub mod cesql;
 pub mod claims;
 pub mod client;
+pub mod data;
 pub mod delta;
 pub mod filter;
 pub mod generation;

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use wire::cesql::{Attributes, Value};
+use wire::data::Json;
 
 pub use self::http::{Received, receive};
 pub use self::json::check_json;
@@ -145,6 +146,13 @@ impl Event {
             true => None,
             false => self.attributes.remove(name),
         }
+    }
+
+    /// The data, where they are JSON: their media type says so, or is missing.
+    pub(super) fn json(&self) -> Option<Json<'_>> {
+        let is_json = |of| media_type::is_json(of) && media_type::is_utf8(of);
+        let may_be = self.media_type().is_none_or(is_json);
+        may_be.then(|| Json::read(&self.data)).flatten()
     }
 
     /// The media type of the data.

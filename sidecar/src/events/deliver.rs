@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::broker::{Broker, Delivered as Message};
 use super::cloud_event::Event;
 use super::dead_letter::{Story, Why};
+use super::filtered;
 use super::lanes::Fate;
 use super::outcomes::{self, Outcomes};
 use super::post::{Answer, Came, Payload, post};
@@ -254,11 +255,8 @@ async fn posted(
 
 /// What is done with an event that is not posted.
 fn foregone(subscription: &Subscription, message: &dyn Message, event: &Event) -> Option<Verdict> {
-    let passes = |event| {
-        let mut filters = subscription.filters.iter();
-        filters.all(|filter| filter.passes(event))
-    };
-    let filtered = || (!passes(event)).then_some(Verdict::Done(Outcome::Filtered));
+    let passes = || filtered::passes(&subscription.filters, event);
+    let filtered = || (!passes()).then_some(Verdict::Done(Outcome::Filtered));
     expired(subscription, message, event).or_else(filtered)
 }
 

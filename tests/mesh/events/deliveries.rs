@@ -62,40 +62,59 @@ async fn an_event_is_written_as_json_where_that_is_asked_for() -> Result<()> {
 #[tokio::test]
 async fn only_what_passes_the_filters_is_delivered() -> Result<()> {
     let filters = "  filters:\n  - prefix: { type: com.shop }\n  \
-                   - any: [{ exact: { region: eu } }, { sql: \"amount > 10\" }]\n  \
+                   - any: [{ exact: { region: eu } }, { sql: \"amount > 10\" }, \
+                   { data: { path: \"$.items[*].qty\", lessThan: \"10\" } }]\n  \
                    - not: { suffix: { subject: test } }\n";
     let world = World::subscribed("", filters).await?;
-    let send = async |id: &str, kind: &str, more: &[(&str, &str)]| {
+    let send = async |id: &str, kind: &str, more: &[(&str, &str)], data: &str| {
         let head = [
             ("ce-specversion", "1.0"),
             ("ce-id", id),
             ("ce-source", "/s"),
             ("ce-type", kind),
         ];
-        let answer = world.publish(&[&head, more].concat(), "").await?;
+        let answer = world.publish(&[&head, more].concat(), data).await?;
         ensure!(answer.status == 202, "{answer:?}");
         Ok(())
     };
-    send("other-type", "org.shop", &[("ce-region", "eu")]).await?;
-    send("no-region", "com.shop.a", &[]).await?;
+    send("other-type", "org.shop", &[("ce-region", "eu")], "").await?;
+    send("no-region", "com.shop.a", &[], "").await?;
     send(
         "a-test",
         "com.shop.a",
         &[("ce-region", "eu"), ("ce-subject", "a/test")],
+        "",
     )
     .await?;
-    send("small", "com.shop.a", &[("ce-amount", "9")]).await?;
-    send("no-number", "com.shop.a", &[("ce-amount", "x")]).await?;
-    send("region", "com.shop.a", &[("ce-region", "eu")]).await?;
-    send("large", "com.shop.a", &[("ce-amount", "11")]).await?;
-    let seen = world.delivered(&["region", "large"]).await?;
-    assert_eq!(seen.len(), 2, "{seen:?}");
+    send("small", "com.shop.a", &[("ce-amount", "9")], "").await?;
+    send("no-number", "com.shop.a", &[("ce-amount", "x")], "").await?;
+    send("region", "com.shop.a", &[("ce-region", "eu")], "").await?;
+    send("large", "com.shop.a", &[("ce-amount", "11")], "").await?;
+    let json = [("content-type", "application/json")];
+    let text = [("content-type", "text/plain")];
+    send("many", "com.shop.a", &json, r#"{"items": [{"qty": 10}]}"#).await?;
+    send(
+        "few-in-text",
+        "com.shop.a",
+        &text,
+        r#"{"items": [{"qty": 9}]}"#,
+    )
+    .await?;
+    send(
+        "few",
+        "com.shop.a",
+        &json,
+        r#"{"items": [{"qty": 10}, {"qty": 9.99}]}"#,
+    )
+    .await?;
+    let seen = world.delivered(&["region", "large", "few"]).await?;
+    assert_eq!(seen.len(), 3, "{seen:?}");
     // The others are done with.
     let filtered =
         "meshwright_events_delivered_total{subscription=\"shop/billing\",outcome=\"filtered\"}";
     wait_until("the rest is filtered", SOON, async || {
         let count = world.billing.sidecar.metric(filtered).await?;
-        ensure!(count == Some(5.0), "{count:?}");
+        ensure!(count == Some(7.0), "{count:?}");
         Ok(())
     })
     .await

@@ -129,19 +129,35 @@ pub(super) const RULES: &[Rule] = &[
         |written| millis(written).is_none_or(|span| (1_000..=31_536_000_000).contains(&span)),
     ),
     (
-        "[has(self.exact), has(self.prefix), has(self.suffix), has(self.sql), has(self.all), \
-         has(self.any), has(self.not)].filter(one, one).size() == 1",
+        "[has(self.exact), has(self.prefix), has(self.suffix), has(self.sql), has(self.data), \
+         has(self.all), has(self.any), has(self.not)].filter(one, one).size() == 1",
         |filter| {
             one_of(
                 filter,
-                &["exact", "prefix", "suffix", "sql", "all", "any", "not"],
+                &[
+                    "exact", "prefix", "suffix", "sql", "data", "all", "any", "not",
+                ],
             )
         },
     ),
     (
-        "[has(self.exact), has(self.prefix), has(self.suffix), has(self.sql)].filter(one, \
-         one).size() == 1",
-        |filter| one_of(filter, &["exact", "prefix", "suffix", "sql"]),
+        "[has(self.exact), has(self.prefix), has(self.suffix), has(self.sql), has(self.data)]\
+         .filter(one, one).size() == 1",
+        |filter| one_of(filter, &["exact", "prefix", "suffix", "sql", "data"]),
+    ),
+    (
+        "[has(self.equals), has(self.lessThan), has(self.lessThanOrEqual), has(self.greaterThan), \
+         has(self.greaterThanOrEqual), has(self.exists)].filter(one, one).size() == 1",
+        |data| {
+            let numbers = [
+                "lessThan",
+                "lessThanOrEqual",
+                "greaterThan",
+                "greaterThanOrEqual",
+            ];
+            let count = numbers.iter().chain(&["equals", "exists"]);
+            count.filter(|field| has(data, field)).count() == 1
+        },
     ),
 ];
 

@@ -78,5 +78,8 @@ fn filter(sent: &mesh::EventFilter) -> Value {
         Dialect::Any(sent) => json!({"any": list(sent)}),
         Dialect::Not(sent) => json!({"not": filter(sent)}),
         Dialect::Sql(sql) => json!({"sql": sql}),
+        Dialect::Data(sent) => {
+            json!({"data": format!("{} {:?}", sent.path, sent.test.as_ref().unwrap())})
+        }
     }
 }
