@@ -10,7 +10,7 @@ use crds::event_subscription::{
     ResponseAction, StartFrom, StartType,
 };
 use crds::status::Reason;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::jiff::Timestamp;
 use wire::broker::BrokerKind;
 use wire::mesh::{
@@ -25,6 +25,7 @@ use crate::index::{Objects, selector};
 use crate::inputs::ObjectKey;
 use crate::retry_policy::backoff;
 
+mod deduplication;
 mod filter;
 
 /// The attribute of the CloudEvents extension for partitioning.
@@ -40,6 +41,7 @@ pub(crate) struct Reader<'a> {
     pub(crate) services: &'a Objects<Service>,
     pub(crate) suggestions: &'a Suggestions<'a>,
     pub(crate) brokers: broker::Reader<'a>,
+    pub(crate) credentials: &'a Objects<Secret>,
 }
 
 /// What an EventSubscription says.
@@ -50,7 +52,7 @@ pub(crate) struct Read {
     pub(crate) lost: BTreeSet<ObjectKey>,
     /// Why it can't be in force.
     pub(crate) refusal: Option<Refusal>,
-    /// Why its broker can't be had.
+    /// Why its broker, or its store, can't be had.
     pub(crate) unresolved: Option<Refusal>,
 }
 
@@ -77,7 +79,10 @@ impl Reader<'_> {
             let name = &self.spec.source.broker.name;
             self.brokers.broker("spec.source.broker.name", name, UNTIL)
         };
-        read.unresolved = unresolved;
+        let deduplication = self.deduplication();
+        let unresolved = unresolved.into_iter().chain(deduplication.unresolved);
+        read.unresolved = Refusal::all(unresolved.collect());
+        refusals.extend(deduplication.refusal);
         let target = self.target(&mut read.lost, &mut refusals);
         let (filters, unreadable) = filter::compile(&self.spec.filters);
         refusals.extend(unreadable.into_iter().map(invalid));
@@ -102,6 +107,7 @@ impl Reader<'_> {
             path: self.spec.target.path.clone(),
             start,
             target,
+            deduplication: deduplication.sent,
             reply_topic: {
                 let reply = self.spec.reply.as_ref();
                 reply.map_or_else(String::new, |reply| reply.topic.clone())

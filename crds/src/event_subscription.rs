@@ -10,6 +10,7 @@ use kube::core::Rule as Cel;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+mod deduplication;
 mod delivery;
 mod filter;
 mod replay;
@@ -17,6 +18,7 @@ mod source;
 mod status;
 mod target;
 
+pub use deduplication::{Deduplication, DeduplicationStore};
 pub use delivery::{
     DeadLetter, Delivery, DeliveryMode, EventBatch, EventOrdering, OnExhausted, Redelivery,
     ResponseAction, ResponseRule,
@@ -108,6 +110,10 @@ pub struct EventSubscriptionSpec {
 
     /// How they are delivered, and what becomes of those that can't be.
     pub delivery: Delivery,
+
+    /// Which events are taken for the same, of which one is delivered; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deduplication: Option<Deduplication>,
 
     /// Where the events go that the target replies with: a 200 whose body is one event.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -17,6 +17,7 @@ use crate::routing::services;
 mod batches;
 mod brokers;
 mod deliveries;
+mod duplicates;
 mod failures;
 mod order;
 mod publishing;

@@ -138,6 +138,7 @@ impl Compilation<'_> {
             services: &self.inputs.services,
             suggestions: &self.suggestions,
             brokers: self.broker_reader(&key.namespace),
+            credentials: &self.inputs.credentials,
         })
     }
 }

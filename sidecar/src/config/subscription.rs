@@ -10,6 +10,7 @@ use wire::mesh::{self, event_replay, subscription};
 
 use super::broker::Broker;
 use super::service::{ServiceKey, parse_port};
+use super::store::Address;
 use crate::events::broker::{Group, Start};
 use crate::policy::retry::Backoff;
 
@@ -56,6 +57,8 @@ pub struct Subscription {
     pub exhausted: Exhausted,
     /// What is delivered once more.
     pub replay: Option<Replay>,
+    /// Which are taken for the same, of which one that is done is not delivered again.
+    pub deduplication: Option<Deduplication>,
     answers: Vec<(Vec<u16>, Action)>,
 }
 
@@ -88,6 +91,26 @@ pub enum Target {
     Application(u16),
     /// To a Service, by its name, at this port of it.
     Service(ServiceKey, u16),
+}
+
+/// Which events are taken for the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deduplication {
+    /// Those with the same values of these attributes.
+    pub attributes: Vec<String>,
+    /// For so long after one was done.
+    pub window: Duration,
+    /// Where it is noted which are done.
+    pub done: Done,
+}
+
+/// Where it is noted which events are done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// In each sidecar for itself.
+    Memory,
+    /// In a store that replicas share; `None` when it can't be had.
+    Store(Option<Arc<Address>>),
 }
 
 /// What a batch has at most.
@@ -222,6 +245,10 @@ impl Subscription {
             }),
             reply: (!sent.reply_topic.is_empty()).then(|| sent.reply_topic.into()),
             ordering,
+            deduplication: {
+                let sent = sent.deduplication;
+                sent.map(Deduplication::build).transpose()?
+            },
             suspended: sent.suspended,
             filters: filters.collect::<Result<_, _>>()?,
             target,
@@ -282,6 +309,36 @@ impl Replay {
             until: moment(sent.until_ms),
             rate: sent.max_per_second.max(1),
         })
+    }
+}
+
+impl Deduplication {
+    fn build(sent: mesh::EventDeduplication) -> Result<Self, String> {
+        if sent.attributes.is_empty() || sent.window_ms == 0 {
+            return Err("deduplication: it has no key, or no window".to_owned());
+        }
+        let done = match sent.store {
+            None => Done::Memory,
+            Some(store) if store.url.is_empty() => Done::Store(None),
+            Some(store) => {
+                let address = Address::build(store.url, store.ca_certificates);
+                let address = address.map_err(|why| format!("deduplication.store: {why}"))?;
+                Done::Store(Some(Arc::new(address)))
+            }
+        };
+        Ok(Self {
+            attributes: sent.attributes,
+            window: Duration::from_millis(sent.window_ms),
+            done,
+        })
+    }
+
+    /// The store, if there is to be one that can be had.
+    pub fn store(&self) -> Option<&Arc<Address>> {
+        match &self.done {
+            Done::Memory => None,
+            Done::Store(address) => address.as_ref(),
+        }
     }
 }
 

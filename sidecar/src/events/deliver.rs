@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::broker::{Broker, Delivered as Message};
 use super::cloud_event::Event;
 use super::dead_letter::{Story, Why};
+use super::done::{self, Known, Turn};
 use super::filtered;
 use super::lanes::Fate;
 use super::outcomes::{self, Outcomes};
@@ -19,7 +20,7 @@ use super::post::{Answer, Came, Payload, post};
 use super::received::Received;
 use super::reply::{self, Replied};
 use super::running::Running;
-use super::settle::{AGAIN, LONGEST, Verdict, settle};
+use super::settle::{AGAIN, LONGEST, SOON, Verdict, settle};
 use crate::config::subscription::{Action, Exhausted, Subscription};
 use crate::proxy::Proxy;
 use crate::telemetry::metrics::events::Delivered as Outcome;
@@ -32,9 +33,20 @@ pub(super) async fn deliver(running: &Running, broker: &dyn Broker, received: &R
             return Fate::Unknown;
         };
         let (Ok(event) | Err(event)) = &received.event;
-        let verdict = match &received.event {
-            Ok(event) => judge(running, broker, &px, message, event).await,
+        let foregone = match &received.event {
+            Ok(event) => foregone(&running.subscription, message, event),
             Err(_) => Some(malformed(message)),
+        };
+        // Until what became of it is settled, others of its key wait.
+        let turn = match foregone {
+            Some(_) => Turn::Own(None),
+            None => done::turn(running, &px, event).await,
+        };
+        let verdict = match (&turn, foregone) {
+            (_, Some(verdict)) => Some(verdict),
+            (Turn::Done, None) => Some(Verdict::Done(Outcome::Duplicate)),
+            (Turn::Over, None) => None,
+            (Turn::Own(_), None) => judge(running, broker, &px, message, event).await,
         };
         settle(running, broker, &px, (message, event), verdict).await
     };
@@ -99,9 +111,6 @@ async fn judge(
     event: &Event,
 ) -> Option<Verdict> {
     let subscription = &running.subscription;
-    if let Some(verdict) = foregone(subscription, message, event) {
-        return Some(verdict);
-    }
     let payload = Payload::Event(event);
     let given_up = || expired(subscription, message, event);
     let answer = match posted(running, px, payload, given_up).await? {
@@ -136,20 +145,30 @@ enum Judged {
 /// What is done with each event of a batch.
 async fn judge_batch(running: &Running, px: &Rc<Proxy>, batch: &[Received]) -> Vec<Judged> {
     let subscription = &running.subscription;
-    loop {
-        let judged = batch.iter().map(|one| match &one.event {
-            Err(_) => Some(malformed(&*one.message)),
-            Ok(event) => foregone(subscription, &*one.message, event),
+    let unposted = |one: &Received| match &one.event {
+        Err(_) => Some(malformed(&*one.message)),
+        Ok(event) => foregone(subscription, &*one.message, event),
+    };
+    let asked = batch.iter().map(|one| {
+        let event = one.event.as_ref().ok();
+        event.filter(|_| unposted(one).is_none())
+    });
+    let known = done::known(running, px, &Vec::from_iter(asked)).await;
+    let judged = loop {
+        let judged = batch.iter().zip(&known).map(|(one, known)| match known {
+            Known::Done => Some(Verdict::Done(Outcome::Duplicate)),
+            Known::Nothing | Known::LikeThat(_) => unposted(one),
         });
         let mut judged = Vec::from_iter(judged.map(Judged::Decided));
         let open = batch.iter().enumerate().filter_map(|(place, one)| {
             let is_open = matches!(judged[place], Judged::Decided(None));
+            let is_open = is_open && known[place] == Known::Nothing;
             let event = one.event.as_ref().ok().filter(|_| is_open)?;
             Some((place, &*one.message, event))
         });
         let open = Vec::from_iter(open);
         if open.is_empty() {
-            return judged;
+            break judged;
         }
         let events = Vec::from_iter(open.iter().map(|(_, _, event)| *event));
         let given_up = || {
@@ -160,7 +179,7 @@ async fn judge_batch(running: &Running, px: &Rc<Proxy>, batch: &[Received]) -> V
             Some(Posted::Came(answer)) => answer,
             // One has expired: the others are posted without it.
             Some(Posted::GivenUp(_)) => continue,
-            None => return judged,
+            None => break judged,
         };
         let outcomes = outcomes::of(answer.as_ref());
         let wait = answer.as_ref().and_then(|answer| answer.wait);
@@ -177,8 +196,28 @@ async fn judge_batch(running: &Running, px: &Rc<Proxy>, batch: &[Received]) -> V
                 }
             };
         }
-        return judged;
+        break judged;
+    };
+    alike(judged, &known)
+}
+
+/// What is done with those of which another one of the same key was posted: as with that one, which was delivered once.
+fn alike(mut judged: Vec<Judged>, known: &[Known]) -> Vec<Judged> {
+    for (place, known) in known.iter().enumerate() {
+        let (Known::LikeThat(first), Judged::Decided(None)) = (known, &judged[place]) else {
+            continue;
+        };
+        judged[place] = match &judged[*first] {
+            Judged::Alone => Judged::Alone,
+            Judged::Decided(verdict) => Judged::Decided(match verdict {
+                Some(Verdict::Done(_)) => Some(Verdict::Done(Outcome::Duplicate)),
+                // When it comes again it is known what became of the other one.
+                Some(Verdict::Exhausted(_)) => Some(Verdict::Again(SOON)),
+                verdict => *verdict,
+            }),
+        };
     }
+    judged
 }
 
 /// What is done with an event whose batch was refused: it is posted as a batch of its own.
@@ -191,6 +230,10 @@ async fn alone(
     // Whoever asked to wait meanwhile, or is gone, is posted nothing more.
     if running.paused().is_some() || !running.goes_on() {
         return None;
+    }
+    // Another one of its key may have been posted before it.
+    if done::known(running, px, &[Some(event)]).await == [Known::Done] {
+        return Some(Verdict::Done(Outcome::Duplicate));
     }
     let subscription = &running.subscription;
     let given_up = || expired(subscription, message, event);

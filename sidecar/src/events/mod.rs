@@ -10,7 +10,7 @@
 //!   broker ─── over the mesh, as the application's calls go (connections.rs, broker.rs)
 //!      │
 //!      ▼ pulled by one of those that share the work (subscriber.rs), or by one alone (in_order.rs, lanes.rs)
-//!   deliver ── filters (filtered.rs), a POST to the target, what its answer means (deliver.rs, post.rs), alone or with
+//!   deliver ── filters (filtered.rs), duplicates (done.rs), a POST to the target, what its answer means (deliver.rs, post.rs), alone or with
 //!      │       others (batch.rs, outcomes.rs); what it replies is published (reply.rs)
 //!      └────── done, again later, or to the dead letter topic (settle.rs, dead_letter.rs), from which it may be
 //!              delivered once more (replay.rs), as people want (desk.rs)
@@ -26,6 +26,7 @@ pub mod connections;
 mod dead_letter;
 mod deliver;
 pub mod desk;
+mod done;
 mod filtered;
 mod in_order;
 mod lanes;

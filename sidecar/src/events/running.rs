@@ -2,7 +2,7 @@
 //! begun.
 
 use std::cell::Cell;
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use http::StatusCode;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::done::Done;
 use super::replay::Tally;
 use crate::config::subscription::Subscription;
 use crate::proxy::Proxy;
@@ -30,6 +31,10 @@ pub(super) struct Running {
     unreached: Cell<Option<Reason>>,
     pub(super) places: Arc<Semaphore>,
     left: Notify,
+    /// Which events are done.
+    pub(super) done: Rc<Done>,
+    /// What is delivered was asked for once more: that it is done does not count.
+    pub(super) replays: bool,
     /// What has become of events.
     pub(super) tally: Tally,
     /// How many were begun one by one and are not ended.
@@ -42,9 +47,11 @@ impl Running {
     pub(super) fn new(
         px: &Weak<Proxy>,
         subscription: &Arc<Subscription>,
-        going: watch::Receiver<bool>,
+        (going, done): (watch::Receiver<bool>, Rc<Done>),
     ) -> Self {
         Self {
+            done,
+            replays: false,
             px: px.clone(),
             subscription: subscription.clone(),
             going,
@@ -60,7 +67,14 @@ impl Running {
 
     /// The same subscription, for what is delivered beside what is new: in as many places of its own.
     pub(super) fn another(&self) -> Self {
-        Self::new(&self.px, &self.subscription, self.going.clone())
+        Self {
+            replays: true,
+            ..Self::new(
+                &self.px,
+                &self.subscription,
+                (self.going.clone(), Rc::default()),
+            )
+        }
     }
 
     /// One is begun.

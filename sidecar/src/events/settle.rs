@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::broker::{Broker, Delivered, Unpublished};
 use super::cloud_event::Event;
 use super::dead_letter::{self, Story};
+use super::done;
 use super::lanes::Fate;
 use super::running::Running;
 use crate::config::subscription::Exhausted;
@@ -52,10 +53,15 @@ pub(super) async fn settle(
             let fate = given_back(running, message, LONGEST).await;
             (Outcome::Retried, fate)
         }
-        Some(Verdict::Done(outcome)) => (outcome, acknowledged(running, message).await),
+        Some(Verdict::Done(outcome)) => {
+            if !matches!(outcome, Outcome::Filtered | Outcome::Duplicate) {
+                done::note(running, px, event).await;
+            }
+            (outcome, acknowledged(running, message).await)
+        }
         Some(Verdict::Exhausted(story)) => {
             running.failed(story.status, story.why.name());
-            match exhausted(running, broker, message, event, story).await {
+            match exhausted(running, (broker, px), message, event, story).await {
                 Some(seen_to) => seen_to,
                 None => return given_back(running, message, SOON).await,
             }
@@ -96,7 +102,7 @@ async fn given_back(running: &Running, message: &dyn Delivered, after: Duration)
 /// subscription ends before that.
 async fn exhausted(
     running: &Running,
-    broker: &dyn Broker,
+    (broker, px): (&dyn Broker, &Rc<Proxy>),
     message: &dyn Delivered,
     event: &Event,
     story: Story,
@@ -114,6 +120,7 @@ async fn exhausted(
         }
         Exhausted::Drop => {
             tracing::warn!(subscription = %object, reason, code, attempts, "an event is dropped");
+            done::note(running, px, event).await;
             let fate = acknowledged(running, message).await;
             return Some((Outcome::Dropped, fate));
         }
@@ -135,6 +142,7 @@ async fn exhausted(
         pause = (pause * 2).min(AGAIN.1);
     }
     tracing::info!(subscription = %object, %topic, reason, code, attempts, "an event is a dead letter");
+    done::note(running, px, event).await;
     let fate = acknowledged(running, message).await;
     Some((Outcome::DeadLettered, fate))
 }

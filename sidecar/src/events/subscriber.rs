@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::broker::{Broker, Queue, Unsubscribed};
 use super::deliver::deliver;
+use super::done::Done;
 use super::received::Received;
 use super::running::Running;
 use super::{batch, in_order, replay};
@@ -38,6 +39,8 @@ pub struct Subscribers {
     suspended: RefCell<Vec<Arc<Subscription>>>,
     /// Held for as long as there is a worker.
     ends: watch::Sender<bool>,
+    /// Which events of each are done, from one form of it to the next.
+    done: RefCell<HashMap<String, Rc<Done>>>,
 }
 
 /// A subscription, as long as it is carried out as it is.
@@ -69,9 +72,13 @@ impl Subscribers {
             }
             same
         });
+        let mut done = px.subscribers.done.borrow_mut();
+        done.retain(|id, _| state.built.subscriptions.contains_key(id));
         for (id, subscription) in wanted {
-            all.entry(id.clone())
-                .or_insert_with(|| start(px, subscription));
+            all.entry(id.clone()).or_insert_with(|| {
+                let done = done.entry(id.clone()).or_default();
+                start(px, subscription, done.clone())
+            });
         }
     }
 
@@ -103,11 +110,13 @@ impl Subscribers {
         let all = self.carried_out.borrow();
         let mut carried_out = all.values();
         if let Some(one) = carried_out.find(|one| *one.subscription.object == *object) {
-            return Some(Running::new(&px, &one.subscription, one.going.subscribe()));
+            let going = (one.going.subscribe(), Rc::default());
+            return Some(Running::new(&px, &one.subscription, going).another());
         }
         let suspended = self.suspended.borrow();
         let one = suspended.iter().find(|one| *one.object == *object)?;
-        Some(Running::new(&px, one, self.ends.subscribe()))
+        let going = (self.ends.subscribe(), Rc::default());
+        Some(Running::new(&px, one, going).another())
     }
 
     /// Ends all of them: nothing more is pulled.
@@ -123,9 +132,9 @@ fn share(id: &str, count: usize) -> usize {
     usize::try_from(hash % count.max(1) as u64).unwrap_or(0)
 }
 
-fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>) -> Subscriber {
+fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>, done: Rc<Done>) -> Subscriber {
     let (going, goes) = watch::channel(true);
-    let running = Rc::new(Running::new(&Rc::downgrade(px), subscription, goes));
+    let running = Rc::new(Running::new(&Rc::downgrade(px), subscription, (goes, done)));
     tokio::task::spawn_local(async move {
         tokio::select! {
             () = carry_out(running.clone()) => {}

@@ -50,6 +50,8 @@ pub enum Use {
     Limits,
     /// Answers that are kept.
     Answers,
+    /// Which events are done.
+    Events,
 }
 
 // === impl Use ===
@@ -59,7 +61,7 @@ impl Use {
     pub fn patience(self) -> Duration {
         match self {
             Self::Limits => Duration::from_millis(100),
-            Self::Answers => Duration::from_millis(500),
+            Self::Answers | Self::Events => Duration::from_millis(500),
         }
     }
 }
@@ -113,8 +115,15 @@ pub fn keep(px: &Rc<Proxy>, state: &State) {
     let idempotency = state.built.idempotency.values();
     let idempotency = idempotency.filter_map(|one| Some((one.store()?.clone(), Use::Answers)));
     let used = Vec::from_iter(limits.chain(idempotency));
+    // One worker asks about a subscription's events, and opens the store then.
+    let events = state.built.subscriptions.values();
+    let events = events.filter_map(|one| Some((one.deduplication.as_ref()?.store()?, Use::Events)));
+    let events = Vec::from_iter(events);
     let stores = &px.stores;
-    stores.0.borrow_mut().retain(|one, _| used.contains(one));
+    stores
+        .0
+        .borrow_mut()
+        .retain(|one, _| used.contains(one) || events.contains(&(&one.0, one.1)));
     for (address, used) in used {
         stores.at(px, &address, used);
     }
@@ -126,7 +135,7 @@ impl Store {
     fn open(px: Weak<Proxy>, address: Arc<Address>, used: Use) -> Rc<Self> {
         let (questions, asked) = mpsc::channel(UNDER_WAY);
         let away = Rc::new(Cell::new(false));
-        let keeping = serve(px, (address, used.patience()), asked, away.clone());
+        let keeping = serve(px, (address, used), asked, away.clone());
         tokio::task::spawn_local(keeping);
         Rc::new(Self {
             questions,
@@ -168,13 +177,13 @@ impl Store {
 /// Keeps a connection as long as anybody may ask.
 async fn serve(
     px: Weak<Proxy>,
-    (address, patience): (Arc<Address>, Duration),
+    (address, used): (Arc<Address>, Use),
     mut asked: mpsc::Receiver<Question>,
     away: Rc<Cell<bool>>,
 ) {
-    let mut pause = AGAIN.0;
+    let (mut pause, patience) = (AGAIN.0, used.patience());
     loop {
-        let opened = timeout(CONNECT, open(&px, &address)).await;
+        let opened = timeout(CONNECT, open(&px, &address, used)).await;
         let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let why = match opened {
             Ok(io) => {
@@ -209,7 +218,7 @@ async fn serve(
 }
 
 /// Opens a connection that can be used at once.
-async fn open(px: &Weak<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
+async fn open(px: &Weak<Proxy>, address: &Address, used: Use) -> io::Result<Box<dyn Io>> {
     let mut io = reach(px, address).await?;
     let words = |words: &[&str]| {
         let words = words.iter().map(|word| word.as_bytes().to_vec());
@@ -224,8 +233,14 @@ async fn open(px: &Weak<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
     if address.database() > 0 {
         commands.push(words(&["SELECT", &address.database().to_string()]));
     }
-    commands.push(rate_limit::shared::SCRIPT.loads());
-    commands.push(idempotency::shared::SCRIPT.loads());
+    match used {
+        Use::Limits | Use::Answers => {
+            commands.push(rate_limit::shared::SCRIPT.loads());
+            commands.push(idempotency::shared::SCRIPT.loads());
+        }
+        // Who may do no more than it needs may run no scripts. Something must be answered: who is no store is not used.
+        Use::Events => commands.push(words(&["PING"])),
+    }
     io.write_all(&commands.concat()).await?;
     io.flush().await?;
     let mut read = Vec::new();

@@ -18,8 +18,8 @@ use super::metrics::{
 };
 use crate::config::broker::Broker;
 use crate::config::route::Route;
-use crate::events::broker::Lag;
 use crate::config::service::{Endpoint, ServiceKey};
+use crate::events::broker::Lag;
 use crate::events::broker::Lag;
 use crate::policy::budget::{Allowance, Budget};
 use crate::policy::cache::store::{Bounds, Store};

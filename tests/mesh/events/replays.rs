@@ -41,7 +41,7 @@ async fn done(world: &World, request: &str) -> Result<Value> {
 #[tokio::test]
 async fn dead_letters_are_replayed_to_whom_they_failed_at_and_are_gone_from_their_topic()
 -> Result<()> {
-    let world = World::subscribed("", "").await?;
+    let world = World::subscribed("", "  deduplication: {}\n").await?;
     world.billing.upstream.answers(400);
     for key in ["a", "b", "c"] {
         world.accepted(key).await?;
@@ -59,9 +59,12 @@ async fn dead_letters_are_replayed_to_whom_they_failed_at_and_are_gone_from_thei
         .await?;
     world.billing.upstream.answers(204);
     let before = world.billing.upstream.requests();
-    world
-        .mesh
-        .write("routes.yaml", &written(&replay("again", LETTERS, &now())))?;
+    // They are done, and are asked for all the same.
+    let spec = format!(
+        "  deduplication: {{}}\n{}",
+        replay("again", LETTERS, &now())
+    );
+    world.mesh.write("routes.yaml", &written(&spec))?;
     let status = done(&world, "again").await?;
     assert_eq!(
         (&status["done"], &status["failed"]),

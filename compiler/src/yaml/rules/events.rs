@@ -109,6 +109,17 @@ pub(super) const RULES: &[Rule] = &[
     ("(self.type == 'Service') == has(self.service)", |target| {
         is(target, "Service") == has(target, "service")
     }),
+    (
+        "(self.store == 'Redis') == has(self.redis)",
+        |deduplication| {
+            let store = deduplication.get("store");
+            store.is_some_and(|store| store == "Redis") == has(deduplication, "redis")
+        },
+    ),
+    (
+        "duration(self) >= duration('1s') && duration(self) <= duration('168h')",
+        |written| millis(written).is_none_or(|span| (1_000..=604_800_000).contains(&span)),
+    ),
     ("self.size() > 0", |map| {
         map.as_object().is_none_or(|map| !map.is_empty())
     }),

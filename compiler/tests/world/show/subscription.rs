@@ -57,6 +57,16 @@ pub(super) fn shown(sent: mesh::Subscription) -> Value {
     if let Some(expiry) = sent.expiry_ms {
         shown["expiryMs"] = json!(expiry);
     }
+    if let Some(sent) = &sent.deduplication {
+        let store = match &sent.store {
+            None => "in memory".to_owned(),
+            Some(store) => format!("in {:?} {}", store.url, store.on_failure().as_str_name()),
+        };
+        shown["deduplication"] = json!(format!(
+            "{:?} for {} ms {store}",
+            sent.attributes, sent.window_ms
+        ));
+    }
     if !sent.dead_letter_topic.is_empty() {
         shown["deadLetterTopic"] = json!(sent.dead_letter_topic);
     }

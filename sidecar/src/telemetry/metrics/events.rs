@@ -49,6 +49,8 @@ pub enum Delivered {
     Dropped,
     /// Its target was not reached.
     Unreached,
+    /// It is done already.
+    Duplicate,
 }
 
 /// Everything that is counted of events.
@@ -61,6 +63,7 @@ pub struct Events {
     lag: Family<SubscriptionLabels, Gauge>,
     unacknowledged: Family<SubscriptionLabels, Gauge>,
     reports: Reports,
+    not_deduplicated: Family<SubscriptionLabels, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -109,6 +112,7 @@ impl Delivered {
             Self::DeadLettered => "dead_lettered",
             Self::Dropped => "dropped",
             Self::Unreached => "unreached",
+            Self::Duplicate => "duplicate",
         }
     }
 }
@@ -148,6 +152,11 @@ impl Events {
             "events_unacknowledged",
             "Events of the group of an EventSubscription, of all its sidecars together, that were delivered and are not done",
             events.unacknowledged.clone(),
+        );
+        registry.register(
+            "events_not_deduplicated",
+            "Events of an EventSubscription of which the store did not say whether they are done already",
+            events.not_deduplicated.clone(),
         );
         events
     }
@@ -203,6 +212,14 @@ impl Events {
                 self.reports.end(namespace, name);
             }
         }
+    }
+
+    /// The store did not say whether an event is done already.
+    pub fn not_deduplicated(&self, subscription: &Arc<str>) {
+        let labels = SubscriptionLabels {
+            subscription: Shared(subscription.clone()),
+        };
+        self.not_deduplicated.get_or_create(&labels).inc();
     }
 
     /// It is suspended.
