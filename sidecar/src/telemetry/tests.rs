@@ -20,7 +20,6 @@ use crate::config::broker::Broker;
 use crate::config::route::Route;
 use crate::config::service::{Endpoint, ServiceKey};
 use crate::events::broker::Lag;
-use crate::events::broker::Lag;
 use crate::policy::budget::{Allowance, Budget};
 use crate::policy::cache::store::{Bounds, Store};
 use crate::policy::circuit_breaker::{CircuitBreaker, Circuits, Fault};
