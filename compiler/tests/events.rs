@@ -275,8 +275,8 @@ fn a_target_is_what_its_type_says() {
 
 #[test]
 fn a_filter_says_one_thing_however_deep_it_stands() {
-    let one = "a filter has one of exact, prefix, suffix, sql, all, any and not";
-    let innermost = "a filter this deep has one of exact, prefix, suffix and sql";
+    let one = "a filter has one of exact, prefix, suffix, sql, data, all, any and not";
+    let innermost = "a filter this deep has one of exact, prefix, suffix, sql and data";
     let (exact, sql) = ("exact: {type: a}", "sql: \"type = 'a'\"");
     for (filter, at, why) in [
         ("{}".to_owned(), "", one),
@@ -315,7 +315,7 @@ fn a_filter_says_one_thing_however_deep_it_stands() {
     assert_eq!(
         problems,
         [
-            "shop.yaml:4: spec.filters[0].not.not.not: unknown field; the fields here are exact, prefix, sql, \
+            "shop.yaml:4: spec.filters[0].not.not.not: unknown field; the fields here are data, exact, prefix, sql, \
              suffix",
             &*format!("shop.yaml:4: spec.filters[0].not.not: {innermost}"),
         ]

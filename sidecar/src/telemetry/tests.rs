@@ -160,6 +160,7 @@ fn the_reference_lists_every_metric_with_its_type_and_labels() {
     metrics.events.published(&broker, &name, Published::Held);
     metrics.events.delivered(&name, Delivered::Acknowledged);
     metrics.events.in_flight(&name).inc();
+    metrics.events.not_deduplicated(&name);
     metrics.events.subscribed(&name, Some(true));
     let lag = Lag {
         waiting: 1,
