@@ -13,6 +13,7 @@ use compiler::{
 };
 use crds::status::Reason;
 use proptest::prelude::*;
+use wire::generation::Input;
 use wire::resource::Hash;
 use wire::{Kind, ResourceId};
 use world::random::{Edit, edits};
@@ -196,6 +197,29 @@ fn a_port_that_comes_to_a_service_concerns_those_who_are_led_to_its_route() {
         assert_eq!(contents(&edited), contents(&anew));
         assert_eq!(edited.verdicts, anew.verdicts);
     }
+}
+
+/// Which Service a policy is for that names an ApiRoute depends on the domain, and how new it is as well.
+#[test]
+fn another_cluster_domain_makes_new_what_names_a_route_of_its_services() {
+    let before = world::inputs(
+        "shop.yaml",
+        "apiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+         metadata: {name: orders, namespace: shop}\n\
+         spec: {hosts: [orders.shop.svc.cluster.local]}\n---\n\
+         apiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\n\
+         metadata: {name: orders, namespace: shop}\n\
+         spec: {targetRefs: [{kind: ApiRoute, name: orders}], maxRetries: 1}\n",
+    );
+    let mut after = before.clone();
+    after.settings.cluster_domain = "example.org".to_owned();
+    after.seen = after
+        .seen
+        .with(Input::Settings, before.seen.at(Input::Settings) + 1);
+    let output = compile(&after, compile(&before, Output::default()));
+    let kind = Kind::RetryPolicy;
+    assert!(output.changed.iter().any(|id| id.kind == kind));
+    assert_ne!(after.seen.of(kind), before.seen.of(kind));
 }
 
 #[test]

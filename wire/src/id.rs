@@ -128,7 +128,8 @@ impl Kind {
     pub fn inputs_since(self) -> &'static [Input] {
         match self {
             // Since 0.2.
-            Kind::Route | Kind::RetryPolicy => &[Input::EndpointSlice, Input::Pod],
+            Kind::Route => &[Input::EndpointSlice, Input::Pod],
+            Kind::RetryPolicy => &[Input::EndpointSlice, Input::Pod, Input::Settings],
             _ => &[],
         }
     }
@@ -200,13 +201,15 @@ impl Kind {
                 Input::Pod,
                 Input::Settings,
             ],
-            // One that names an ApiRoute, or a rule of it, that is not there is not in force.
+            // One that names an ApiRoute, or a rule of it, that is not there is not in force. Which Service
+            // that is for depends on the cluster's domain.
             Kind::RetryPolicy => &[
                 Input::ApiRoute,
                 Input::RetryPolicy,
                 Input::Service,
                 Input::EndpointSlice,
                 Input::Pod,
+                Input::Settings,
             ],
             // For the pods of the Services that it names, or that an ApiRoute does that it names.
             Kind::RateLimit => &[
