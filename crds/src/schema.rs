@@ -1,5 +1,7 @@
 //! The schemas as they are committed: generated from the types, put in order, written as YAML.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -24,16 +26,16 @@ pub fn definitions() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// The structural schema of one of our kinds (the whole object, with `spec` and `status`); `None`
-/// for a kind that isn't ours.
-pub fn of_kind(kind: &str) -> Option<Value> {
-    definitions().into_iter().find_map(|(_, mut definition)| {
-        (definition.pointer("/spec/names/kind")? == kind).then(|| {
-            definition
-                .pointer_mut("/spec/versions/0/schema/openAPIV3Schema")
-                .map(Value::take)
-        })?
-    })
+/// The structural schemas of our kinds (whole objects, with `spec` and `status`), by kind.
+pub fn by_kind() -> BTreeMap<String, Value> {
+    definitions()
+        .into_iter()
+        .filter_map(|(_, mut definition)| {
+            let kind = definition.pointer("/spec/names/kind")?.as_str()?.to_owned();
+            let schema = "/spec/versions/0/schema/openAPIV3Schema";
+            Some((kind, definition.pointer_mut(schema)?.take()))
+        })
+        .collect()
 }
 
 /// A definition as its committed file has it.
