@@ -67,7 +67,8 @@ pub(crate) async fn tapped(shop: &Shop, mut tap: Command) -> Result<Value> {
             break;
         }
     }
-    shop.answered_by("http://orders/watched?secret").await?;
+    shop.first_answered_by("http://orders/watched?secret")
+        .await?;
     let output = timeout(PODS, tap.wait_with_output()).await??;
     let seen: Value = serde_json::from_slice(&output.stdout)?;
     assert_eq!(seen["path"], "/watched");

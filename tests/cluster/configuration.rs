@@ -15,7 +15,7 @@ const WITHIN: Duration = Duration::from_secs(1);
 #[tokio::test]
 async fn apply_edit_and_delete_are_seen_by_the_next_requests_within_a_second() -> Result<()> {
     let shop = Shop::open(installed().await?, &[("orders", 1), ("one", 1), ("two", 1)]).await?;
-    shop.answered_by("http://orders/").await?;
+    shop.first_answered_by("http://orders/").await?;
     for (change, expected) in [
         (Some("one"), "one-"),
         (Some("two"), "two-"),

@@ -56,7 +56,7 @@ pub(crate) async fn back(shop: &Shop) -> Result<()> {
 async fn traffic_goes_on_when_the_operator_is_killed() -> Result<()> {
     let shop = Shop::alone(installed().await?, &[("orders", 2)]).await?;
     let cluster = shop.cluster;
-    shop.answered_by(ORDERS).await?;
+    shop.first_answered_by(ORDERS).await?;
     let [operator] = &operators(cluster).await?[..] else {
         anyhow::bail!("not one operator");
     };

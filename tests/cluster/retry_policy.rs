@@ -24,11 +24,17 @@ async fn an_applied_retry_policy_is_enforced_by_every_sidecar_and_says_so() -> R
         "maxRetries: 1, perTryTimeout: 1s, budget: {percent: 10}, circuitBreaker: {}",
     ] {
         shop.cluster.apply(&policy(&shop, spec)).await?;
-        shop.enforced("retrypolicy", "endpoints").await?;
-        let object = shop.of_kind("rp", "endpoints").await?;
-        for type_ in ["Accepted", "ResolvedRefs", "Programmed"] {
-            assert_eq!(condition(&object, type_)["status"], "True", "{object}");
-        }
+        // A replica may tell of a sidecar more a moment after all that were known had it.
+        let object = wait_until("all sidecars enforce it", PODS, async || {
+            shop.enforced("retrypolicy", "endpoints").await?;
+            let object = shop.of_kind("rp", "endpoints").await?;
+            for type_ in ["Accepted", "ResolvedRefs", "Programmed"] {
+                let condition = condition(&object, type_);
+                ensure!(condition["status"] == "True", "{condition}");
+            }
+            Ok(object)
+        })
+        .await?;
         let target = format!("orders.{}", shop.namespace);
         assert_eq!(object["status"]["target"], target, "{object}");
     }

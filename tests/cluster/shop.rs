@@ -191,6 +191,13 @@ spec:
         Ok(body.split(' ').next().unwrap_or_default().to_owned())
     }
 
+    /// The pod that answers `url` first. Pods that are ready are known to those who call a moment later, as
+    /// long as Kubernetes and the operator take to tell them.
+    pub(crate) async fn first_answered_by(&self, url: &str) -> Result<String> {
+        let what = format!("{url} is answered");
+        wait_until(&what, PODS, async || self.answered_by(url).await).await
+    }
+
     /// Waits until an ApiRoute is programmed in all sidecars, and returns the count as `n/m`.
     pub(crate) async fn programmed(&self, name: &str) -> Result<String> {
         self.enforced("apiroute", name).await

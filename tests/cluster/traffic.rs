@@ -12,7 +12,7 @@ use crate::shop::{Shop, Stranger};
 #[tokio::test]
 async fn two_pods_talk_and_between_them_is_tls_1_3_only() -> Result<()> {
     let shop = Shop::open(installed().await?, &[("orders", 1)]).await?;
-    shop.answered_by("http://orders/before").await?;
+    shop.first_answered_by("http://orders/before").await?;
     let orders = shop.pod("orders").await?;
 
     // On the wire between the pods: everything from or to the application's port.
