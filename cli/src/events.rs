@@ -249,7 +249,7 @@ fn peek(args: &PeekArgs) -> anyhow::Result<i32> {
         let event = &line["event"];
         match (event.is_object(), args.json) {
             (true, true) => say(event),
-            (true, false) => rows.push(letter(event, args.data)),
+            (true, false) => rows.push(letter(line, args.data)),
             _ => {}
         }
     }))?;
@@ -267,7 +267,8 @@ fn peek(args: &PeekArgs) -> anyhow::Result<i32> {
 }
 
 /// The row of a dead letter.
-fn letter(event: &Value, data: bool) -> Vec<String> {
+fn letter(line: &Value, data: bool) -> Vec<String> {
+    let event = &line["event"];
     let text = |name: &str| match &event[name] {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
@@ -286,9 +287,10 @@ fn letter(event: &Value, data: bool) -> Vec<String> {
         .map(text),
     );
     if data {
-        row.push(match &event["data"] {
-            Value::Null => text("data_base64"),
-            _ => text("data"),
+        row.push(match (&line["omitted"], &event["data"]) {
+            (Value::Null, Value::Null) => text("data_base64"),
+            (Value::Null, _) => text("data"),
+            (length, _) => format!("({length} bytes, too long to be shown)"),
         });
     }
     row
@@ -304,7 +306,7 @@ fn replay(args: &ReplayArgs) -> anyhow::Result<i32> {
     let which = format!("from={} until={until}", args.from);
     let found = count(&runtime, &sidecar, &args.of.subscription, &which)?;
     if args.dry_run {
-        say(format_args!("{} would be delivered once more", told(found)));
+        say(format_args!("{found} would be delivered once more"));
         return Ok(0);
     }
     let request = match &args.request {
@@ -315,7 +317,8 @@ fn replay(args: &ReplayArgs) -> anyhow::Result<i32> {
         "replay={} {which} rate={} request={request}",
         args.of.subscription, args.max_per_second
     );
-    let mut progress = Progress::new(found, std::io::stderr().is_terminal());
+    let all = (!found.more).then_some(found.count);
+    let mut progress = Progress::new(all, std::io::stderr().is_terminal());
     let going = order(&sidecar, &words, |line| progress.show(line));
     let resume = || format!("it goes on with --request {request} --until {until}");
     let last = runtime.block_on(going).with_context(resume)?;
@@ -337,11 +340,12 @@ fn purge(args: &PurgeArgs) -> anyhow::Result<i32> {
     };
     let found = count(&runtime, &sidecar, &args.of.subscription, &which)?;
     if args.dry_run {
-        say(format_args!("{} would be dropped", told(found)));
+        say(format_args!("{found} would be dropped"));
         return Ok(0);
     }
     let words = format!("purge={} {which}", args.of.subscription);
-    let mut progress = Progress::new(found, std::io::stderr().is_terminal());
+    let all = (!found.more).then_some(found.count);
+    let mut progress = Progress::new(all, std::io::stderr().is_terminal());
     let last = runtime.block_on(order(&sidecar, &words, |line| progress.show(line)))?;
     progress.end();
     ended(&last)?;
@@ -349,26 +353,33 @@ fn purge(args: &PurgeArgs) -> anyhow::Result<i32> {
     Ok(0)
 }
 
-/// How many there are; none where there are more than are counted.
+/// How many there are.
 fn count(
     runtime: &tokio::runtime::Runtime,
     sidecar: &Reached,
     subscription: &str,
     which: &str,
-) -> anyhow::Result<Option<u64>> {
-    /// As many as a sidecar counts.
-    const MOST: u64 = 10_000;
+) -> anyhow::Result<Found> {
     let words = format!("count={subscription} {which}");
     let last = runtime.block_on(order(sidecar, &words, |_| {}))?;
     ended(&last)?;
-    let found = last["done"].as_u64().unwrap_or_default();
-    Ok((found < MOST).then_some(found))
+    Ok(Found {
+        count: last["done"].as_u64().unwrap_or_default(),
+        more: last["more"] == true,
+    })
 }
 
-fn told(found: Option<u64>) -> String {
-    match found {
-        Some(found) => found.to_string(),
-        None => "10000 or more".to_owned(),
+/// How many there are, or are at least.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    count: u64,
+    more: bool,
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let more = if self.more { " or more" } else { "" };
+        write!(f, "{}{more}", self.count)
     }
 }
 
@@ -408,12 +419,19 @@ mod tests {
 
     #[test]
     fn a_dead_letter_is_a_row_with_its_story_and_its_data_only_where_that_is_wanted() {
-        let event = json!({ "id": "1", "source": "/stock", "type": "t", "dlqreason": "Refused", "dlqcode": "400",
-                            "dlqattempts": "1", "dlqtime": "2026-11-20T08:00:00Z", "data": { "sku": "a" } });
+        let event = json!({ "event": { "id": "1", "source": "/stock", "type": "t", "dlqreason": "Refused", "dlqcode": "400",
+                            "dlqattempts": "1", "dlqtime": "2026-11-20T08:00:00Z", "data": { "sku": "a" } } });
         let row = letter(&event, false);
         assert_eq!(row[1..5], ["Refused", "400", "1", "1"]);
         assert_eq!(row.len(), 7);
         assert_eq!(letter(&event, true)[7], "{\"sku\":\"a\"}");
+        let long = json!({ "event": {}, "omitted": 200_000 });
+        assert!(letter(&long, true)[7].starts_with("(200000 bytes"));
+        let found = |more| Found { count: 7, more }.to_string();
+        assert_eq!(
+            (found(false), found(true)),
+            ("7".to_owned(), "7 or more".to_owned())
+        );
     }
 
     #[test]

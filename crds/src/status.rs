@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectStatus {
-    /// `Accepted`, `ResolvedRefs` and `Programmed`, each with a reason and a sentence.
+    /// `Accepted`, `ResolvedRefs` and `Programmed`, and of an EventSubscription `Ready`, each with a reason and a
+    /// sentence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use compiler::ObjectRef;
-use crds::event_subscription::EventSubscriptionStatus;
+use crds::ObjectStatus;
 use crds::status::Reason;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -88,8 +88,8 @@ impl Events {
         &self,
         object: &ObjectRef,
         uid: Option<String>,
-        before: Option<&EventSubscriptionStatus>,
-        now: &EventSubscriptionStatus,
+        before: Option<&ObjectStatus>,
+        now: &ObjectStatus,
     ) {
         let reference = ObjectReference {
             api_version: Some(crds::API_VERSION.to_owned()),
@@ -168,7 +168,7 @@ impl Bucket {
     }
 }
 
-fn notices(before: Option<&EventSubscriptionStatus>, now: &EventSubscriptionStatus) -> Vec<Notice> {
+fn notices(before: Option<&ObjectStatus>, now: &ObjectStatus) -> Vec<Notice> {
     let mut notices = Vec::new();
     for condition in &now.conditions {
         let mut known = before.into_iter().flat_map(|before| &before.conditions);

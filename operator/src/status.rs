@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use compiler::{ObjectKind, ObjectRef};
-use crds::event_subscription::{EventError, EventSubscriptionStatus};
+use crds::event_subscription::EventSubscriptionStatus;
 use crds::status::ConditionType;
-use crds::{ApiRoute, EventSubscription, RateLimit, RetryPolicy};
+use crds::{ApiRoute, EventSubscription, ObjectStatus, RateLimit, RetryPolicy};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
@@ -31,7 +31,7 @@ use crate::push::Streams;
 use crate::replicas::{RETURN, Replicas};
 use crate::source::cluster::Stored;
 use crate::telemetry::Metrics;
-use crate::verdicts::{Report, Verdicts};
+use crate::verdicts::{Report, Verdicts, in_a_status};
 
 /// Who the API server thinks owns the fields.
 const FIELD_MANAGER: &str = "meshwright-operator";
@@ -41,8 +41,6 @@ const SPACING: Duration = Duration::from_millis(500);
 const FIRST: Duration = Duration::from_millis(200);
 /// Between two writes that differ in nothing but how it goes with events.
 const FIGURES: Duration = Duration::from_secs(10);
-/// The largest number in a status: every reader of JSON has it exactly.
-const LARGEST: i64 = (1 << 53) - 1;
 /// Writes at once.
 const PARALLEL: usize = 8;
 /// The same where other replicas report, which takes them a moment.
@@ -209,7 +207,7 @@ impl Statuses {
             return Written::Nothing;
         };
         if let Some(until) = until
-            && observed.is_some_and(|observed| only_counts_differ(&status, observed))
+            && observed.is_some_and(|observed| only_counts_differ(&status.object, &observed.object))
         {
             return Written::Early(until);
         }
@@ -251,7 +249,8 @@ impl Statuses {
                 };
                 let uid = written.uid.clone();
                 self.observed.saw(object, Some(written));
-                self.events.tell(object, uid, observed, &status).await;
+                let before = observed.map(|observed| &observed.object);
+                self.events.tell(object, uid, before, &status.object).await;
                 Written::Done
             }
             Err(kube::Error::Api(error)) if error.code == 404 => Written::Gone,
@@ -366,16 +365,17 @@ fn status(
     observed: Option<&EventSubscriptionStatus>,
     now: Timestamp,
 ) -> Option<EventSubscriptionStatus> {
-    let newest = |status: &EventSubscriptionStatus| {
+    let before = observed.map(|observed| &observed.object);
+    let newest = |status: &ObjectStatus| {
         let conditions = status.conditions.iter();
         conditions.filter_map(|c| c.observed_generation).max()
     };
-    if observed.and_then(newest) > Some(report.generation) {
+    if before.and_then(newest) > Some(report.generation) {
         return None;
     }
     // Kubernetes keeps whole seconds.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let old = |type_: &str| observed?.conditions.iter().find(|old| old.type_ == type_);
+    let old = |type_: &str| before?.conditions.iter().find(|old| old.type_ == type_);
     let conditions = report
         .conditions
         .iter()
@@ -390,19 +390,29 @@ fn status(
                 .map_or(Time(now), |old| old.last_transition_time.clone()),
         })
         .collect();
-    let status = EventSubscriptionStatus {
+    let object = ObjectStatus {
         conditions,
         programmed: Some(format!("{}/{}", report.programmed.n, report.programmed.m)),
         target: Some(report.target.clone()).filter(|target| !target.is_empty()),
+    };
+    let status = EventSubscriptionStatus {
+        object,
         ..figures(report)
     };
     let same = observed.is_some_and(|observed| {
-        let mut observed = observed.clone();
-        let place = |c: &Condition| status.conditions.iter().position(|s| s.type_ == c.type_);
-        observed.conditions.sort_by_key(place);
-        observed == status
+        let object = in_order_of(&status.object, &observed.object);
+        let observed = observed.clone();
+        EventSubscriptionStatus { object, ..observed } == status
     });
     (!same).then_some(status)
+}
+
+/// A status that was read, its conditions in the order of the one that is to be.
+fn in_order_of(new: &ObjectStatus, observed: &ObjectStatus) -> ObjectStatus {
+    let mut observed = observed.clone();
+    let place = |c: &Condition| new.conditions.iter().position(|s| s.type_ == c.type_);
+    observed.conditions.sort_by_key(place);
+    observed
 }
 
 /// How it goes with events.
@@ -410,18 +420,12 @@ fn figures(report: &Report) -> EventSubscriptionStatus {
     let Some(events) = report.events.as_ref().filter(|events| events.sidecars > 0) else {
         return EventSubscriptionStatus::default();
     };
-    let number = |it: u64| i64::try_from(it).unwrap_or(i64::MAX).min(LARGEST);
-    let error = events.last_error.as_ref();
     EventSubscriptionStatus {
-        lag: events.lag.map(number),
-        unacknowledged: events.unacknowledged.map(number),
-        in_flight: Some(number(events.in_flight)),
-        dead_lettered: Some(number(events.dead_lettered)),
-        last_error: error.map(|error| EventError {
-            code: error.code,
-            reason: error.reason.clone(),
-            time: error.time.clone(),
-        }),
+        lag: events.lag.map(in_a_status),
+        unacknowledged: events.unacknowledged.map(in_a_status),
+        in_flight: Some(in_a_status(events.in_flight)),
+        dead_lettered: Some(in_a_status(events.dead_lettered)),
+        last_error: events.last_error.clone(),
         replay: events.replay.clone(),
         ..EventSubscriptionStatus::default()
     }
@@ -429,21 +433,11 @@ fn figures(report: &Report) -> EventSubscriptionStatus {
 
 /// Whether the two say the same but for how it goes with events.
 fn only_figures_differ(new: &EventSubscriptionStatus, observed: &EventSubscriptionStatus) -> bool {
-    let rest = |status: &EventSubscriptionStatus| {
-        let conditions = status.conditions.iter();
-        let conditions = conditions.map(|c| (c.type_.clone(), c.status.clone(), c.message.clone()));
-        let conditions = BTreeSet::from_iter(conditions);
-        (conditions, status.programmed.clone(), status.target.clone())
-    };
-    let generation = |status: &EventSubscriptionStatus| {
-        let conditions = status.conditions.iter();
-        conditions.filter_map(|c| c.observed_generation).max()
-    };
-    rest(new) == rest(observed) && generation(new) == generation(observed)
+    in_order_of(&new.object, &observed.object) == new.object
 }
 
 /// Whether the two say the same of the same generation, but for the sidecars' answers.
-fn only_counts_differ(new: &EventSubscriptionStatus, observed: &EventSubscriptionStatus) -> bool {
+fn only_counts_differ(new: &ObjectStatus, observed: &ObjectStatus) -> bool {
     let programmed = ConditionType::Programmed.as_str();
     let told = |c: &&Condition| c.type_ != programmed && c.type_ != ConditionType::Ready.as_str();
     let mut new = new.conditions.iter().filter(told);

@@ -8,7 +8,8 @@ use compiler::{ObjectRef, Output, Verdict};
 use crds::status::{ConditionType, Reason};
 use serde::{Deserialize, Serialize};
 
-pub use self::events::{Failure, Figures};
+pub use self::events::Figures;
+pub(crate) use self::events::in_a_status;
 use crate::push::Programmed;
 use crate::replicas::Replicas;
 use crate::source::{Origin, Problem, Seen};

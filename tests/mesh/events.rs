@@ -171,3 +171,20 @@ fn id_of(seen: &Seen) -> &str {
 fn problem(answer: &Answer) -> Value {
     serde_json::from_str(&answer.body).unwrap_or_default()
 }
+
+/// Has a sidecar do something with dead letters: the lines of its answer.
+async fn order(sidecar: &Sidecar, words: &str) -> Result<Vec<Value>> {
+    let url = format!("http://{}:15000/events", sidecar.address());
+    let words = Bytes::from(words.to_owned());
+    let answer = Client::direct().send(Method::PUT, &url, &[], words).await?;
+    anyhow::ensure!(answer.status == 200, "{answer:?}");
+    let lines = answer.body.lines().map(serde_json::from_str);
+    Ok(lines.collect::<Result<_, _>>()?)
+}
+
+/// What the last line says of how much was done.
+fn done_in(lines: &[Value]) -> Result<u64> {
+    let last = lines.last().context("no answer")?;
+    anyhow::ensure!(last["finished"] == true, "{last}");
+    last["done"].as_u64().context("no number")
+}

@@ -1,6 +1,5 @@
 //! What became of an EventSubscription, and how it goes with it.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,21 +11,9 @@ use crate::status::ObjectStatus;
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventSubscriptionStatus {
-    /// `Accepted`, `ResolvedRefs`, `Programmed` and `Ready`, each with a reason and a sentence.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "crate::schema::conditions")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
-    pub conditions: Vec<Condition>,
-
-    /// How many of the sidecars that should carry the object out do, such as `3/4`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
-    pub programmed: Option<String>,
-
-    /// What it delivers to, such as `orders.shop` for a Service.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 4096))]
-    pub target: Option<String>,
+    /// What every kind has.
+    #[serde(flatten)]
+    pub object: ObjectStatus,
 
     /// How many events before its group were not delivered yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,15 +99,8 @@ pub struct EventError {
 impl From<ObjectStatus> for EventSubscriptionStatus {
     /// The status that every kind has.
     fn from(status: ObjectStatus) -> Self {
-        let ObjectStatus {
-            conditions,
-            programmed,
-            target,
-        } = status;
         Self {
-            conditions,
-            programmed,
-            target,
+            object: status,
             ..Self::default()
         }
     }

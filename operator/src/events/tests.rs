@@ -8,7 +8,7 @@ use tokio::time::advance;
 use super::*;
 use crate::api_server::fake;
 
-fn status(conditions: &[(&str, &str, &str)]) -> EventSubscriptionStatus {
+fn status(conditions: &[(&str, &str, &str)]) -> ObjectStatus {
     let condition = |(type_, status, reason): &(&str, &str, &str)| Condition {
         type_: (*type_).to_owned(),
         status: (*status).to_owned(),
@@ -17,9 +17,9 @@ fn status(conditions: &[(&str, &str, &str)]) -> EventSubscriptionStatus {
         observed_generation: Some(1),
         last_transition_time: Time(Timestamp::UNIX_EPOCH),
     };
-    EventSubscriptionStatus {
+    ObjectStatus {
         conditions: conditions.iter().map(condition).collect(),
-        ..EventSubscriptionStatus::default()
+        ..ObjectStatus::default()
     }
 }
 

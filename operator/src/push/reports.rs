@@ -13,8 +13,10 @@ use wire::{Kind, ResourceId};
 use super::Streams;
 use super::ledger::StreamId;
 
-/// The longest word for why a delivery failed, in characters.
+/// The longest word for why a delivery failed, and the longest name of a replay, in characters: as long as they
+/// may be in a status, which could not be written with more.
 const MAX_REASON_CHARS: usize = 64;
+const MAX_REQUEST_CHARS: usize = 63;
 
 /// How it goes with an EventSubscription at all the sidecars that say so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,7 +67,7 @@ impl EventsReport {
                 ..failure
             }),
             replay: report.replay.map(|replay| ReplayReport {
-                request: presentable(&replay.request, MAX_REASON_CHARS),
+                request: presentable(&replay.request, MAX_REQUEST_CHARS),
                 why: presentable(&replay.why, MAX_WHY_CHARS),
                 ..replay
             }),

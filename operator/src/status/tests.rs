@@ -77,7 +77,7 @@ fn a_status_that_is_there_is_not_written_again() {
     let written = status(&report("True", 3), None, at(100)).unwrap();
     assert_eq!(status(&report("True", 3), Some(&written), at(200)), None);
     let mut shuffled = written.clone();
-    shuffled.conditions.reverse();
+    shuffled.object.conditions.reverse();
     assert_eq!(status(&report("True", 3), Some(&shuffled), at(200)), None);
 }
 
@@ -86,32 +86,30 @@ fn the_time_of_a_transition_is_kept_while_the_status_is_the_same() {
     let before = status(&report("False", 2), None, at(100)).unwrap();
     let after = status(&report("True", 3), Some(&before), at(200)).unwrap();
     let times: Vec<_> = after
+        .object
         .conditions
         .iter()
         .map(|c| c.last_transition_time.0.as_second())
         .collect();
     assert_eq!(times, [100, 200], "Accepted stayed, Programmed changed");
-    assert_eq!(after.programmed.as_deref(), Some("3/3"));
-    assert_eq!(after.conditions[0].observed_generation, Some(2));
+    assert_eq!(after.object.programmed.as_deref(), Some("3/3"));
+    assert_eq!(after.object.conditions[0].observed_generation, Some(2));
 }
 
 #[test]
 fn counts_that_a_predecessor_wrote_are_told_from_what_is_wrong() {
     let before = status(&report("True", 3), None, at(100)).unwrap();
     let fewer = status(&report("Unknown", 0), Some(&before), at(200)).unwrap();
-    assert!(only_counts_differ(&fewer, &before));
+    assert!(only_counts_differ(&fewer.object, &before.object));
     let mut edited = report("Unknown", 0);
     edited.generation = 3;
     let edited = status(&edited, Some(&before), at(200)).unwrap();
-    assert!(!only_counts_differ(&edited, &before));
+    assert!(!only_counts_differ(&edited.object, &before.object));
     let mut refused = report("Unknown", 0);
     refused.conditions[0].status = "False".to_owned();
     let refused = status(&refused, Some(&before), at(200)).unwrap();
-    assert!(!only_counts_differ(&refused, &before));
-    assert!(!only_counts_differ(
-        &fewer,
-        &EventSubscriptionStatus::default()
-    ));
+    assert!(!only_counts_differ(&refused.object, &before.object));
+    assert!(!only_counts_differ(&fewer.object, &ObjectStatus::default()));
 }
 
 #[test]
@@ -137,7 +135,10 @@ fn figures_are_told_apart_from_what_a_person_waits_for() {
     assert!(only_figures_differ(&more, &before));
     let waits = status(&with(4, "False"), Some(&before), at(200)).unwrap();
     assert!(!only_figures_differ(&waits, &before));
-    assert!(only_counts_differ(&waits, &before), "both are of sidecars");
+    assert!(
+        only_counts_differ(&waits.object, &before.object),
+        "both are of sidecars"
+    );
 }
 
 #[tokio::test]

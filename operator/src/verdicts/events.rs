@@ -1,6 +1,6 @@
 //! How it goes with an EventSubscription: the condition `Ready`, and figures.
 
-use crds::event_subscription::{ReplayPhase, ReplayStatus};
+use crds::event_subscription::{EventError, ReplayPhase, ReplayStatus};
 use crds::status::{ConditionType, Reason};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,9 @@ use wire::discovery::{EventFailure, ReplayReport};
 
 use super::ReportedCondition;
 use crate::push::EventsReport;
+
+/// What a status of HTTP may be: with another one, which a sidecar may say, no status could be written.
+const STATUSES: std::ops::RangeInclusive<u16> = 100..=599;
 
 /// How it goes with the events of an EventSubscription, as `GET /verdicts` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,23 +32,10 @@ pub struct Figures {
     pub dead_lettered: u64,
     /// The last delivery that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<Failure>,
+    pub last_error: Option<EventError>,
     /// How it goes with what is delivered once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<ReplayStatus>,
-}
-
-/// A delivery that failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Failure {
-    /// The status of the answer; none: there was no answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<u16>,
-    /// One word.
-    pub reason: String,
-    /// When, in RFC 3339.
-    pub time: String,
 }
 
 // === impl Figures ===
@@ -59,37 +49,41 @@ impl From<&EventsReport> for Figures {
             unacknowledged: report.lag.map(|lag| lag.unacknowledged),
             in_flight: report.in_flight,
             dead_lettered: report.dead_lettered,
-            last_error: report.failure.as_ref().map(Failure::from),
+            last_error: report.failure.as_ref().map(error),
             replay: report.replay.as_ref().map(replay),
         }
     }
 }
 
-impl From<&EventFailure> for Failure {
-    fn from(failure: &EventFailure) -> Self {
-        let at = i64::try_from(failure.at_ms).unwrap_or(i64::MAX);
-        // Kubernetes keeps whole seconds.
-        let at = Timestamp::from_second(at / 1000).unwrap_or_default();
-        Self {
-            code: u16::try_from(failure.status).ok().filter(|code| *code > 0),
-            reason: failure.reason.clone(),
-            time: at.to_string(),
-        }
+/// A delivery that failed.
+fn error(failure: &EventFailure) -> EventError {
+    let at = i64::try_from(failure.at_ms).unwrap_or(i64::MAX);
+    // Kubernetes keeps whole seconds.
+    let at = Timestamp::from_second(at / 1000).unwrap_or_default();
+    let code = u16::try_from(failure.status).ok();
+    EventError {
+        code: code.filter(|code| STATUSES.contains(code)),
+        reason: failure.reason.clone(),
+        time: at.to_string(),
     }
+}
+
+/// A number as every reader of JSON has it exactly.
+pub(crate) fn in_a_status(number: u64) -> i64 {
+    const LARGEST: i64 = (1 << 53) - 1;
+    i64::try_from(number).unwrap_or(LARGEST).min(LARGEST)
 }
 
 /// How it goes with what is delivered once more.
 fn replay(report: &ReplayReport) -> ReplayStatus {
-    // Every reader of JSON has it exactly.
-    let number = |it: u64| i64::try_from(it).unwrap_or(i64::MAX).min((1 << 53) - 1);
     ReplayStatus {
         request: report.request.clone(),
         phase: match report.finished {
             true => ReplayPhase::Done,
             false => ReplayPhase::Running,
         },
-        done: number(report.done),
-        failed: number(report.failed),
+        done: in_a_status(report.done),
+        failed: in_a_status(report.failed),
         message: Some(report.why.clone()).filter(|why| !why.is_empty()),
     }
 }
@@ -218,6 +212,12 @@ mod tests {
             ..EventsReport::default()
         });
         assert_eq!((figures.lag, figures.unacknowledged), (Some(3), Some(1)));
+        // One that no status may have is left out.
+        let wrong = EventFailure {
+            status: 999,
+            ..EventFailure::default()
+        };
+        assert_eq!(error(&wrong).code, None);
         let failure = figures.last_error.unwrap();
         assert_eq!(
             (failure.code, &*failure.time),

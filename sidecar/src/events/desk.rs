@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::cloud_event::Event;
-use super::replay::{Run, Work, group};
+use super::replay::{Run, Seen, Work, group};
 use super::running::Running;
 use crate::config::subscription::{Replay, ReplayFrom};
 use crate::proxy::Proxy;
@@ -25,8 +25,10 @@ const LINES: usize = 128;
 const MOST: usize = 63;
 /// From one line about how it goes to the next.
 const PROGRESS: Duration = Duration::from_millis(250);
-/// How many dead letters are looked at where nobody says how many.
-const ALL: usize = 10_000;
+/// How many dead letters are counted.
+const COUNTED: usize = 10_000;
+/// How long data may be that are shown, in bytes.
+const SHOWN: usize = 128 * 1024;
 
 /// Where orders are given. Cheap to share.
 #[derive(Clone, Debug, Default)]
@@ -109,7 +111,15 @@ pub async fn serve(px: Rc<Proxy>, mut orders: mpsc::Receiver<Order>) {
 async fn carry_out(running: &Rc<Running>, order: &Order) {
     let (replay, work) = match &order.what {
         What::Show { limit, .. } => (letters(), Work::Show(*limit)),
-        What::Count(replay) => (replay.clone(), Work::Show(ALL)),
+        What::Count(replay) => {
+            // As a run of its own: it is forgotten, and the one that is to be is not.
+            let request = letters().request;
+            let counts = Replay {
+                request,
+                ..replay.clone()
+            };
+            (counts, Work::Show(COUNTED))
+        }
         What::Replay(replay) => (replay.clone(), Work::Deliver),
         What::Purge(replay) => (replay.clone(), Work::Discard),
     };
@@ -118,15 +128,10 @@ async fn carry_out(running: &Rc<Running>, order: &Order) {
         found.set(found.get() + 1);
         if let What::Show { data, .. } = order.what {
             // Whoever reads slowly is not waited for: there are as many places as may be asked for.
-            let _ = order.lines.try_send(json!({ "event": told(event, data) }));
+            let _ = order.lines.try_send(told(event, data));
         }
     };
-    let name = match &order.what {
-        // What was looked at is forgotten.
-        What::Show { .. } | What::Count(_) => format!("{:016x}", rand::random::<u64>()),
-        _ => replay.request.to_string(),
-    };
-    if let Some(group) = group(&running.subscription, &replay, &name) {
+    if let Some(group) = group(&running.subscription, &replay) {
         tracing::info!(subscription = %running.subscription.object, topic = %group.topic, what = order.what.name(), "somebody asks");
     }
     let run = Run {
@@ -136,56 +141,59 @@ async fn carry_out(running: &Rc<Running>, order: &Order) {
         once: true,
         shown: &shown,
     };
-    let tell = |finished: bool, why: Option<&str>| {
+    let tell = |seen: Option<Seen>, why: Option<&str>| {
         let (done, failed) = running.tally.numbers();
         let done = match &order.what {
             What::Count(_) | What::Show { .. } => found.get(),
             _ => done,
         };
-        json!({ "done": done, "failed": failed, "finished": finished, "why": why })
+        let (finished, more) = (seen.is_some(), seen == Some(Seen::Some));
+        json!({ "done": done, "failed": failed, "finished": finished, "more": more, "why": why })
     };
     if running.subscription.suspended && work == Work::Deliver {
         let why = "it is suspended, and nothing is delivered";
-        let _ = order.lines.send(tell(false, Some(why))).await;
+        let _ = order.lines.send(tell(None, Some(why))).await;
         return;
     }
     let ended = {
-        let going = run.go(&name);
+        let going = run.go();
         tokio::pin!(going);
         loop {
             tokio::select! {
                 ended = &mut going => break ended,
                 () = sleep(PROGRESS) => {
-                    let _ = order.lines.try_send(tell(false, None));
+                    let _ = order.lines.try_send(tell(None, None));
                 }
             }
         }
     };
     let last = match ended {
-        Ok(()) => tell(true, None),
-        Err(why) => tell(false, Some(&why)),
+        Ok(seen) => tell(Some(seen), None),
+        Err(why) => tell(None, Some(&why)),
     };
     let _ = order.lines.send(last).await;
 }
 
-/// Every dead letter that there is.
+/// A run of what became dead letters until now, at the usual rate.
 fn letters() -> Replay {
     Replay {
-        request: Arc::default(),
+        request: format!("{:016x}", rand::random::<u64>()).into(),
         from: ReplayFrom::DeadLetters,
-        until: SystemTime::now() + Duration::from_secs(3600),
-        rate: u32::MAX,
+        until: SystemTime::now(),
+        rate: 50,
     }
 }
 
-/// An event, for people.
+/// An event, for people: its data where they are wanted and not too long.
 fn told(event: &Event, data: bool) -> Value {
     let mut told: Value = serde_json::from_slice(&event.to_json()).unwrap_or_default();
-    if let Some(members) = told.as_object_mut().filter(|_| !data) {
+    let length = event.data.len();
+    let omitted = (data && length > SHOWN).then_some(length);
+    if let Some(members) = told.as_object_mut().filter(|_| !data || omitted.is_some()) {
         members.remove("data");
         members.remove("data_base64");
     }
-    told
+    json!({ "event": told, "omitted": omitted })
 }
 
 // === impl What ===
@@ -208,12 +216,7 @@ impl What {
     pub fn read(words: &str) -> Result<(String, Self), String> {
         let mut object = None;
         let (mut limit, mut data) = (20, false);
-        let mut replay = Replay {
-            request: format!("{:016x}", rand::random::<u64>()).into(),
-            rate: 50,
-            ..letters()
-        };
-        replay.until = SystemTime::now();
+        let mut replay = letters();
         for word in words.split_ascii_whitespace() {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             let wrong = |how: &str| format!("{name}: write it as {how}");

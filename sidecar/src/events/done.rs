@@ -10,12 +10,12 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use futures::StreamExt as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cloud_event::Event;
+use super::publish::{digest, hex};
 use super::running::Running;
 use crate::config::subscription::{Deduplication, Done as Where};
 use crate::net::resp::{Reply, command};
@@ -194,8 +194,7 @@ async fn ask(
 
 /// What the store knows it by.
 fn name(object: &str, key: &Key) -> Vec<u8> {
-    let hex = key.iter().map(|byte| format!("{byte:02x}"));
-    format!("meshwright:done:{object}:{}", hex.collect::<String>()).into_bytes()
+    format!("meshwright:done:{object}:{}", hex(key)).into_bytes()
 }
 
 /// The key of an event; nothing when it lacks an attribute, or nobody asks.
@@ -208,16 +207,11 @@ fn key(running: &Running, event: &Event) -> Option<Key> {
 }
 
 fn of(attributes: &[String], event: &Event) -> Option<Key> {
-    let mut digest = Context::new(&SHA256);
+    let mut parts = Vec::with_capacity(2 * attributes.len());
     for name in attributes {
-        let value = event.attribute(name)?;
-        for part in [name.as_bytes(), value.as_bytes()] {
-            digest.update(&(part.len() as u64).to_be_bytes());
-            digest.update(part);
-        }
+        parts.extend([name.as_bytes(), event.attribute(name)?.as_bytes()]);
     }
-    let digest = digest.finish();
-    digest.as_ref().first_chunk().copied()
+    digest(&parts).first_chunk().copied()
 }
 
 // === impl Done ===

@@ -31,15 +31,15 @@ use super::cloud_event::{Event, Malformed, Received, receive};
 use crate::config::publish::Publishing;
 use crate::policy::idempotency::key::Principal;
 use crate::proxy::Proxy;
-use crate::proxy::body::{Cut, RequestBody, ResponseBody};
+use crate::proxy::body::{RequestBody, ResponseBody};
 use crate::proxy::context::Context;
 use crate::proxy::error::{Error, Reason};
 use crate::proxy::idle;
 use crate::telemetry::metrics::events::Published;
 
 use hold::Way;
-pub(super) use id::known_by;
-use id::{digest, new_id};
+use id::new_id;
+pub(super) use id::{digest, hex, known_by};
 pub use room::Room;
 use room::Share;
 
@@ -118,10 +118,7 @@ async fn read(
     let taking = async {
         let mut whole = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|cut| match cut {
-                Cut::TooLarge => Reason::RequestTooLarge.into(),
-                cut => Error::new(Reason::BadRequest, cut.to_string()),
-            })?;
+            let frame = frame.map_err(Error::from)?;
             let Some(data) = frame.data_ref() else {
                 continue;
             };

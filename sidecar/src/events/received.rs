@@ -4,6 +4,9 @@ use super::broker::Delivered;
 use super::cloud_event::Event;
 use crate::config::subscription::Subscription;
 
+/// The type of an event around what is none.
+pub(super) const MALFORMED: &str = "dev.meshwright.malformed";
+
 /// A message, and what stands in it.
 pub(super) struct Received {
     pub(super) message: Box<dyn Delivered>,
@@ -40,11 +43,7 @@ fn read(subscription: &Subscription, message: &dyn Delivered) -> Result<Event, E
             message,
             &subscription.group.topic,
         )),
-        Err(_) => Err(of_a_plain_message(
-            subscription,
-            message,
-            "dev.meshwright.malformed",
-        )),
+        Err(_) => Err(of_a_plain_message(subscription, message, MALFORMED)),
     }
 }
 

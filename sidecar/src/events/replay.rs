@@ -36,8 +36,11 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 const MOST: usize = 64;
 /// For how many seconds it has enough to begin.
 const SOON: usize = 4;
-/// How many that are not ours may be held where acknowledging takes them from everybody.
-const ASIDE: usize = 1_000;
+/// How many that are not seen to may be held where acknowledging takes them from everybody, and how many bytes of them.
+const ASIDE: (usize, usize) = (1_000, 64 * 1024 * 1024);
+/// Why a run does not go on behind so many.
+const IN_THE_WAY: &str = "1000 that are not to be replayed, or 64 MiB of them, stand in the queue before what is: replay \
+                          or purge those first";
 /// How often it is looked whether those that come again are done.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -70,6 +73,20 @@ pub(super) struct Run<'r> {
     pub(super) once: bool,
     /// Told of each that is found.
     pub(super) shown: &'r dyn Fn(&Event),
+}
+
+/// Whether there was more than a run has looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    All,
+    Some,
+}
+
+/// Messages that are held until a run ends, and then are where they were.
+#[derive(Default)]
+struct Aside {
+    messages: Vec<Box<dyn Delivered>>,
+    bytes: usize,
 }
 
 /// What a message is to a run.
@@ -131,7 +148,7 @@ pub(super) async fn carry_out(running: &Running) -> Infallible {
             shown: &|_| {},
         };
         let ended = {
-            let going = run.go(&replay.request);
+            let going = run.go();
             tokio::pin!(going);
             loop {
                 tokio::select! {
@@ -141,7 +158,7 @@ pub(super) async fn carry_out(running: &Running) -> Infallible {
             }
         };
         match ended {
-            Ok(()) => {
+            Ok(_) => {
                 tell(true, "");
                 return pending().await;
             }
@@ -160,7 +177,7 @@ pub(super) async fn carry_out(running: &Running) -> Infallible {
 pub(super) fn forget(px: &Rc<Proxy>, before: &Arc<Subscription>, next: Option<&Subscription>) {
     let group_of = |one: &Subscription| {
         let replay = one.replay.as_ref()?;
-        group(one, replay, &replay.request)
+        group(one, replay)
     };
     let Some(group) = group_of(before).filter(|_| next.is_some()) else {
         return;
@@ -177,7 +194,7 @@ pub(super) fn forget(px: &Rc<Proxy>, before: &Arc<Subscription>, next: Option<&S
 }
 
 /// The group of a run.
-pub(super) fn group(subscription: &Subscription, replay: &Replay, name: &str) -> Option<Group> {
+pub(super) fn group(subscription: &Subscription, replay: &Replay) -> Option<Group> {
     let (topic, start, kept) = match (&replay.from, &subscription.exhausted) {
         (ReplayFrom::Since(time), _) => (&*subscription.group.topic, Start::Time(*time), false),
         (ReplayFrom::DeadLetters, Exhausted::DeadLetter(topic)) => {
@@ -186,13 +203,30 @@ pub(super) fn group(subscription: &Subscription, replay: &Replay, name: &str) ->
         (ReplayFrom::DeadLetters, _) => return None,
     };
     Some(Group {
-        name: format!("{}.replay.{name}", subscription.group.name),
+        name: format!("{}.replay.{}", subscription.group.name, replay.request),
         topic: topic.to_owned(),
         start,
         create: subscription.group.create,
         window: None,
         kept,
     })
+}
+
+/// Leaves one alone; whether others may be left alone as well.
+async fn pass_by(
+    message: Box<dyn Delivered>,
+    queue: &dyn Queue,
+    aside: &mut Aside,
+) -> Result<Seen, String> {
+    // It is still there for everybody but this run.
+    if !queue.takes() {
+        let passed_by = message.acknowledge().await;
+        return passed_by.map(|()| Seen::All).map_err(|why| why.to_string());
+    }
+    aside.bytes += message.message().data.len();
+    aside.messages.push(message);
+    let is_full = aside.messages.len() >= ASIDE.0 || aside.bytes >= ASIDE.1;
+    Ok(if is_full { Seen::Some } else { Seen::All })
 }
 
 // === impl Run ===
@@ -202,21 +236,21 @@ impl Run<'_> {
     ///
     /// # Errors
     /// Why it does not go on for now: a sentence.
-    pub(super) async fn go(&self, name: &str) -> Result<(), String> {
+    pub(super) async fn go(&self) -> Result<Seen, String> {
         let running = self.running;
         let gone = || "this sidecar ends".to_owned();
         let px = running.px.upgrade().ok_or_else(gone)?;
         let subscription = &running.subscription;
-        let group = group(subscription, self.replay, name);
+        let group = group(subscription, self.replay);
         let group = group.ok_or_else(|| "it has no dead letter topic".to_owned())?;
         let broker = px.brokers.at(&px, &subscription.broker).await;
         let broker = broker.map_err(|why| why.to_string())?;
         drop(px);
         let mut queue = broker.join(&group).await.map_err(|why| why.to_string())?;
-        let mut aside = Vec::new();
+        let mut aside = Aside::default();
         let ended = self.pull(&broker, &mut *queue, (&group, &mut aside)).await;
         queue.leave().await;
-        for message in &aside {
+        for message in &aside.messages {
             let _ = message.give_back(Duration::ZERO).await;
         }
         drop((queue, aside));
@@ -231,8 +265,8 @@ impl Run<'_> {
         &self,
         broker: &Rc<dyn Broker>,
         queue: &mut dyn Queue,
-        (group, aside): (&Group, &mut Vec<Box<dyn Delivered>>),
-    ) -> Result<(), String> {
+        (group, aside): (&Group, &mut Aside),
+    ) -> Result<Seen, String> {
         let running = self.running;
         let (mut next, mut seen) = (Instant::now(), 0_usize);
         loop {
@@ -249,8 +283,11 @@ impl Run<'_> {
                 let event = match self.kind(&*message) {
                     Kind::Ours(event) => event,
                     Kind::Others | Kind::Later => {
-                        self.pass_by(message, &*queue, aside).await?;
-                        continue;
+                        match (pass_by(message, &*queue, aside).await?, self.work) {
+                            (Seen::All, _) => continue,
+                            (Seen::Some, Work::Show(_)) => return Ok(Seen::Some),
+                            (Seen::Some, _) => return Err(IN_THE_WAY.to_owned()),
+                        }
                     }
                 };
                 ours = true;
@@ -260,9 +297,9 @@ impl Run<'_> {
                 let letters = (group.kept).then(|| (broker.clone(), group.topic.clone()));
                 match self.work {
                     Work::Show(most) => {
-                        aside.push(message);
-                        if seen >= most {
-                            return Ok(());
+                        let passed_by = pass_by(message, &*queue, aside).await?;
+                        if passed_by == Seen::Some || seen >= most {
+                            return Ok(Seen::Some);
                         }
                     }
                     Work::Discard => {
@@ -295,9 +332,9 @@ impl Run<'_> {
             }
             // Nothing of it was left to begin. What was begun may come again.
             let lag = queue.lag().await.map_err(|why| why.to_string())?;
-            let aside = u64::try_from(aside.len()).unwrap_or(u64::MAX);
+            let aside = u64::try_from(aside.messages.len()).unwrap_or(u64::MAX);
             if running.is_idle() && lag.unacknowledged <= aside {
-                return Ok(());
+                return Ok(Seen::All);
             }
             sleep(LOOK).await;
         }
@@ -329,26 +366,6 @@ impl Run<'_> {
             true if is_later(letter::time(&event)) => Kind::Later,
             true => Kind::Ours(Box::new(event)),
         }
-    }
-
-    /// Leaves one alone.
-    async fn pass_by(
-        &self,
-        message: Box<dyn Delivered>,
-        queue: &dyn Queue,
-        aside: &mut Vec<Box<dyn Delivered>>,
-    ) -> Result<(), String> {
-        // It is still there for everybody but this run.
-        if !queue.takes() {
-            return message.acknowledge().await.map_err(|why| why.to_string());
-        }
-        if aside.len() >= ASIDE {
-            let why = "more than 1000 that are not to be replayed stand in the queue before what is: replay or purge \
-                       those first";
-            return Err(why.to_owned());
-        }
-        aside.push(message);
-        Ok(())
     }
 
     /// Begins to deliver one. There is a place for it: no more were asked for.

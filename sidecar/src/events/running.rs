@@ -27,7 +27,8 @@ pub(super) struct Running {
     going: watch::Receiver<bool>,
     /// Nothing is pulled until then.
     paused: Cell<Option<Instant>>,
-    gone: Cell<bool>,
+    /// The target has said that it is gone: to all that is delivered of the subscription.
+    gone: Rc<Cell<bool>>,
     unreached: Cell<Option<Reason>>,
     pub(super) places: Arc<Semaphore>,
     left: Notify,
@@ -56,7 +57,7 @@ impl Running {
             subscription: subscription.clone(),
             going,
             paused: Cell::new(None),
-            gone: Cell::new(false),
+            gone: Rc::default(),
             unreached: Cell::new(None),
             places: Arc::new(Semaphore::new(subscription.max_in_flight)),
             left: Notify::new(),
@@ -69,6 +70,7 @@ impl Running {
     pub(super) fn another(&self) -> Self {
         Self {
             replays: true,
+            gone: self.gone.clone(),
             ..Self::new(
                 &self.px,
                 &self.subscription,
@@ -210,14 +212,16 @@ impl Running {
         match (before, why) {
             (None, Some(why)) => {
                 tracing::warn!(subscription = %object, reason = why.name(), "the target can't be reached: its events wait");
-                let why = format!("the target can't be reached ({})", why.name());
-                self.tell(|events, object| events.waits(object, &why));
             }
             (Some(_), None) => {
                 tracing::info!(subscription = %object, "the target is reached again");
-                self.tell(|events, object| events.waits(object, ""));
             }
             _ => {}
+        }
+        if before.is_some() || why.is_some() {
+            // Each time: that the group was joined anew meanwhile says nothing of the target.
+            let why = why.map(|why| format!("the target can't be reached ({})", why.name()));
+            self.tell(|events, object| events.waits(object, why.as_deref().unwrap_or_default()));
         }
     }
 }

@@ -45,9 +45,9 @@ pub struct Subscribers {
 
 /// A subscription, as long as it is carried out as it is.
 struct Subscriber {
-    subscription: Arc<Subscription>,
+    running: Rc<Running>,
     /// Dropped, it ends: what is being delivered is delivered.
-    going: watch::Sender<bool>,
+    _going: watch::Sender<bool>,
 }
 
 // === impl Subscribers ===
@@ -64,11 +64,11 @@ impl Subscribers {
         all.retain(|id, held| {
             let same = wanted
                 .get(id)
-                .is_some_and(|one| Arc::ptr_eq(one, &held.subscription));
+                .is_some_and(|one| Arc::ptr_eq(one, &held.running.subscription));
             if !same {
-                tracing::info!(subscription = %held.subscription.object, "ends");
-                let next = wanted.get(id).map(|next| &***next);
-                replay::forget(px, &held.subscription, next);
+                let before = &held.running.subscription;
+                tracing::info!(subscription = %before.object, "ends");
+                replay::forget(px, before, wanted.get(id).map(|next| &***next));
             }
             same
         });
@@ -100,23 +100,22 @@ impl Subscribers {
     fn tells_of(&self, object: &str) -> bool {
         let all = self.carried_out.borrow();
         let suspended = self.suspended.borrow();
-        let mut all = all.values().map(|one| &one.subscription).chain(&*suspended);
+        let carried_out = all.values().map(|one| &one.running.subscription);
+        let mut all = carried_out.chain(&*suspended);
         all.any(|one| *one.object == *object)
     }
 
     /// One of this name, for what somebody wants of it beside.
     pub(super) fn running(&self, px: &Rc<Proxy>, object: &str) -> Option<Running> {
-        let px = Rc::downgrade(px);
         let all = self.carried_out.borrow();
-        let mut carried_out = all.values();
-        if let Some(one) = carried_out.find(|one| *one.subscription.object == *object) {
-            let going = (one.going.subscribe(), Rc::default());
-            return Some(Running::new(&px, &one.subscription, going).another());
+        let mut carried_out = all.values().map(|one| &one.running);
+        if let Some(running) = carried_out.find(|one| *one.subscription.object == *object) {
+            return Some(running.another());
         }
         let suspended = self.suspended.borrow();
         let one = suspended.iter().find(|one| *one.object == *object)?;
         let going = (self.ends.subscribe(), Rc::default());
-        Some(Running::new(&px, one, going).another())
+        Some(Running::new(&Rc::downgrade(px), one, going).another())
     }
 
     /// Ends all of them: nothing more is pulled.
@@ -135,7 +134,10 @@ fn share(id: &str, count: usize) -> usize {
 fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>, done: Rc<Done>) -> Subscriber {
     let (going, goes) = watch::channel(true);
     let running = Rc::new(Running::new(&Rc::downgrade(px), subscription, (goes, done)));
+    px.metrics.all().events.begins(&subscription.object);
+    let carried_out = running.clone();
     tokio::task::spawn_local(async move {
+        let running = carried_out;
         tokio::select! {
             () = carry_out(running.clone()) => {}
             never = count(&running) => match never {},
@@ -143,8 +145,8 @@ fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>, done: Rc<Done>) -> Su
         }
     });
     Subscriber {
-        subscription: subscription.clone(),
-        going,
+        running,
+        _going: going,
     }
 }
 

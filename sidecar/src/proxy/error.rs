@@ -17,6 +17,8 @@ use serde_json::{Map, Value};
 
 pub use reason::{Fault, Reads, Reason};
 
+use super::body::Cut;
+
 /// Carries the reason beside the problem document, for callers that read no bodies.
 pub const REASON_HEADER: HeaderName = HeaderName::from_static("meshwright-reason");
 
@@ -135,6 +137,16 @@ impl Error {
             _ => Reason::UpstreamReset,
         };
         Self::new(reason, sources(error))
+    }
+}
+
+impl From<Cut> for Error {
+    /// What whoever sent the body is answered, if anybody still reads that.
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::TooLarge => Reason::RequestTooLarge.into(),
+            cut => Self::new(Reason::BadRequest, cut.to_string()),
+        }
     }
 }
 

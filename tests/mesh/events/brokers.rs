@@ -45,7 +45,7 @@ async fn carries(mesh: &Mesh) -> Result<()> {
     };
     // One that is taken at the third time, and one that never is.
     billing.upstream.fails_at(("ce-id", "1"), 2, 503);
-    billing.upstream.fails_at(("ce-id", "2"), 9, 503);
+    billing.upstream.fails_at(("ce-id", "2"), 3, 503);
     for id in ["1", "2", "3"] {
         accepted(id).await?;
     }
@@ -67,6 +67,18 @@ async fn carries(mesh: &Mesh) -> Result<()> {
     assert_eq!(header(&seen[0], "ce-type"), "com.shop.stock");
     assert_eq!(header(&seen[0], "content-type"), "application/json");
     assert_eq!(seen[0].body, "{\"sku\":1}");
+
+    // The dead letter is there to be looked at, is delivered once more, and is gone then.
+    let sidecar = &billing.sidecar;
+    let counted = async || done_in(&order(sidecar, "count=shop/billing").await?);
+    assert_eq!(counted().await?, 1);
+    let shown = order(sidecar, "show=shop/billing").await?;
+    assert_eq!(shown[0]["event"]["id"], "2", "{shown:?}");
+    assert_eq!(done_in(&order(sidecar, "replay=shop/billing").await?)?, 1);
+    let last = billing.upstream.seen().pop().context("nothing came")?;
+    assert_eq!(id_of(&last), "2");
+    assert!(header(&last, "ce-dlqreason").is_empty(), "it is as it was");
+    assert_eq!(counted().await?, 0);
     Ok(())
 }
 

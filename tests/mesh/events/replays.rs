@@ -148,23 +148,6 @@ async fn what_a_topic_has_held_since_a_moment_is_delivered_once_more_up_to_anoth
     Ok(())
 }
 
-/// Has the sidecar beside `billing` do something with dead letters: the lines of its answer.
-async fn order(world: &World, words: &str) -> Result<Vec<Value>> {
-    let url = format!("http://{}:15000/events", world.billing.sidecar.address());
-    let words = Bytes::from(words.to_owned());
-    let answer = Client::direct().send(Method::PUT, &url, &[], words).await?;
-    anyhow::ensure!(answer.status == 200, "{answer:?}");
-    let lines = answer.body.lines().map(serde_json::from_str);
-    Ok(lines.collect::<Result<_, _>>()?)
-}
-
-/// What the last line says of how much was done.
-fn done_in(lines: &[Value]) -> Result<u64> {
-    let last = lines.last().context("no answer")?;
-    anyhow::ensure!(last["finished"] == true, "{last}");
-    last["done"].as_u64().context("no number")
-}
-
 #[tokio::test]
 async fn dead_letters_are_shown_counted_replayed_and_purged_as_people_ask() -> Result<()> {
     let world = World::subscribed("", "").await?;
@@ -173,7 +156,7 @@ async fn dead_letters_are_shown_counted_replayed_and_purged_as_people_ask() -> R
         world.accepted(key).await?;
     }
     world.dead_letters(3).await?;
-    let shown = order(&world, "show=shop/billing limit=2").await?;
+    let shown = order(&world.billing.sidecar, "show=shop/billing limit=2").await?;
     let events = Vec::from_iter(
         shown
             .iter()
@@ -186,9 +169,13 @@ async fn dead_letters_are_shown_counted_replayed_and_purged_as_people_ask() -> R
         events[0]["data"].is_null(),
         "nothing of what stands in it: {shown:?}"
     );
-    let shown = order(&world, "show=shop/billing limit=1 data=true").await?;
+    let shown = order(
+        &world.billing.sidecar,
+        "show=shop/billing limit=1 data=true",
+    )
+    .await?;
     assert!(shown[0]["event"]["data"]["sku"].is_string(), "{shown:?}");
-    let counted = order(&world, "count=shop/billing").await?;
+    let counted = order(&world.billing.sidecar, "count=shop/billing").await?;
     assert_eq!(
         (done_in(&counted)?, world.nats.held("stock.dlq").await?),
         (3, 3)
@@ -196,7 +183,7 @@ async fn dead_letters_are_shown_counted_replayed_and_purged_as_people_ask() -> R
 
     world.billing.upstream.answers(204);
     let before = world.billing.upstream.requests();
-    let replayed = order(&world, "replay=shop/billing rate=1000").await?;
+    let replayed = order(&world.billing.sidecar, "replay=shop/billing rate=1000").await?;
     assert_eq!(done_in(&replayed)?, 3, "{replayed:?}");
     assert_eq!(world.billing.upstream.requests() - before, 3);
     assert_eq!(world.nats.held("stock.dlq").await?, 0);
@@ -204,7 +191,7 @@ async fn dead_letters_are_shown_counted_replayed_and_purged_as_people_ask() -> R
     world.billing.upstream.answers(400);
     world.accepted("d").await?;
     world.dead_letters(1).await?;
-    let purged = order(&world, "purge=shop/billing").await?;
+    let purged = order(&world.billing.sidecar, "purge=shop/billing").await?;
     assert_eq!(
         (done_in(&purged)?, world.nats.held("stock.dlq").await?),
         (1, 0)

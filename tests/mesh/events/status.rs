@@ -83,13 +83,26 @@ async fn the_status_says_that_it_is_suspended_and_that_the_target_is_gone() -> R
         ready["reason"] == "TargetGone"
     })
     .await?;
-    let suspended = subscription("", "  suspend: true\n");
-    let routes = format!(
-        "{}{}{ROUTE}{suspended}",
-        services(&["stock", "billing"]),
-        nats::documents()
-    );
-    world.mesh.write("routes.yaml", &routes)?;
+    // Written anew, it is tried anew, and nothing that was told before holds.
+    let written = |more: &str, spec: &str| {
+        format!(
+            "{}{}{ROUTE}{}",
+            services(&["stock", "billing"]),
+            nats::documents(),
+            subscription(more, spec)
+        )
+    };
+    world.billing.upstream.answers(204);
+    world
+        .mesh
+        .write("routes.yaml", &written(", maxInFlight: 3", ""))?;
+    told(&world, "it is ready again", |ready, _| {
+        ready["status"] == "True"
+    })
+    .await?;
+    world
+        .mesh
+        .write("routes.yaml", &written("", "  suspend: true\n"))?;
     told(&world, "it is suspended", |ready, _| {
         ready["reason"] == "Suspended"
     })

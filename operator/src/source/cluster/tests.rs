@@ -176,7 +176,7 @@ async fn a_status_is_heard_of_and_is_no_change_of_the_world() {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hears = heard.clone();
     let on_status = move |object: &ObjectRef, stored: Option<Stored>| {
-        let programmed = stored.and_then(|stored| stored.status?.programmed);
+        let programmed = stored.and_then(|stored| stored.status?.object.programmed);
         hears.lock().unwrap().push((object.clone(), programmed));
     };
     let mut cluster = Cluster::new(&client, "meshwright-system", Arc::new(on_status));

@@ -31,19 +31,27 @@ pub(super) fn new_id(now: SystemTime) -> String {
 pub(in crate::events) fn known_by(topic: &str, event: &Event, more: &[&[u8]]) -> String {
     let of = |name| event.attribute(name).unwrap_or_default().as_bytes();
     let named = [topic.as_bytes(), of("source"), of("id")];
-    let digest = digest(&[&named, more].concat());
-    let bytes = digest.iter().take(16);
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest(&[&named, more].concat())[..16])
+}
+
+/// Bytes in base 16.
+pub(in crate::events) fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
+    digits.collect()
 }
 
 /// SHA-256 of parts, of which no other split makes the same.
-pub(super) fn digest(parts: &[&[u8]]) -> Vec<u8> {
+pub(in crate::events) fn digest(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
     }
-    context.finish().as_ref().to_vec()
+    let (mut digest, whole) = ([0; 32], context.finish());
+    for (to, from) in digest.iter_mut().zip(whole.as_ref()) {
+        *to = *from;
+    }
+    digest
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 use self::attempt::{Attempt, Outcome, Settled};
 use super::super::broker::Broker;
 use super::super::cloud_event::{Event, Malformed};
+use super::super::received::MALFORMED;
 use super::super::split::{Broken, Record, Splitter, Wrong};
 use super::hold::answer;
 use super::id::{digest, new_id};
@@ -33,7 +34,7 @@ use super::{key, refused, said_length, too_large, traced};
 use crate::config::publish::{Publishing, Split};
 use crate::policy::idempotency::key::Principal;
 use crate::proxy::Proxy;
-use crate::proxy::body::{Cut, RequestBody, ResponseBody};
+use crate::proxy::body::{RequestBody, ResponseBody};
 use crate::proxy::context::Context;
 use crate::proxy::error::{Error, Reason};
 use crate::proxy::idle;
@@ -46,8 +47,6 @@ const BYTES: usize = 4 * 1024 * 1024;
 const BESIDE: usize = 512;
 /// How many of those that failed are told one by one.
 const TOLD: usize = 20;
-/// The type of a dead letter that is no event.
-const MALFORMED: &str = "dev.meshwright.malformed";
 
 const RESUME_FROM: HeaderName = HeaderName::from_static("resume-from");
 
@@ -61,7 +60,7 @@ struct Upload<'u> {
     /// What its events' ids begin with.
     key: String,
     /// Who sends it, as far as duplicates are concerned.
-    sender: Vec<u8>,
+    sender: Bytes,
     /// The first record that is published; those before it were, at another time.
     from: u64,
     /// How many records have come.
@@ -115,10 +114,7 @@ pub(super) async fn carry(
         broker,
         headers: &head.headers,
         key: key.unwrap_or_else(|| new_id(SystemTime::now())),
-        sender: sender
-            .as_ref()
-            .map_or(&[][..], Principal::as_bytes)
-            .to_vec(),
+        sender: Bytes::copy_from_slice(sender.as_ref().map_or(&[], Principal::as_bytes)),
         from,
         came: 0,
         wrong: 0,
@@ -193,10 +189,7 @@ impl<'u> Upload<'u> {
             let Some(frame) = frame.map_err(Error::from)? else {
                 break;
             };
-            let frame = frame.map_err(|cut| match cut {
-                Cut::TooLarge => Reason::RequestTooLarge.into(),
-                cut => Error::new(Reason::BadRequest, cut.to_string()),
-            })?;
+            let frame = frame.map_err(Error::from)?;
             let Some(data) = frame.data_ref() else {
                 continue;
             };
@@ -258,7 +251,7 @@ impl<'u> Upload<'u> {
             broker: self.broker.clone(),
             number,
         };
-        let content = [self.sender.clone(), digest(&[&data])];
+        let content = (self.sender.clone(), digest(&[&data]));
         let settling: LocalBoxFuture<'u, Settled> = match wrong {
             None => {
                 let event = self.event(number, data);

@@ -1,7 +1,8 @@
 //! Records of CSV (RFC 4180): commas, quotes, a header, lines that end with LF or CRLF.
 //!
 //! What the RFC does not say is no CSV here: quotes in fields that do not begin with one, lines with more or fewer
-//! fields than the header. Where a line ends can be told all the same.
+//! fields than the header. Where a line ends can be told all the same. The crates for CSV take such for something, and
+//! what was meant would be published as something else.
 
 use bytes::Bytes;
 

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::policy::idempotency::Idempotency;
 use crate::policy::idempotency::key::{BodyHash, Principal};
 use crate::policy::idempotency::memory::Room;
-use crate::proxy::body::{Cut, RequestBody};
+use crate::proxy::body::RequestBody;
 use crate::proxy::context::Context;
 use crate::proxy::error::{Error, Reason};
 use crate::proxy::idle;
@@ -72,10 +72,7 @@ impl<'p> Reading<'p> {
         let policy = self.policy;
         let mut read = 0;
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|cut| match cut {
-                Cut::TooLarge => Reason::RequestTooLarge.into(),
-                cut => Error::new(Reason::BadRequest, cut.to_string()),
-            })?;
+            let frame = frame.map_err(Error::from)?;
             match frame.into_data() {
                 Ok(data) => {
                     read += data.len() as u64;

@@ -198,7 +198,6 @@ impl Events {
                 self.subscribed.get_or_create(&labels).set(i64::from(is));
                 self.report(subscription, |report| {
                     report.subscribed = is;
-                    report.suspended = false;
                     if is {
                         report.why.clear();
                     }
@@ -222,14 +221,18 @@ impl Events {
         self.not_deduplicated.get_or_create(&labels).inc();
     }
 
+    /// It is carried out from now on, as it is written now: nothing that was told of it before holds but what was
+    /// counted.
+    pub fn begins(&self, subscription: &Arc<str>) {
+        self.report(subscription, |report| *report = anew(report));
+    }
+
     /// It is suspended.
     pub fn suspended(&self, subscription: &Arc<str>) {
         self.report(subscription, |report| {
             *report = SubscriptionReport {
                 suspended: true,
-                namespace: std::mem::take(&mut report.namespace),
-                name: std::mem::take(&mut report.name),
-                ..SubscriptionReport::default()
+                ..anew(report)
             };
         });
     }
@@ -301,6 +304,17 @@ impl Events {
             subscription: Shared(subscription.clone()),
         };
         self.in_flight.get_or_create(&labels).clone()
+    }
+}
+
+/// What is counted of it, and nothing else.
+fn anew(before: &SubscriptionReport) -> SubscriptionReport {
+    SubscriptionReport {
+        namespace: before.namespace.clone(),
+        name: before.name.clone(),
+        dead_lettered: before.dead_lettered,
+        failure: before.failure.clone(),
+        ..SubscriptionReport::default()
     }
 }
 

@@ -30,6 +30,9 @@ pub(super) enum Outcome {
     Stopped(Error),
 }
 
+/// Who sent a record, and the digest of what stands in it: whose duplicates are told apart.
+pub(super) type Content = (Bytes, [u8; 32]);
+
 /// One record on its way.
 pub(super) struct Attempt<'u> {
     pub(super) px: &'u Rc<Proxy>,
@@ -42,9 +45,9 @@ pub(super) struct Attempt<'u> {
 // === impl Attempt ===
 
 impl Attempt<'_> {
-    pub(super) async fn hold(self, event: Event, content: [Vec<u8>; 2], bytes: usize) -> Settled {
+    pub(super) async fn hold(self, event: Event, content: Content, bytes: usize) -> Settled {
         let number = self.number;
-        let id = known_by(&self.to.topic, &event, &[&content[0], &content[1]]);
+        let id = known_by(&self.to.topic, &event, &[&content.0, &content.1]);
         let at = (&*self.to.broker, &self.to.topic);
         let outcome = match hold(self.px, &*self.broker, at, (&event, &id)).await {
             Ok(()) => Outcome::Held,
@@ -67,7 +70,7 @@ impl Attempt<'_> {
     pub(super) async fn failed(
         self,
         mut letter: Event,
-        content: [Vec<u8>; 2],
+        content: Content,
         (reason, why, long): (Reason, String, bool),
     ) -> Outcome {
         let Some(topic) = &self.split.dead_letter else {
@@ -77,7 +80,7 @@ impl Attempt<'_> {
         if letter.set("dlqreason", story).is_err() {
             tracing::debug!(route = %self.to.object, "a dead letter lacks an attribute");
         }
-        let id = known_by(topic, &letter, &[&content[0], &content[1]]);
+        let id = known_by(topic, &letter, &[&content.0, &content.1]);
         let at = (&*self.to.broker, topic);
         match hold(self.px, &*self.broker, at, (&letter, &id)).await {
             Ok(()) => Outcome::Failed(reason, why),
