@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::EventSubscriptionSpec;
 use crds::event_subscription::{
     Delivery, DeliveryMode, EventOrdering, EventTargetType, Manage, OnExhausted, ReplayType,
-    ResponseAction, StartFrom, StartType,
+    ResponseAction, SourceType, StartFrom, StartType,
 };
 use crds::status::Reason;
 use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use wire::broker::BrokerKind;
 use wire::mesh::{
@@ -27,6 +28,7 @@ use crate::retry_policy::backoff;
 
 mod deduplication;
 mod filter;
+mod schedule;
 
 /// The attribute of the CloudEvents extension for partitioning.
 const PARTITION_KEY: &str = "partitionkey";
@@ -37,6 +39,7 @@ const UNTIL: &str = "Until then nothing is delivered.";
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
     pub(crate) key: &'a ObjectKey,
+    pub(crate) metadata: &'a ObjectMeta,
     pub(crate) spec: &'a EventSubscriptionSpec,
     pub(crate) services: &'a Objects<Service>,
     pub(crate) suggestions: &'a Suggestions<'a>,
@@ -75,37 +78,33 @@ impl Reader<'_> {
     pub(crate) fn read(&self) -> Read {
         let mut read = Read::default();
         let mut refusals = Vec::new();
-        let (broker, unresolved) = {
-            let name = &self.spec.source.broker.name;
-            self.brokers.broker("spec.source.broker.name", name, UNTIL)
-        };
+        let source = &self.spec.source;
+        let broker = source.broker.as_ref().map(|source| {
+            let at = "spec.source.broker.name";
+            self.brokers.broker(at, &source.name, UNTIL)
+        });
+        let (broker, unresolved) = broker.unzip();
         let deduplication = self.deduplication();
-        let unresolved = unresolved.into_iter().chain(deduplication.unresolved);
+        let unresolved = unresolved.flatten().into_iter();
+        let unresolved = unresolved.chain(deduplication.unresolved);
         read.unresolved = Refusal::all(unresolved.collect());
         refusals.extend(deduplication.refusal);
         let target = self.target(&mut read.lost, &mut refusals);
         let (filters, unreadable) = filter::compile(&self.spec.filters);
         refusals.extend(unreadable.into_iter().map(invalid));
-        let source = &self.spec.source.broker;
-        let start = self.start(&source.start_from, &mut refusals);
-        if let Some(kind) = broker::kind(&broker) {
+        if let Some(kind) = broker.as_ref().and_then(broker::kind) {
             refusals.extend(unable(kind, self.spec).into_iter().map(invalid));
         }
         let delivery = &self.spec.delivery;
         refusals.extend(problems(self.spec).into_iter().map(invalid));
         let ObjectKey { namespace, name } = self.key;
-        let own_group = || format!("{namespace}.{name}");
         read.sent = mesh::Subscription {
             namespace: namespace.clone(),
             name: name.clone(),
-            broker: Some(broker),
-            topic: source.topic.clone(),
-            group: source.consumer_group.clone().unwrap_or_else(own_group),
-            create: source.manage == Manage::CreateIfMissing,
+            broker,
             suspended: self.spec.suspend,
             filters,
             path: self.spec.target.path.clone(),
-            start,
             target,
             deduplication: deduplication.sent,
             reply_topic: {
@@ -115,8 +114,32 @@ impl Reader<'_> {
             ..sent(delivery)
         };
         read.sent.replay = self.replay(&mut refusals);
+        self.source(&mut read.sent, &mut refusals);
         read.refusal = Refusal::all(refusals);
         read
+    }
+
+    /// What is sent of where the events come from, but for the broker.
+    fn source(&self, sent: &mut mesh::Subscription, refusals: &mut Vec<Refusal>) {
+        let source = &self.spec.source;
+        match (source.type_, &source.broker, &source.schedule) {
+            (SourceType::Broker, Some(broker), None) => {
+                let ObjectKey { namespace, name } = self.key;
+                let own_group = || format!("{namespace}.{name}");
+                sent.topic = broker.topic.clone();
+                sent.group = broker.consumer_group.clone().unwrap_or_else(own_group);
+                sent.create = broker.manage == Manage::CreateIfMissing;
+                sent.start = self.start(&broker.start_from, refusals);
+            }
+            (SourceType::Schedule, None, Some(written)) => {
+                let (schedule, problems) = schedule::compile(self.key, self.metadata, written);
+                sent.schedule = Some(schedule);
+                refusals.extend(problems.into_iter().map(invalid));
+            }
+            _ => refusals.push(invalid(
+                "spec.source: type Broker has broker, and type Schedule has schedule.".to_owned(),
+            )),
+        }
     }
 
     fn target(
@@ -267,7 +290,9 @@ pub(crate) fn pods(spec: &EventSubscriptionSpec) -> Option<&BTreeMap<String, Str
 /// What a broker can't do, and the nearest that it can, as sentences.
 fn unable(kind: BrokerKind, spec: &EventSubscriptionSpec) -> Vec<String> {
     let (mut problems, name, can) = (Vec::new(), kind.name(), kind.abilities());
-    let source = &spec.source.broker;
+    let Some(source) = &spec.source.broker else {
+        return problems;
+    };
     if !can.order && spec.delivery.ordering != EventOrdering::None {
         problems.push(format!(
             "spec.delivery.ordering: {name} delivers to all that share a group, in no order: write ordering: None, \
@@ -302,10 +327,15 @@ fn unable(kind: BrokerKind, spec: &EventSubscriptionSpec) -> Vec<String> {
 
 /// What contradicts itself, as sentences.
 fn problems(spec: &EventSubscriptionSpec) -> Vec<String> {
-    let (delivery, topic) = (&spec.delivery, &spec.source.broker.topic);
+    let delivery = &spec.delivery;
+    let broker = spec.source.broker.as_ref();
+    let is_source = |topic: &String| broker.is_some_and(|source| source.topic == *topic);
     let mut problems = Vec::new();
+    if spec.source.type_ == SourceType::Schedule {
+        problems.extend(schedule::problems(spec));
+    }
     if let Some(reply) = &spec.reply {
-        if reply.topic == *topic {
+        if is_source(&reply.topic) {
             problems.push(
                 "spec.reply.topic: the events come from this topic, and each reply would be replied to for \
                  ever: name another one."
@@ -338,7 +368,7 @@ fn problems(spec: &EventSubscriptionSpec) -> Vec<String> {
         );
     }
     if let Some(replay) = &spec.replay {
-        if spec.source.broker.manage == Manage::Never {
+        if broker.is_some_and(|source| source.manage == Manage::Never) {
             problems.push(
                 "spec.replay: a group of its own is made for it, and with manage: Never nothing is made: write \
                  manage: CreateIfMissing."
@@ -371,7 +401,7 @@ fn problems(spec: &EventSubscriptionSpec) -> Vec<String> {
             "spec.delivery.deadLetter: it is written with onExhausted: DeadLetter, and only there."
                 .to_owned(),
         ),
-        Some(to) if to.topic == *topic => problems.push(
+        Some(to) if is_source(&to.topic) => problems.push(
             "spec.delivery.deadLetter.topic: the events come from this topic, and would come again for ever: \
              name another one."
                 .to_owned(),

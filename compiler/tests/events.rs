@@ -64,7 +64,7 @@ fn what_is_not_written_is_what_the_schema_says() {
     let written = takes(&with_delivery("deadLetter: {topic: dead}"));
     assert!(!written.suspend);
     assert!(written.filters.is_empty());
-    let broker = &written.source.broker;
+    let broker = written.source.broker.as_ref().unwrap();
     assert_eq!(broker.consumer_group, None);
     assert_eq!(broker.start_from.type_, StartType::New);
     assert_eq!(broker.start_from.time, None);
@@ -235,7 +235,7 @@ fn a_moment_is_written_with_type_time_and_only_there() {
         "2026-11-20T08:00:00.123456789+01:00",
     ] {
         let written = takes(&start(&format!("{{type: Time, time: \"{time}\"}}")));
-        let read = written.source.broker.start_from;
+        let read = written.source.broker.unwrap().start_from;
         assert_eq!(read.time.as_deref(), Some(time));
     }
     for wrong in ["2026-11-20 08:00:00Z", "2026-11-20T08:00:00+1:00"] {

@@ -1,4 +1,4 @@
-//! EventSubscription: events of a topic, delivered to a workload or a Service.
+//! EventSubscription: events of a topic or a schedule, delivered to a workload or a Service.
 
 #![allow(
     unreachable_pub,
@@ -14,6 +14,7 @@ mod deduplication;
 mod delivery;
 mod filter;
 mod replay;
+mod schedule;
 mod source;
 mod status;
 mod target;
@@ -25,6 +26,7 @@ pub use delivery::{
 };
 pub use filter::{DataFilter, EventFilter, InnerFilter, InnermostFilter};
 pub use replay::{EventReplay, ReplayFrom, ReplayType};
+pub use schedule::{ConcurrencyPolicy, ScheduleSource, ScheduledEvent};
 pub use source::{BrokerSource, Manage, Source, SourceType, StartFrom, StartType};
 pub use status::{EventError, EventSubscriptionStatus, ReplayPhase, ReplayStatus};
 pub use target::{EventTarget, EventTargetType, ServiceTarget, WorkloadTarget};
@@ -35,7 +37,7 @@ pub use target::{EventTarget, EventTargetType, ServiceTarget, WorkloadTarget};
     group = "meshwright.dev",
     version = "v1alpha1",
     kind = "EventSubscription",
-    doc = "An EventSubscription delivers the events of a broker's topic to a workload or a Service of its own namespace: each at least once, again while it fails, and to a dead letter topic in the end. The sidecars of the pods that it is for carry it out, and share the work.",
+    doc = "An EventSubscription delivers the events of a broker's topic, or of a schedule, to a workload or a Service of its own namespace: each at least once, again while it fails, and to a dead letter topic in the end. The sidecars of the pods that it is for carry it out, and share the work.",
     namespaced,
     plural = "eventsubscriptions",
     shortname = "es",
@@ -81,19 +83,28 @@ pub use target::{EventTarget, EventTargetType, ServiceTarget, WorkloadTarget};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Cel::new(
-    "!has(self.delivery.deadLetter) || self.delivery.deadLetter.topic != self.source.broker.topic"
+    "!has(self.delivery.deadLetter) || !has(self.source.broker) || \
+     self.delivery.deadLetter.topic != self.source.broker.topic"
 ).message("delivery.deadLetter.topic is the topic that the events come from: they would come again for ever"))]
 #[x_kube(validation = Cel::new(
-    "!has(self.reply) || self.reply.topic != self.source.broker.topic"
+    "!has(self.reply) || !has(self.source.broker) || self.reply.topic != self.source.broker.topic"
 ).message("reply.topic is the topic that the events come from: each reply would be replied to for ever"))]
 #[x_kube(validation = Cel::new("!has(self.reply) || !has(self.delivery.batch)")
     .message("a batch is not replied to: write reply without delivery.batch"))]
 #[x_kube(validation = Cel::new(
     "!has(self.replay) || self.replay.from.type != 'DeadLetter' || has(self.delivery.deadLetter)"
 ).message("dead letters are replayed from delivery.deadLetter.topic, and there is none"))]
+#[x_kube(validation = Cel::new(
+    "self.source.type != 'Schedule' || (!has(self.reply) && !has(self.replay) && \
+     self.delivery.onExhausted != 'DeadLetter')"
+).message("a schedule has no broker: write onExhausted: Drop or Block, and neither reply nor replay"))]
+#[x_kube(validation = Cel::new(
+    "self.source.type != 'Schedule' || (!has(self.filters) && !has(self.delivery.batch) && \
+     self.delivery.ordering == 'None')"
+).message("a schedule's events are alike, and one at a time: write no filters, no batch and ordering: None"))]
 pub struct EventSubscriptionSpec {
     /// Whether nothing is delivered for now. What comes meanwhile stays in the broker, as long as that
-    /// keeps it.
+    /// keeps it. What a schedule has due meanwhile is late.
     #[serde(default)]
     pub suspend: bool,
 

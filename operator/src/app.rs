@@ -19,6 +19,7 @@ use crate::ca::store::{self, KeyStore};
 use crate::ca::{self, Ca};
 use crate::capacity;
 use crate::certificates::Certificates;
+use crate::claims::{Claims, folder, lease::Leases};
 use crate::events::Events;
 use crate::grpc::{self, Services};
 use crate::http::Http;
@@ -76,6 +77,7 @@ struct Ground {
     keys: Box<dyn KeyStore>,
     provider: Option<Box<dyn Provider>>,
     issuer: Arc<dyn Issuer>,
+    claims: Arc<Claims>,
     client: Option<Client>,
 }
 
@@ -105,6 +107,7 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
         keys,
         provider,
         issuer,
+        claims,
         client,
     } = ground(&config).await?;
     let settings = ca::Settings {
@@ -148,6 +151,7 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
             metrics: metrics.clone(),
         },
     };
+    workers.spawn(claims.clone().tidy(leader.clone(), world.clone()));
     let mut resignation = None;
     let reconciler = Reconciler {
         compile: compiler::compile,
@@ -205,7 +209,7 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
     }
 
     let mut servers = JoinSet::new();
-    let discovery = Discovery::new(streams.clone(), ready.clone());
+    let discovery = Discovery::new(streams.clone(), ready.clone(), claims);
     let certificates = Certificates::server(ca.clone(), issuer);
     let services = Services {
         discovery: Grpc(discovery),
@@ -339,6 +343,7 @@ async fn ground(config: &Config) -> Result<Ground> {
             keys: Box::new(local_keys(state)?),
             provider: None,
             issuer: Arc::new(Table::new(tokens)),
+            claims: Claims::new(folder::Folder::new(state)),
             client: None,
         });
     }
@@ -352,6 +357,7 @@ async fn ground(config: &Config) -> Result<Ground> {
             Box::new(secret) as Box<dyn Provider>
         }),
         issuer: Arc::new(Reviewer::new(client.clone())),
+        claims: Claims::new(Leases::new(client.clone(), &config.namespace)),
         client: Some(client),
     })
 }

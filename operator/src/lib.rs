@@ -3,8 +3,8 @@
 //! The control loop, in the order of its stages: [`source`] (objects come in), [`reconcile`]
 //! (compile), [`push`] (resources go out, answers come back), [`verdicts`] and [`status`] (what
 //! became of each object is told). Of several replicas all do this, but that one of them tells what
-//! became of each object, for all: [`leader`] says which, [`replicas`] how it knows. [`app`] builds it
-//! all; [`probe`] asks one that runs.
+//! became of each object, for all: [`leader`] says which, [`replicas`] how it knows. [`claims`] says which
+//! sidecar does what one alone does at a time. [`app`] builds it all; [`probe`] asks one that runs.
 
 mod api_server;
 pub mod app;
@@ -12,6 +12,7 @@ pub mod args;
 pub mod ca;
 mod capacity;
 pub mod certificates;
+pub mod claims;
 pub mod events;
 mod grpc;
 pub mod http;

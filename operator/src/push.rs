@@ -17,13 +17,14 @@ use std::time::Duration;
 
 use compiler::ObjectKey;
 use futures::Stream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tonic::Status;
-use wire::delta::{Outcome, Sent};
-use wire::discovery::{FromSidecar, Report};
+use wire::claim::MAX_CLAIMS;
+use wire::delta::{Outcome, Sent, View as _};
+use wire::discovery::{Claim, FromSidecar, Report};
 use wire::server::{Deltas, Mailbox, serve};
-use wire::{ResourceId, capability};
+use wire::{Kind, ResourceId, capability, mesh};
 
 pub use digest::{Digest, Fingerprint, PodId};
 pub use grpc::Grpc;
@@ -33,6 +34,7 @@ pub use snapshot::{Snapshot, StreamView};
 pub(crate) use streams::NAMED;
 pub use streams::{MAX_STREAMS, Programmed, Streams, Subscriber};
 
+use crate::claims::{Claimant, Claims};
 use crate::tls::Peer;
 
 /// How long a stream waits for the first compilation.
@@ -43,21 +45,36 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Discovery {
     streams: Arc<Streams>,
     ready: watch::Receiver<bool>,
+    claims: Arc<Claims>,
 }
 
 /// One stream, for [`wire::server`].
 struct Subscription {
     streams: Arc<Streams>,
     id: StreamId,
+    /// Whose it is.
+    pod: String,
+    mailbox: Arc<Mailbox>,
+    claims: Arc<Claims>,
+    /// How many of its claims may be decided at a time.
+    places: Arc<Semaphore>,
 }
 
 // === impl Discovery ===
 
 impl Discovery {
     /// Serves `streams`, once `ready` is true: a sidecar that has more than this replica has seen
-    /// so far must not be told to drop it.
-    pub fn new(streams: Arc<Streams>, ready: watch::Receiver<bool>) -> Discovery {
-        Discovery { streams, ready }
+    /// so far must not be told to drop it. What sidecars claim is granted by `claims`.
+    pub fn new(
+        streams: Arc<Streams>,
+        ready: watch::Receiver<bool>,
+        claims: Arc<Claims>,
+    ) -> Discovery {
+        Discovery {
+            streams,
+            ready,
+            claims,
+        }
     }
 
     /// Begins a stream with who has connected.
@@ -80,6 +97,7 @@ impl Discovery {
         }
         let mailbox = Mailbox::new();
         tracing::debug!(pod = %subscriber.pod, "a stream begins");
+        let pod = format!("{}/{}", subscriber.pod, subscriber.uid);
         let id = self
             .streams
             .join(subscriber, mailbox.clone())
@@ -87,6 +105,10 @@ impl Discovery {
         let subscription = Subscription {
             streams: self.streams.clone(),
             id,
+            pod,
+            mailbox: mailbox.clone(),
+            claims: self.claims.clone(),
+            places: Arc::new(Semaphore::new(MAX_CLAIMS)),
         };
         Ok(serve(messages, mailbox, subscription))
     }
@@ -111,6 +133,21 @@ fn subscriber(peer: Option<&Peer>) -> Result<Subscriber, Status> {
 
 // === impl Subscription ===
 
+impl Subscription {
+    /// Who claims what, where this stream has been told of it: nothing else may be claimed.
+    fn claimant(&self, id: &str) -> Option<Claimant> {
+        let id: ResourceId = id.parse().ok()?;
+        let resource = self.streams.view(self.id).get(&id);
+        let resource = resource.filter(|_| id.kind == Kind::Subscription)?;
+        let subscription = resource.decode::<mesh::Subscription>().ok()?;
+        Some(Claimant {
+            object: ObjectKey::new(&*id.namespace, &*id.name),
+            pod: self.pod.clone(),
+            schedule: subscription.schedule?,
+        })
+    }
+}
+
 impl wire::server::Subscriber for Subscription {
     type View = StreamView;
 
@@ -126,6 +163,25 @@ impl wire::server::Subscriber for Subscription {
 
     fn asked(&mut self, wanted: Vec<ResourceId>, unwanted: Vec<ResourceId>) {
         self.streams.asked(self.id, wanted, &unwanted);
+    }
+
+    fn claimed(&mut self, claims: Vec<Claim>) {
+        for claim in claims {
+            // Who claims more than is decided is not answered, and claims again.
+            let Ok(place) = self.places.clone().try_acquire_owned() else {
+                return;
+            };
+            let Some(claimant) = self.claimant(&claim.id) else {
+                continue;
+            };
+            let (claims, mailbox) = (self.claims.clone(), self.mailbox.clone());
+            tokio::spawn(async move {
+                if let Some(grant) = claims.claim(&claimant, &claim).await {
+                    mailbox.granted(grant);
+                }
+                drop(place);
+            });
+        }
     }
 
     fn opened(&mut self, sent: &Sent) {

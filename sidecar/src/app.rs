@@ -112,7 +112,8 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
     let followers = Arc::new(Followers::new(args.workers()));
 
     let (questions, asked) = mpsc::channel(lookup::WAITING);
-    let asking = Asking::new(questions, state_changes.clone(), metrics.clone());
+    let (claims, claimed) = mpsc::channel(lookup::WAITING);
+    let asking = Asking::new(questions, claims, state_changes.clone(), metrics.clone());
 
     let shared = worker::Shared {
         asking,
@@ -162,6 +163,7 @@ pub async fn run_until(args: &Args, stop: impl Future<Output = ()>) -> anyhow::R
             let reports = metrics.events.reports().clone();
             let says = Says {
                 questions: asked,
+                claims: claimed,
                 reports,
             };
             let connected = report_connection(&metrics, stream_state.subscribe());

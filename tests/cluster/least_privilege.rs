@@ -77,6 +77,7 @@ impl Lacking {
                     "metadata": { "name": "waits", "namespace": namespace },
                     "spec": { "nodeName": "", "nodeSelector": { "nowhere": "true" },
                               "containers": [{ "name": "a", "image": "a" }] } }),
+            left_behind(&namespace),
         ];
         let cluster_wide = format!("{NAME}-{namespace}");
         objects.extend(bound(
@@ -213,6 +214,16 @@ impl Lacking {
         }
         Ok(())
     }
+}
+
+/// What was kept of an EventSubscription that is no more.
+fn left_behind(namespace: &str) -> Value {
+    let hash = blake3::hash(b"gone/gone").to_hex();
+    json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": { "name": format!("es-{}", &hash[..40]), "namespace": namespace,
+                      "labels": { "meshwright.dev/claim": "EventSubscription" },
+                      "annotations": { "meshwright.dev/object": "gone/gone" } } })
 }
 
 /// A role with these rules, in a namespace or in all of them, and what gives it to the operator of

@@ -23,6 +23,7 @@ mod order;
 mod publishing;
 mod replays;
 mod replies;
+mod schedules;
 mod splitting;
 mod status;
 mod unwaited;

@@ -95,6 +95,8 @@ pub const PUBLISH_UNWAITED: &str = "publish.unwaited";
 pub const PUBLISH_SPLIT: &str = "publish.split";
 /// Carries out `mesh.Subscription`.
 pub const SUBSCRIPTION: &str = "subscription";
+/// Carries out what is due at times, and claims it (`mesh.Subscription.schedule`).
+pub const SUBSCRIPTION_SCHEDULE: &str = "subscription.schedule";
 /// Speaks to NATS (`mesh.Broker.url`).
 pub const BROKER_NATS: &str = "broker.nats";
 /// Asks about addresses in the networks of `mesh.Networks`, and takes `mesh.Lookup` for the answer.
@@ -147,6 +149,7 @@ pub const ALL: &[&str] = &[
     PUBLISH_UNWAITED,
     PUBLISH_SPLIT,
     SUBSCRIPTION,
+    SUBSCRIPTION_SCHEDULE,
     BROKER_NATS,
     LOOKUP,
 ];

@@ -1,5 +1,7 @@
 //! The sidecar's end of the stream on a network: [`Held`] over connections that come and go.
 
+mod claiming;
+
 use std::{collections::BTreeMap, convert::Infallible, fmt, future::Future, time::Duration};
 
 use rand::Rng;
@@ -20,6 +22,9 @@ use crate::{
     resource::MAX_BODY_BYTES,
     server,
 };
+
+use claiming::Claimants;
+pub use claiming::Claiming;
 
 /// The upper end of the first wait before a reconnect; it doubles with every failure.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -71,6 +76,8 @@ struct Ended {
 pub struct Says {
     /// What it wants to be told.
     pub questions: mpsc::Receiver<Question>,
+    /// What it wants to do alone.
+    pub claims: mpsc::Receiver<Claiming>,
     /// How it goes with what it carries out.
     pub reports: Reports,
 }
@@ -80,6 +87,7 @@ impl From<mpsc::Receiver<Question>> for Says {
     fn from(questions: mpsc::Receiver<Question>) -> Self {
         Self {
             questions,
+            claims: mpsc::channel(1).1,
             reports: Reports::default(),
         }
     }
@@ -92,6 +100,7 @@ struct Sidecar<'a, A, P> {
     persist: P,
     state: &'a watch::Sender<State>,
     says: Says,
+    claimants: Claimants,
     /// Questions without an answer yet, and when they were last asked.
     asked: BTreeMap<ResourceId, Instant>,
 }
@@ -114,7 +123,8 @@ struct Backoff {
 ///
 /// `says.questions` are asked once, however often they come, and again on each new stream until there is an
 /// answer: a resource of kind Lookup that is held. With more answers than [`MAX_LOOKUPS`] some are given
-/// up for new ones, first of all those that led to nothing.
+/// up for new ones, first of all those that led to nothing. Claims are made on a stream whose operator grants them;
+/// whoever can't wait for that gives up by itself.
 pub async fn run<C, F, E, A, P>(
     mut connect: C,
     held: Held,
@@ -136,6 +146,7 @@ where
         persist,
         state,
         says,
+        claimants: Claimants::default(),
         asked: BTreeMap::new(),
     };
     sidecar.replay();
@@ -183,7 +194,9 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
                     state.connected = true;
                     state.error = None;
                 });
-                self.follow(deltas, acks, &mut received).await
+                let reason = self.follow(deltas, acks, &mut received).await;
+                self.claimants.end();
+                reason
             }
         };
         Ended { reason, received }
@@ -222,7 +235,7 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
         acks: mpsc::Sender<FromSidecar>,
         received: &mut bool,
     ) -> String {
-        let (mut answers, mut reads) = (false, false);
+        let (mut answers, mut reads, mut grants) = (false, false, false);
         let (mut told, mut last) = (report::Sent::default(), None);
         // Of what this stream has told nothing is left by the next.
         let mut report_at = Some(Instant::now());
@@ -252,8 +265,17 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
                     }
                     continue;
                 }
+                Some(claiming) = self.says.claims.recv(), if grants => {
+                    let more = &mut self.says.claims;
+                    if let Some(claims) = self.claimants.put(claiming, more)
+                        && let Err(reason) = send(&acks, claims).await
+                    {
+                        return reason;
+                    }
+                    continue;
+                }
             };
-            let delta = match delta {
+            let mut delta = match delta {
                 Ok(Some(delta)) => delta,
                 Ok(None) => return "the operator ended the stream".to_owned(),
                 Err(status) => return format!("the stream broke: {status}"),
@@ -265,6 +287,9 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
             *received = true;
             let begins = delta.answers_lookups && !answers;
             (answers, reads) = (delta.answers_lookups, delta.reads_reports);
+            grants = delta.grants.is_some();
+            let granted = delta.grants.take().unwrap_or_default();
+            self.claimants.answered(granted);
             if let Some(ack) = self.receive(delta)
                 && let Err(reason) = send(&acks, ack).await
             {
@@ -337,6 +362,7 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
 
     fn receive(&mut self, delta: Delta) -> Option<Ack> {
         let unasked = delta.complete && !delta.answers_lookups;
+        let says_nothing = changes_nothing(&delta);
         let ack = self.held.receive(delta, &mut self.apply)?;
         if unasked {
             // All that there is has been told, by an operator that would not understand a question.
@@ -348,6 +374,10 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
         for rejected in &ack.rejected {
             tracing::warn!(id = rejected.id, reason = rejected.reason, "rejected");
         }
+        if says_nothing {
+            // It brought answers to claims, and nothing that is to be kept.
+            return Some(ack);
+        }
         self.asked.retain(|id, _| self.held.get(id).is_none());
         (self.persist)(&mut self.held);
         let complete = self.held.is_complete();
@@ -358,6 +388,11 @@ impl<A: Apply, P: FnMut(&mut Held)> Sidecar<'_, A, P> {
         });
         Some(ack)
     }
+}
+
+fn changes_nothing(delta: &Delta) -> bool {
+    let changes = delta.resources.len() + delta.removed.len();
+    changes == 0 && !delta.complete && delta.seen.is_none()
 }
 
 /// Returns then; never when there is no such moment.

@@ -11,8 +11,9 @@ use prost::{
 };
 
 use crate::{
+    claim::{MAX_CLAIMS, MAX_CLAIMS_BYTES},
     delta::{MAX_ANNOUNCED, MAX_CHANGES, MAX_HELD, MAX_REMOVED},
-    discovery::{Ack, FromSidecar, Hello, Lookup, Report, from_sidecar},
+    discovery::{Ack, Claims, FromSidecar, Hello, Lookup, Report, from_sidecar},
     lookup::MAX_ASKED,
     report::MAX_REPORTED,
 };
@@ -29,6 +30,8 @@ pub enum Said {
     Lookup(Lookup),
     /// How it goes with what it carries out.
     Report(Report),
+    /// What it wants to do alone.
+    Claims(Claims),
 }
 
 /// Why a message is not taken.
@@ -36,7 +39,7 @@ pub enum Said {
 pub enum Unfit {
     /// The other one of the two.
     #[error(
-        "the first message must be a Hello, and after it only Acks, Lookups and Reports may come"
+        "the first message must be a Hello, and after it only Acks, Lookups, Reports and Claims may come"
     )]
     Unexpected,
     /// No protobuf.
@@ -45,6 +48,9 @@ pub enum Unfit {
     /// Too much is in it.
     #[error("more than the {0} fields that such a message has at most")]
     TooMany(usize),
+    /// It is too long.
+    #[error("more than the {0} bytes that such a message has at most")]
+    TooLong(usize),
 }
 
 // === impl FromSidecar ===
@@ -78,6 +84,7 @@ impl FromSidecar {
             Some(from_sidecar::Message::Report(bytes)) => {
                 decode(bytes, MAX_REPORTED + OTHERS).map(Said::Report)
             }
+            Some(from_sidecar::Message::Claims(bytes)) => claims(bytes).map(Said::Claims),
             _ => Err(Unfit::Unexpected),
         }
     }
@@ -101,6 +108,15 @@ impl From<Report> for FromSidecar {
     }
 }
 
+impl From<Claims> for FromSidecar {
+    fn from(claims: Claims) -> Self {
+        let bytes = claims.encode_to_vec().into();
+        FromSidecar {
+            message: Some(from_sidecar::Message::Claims(bytes)),
+        }
+    }
+}
+
 impl From<Hello> for FromSidecar {
     fn from(hello: Hello) -> Self {
         let bytes = hello.encode_to_vec().into();
@@ -116,6 +132,14 @@ impl From<Ack> for FromSidecar {
         FromSidecar {
             message: Some(from_sidecar::Message::Ack(bytes)),
         }
+    }
+}
+
+/// Runs within claims are counted by their bytes: they are few, and each takes two at least.
+fn claims(bytes: Bytes) -> Result<Claims, Unfit> {
+    match bytes.len() {
+        0..=MAX_CLAIMS_BYTES => decode(bytes, MAX_CLAIMS + OTHERS),
+        _ => Err(Unfit::TooLong(MAX_CLAIMS_BYTES)),
     }
 }
 

@@ -23,8 +23,9 @@ use tonic::Status;
 
 use crate::{
     ResourceId,
+    claim::MAX_CLAIMS,
     delta::{MAX_HELD, MAX_HELLO_BYTES, Outcome, Sent, View},
-    discovery::{Delta, FromSidecar, Lookup, Report},
+    discovery::{Claim, Claims, Delta, FromSidecar, Grant, Lookup, Report},
     lookup::{MAX_LOOKUPS, Question},
     message::Said,
 };
@@ -72,6 +73,10 @@ pub trait Subscriber: Send + 'static {
     /// this returns, and the mailbox what that changes.
     fn asked(&mut self, wanted: Vec<ResourceId>, unwanted: Vec<ResourceId>);
 
+    /// The sidecar claims these: at most [`MAX_CLAIMS`]. What is decided comes by [`Mailbox::granted`], for each
+    /// that can be.
+    fn claimed(&mut self, claims: Vec<Claim>);
+
     /// The sidecar has said Hello; what it holds can be read from `sent`.
     fn opened(&mut self, sent: &Sent);
 
@@ -96,6 +101,7 @@ struct Pending {
     /// More ids than are worth remembering: compare the whole view.
     everything: bool,
     advanced: bool,
+    grants: Vec<Grant>,
 }
 
 // === impl Mailbox ===
@@ -131,6 +137,11 @@ impl Mailbox {
     /// sidecars that came from a replica that was ahead of this one.
     pub fn advanced(&self) {
         self.put(|pending| pending.advanced = true);
+    }
+
+    /// What was decided about a claim of this stream's.
+    pub fn granted(&self, grant: Grant) {
+        self.put(|pending| pending.grants.push(grant));
     }
 
     /// Ends the stream, at once and whatever it waits for: this replica is going away and the
@@ -175,6 +186,7 @@ where
 enum Waits {
     Lookup(Lookup),
     Report(Report),
+    Claims(Claims),
 }
 
 async fn converse<M, S>(
@@ -243,6 +255,9 @@ where
                         Said::Report(report) => {
                             waits = Some((Waits::Report(report), Instant::now()));
                         }
+                        Said::Claims(claims) => {
+                            waits = Some((Waits::Claims(claims), Instant::now()));
+                        }
                     }
                 }
             },
@@ -265,6 +280,10 @@ where
                             subscriber.asked(ids(lookup.wanted), ids(lookup.unwanted));
                         }
                         Waits::Report(report) => subscriber.reported(report),
+                        Waits::Claims(claims) => {
+                            let claims = claims.claims.into_iter().take(MAX_CLAIMS);
+                            subscriber.claimed(claims.collect());
+                        }
                     }
                 }
             }
@@ -314,5 +333,6 @@ fn next(sent: &mut Sent, mailbox: &Mailbox, subscriber: &impl Subscriber) -> Opt
     if pending.advanced {
         sent.advanced();
     }
+    sent.grant(pending.grants);
     sent.next(&view)
 }

@@ -103,6 +103,8 @@ impl Compilation<'_> {
         }
         let mut capabilities = vec![capability::SUBSCRIPTION];
         capabilities.extend(brokers_need(read.sent.broker.as_slice()));
+        let schedule = read.sent.schedule.as_ref();
+        capabilities.extend(schedule.map(|_| capability::SUBSCRIPTION_SCHEDULE));
         let object = Some(ObjectRef::event_subscription(key));
         self.put(id, &capabilities, &read.sent, audience, object);
     }
@@ -132,9 +134,11 @@ impl Compilation<'_> {
     }
 
     fn subscription_reader<'k>(&'k self, key: &'k ObjectKey) -> Option<Reader<'k>> {
+        let object = self.inputs.event_subscriptions.get(key)?;
         Some(Reader {
             key,
-            spec: &self.inputs.event_subscriptions.get(key)?.spec,
+            metadata: &object.metadata,
+            spec: &object.spec,
             services: &self.inputs.services,
             suggestions: &self.suggestions,
             brokers: self.broker_reader(&key.namespace),

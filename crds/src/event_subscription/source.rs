@@ -5,16 +5,27 @@ use kube::core::Rule as Cel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schedule::ScheduleSource;
+
 /// Where the events come from.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Cel::new("(self.type == 'Broker') == has(self.broker)")
+    .message("broker is written with type Broker, and only there"))]
+#[x_kube(validation = Cel::new("(self.type == 'Schedule') == has(self.schedule)")
+    .message("schedule is written with type Schedule, and only there"))]
 pub struct Source {
     /// What it is.
     #[serde(rename = "type")]
     pub type_: SourceType,
 
     /// The topic of a broker.
-    pub broker: BrokerSource,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<BrokerSource>,
+
+    /// Times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleSource>,
 }
 
 /// What events come from.
@@ -22,6 +33,8 @@ pub struct Source {
 pub enum SourceType {
     /// A topic of a broker.
     Broker,
+    /// Times: an event is due at each.
+    Schedule,
 }
 
 /// A topic of a broker.

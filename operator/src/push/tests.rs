@@ -13,6 +13,7 @@ use wire::generation::Input;
 
 use super::*;
 
+mod claims;
 mod places;
 mod scope;
 mod trust;
@@ -20,11 +21,11 @@ mod trust;
 const LONG: Duration = Duration::from_secs(20);
 
 /// A world, and the streams that it is published to.
-#[derive(Default)]
 struct Mesh {
     inputs: Inputs,
     output: Output,
     streams: Arc<Streams>,
+    claims: Arc<Claims>,
 }
 
 /// The sidecar's end of a stream, without a network.
@@ -148,6 +149,10 @@ impl Mesh {
         let subscription = Subscription {
             streams: self.streams.clone(),
             id,
+            pod: "shop/pod/uid".to_owned(),
+            mailbox: mailbox.clone(),
+            claims: self.claims.clone(),
+            places: Arc::new(Semaphore::new(MAX_CLAIMS)),
         };
         let (to, messages) = mpsc::channel(4);
         let deltas = serve(ReceiverStream::new(messages), mailbox, subscription);

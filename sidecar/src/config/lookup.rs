@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
+use wire::client::Claiming;
+use wire::discovery::{Claim, Grant};
 use wire::lookup::Question;
 use wire::mesh;
 
@@ -21,9 +23,11 @@ use crate::telemetry::metrics::Metrics;
 
 /// How long a call waits for an answer: an operator that is there answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a claim waits for an answer: the operator asks a store.
+const PATIENCE_OF_CLAIMS: Duration = Duration::from_secs(3);
 /// The most networks that are held; the operator sends fewer.
 const MAX_NETWORKS: usize = 1024;
-/// The most questions that wait to be asked.
+/// The most questions, and the most claims, that wait to be asked.
 pub const WAITING: usize = 256;
 
 /// Where addresses lie that are worth a question.
@@ -50,6 +54,7 @@ pub struct Answers {
 #[derive(Clone, Debug)]
 pub struct Asking {
     questions: mpsc::Sender<Question>,
+    claims: mpsc::Sender<Claiming>,
     states: watch::Receiver<Arc<State>>,
     metrics: Arc<Metrics>,
 }
@@ -172,17 +177,26 @@ impl Answers {
 }
 
 impl Asking {
-    /// Questions go to the first; who has them answers with states on the second.
+    /// Questions go to the first, and claims to the second; who has the questions answers with states on the third.
     pub fn new(
         questions: mpsc::Sender<Question>,
+        claims: mpsc::Sender<Claiming>,
         states: watch::Receiver<Arc<State>>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             questions,
+            claims,
             states,
             metrics,
         }
+    }
+
+    /// Claims what one sidecar alone does at a time; `None` when nobody answers in time.
+    pub async fn claim(&self, claim: Claim) -> Option<Grant> {
+        let (answer, granted) = oneshot::channel();
+        self.claims.try_send(Claiming { claim, answer }).ok()?;
+        timeout(PATIENCE_OF_CLAIMS, granted).await.ok()?.ok()
     }
 
     /// Asks, and waits until a state has the answer: its number, or `None` when none came in time. Many
@@ -365,7 +379,8 @@ mod tests {
     async fn who_asks_waits_for_the_answer_and_not_for_ever() {
         let (questions, mut asked) = mpsc::channel(1);
         let (states, following) = watch::channel(Arc::new(State::default()));
-        let asking = Asking::new(questions, following, Arc::new(Metrics::new()));
+        let claims = mpsc::channel(1).0;
+        let asking = Asking::new(questions, claims, following, Arc::new(Metrics::new()));
         let question = Question::Address("10.96.0.7".parse().unwrap());
         assert_eq!(asking.ask(question.clone()).await, None);
         assert_eq!(asked.recv().await.as_ref(), Some(&question));

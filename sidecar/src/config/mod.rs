@@ -17,6 +17,7 @@ pub mod rate_limit;
 pub mod remote;
 pub mod retry_policy;
 pub mod route;
+pub mod schedule;
 pub mod service;
 pub mod state;
 pub mod store;

@@ -9,6 +9,7 @@ use wire::filter::Filter;
 use wire::mesh::{self, event_replay, subscription};
 
 use super::broker::Broker;
+use super::schedule::Schedule;
 use super::service::{ServiceKey, parse_port};
 use super::store::Address;
 use crate::events::broker::{Group, Start};
@@ -23,10 +24,12 @@ const WINDOW: (usize, usize) = (16, 256);
 pub struct Subscription {
     /// `namespace/name`.
     pub object: Arc<str>,
-    /// Where the events are.
-    pub broker: Arc<Broker>,
-    /// The group that they are delivered to, its topic, and where it starts.
+    /// Where the events are; `None` of a schedule.
+    pub broker: Option<Arc<Broker>>,
+    /// The group that they are delivered to, its topic, and where it starts. Of a schedule it says nothing.
     pub group: Group,
+    /// When they are due, instead of a broker.
+    pub schedule: Option<Arc<Schedule>>,
     /// Whether nothing is delivered for now.
     pub suspended: bool,
     /// All of which an event passes to be delivered.
@@ -188,6 +191,8 @@ impl Subscription {
             Some(subscription::Start::New(_)) => Start::New,
             Some(subscription::Start::Earliest(_)) => Start::Earliest,
             Some(subscription::Start::SinceMs(millis)) => Start::Time(moment(millis)),
+            // Nobody joins a group of a schedule.
+            None if sent.schedule.is_some() => Start::New,
             None => return Err("start: it is missing".to_owned()),
         };
         let target = match sent.target {
@@ -223,9 +228,14 @@ impl Subscription {
         let path = sent.path.parse();
         Ok(Self {
             object: format!("{}/{}", sent.namespace, sent.name).into(),
-            broker: {
-                let broker = sent.broker.ok_or("broker: it is missing")?;
-                Arc::new(Broker::build(broker)?)
+            broker: match (sent.broker, &sent.schedule) {
+                (Some(broker), None) => Some(Arc::new(Broker::build(broker)?)),
+                (None, Some(_)) => None,
+                _ => return Err("broker: it is missing, or there is a schedule too".to_owned()),
+            },
+            schedule: match sent.schedule {
+                Some(schedule) => Some(Arc::new(Schedule::build(schedule)?)),
+                None => None,
             },
             group: Group {
                 name: sent.group,
@@ -459,6 +469,31 @@ mod tests {
                 ..sent()
             })
             .starts_with("start: ")
+        );
+        assert!(
+            told(mesh::Subscription {
+                broker: None,
+                ..sent()
+            })
+            .starts_with("broker: ")
+        );
+        assert!(
+            told(mesh::Subscription {
+                schedule: Some(mesh::Schedule::default()),
+                ..sent()
+            })
+            .starts_with("broker: ")
+        );
+        assert!(
+            told(mesh::Subscription {
+                broker: None,
+                schedule: Some(mesh::Schedule {
+                    overlap: 9,
+                    ..Default::default()
+                }),
+                ..sent()
+            })
+            .starts_with("schedule.overlap: ")
         );
         let filters = vec![mesh::EventFilter { dialect: None }];
         assert!(told(mesh::Subscription { filters, ..sent() }).starts_with("filters[0]."));

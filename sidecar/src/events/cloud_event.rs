@@ -75,7 +75,7 @@ struct Draft(Event);
 
 impl Event {
     /// An event without data, of three attributes that are known to be in order.
-    pub(super) fn trusted(id: &str, source: &str, event_type: &str) -> Self {
+    pub(crate) fn trusted(id: &str, source: &str, event_type: &str) -> Self {
         let of = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         Self {
             attributes: BTreeMap::from([

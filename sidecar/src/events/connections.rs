@@ -97,7 +97,8 @@ impl Connections {
     pub fn keep(&self, state: &State) {
         let publishing = state.built.publish.values();
         let publishing = publishing.flat_map(|one| one.all().map(|to| &to.broker));
-        let subscribed = state.built.subscriptions.values().map(|one| &one.broker);
+        let subscribed = state.built.subscriptions.values();
+        let subscribed = subscribed.filter_map(|one| one.broker.as_ref());
         let named: Vec<_> = publishing.chain(subscribed).collect();
         self.0
             .borrow_mut()

@@ -9,7 +9,8 @@
 //!      ▼
 //!   broker ─── over the mesh, as the application's calls go (connections.rs, broker.rs)
 //!      │
-//!      ▼ pulled by one of those that share the work (subscriber.rs), or by one alone (in_order.rs, lanes.rs)
+//!      ▼ pulled by one of those that share the work (subscriber.rs), or by one alone (in_order.rs, lanes.rs);
+//!      │ or, instead of a broker, due at a time, and claimed by one of them (schedule.rs)
 //!   deliver ── filters (filtered.rs), duplicates (done.rs), a POST to the target, what its answer means (deliver.rs, post.rs), alone or with
 //!      │       others (batch.rs, outcomes.rs); what it replies is published (reply.rs)
 //!      └────── done, again later, or to the dead letter topic (settle.rs, dead_letter.rs), from which it may be
@@ -38,6 +39,7 @@ mod received;
 mod replay;
 mod reply;
 mod running;
+mod schedule;
 mod settle;
 pub mod split;
 pub mod subscriber;

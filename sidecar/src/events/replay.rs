@@ -185,7 +185,10 @@ pub(super) fn forget(px: &Rc<Proxy>, before: &Arc<Subscription>, next: Option<&S
     if next.and_then(group_of).is_some_and(|next| next == group) {
         return;
     }
-    let (px, broker) = (px.clone(), before.broker.clone());
+    let Some(broker) = before.broker.clone() else {
+        return;
+    };
+    let px = px.clone();
     tokio::task::spawn_local(async move {
         if let Ok(broker) = px.brokers.at(&px, &broker).await {
             let _ = broker.forget(&group).await;
@@ -243,7 +246,9 @@ impl Run<'_> {
         let subscription = &running.subscription;
         let group = group(subscription, self.replay);
         let group = group.ok_or_else(|| "it has no dead letter topic".to_owned())?;
-        let broker = px.brokers.at(&px, &subscription.broker).await;
+        let broker = subscription.broker.as_ref();
+        let broker = broker.ok_or_else(|| "a schedule has no broker".to_owned())?;
+        let broker = px.brokers.at(&px, broker).await;
         let broker = broker.map_err(|why| why.to_string())?;
         drop(px);
         let mut queue = broker.join(&group).await.map_err(|why| why.to_string())?;

@@ -29,7 +29,7 @@ pub(super) struct Running {
     paused: Cell<Option<Instant>>,
     /// The target has said that it is gone: to all that is delivered of the subscription.
     gone: Rc<Cell<bool>>,
-    unreached: Cell<Option<Reason>>,
+    unreached: Cell<Option<(Reason, Instant)>>,
     pub(super) places: Arc<Semaphore>,
     left: Notify,
     /// Which events are done.
@@ -205,9 +205,16 @@ impl Running {
         }
     }
 
+    /// Since when the target can't be reached.
+    pub(super) fn unreached_since(&self) -> Option<Instant> {
+        self.unreached.get().map(|(_, since)| since)
+    }
+
     /// The target can't be reached, or can again.
     pub(super) fn unreached(&self, why: Option<Reason>) {
-        let before = self.unreached.replace(why);
+        let before = self.unreached.get();
+        let since = before.map_or_else(Instant::now, |(_, since)| since);
+        self.unreached.set(why.map(|why| (why, since)));
         let object = &self.subscription.object;
         match (before, why) {
             (None, Some(why)) => {

@@ -18,7 +18,7 @@ use super::deliver::deliver;
 use super::done::Done;
 use super::received::Received;
 use super::running::Running;
-use super::{batch, in_order, replay};
+use super::{batch, in_order, replay, schedule};
 use crate::config::State;
 use crate::config::subscription::{Exhausted, Subscription};
 use crate::policy::load_balancer::hash::of_text;
@@ -138,6 +138,9 @@ fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>, done: Rc<Done>) -> Su
     let carried_out = running.clone();
     tokio::task::spawn_local(async move {
         let running = carried_out;
+        if let Some(schedule) = running.subscription.schedule.clone() {
+            return schedule::carry_out(running, schedule).await;
+        }
         tokio::select! {
             () = carry_out(running.clone()) => {}
             never = count(&running) => match never {},
@@ -151,10 +154,10 @@ fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>, done: Rc<Done>) -> Su
 }
 
 /// What metrics say of a subscription, as long as this is held.
-struct Told<'r>(&'r Running);
+pub(super) struct Told<'r>(pub(super) &'r Running);
 
 impl Told<'_> {
-    fn set(&self, is: bool) {
+    pub(super) fn set(&self, is: bool) {
         if let Some(px) = self.0.px.upgrade() {
             let events = &px.metrics.all().events;
             events.subscribed(&self.0.subscription.object, Some(is));
@@ -228,7 +231,10 @@ async fn count(running: &Running) -> Infallible {
         let Some(px) = running.px.upgrade() else {
             return pending().await;
         };
-        let lag = match px.brokers.at(&px, &subscription.broker).await {
+        let Some(broker) = &subscription.broker else {
+            return pending().await;
+        };
+        let lag = match px.brokers.at(&px, broker).await {
             Ok(broker) => broker.lag(&subscription.group).await.ok(),
             Err(_) => None,
         };
@@ -245,7 +251,9 @@ async fn joined(running: &Running) -> Result<(Rc<dyn Broker>, Box<dyn Queue>), U
     let gone = || Unsubscribed::Away("this sidecar ends".to_owned());
     let px = running.px.upgrade().ok_or_else(gone)?;
     let subscription = &running.subscription;
-    let broker = px.brokers.at(&px, &subscription.broker).await?;
+    // Schedules, which have none, do not come here.
+    let broker = subscription.broker.as_ref().ok_or_else(gone)?;
+    let broker = px.brokers.at(&px, broker).await?;
     if subscription.group.create {
         // Before anything has to go there.
         if let Exhausted::DeadLetter(topic) = &subscription.exhausted {

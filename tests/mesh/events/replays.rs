@@ -24,18 +24,14 @@ fn now() -> String {
 
 /// How it goes with a replay, once it is done.
 async fn done(world: &World, request: &str) -> Result<Value> {
-    let replay = async || {
-        let verdict = world.mesh.verdict("billing").await?;
-        anyhow::Ok(verdict["events"]["replay"].clone())
-    };
     wait_until("the replay is done", LEASE + SOON, async || {
-        let replay = replay().await?;
+        let verdict = world.mesh.verdict("billing").await?;
+        let replay = verdict["events"]["replay"].clone();
         let is_done = replay["request"] == request && replay["phase"] == "Done";
         anyhow::ensure!(is_done, "{replay}");
-        Ok(())
+        Ok(replay)
     })
-    .await?;
-    replay().await
+    .await
 }
 
 #[tokio::test]

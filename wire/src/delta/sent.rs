@@ -11,13 +11,15 @@ use super::{
 };
 use crate::{
     Generation, Kind, Resource, ResourceId,
-    discovery::{Ack, Delta, Hello, Rejected, Removed},
+    discovery::{Ack, Delta, Grant, Grants, Hello, Rejected, Removed},
     id::{InvalidId, MAX_ID_BYTES},
     resource::{Hash, MAX_BODY_BYTES},
 };
 
 /// What an id, a generation and a hash add to a body, in bytes, roughly.
 const OVERHEAD_BYTES: usize = 96;
+/// The most answers to claims in one delta: each is bounded by what is open ([`crate::claim::MAX_OPEN`]).
+const MAX_GRANTS: usize = 256;
 
 /// The operator's end of one stream.
 ///
@@ -48,6 +50,8 @@ pub struct Sent {
     complete: bool,
     /// Whether the floor is to be raised even if there is nothing else to say.
     refresh: bool,
+    /// Answers to claims that were not sent.
+    grants: Vec<Grant>,
 }
 
 /// Why a stream can't begin.
@@ -129,6 +133,7 @@ impl Sent {
             nonce: hello.nonce,
             complete: false,
             refresh: false,
+            grants: Vec::new(),
         };
         let mut known = Vec::with_capacity(held.len());
         for id in view.ids() {
@@ -190,6 +195,11 @@ impl Sent {
         self.refresh = true;
     }
 
+    /// Answers to claims, which the next delta brings.
+    pub fn grant(&mut self, grants: impl IntoIterator<Item = Grant>) {
+        self.grants.extend(grants);
+    }
+
     /// The next delta, if there is something to say and none is in flight.
     pub fn next(&mut self, view: &impl View) -> Option<Delta> {
         if self.in_flight.is_some() {
@@ -243,9 +253,12 @@ impl Sent {
                 delta.seen = self.raise_floor(view).map(Into::into);
             }
         }
-        if changes.is_empty() && !delta.complete && delta.seen.is_none() {
+        if changes.is_empty() && !delta.complete && delta.seen.is_none() && self.grants.is_empty() {
             return None;
         }
+        let count = self.grants.len().min(MAX_GRANTS);
+        let grants = self.grants.drain(..count).collect();
+        delta.grants = Some(Grants { grants });
         self.complete |= delta.complete;
         self.nonce = self.nonce.wrapping_add(1);
         delta.nonce = self.nonce;

@@ -342,7 +342,7 @@ prop_compose! {
         seen in any_generation(),
     ) -> Delta {
         let removed = removed.into_iter().map(|(id, generation)| Removed { id, generation });
-        Delta { nonce: 0, resources, removed: removed.collect(), complete, seen, answers_lookups: true, reads_reports: true }
+        Delta { nonce: 0, resources, removed: removed.collect(), complete, seen, answers_lookups: true, reads_reports: true, grants: None }
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod backoff;
+mod claims;
 mod convergence;
 mod hostile;
 mod lagging;

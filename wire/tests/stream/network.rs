@@ -196,7 +196,7 @@ async fn of_a_thousand_streams_only_those_concerned_are_sent_anything() {
         let (messages, incoming) = mpsc::channel(4);
         let mailbox = Mailbox::new();
         let incoming = ReceiverStream::new(incoming).map(Ok);
-        let deltas = server::serve(incoming, mailbox.clone(), operator.subscriber());
+        let deltas = server::serve(incoming, mailbox.clone(), operator.subscriber(&mailbox));
         let hello = Held::default().hello();
         messages.send(hello.into()).await.unwrap();
         streams.push((messages, mailbox, deltas));

@@ -23,10 +23,10 @@ use tonic::{
 };
 use wire::{
     ResourceId,
-    client::{self, Says, State},
+    client::{self, Claiming, Says, State},
     delta::{Apply, Change, Held, Outcome, Rejected, Sent},
     discovery::{
-        Delta, FromSidecar, Report, SubscriptionReport,
+        Claim, Delta, FromSidecar, Grant, Report, SubscriptionReport,
         discovery_server::{Discovery, DiscoveryServer},
     },
     lookup::Question,
@@ -64,6 +64,7 @@ struct Shared {
 
 pub(crate) struct Connected {
     shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
     open: bool,
 }
 
@@ -81,6 +82,8 @@ pub(crate) struct Running {
     pub(crate) questions: mpsc::Sender<Question>,
     /// How it goes with what it carries out.
     pub(crate) reports: Reports,
+    /// What it is to claim.
+    pub(crate) claims: mpsc::Sender<Claiming>,
     task: JoinHandle<()>,
 }
 
@@ -166,9 +169,15 @@ impl Operator {
         self.shared.view.lock().unwrap().hashes()
     }
 
-    /// From now on it says nothing of questions, as an operator before 0.2.
+    /// From now on it says nothing of questions and claims, as an operator before 0.2.
     pub(crate) fn roll_back(&self) {
         self.shared.before_questions.store(true, Ordering::SeqCst);
+        self.hang_up();
+    }
+
+    /// It is of this version again.
+    pub(crate) fn roll_forward(&self) {
+        self.shared.before_questions.store(false, Ordering::SeqCst);
         self.hang_up();
     }
 
@@ -211,9 +220,11 @@ impl Operator {
         mailbox
     }
 
-    pub(crate) fn subscriber(&self) -> Connected {
+    /// Grants whatever is claimed, with a token one greater than the one that is held.
+    pub(crate) fn subscriber(&self, mailbox: &Arc<Mailbox>) -> Connected {
         Connected {
             shared: self.shared.clone(),
+            mailbox: mailbox.clone(),
             open: false,
         }
     }
@@ -227,12 +238,15 @@ impl Discovery for Operator {
         &self,
         request: Request<Streaming<FromSidecar>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        let deltas = server::serve(request.into_inner(), self.mailbox(), self.subscriber());
+        let mailbox = self.mailbox();
+        let subscriber = self.subscriber(&mailbox);
+        let deltas = server::serve(request.into_inner(), mailbox, subscriber);
         let silent = self.shared.before_questions.load(Ordering::SeqCst);
         let deltas = deltas.map(move |delta| {
             delta.map(|delta| Delta {
                 answers_lookups: delta.answers_lookups && !silent,
                 reads_reports: delta.reads_reports && !silent,
+                grants: delta.grants.filter(|_| !silent),
                 ..delta
             })
         });
@@ -255,6 +269,16 @@ impl Subscriber for Connected {
         if !wanted.is_empty() || !unwanted.is_empty() {
             let asked = (wanted, unwanted);
             self.shared.asked.send_modify(|all| all.push(asked));
+        }
+    }
+
+    fn claimed(&mut self, claims: Vec<Claim>) {
+        for claim in claims {
+            self.mailbox.granted(Grant {
+                number: claim.number,
+                token: claim.token + 1,
+                ..Grant::default()
+            });
         }
     }
 
@@ -320,9 +344,11 @@ impl Running {
             replica.clone(),
         );
         let (questions, asked) = mpsc::channel(512);
+        let (claims, claimed) = mpsc::channel(512);
         let reports = Reports::default();
         let says = Says {
             questions: asked,
+            claims: claimed,
             reports: reports.clone(),
         };
         let task = tokio::spawn(async move {
@@ -342,6 +368,7 @@ impl Running {
             replica,
             questions,
             reports,
+            claims,
             task,
         }
     }

@@ -25,7 +25,9 @@ type Messages = mpsc::Sender<Result<FromSidecar, Status>>;
 fn stream(operator: &Operator) -> (Messages, Deltas) {
     let (messages, incoming) = mpsc::channel(4);
     let incoming = ReceiverStream::new(incoming);
-    let deltas = server::serve(incoming, operator.mailbox(), operator.subscriber());
+    let mailbox = operator.mailbox();
+    let subscriber = operator.subscriber(&mailbox);
+    let deltas = server::serve(incoming, mailbox, subscriber);
     (messages, deltas)
 }
 
@@ -167,7 +169,7 @@ async fn a_mailbox_that_was_told_that_anything_may_have_changed_has_the_view_com
     let (messages, incoming) = mpsc::channel(4);
     let mailbox = Mailbox::new();
     let incoming = ReceiverStream::new(incoming);
-    let mut deltas = server::serve(incoming, mailbox.clone(), operator.subscriber());
+    let mut deltas = server::serve(incoming, mailbox.clone(), operator.subscriber(&mailbox));
     say(&messages, Held::default().hello()).await;
     let first = deltas.next().await.unwrap().unwrap();
     acknowledge(&messages, first.nonce).await;

@@ -56,14 +56,15 @@ pub(super) const RULES: &[Rule] = &[
         },
     ),
     (
-        "!has(self.delivery.deadLetter) || self.delivery.deadLetter.topic != self.source.broker.topic",
+        "!has(self.delivery.deadLetter) || !has(self.source.broker) || \
+         self.delivery.deadLetter.topic != self.source.broker.topic",
         |spec| {
             let to = spec.pointer("/delivery/deadLetter/topic");
             to.is_none() || to != spec.pointer("/source/broker/topic")
         },
     ),
     (
-        "!has(self.reply) || self.reply.topic != self.source.broker.topic",
+        "!has(self.reply) || !has(self.source.broker) || self.reply.topic != self.source.broker.topic",
         |spec| {
             let to = spec.pointer("/reply/topic");
             to.is_none() || to != spec.pointer("/source/broker/topic")
@@ -80,6 +81,35 @@ pub(super) const RULES: &[Rule] = &[
                 || spec.pointer("/delivery/deadLetter").is_some()
         },
     ),
+    (
+        "self.source.type != 'Schedule' || (!has(self.reply) && !has(self.replay) && \
+         self.delivery.onExhausted != 'DeadLetter')",
+        |spec| {
+            let dead_letters = spec.get("delivery").is_some_and(dead_letters);
+            let needs_a_broker = has(spec, "reply") || has(spec, "replay") || dead_letters;
+            !is_scheduled(spec) || !needs_a_broker
+        },
+    ),
+    (
+        "self.source.type != 'Schedule' || (!has(self.filters) && !has(self.delivery.batch) && \
+         self.delivery.ordering == 'None')",
+        |spec| {
+            let ordering = spec.pointer("/delivery/ordering");
+            let ordered = ordering.is_some_and(|ordering| ordering != "None");
+            let batched = spec.pointer("/delivery/batch").is_some();
+            !is_scheduled(spec) || (!has(spec, "filters") && !batched && !ordered)
+        },
+    ),
+    ("(self.type == 'Broker') == has(self.broker)", |source| {
+        is(source, "Broker") == has(source, "broker")
+    }),
+    (
+        "(self.type == 'Schedule') == has(self.schedule)",
+        |source| is(source, "Schedule") == has(source, "schedule"),
+    ),
+    ("duration(self) <= duration('1h')", |written| {
+        millis(written).is_none_or(|span| span <= 3_600_000)
+    }),
     (
         "!has(self.orderingKey) || self.ordering == 'Key'",
         |delivery| {
@@ -171,6 +201,11 @@ pub(super) const RULES: &[Rule] = &[
         },
     ),
 ];
+
+fn is_scheduled(spec: &Value) -> bool {
+    spec.get("source")
+        .is_some_and(|source| is(source, "Schedule"))
+}
 
 fn dead_letters(delivery: &Value) -> bool {
     let given = delivery.get("onExhausted");

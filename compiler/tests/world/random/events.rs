@@ -74,6 +74,15 @@ pub(super) fn event_subscription() -> impl Strategy<Value = Value> {
             "type": "Broker", "broker": {"name": broker, "topic": "orders", "startFrom": start},
         })
     });
+    let schedule = select(vec![
+        json!({"cron": "0 2 * * *", "timeZone": "Europe/Madrid", "jitter": "1m"}),
+        json!({"cron": "@hourly", "concurrencyPolicy": "Forbid", "data": {"a": [1]}}),
+        // Two of which nobody could go by.
+        json!({"cron": "0 25 * * *"}),
+        json!({"cron": "0 2 * * *", "timeZone": "Mars/Olympus"}),
+    ]);
+    let schedule = schedule.prop_map(|schedule| json!({"type": "Schedule", "schedule": schedule}));
+    let source = prop_oneof![5 => source, 1 => schedule];
     let nested = json!({"any": [{"prefix": {"subject": "/a"}}, {"sql": "EXISTS region"}]});
     let filters = prop_oneof![
         8 => Just(json!([])),

@@ -13,11 +13,9 @@ pub(super) fn shown(sent: mesh::Subscription) -> Value {
             format!("{} port {}", service(to.service.as_ref().unwrap()), to.port)
         }
     };
-    let start = match sent.start.unwrap() {
-        Start::New(true) => "new".to_owned(),
-        Start::Earliest(true) => "earliest".to_owned(),
-        Start::SinceMs(moment) => format!("since {moment} ms"),
-        never => panic!("{never:?}"),
+    let from = match &sent.schedule {
+        Some(schedule) => times(schedule),
+        None => topic(&sent),
     };
     let answers = sent.answers.iter().map(|answer| {
         let action = answer.action().as_str_name();
@@ -27,13 +25,7 @@ pub(super) fn shown(sent: mesh::Subscription) -> Value {
     let (growth, jitter) = (backoff.growth(), backoff.jitter());
     let mut shown = json!({
         "subscription": format!("{}/{}", sent.namespace, sent.name),
-        "from": {
-            "broker": publish::broker(sent.broker.as_ref().unwrap()),
-            "topic": sent.topic,
-            "group": sent.group,
-            "start": start,
-            "create": sent.create,
-        },
+        "from": from,
         "to": format!("{target}, path {}", sent.path),
         "filters": Vec::from_iter(sent.filters.iter().map(filter)),
         "mode": mode.as_str_name(),
@@ -69,6 +61,45 @@ pub(super) fn shown(sent: mesh::Subscription) -> Value {
     }
     if !sent.dead_letter_topic.is_empty() {
         shown["deadLetterTopic"] = json!(sent.dead_letter_topic);
+    }
+    shown
+}
+
+fn topic(sent: &mesh::Subscription) -> Value {
+    let start = match sent.start.as_ref().unwrap() {
+        Start::New(true) => "new".to_owned(),
+        Start::Earliest(true) => "earliest".to_owned(),
+        Start::SinceMs(moment) => format!("since {moment} ms"),
+        never => panic!("{never:?}"),
+    };
+    json!({
+        "broker": publish::broker(sent.broker.as_ref().unwrap()),
+        "topic": sent.topic,
+        "group": sent.group,
+        "start": start,
+        "create": sent.create,
+    })
+}
+
+fn times(sent: &mesh::Schedule) -> Value {
+    // What the rules are another version of the database may say otherwise.
+    assert!(wire::cron::zone(&sent.time_zone, &sent.zone).is_ok());
+    let mut shown = json!({
+        "cron": sent.cron,
+        "timeZone": sent.time_zone,
+        "overlap": sent.overlap().as_str_name(),
+        "delayMs": sent.delay_ms,
+        "type": sent.event_type,
+        "source": sent.event_source,
+        "data": String::from_utf8(sent.data.to_vec()).unwrap(),
+        "object": sent.object,
+        "form": sent.form,
+    });
+    if let Some(deadline) = sent.starting_deadline_ms {
+        shown["startingDeadlineMs"] = json!(deadline);
+    }
+    if let Some(since) = sent.since_ms {
+        shown["sinceMs"] = json!(since);
     }
     shown
 }
