@@ -1,12 +1,15 @@
-//! Publish: from the rules of an ApiRoute by which requests become events to `mesh::Publish`.
+//! Publish: from the rules of an ApiRoute by which requests become events, or are answered with them, to
+//! `mesh::Publish`.
 //!
 //! It holds while the object is in force, at the pods of its hosts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crds::event_subscription::{StartFrom, StartType};
 use crds::status::Reason;
 use crds::{ApiRouteSpec, PublishAck, SplitFormat};
-use wire::mesh;
+use k8s_openapi::jiff::Timestamp;
+use wire::mesh::{self, streaming::Start};
 
 use crate::api_route::{Refusal, request_match, rule_name, service_ref};
 use crate::broker;
@@ -37,6 +40,7 @@ impl Reader<'_> {
     /// Why the object can't be in force.
     pub(crate) fn problems(&self, hosts: &[ObjectKey]) -> Vec<Refusal> {
         let mut problems = self.topics();
+        problems.extend(self.unreadable());
         problems.extend(self.elsewhere(hosts));
         problems
     }
@@ -69,21 +73,54 @@ impl Reader<'_> {
         problems.flatten().collect()
     }
 
-    /// That it says what pods of other namespaces publish.
+    /// What brokers can't be read from, and from where.
+    fn unreadable(&self) -> Vec<Refusal> {
+        let brokers = self.brokers().0;
+        let rules = self.spec.rules.iter().enumerate();
+        let problems = rules.filter_map(|(place, rule)| {
+            let stream = rule.stream.as_ref()?;
+            let at = format!("spec.rules[{place}].stream");
+            let start = start(&stream.start_from).err();
+            let start = start.map(|why| format!("{at}.startFrom.{why}"));
+            let broker = brokers.iter().find(|one| one.name == stream.broker);
+            let kind = broker.and_then(broker::kind);
+            let of_kind = kind.and_then(|kind| match kind.abilities().history {
+                true => broker::topic_problem(kind, &format!("{at}.topic"), &stream.topic),
+                false => Some(format!(
+                    "{at}.broker: {} keeps nothing that can be read from a place on: use a broker of NATS or Redis, or \
+                     an EventSubscription by which the application gets the events.",
+                    kind.name()
+                )),
+            });
+            Some(start.into_iter().chain(of_kind))
+        });
+        let refusal = |message| Refusal {
+            reason: Reason::Invalid,
+            message,
+        };
+        problems.flatten().map(refusal).collect()
+    }
+
+    /// That it says what pods of other namespaces do.
     fn elsewhere(&self, hosts: &[ObjectKey]) -> Vec<Refusal> {
         let own = &self.key.namespace;
         let Some(other) = hosts.iter().find(|host| host.namespace != *own) else {
             return Vec::new();
         };
         let rules = self.spec.rules.iter().enumerate();
-        let place = rules
-            .filter(|(_, rule)| rule.publish.is_some())
-            .map(|(place, _)| place);
-        let problems = place.map(|place| Refusal {
+        let places = rules.filter_map(|(place, rule)| {
+            let field = match (&rule.publish, &rule.stream) {
+                (Some(_), _) => "publish",
+                (None, Some(_)) => "stream",
+                (None, None) => return None,
+            };
+            Some((place, field))
+        });
+        let problems = places.map(|(place, field)| Refusal {
             reason: Reason::Invalid,
             message: format!(
-                "spec.rules[{place}].publish: what the pods of namespace {} publish is said by an ApiRoute \
-                 of that namespace: write it there, or take publish out.",
+                "spec.rules[{place}].{field}: what the pods of namespace {} do is said by an ApiRoute \
+                 of that namespace: write it there, or take {field} out.",
                 other.namespace
             ),
         });
@@ -105,6 +142,13 @@ impl Reader<'_> {
                 .publish
                 .as_ref()
                 .map(|publish| self.publishing(publish)),
+            stream: rule.stream.as_ref().and_then(|stream| {
+                Some(mesh::Streaming {
+                    broker: stream.broker.clone(),
+                    topic: stream.topic.clone(),
+                    start: Some(start(&stream.start_from).ok()?),
+                })
+            }),
         });
         mesh::Publish {
             namespace: self.key.namespace.clone(),
@@ -134,16 +178,33 @@ impl Reader<'_> {
     fn brokers(&self) -> (Vec<mesh::Broker>, Vec<Refusal>) {
         let mut first = BTreeMap::new();
         for (place, rule) in self.spec.rules.iter().enumerate() {
-            if let Some(publish) = &rule.publish {
-                first.entry(&*publish.broker).or_insert(place);
+            let publish = rule.publish.as_ref().map(|one| (&*one.broker, "publish"));
+            let stream = rule.stream.as_ref().map(|one| (&*one.broker, "stream"));
+            for (name, field) in publish.into_iter().chain(stream) {
+                first.entry(name).or_insert((place, field));
             }
         }
-        let read = first.into_iter().map(|(name, place)| {
-            let at = format!("spec.rules[{place}].publish.broker");
+        let read = first.into_iter().map(|(name, (place, field))| {
+            let at = format!("spec.rules[{place}].{field}.broker");
             self.brokers.broker(&at, name, UNTIL)
         });
         let (brokers, unresolved): (Vec<_>, Vec<_>) = read.unzip();
         (brokers, unresolved.into_iter().flatten().collect())
+    }
+}
+
+/// Where a stream begins; else what is wrong with the field `time`.
+fn start(written: &StartFrom) -> Result<Start, &'static str> {
+    match (written.type_, &written.time) {
+        (StartType::New, None) => Ok(Start::New(true)),
+        (StartType::Earliest, None) => Ok(Start::Earliest(true)),
+        (StartType::Time, Some(time)) => {
+            let time = time.parse::<Timestamp>();
+            let time =
+                time.map_err(|_| "time: this is no moment: write it as 2026-11-20T08:00:00Z.")?;
+            Ok(Start::SinceMs(time.as_millisecond()))
+        }
+        _ => Err("time: it is written with type Time, and only there."),
     }
 }
 

@@ -125,3 +125,34 @@ fn what_is_split_says_how_and_what_contradicts_itself_is_refused() {
         refused(&publish(more), &format!("spec.rules[0].publish{why}"));
     }
 }
+
+#[test]
+fn a_rule_that_streams_sends_nothing_on_and_publishes_nothing() {
+    let stream = "stream: {broker: nats, topic: orders}";
+    for good in [
+        stream,
+        "stream: {broker: nats, topic: orders, startFrom: {type: Earliest}}",
+        "stream: {broker: nats, topic: orders, startFrom: {type: Time, time: \"2026-11-20T08:00:00Z\"}}",
+    ] {
+        assert_eq!(parse("shop.yaml", &route(good)).problems, [], "{good}");
+    }
+    let why = "spec.rules[0]: a rule with stream sends nothing on: it has no publish, backendRefs, redirect, \
+               directResponse, rewrite or mirror";
+    for more in [
+        "publish: {broker: nats, topic: orders}",
+        "backendRefs: [{name: a, port: 80}]",
+        "directResponse: {status: 204}",
+    ] {
+        refused(&route(&format!("{stream}, {more}")), why);
+    }
+    let tcp = route(stream).replace("hosts: [orders]", "hosts: [orders], protocol: TCP");
+    refused(
+        &tcp,
+        "spec: of TCP and TLS nobody reads requests: a rule has name, matches, backendRefs and \
+         timeouts.idle only",
+    );
+    refused(
+        &route("stream: {broker: nats, topic: orders, startFrom: {type: Time}}"),
+        "spec.rules[0].stream.startFrom: time is written with type Time, and only there",
+    );
+}

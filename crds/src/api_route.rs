@@ -21,12 +21,14 @@ pub mod filters;
 pub mod idempotency;
 mod matching;
 pub mod publish;
+pub mod stream;
 
 use auth::Auth;
 use authorization::Authorization;
 use cache::Cache;
 use idempotency::Idempotency;
 use publish::Publish;
+use stream::Stream;
 
 use filters::{
     Compression, Concurrency, Cors, DirectResponse, Fault, HeaderEdits, Mirror, Redirect, Rewrite,
@@ -76,7 +78,8 @@ pub use matching::{HeaderMatch, Match, Method, PathMatch, PathType, QueryMatch, 
     "!(self.protocol in ['TCP', 'TLS']) || !has(self.rules) || self.rules.all(r, !(\
      has(r.requestHeaders) || has(r.responseHeaders) || has(r.rewrite) || has(r.redirect) || \
      has(r.directResponse) || has(r.cors) || has(r.fault) || has(r.mirror) || \
-     has(r.maxRequestBytes) || has(r.compression) || has(r.concurrency) || has(r.publish)))"
+     has(r.maxRequestBytes) || has(r.compression) || has(r.concurrency) || has(r.publish) || \
+     has(r.stream)))"
 ).message(
     "of TCP and TLS nobody reads requests: a rule has name, matches, backendRefs and timeouts.idle only"
 ))]
@@ -241,6 +244,13 @@ pub enum ApiProtocol {
     "a rule with publish sends nothing on: it has no backendRefs, redirect, directResponse, rewrite or \
      mirror"
 ))]
+#[x_kube(validation = Cel::new(
+    "!has(self.stream) || !(has(self.publish) || has(self.backendRefs) || has(self.redirect) || \
+     has(self.directResponse) || has(self.rewrite) || has(self.mirror))"
+).message(
+    "a rule with stream sends nothing on: it has no publish, backendRefs, redirect, directResponse, \
+     rewrite or mirror"
+))]
 pub struct RouteRule {
     /// The rule's name in metrics, logs and references; `rule-<index>` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -319,6 +329,12 @@ pub struct RouteRule {
     /// applications in these pods publish to the topic through their own sidecar (port 15090).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish: Option<Publish>,
+
+    /// The topic that callers read as server-sent events, instead of reaching the application. The sidecars beside
+    /// the pods of the hosts' Services answer so, behind `auth`, `authorization` and RateLimits. It needs the
+    /// object to be in the Services' own namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<Stream>,
 }
 
 /// A Service, or another ApiRoute, that requests go to.

@@ -29,6 +29,7 @@ pub use api_route::idempotency::{self, Idempotency};
 pub use api_route::publish::{
     Publish, PublishAck, PublishSplit, PublishedEvent, RecordError, SplitFormat,
 };
+pub use api_route::stream::Stream;
 pub use api_route::{
     ApiProtocol, ApiRoute, ApiRouteSpec, BackendKind, BackendRef, HeaderMatch, Match, Method,
     PathMatch, PathType, QueryMatch, RouteRule, Timeouts, ValueType,

@@ -19,6 +19,7 @@ use tests::brokers;
 mod connections;
 mod groups;
 mod order;
+mod reading;
 
 /// How long anything may take that is waited for.
 pub(super) const SOON: Duration = Duration::from_secs(20);

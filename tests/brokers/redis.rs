@@ -17,6 +17,7 @@ mod entries;
 mod fake;
 mod groups;
 mod leases;
+mod reading;
 
 /// A Redis, killed when this is dropped.
 pub(super) struct Server {

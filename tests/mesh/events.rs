@@ -26,6 +26,7 @@ mod replies;
 mod schedules;
 mod splitting;
 mod status;
+mod streaming;
 mod unwaited;
 
 /// After how long an event comes again whose sidecar died with it.

@@ -93,6 +93,8 @@ pub const PUBLISH: &str = "publish";
 pub const PUBLISH_UNWAITED: &str = "publish.unwaited";
 /// Splits bodies into records (`mesh.Publishing.split`).
 pub const PUBLISH_SPLIT: &str = "publish.split";
+/// Answers with a topic (`mesh.PublishRule.stream`).
+pub const STREAM: &str = "stream";
 /// Carries out `mesh.Subscription`.
 pub const SUBSCRIPTION: &str = "subscription";
 /// Carries out what is due at times, and claims it (`mesh.Subscription.schedule`).
@@ -148,6 +150,7 @@ pub const ALL: &[&str] = &[
     PUBLISH,
     PUBLISH_UNWAITED,
     PUBLISH_SPLIT,
+    STREAM,
     SUBSCRIPTION,
     SUBSCRIPTION_SCHEDULE,
     BROKER_NATS,

@@ -23,7 +23,10 @@ const CLOSED: &str = "Until this is corrected, nobody may call these Services.";
 /// What a sidecar beside a pod enforces, and the fields that say it.
 const WHO_MAY_ENTER: (&str, &str) = ("who may enter", "auth and authorization");
 const ONCE: (&str, &str) = ("what is carried out once", "idempotency");
-const EVENTS: (&str, &str) = ("what becomes an event", "publish");
+const EVENTS: (&str, &str) = (
+    "what becomes an event, or a stream of them",
+    "publish and stream",
+);
 
 /// What an ApiRoute becomes of what it says of who may enter.
 #[derive(Default)]

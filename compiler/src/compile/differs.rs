@@ -196,7 +196,11 @@ impl Compilation<'_> {
                 let idempotency = route.spec.idempotency.as_ref();
                 compares
                     || idempotency.is_some_and(|idempotency| idempotency.store.is_some())
-                    || route.spec.rules.iter().any(|rule| rule.publish.is_some())
+                    || route
+                        .spec
+                        .rules
+                        .iter()
+                        .any(|rule| rule.publish.is_some() || rule.stream.is_some())
             });
             let compares = compares.map(|(key, _)| ObjectRef::api_route(key));
             self.dirty.objects.extend(compares);

@@ -52,6 +52,9 @@ impl Compilation<'_> {
                 if publishing().any(|one| one.split.is_some()) {
                     capabilities.push(capability::PUBLISH_SPLIT);
                 }
+                if sent.rules.iter().any(|rule| rule.stream.is_some()) {
+                    capabilities.push(capability::STREAM);
+                }
                 let matches = sent.rules.iter().flat_map(|rule| &rule.matches);
                 capabilities.extend(match_capabilities(matches));
                 let object = Some(ObjectRef::api_route(key));
@@ -63,7 +66,8 @@ impl Compilation<'_> {
 
     pub(super) fn publish_reader<'k>(&'k self, key: &'k ObjectKey) -> Option<Reader<'k>> {
         let spec = &self.inputs.api_routes.get(key)?.spec;
-        let publishes = spec.rules.iter().any(|rule| rule.publish.is_some());
+        let mut rules = spec.rules.iter();
+        let publishes = rules.any(|rule| rule.publish.is_some() || rule.stream.is_some());
         publishes.then(|| Reader {
             key,
             spec,

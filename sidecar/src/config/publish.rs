@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::request::Parts;
-use wire::mesh;
+use wire::mesh::{self, streaming};
 
 use super::broker::Broker;
 use super::route::Route;
 use super::service::ServiceKey;
+use super::subscription::moment;
+use crate::events::broker::Start;
 use crate::events::split::{Format, Path};
 
 /// What one ApiRoute says of events.
@@ -21,7 +23,29 @@ pub struct Publish {
     /// Finds the rule.
     route: Route,
     /// By the place of the rule; nothing for those whose requests go to the application.
-    publishing: Vec<Option<Arc<Publishing>>>,
+    does: Vec<Option<Does>>,
+}
+
+/// What a rule does with requests.
+#[derive(Clone, Debug)]
+pub enum Does {
+    /// They become events.
+    Publish(Arc<Publishing>),
+    /// They are answered with events.
+    Stream(Arc<Streaming>),
+}
+
+/// What the requests of a rule are answered with.
+#[derive(Debug)]
+pub struct Streaming {
+    /// `namespace/name` of the ApiRoute.
+    pub object: Arc<str>,
+    /// The broker.
+    pub broker: Arc<Broker>,
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// Where one begins that brings no place.
+    pub start: Start,
 }
 
 /// Where the requests of a rule are published.
@@ -96,32 +120,43 @@ impl Publish {
             let built = built.map_err(|error| format!("brokers, {name:?}: {error}"))?;
             brokers.insert(name, Arc::new(built));
         }
-        let mut publishing = Vec::with_capacity(sent.rules.len());
+        let broker_of = |place: usize, name: &str| {
+            let broker = brokers.get(name).cloned();
+            broker.ok_or_else(|| format!("rules[{place}]: broker {name:?} is none of brokers"))
+        };
+        let mut does = Vec::with_capacity(sent.rules.len());
         let mut rules = Vec::with_capacity(sent.rules.len());
         for (place, rule) in sent.rules.into_iter().enumerate() {
-            let built = rule.publish.map(|publish| {
-                let broker = brokers.get(&publish.broker);
-                let broker = broker.ok_or_else(|| {
-                    format!(
-                        "rules[{place}]: broker {:?} is none of brokers",
-                        publish.broker
-                    )
-                })?;
-                let split = publish.split.map(Split::build).transpose();
-                let split = split.map_err(|error| format!("rules[{place}]: split: {error}"))?;
-                Ok::<_, String>(Arc::new(Publishing {
+            does.push(match (rule.publish, rule.stream) {
+                (Some(publish), _) => {
+                    let broker = broker_of(place, &publish.broker)?;
+                    let split = publish.split.map(Split::build).transpose();
+                    let split = split.map_err(|error| format!("rules[{place}]: split: {error}"))?;
+                    Some(Does::Publish(Arc::new(Publishing {
+                        object: object.clone(),
+                        rule: rule.name.as_str().into(),
+                        broker,
+                        topic: publish.topic.into(),
+                        event_type: publish.r#type,
+                        event_source: publish.source,
+                        max_bytes: publish.max_bytes,
+                        unwaited: publish.unwaited,
+                        split,
+                    })))
+                }
+                (None, Some(stream)) => Some(Does::Stream(Arc::new(Streaming {
                     object: object.clone(),
-                    rule: rule.name.as_str().into(),
-                    broker: broker.clone(),
-                    topic: publish.topic.into(),
-                    event_type: publish.r#type,
-                    event_source: publish.source,
-                    max_bytes: publish.max_bytes,
-                    unwaited: publish.unwaited,
-                    split,
-                }))
+                    broker: broker_of(place, &stream.broker)?,
+                    topic: stream.topic.into(),
+                    start: match stream.start {
+                        Some(streaming::Start::New(_)) => Start::New,
+                        Some(streaming::Start::Earliest(_)) => Start::Earliest,
+                        Some(streaming::Start::SinceMs(millis)) => Start::Time(moment(millis)),
+                        None => return Err(format!("rules[{place}]: stream: it has no start")),
+                    },
+                }))),
+                (None, None) => None,
             });
-            publishing.push(built.transpose()?);
             rules.push(mesh::Rule {
                 name: rule.name,
                 matches: rule.matches,
@@ -143,20 +178,39 @@ impl Publish {
             object,
             services: services.collect(),
             route,
-            publishing,
+            does,
         })
     }
 
     // === request ===
 
-    /// Where a request is published; `None` when it goes to the application.
-    pub fn of(&self, head: &Parts) -> Option<&Arc<Publishing>> {
+    /// What is done with a request; `None` when it goes to the application.
+    pub fn of(&self, head: &Parts) -> Option<&Does> {
         let found = self.route.find(head)?;
-        self.publishing.get(found.rule)?.as_ref()
+        self.does.get(found.rule)?.as_ref()
     }
 
     /// Where the application may publish.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Publishing>> {
-        self.publishing.iter().flatten()
+        self.does.iter().flatten().filter_map(|does| match does {
+            Does::Publish(to) => Some(to),
+            Does::Stream(_) => None,
+        })
+    }
+
+    /// What is read from brokers.
+    pub fn streams(&self) -> impl Iterator<Item = &Arc<Streaming>> {
+        self.does.iter().flatten().filter_map(|does| match does {
+            Does::Publish(_) => None,
+            Does::Stream(from) => Some(from),
+        })
+    }
+
+    /// The brokers that are published to or read from.
+    pub fn brokers(&self) -> impl Iterator<Item = &Arc<Broker>> {
+        self.does.iter().flatten().map(|does| match does {
+            Does::Publish(to) => &to.broker,
+            Does::Stream(from) => &from.broker,
+        })
     }
 }

@@ -353,7 +353,7 @@ impl Deduplication {
 }
 
 /// A moment, of milliseconds of Unix time.
-fn moment(millis: i64) -> SystemTime {
+pub(super) fn moment(millis: i64) -> SystemTime {
     let span = Duration::from_millis(millis.unsigned_abs());
     let moment = match millis < 0 {
         true => UNIX_EPOCH.checked_sub(span),

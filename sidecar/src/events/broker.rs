@@ -127,6 +127,20 @@ pub trait Broker {
         group: &'a Group,
     ) -> LocalBoxFuture<'a, Result<Box<dyn Queue>, Unsubscribed>>;
 
+    /// Reads a topic by itself, in no group: what is read stays for everybody else.
+    ///
+    /// # Errors
+    /// That it can't be read, or not from there.
+    fn read<'a>(
+        &'a self,
+        topic: &'a str,
+        since: &'a Since,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Reader>, Unsubscribed>> {
+        let _ = (topic, since);
+        let why = "it keeps nothing that can be read from a place on".to_owned();
+        Box::pin(std::future::ready(Err(Unsubscribed::Refused(why))))
+    }
+
     /// How much is before a group, whether anybody has joined it or not.
     ///
     /// # Errors
@@ -181,6 +195,36 @@ pub enum Start {
     Earliest,
     /// With the first that came then or later.
     Time(SystemTime),
+}
+
+/// Where a topic is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// As a new group.
+    Start(Start),
+    /// Behind the message that stands there ([`Read::place`]).
+    Place(String),
+}
+
+/// A message that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Where it stands in its topic.
+    pub place: String,
+    /// What was published.
+    pub message: Message,
+}
+
+/// One who reads a topic.
+pub trait Reader {
+    /// Where it reads: behind the message that stands there.
+    fn place(&self) -> String;
+
+    /// Waits for messages, a few at most. None when none came for some seconds. One that is given up loses nothing.
+    ///
+    /// # Errors
+    /// That no more will come here.
+    fn next(&mut self) -> LocalBoxFuture<'_, Result<Vec<Read>, Lost>>;
 }
 
 /// How much a group has before it.

@@ -96,7 +96,7 @@ impl Connections {
     /// Forgets the brokers that a state names no more.
     pub fn keep(&self, state: &State) {
         let publishing = state.built.publish.values();
-        let publishing = publishing.flat_map(|one| one.all().map(|to| &to.broker));
+        let publishing = publishing.flat_map(|one| one.brokers());
         let subscribed = state.built.subscriptions.values();
         let subscribed = subscribed.filter_map(|one| one.broker.as_ref());
         let named: Vec<_> = publishing.chain(subscribed).collect();

@@ -17,6 +17,8 @@
 //!              delivered once more (replay.rs), as people want (desk.rs)
 //! ```
 //!
+//! Beside that whoever may reads a topic by itself, as a stream of server-sent events (stream.rs).
+//!
 //! An event is acknowledged when its target has answered well, or when the broker holds it as a dead letter:
 //! whatever dies before that, it comes again.
 
@@ -42,4 +44,5 @@ mod running;
 mod schedule;
 mod settle;
 pub mod split;
+pub mod stream;
 pub mod subscriber;

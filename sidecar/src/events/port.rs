@@ -86,8 +86,9 @@ fn granted(px: &Proxy, head: &Parts) -> Result<Arc<Publishing>, Error> {
     let granted = state.built.publish.values().flat_map(|one| one.all());
     let granted = granted.filter(|to| to.broker.name() == broker && *to.topic == *topic);
     // Of several ApiRoutes the first by name, whatever the order sent.
-    let first =
-        granted.min_by(|one, other| (&one.object, &one.rule).cmp(&(&other.object, &other.rule)));
+    // One that takes events goes before one that takes records.
+    let place = |to: &Arc<Publishing>| (to.split.is_some(), to.object.clone(), to.rule.clone());
+    let first = granted.min_by_key(|to| place(to));
     first.cloned().ok_or_else(|| {
         let why = "no ApiRoute that is for this workload publishes to this broker and topic";
         Error::new(Reason::PublishNotGranted, why)

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 use super::context::Account;
@@ -58,6 +59,8 @@ enum From {
     Begun(Begun),
     /// An upstream's, which is kept while it passes.
     Filling(Filling),
+    /// What is sent while it goes on.
+    Sent(mpsc::Receiver<Bytes>),
     /// None follows: both sides speak another protocol from here on.
     Switched(Option<Box<Switched>>),
 }
@@ -79,6 +82,7 @@ impl From {
             Self::Mesh(body) => body.is_none(),
             Self::Begun(body) => body.is_end(),
             Self::Filling(body) => body.is_end(),
+            Self::Sent(_) => false,
             Self::Switched(_) => true,
         }
     }
@@ -145,6 +149,14 @@ impl ResponseBody {
     pub fn filling(body: ResponseBody, fill: Fill, place: Option<Rc<Admitted>>) -> Self {
         Self {
             from: From::Filling(Filling::begin(body, fill, place)),
+            ..Self::mesh(Bytes::new())
+        }
+    }
+
+    /// What is sent, until nobody sends any more.
+    pub fn sent(pieces: mpsc::Receiver<Bytes>) -> Self {
+        Self {
+            from: From::Sent(pieces),
             ..Self::mesh(Bytes::new())
         }
     }
@@ -265,6 +277,10 @@ impl Body for ResponseBody {
         let frame = match &mut this.from {
             From::Mesh(body) => body.take().map(|body| Ok(Frame::data(body))),
             From::Switched(_) => None,
+            // Whoever sends says something now and then.
+            From::Sent(pieces) => {
+                ready!(pieces.poll_recv(task)).map(|piece| Ok(Frame::data(piece)))
+            }
             // Timed where it is read from the upstream.
             From::Filling(body) => ready!(body.poll(task)),
             From::Begun(body) => ready!(body.poll(task)),
@@ -315,6 +331,7 @@ impl Body for ResponseBody {
             From::Upstream(body, _) => body.size_hint(),
             From::Filling(body) => body.size_hint(),
             From::Begun(body) => body.size_hint(),
+            From::Sent(_) => SizeHint::default(),
             From::Switched(_) => SizeHint::with_exact(0),
             From::Mesh(body) => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))

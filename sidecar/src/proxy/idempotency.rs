@@ -26,9 +26,9 @@ use super::context::Context;
 use super::error::{Error, Reason};
 use super::inbound::FromPeer;
 use super::upstream::{Speak, Upstream};
-use crate::config::publish::Publishing;
+use crate::config::publish::{Does, Publishing, Streaming};
 use crate::config::state::Served;
-use crate::events::publish;
+use crate::events::{publish, stream};
 use crate::policy::authentication::Caller;
 use crate::policy::cache::Cache;
 use crate::policy::idempotency::Idempotency;
@@ -45,6 +45,8 @@ pub(super) enum Onward {
     Application(Origin, Option<Arc<Cache>>),
     /// To a broker, for whoever sent it.
     Publish(Rc<Proxy>, Arc<Publishing>, Principal),
+    /// Nowhere: it is answered with what a broker has.
+    Stream(Rc<Proxy>, Arc<Streaming>),
 }
 
 // === impl Onward ===
@@ -59,7 +61,8 @@ impl Onward {
         (peer, callers): (&FromPeer, &[Caller]),
     ) -> Self {
         match served.publishing(head) {
-            Some(to) => {
+            Some(Does::Stream(from)) => Self::Stream(px.clone(), from.clone()),
+            Some(Does::Publish(to)) => {
                 let sender = Principal::of(peer.identity.as_ref(), callers);
                 Self::Publish(px.clone(), to.clone(), sender)
             }
@@ -89,12 +92,17 @@ impl Onward {
                 let to = (to, Some(*sender));
                 Box::pin(publish::carry(px, cx, to, head, body)).await
             }
+            Self::Stream(px, from) => Box::pin(stream::carry(px, cx, from, &head)).await,
         }
     }
 
-    /// Whether it is published record by record, while it comes.
-    fn is_upload(&self) -> bool {
-        matches!(self, Self::Publish(_, to, _) if to.split.is_some())
+    /// Whether neither it nor its answer can be kept: one that comes, or goes, for as long as it does.
+    fn is_endless(&self) -> bool {
+        match self {
+            Self::Application(..) => false,
+            Self::Publish(_, to, _) => to.split.is_some(),
+            Self::Stream(..) => true,
+        }
     }
 
     /// Whether what was not answered well can be sent again: a broker tells duplicates itself.
@@ -118,8 +126,8 @@ pub(super) async fn carry(
     (head, body): (Parts, RequestBody),
 ) -> Result<Response<ResponseBody>, Error> {
     let key = match policy.key(&head) {
-        // What is uploaded is never held: its records are told apart, by the same key.
-        Ok(Some(_)) if onward.is_upload() => return onward.answer(cx, head, body).await,
+        // The records of what is uploaded are told apart by the same key.
+        Ok(Some(_)) if onward.is_endless() => return onward.answer(cx, head, body).await,
         Ok(None) if !policy.required => return onward.answer(cx, head, body).await,
         _ if policy.closed => return Err(refuse(cx, policy, Outcome::Unavailable)),
         Ok(Some(key)) => Key::of(&policy.object, principal, key, mirror::is_copy(&head)),

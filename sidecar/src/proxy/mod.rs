@@ -68,8 +68,8 @@ use crate::config::lookup::Asking;
 use crate::config::subscription::Target;
 use crate::drain::Drain;
 use crate::events::connections::Connections;
-use crate::events::publish;
 use crate::events::subscriber::Subscribers;
+use crate::events::{publish, stream};
 use crate::net::places::Places;
 use crate::policy::authentication::Known;
 use crate::policy::compression::Compressors;
@@ -109,6 +109,8 @@ pub struct Proxy {
     pub subscribers: Subscribers,
     /// Requests that become events.
     pub publishing: publish::Room,
+    /// Who listens to topics.
+    pub listening: stream::Listeners,
     /// Who is asked about addresses that mean nothing yet.
     pub asking: Asking,
     /// How the own application is, as it said lately.
@@ -145,6 +147,7 @@ impl Proxy {
             brokers: Connections::default(),
             subscribers: Subscribers::default(),
             publishing: publish::Room::default(),
+            listening: stream::Listeners::default(),
             health_answers: health::Answers::default(),
             applications: RefCell::default(),
         }

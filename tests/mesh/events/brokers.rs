@@ -127,8 +127,22 @@ async fn what_a_broker_can_not_do_is_refused_with_the_nearest_that_it_can() -> R
         "{}{}{}",
         services(&["rabbit", "billing"]),
         broker("amqp://rabbit", ""),
-        subscription(", ordering: Key", "")
+        subscription(
+            ", ordering: Key",
+            "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+             metadata: { name: live, namespace: shop }\n\
+             spec: { hosts: [billing], rules: [{ stream: { broker: events, topic: stock } }] }\n"
+        )
     ))
+    .await?;
+    mesh.workload("billing").await?;
+    wait_until("a stream is refused", SOON, async || {
+        let verdict = mesh.verdict("live").await?;
+        let why = verdict["conditions"][0]["message"].as_str().unwrap_or_default();
+        let says = "spec.rules[0].stream.broker: RabbitMQ keeps nothing that can be read from a place on: use a broker";
+        ensure!(why.contains(says), "{verdict}");
+        Ok(())
+    })
     .await?;
     wait_until("it is refused", SOON, async || {
         let verdict = mesh.verdict("billing").await?;

@@ -9,9 +9,10 @@ pub(super) const RULES: &[Rule] = &[
         "!(self.protocol in ['TCP', 'TLS']) || !has(self.rules) || self.rules.all(r, \
          !(has(r.requestHeaders) || has(r.responseHeaders) || has(r.rewrite) || has(r.redirect) || \
          has(r.directResponse) || has(r.cors) || has(r.fault) || has(r.mirror) || \
-         has(r.maxRequestBytes) || has(r.compression) || has(r.concurrency) || has(r.publish)))",
+         has(r.maxRequestBytes) || has(r.compression) || has(r.concurrency) || has(r.publish) || \
+         has(r.stream)))",
         |spec| {
-            const OF_REQUESTS: [&str; 12] = [
+            const OF_REQUESTS: [&str; 13] = [
                 "requestHeaders",
                 "responseHeaders",
                 "rewrite",
@@ -24,6 +25,7 @@ pub(super) const RULES: &[Rule] = &[
                 "compression",
                 "concurrency",
                 "publish",
+                "stream",
             ];
             let reads = |rule: &Value| OF_REQUESTS.iter().any(|field| has(rule, field));
             !is_opaque(spec) || !items(spec, "rules").any(reads)

@@ -21,6 +21,21 @@ pub(super) const RULES: &[Rule] = &[
             !has(rule, "publish") || !of_what_is_sent_on.iter().any(|field| has(rule, field))
         },
     ),
+    (
+        "!has(self.stream) || !(has(self.publish) || has(self.backendRefs) || has(self.redirect) || \
+         has(self.directResponse) || has(self.rewrite) || has(self.mirror))",
+        |rule| {
+            let others = [
+                "publish",
+                "backendRefs",
+                "redirect",
+                "directResponse",
+                "rewrite",
+                "mirror",
+            ];
+            !has(rule, "stream") || !others.iter().any(|field| has(rule, field))
+        },
+    ),
     ("has(self.split) || self.maxBytes <= 8388608", |publish| {
         let max = publish.get("maxBytes").and_then(Value::as_u64);
         has(publish, "split") || max.is_none_or(|max| max <= 8_388_608)

@@ -12,6 +12,12 @@ pub(super) fn shown(sent: mesh::Publish) -> Value {
         if let Some(publish) = &rule.publish {
             shown["publish"] = publishing(publish);
         }
+        if let Some(stream) = &rule.stream {
+            shown["stream"] = json!({
+                "of": format!("{} of {}", stream.topic, stream.broker),
+                "from": format!("{:?}", stream.start),
+            });
+        }
         shown
     });
     json!({

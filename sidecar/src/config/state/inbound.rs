@@ -8,7 +8,7 @@ use http::request::Parts;
 use super::Built;
 use crate::config::access::{Access, Enforced};
 use crate::config::guard::Guard;
-use crate::config::publish::{Publish, Publishing};
+use crate::config::publish::{Does, Publish};
 use crate::config::rate_limit::Limited;
 use crate::config::service::Protocol;
 use crate::policy::cache::Cache;
@@ -82,8 +82,8 @@ impl Served {
         self.idempotency.iter().find(|one| one.is_about(head))
     }
 
-    /// Where a request is published instead of reaching the application.
-    pub fn publishing(&self, head: &Parts) -> Option<&Arc<Publishing>> {
+    /// What is done with a request instead of its reaching the application.
+    pub fn publishing(&self, head: &Parts) -> Option<&Does> {
         if self.protocol == Protocol::Tcp {
             return None;
         }

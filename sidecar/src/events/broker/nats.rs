@@ -10,6 +10,7 @@ pub mod guard;
 mod json;
 mod link;
 mod queue;
+mod reader;
 pub mod upgrade;
 
 use std::cell::RefCell;
@@ -23,7 +24,9 @@ use serde_json::{Value, json};
 
 pub use link::{Address, Credentials};
 
-use super::{Broker, Group, Lag, Message, Queue, Unpublished, Unsubscribed, is_new_enough};
+use super::{
+    Broker, Group, Lag, Message, Queue, Reader, Since, Unpublished, Unsubscribed, is_new_enough,
+};
 use crate::policy::load_balancer::hash::of_text;
 use consumer::same;
 use json::{Answer, Failure, Held};
@@ -282,6 +285,14 @@ impl Broker for Nats {
         group: &'a Group,
     ) -> LocalBoxFuture<'a, Result<Box<dyn Queue>, Unsubscribed>> {
         self.join(group).boxed_local()
+    }
+
+    fn read<'a>(
+        &'a self,
+        topic: &'a str,
+        since: &'a Since,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Reader>, Unsubscribed>> {
+        self.reader(topic, since).boxed_local()
     }
 
     fn lag<'a>(&'a self, group: &'a Group) -> LocalBoxFuture<'a, Result<Lag, Unsubscribed>> {

@@ -7,6 +7,7 @@
 mod entry;
 mod link;
 mod queue;
+mod reader;
 mod reply;
 mod script;
 mod wake;
@@ -19,7 +20,10 @@ use tokio::sync::Notify;
 
 pub use link::{Address, Durability};
 
-use super::{Broker, Group, Lag, Message, Queue, Start, Unpublished, Unsubscribed, is_new_enough};
+use super::{
+    Broker, Group, Lag, Message, Queue, Reader, Since, Start, Unpublished, Unsubscribed,
+    is_new_enough,
+};
 use entry::Unwritten;
 use link::{Link, Unanswered};
 use script::{CREATE, DISCARD, FORGET, JOIN, LAG, PUBLISH};
@@ -201,6 +205,14 @@ impl Broker for Redis {
         group: &'a Group,
     ) -> LocalBoxFuture<'a, Result<Box<dyn Queue>, Unsubscribed>> {
         self.join(group).boxed_local()
+    }
+
+    fn read<'a>(
+        &'a self,
+        topic: &'a str,
+        since: &'a Since,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Reader>, Unsubscribed>> {
+        self.reader(topic, since).boxed_local()
     }
 
     fn lag<'a>(&'a self, group: &'a Group) -> LocalBoxFuture<'a, Result<Lag, Unsubscribed>> {

@@ -117,18 +117,24 @@ impl Nats {
             wanted["priority_groups"] = json!([IN_ORDER]);
             wanted["priority_timeout"] = nanos(self.lease / PINNED).into();
         }
-        match group.start {
-            Start::New => wanted["deliver_policy"] = "new".into(),
-            Start::Earliest => wanted["deliver_policy"] = "all".into(),
-            Start::Time(time) => {
-                let time = jiff::Timestamp::try_from(time);
-                let time = time.map_err(|error| Unsubscribed::Refused(error.to_string()))?;
-                wanted["deliver_policy"] = "by_start_time".into();
-                wanted["opt_start_time"] = time.to_string().into();
-            }
-        }
+        starts(&mut wanted, group.start)?;
         Ok(wanted)
     }
+}
+
+/// Writes where a consumer starts.
+pub(super) fn starts(wanted: &mut Value, start: Start) -> Result<(), Unsubscribed> {
+    match start {
+        Start::New => wanted["deliver_policy"] = "new".into(),
+        Start::Earliest => wanted["deliver_policy"] = "all".into(),
+        Start::Time(time) => {
+            let time = jiff::Timestamp::try_from(time);
+            let time = time.map_err(|error| Unsubscribed::Refused(error.to_string()))?;
+            wanted["deliver_policy"] = "by_start_time".into();
+            wanted["opt_start_time"] = time.to_string().into();
+        }
+    }
+    Ok(())
 }
 
 /// Whether a configuration that is there says of a field what is wanted. What is left out is nothing,

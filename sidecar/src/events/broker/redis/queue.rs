@@ -26,9 +26,9 @@ const WAITS: Duration = Duration::from_secs(5);
 /// The most that is handed out at once.
 const MOST: usize = 1_024;
 /// How many bytes are enough for one answer; the entry that exceeds it is still handed out.
-const ENOUGH: &str = "4194304";
+pub(super) const ENOUGH: &str = "4194304";
 /// The longest entry that is handed out, in bytes: twice what is published.
-const LONGEST: &str = "16777216";
+pub(super) const LONGEST: &str = "16777216";
 /// How often in a lease a page of what is pending is looked through for what lacks a lease.
 const LOOKS: u32 = 30;
 /// The longest time that something is given back for: half of what a group's leases live for.
@@ -286,7 +286,7 @@ impl Queue for Pulled {
     }
 }
 
-fn lost(why: Unanswered) -> Lost {
+pub(super) fn lost(why: Unanswered) -> Lost {
     Lost(match why {
         Unanswered::Refused(why) if why.code == "NOGROUP" => "the group is no more".to_owned(),
         Unanswered::Refused(why) => why.to_string(),

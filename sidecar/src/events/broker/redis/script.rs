@@ -11,6 +11,7 @@ pub(super) static CREATE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("create.lua")));
 pub(super) static JOIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("join.lua")));
 pub(super) static PULL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("pull.lua")));
+pub(super) static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read.lua")));
 pub(super) static SETTLE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("settle.lua")));
 pub(super) static FORGET: LazyLock<Script> =
