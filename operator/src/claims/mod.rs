@@ -36,7 +36,7 @@ const AT_ONCE: u32 = 20;
 /// How often what nobody claims any more is removed.
 const TIDY: Duration = Duration::from_secs(600);
 /// The same, after the store could not be asked.
-const TIDY_AGAIN: Duration = Duration::from_secs(30);
+const TIDY_AGAIN: Duration = Duration::from_secs(10);
 
 /// Keeps a record for each object, for one or several replicas.
 pub trait Store: Send + Sync + 'static {
