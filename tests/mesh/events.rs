@@ -19,6 +19,7 @@ mod brokers;
 mod deliveries;
 mod duplicates;
 mod failures;
+mod foreign;
 mod order;
 mod publishing;
 mod replays;

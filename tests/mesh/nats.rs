@@ -69,6 +69,11 @@ impl Nats {
         .await
     }
 
+    /// Where it is, past the mesh.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Ends it at once.
     pub(crate) fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {

@@ -107,6 +107,11 @@ impl Redis {
         Ok(last)
     }
 
+    /// Where it is, past the mesh.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {
             let _ = server.kill();

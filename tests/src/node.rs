@@ -1,4 +1,4 @@
-//! Programs in Node that others wrote: an issuer of tokens.
+//! Programs in Node that others wrote: an issuer of tokens, and CloudEvents' SDK.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::python::said;
 
 /// An issuer that is not ours: the npm package `oauth2-mock-server`. Ends when dropped.
 pub struct MockIssuer {
@@ -25,6 +27,14 @@ async fn folder() -> Result<PathBuf> {
     ensure!(built.status.success(), "tests/node/build failed");
     let said = String::from_utf8(built.stdout)?;
     Ok(said.lines().last().context("it says no path")?.into())
+}
+
+/// Runs a program of `tests/node` over an input; returns what it prints.
+pub async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String> {
+    let folder = folder().await?;
+    let mut command = Command::new(folder.join("node"));
+    command.arg(folder.join(program)).args(arguments);
+    said(command, input).await
 }
 
 // === impl MockIssuer ===

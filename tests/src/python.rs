@@ -25,9 +25,14 @@ pub async fn interpreter() -> Result<PathBuf> {
 
 /// Runs a program of `tests/python` over an input; returns what it prints.
 pub async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String> {
-    let mut child = Command::new(interpreter().await?)
-        .arg(folder().join(program))
-        .args(arguments)
+    let mut command = Command::new(interpreter().await?);
+    command.arg(folder().join(program)).args(arguments);
+    said(command, input).await
+}
+
+/// What a program prints that is given an input.
+pub(crate) async fn said(mut command: Command, input: &str) -> Result<String> {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -42,6 +47,6 @@ pub async fn run(program: &str, arguments: &[&str], input: &str) -> Result<Strin
     let (ended, ()) = tokio::join!(child.wait_with_output(), wrote);
     let ended = ended?;
     let said = String::from_utf8_lossy(&ended.stderr);
-    ensure!(ended.status.success(), "{program} {arguments:?}: {said}");
+    ensure!(ended.status.success(), "{command:?}: {said}");
     Ok(String::from_utf8(ended.stdout)?)
 }

@@ -10,7 +10,7 @@
 //! [`Event::to_json`] and [`Event::batch_to_json`] write. Data of length zero are no data.
 
 mod attribute;
-mod headers;
+pub(super) mod headers;
 mod http;
 mod json;
 mod malformed;

@@ -11,7 +11,7 @@ use crate::redis::{self, Redis};
 const PASSWORD: &str = "s3cret";
 
 /// How long a RabbitMQ may take to start.
-const START: Duration = Duration::from_secs(90);
+pub(super) const START: Duration = Duration::from_secs(90);
 
 /// The Secret of a broker.
 fn broker(url: &str, user: &str) -> String {
@@ -82,8 +82,8 @@ async fn carries(mesh: &Mesh) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn redis_carries_events_as_nats_does() -> Result<()> {
+/// A mesh with a Redis in it.
+pub(super) async fn with_redis() -> Result<(Mesh, Redis)> {
     let mesh = Mesh::start(&format!(
         "{}{}{}{ROUTE}{}",
         services(&["stock", "billing"]),
@@ -92,12 +92,19 @@ async fn redis_carries_events_as_nats_does() -> Result<()> {
         subscription("", "")
     ))
     .await?;
-    let _redis = Redis::durable(&mesh).await?;
-    carries(&mesh).await
+    let redis = Redis::durable(&mesh).await?;
+    Ok((mesh, redis))
 }
 
-#[tokio::test]
-async fn rabbitmq_carries_events_as_nats_does() -> Result<()> {
+/// A RabbitMQ, and the sidecar beside it.
+pub(super) struct Rabbit {
+    pub(super) address: SocketAddr,
+    _node: Node,
+    _sidecar: Sidecar,
+}
+
+/// A mesh with a RabbitMQ in it.
+pub(super) async fn with_rabbitmq() -> Result<(Mesh, Rabbit)> {
     let service = "---\napiVersion: v1\nkind: Service\nmetadata: { name: rabbit, namespace: shop }\n\
                    spec: { selector: { app: rabbit }, ports: [{ name: tcp-amqp, port: 5672, targetPort: 8080 }] }\n";
     let written = subscription("", "").replace(", startFrom: { type: Earliest }", "");
@@ -107,7 +114,7 @@ async fn rabbitmq_carries_events_as_nats_does() -> Result<()> {
         broker("amqp://rabbit", "username: mesh, virtualHost: shop, "),
     ))
     .await?;
-    let (listener, _sidecar) = mesh.listener("rabbit").await?;
+    let (listener, sidecar) = mesh.listener("rabbit").await?;
     let address: SocketAddr = listener.local_addr()?;
     drop(listener);
     let definitions = json!({
@@ -117,7 +124,24 @@ async fn rabbitmq_carries_events_as_nats_does() -> Result<()> {
             { "user": "mesh", "vhost": "shop", "configure": ".*", "write": ".*", "read": ".*" },
         ],
     });
-    let _node = tokio::task::spawn_blocking(move || Node::start(address, &definitions)).await?;
+    let node = tokio::task::spawn_blocking(move || Node::start(address, &definitions)).await?;
+    let rabbit = Rabbit {
+        address,
+        _node: node,
+        _sidecar: sidecar,
+    };
+    Ok((mesh, rabbit))
+}
+
+#[tokio::test]
+async fn redis_carries_events_as_nats_does() -> Result<()> {
+    let (mesh, _redis) = with_redis().await?;
+    carries(&mesh).await
+}
+
+#[tokio::test]
+async fn rabbitmq_carries_events_as_nats_does() -> Result<()> {
+    let (mesh, _rabbit) = with_rabbitmq().await?;
     carries(&mesh).await
 }
 

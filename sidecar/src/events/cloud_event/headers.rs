@@ -10,7 +10,7 @@ use super::malformed::{Malformed, shown};
 use super::{MAX_ATTRIBUTE_BYTES, REQUIRED};
 
 /// What the names of headers begin with that are attributes. In lower case.
-pub(super) const PREFIX: &str = "ce-";
+pub(in crate::events) const PREFIX: &str = "ce-";
 
 /// Whether the header of this attribute tells an event from anything else. One of those is enough: who sends some
 /// of what every event has wants to be told what is missing.
@@ -19,7 +19,7 @@ pub(super) fn marks_event(name: &str) -> bool {
 }
 
 /// A value as a header has it, in ASCII without spaces.
-pub(super) fn encode(value: &str) -> String {
+pub(in crate::events) fn encode(value: &str) -> String {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let digit = |four: u8| char::from(DIGITS[usize::from(four & 15)]);
     let mut encoded = String::with_capacity(value.len());
@@ -35,7 +35,7 @@ pub(super) fn encode(value: &str) -> String {
 
 /// The value of the header of an attribute. Also as senders write it that know version 1.0.0 of the specification
 /// only: in quotes, or in UTF-8 as it is.
-pub(super) fn decode(name: &str, value: &[u8]) -> Result<String, Malformed> {
+pub(in crate::events) fn decode(name: &str, value: &[u8]) -> Result<String, Malformed> {
     // Each byte of a value is three of a header at most, or two in quotes.
     if value.len() > 3 * MAX_ATTRIBUTE_BYTES + 2 {
         return Err(Malformed::Long(shown(name)));

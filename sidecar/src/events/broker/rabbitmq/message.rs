@@ -9,6 +9,7 @@
 //! stands, and when it was published. They are shown to nobody. Whoever publishes could write them,
 //! too, and changes with that what is known of that one message.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +18,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString};
 
 use super::link::text;
 use crate::events::broker::Message;
+use crate::events::cloud_event::headers;
 
 /// What headers begin with that tell a broker something, and ours.
 const ITS_OWN: &str = "x-";
@@ -32,7 +34,7 @@ const DELIVERIES: &str = "x-delivery-count";
 const LEFT_OUT: [&str; 3] = ["CC", "BCC", DELIVERIES];
 /// What the names of attributes begin with, in AMQP 1.0 and here.
 const FOREIGN: [&str; 2] = ["cloudEvents:", "cloudEvents_"];
-const PREFIX: &str = "ce-";
+const PREFIX: &str = headers::PREFIX;
 /// The header that is a property.
 const CONTENT_TYPE: &str = "content-type";
 /// The most headers of a message that are read.
@@ -75,6 +77,7 @@ pub(super) fn written(
         if name.starts_with(ITS_OWN) {
             return Err("a header is the broker's own");
         }
+        let value = &*as_it_is(name, value)?;
         if value.chars().any(char::is_control) {
             return Err("a header has a control character");
         }
@@ -227,12 +230,22 @@ fn header(name: &str, value: &AMQPValue) -> Option<(String, String)> {
         return None;
     }
     let value = written_out(value)?;
-    // There a value is what it is; here it stands as it does in HTTP.
-    let value = match foreign {
-        Some(_) => encoded(&value),
-        None => value,
+    let value = match shown.starts_with(PREFIX) {
+        true => headers::encode(&value),
+        false => value,
     };
     Some((shown, value))
+}
+
+/// The value of a header as it stands in a table: that of an attribute is what it is there, and in a [`Message`] it stands
+/// as it does in HTTP.
+fn as_it_is<'v>(name: &str, value: &'v str) -> Result<Cow<'v, str>, &'static str> {
+    match name.strip_prefix(PREFIX) {
+        Some(attribute) => headers::decode(attribute, value.as_bytes())
+            .map(Cow::Owned)
+            .map_err(|_| "a header of an attribute is not written as one"),
+        None => Ok(Cow::Borrowed(value)),
+    }
 }
 
 /// A value as text, if it has one.
@@ -280,18 +293,6 @@ fn number(value: &AMQPValue) -> Option<i64> {
 /// Whether it is made of visible characters and spaces.
 fn is_shown(words: &str) -> bool {
     !words.chars().any(char::is_control)
-}
-
-/// With percent signs for what is no visible character of ASCII, as the header of an attribute has it.
-fn encoded(value: &str) -> String {
-    let mut encoded = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        match byte {
-            b'!' | b'#'..=b'$' | b'&'..=b'~' => encoded.push(byte.into()),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
 }
 
 /// Whether an entry says where a message was before it was a dead letter of the broker's.
@@ -363,7 +364,7 @@ mod tests {
     fn what_is_written_is_read_again() {
         let sent = message(&[
             ("content-type", "text/plain"),
-            ("ce-id", "a b"),
+            ("ce-id", "a%20b"),
             ("ce-type", "t"),
         ]);
         let before = SystemTime::now() - Duration::from_millis(1);
@@ -371,6 +372,8 @@ mod tests {
         assert!(length > 100 && length < 250, "{length}");
         assert_eq!(properties.message_id(), &Some(text("id")));
         assert_eq!(properties.delivery_mode(), &Some(2));
+        let table = properties.headers().as_ref().unwrap().inner();
+        assert_eq!(words(&table["ce-id"]).as_deref(), Some("a b"));
         let found = read(&properties);
         assert_eq!(found.headers, sent.headers);
         assert_eq!(found.attempt, 1);
