@@ -27,6 +27,7 @@ const HERE: &str = "of a mesh on one machine: `tests/examples/command.rs` types 
 const OF_A_FOLDER: &str =
     "of a folder that the page does not show: `cli/tests/up` asks it of one of its own";
 const CACHING: &str = "examples/caching/README.md shows it, whose commands `tests/examples` types";
+const EVENTS: &str = "examples/events/README.md shows it, whose commands `tests/examples` types";
 const FRAGMENT: &str = "names an option, and is no whole line";
 const REGISTRY: &str = "there is no registry here: `images.rs` looks at the archives";
 const BUILT: &str = "builds or tests this checkout";
@@ -159,6 +160,26 @@ const EXCEPT: &[(&str, &str, &str)] = &[
         "docs/troubleshooting.md",
         "meshwright explain --to",
         FRAGMENT,
+    ),
+    (
+        "docs/events.md",
+        "meshwright events list [WORKLOAD…]",
+        EVENTS,
+    ),
+    (
+        "docs/events.md",
+        "meshwright events peek shop/stock-to-billing",
+        EVENTS,
+    ),
+    (
+        "docs/events.md",
+        "meshwright events replay shop/stock-to-billing",
+        EVENTS,
+    ),
+    (
+        "docs/events.md",
+        "meshwright events purge shop/stock-to-billing",
+        EVENTS,
     ),
 ];
 
