@@ -129,7 +129,12 @@ impl Reader<'_> {
                 sent.topic = broker.topic.clone();
                 sent.group = broker.consumer_group.clone().unwrap_or_else(own_group);
                 sent.create = broker.manage == Manage::CreateIfMissing;
-                sent.start = self.start(&broker.start_from, refusals);
+                match start(&broker.start_from) {
+                    Ok(start) => sent.start = Some(start),
+                    Err(why) => {
+                        refusals.push(invalid(format!("spec.source.broker.startFrom.{why}")));
+                    }
+                }
             }
             (SourceType::Schedule, None, Some(written)) => {
                 let (schedule, problems) = schedule::compile(self.key, self.metadata, written);
@@ -253,30 +258,21 @@ impl Reader<'_> {
             max_per_second: replay.max_per_second,
         })
     }
+}
 
-    fn start(&self, written: &StartFrom, refusals: &mut Vec<Refusal>) -> Option<Start> {
-        match (written.type_, &written.time) {
-            (StartType::New, None) => Some(Start::New(true)),
-            (StartType::Earliest, None) => Some(Start::Earliest(true)),
-            (StartType::Time, Some(time)) => match time.parse::<Timestamp>() {
-                Ok(time) => Some(Start::SinceMs(time.as_millisecond())),
-                Err(_) => {
-                    refusals.push(invalid(
-                        "spec.source.broker.startFrom.time: this is no moment: write it as \
-                         2026-11-20T08:00:00Z."
-                            .to_owned(),
-                    ));
-                    None
-                }
-            },
-            _ => {
-                refusals.push(invalid(
-                    "spec.source.broker.startFrom.time: it is written with type Time, and only there."
-                        .to_owned(),
-                ));
-                None
-            }
-        }
+/// Where a new group, or whoever reads a topic, begins.
+///
+/// # Errors
+/// What is wrong with the field `time`.
+pub(crate) fn start(written: &StartFrom) -> Result<Start, &'static str> {
+    match (written.type_, &written.time) {
+        (StartType::New, None) => Ok(Start::New(true)),
+        (StartType::Earliest, None) => Ok(Start::Earliest(true)),
+        (StartType::Time, Some(time)) => match time.parse::<Timestamp>() {
+            Ok(time) => Ok(Start::SinceMs(time.as_millisecond())),
+            Err(_) => Err("time: this is no moment: write it as 2026-11-20T08:00:00Z."),
+        },
+        _ => Err("time: it is written with type Time, and only there."),
     }
 }
 

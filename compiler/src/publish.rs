@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::event_subscription::{StartFrom, StartType};
+use crds::event_subscription::StartFrom;
 use crds::status::Reason;
 use crds::{ApiRouteSpec, PublishAck, SplitFormat};
-use k8s_openapi::jiff::Timestamp;
-use wire::mesh::{self, streaming::Start};
+use wire::mesh::{self, streaming::Start, subscription};
 
 use crate::api_route::{Refusal, request_match, rule_name, service_ref};
 use crate::broker;
+use crate::event_subscription;
 use crate::inputs::ObjectKey;
 
 /// Until a broker is there.
@@ -195,17 +195,11 @@ impl Reader<'_> {
 
 /// Where a stream begins; else what is wrong with the field `time`.
 fn start(written: &StartFrom) -> Result<Start, &'static str> {
-    match (written.type_, &written.time) {
-        (StartType::New, None) => Ok(Start::New(true)),
-        (StartType::Earliest, None) => Ok(Start::Earliest(true)),
-        (StartType::Time, Some(time)) => {
-            let time = time.parse::<Timestamp>();
-            let time =
-                time.map_err(|_| "time: this is no moment: write it as 2026-11-20T08:00:00Z.")?;
-            Ok(Start::SinceMs(time.as_millisecond()))
-        }
-        _ => Err("time: it is written with type Time, and only there."),
-    }
+    Ok(match event_subscription::start(written)? {
+        subscription::Start::New(is) => Start::New(is),
+        subscription::Start::Earliest(is) => Start::Earliest(is),
+        subscription::Start::SinceMs(moment) => Start::SinceMs(moment),
+    })
 }
 
 fn split(written: &crds::PublishSplit) -> mesh::Split {

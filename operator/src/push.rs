@@ -20,9 +20,9 @@ use futures::Stream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tonic::Status;
-use wire::claim::MAX_CLAIMS;
 use wire::delta::{Outcome, Sent, View as _};
 use wire::discovery::{Claim, FromSidecar, Report};
+use wire::grant::MAX_CLAIMS;
 use wire::server::{Deltas, Mailbox, serve};
 use wire::{Kind, ResourceId, capability, mesh};
 

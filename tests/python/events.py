@@ -75,7 +75,7 @@ class Nats:
         async def use(js):
             group = await js.pull_subscribe(self.topic, durable=QUEUE)
             for message in await group.fetch(100, timeout=2):
-                yield_(of_request(message.headers, message.data))
+                say(of_request(message.headers, message.data))
                 await message.ack()
 
         asyncio.run(self.connected(use))
@@ -97,7 +97,7 @@ class Redis:
             for entry, fields in entries:
                 fields = {name.decode(): value for name, value in fields.items()}
                 body = fields.pop("data")
-                yield_(of_request({name: value.decode() for name, value in fields.items()}, body))
+                say(of_request({name: value.decode() for name, value in fields.items()}, body))
                 self.client.xack(self.topic, QUEUE, entry)
 
 
@@ -130,11 +130,11 @@ class RabbitMQ:
             message = rabbitmq.RabbitMQMessage(
                 headers=properties.headers or {}, body=body, content_type=properties.content_type
             )
-            yield_(written(rabbitmq.from_rabbitmq(message, JSON)))
+            say(written(rabbitmq.from_rabbitmq(message, JSON)))
             self.channel.basic_ack(method.delivery_tag)
 
 
-def yield_(event):
+def say(event):
     print(json.dumps(event), flush=True)
 
 

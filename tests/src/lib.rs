@@ -9,6 +9,7 @@ pub mod issuer;
 pub mod mesh;
 pub mod node;
 mod panics;
+mod program;
 pub mod python;
 pub mod raw;
 pub mod shown;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::python::said;
+use crate::program::said;
 
 /// An issuer that is not ours: the npm package `oauth2-mock-server`. Ends when dropped.
 pub struct MockIssuer {

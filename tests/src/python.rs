@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
-use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+
+use crate::program::said;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("python")
@@ -28,25 +29,4 @@ pub async fn run(program: &str, arguments: &[&str], input: &str) -> Result<Strin
     let mut command = Command::new(interpreter().await?);
     command.arg(folder().join(program)).args(arguments);
     said(command, input).await
-}
-
-/// What a program prints that is given an input.
-pub(crate) async fn said(mut command: Command, input: &str) -> Result<String> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut stdin = child.stdin.take().context("an input")?;
-    let wrote = async {
-        // One that ends before it has read says why.
-        let _ = stdin.write_all(input.as_bytes()).await;
-        drop(stdin);
-    };
-    let (ended, ()) = tokio::join!(child.wait_with_output(), wrote);
-    let ended = ended?;
-    let said = String::from_utf8_lossy(&ended.stderr);
-    ensure!(ended.status.success(), "{command:?}: {said}");
-    Ok(String::from_utf8(ended.stdout)?)
 }

@@ -11,9 +11,9 @@ use prost::{
 };
 
 use crate::{
-    claim::{MAX_CLAIMS, MAX_CLAIMS_BYTES},
     delta::{MAX_ANNOUNCED, MAX_CHANGES, MAX_HELD, MAX_REMOVED},
     discovery::{Ack, Claims, FromSidecar, Hello, Lookup, Report, from_sidecar},
+    grant::{MAX_CLAIMS, MAX_CLAIMS_BYTES},
     lookup::MAX_ASKED,
     report::MAX_REPORTED,
 };

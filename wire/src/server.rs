@@ -23,9 +23,9 @@ use tonic::Status;
 
 use crate::{
     ResourceId,
-    claim::MAX_CLAIMS,
     delta::{MAX_HELD, MAX_HELLO_BYTES, Outcome, Sent, View},
     discovery::{Claim, Claims, Delta, FromSidecar, Grant, Lookup, Report},
+    grant::MAX_CLAIMS,
     lookup::{MAX_LOOKUPS, Question},
     message::Said,
 };

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use compiler::ObjectKey;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use wire::claim::Record;
+use wire::grant::Record;
 
 use super::{Kept, Store, StoreError};
 

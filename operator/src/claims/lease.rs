@@ -10,7 +10,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Api, Client};
-use wire::claim::{LIFE, Record};
+use wire::grant::{LIFE, Record};
 
 use super::{Kept, Store, StoreError};
 use crate::api_server::in_time;

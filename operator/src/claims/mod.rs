@@ -1,4 +1,4 @@
-//! Who does what one sidecar alone does at a time ([`wire::claim`]): what was granted is kept in a [`Store`] before
+//! Who does what one sidecar alone does at a time ([`wire::grant`]): what was granted is kept in a [`Store`] before
 //! anybody is told.
 //!
 //! Every replica grants. What it has read last it keeps in mind, so that of a hundred sidecars that claim the same
@@ -18,9 +18,9 @@ use compiler::{Inputs, ObjectKey};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
-use wire::claim::{Decision, LIFE, Question, Record, decide};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use wire::discovery::{Claim, Grant};
+use wire::grant::{Decision, LIFE, Question, Record, decide};
 use wire::mesh;
 
 use crate::leader::Leader;
@@ -227,15 +227,15 @@ impl Claims {
         all.entry(object.clone()).or_default().clone()
     }
 
-    /// Removes what is kept of objects that are no more, for as long as it is polled: by the replica that leads.
+    /// Forgets objects that are no more, for as long as it is polled; the replica that leads removes what is kept of
+    /// them, too.
     pub async fn tidy(
         self: Arc<Self>,
         mut leader: watch::Receiver<Leader>,
         mut world: watch::Receiver<Option<Arc<Inputs>>>,
     ) {
         loop {
-            let leads = leader.wait_for(Leader::is_us).await.is_ok();
-            if !leads || world.wait_for(Option::is_some).await.is_err() {
+            if world.wait_for(Option::is_some).await.is_err() {
                 // It ends with the operator, not before.
                 return std::future::pending().await;
             }
@@ -244,6 +244,15 @@ impl Claims {
                 let inputs = inputs.as_ref();
                 inputs.is_none_or(|inputs| inputs.event_subscriptions.contains_key(object))
             };
+            self.forget_but(there);
+            if !leader.borrow().is_us() {
+                // Who leads from now on sees to it at once.
+                let leads = async { leader.wait_for(Leader::is_us).await.is_ok() };
+                if timeout(TIDY, leads).await == Ok(false) {
+                    return std::future::pending().await;
+                }
+                continue;
+            }
             match self.remove_but(there).await {
                 Ok(()) => sleep(TIDY).await,
                 Err(why) => {
@@ -254,6 +263,11 @@ impl Claims {
         }
     }
 
+    fn forget_but(&self, there: impl Fn(&ObjectKey) -> bool) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|object, known| there(object) || Arc::strong_count(known) > 1);
+    }
+
     async fn remove_but(&self, there: impl Fn(&ObjectKey) -> bool) -> Result<(), StoreError> {
         for (object, version) in self.store.all().await? {
             if !there(&object) {
@@ -261,8 +275,6 @@ impl Claims {
                 tracing::info!(subscription = %object, "is gone, and so is what was kept of it");
             }
         }
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|object, known| there(object) || Arc::strong_count(known) > 1);
         Ok(())
     }
 }

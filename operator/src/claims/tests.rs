@@ -272,6 +272,8 @@ async fn what_is_kept_of_objects_that_are_gone_is_removed_by_the_one_that_leads(
     leads.send_replace(Leader::Nobody);
     world.send_replace(Some(Arc::default()));
     assert_eq!(settled().await, 1, "another replica sees to it");
+    let known = claims.known.lock().unwrap().len();
+    assert_eq!(known, 0, "and nobody knows of it any longer");
     store.held(|held| held.is_away = true);
     leads.send_replace(Leader::alone().borrow().clone());
     settled().await;

@@ -1,5 +1,5 @@
 //! A schedule, as each sidecar carries it out: whoever claims first what is due delivers it, and goes on claiming it until
-//! it is done. What a sidecar leaves undone another one is granted ([`wire::claim`]), as the same event.
+//! it is done. What a sidecar leaves undone another one is granted ([`wire::grant`]), as the same event.
 //!
 //! What is due is begun once the operator holds that it is, and not before. So a schedule waits while there is no
 //! operator, and what had begun goes on for as long as it is granted.
@@ -16,8 +16,8 @@ use futures::future::LocalBoxFuture;
 use jiff::Timestamp;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
-use wire::claim::{LIFE, MAX_OPEN, RENEW};
 use wire::discovery::{self, Claim, Grant};
+use wire::grant::{LIFE, MAX_OPEN, RENEW};
 
 use super::running::Running;
 use super::subscriber::{Told, at};

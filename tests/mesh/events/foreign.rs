@@ -50,9 +50,9 @@ impl Sdk {
     async fn reads(self, seen: &Seen) -> Result<Value> {
         let headers = seen.headers.iter().map(|(name, value)| {
             let value = value.to_str().unwrap_or_default();
-            // Who publishes is told of no trace, and each delivery has one.
             (name.as_str().to_owned(), json!(value))
         });
+        // Nothing is published with a trace here, and each delivery has one.
         let headers = headers.filter(|(name, _)| !name.starts_with("ce-trace"));
         let headers = serde_json::Map::from_iter(headers);
         let body = std::str::from_utf8(&seen.body)?;

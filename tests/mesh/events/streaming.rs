@@ -267,6 +267,29 @@ async fn who_does_not_read_is_given_no_more_than_it_reads_and_misses_nothing() -
 }
 
 #[tokio::test]
+async fn one_more_than_may_listen_is_told_so_and_may_when_another_one_goes() -> Result<()> {
+    // Of each worker.
+    const MAY: usize = 256;
+    let world = World::subscribed("", LIVE).await?;
+    let web = world.mesh.client("web").await?;
+    let mut all = vec![Listening::begins(&web, "/live").await?];
+    let refused = loop {
+        match Listening::to(&web, "/live", &[]).await {
+            Ok(one) => all.push(one),
+            Err(why) => break why.to_string(),
+        }
+        ensure!(all.len() <= 8 * MAY, "nobody is refused");
+    };
+    assert!(all.len() >= MAY, "{} listen: {refused}", all.len());
+    assert!(
+        refused.contains("503") && refused.contains("overloaded"),
+        "{refused}"
+    );
+    all.clear();
+    Listening::begins(&web, "/live").await.map(drop)
+}
+
+#[tokio::test]
 async fn who_may_not_listen_or_asks_for_what_is_not_there_is_told() -> Result<()> {
     let mut world = World::subscribed("", LIVE).await?;
     let [web, other] = [

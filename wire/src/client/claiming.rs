@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    claim::MAX_CLAIMS,
     discovery::{Claim, Claims, Grant, Grants},
+    grant::MAX_CLAIMS,
 };
 
 /// A claim, and where its answer goes. That is dropped when there will be none.

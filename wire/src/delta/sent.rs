@@ -18,7 +18,7 @@ use crate::{
 
 /// What an id, a generation and a hash add to a body, in bytes, roughly.
 const OVERHEAD_BYTES: usize = 96;
-/// The most answers to claims in one delta: each is bounded by what is open ([`crate::claim::MAX_OPEN`]).
+/// The most answers to claims in one delta: each is bounded by what is open ([`crate::grant::MAX_OPEN`]).
 const MAX_GRANTS: usize = 256;
 
 /// The operator's end of one stream.

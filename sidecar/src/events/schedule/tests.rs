@@ -4,7 +4,7 @@ use futures::FutureExt as _;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::sleep;
-use wire::claim::{Decision, Question, Record, decide};
+use wire::grant::{Decision, Question, Record, decide};
 use wire::mesh;
 
 use super::*;
@@ -235,7 +235,7 @@ async fn what_a_dead_sidecar_had_begun_is_delivered_by_another_as_the_same_event
         assert_eq!(shared.of(&minute(1)), [("a", 1)]);
         first.abort();
         // Once nobody has claimed it for long.
-        sleep(LIFE + wire::claim::LOOK * 2).await;
+        sleep(LIFE + wire::grant::LOOK * 2).await;
         assert_eq!(shared.of(&minute(1)), [("a", 1), ("b", 2)]);
         sleep(MINUTE).await;
         assert_eq!(shared.of(&minute(2)), [("b", 1)]);
@@ -376,7 +376,7 @@ async fn what_is_no_longer_granted_is_broken_off_and_delivered_again_later() {
         shared.is_away.set(true);
         sleep(3 * SECOND).await;
         assert_eq!(shared.under_way.get(), 1, "it may yet be granted again");
-        sleep(wire::claim::HOLD).await;
+        sleep(wire::grant::HOLD).await;
         assert_eq!(shared.under_way.get(), 0);
         shared.is_away.set(false);
         sleep(10 * MINUTE).await;

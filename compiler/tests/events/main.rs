@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod schedules;
+
 use compiler::yaml::{Object, parse};
 use crds::event_subscription::{
-    DeliveryMode, EventOrdering, EventTargetType, Manage, OnExhausted, StartType,
+    ConcurrencyPolicy, DeliveryMode, EventOrdering, EventTargetType, Manage, OnExhausted, StartType,
 };
 
 const SOURCE: &str = "source: {type: Broker, broker: {name: nats, topic: orders}}";

@@ -1,38 +1,6 @@
-//! A folder takes a schedule exactly where a cluster would.
+//! Those whose source is a schedule.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-use compiler::yaml::{Object, parse};
-use crds::event_subscription::ConcurrencyPolicy;
-
-const TARGET: &str = "target: {type: Service, service: {name: orders, port: 80}}";
-const DELIVERY: &str = "delivery: {onExhausted: Drop}";
-
-/// An EventSubscription whose spec is on line 4.
-fn subscription(spec: &str) -> String {
-    format!(
-        "apiVersion: meshwright.dev/v1alpha1\nkind: EventSubscription\nmetadata: {{name: orders}}\n\
-         spec: {{{spec}}}\n"
-    )
-}
-
-/// What is wrong, without its place, which is line 4.
-#[track_caller]
-fn refuses(spec: &str, expected: &str) {
-    let problems = parse("shop.yaml", &subscription(spec)).problems;
-    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    assert_eq!(problems, [format!("shop.yaml:4: {expected}")], "{spec}");
-}
-
-#[track_caller]
-fn takes(spec: &str) -> crds::EventSubscriptionSpec {
-    let file = parse("shop.yaml", &subscription(spec));
-    assert_eq!(file.problems, [], "{spec}");
-    let Object::EventSubscription(subscription) = &file.documents[0].object else {
-        panic!("{:?}", file.documents);
-    };
-    subscription.spec.clone()
-}
+use super::*;
 
 /// With what stands in its schedule, beside `0 2 * * *`.
 fn with_schedule(more: &str) -> String {
