@@ -151,6 +151,7 @@ fn config(args: &InjectArgs) -> anyhow::Result<Config> {
             operator: args.operator.clone(),
             trust_domain: args.trust_domain.clone(),
             roots,
+            roots_ended: None,
             namespace: BTreeMap::new(),
             probe_token: String::new(),
         });
@@ -298,6 +299,7 @@ mod tests {
             operator: "operator:15012".to_owned(),
             trust_domain: "cluster.local".to_owned(),
             roots: "roots".to_owned(),
+            roots_ended: None,
             namespace: BTreeMap::new(),
             probe_token: String::new(),
         }

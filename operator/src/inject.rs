@@ -88,6 +88,10 @@ pub struct Config {
     pub trust_domain: String,
     /// The trust bundle at this moment, PEM: what the sidecar trusts first.
     pub roots: String,
+    /// When the last of those roots ended, RFC 3339, if it has: a sidecar would trust nobody, nor ever be told of
+    /// others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roots_ended: Option<String>,
     /// The labels of the pod's namespace.
     #[serde(skip)]
     pub namespace: BTreeMap<String, String>,
@@ -133,6 +137,9 @@ pub fn inject(pod: &Pod, config: &Config) -> Result<json_patch::Patch, Refusal> 
             before.ask(json, &mut patch);
         }
         return Ok(patch.into());
+    }
+    if let Some(when) = &config.roots_ended {
+        return Err(Refusal::RootsEnded(when.clone()));
     }
     let probes = probes::rewrite(spec, own, excluded, probes::none(config), &mut patch)?;
     let probes = probes::written(&probes)?;

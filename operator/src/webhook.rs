@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api_server::in_time;
-use crate::ca::TrustBundle;
+use crate::ca::{TrustBundle, rfc3339};
 use crate::inject::{Config, SidecarArgs};
 use crate::places::{Limits, Place, Places};
 
@@ -248,12 +248,15 @@ impl Webhook {
 
     /// What a pod that is made now is told, in a namespace with these labels.
     pub(crate) fn config(&self, namespace: BTreeMap<String, String>) -> Config {
+        let bundle = self.bundle.borrow();
+        let ended = bundle.ended(SystemTime::now());
         Config {
             namespace,
             sidecar: self.sidecar.clone(),
             operator: self.operator.clone(),
             trust_domain: self.trust_domain.clone(),
-            roots: self.bundle.borrow().to_pem(),
+            roots: bundle.to_pem(),
+            roots_ended: ended.map(rfc3339),
             probe_token: probe_token(),
         }
     }

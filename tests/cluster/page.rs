@@ -2,9 +2,11 @@
 //! typed as it is written.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
 use tests::cluster::Cluster;
 use tests::mesh::binary;
@@ -54,6 +56,10 @@ pub(crate) struct Said {
 const LIMIT: &str = "150";
 /// The exit code of `timeout` for what it has ended.
 const ENDED: i32 = 124;
+/// The container that says why a pod of the mesh is not ready.
+const SIDECAR: &str = "meshwright-sidecar";
+/// How many of its last lines are told.
+const LAST: usize = 12;
 
 /// The page's blocks of YAML, each with the name of its file, which its first line says.
 pub(crate) fn files(page: &str) -> Vec<(&str, &str)> {
@@ -303,11 +309,42 @@ impl Shell {
         let output = shell.stdin(std::process::Stdio::null()).output().await?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let code = output.status.code();
-        ensure!(
-            code != Some(ENDED),
-            "{command}: not done within {LIMIT} s\n{text}"
-        );
+        if code == Some(ENDED) {
+            let waiting = self.waiting().await;
+            bail!("{command}: not done within {LIMIT} s\n{text}\n{waiting}");
+        }
         Ok(Said { code, text })
+    }
+
+    /// What the cluster says of pods that are not ready, for whoever wonders why something took too long.
+    async fn waiting(&self) -> String {
+        let cluster = self.cluster;
+        let Ok(pods) = cluster.json(&["get", "pods", "-A"]).await else {
+            return "the pods can't be listed".to_owned();
+        };
+        let mut said = String::new();
+        for pod in pods["items"].as_array().into_iter().flatten() {
+            let metadata = &pod["metadata"];
+            let conditions = pod["status"]["conditions"].as_array();
+            let mut conditions = conditions.into_iter().flatten();
+            let is_ready = |one: &Value| one["type"] == "Ready" && one["status"] == "True";
+            let names = (metadata["namespace"].as_str(), metadata["name"].as_str());
+            let (false, (Some(namespace), Some(name))) = (conditions.any(is_ready), names) else {
+                continue;
+            };
+            let logs = cluster.logs(namespace, name, SIDECAR).await;
+            let logs = logs.unwrap_or_else(|error| error.to_string());
+            let last = Vec::from_iter(logs.lines().rev().take(LAST));
+            let last = Vec::from_iter(last.into_iter().rev()).join("\n");
+            let ends = &metadata["deletionTimestamp"];
+            let _ = writeln!(
+                said,
+                "{namespace}/{name} is not ready (ends: {ends}):\n{last}"
+            );
+        }
+        let events = ["get", "events", "-A", "--field-selector=type=Warning"];
+        let events = cluster.kubectl(&events).await;
+        said + &events.unwrap_or_else(|error| error.to_string())
     }
 
     /// What a line says, which may not fail.

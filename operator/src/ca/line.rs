@@ -102,6 +102,7 @@ impl Line {
     }
 }
 
-fn end(certificate: &CertificateDer<'static>) -> Option<SystemTime> {
+/// When a certificate ends, if it can be read.
+pub(super) fn end(certificate: &CertificateDer<'static>) -> Option<SystemTime> {
     Some(validity(&parse(certificate).ok()?).1)
 }

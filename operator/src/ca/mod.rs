@@ -42,6 +42,7 @@ pub use error::Error;
 pub(crate) use leaf::is_operator;
 pub use leaf::{InvalidLeaf, PeerLeaf};
 use provided::Provider;
+pub(crate) use provided::rfc3339;
 pub use report::{Certificate, Report};
 use rotation::{Authorities, Moment, Wanted};
 use store::{KeyStore, Saved};
@@ -473,6 +474,12 @@ impl TrustBundle {
             .iter()
             .map(|root| pem_block("CERTIFICATE", root))
             .collect()
+    }
+
+    /// When the last of its roots has ended, if that was before now: whoever has nothing else trusts nobody then.
+    pub fn ended(&self, now: SystemTime) -> Option<SystemTime> {
+        let last = self.roots.iter().filter_map(line::end).max();
+        last.filter(|last| *last <= now)
     }
 }
 

@@ -199,7 +199,7 @@ fn prove(line: &Line, now: SystemTime) -> Result<(), String> {
 }
 
 /// A time for people.
-pub(super) fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time)
         .and_then(|time| time.round(jiff::Unit::Second))
         .map_or_else(|_| "an unknown time".to_owned(), |time| time.to_string())

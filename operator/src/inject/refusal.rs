@@ -86,6 +86,12 @@ pub enum Refusal {
         "it has a container called {0}, which is not one that injection puts there; call it something else"
     )]
     Name(String),
+    /// It would never be ready.
+    #[error(
+        "the mesh's root has ended, at {0}, so that it would trust nobody; an operator that runs since there is another \
+         root gives it one (docs/certificates.md, \"When a root has ended\")"
+    )]
+    RootsEnded(String),
 }
 
 // === what a sidecar can't do ===

@@ -24,6 +24,7 @@ fn config() -> Config {
         trust_domain: "cluster.local".into(),
         roots: "-----BEGIN CERTIFICATE-----\n".into(),
         namespace: BTreeMap::new(),
+        roots_ended: None,
         probe_token: "t0ken".into(),
     }
 }

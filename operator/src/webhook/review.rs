@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::inject::{Config, INJECTED, inject};
+use crate::inject::{Config, INJECTED, Refusal, inject};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 
@@ -122,8 +122,12 @@ pub(super) fn injected(request: Request, config: &Config) -> Result<Value, BadRe
                     crate::inject::LABEL
                 );
                 response["allowed"] = json!(false);
-                response["status"] =
-                    json!({ "code": 422, "reason": "Invalid", "message": message });
+                let (code, reason) = match refusal {
+                    // It isn't the pod's fault, and whoever makes it tries again.
+                    Refusal::RootsEnded(_) => (503, "ServiceUnavailable"),
+                    _ => (422, "Invalid"),
+                };
+                response["status"] = json!({ "code": code, "reason": reason, "message": message });
             }
         }
     }

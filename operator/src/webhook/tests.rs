@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use rcgen::KeyPair;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -66,9 +66,13 @@ fn review(pod: Value) -> Value {
 }
 
 fn answer(review: &Value) -> Value {
+    answer_of(&webhook(), review)
+}
+
+fn answer_of(webhook: &Webhook, review: &Value) -> Value {
     let request = review::read(review.to_string().as_bytes()).unwrap();
     let uid = request.uid.clone();
-    let config = webhook().config(BTreeMap::new());
+    let config = webhook.config(BTreeMap::new());
     let response = review::injected(request, &config).unwrap();
     let answer = review::written(&uid, response).unwrap();
     let answer: Value = serde_json::from_slice(&answer).unwrap();
@@ -105,6 +109,40 @@ async fn a_pod_that_can_not_have_one_is_refused_with_the_reason_and_the_way_out(
         message.ends_with("label it meshwright.dev/inject: disabled"),
         "{message}"
     );
+}
+
+/// A root that ends then.
+fn root(end: SystemTime) -> CertificateDer<'static> {
+    let mut params = rcgen::CertificateParams::default();
+    let since = end.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since;
+    let key = rcgen::KeyPair::generate().unwrap();
+    params.self_signed(&key).unwrap().der().clone()
+}
+
+/// An operator that is about to leave may not know yet that there is another root.
+#[tokio::test]
+async fn no_pod_is_given_roots_that_have_all_ended_and_a_pod_without_a_sidecar_needs_none() {
+    let with = |roots: Vec<CertificateDer<'static>>| Webhook {
+        bundle: watch::channel(TrustBundle { roots, revision: 1 }).1,
+        ..webhook()
+    };
+    let (now, second) = (SystemTime::now(), Duration::from_secs(1));
+    let ended = with(vec![root(now - second)]);
+    let refused = answer_of(&ended, &review(pod()));
+    assert_eq!(refused["allowed"], false);
+    assert_eq!(refused["status"]["code"], 503);
+    let message = refused["status"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("the mesh's root has ended, at 2"),
+        "{message}"
+    );
+
+    let mut without = pod();
+    without["metadata"]["labels"] = json!({ "meshwright.dev/inject": "disabled" });
+    assert_eq!(answer_of(&ended, &review(without))["allowed"], true);
+    let one_is_left = with(vec![root(now - second), root(now + 60 * second)]);
+    assert_eq!(answer_of(&one_is_left, &review(pod()))["allowed"], true);
 }
 
 #[tokio::test]
