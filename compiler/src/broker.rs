@@ -135,6 +135,10 @@ impl Reader<'_> {
                 "what stands in \"ca.crt\" of Secret {key} is no certificate in PEM, or not all of it is."
             ));
         }
+        let url = match address.tls {
+            true => url,
+            false => host::from_anywhere(url, &address.host, self.namespace),
+        };
         Ok(mesh::Broker {
             name: name.to_owned(),
             url,

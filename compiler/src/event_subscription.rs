@@ -14,21 +14,21 @@ use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use wire::broker::BrokerKind;
-use wire::mesh::{
-    self, Protocol, event_replay as replay, subscription::Start, subscription::Target,
-};
+use wire::mesh::{self, event_replay as replay, subscription::Start};
 
-use crate::api_route::{Refusal, ended, listed, service_ref};
+use crate::api_route::Refusal;
 use crate::broker;
-use crate::endpoints::{is_external_name, protocol, tcp_ports};
 use crate::host::Suggestions;
-use crate::index::{Objects, selector};
+use crate::index::Objects;
 use crate::inputs::ObjectKey;
 use crate::retry_policy::backoff;
 
 mod deduplication;
 mod filter;
 mod schedule;
+mod target;
+
+pub(crate) use target::elsewhere;
 
 /// The attribute of the CloudEvents extension for partitioning.
 const PARTITION_KEY: &str = "partitionkey";
@@ -85,11 +85,12 @@ impl Reader<'_> {
         });
         let (broker, unresolved) = broker.unzip();
         let deduplication = self.deduplication();
-        let unresolved = unresolved.flatten().into_iter();
-        let unresolved = unresolved.chain(deduplication.unresolved);
-        read.unresolved = Refusal::all(unresolved.collect());
+        let mut lacks = Vec::from_iter(unresolved.flatten());
+        lacks.extend(deduplication.unresolved);
         refusals.extend(deduplication.refusal);
-        let target = self.target(&mut read.lost, &mut refusals);
+        let (target, unresolved) = self.target(&mut read.lost, &mut refusals);
+        lacks.extend(unresolved);
+        read.unresolved = Refusal::all(lacks);
         let (filters, unreadable) = filter::compile(&self.spec.filters);
         refusals.extend(unreadable.into_iter().map(invalid));
         if let Some(kind) = broker.as_ref().and_then(broker::kind) {
@@ -144,88 +145,6 @@ impl Reader<'_> {
             _ => refusals.push(invalid(
                 "spec.source: type Broker has broker, and type Schedule has schedule.".to_owned(),
             )),
-        }
-    }
-
-    fn target(
-        &self,
-        lost: &mut BTreeSet<ObjectKey>,
-        refusals: &mut Vec<Refusal>,
-    ) -> Option<Target> {
-        let target = &self.spec.target;
-        match (target.type_, &target.workload, &target.service) {
-            (EventTargetType::Workload, Some(workload), None) => {
-                if workload.selector.is_empty() {
-                    refusals.push(invalid(
-                        "spec.target.workload.selector: without a label it selects nothing."
-                            .to_owned(),
-                    ));
-                }
-                Some(Target::ApplicationPort(workload.port.into()))
-            }
-            (EventTargetType::Service, None, Some(service)) => {
-                let key = ObjectKey::new(&*self.key.namespace, &*service.name);
-                refusals.extend(self.unusable(&key, service.port, lost));
-                Some(Target::Service(mesh::EventService {
-                    service: Some(service_ref(&key)),
-                    port: service.port.into(),
-                }))
-            }
-            _ => {
-                refusals.push(invalid(
-                    "spec.target: type Workload has workload, and type Service has service."
-                        .to_owned(),
-                ));
-                None
-            }
-        }
-    }
-
-    /// What is wrong with a Service as a target.
-    fn unusable(
-        &self,
-        key: &ObjectKey,
-        port: u16,
-        lost: &mut BTreeSet<ObjectKey>,
-    ) -> Option<Refusal> {
-        let ObjectKey { namespace, name } = key;
-        let at = "spec.target.service";
-        let Some(service) = self.services.get(key) else {
-            lost.insert(key.clone());
-            let suggestion = ended(self.suggestions.instead_of(key));
-            return Some(Refusal {
-                reason: Reason::TargetNotFound,
-                message: format!(
-                    "{at}.name: there is no Service {name:?} in namespace {namespace}{suggestion}"
-                ),
-            });
-        };
-        if is_external_name(service) || selector(service).is_none_or(BTreeMap::is_empty) {
-            return Some(Refusal {
-                reason: Reason::UnsupportedTarget,
-                message: format!(
-                    "{at}.name: Service {name:?} in namespace {namespace} selects no pods whose sidecars \
-                     would deliver to it: name one that does."
-                ),
-            });
-        }
-        match tcp_ports(service).find(|(number, _)| *number == port) {
-            None => Some(Refusal {
-                reason: Reason::TargetNotFound,
-                message: format!(
-                    "{at}.port: Service {name:?} in namespace {namespace} has no port {port}, {}.",
-                    listed(service)
-                ),
-            }),
-            Some((_, declared)) if protocol(declared) == Protocol::Tcp => Some(Refusal {
-                reason: Reason::UnsupportedProtocol,
-                message: format!(
-                    "{at}.port: events are posted, and port {port} of Service {name:?} in namespace \
-                     {namespace} is declared to speak no HTTP: set its appProtocol to http, or name it http, \
-                     if it does."
-                ),
-            }),
-            Some(_) => None,
         }
     }
 
@@ -326,7 +245,7 @@ fn problems(spec: &EventSubscriptionSpec) -> Vec<String> {
     let delivery = &spec.delivery;
     let broker = spec.source.broker.as_ref();
     let is_source = |topic: &String| broker.is_some_and(|source| source.topic == *topic);
-    let mut problems = Vec::new();
+    let mut problems = target::problems(spec);
     if spec.source.type_ == SourceType::Schedule {
         problems.extend(schedule::problems(spec));
     }

@@ -46,6 +46,19 @@ pub(crate) fn service(host: &str, namespace: &str, cluster_domain: &str) -> Opti
     }
 }
 
+/// An address of plaintext (`scheme://user@host:port`) in which the name of a Service of `namespace` means it from anywhere,
+/// as who reads it may be elsewhere; over TLS a name is also what is proved, and stays as it is.
+pub(crate) fn from_anywhere(url: String, host: &str, namespace: &str) -> String {
+    let is_short = !host.is_empty() && !host.contains(['.', ':']);
+    let begin = url.rfind('@').map(|at| at + 1);
+    let begin = begin.or_else(|| url.find("://").map(|at| at + 3));
+    let end = begin.filter(|begin| is_short && url[*begin..].starts_with(host));
+    match end.map(|begin| begin + host.len()) {
+        Some(end) => format!("{}.{namespace}{}", &url[..end], &url[end..]),
+        None => url,
+    }
+}
+
 /// Every name that means the Service from anywhere.
 pub(crate) fn names(service: &ObjectKey, cluster_domain: &str) -> Vec<String> {
     let ObjectKey { namespace, name } = service;

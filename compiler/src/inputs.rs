@@ -75,6 +75,8 @@ pub struct Settings {
     pub cluster_domain: String,
     /// The roots of trust, DER: the current one, and the next while a rotation is under way.
     pub roots: Vec<Vec<u8>>,
+    /// The namespace that the operator is installed in: whoever may make pods there is trusted with all of the mesh.
+    pub namespace: String,
 }
 
 /// Namespace and name of an object whose kind is known.
@@ -183,6 +185,7 @@ impl Default for Settings {
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             roots: Vec::new(),
+            namespace: "meshwright-system".to_owned(),
         }
     }
 }

@@ -49,4 +49,4 @@ pub use output::{Around, Audience, AudienceKey, Compiled, Output};
 pub use refers::{refer_to_brokers, refer_to_consumers, refer_to_credentials};
 pub use review::{Draft, Opinion, Review};
 pub use verdict::{Condition, Verdict};
-pub use workload::{SIDECAR_CONTAINER, is_meshed};
+pub use workload::{CARRIES, SIDECAR_CONTAINER, is_meshed};

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crds::EventSubscriptionSpec;
+
 use crate::inputs::{Inputs, ObjectKey};
 
 /// The namespaces with an ApiRoute that takes consumers' keys.
@@ -14,7 +16,7 @@ pub fn refer_to_consumers(inputs: &Inputs) -> BTreeSet<&str> {
     namespaces(refer.map(|(key, _)| key))
 }
 
-/// The namespaces with an object that names a Secret: to ask about tokens, or for a store.
+/// The namespaces with an object that names a Secret: to ask about tokens, for a store, or for a system outside.
 pub fn refer_to_credentials(inputs: &Inputs) -> BTreeSet<&str> {
     let routes = inputs.api_routes.iter().filter(|(_, route)| {
         let auth = route.spec.auth.as_ref();
@@ -24,8 +26,22 @@ pub fn refer_to_credentials(inputs: &Inputs) -> BTreeSet<&str> {
     });
     let limits = inputs.rate_limits.iter();
     let limits = limits.filter(|(_, limit)| limit.spec.store.is_some());
+    let subscriptions = inputs.event_subscriptions.iter();
+    let subscriptions = subscriptions.filter(|(_, subscription)| {
+        let EventSubscriptionSpec {
+            target,
+            deduplication,
+            ..
+        } = &subscription.spec;
+        let shown = target.url.as_ref();
+        let store = deduplication.as_ref();
+        shown.is_some_and(|url| url.secret_ref.is_some())
+            || store.is_some_and(|deduplication| deduplication.redis.is_some())
+    });
     let routes = routes.map(|(key, _)| key);
-    namespaces(routes.chain(limits.map(|(key, _)| key)))
+    let limits = limits.map(|(key, _)| key);
+    let subscriptions = subscriptions.map(|(key, _)| key);
+    namespaces(routes.chain(limits).chain(subscriptions))
 }
 
 /// The namespaces with an object that names a broker: to publish to, or to be subscribed.

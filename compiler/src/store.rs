@@ -50,9 +50,12 @@ impl Reader<'_> {
                 )
             }),
         };
-        let read = found.and_then(|url| match self.is_store(&url) {
-            true => Ok(url),
-            false => Err(format!(
+        let read = found.and_then(|url| match Place::read(&url) {
+            Ok(place) if place.tls => Ok(url),
+            Ok(place) if self.is_service(&place.host) => {
+                Ok(host::from_anywhere(url, &place.host, namespace))
+            }
+            _ => Err(format!(
                 "{at}: what stands in Secret {key} is no redis://host:6379 whose host is a Service of \
                  the mesh, and no rediss://host:6379."
             )),
@@ -71,12 +74,9 @@ impl Reader<'_> {
     }
 
     /// Plaintext stays in the mesh: outside, anybody could answer.
-    fn is_store(&self, url: &str) -> bool {
+    fn is_service(&self, host: &str) -> bool {
         let domain = &self.settings.cluster_domain;
-        let service = |host: &str| {
-            // An address of IPv6 has no dots, and is no name.
-            !host.contains(':') && host::service(host, &self.key.namespace, domain).is_some()
-        };
-        Place::read(url).is_ok_and(|place| place.tls || service(&place.host))
+        // An address of IPv6 has no dots, and is no name.
+        !host.contains(':') && host::service(host, &self.key.namespace, domain).is_some()
     }
 }

@@ -11,6 +11,10 @@ use crate::permissive::{permissive, refuses_unknown};
 /// The name of the container that makes a pod a member of the mesh.
 pub const SIDECAR_CONTAINER: &str = "meshwright-sidecar";
 
+/// The label, `"true"`, of pods in the operator's namespace whose sidecars carry out the EventSubscriptions whose
+/// targets have none: of other namespaces' pods it says nothing.
+pub const CARRIES: &str = "meshwright.dev/carries-events";
+
 /// Whether the pod has a sidecar and has not ended. A pod that is being deleted is still meshed:
 /// its sidecar serves until the last request has been answered.
 pub fn is_meshed(pod: &Pod) -> bool {

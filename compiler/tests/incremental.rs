@@ -276,6 +276,7 @@ fn name(edit: &Edit) -> String {
         Edit::Broker(key, _) => format!("broker {key}"),
         Edit::Namespace(key, _) => format!("namespace {key}"),
         Edit::Precedence(object, _) => format!("precedence {object}"),
+        Edit::OperatorNamespace(_) => "operator's namespace".to_owned(),
         Edit::TrustDomain(_) => "trust domain".to_owned(),
         Edit::ClusterDomain(_) => "cluster domain".to_owned(),
         Edit::Root(_) => "root".to_owned(),

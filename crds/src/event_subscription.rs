@@ -29,7 +29,9 @@ pub use replay::{EventReplay, ReplayFrom, ReplayType};
 pub use schedule::{ConcurrencyPolicy, ScheduleSource, ScheduledEvent};
 pub use source::{BrokerSource, Manage, Source, SourceType, StartFrom, StartType};
 pub use status::{EventError, EventSubscriptionStatus, ReplayPhase, ReplayStatus};
-pub use target::{EventTarget, EventTargetType, ServiceTarget, WorkloadTarget};
+pub use target::{
+    EventTarget, EventTargetType, SecretName, ServiceTarget, TopicTarget, UrlTarget, WorkloadTarget,
+};
 
 /// Which events go where, and what becomes of those that can't be delivered.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -104,6 +104,11 @@ pub enum Reason {
     Suspended,
     /// `Ready=False`: the target answered 410.
     TargetGone,
+    /// `Ready=False`: no pod that the events are for has a sidecar, such as while there is none; what waits is counted.
+    NoTarget,
+    /// `Ready=False`: there is no sidecar that would carry it out, neither of a pod that the events are for nor of the
+    /// Deployment `meshwright-events`.
+    NotCarriedOut,
 }
 
 // === impl ConditionType ===
@@ -156,6 +161,8 @@ impl Reason {
             Reason::NotDelivering => "NotDelivering",
             Reason::Suspended => "Suspended",
             Reason::TargetGone => "TargetGone",
+            Reason::NoTarget => "NoTarget",
+            Reason::NotCarriedOut => "NotCarriedOut",
         }
     }
 }

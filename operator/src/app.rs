@@ -157,6 +157,7 @@ async fn start_as(config: Config, leader: Option<watch::Receiver<Leader>>) -> Re
         compile: compiler::compile,
         trust_domain: config.trust_domain.clone(),
         cluster_domain: config.cluster_domain.clone(),
+        namespace: config.namespace.clone(),
         streams: streams.clone(),
         verdicts: verdicts.clone(),
         metrics: metrics.clone(),

@@ -196,7 +196,7 @@ fn notices(before: Option<&ObjectStatus>, now: &ObjectStatus) -> Vec<Notice> {
 /// Whether somebody has to do something. Of the sidecars' answers only a refusal: those who haven't
 /// answered will. What somebody has suspended is to be so.
 fn is_trouble(condition: &Condition) -> bool {
-    let wanted = [Reason::Suspended, Reason::NotAccepted].map(Reason::as_str);
+    let wanted = [Reason::Suspended, Reason::NotAccepted, Reason::NoTarget].map(Reason::as_str);
     match condition.type_.as_str() {
         "Programmed" => condition.reason == Reason::Rejected.as_str(),
         "Ready" => condition.status == "False" && !wanted.contains(&condition.reason.as_str()),

@@ -22,6 +22,8 @@ pub struct Reconciler {
     pub trust_domain: String,
     /// The DNS domain of the cluster's Services.
     pub cluster_domain: String,
+    /// The namespace that the operator is installed in.
+    pub namespace: String,
     /// Where resources go.
     pub streams: Arc<Streams>,
     /// Where verdicts go.
@@ -64,6 +66,7 @@ impl Reconciler {
                 trust_domain: self.trust_domain.clone(),
                 cluster_domain: self.cluster_domain.clone(),
                 roots: bundle.roots.iter().map(|root| root.to_vec()).collect(),
+                namespace: self.namespace.clone(),
             };
             output = match self.compile(inputs, output, seen).await {
                 Some(output) => {
@@ -198,6 +201,7 @@ mod tests {
             compile: fails_at_poison,
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
+            namespace: "meshwright-system".to_owned(),
             streams: streams.clone(),
             verdicts: verdicts.clone(),
             metrics: metrics.clone(),

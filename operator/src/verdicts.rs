@@ -159,7 +159,7 @@ impl Verdicts {
         let condition = programmed_condition(verdict, &programmed);
         let events = self.replicas.events(&verdict.object);
         let ready = events.as_ref();
-        let ready = ready.map(|events| events::ready(verdict.accepted(), events));
+        let ready = ready.map(|events| events::ready(verdict.accepted(), events, programmed.m));
         let origin = told.origins.get(&verdict.object);
         Report {
             kind: verdict.object.kind.to_string(),

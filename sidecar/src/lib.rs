@@ -26,4 +26,5 @@ pub mod net;
 pub mod policy;
 pub mod proxy;
 pub mod telemetry;
+pub mod wait;
 pub mod worker;

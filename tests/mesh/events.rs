@@ -18,6 +18,7 @@ mod batches;
 mod brokers;
 mod deliveries;
 mod duplicates;
+mod elsewhere;
 mod failures;
 mod foreign;
 mod order;

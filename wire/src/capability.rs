@@ -99,6 +99,9 @@ pub const STREAM: &str = "stream";
 pub const SUBSCRIPTION: &str = "subscription";
 /// Carries out what is due at times, and claims it (`mesh.Subscription.schedule`).
 pub const SUBSCRIPTION_SCHEDULE: &str = "subscription.schedule";
+/// Delivers for others: to a topic, to a system outside the mesh, or to nobody (`mesh.Subscription.topic_target`, `url`,
+/// `counts_only`).
+pub const SUBSCRIPTION_ELSEWHERE: &str = "subscription.elsewhere";
 /// Speaks to NATS (`mesh.Broker.url`).
 pub const BROKER_NATS: &str = "broker.nats";
 /// Asks about addresses in the networks of `mesh.Networks`, and takes `mesh.Lookup` for the answer.
@@ -153,6 +156,7 @@ pub const ALL: &[&str] = &[
     STREAM,
     SUBSCRIPTION,
     SUBSCRIPTION_SCHEDULE,
+    SUBSCRIPTION_ELSEWHERE,
     BROKER_NATS,
     LOOKUP,
 ];

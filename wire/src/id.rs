@@ -169,6 +169,7 @@ impl Kind {
                 Input::Pod,
                 Input::Settings,
                 Input::Broker,
+                Input::Credential,
             ],
             Kind::Keys => &[
                 Input::ApiRoute,

@@ -21,6 +21,7 @@ mod accepted;
 mod addresses;
 mod answers;
 pub(crate) mod callers;
+mod carrier;
 pub(crate) mod changes;
 pub mod control;
 mod dns;

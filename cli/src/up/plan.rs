@@ -14,9 +14,10 @@ use operator::source::Problem;
 use operator::source::reading::Reading;
 
 use super::addresses::{is_for_workloads, written};
+use super::carrier;
 
 /// What a pod is given between SIGTERM and SIGKILL when it doesn't say; Kubernetes' default.
-const GRACE: Duration = Duration::from_secs(30);
+pub(super) const GRACE: Duration = Duration::from_secs(30);
 /// More replicas of one Deployment are a slip of the finger on one machine.
 const MOST_REPLICAS: i32 = 50;
 
@@ -153,6 +154,10 @@ impl Plan {
                 "not run here, for only Deployments are: {}",
                 not_run.join(", ")
             ));
+        }
+        if let Some(carrier) = carrier::of(&plan) {
+            plan.workloads
+                .insert(carrier.key.clone(), Arc::new(carrier));
         }
         if plan.workloads.is_empty() {
             plan.notes

@@ -65,10 +65,11 @@ impl Compilation<'_> {
             (
                 settings.trust_domain.clone(),
                 settings.cluster_domain.clone(),
+                settings.namespace.clone(),
             )
         };
         if before.as_ref().map(names) != Some(names(now)) {
-            // Every identity and every host has one of the two in it.
+            // Every identity and every host has one of the first two in it; the third says who carries events.
             let memo = &self.out.memo;
             self.dirty.endpoints.extend(memo.services.keys().cloned());
             self.dirty.workloads.extend(memo.pods.keys().cloned());
@@ -156,6 +157,10 @@ impl Compilation<'_> {
             };
             let subscribed = self.by_labels(&key.namespace, one);
             self.dirty.subscriptions.extend(subscribed);
+            if old.iter().chain(&new).any(|pod| self.carries(&key, pod)) {
+                let all = self.inputs.event_subscriptions.keys();
+                self.dirty.subscriptions.extend(all.cloned());
+            }
         }
     }
 

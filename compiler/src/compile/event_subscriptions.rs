@@ -1,21 +1,35 @@
 //! EventSubscriptions among all that is compiled.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::api::core::v1::Pod;
+use wire::mesh::subscription::Target;
 use wire::{Kind, capability};
 
 use super::objects;
 use super::publish::brokers_need;
 use super::{Compilation, resource_id};
 use crate::attach::{Claim, Precedence};
-use crate::event_subscription::{Read, Reader, pods};
+use crate::event_subscription::{Read, Reader, elsewhere, pods};
 use crate::inputs::{ObjectKey, ObjectRef};
 use crate::output::{Audience, AudienceKey};
-use crate::workload;
+use crate::workload::{self, CARRIES};
+
+/// The value of the label of pods that carry out all EventSubscriptions that nobody else does.
+const CARRIES_ALL: &str = "true";
 
 /// The most bytes of labels that a target shows; those of pods are shorter. Nothing bounds the names of labels
 /// in a schema, and a status has a place for 4096 bytes of a target.
 const MAX_LABELS_BYTES: usize = 4000;
+
+/// What is done for an EventSubscription whose target has no sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carried {
+    /// Its events are delivered.
+    Delivered,
+    /// Nobody is there to deliver to: what waits is counted.
+    Counted,
+}
 
 impl Compilation<'_> {
     /// An EventSubscription claims nothing: several may deliver the same events to one workload. `None`
@@ -41,6 +55,7 @@ impl Compilation<'_> {
         let labels = reader.selector().into_iter().flatten();
         let labels = labels.map(|(name, value)| format!("{name}={value}"));
         let selected = Vec::from_iter(labels).join(",");
+        let elsewhere = elsewhere(reader.spec);
         let Read {
             lost,
             refusal,
@@ -52,7 +67,7 @@ impl Compilation<'_> {
             mentions: service.iter().cloned().collect(),
             targets: service.iter().cloned().collect(),
             pods: match selected.len() {
-                0 => None,
+                0 => elsewhere,
                 1..=MAX_LABELS_BYTES => Some(format!("pods with {selected}")),
                 _ => Some("pods with labels longer than those of any".to_owned()),
             },
@@ -88,25 +103,69 @@ impl Compilation<'_> {
         let Some(reader) = self.subscription_reader(key) else {
             return self.remove(id);
         };
-        let audience = match (reader.service(), reader.selector()) {
-            (Some(service), _) => self.pods_of(&BTreeSet::from([service])),
-            (None, Some(selector)) => {
-                let links = &self.out.memo.links;
-                let pods = links.pods_with(&key.namespace, selector, &self.inputs.pods);
-                self.meshed(pods.iter())
-            }
-            (None, None) => Audience::new(),
-        };
-        let read = reader.read();
-        if audience.is_empty() || read.refusal.is_some() {
+        let mut read = reader.read();
+        let (audience, carried) = self.carried_out_by(&reader);
+        let is_schedule = read.sent.schedule.is_some();
+        read.sent.counts_only = carried == Some(Carried::Counted);
+        // Nothing of a schedule waits in a broker.
+        let nothing_to_do = audience.is_empty() || (read.sent.counts_only && is_schedule);
+        if nothing_to_do || read.refusal.is_some() {
             return self.remove(id);
         }
         let mut capabilities = vec![capability::SUBSCRIPTION];
         capabilities.extend(brokers_need(read.sent.broker.as_slice()));
         let schedule = read.sent.schedule.as_ref();
         capabilities.extend(schedule.map(|_| capability::SUBSCRIPTION_SCHEDULE));
+        capabilities.extend(carried.map(|_| capability::SUBSCRIPTION_ELSEWHERE));
+        if let Some(Target::TopicTarget(topic)) = &read.sent.target {
+            capabilities.extend(brokers_need(topic.broker.as_slice()));
+            capabilities.sort_unstable();
+            capabilities.dedup();
+        }
         let object = Some(ObjectRef::event_subscription(key));
         self.put(id, &capabilities, &read.sent, audience, object);
+    }
+
+    /// Whose sidecars carry an EventSubscription out, and what they do for it if they are not those of its target.
+    fn carried_out_by(&self, reader: &Reader<'_>) -> (Audience, Option<Carried>) {
+        let links = &self.out.memo.links;
+        let (own, otherwise) = match (reader.service(), reader.selector()) {
+            (Some(service), _) => {
+                // Pods without a sidecar are called as by anybody.
+                let selected = links.selected.from(&service);
+                let otherwise = match selected.is_none_or(BTreeSet::is_empty) {
+                    true => Carried::Counted,
+                    false => Carried::Delivered,
+                };
+                (self.pods_of(&BTreeSet::from([service])), otherwise)
+            }
+            (None, Some(selector)) => {
+                let pods = links.pods_with(&reader.key.namespace, selector, &self.inputs.pods);
+                (self.meshed(pods.iter()), Carried::Counted)
+            }
+            (None, None) => (Audience::new(), Carried::Delivered),
+        };
+        match own.is_empty() {
+            false => (own, None),
+            true => (self.carriers(), Some(otherwise)),
+        }
+    }
+
+    /// The pods that carry out what no pod does for itself.
+    fn carriers(&self) -> Audience {
+        let namespace = &self.inputs.settings.namespace;
+        let selector = BTreeMap::from([(CARRIES.to_owned(), CARRIES_ALL.to_owned())]);
+        let links = &self.out.memo.links;
+        let pods = links.pods_with(namespace, &selector, &self.inputs.pods);
+        self.meshed(pods.iter())
+    }
+
+    /// Whether a pod is one of these, or would be with a sidecar.
+    pub(super) fn carries(&self, key: &ObjectKey, pod: &Pod) -> bool {
+        let labels = pod.metadata.labels.as_ref();
+        let label = labels.and_then(|labels| labels.get(CARRIES));
+        key.namespace == self.inputs.settings.namespace
+            && label.is_some_and(|label| label == CARRIES_ALL)
     }
 
     /// The EventSubscriptions of a namespace that are for pods by their labels, and for which `concerns` holds.

@@ -33,6 +33,7 @@ pub(crate) enum Edit {
     Precedence(ObjectRef, Option<u64>),
     TrustDomain(&'static str),
     ClusterDomain(&'static str),
+    OperatorNamespace(&'static str),
     Root(u8),
 }
 
@@ -79,6 +80,10 @@ impl Edit {
             }
             Edit::ClusterDomain(domain) => {
                 (*domain).clone_into(&mut inputs.settings.cluster_domain);
+                Input::Settings
+            }
+            Edit::OperatorNamespace(namespace) => {
+                (*namespace).clone_into(&mut inputs.settings.namespace);
                 Input::Settings
             }
             Edit::Root(root) => {
@@ -142,6 +147,7 @@ pub(crate) fn edits(longest: usize) -> impl Strategy<Value = Vec<Edit>> {
             .prop_map(|(kind, key, given)| Edit::Precedence(ObjectRef::new(kind, &key), given)),
         1 => select(vec!["cluster.local", "example.org"]).prop_map(Edit::TrustDomain),
         1 => select(vec!["cluster.local", "example.org"]).prop_map(Edit::ClusterDomain),
+        1 => select(vec!["shop", "web", "meshwright-system"]).prop_map(Edit::OperatorNamespace),
         1 => (0..2u8).prop_map(Edit::Root),
     ];
     vec(edit, 1..longest)
@@ -270,7 +276,7 @@ fn consumer() -> impl Strategy<Value = Value> {
 
 fn credential() -> impl Strategy<Value = Value> {
     let text = select(vec!["hunter2", "redis://orders:6379"]);
-    (select(vec!["password", "other"]), text).prop_map(|(key, text)| {
+    (select(vec!["password", "token"]), text).prop_map(|(key, text)| {
         json!({
             "metadata": {"labels": {"meshwright.dev/credential": ""}},
             "stringData": {key: text},
@@ -451,12 +457,15 @@ fn pod() -> impl Strategy<Value = Value> {
         select(vec!["app", "meshwright-sidecar"]),
         select(vec!["Running", "Running", "Failed"]),
         0..2u8,
+        select(vec!["true", "false"]),
     )
-        .prop_map(|(app, track, container, phase, uid)| {
+        .prop_map(|(app, track, container, phase, uid, carries)| {
             json!({
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"uid": uid.to_string(), "labels": {"app": app, "track": track}},
+                "metadata": {"uid": uid.to_string(), "labels": {
+                    "app": app, "track": track, "meshwright.dev/carries-events": carries,
+                }},
                 "spec": {"serviceAccountName": app, "containers": [{
                     "name": container,
                     "ports": [{"name": "web", "containerPort": 8080 + u16::from(uid)}],

@@ -29,6 +29,8 @@ pub struct EventsReport {
     pub suspended: usize,
     /// How many were told by the target that it is gone.
     pub gone: usize,
+    /// How many only count what waits, as nobody is there that it is for.
+    pub nobody: usize,
     /// Why one of the others does not deliver, in a sentence.
     pub why: String,
     /// What is before the group; none where nobody knows.
@@ -58,6 +60,7 @@ impl EventsReport {
             delivering: one(delivers),
             suspended: one(report.suspended),
             gone: one(report.gone),
+            nobody: one(report.nobody),
             why: presentable(&report.why, MAX_WHY_CHARS),
             lag: report.lag,
             in_flight: report.in_flight,
@@ -104,6 +107,7 @@ impl EventsReport {
         self.delivering += other.delivering;
         self.suspended += other.suspended;
         self.gone += other.gone;
+        self.nobody += other.nobody;
         self.in_flight = self.in_flight.saturating_add(other.in_flight);
         self.dead_lettered = self.dead_lettered.saturating_add(other.dead_lettered);
     }

@@ -273,7 +273,9 @@ impl View for StreamView {
         all.chain(asked).cloned().collect()
     }
 
-    /// Of Secrets, those of the pod's namespace count: nothing else is compiled for it from any.
+    /// Of Secrets, those of the pod's namespace count: nothing else is compiled for it from any. Who carries out the
+    /// EventSubscriptions of other namespaces is told of theirs as well, which count for nothing: moved to a replica
+    /// that lags, it may hold what stood there before until that one has caught up.
     fn seen(&self, kind: Kind) -> Generation {
         let namespace = self.keys.iter().find_map(|key| match key {
             AudienceKey::Namespace(namespace) => Some(&**namespace),

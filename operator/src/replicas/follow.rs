@@ -202,6 +202,7 @@ fn write_events(events: &EventsReport) -> Events {
         delivering: count(events.delivering),
         suspended: count(events.suspended),
         gone: count(events.gone),
+        nobody: count(events.nobody),
         why: events.why.clone(),
         waiting: events.lag.map(|lag| lag.waiting),
         unacknowledged: events.lag.map(|lag| lag.unacknowledged),
@@ -233,6 +234,7 @@ pub(super) fn read_events(events: Events) -> EventsReport {
         delivering: count(events.delivering),
         suspended: count(events.suspended),
         gone: count(events.gone),
+        nobody: count(events.nobody),
         why: events.why,
         lag: events.waiting.map(|waiting| EventLag {
             waiting,

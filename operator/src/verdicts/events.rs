@@ -88,13 +88,20 @@ fn replay(report: &ReplayReport) -> ReplayStatus {
     }
 }
 
-/// The condition that only those who carry it out can tell.
-pub(super) fn ready(accepted: bool, report: &EventsReport) -> ReportedCondition {
+/// The condition that only those who carry it out can tell; `sidecars`: how many should.
+pub(super) fn ready(accepted: bool, report: &EventsReport, sidecars: usize) -> ReportedCondition {
     let (status, reason, message) = match report {
         _ if !accepted => (
             "False",
             Reason::NotAccepted,
             "there is nothing to deliver".to_owned(),
+        ),
+        EventsReport { sidecars: 0, .. } if sidecars == 0 => (
+            "False",
+            Reason::NotCarriedOut,
+            "no sidecar carries it out: no pod that it is for has one, and there is no pod of the Deployment \
+             meshwright-events either, which the chart installs with events.replicas"
+                .to_owned(),
         ),
         EventsReport { sidecars: 0, .. } => (
             "Unknown",
@@ -112,6 +119,14 @@ pub(super) fn ready(accepted: bool, report: &EventsReport) -> ReportedCondition 
             "False",
             Reason::Suspended,
             "spec.suspend is true: events stay in the broker".to_owned(),
+        ),
+        report if report.nobody == report.sidecars => (
+            "False",
+            Reason::NoTarget,
+            match report.lag {
+                Some(_) => "no pod that it is for has a sidecar: what waits is counted".to_owned(),
+                None => format!("no pod that it is for has a sidecar; {}", why(report)),
+            },
         ),
         report => ("False", Reason::NotDelivering, why(report)),
     };
@@ -152,12 +167,16 @@ mod tests {
     use super::*;
 
     fn told(accepted: bool, report: &EventsReport) -> (String, String, String) {
+        told_of(accepted, report, 2)
+    }
+
+    fn told_of(accepted: bool, report: &EventsReport, sidecars: usize) -> (String, String, String) {
         let ReportedCondition {
             status,
             reason,
             message,
             ..
-        } = ready(accepted, report);
+        } = ready(accepted, report, sidecars);
         (status, reason, message)
     }
 
@@ -195,6 +214,25 @@ mod tests {
             ..EventsReport::default()
         };
         assert_eq!(told(true, &suspended).1, "Suspended");
+    }
+
+    #[test]
+    fn that_nobody_is_there_to_deliver_to_is_no_failure_and_that_nobody_counts_is() {
+        let mut counted = EventsReport {
+            sidecars: 1,
+            nobody: 1,
+            why: "the broker is away".to_owned(),
+            ..EventsReport::default()
+        };
+        let message = "no pod that it is for has a sidecar; the broker is away";
+        assert_eq!(told(true, &counted), is("False", "NoTarget", message));
+        counted.lag = Some(EventLag::default());
+        let message = "no pod that it is for has a sidecar: what waits is counted";
+        assert_eq!(told(true, &counted), is("False", "NoTarget", message));
+        let nobody = EventsReport::default();
+        assert_eq!(told_of(true, &nobody, 0).1, "NotCarriedOut");
+        assert_eq!(told_of(true, &nobody, 1).0, "Unknown");
+        assert_eq!(told_of(false, &nobody, 0).1, "NotAccepted");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use http::Uri;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use wire::mesh;
 
@@ -71,6 +71,17 @@ impl Remote {
 /// # Errors
 /// A sentence.
 pub fn client(authorities: &str) -> Result<Arc<ClientConfig>, String> {
+    client_that_shows(authorities, ("", ""))
+}
+
+/// The same, which shows a certificate of its own (with its key, PEM; empty: none).
+///
+/// # Errors
+/// A sentence, without a word of the key.
+pub fn client_that_shows(
+    authorities: &str,
+    (certificate, key): (&str, &str),
+) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     if authorities.is_empty() {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
@@ -87,7 +98,19 @@ pub fn client(authorities: &str) -> Result<Arc<ClientConfig>, String> {
     let builder = builder
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let mut client = builder.with_root_certificates(roots).with_no_client_auth();
+    let builder = builder.with_root_certificates(roots);
+    let mut client = match certificate.is_empty() {
+        true => builder.with_no_client_auth(),
+        false => {
+            let chain = CertificateDer::pem_slice_iter(certificate.as_bytes());
+            let chain = chain.collect::<Result<Vec<_>, _>>();
+            let chain = chain.map_err(|_| "what is shown is no certificate in PEM")?;
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes());
+            let key = key.map_err(|_| "the key of what is shown is none in PEM")?;
+            let client = builder.with_client_auth_cert(chain, key);
+            client.map_err(|_| "the certificate that is shown and its key don't belong together")?
+        }
+    };
     client.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(client))
 }

@@ -10,10 +10,13 @@ use wire::mesh::{self, event_replay, subscription};
 
 use super::broker::Broker;
 use super::schedule::Schedule;
-use super::service::{ServiceKey, parse_port};
 use super::store::Address;
 use crate::events::broker::{Group, Start};
 use crate::policy::retry::Backoff;
+
+mod target;
+
+pub use target::{Outside, Target, Topic};
 
 /// How many events a sidecar holds of a subscription in order, at least and at most: behind one that
 /// fails, others of its key wait, and must not hold up those of other keys.
@@ -24,12 +27,12 @@ const WINDOW: (usize, usize) = (16, 256);
 pub struct Subscription {
     /// `namespace/name`.
     pub object: Arc<str>,
-    /// Where the events are; `None` of a schedule.
-    pub broker: Option<Arc<Broker>>,
+    /// Where the events come from.
+    pub source: Source,
     /// The group that they are delivered to, its topic, and where it starts. Of a schedule it says nothing.
     pub group: Group,
-    /// When they are due, instead of a broker.
-    pub schedule: Option<Arc<Schedule>>,
+    /// Whether nobody is there that they are for: what waits is counted, and nothing is delivered.
+    pub counts_only: bool,
     /// Whether nothing is delivered for now.
     pub suspended: bool,
     /// All of which an event passes to be delivered.
@@ -87,13 +90,13 @@ pub enum ReplayFrom {
     Since(SystemTime),
 }
 
-/// Where events go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// To the application beside this sidecar, at this port.
-    Application(u16),
-    /// To a Service, by its name, at this port of it.
-    Service(ServiceKey, u16),
+/// Where events come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A topic of this broker.
+    Broker(Arc<Broker>),
+    /// They are due at times.
+    Schedule(Arc<Schedule>),
 }
 
 /// Which events are taken for the same.
@@ -195,17 +198,7 @@ impl Subscription {
             None if sent.schedule.is_some() => Start::New,
             None => return Err("start: it is missing".to_owned()),
         };
-        let target = match sent.target {
-            Some(subscription::Target::ApplicationPort(port)) => {
-                Target::Application(parse_port(port)?)
-            }
-            Some(subscription::Target::Service(to)) => {
-                let service = to.service.ok_or("service: it names none")?;
-                let key = ServiceKey::new(&service.namespace, &service.name);
-                Target::Service(key, parse_port(to.port)?)
-            }
-            None => return Err("target: it is missing".to_owned()),
-        };
+        let target = Target::build(sent.target)?;
         let filters = sent.filters.iter().enumerate().map(|(place, filter)| {
             Filter::build(filter).map_err(|error| format!("filters[{place}].{error}"))
         });
@@ -228,15 +221,12 @@ impl Subscription {
         let path = sent.path.parse();
         Ok(Self {
             object: format!("{}/{}", sent.namespace, sent.name).into(),
-            broker: match (sent.broker, &sent.schedule) {
-                (Some(broker), None) => Some(Arc::new(Broker::build(broker)?)),
-                (None, Some(_)) => None,
+            source: match (sent.broker, sent.schedule) {
+                (Some(broker), None) => Source::Broker(Arc::new(Broker::build(broker)?)),
+                (None, Some(schedule)) => Source::Schedule(Arc::new(Schedule::build(schedule)?)),
                 _ => return Err("broker: it is missing, or there is a schedule too".to_owned()),
             },
-            schedule: match sent.schedule {
-                Some(schedule) => Some(Arc::new(Schedule::build(schedule)?)),
-                None => None,
-            },
+            counts_only: sent.counts_only,
             group: Group {
                 name: sent.group,
                 topic: sent.topic,
@@ -285,6 +275,19 @@ impl Subscription {
     }
 
     // === request ===
+
+    /// Every broker that it needs.
+    pub fn brokers(&self) -> impl Iterator<Item = &Arc<Broker>> {
+        let source = match &self.source {
+            Source::Broker(broker) => Some(broker),
+            Source::Schedule(_) => None,
+        };
+        let target = match &self.target {
+            Target::Topic(to) => Some(&to.broker),
+            _ => None,
+        };
+        source.into_iter().chain(target)
+    }
 
     /// What becomes of an event that was answered with this status: as written, else as the table in
     /// `docs/events.md` says.
@@ -363,139 +366,4 @@ pub(super) fn moment(millis: i64) -> SystemTime {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// One that delivers to the application's port 8080 and has a dead letter topic.
-    pub(crate) fn sent() -> mesh::Subscription {
-        mesh::Subscription {
-            namespace: "shop".into(),
-            name: "stock".into(),
-            broker: Some(mesh::Broker {
-                name: "events".into(),
-                ..Default::default()
-            }),
-            topic: "stock".into(),
-            group: "shop.stock".into(),
-            start: Some(subscription::Start::New(true)),
-            target: Some(subscription::Target::ApplicationPort(8080)),
-            path: "/events".into(),
-            mode: mesh::EventMode::Binary.into(),
-            timeout_ms: 1000,
-            max_in_flight: 10,
-            max_retries: 2,
-            backoff: Some(mesh::Backoff {
-                growth: mesh::backoff::Growth::Exponential.into(),
-                initial_ms: 10,
-                multiplier: 2,
-                max_ms: 100,
-                jitter: mesh::backoff::Jitter::None.into(),
-            }),
-            on_exhausted: mesh::OnExhausted::DeadLetter.into(),
-            dead_letter_topic: "stock.dlq".into(),
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn an_answer_decides_what_becomes_of_an_event() {
-        let built = Subscription::build(sent()).unwrap();
-        let action = |status| built.action(StatusCode::from_u16(status).unwrap());
-        for status in [200, 201, 202, 204, 299] {
-            assert_eq!(action(status), Action::Acknowledge, "{status}");
-        }
-        for status in [404, 408, 409, 425, 429, 500, 502, 503, 504, 599] {
-            assert_eq!(action(status), Action::Retry, "{status}");
-        }
-        for status in [301, 302, 307, 400, 401, 403, 405, 411, 413, 415, 422, 451] {
-            assert_eq!(action(status), Action::Exhaust, "{status}");
-        }
-        assert_eq!(action(410), Action::Gone);
-    }
-
-    #[test]
-    fn what_is_written_of_an_answer_comes_before_the_table() {
-        let answer = |statuses: &[u32], action: mesh::EventAction| mesh::EventAnswer {
-            statuses: statuses.into(),
-            action: action.into(),
-        };
-        let built = Subscription::build(mesh::Subscription {
-            answers: vec![
-                answer(&[404, 410], mesh::EventAction::DeadLetter),
-                answer(&[404, 422], mesh::EventAction::Drop),
-                answer(&[500], mesh::EventAction::Acknowledge),
-                answer(&[302], mesh::EventAction::Retry),
-            ],
-            ..sent()
-        });
-        let built = built.unwrap();
-        let action = |status| built.action(StatusCode::from_u16(status).unwrap());
-        assert_eq!(action(404), Action::Exhaust);
-        assert_eq!(action(410), Action::Exhaust);
-        assert_eq!(action(422), Action::Drop);
-        assert_eq!(action(500), Action::Acknowledge);
-        assert_eq!(action(302), Action::Retry);
-        assert_eq!(action(501), Action::Retry);
-    }
-
-    #[test]
-    fn what_this_sidecar_does_not_know_is_not_carried_out() {
-        let told = |sent| Subscription::build(sent).unwrap_err();
-        assert!(told(mesh::Subscription { mode: 9, ..sent() }).starts_with("mode: "));
-        assert!(
-            told(mesh::Subscription {
-                ordering: 9,
-                ..sent()
-            })
-            .starts_with("ordering: ")
-        );
-        assert!(
-            told(mesh::Subscription {
-                on_exhausted: 9,
-                ..sent()
-            })
-            .starts_with("on_exhausted: ")
-        );
-        assert!(
-            told(mesh::Subscription {
-                target: None,
-                ..sent()
-            })
-            .starts_with("target: ")
-        );
-        assert!(
-            told(mesh::Subscription {
-                start: None,
-                ..sent()
-            })
-            .starts_with("start: ")
-        );
-        assert!(
-            told(mesh::Subscription {
-                broker: None,
-                ..sent()
-            })
-            .starts_with("broker: ")
-        );
-        assert!(
-            told(mesh::Subscription {
-                schedule: Some(mesh::Schedule::default()),
-                ..sent()
-            })
-            .starts_with("broker: ")
-        );
-        assert!(
-            told(mesh::Subscription {
-                broker: None,
-                schedule: Some(mesh::Schedule {
-                    overlap: 9,
-                    ..Default::default()
-                }),
-                ..sent()
-            })
-            .starts_with("schedule.overlap: ")
-        );
-        let filters = vec![mesh::EventFilter { dialect: None }];
-        assert!(told(mesh::Subscription { filters, ..sent() }).starts_with("filters[0]."));
-    }
-}
+mod tests;

@@ -98,7 +98,7 @@ impl Connections {
         let publishing = state.built.publish.values();
         let publishing = publishing.flat_map(|one| one.brokers());
         let subscribed = state.built.subscriptions.values();
-        let subscribed = subscribed.filter_map(|one| one.broker.as_ref());
+        let subscribed = subscribed.flat_map(|one| one.brokers());
         let named: Vec<_> = publishing.chain(subscribed).collect();
         self.0
             .borrow_mut()
@@ -265,16 +265,7 @@ async fn reach(px: &Rc<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
         None if !address.tls => Err(io::Error::other(
             "it is no Service of the mesh, and not tls",
         )),
-        None => {
-            let mut stream = Err(io::ErrorKind::NotConnected.into());
-            for found in tokio::net::lookup_host((host, port)).await? {
-                stream = px.dial.connector.to_outside(found).await;
-                if stream.is_ok() {
-                    break;
-                }
-            }
-            Ok(Box::new(stream?))
-        }
+        None => Ok(Box::new(px.dial.connector.to_host(host, port).await?)),
     }
 }
 

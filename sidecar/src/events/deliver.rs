@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::broker::{Broker, Delivered as Message};
 use super::cloud_event::Event;
+use super::copy::{self, Copied};
 use super::dead_letter::{Story, Why};
 use super::done::{self, Known, Turn};
 use super::filtered;
@@ -21,7 +22,7 @@ use super::received::Received;
 use super::reply::{self, Replied};
 use super::running::Running;
 use super::settle::{AGAIN, LONGEST, SOON, Verdict, settle};
-use crate::config::subscription::{Action, Exhausted, Subscription};
+use crate::config::subscription::{Action, Exhausted, Subscription, Target, Topic};
 use crate::proxy::Proxy;
 use crate::telemetry::metrics::events::Delivered as Outcome;
 
@@ -111,8 +112,11 @@ async fn judge(
     event: &Event,
 ) -> Option<Verdict> {
     let subscription = &running.subscription;
-    let payload = Payload::Event(event);
     let given_up = || expired(subscription, message, event);
+    if let Target::Topic(topic) = &subscription.target {
+        return copied(running, px, (topic, event), message, given_up).await;
+    }
+    let payload = Payload::Event(event);
     let answer = match posted(running, px, payload, given_up).await? {
         Posted::Came(answer) => answer,
         Posted::GivenUp(verdict) => return Some(verdict),
@@ -131,6 +135,25 @@ async fn judge(
         // As if it had failed: it comes again, as often as it may.
         Replied::Later => Some(again(running, message, (status, None))),
         Replied::Never(why) => Some(exhausted(message, why, status)),
+    }
+}
+
+/// What is done with an event that goes to another topic.
+async fn copied(
+    running: &Running,
+    px: &Rc<Proxy>,
+    (topic, event): (&Topic, &Event),
+    message: &dyn Message,
+    given_up: impl Fn() -> Option<Verdict>,
+) -> Option<Verdict> {
+    match copy::publish(running, px, (topic, event), given_up).await? {
+        Copied::Held => Some(Verdict::Done(Outcome::Acknowledged)),
+        Copied::GivenUp(verdict) => Some(verdict),
+        Copied::Later => Some(again(running, message, (None, None))),
+        Copied::Never(_) if running.subscription.exhausted == Exhausted::Block => {
+            Some(again(running, message, (None, None)))
+        }
+        Copied::Never(why) => Some(exhausted(message, why, None)),
     }
 }
 

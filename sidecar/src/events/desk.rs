@@ -155,6 +155,11 @@ async fn carry_out(running: &Rc<Running>, order: &Order) {
         let _ = order.lines.send(tell(None, Some(why))).await;
         return;
     }
+    if running.subscription.counts_only && work == Work::Deliver {
+        let why = "no pod that it is for has a sidecar, and nothing is delivered";
+        let _ = order.lines.send(tell(None, Some(why))).await;
+        return;
+    }
     let ended = {
         let going = run.go();
         tokio::pin!(going);

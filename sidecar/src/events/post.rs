@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
@@ -13,13 +13,13 @@ use tokio::time::{Instant, timeout};
 
 use super::cloud_event::Event;
 use crate::config::service::{Protocol, ServiceKey};
-use crate::config::subscription::{Subscription, Target};
+use crate::config::subscription::{Outside, Subscription, Target};
 use crate::policy::retry::asks_to_wait;
 use crate::policy::timeout::Deadline;
 use crate::proxy::body::{RequestBody, ResponseBody};
 use crate::proxy::captured::Captured;
 use crate::proxy::context::{Account, Context};
-use crate::proxy::error::{Error, Reason};
+use crate::proxy::error::{Error, Reads, Reason};
 use crate::proxy::layers::{self, Layer};
 use crate::proxy::serve::account_for;
 use crate::proxy::upstream::Speak;
@@ -84,6 +84,11 @@ pub(super) async fn post(
             Target::Service(service, port) => {
                 to_service(px, subscription, (service, *port), payload).await
             }
+            Target::Outside(Some(outside)) => to_system(px, subscription, outside, payload).await,
+            // Nothing is pulled then; what a schedule has due waits.
+            Target::Outside(None) | Target::Topic(_) => Error::from(Reason::BackendMissing)
+                .response(Reads::Http)
+                .map(ResponseBody::mesh),
         }
     };
     let Ok(response) = timeout(subscription.timeout, sending).await else {
@@ -155,6 +160,28 @@ async fn to_application(
     drop(state);
     let speak = Speak::to_application(declared, false);
     let answer = forward::once(&mut account.cx, &application, speak, head, body).await;
+    account_for(account, answer)
+}
+
+/// To a system outside the mesh, which proves itself before anything is said to it.
+async fn to_system(
+    px: &Rc<Proxy>,
+    subscription: &Subscription,
+    outside: &Arc<Outside>,
+    payload: Payload<'_>,
+) -> Response<ResponseBody> {
+    let host = outside.authority.to_str().unwrap_or_default();
+    let uri = Uri::from(outside.path.clone());
+    let (mut head, body) = request(subscription, payload, (uri, host));
+    if let Some(authorization) = &outside.authorization {
+        head.headers.insert(AUTHORIZATION, authorization.clone());
+    }
+    let mut cx = Context::new(Direction::outbound, &mut head);
+    cx.service = Some(host.into());
+    cx.route = Some((subscription.object.clone(), Arc::default()));
+    let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
+    let system = px.system(&subscription.object, outside);
+    let answer = forward::once(&mut account.cx, &system, Speak::Http1, head, body).await;
     account_for(account, answer)
 }
 

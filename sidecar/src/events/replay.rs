@@ -22,7 +22,7 @@ use super::lanes::Fate;
 use super::received::Received;
 use super::running::Running;
 use super::subscriber::in_flight;
-use crate::config::subscription::{Exhausted, Replay, ReplayFrom, Subscription};
+use crate::config::subscription::{Exhausted, Replay, ReplayFrom, Source, Subscription};
 use crate::proxy::Proxy;
 use crate::telemetry::metrics::events::Delivered as Outcome;
 
@@ -122,7 +122,8 @@ impl Tally {
 /// Carries out what `spec.replay` says, and tells how it goes.
 pub(super) async fn carry_out(running: &Running) -> Infallible {
     let subscription = running.subscription.clone();
-    let Some(replay) = &subscription.replay else {
+    let replay = subscription.replay.as_ref();
+    let Some(replay) = replay.filter(|_| !subscription.counts_only) else {
         return pending().await;
     };
     let own = Rc::new(running.another());
@@ -185,7 +186,7 @@ pub(super) fn forget(px: &Rc<Proxy>, before: &Arc<Subscription>, next: Option<&S
     if next.and_then(group_of).is_some_and(|next| next == group) {
         return;
     }
-    let Some(broker) = before.broker.clone() else {
+    let Source::Broker(broker) = before.source.clone() else {
         return;
     };
     let px = px.clone();
@@ -246,8 +247,9 @@ impl Run<'_> {
         let subscription = &running.subscription;
         let group = group(subscription, self.replay);
         let group = group.ok_or_else(|| "it has no dead letter topic".to_owned())?;
-        let broker = subscription.broker.as_ref();
-        let broker = broker.ok_or_else(|| "a schedule has no broker".to_owned())?;
+        let Source::Broker(broker) = &subscription.source else {
+            return Err("a schedule has no broker".to_owned());
+        };
         let broker = px.brokers.at(&px, broker).await;
         let broker = broker.map_err(|why| why.to_string())?;
         drop(px);

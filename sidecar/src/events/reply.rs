@@ -1,8 +1,7 @@
 //! What a target replies: an event in its answer, which is published to another topic before the one that it
 //! replies to is done.
 //!
-//! A chain of replies may lead back to where it began. Each reply says the how manyth it is (the extension
-//! `meshwrighthops`), and one too many is a dead letter.
+//! A chain of replies may lead back to where it began: [`super::hops`] ends it.
 
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use super::broker::{Broker, Message, Unpublished};
 use super::cloud_event::Event;
 use super::cloud_event::{Received, receive};
 use super::dead_letter::Why;
+use super::hops::{self, TooLong};
 use super::post::{Answer, Unread};
 use super::publish::known_by;
 use super::running::Running;
@@ -21,10 +21,6 @@ use super::settle::AGAIN;
 
 /// How long a broker may take to confirm one.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a chain may be.
-const LONGEST: u32 = 32;
-/// The extension that says how many replies led to an event.
-const HOPS: &str = "meshwrighthops";
 
 /// What became of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,13 +101,7 @@ pub(super) async fn publish(
 
 /// Joins a reply to what it replies to: its trace, and its chain.
 fn joined(reply: &mut Event, event: &Event) -> Result<(), TooLong> {
-    let hops = event
-        .attribute(HOPS)
-        .map_or(Some(0), |hops| hops.parse().ok());
-    let hops = hops.filter(|hops: &u32| *hops < LONGEST).ok_or(TooLong)?;
-    reply
-        .set(HOPS, (hops + 1).to_string())
-        .map_err(|_| TooLong)?;
+    hops::count(reply, event)?;
     if reply.attribute("traceparent").is_none() {
         for name in ["traceparent", "tracestate"] {
             if let Some(value) = event.attribute(name) {
@@ -123,13 +113,10 @@ fn joined(reply: &mut Event, event: &Event) -> Result<(), TooLong> {
     Ok(())
 }
 
-/// A chain is longer than any should be.
-#[derive(Debug, PartialEq, Eq)]
-struct TooLong;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::hops::{HOPS, LONGEST};
 
     #[test]
     fn a_reply_belongs_to_the_trace_and_the_chain_of_what_it_replies_to() {

@@ -19,8 +19,8 @@ use super::done::Done;
 use super::received::Received;
 use super::running::Running;
 use super::{batch, in_order, replay, schedule};
-use crate::config::State;
-use crate::config::subscription::{Exhausted, Subscription};
+use crate::config::subscription::{Exhausted, Source, Subscription, Target};
+use crate::config::{self, State};
 use crate::policy::load_balancer::hash::of_text;
 use crate::proxy::Proxy;
 
@@ -138,12 +138,16 @@ fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>, done: Rc<Done>) -> Su
     let carried_out = running.clone();
     tokio::task::spawn_local(async move {
         let running = carried_out;
-        if let Some(schedule) = running.subscription.schedule.clone() {
-            return schedule::carry_out(running, schedule).await;
-        }
+        let broker = match &running.subscription.source {
+            Source::Broker(broker) => broker.clone(),
+            Source::Schedule(schedule) => {
+                let schedule = schedule.clone();
+                return schedule::carry_out(running, schedule).await;
+            }
+        };
         tokio::select! {
-            () = carry_out(running.clone()) => {}
-            never = count(&running) => match never {},
+            () = carry_out(running.clone(), &broker) => {}
+            never = count(&running, &broker) => match never {},
             never = replay::carry_out(&running) => match never {},
         }
     });
@@ -178,14 +182,25 @@ impl Drop for Told<'_> {
 }
 
 /// Joins and pulls, until it ends.
-async fn carry_out(running: Rc<Running>) {
+async fn carry_out(running: Rc<Running>, broker: &Arc<config::broker::Broker>) {
     let object = running.subscription.object.clone();
+    let counts_only = running.subscription.counts_only;
+    if counts_only {
+        running.tell(|events, object| events.nobody(object));
+    }
     tracing::info!(subscription = %object, topic = %running.subscription.group.topic, "begins");
     let (mut pause, mut told) = (AGAIN.0, None);
     let subscribed = Told(&running);
     while running.goes_on() {
         subscribed.set(false);
-        let why = match joined(&running).await {
+        let why = match joined(&running, broker).await {
+            // The group is there, so that what is published from now on waits for it.
+            Ok((_, mut queue)) if counts_only => {
+                queue.leave().await;
+                drop(queue);
+                running.tell(|events, object| events.waits(object, ""));
+                return running.ended().await;
+            }
             Ok((broker, queue)) => {
                 subscribed.set(true);
                 if told.take().is_some() {
@@ -223,15 +238,12 @@ async fn carry_out(running: Rc<Running>) {
 }
 
 /// Counts what is before the group, now and then.
-async fn count(running: &Running) -> Infallible {
+async fn count(running: &Running, broker: &Arc<config::broker::Broker>) -> Infallible {
     let subscription = &running.subscription;
     let (mut pause, mut before) = (FIRST_COUNT, None);
     loop {
         sleep(pause.mul_f64(rand::random_range(0.9..=1.0))).await;
         let Some(px) = running.px.upgrade() else {
-            return pending().await;
-        };
-        let Some(broker) = &subscription.broker else {
             return pending().await;
         };
         let lag = match px.brokers.at(&px, broker).await {
@@ -247,12 +259,13 @@ async fn count(running: &Running) -> Infallible {
     }
 }
 
-async fn joined(running: &Running) -> Result<(Rc<dyn Broker>, Box<dyn Queue>), Unsubscribed> {
+async fn joined(
+    running: &Running,
+    broker: &Arc<config::broker::Broker>,
+) -> Result<(Rc<dyn Broker>, Box<dyn Queue>), Unsubscribed> {
     let gone = || Unsubscribed::Away("this sidecar ends".to_owned());
     let px = running.px.upgrade().ok_or_else(gone)?;
     let subscription = &running.subscription;
-    // Schedules, which have none, do not come here.
-    let broker = subscription.broker.as_ref().ok_or_else(gone)?;
     let broker = px.brokers.at(&px, broker).await?;
     if subscription.group.create {
         // Before anything has to go there.
@@ -262,8 +275,23 @@ async fn joined(running: &Running) -> Result<(Rc<dyn Broker>, Box<dyn Queue>), U
         if let Some(topic) = &subscription.reply {
             broker.declare_topic(topic).await?;
         }
+        if let Target::Topic(to) = &subscription.target
+            && !subscription.target.lacks()
+        {
+            px.brokers
+                .at(&px, &to.broker)
+                .await?
+                .declare_topic(&to.name)
+                .await?;
+        }
     }
-    let queue = broker.join(&subscription.group).await?;
+    let mut queue = broker.join(&subscription.group).await?;
+    // What is published meanwhile waits for the group.
+    if subscription.target.lacks() {
+        queue.leave().await;
+        let why = "what its target asks for can't be had: its Secret can't be used";
+        return Err(Unsubscribed::Refused(why.to_owned()));
+    }
     Ok((broker, queue))
 }
 

@@ -82,6 +82,25 @@ impl Connector {
         }
     }
 
+    /// Connects to a host that the mesh knows nothing of: a name, or an address without brackets. The first of its addresses
+    /// that takes the connection is taken.
+    ///
+    /// # Errors
+    /// As [`Connector::to_outside`] of the last one; when the name can't be resolved, or has no address.
+    pub async fn to_host(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let mut stream = Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name has no address",
+        ));
+        for address in tokio::net::lookup_host((host, port)).await? {
+            stream = self.to_outside(address).await;
+            if stream.is_ok() {
+                break;
+            }
+        }
+        stream
+    }
+
     fn socket(&self, address: SocketAddr) -> io::Result<TcpSocket> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4(),

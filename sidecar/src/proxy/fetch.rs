@@ -102,20 +102,12 @@ async fn outside(
     let host = from.uri().host().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let port = from.uri().port_u16().unwrap_or(443);
-    let addresses = tokio::net::lookup_host((bare, port)).await;
-    let addresses = addresses.map_err(|error| failed(format!("{host}: {error}")))?;
-    let mut stream = Err(failed(format!("{host} has no address")));
-    for address in addresses {
-        let opened = px.dial.connector.to_outside(address).await;
-        stream = opened.map_err(|error| Error::connect(address, &error));
-        if stream.is_ok() {
-            break;
-        }
-    }
+    let stream = px.dial.connector.to_host(bare, port).await;
+    let stream = stream.map_err(|error| failed(format!("{host}: {error}")))?;
     let name = ServerName::try_from(bare.to_owned());
     let name = name.map_err(|_| failed(format!("{host} is no name of a server")))?;
     let tls = from.tls().ok_or(Reason::ConnectFailed)?;
-    let stream = TlsConnector::from(tls.clone()).connect(name, stream?).await;
+    let stream = TlsConnector::from(tls.clone()).connect(name, stream).await;
     let stream = stream.map_err(|error| failed(format!("{host}: {error}")))?;
     let opened = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = opened.map_err(|error| Error::exchange(&error))?;

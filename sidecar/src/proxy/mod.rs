@@ -57,6 +57,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use destination::{Destination, Destinations};
 use load::Load;
@@ -65,7 +66,7 @@ use wire::lookup::Question;
 
 use crate::config::State;
 use crate::config::lookup::Asking;
-use crate::config::subscription::Target;
+use crate::config::subscription::{Outside, Target};
 use crate::drain::Drain;
 use crate::events::connections::Connections;
 use crate::events::subscriber::Subscribers;
@@ -117,6 +118,14 @@ pub struct Proxy {
     pub health_answers: health::Answers,
     /// Connections to the own application, by the address called.
     applications: RefCell<HashMap<SocketAddr, Rc<Upstream>>>,
+    /// Systems outside the mesh that events are posted to, by their EventSubscription.
+    systems: RefCell<HashMap<Arc<str>, System>>,
+}
+
+/// A system outside the mesh, as it is written now, and the connections there.
+struct System {
+    outside: Arc<Outside>,
+    upstream: Rc<Upstream>,
 }
 
 // === impl Proxy ===
@@ -150,17 +159,23 @@ impl Proxy {
             listening: stream::Listeners::default(),
             health_answers: health::Answers::default(),
             applications: RefCell::default(),
+            systems: RefCell::default(),
         }
     }
 
     /// Puts another state in force.
-    pub fn follow(&self, state: std::sync::Arc<State>) {
+    pub fn follow(&self, state: Arc<State>) {
         // Only addresses that a Guard covers or events are delivered to are ever called, so this map is
         // bounded by them.
         self.applications.borrow_mut().retain(|called, _| {
-            let target = Target::Application(called.port());
+            let mut targets = state.built.subscriptions.values().map(|one| &one.target);
+            let is_target =
+                |to: &Target| matches!(to, Target::Application(port) if *port == called.port());
+            state.served(called.port()).is_ok() || targets.any(is_target)
+        });
+        self.systems.borrow_mut().retain(|object, system| {
             let mut subscriptions = state.built.subscriptions.values();
-            state.served(called.port()).is_ok() || subscriptions.any(|one| one.target == target)
+            subscriptions.any(|one| one.object == *object && one.target.is(&system.outside))
         });
         self.destinations.follow(state);
     }
@@ -194,6 +209,20 @@ impl Proxy {
         let mut applications = self.applications.borrow_mut();
         let new = || Upstream::application(called, self.dial.clone());
         applications.entry(called).or_insert_with(new).clone()
+    }
+
+    /// A system outside the mesh that the events of an EventSubscription (`namespace/name`) are posted to.
+    pub fn system(&self, object: &Arc<str>, outside: &Arc<Outside>) -> Rc<Upstream> {
+        let new = || System {
+            outside: outside.clone(),
+            upstream: Upstream::system(outside.clone(), self.dial.clone()),
+        };
+        let mut systems = self.systems.borrow_mut();
+        let system = systems.entry(object.clone()).or_insert_with(new);
+        if !Arc::ptr_eq(&system.outside, outside) {
+            *system = new();
+        }
+        system.upstream.clone()
     }
 }
 

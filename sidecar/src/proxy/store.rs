@@ -284,16 +284,7 @@ async fn reach(px: &Weak<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
                 "it is no Service of the mesh, and not rediss",
             ));
         }
-        None => {
-            let mut stream = Err(gone());
-            for found in tokio::net::lookup_host((host, port)).await? {
-                stream = px.dial.connector.to_outside(found).await;
-                if stream.is_ok() {
-                    break;
-                }
-            }
-            Box::new(stream?)
-        }
+        None => Box::new(px.dial.connector.to_host(host, port).await?),
     };
     let Some(tls) = address.tls() else {
         return Ok(stream);

@@ -1,16 +1,16 @@
 //! Connections to one place, as one worker has them: a peer's sidecar, an application, or an
-//! address outside the mesh.
+//! address or a system outside the mesh.
 //!
 //! To a peer: HTTP/2 over mutual TLS, many requests over few connections; for a request that is to
-//! become another protocol, HTTP/1.1 over a connection of its own. To everything else: as the
-//! application speaks, in plaintext. Nothing here is shared between workers, so nothing is locked.
+//! become another protocol, HTTP/1.1 over a connection of its own. To a system outside: HTTP/1.1 over TLS. To
+//! everything else: as the application speaks, in plaintext. Nothing here is shared between workers, so nothing is locked.
 
 mod h1;
 mod h2;
 mod lease;
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -31,6 +31,7 @@ use super::body::replay::Kept;
 use super::error::{Error, Reason, was_reset};
 use super::limits;
 use crate::config::service::{Endpoint, Protocol};
+use crate::config::subscription::Outside;
 use crate::identity::SpiffeId;
 use crate::identity::certs::Credentials;
 use crate::identity::verify::identity_of;
@@ -103,6 +104,8 @@ enum To {
     Outside(SocketAddr),
     /// The application beside us, at the address that the peer called.
     Application(SocketAddr),
+    /// A system outside the mesh, by its name.
+    System(Arc<Outside>),
 }
 
 /// A request that an endpoint was sent, until it is known how long the answer takes.
@@ -144,6 +147,11 @@ impl Upstream {
         Self::new(Arc::default(), To::Application(called), dial)
     }
 
+    /// A system outside the mesh, which proves itself by its name.
+    pub fn system(outside: Arc<Outside>, dial: Dial) -> Rc<Self> {
+        Self::new(Arc::default(), To::System(outside), dial)
+    }
+
     fn new(pod: Arc<str>, to: To, dial: Dial) -> Rc<Self> {
         Rc::new(Self {
             pod,
@@ -164,7 +172,7 @@ impl Upstream {
     fn identity(&self) -> Option<(&Endpoint, &SpiffeId)> {
         match &self.to {
             To::Endpoint(endpoint) => endpoint.identity.as_ref().map(|id| (endpoint, id)),
-            To::Outside(_) | To::Application(_) => None,
+            To::Outside(_) | To::Application(_) | To::System(_) => None,
         }
     }
 
@@ -220,12 +228,14 @@ impl Upstream {
     /// # Errors
     /// `connect_failed`, `application_unreachable`.
     pub async fn open_plain(&self) -> Result<TcpStream, Error> {
-        let address = self.address();
         let connector = &self.dial.connector;
+        let address = self.address();
         let opened = match &self.to {
             To::Endpoint(_) => connector.to_peer(address).await,
             To::Outside(_) => connector.to_outside(address).await,
             To::Application(_) => connector.to_application(address).await,
+            // Nothing is said to it before it has proved who it is.
+            To::System(_) => return Err(Reason::PeerNotVerified.into()),
         };
         opened.map_err(|error| {
             let mut failed = Error::connect(address, &error);
@@ -257,11 +267,31 @@ impl Upstream {
         Ok(Waiting(waiting.clone()))
     }
 
+    /// Where it is, for errors; of a system only its port is known before its name is resolved.
     fn address(&self) -> SocketAddr {
         match &self.to {
             To::Endpoint(endpoint) => endpoint.address,
             To::Outside(called) | To::Application(called) => *called,
+            To::System(outside) => (Ipv4Addr::UNSPECIFIED, outside.port).into(),
         }
+    }
+
+    /// Opens a connection to a system outside the mesh.
+    async fn open_system(&self, outside: &Outside) -> Result<TlsStream<TcpStream>, Error> {
+        let Outside { host, port, .. } = outside;
+        let failed = |why: &dyn std::fmt::Display| {
+            Error::new(Reason::ConnectFailed, format!("{host}:{port}: {why}"))
+        };
+        let tcp = self.dial.connector.to_host(host, *port).await;
+        let tcp = tcp.map_err(|error| failed(&error))?;
+        let name = ServerName::try_from(host.clone()).map_err(|error| failed(&error))?;
+        let handshake = TlsConnector::from(outside.tls.clone()).connect(name, tcp);
+        let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
+        let opened = opened.map_err(|_| failed(&"the TLS handshake took too long"))?;
+        opened.map_err(|error| match is_not_verified(&error) {
+            true => Error::new(Reason::PeerNotVerified, format!("{host}:{port}: {error}")),
+            false => failed(&error),
+        })
     }
 
     fn current_credentials(&self) -> Result<Arc<Credentials>, Error> {
@@ -331,15 +361,20 @@ async fn prove(
 
 /// A certificate that does not verify is another matter than a connection that breaks.
 fn not_verified_or_failed(address: SocketAddr, error: &std::io::Error) -> Error {
-    let tls = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match tls {
-        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => {
-            Error::new(Reason::PeerNotVerified, format!("{address}: {error}"))
-        }
-        _ => Error::connect(address, error),
+    match is_not_verified(error) {
+        true => Error::new(Reason::PeerNotVerified, format!("{address}: {error}")),
+        false => Error::connect(address, error),
     }
+}
+
+fn is_not_verified(error: &std::io::Error) -> bool {
+    let tls = error.get_ref();
+    let tls = tls.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let not_verified = |error: &rustls::Error| {
+        use rustls::Error::{AlertReceived, InvalidCertificate};
+        matches!(error, InvalidCertificate(_) | AlertReceived(_))
+    };
+    tls.is_some_and(not_verified)
 }
 
 impl Asked {

@@ -154,6 +154,19 @@ pub(super) const RULES: &[Rule] = &[
     ("(self.type == 'Service') == has(self.service)", |target| {
         is(target, "Service") == has(target, "service")
     }),
+    ("(self.type == 'URL') == has(self.url)", |target| {
+        is(target, "URL") == has(target, "url")
+    }),
+    ("(self.type == 'Topic') == has(self.topic)", |target| {
+        is(target, "Topic") == has(target, "topic")
+    }),
+    (
+        "self.path == '/' || self.type in ['Workload', 'Service']",
+        |target| {
+            let path = target.get("path");
+            path.is_none_or(|path| path == "/") || is(target, "Workload") || is(target, "Service")
+        },
+    ),
     (
         "(self.store == 'Redis') == has(self.redis)",
         |deduplication| {

@@ -59,7 +59,24 @@ pub(super) fn event_subscription() -> impl Strategy<Value = Value> {
     let service = service.prop_map(
         |(name, port)| json!({"type": "Service", "service": {"name": name, "port": port}}),
     );
-    let target = prop_oneof![12 => workload, 12 => service, 1 => Just(json!({"type": "Service"}))];
+    let url = select(vec![
+        json!(null),
+        json!({"name": "s1"}),
+        json!({"name": "s2"}),
+    ]);
+    let url = url.prop_map(|secret| {
+        json!({"type": "URL", "url": {"address": "https://partner.example.com/a", "secretRef": secret}})
+    });
+    let topic = (
+        select(vec![json!(null), json!("nats"), json!("events")]),
+        select(vec!["copies", "copies", "orders"]),
+    );
+    let topic = topic.prop_map(
+        |(broker, name)| json!({"type": "Topic", "topic": {"broker": broker, "name": name}}),
+    );
+    let target = prop_oneof![
+        12 => workload, 12 => service, 5 => url, 5 => topic, 1 => Just(json!({"type": "Service"})),
+    ];
     let source = (
         select(vec!["nats", "nats", "events", "none"]),
         prop_oneof![
@@ -98,15 +115,19 @@ pub(super) fn event_subscription() -> impl Strategy<Value = Value> {
         5 => Just(json!({"deadLetter": {"topic": "dead"}})),
         1 => Just(json!({"deadLetter": {"topic": "orders"}})),
     ];
-    (target, source, filters, delivery, any::<bool>(), 0..3).prop_map(
-        |(target, source, filters, delivery, suspend, generation)| {
+    let redis =
+        json!({"store": "Redis", "redis": {"urlSecretRef": {"name": "s1", "key": "password"}}});
+    let deduplication = select(vec![json!(null), json!({}), redis]);
+    let often = (any::<bool>(), 0..3);
+    (target, source, filters, delivery, deduplication, often).prop_map(
+        |(target, source, filters, delivery, deduplication, (suspend, generation))| {
             json!({
                 "apiVersion": "meshwright.dev/v1alpha1",
                 "kind": "EventSubscription",
                 "metadata": {"generation": generation},
                 "spec": {
                     "target": target, "source": source, "filters": filters,
-                    "delivery": delivery, "suspend": suspend,
+                    "delivery": delivery, "suspend": suspend, "deduplication": deduplication,
                 },
             })
         },

@@ -12,6 +12,15 @@ pub(super) fn shown(sent: mesh::Subscription) -> Value {
         Target::Service(to) => {
             format!("{} port {}", service(to.service.as_ref().unwrap()), to.port)
         }
+        Target::TopicTarget(to) => {
+            let broker = publish::broker(to.broker.as_ref().unwrap());
+            format!("topic {} of {broker}", to.topic)
+        }
+        Target::Url(to) => outside(to),
+    };
+    let target = match sent.target.as_ref().unwrap() {
+        Target::ApplicationPort(_) | Target::Service(_) => format!("{target}, path {}", sent.path),
+        Target::TopicTarget(_) | Target::Url(_) => target,
     };
     let from = match &sent.schedule {
         Some(schedule) => times(schedule),
@@ -26,7 +35,7 @@ pub(super) fn shown(sent: mesh::Subscription) -> Value {
     let mut shown = json!({
         "subscription": format!("{}/{}", sent.namespace, sent.name),
         "from": from,
-        "to": format!("{target}, path {}", sent.path),
+        "to": target,
         "filters": Vec::from_iter(sent.filters.iter().map(filter)),
         "mode": mode.as_str_name(),
         "timeoutMs": sent.timeout_ms,
@@ -40,6 +49,9 @@ pub(super) fn shown(sent: mesh::Subscription) -> Value {
         },
         "onExhausted": on_exhausted.as_str_name(),
     });
+    if sent.counts_only {
+        shown["countsOnly"] = json!(true);
+    }
     if sent.suspended {
         shown["suspended"] = json!(true);
     }
@@ -63,6 +75,27 @@ pub(super) fn shown(sent: mesh::Subscription) -> Value {
         shown["deadLetterTopic"] = json!(sent.dead_letter_topic);
     }
     shown
+}
+
+/// A system outside, and what is shown to it, but for the secrets themselves.
+fn outside(sent: &mesh::EventUrl) -> String {
+    let mesh::EventUrl {
+        url,
+        ca_certificates,
+        authorization,
+        certificate,
+        key,
+    } = sent;
+    let scheme = authorization.split(' ').next().unwrap_or_default();
+    let parts = [
+        (authorization, format!("as {scheme}")),
+        (certificate, "a certificate".to_owned()),
+        (key, "its key".to_owned()),
+        (ca_certificates, "its own authority".to_owned()),
+    ];
+    let those = parts.iter().filter(|(given, _)| !given.is_empty());
+    let those = Vec::from_iter(those.map(|(_, what)| what.as_str()));
+    format!("{url:?} with {those:?}")
 }
 
 fn topic(sent: &mesh::Subscription) -> Value {

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::Upstream;
+use super::{To, Upstream};
 use crate::proxy::body::RequestBody;
 use crate::proxy::error::Error;
 use crate::proxy::gate::Gate;
@@ -104,6 +104,9 @@ impl Upstream {
 
     async fn new_h1(&self) -> Result<Exchange, Error> {
         let _waiting = self.wait()?;
+        if let To::System(outside) = &self.to {
+            return self.h1_on(self.open_system(outside).await?).await;
+        }
         match self.is_peer() {
             true => {
                 let credentials = self.current_credentials()?;

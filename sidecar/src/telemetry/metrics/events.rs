@@ -244,6 +244,11 @@ impl Events {
         self.report(subscription, |report| report.why = why);
     }
 
+    /// Nobody is there that its events are for.
+    pub fn nobody(&self, subscription: &Arc<str>) {
+        self.report(subscription, |report| report.nobody = true);
+    }
+
     /// Its target has said that it is gone.
     pub fn gone(&self, subscription: &Arc<str>) {
         self.report(subscription, |report| report.gone = true);

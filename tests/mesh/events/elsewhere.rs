@@ -1,0 +1,487 @@
+//! Events for whom no pod of the mesh is there: to systems outside, to other topics, and for pods that are to come.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Result, ensure};
+use http::{HeaderMap, Request, Response, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+
+/// What a system outside was sent.
+#[derive(Clone, Debug)]
+struct Posted {
+    uri: Uri,
+    headers: HeaderMap,
+    body: String,
+}
+
+/// A system outside the mesh, which lets in who shows a certificate of its authority, and nobody else.
+struct System {
+    address: SocketAddr,
+    authority: String,
+    /// What it lets in: certificate and key.
+    shown: (String, String),
+    posted: Arc<Mutex<Vec<Posted>>>,
+    connections: Arc<AtomicUsize>,
+    status: Arc<AtomicU16>,
+}
+
+// === impl System ===
+
+impl System {
+    async fn start() -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let above_key = KeyPair::generate()?;
+        let above = params.self_signed(&above_key)?;
+        let issuer = Issuer::from_params(&params, &above_key);
+        let below = |name: &str| -> Result<_> {
+            let key = KeyPair::generate()?;
+            let params = CertificateParams::new(vec![name.to_owned()])?;
+            Ok((params.signed_by(&key, &issuer)?, key))
+        };
+        let ((own, own_key), (client, client_key)) = (below("127.0.0.1")?, below("shop")?);
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(above.der().clone())?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                .build()?;
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(own_key.serialize_der()));
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![own.der().clone()], key)?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let system = Self {
+            address: listener.local_addr()?,
+            authority: above.pem(),
+            shown: (client.pem(), client_key.serialize_pem()),
+            posted: Arc::default(),
+            connections: Arc::default(),
+            status: Arc::new(AtomicU16::new(200)),
+        };
+        let acceptor = TlsAcceptor::from(Arc::new(server));
+        let (posted, connections) = (system.posted.clone(), system.connections.clone());
+        let status = system.status.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, posted) = (acceptor.clone(), posted.clone());
+                let (connections, status) = (connections.clone(), status.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    connections.fetch_add(1, Ordering::SeqCst);
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        let (posted, status) = (posted.clone(), status.clone());
+                        async move {
+                            let (head, body) = request.into_parts();
+                            let body = body.collect().await.map(|body| body.to_bytes());
+                            let body = String::from_utf8_lossy(&body.unwrap_or_default()).into();
+                            posted
+                                .lock()
+                                .unwrap_or_else(PoisonError::into_inner)
+                                .push(Posted {
+                                    uri: head.uri,
+                                    headers: head.headers,
+                                    body,
+                                });
+                            let mut answer = Response::new(Full::<Bytes>::default());
+                            let status = status.load(Ordering::SeqCst);
+                            *answer.status_mut() = status.try_into().unwrap_or_default();
+                            Ok::<_, Infallible>(answer)
+                        }
+                    });
+                    let http = hyper::server::conn::http1::Builder::new();
+                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Ok(system)
+    }
+
+    fn posted(&self) -> Vec<Posted> {
+        let posted = self.posted.lock();
+        posted.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// An EventSubscription that posts to it, and the Secret with what it asks for, whose authority is this one.
+    fn subscription(&self, authority: &str) -> String {
+        let part = |name: &str, pem: &str| {
+            let lines = pem.lines().map(|line| format!("    {line}\n"));
+            format!("  {name}: |\n{}", String::from_iter(lines))
+        };
+        let (certificate, key) = &self.shown;
+        let url = format!(
+            "{{ type: URL, url: {{ address: \"https://{}/hooks/stock?from=shop\", secretRef: {{ name: partner }} }} }}",
+            self.address
+        );
+        format!(
+            "{}---\napiVersion: v1\nkind: Secret\n\
+             metadata: {{ name: partner, namespace: shop, labels: {{ meshwright.dev/credential: \"\" }} }}\n\
+             stringData:\n  token: t0ken\n{}{}{}",
+            carried(&url, ""),
+            part("ca.crt", authority),
+            part("tls.crt", certificate),
+            part("tls.key", key),
+        )
+    }
+}
+
+/// An EventSubscription of the topic `stock` for this target.
+fn carried(target: &str, spec: &str) -> String {
+    subscription("", spec).replace(
+        "{ type: Workload, workload: { selector: { app: billing }, port: 8080 }, path: /events }",
+        target,
+    )
+}
+
+/// A pod that carries out what no pod does for itself.
+async fn carrier(mesh: &Mesh) -> Result<Client> {
+    let carrier = mesh.client("meshwright-system/events").await?;
+    let pod = carrier.sidecar().pod().to_owned();
+    mesh.mark(&pod, "labels", "meshwright.dev/carries-events", "true")?;
+    Ok(carrier)
+}
+
+/// The condition `Ready` of the EventSubscription: its status, its reason, and why.
+async fn ready(mesh: &Mesh) -> Result<(String, String, String)> {
+    let verdict = mesh.verdict("billing").await?;
+    let conditions = verdict["conditions"].as_array().context("conditions")?;
+    let ready = conditions.iter().find(|one| one["type"] == "Ready");
+    let of = |name: &str| {
+        let text = ready.and_then(|ready| ready[name].as_str());
+        text.unwrap_or_default().to_owned()
+    };
+    Ok((of("status"), of("reason"), of("message")))
+}
+
+/// A mesh that publishes, with this subscription and whoever carries it out.
+async fn started(subscription: &str) -> Result<(Mesh, Nats, Workload, Client)> {
+    let mesh = Mesh::start(&format!(
+        "{}{}{ROUTE}{subscription}",
+        services(&["stock", "billing"]),
+        nats::documents()
+    ))
+    .await?;
+    let nats = Nats::start(&mesh).await?;
+    let stock = mesh.workload("stock").await?;
+    mesh.programmed("stock").await?;
+    let carrier = carrier(&mesh).await?;
+    Ok((mesh, nats, stock, carrier))
+}
+
+async fn accepted(stock: &Workload, key: &str) -> Result<()> {
+    let headers = [
+        ("idempotency-key", key),
+        ("content-type", "application/json"),
+    ];
+    wait_until("it is accepted", SOON, async || {
+        let body = json!({ "sku": key }).to_string();
+        let answer = publish(&stock.sidecar, "events/stock", &headers, &body).await?;
+        ensure!(answer.status == 202, "{answer:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_goes_to_a_system_outside_is_posted_to_it_with_what_its_secret_says() -> Result<()> {
+    let system = System::start().await?;
+    let (mesh, nats, stock, carrier) = started(&system.subscription(&system.authority)).await?;
+    mesh.programmed("billing").await?;
+    for key in ["1", "2", "3"] {
+        accepted(&stock, key).await?;
+    }
+    wait_until("all have come", SOON, async || {
+        let posted = system.posted();
+        ensure!(posted.len() == 3, "{posted:?}");
+        Ok(())
+    })
+    .await?;
+    for posted in system.posted() {
+        assert_eq!(posted.uri, "/hooks/stock?from=shop");
+        let header = |name: &str| posted.headers[name].to_str().unwrap().to_owned();
+        assert_eq!(header("host"), system.address.to_string());
+        assert_eq!(header("authorization"), "Bearer t0ken");
+        assert_eq!(header("ce-type"), "com.shop.stock");
+        assert_eq!(posted.body, json!({ "sku": header("ce-id") }).to_string());
+    }
+    // Connections are kept.
+    assert!(system.connections.load(Ordering::SeqCst) <= 3);
+    wait_until("it is ready", SOON, async || {
+        ensure!(ready(&mesh).await?.1 == "Ready");
+        Ok(())
+    })
+    .await?;
+
+    // What it refuses for good is a dead letter, and what fails is posted again.
+    system.status.store(422, Ordering::SeqCst);
+    accepted(&stock, "4").await?;
+    wait_until("it is a dead letter", SOON, async || {
+        ensure!(nats.held("stock.dlq").await? == 1);
+        Ok(())
+    })
+    .await?;
+    system.status.store(503, Ordering::SeqCst);
+    accepted(&stock, "5").await?;
+    wait_until("it is a dead letter too", SOON, async || {
+        ensure!(nats.held("stock.dlq").await? == 2);
+        Ok(())
+    })
+    .await?;
+    assert_eq!(system.posted().len(), 3 + 1 + 3);
+
+    // Nobody is told what it is shown.
+    let sidecar = carrier.sidecar();
+    let told = [
+        sidecar.log()?,
+        mesh.operator_log()?,
+        sidecar.config().await?.to_string(),
+        mesh.verdict("billing").await?.to_string(),
+    ];
+    for told in told {
+        assert!(!told.contains("t0ken") && !told.contains("PRIVATE KEY"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_system_that_can_not_prove_who_it_is_is_told_nothing_and_no_event_is_lost() -> Result<()>
+{
+    let (system, other) = (System::start().await?, System::start().await?);
+    let (mesh, _nats, stock, _carrier) = started(&system.subscription(&other.authority)).await?;
+    accepted(&stock, "1").await?;
+    wait_until("it is told", SOON, async || {
+        let (status, reason, why) = ready(&mesh).await?;
+        ensure!((&*status, &*reason) == ("False", "NotDelivering"), "{why}");
+        ensure!(why.contains("peer_not_verified"), "{why}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(system.posted().len(), 0);
+    // It had no attempt meanwhile: else it would be exhausted.
+    let all = format!(
+        "{}{}{ROUTE}{}",
+        services(&["stock", "billing"]),
+        nats::documents(),
+        system.subscription(&system.authority)
+    );
+    mesh.write("routes.yaml", &all)?;
+    wait_until("it has come", LEASE + SOON, async || {
+        ensure!(system.posted().len() == 1);
+        Ok(())
+    })
+    .await?;
+    wait_until("it is ready", SOON, async || {
+        ensure!(ready(&mesh).await?.1 == "Ready");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn without_what_a_system_asks_for_nothing_is_pulled_and_it_is_said_what_is_missing()
+-> Result<()> {
+    let system = System::start().await?;
+    let whole = system.subscription(&system.authority);
+    let (without, _) = whole
+        .split_once("---\napiVersion: v1\nkind: Secret")
+        .context("a Secret")?;
+    let (mesh, _nats, stock, _carrier) = started(without).await?;
+    accepted(&stock, "1").await?;
+    wait_until("it is told", SOON, async || {
+        let verdict = mesh.verdict("billing").await?;
+        let missing = "there is no Secret \\\"partner\\\"";
+        ensure!(verdict.to_string().contains(missing), "{verdict}");
+        let (_, reason, why) = ready(&mesh).await?;
+        ensure!(
+            reason == "NotDelivering" && why.contains("its Secret can't be used"),
+            "{why}"
+        );
+        ensure!(verdict["events"]["lag"] == 1, "{verdict}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_goes_to_another_topic_is_held_there_once_and_belongs_to_the_same_trace() -> Result<()>
+{
+    let target = "{ type: Topic, topic: { name: stock.copy } }";
+    let (mesh, nats, stock, _carrier) = started(&carried(target, "")).await?;
+    mesh.programmed("billing").await?;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers = [("traceparent", parent), ("idempotency-key", "1")];
+    wait_until("it is accepted", SOON, async || {
+        let answer = publish(&stock.sidecar, "events/stock", &headers, "{}").await?;
+        ensure!(answer.status == 202, "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    accepted(&stock, "2").await?;
+    wait_until("both are there", SOON, async || {
+        let held = nats.held("stock.copy").await?;
+        ensure!(held == 2, "{held}");
+        Ok(())
+    })
+    .await?;
+    let (head, body) = &nats.messages("stock.copy").await?[0];
+    let head = head.to_lowercase();
+    for line in [
+        "ce-id: 1",
+        "ce-meshwrighthops: 1",
+        &format!("ce-traceparent: {parent}"),
+    ] {
+        assert!(head.contains(line), "{line}\n{head}");
+    }
+    assert_eq!(body, "{}");
+    assert_eq!(nats.held("stock.dlq").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_event_that_copies_lead_back_to_where_it_was_ends_as_a_dead_letter() -> Result<()> {
+    let there = carried("{ type: Topic, topic: { name: back } }", "");
+    let back = there
+        .replace("name: billing,", "name: back,")
+        .replace("topic: stock,", "topic: back,")
+        .replace("{ name: back } }", "{ name: stock } }");
+    let (_mesh, nats, stock, _carrier) = started(&(there + &back)).await?;
+    // As the broker tells duplicates, an event that comes back within its window is held once: one whose hops are at their
+    // end says what becomes of those that come later.
+    let headers = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "/s"),
+        ("ce-type", "t"),
+        ("ce-meshwrighthops", "32"),
+    ];
+    wait_until("it is accepted", SOON, async || {
+        let answer = publish(&stock.sidecar, "events/stock", &headers, "").await?;
+        ensure!(answer.status == 202, "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    wait_until("it is a dead letter", SOON, async || {
+        ensure!(nats.held("stock.dlq").await? == 1);
+        Ok(())
+    })
+    .await?;
+    let letters = nats.messages("stock.dlq").await?;
+    assert!(letters[0].0.to_lowercase().contains("ce-dlqreason: loop"));
+    assert_eq!(nats.held("back").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_due_becomes_an_event_of_a_topic() -> Result<()> {
+    let nightly = "---\napiVersion: meshwright.dev/v1alpha1\nkind: EventSubscription\n\
+        metadata: { name: billing, namespace: shop }\n\
+        spec:\n  source: { type: Schedule, schedule: { cron: \"* * * * * *\", timeZone: Etc/UTC } }\n  \
+        target: { type: Topic, topic: { broker: events, name: nightly } }\n  \
+        delivery: { onExhausted: Block }\n";
+    let (_mesh, nats, _stock, _carrier) = started(nightly).await?;
+    wait_until("some are held", SOON, async || {
+        let held = nats.held("nightly").await?;
+        ensure!(held >= 2, "{held}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn while_no_pod_is_there_what_waits_is_counted_and_comes_to_the_first_that_is() -> Result<()>
+{
+    let (mesh, _nats, stock, carrier) = started(&subscription("", "")).await?;
+    wait_until("nobody is there", SOON, async || {
+        let (status, reason, why) = ready(&mesh).await?;
+        ensure!(
+            (&*status, &*reason) == ("False", "NoTarget"),
+            "{reason} {why}"
+        );
+        ensure!(why.contains("is counted"), "{why}");
+        Ok(())
+    })
+    .await?;
+    for key in ["1", "2", "3"] {
+        accepted(&stock, key).await?;
+    }
+    wait_until("three wait", SOON, async || {
+        let verdict = mesh.verdict("billing").await?;
+        ensure!(verdict["events"]["lag"] == 3, "{verdict}");
+        Ok(())
+    })
+    .await?;
+    // What scales by it reads it there.
+    let lag = "meshwright_events_lag{subscription=\"shop/billing\"}";
+    let sidecar = carrier.sidecar();
+    assert_eq!(sidecar.metric(lag).await?, Some(3.0));
+
+    let billing = mesh.workload("billing").await?;
+    wait_until("all have come", SOON, async || {
+        let seen = billing.upstream.requests();
+        ensure!(seen == 3, "{seen}");
+        Ok(())
+    })
+    .await?;
+    wait_until("it is the pod's own", SOON, async || {
+        ensure!(ready(&mesh).await?.1 == "Ready");
+        ensure!(sidecar.metric(lag).await?.is_none());
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn pods_without_a_sidecar_are_called_through_their_service() -> Result<()> {
+    let target = "{ type: Service, service: { name: billing, port: 80 }, path: /events }";
+    let (mesh, _nats, stock, _carrier) = started(&carried(target, "")).await?;
+    let outsider = mesh.outsider("billing").await?;
+    accepted(&stock, "1").await?;
+    wait_until("it has come", SOON, async || {
+        let seen = outsider.seen();
+        ensure!(seen.iter().any(|one| one.target == "/events"), "{seen:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn where_nobody_carries_it_out_its_status_says_so() -> Result<()> {
+    let target = "{ type: Topic, topic: { name: stock.copy } }";
+    let mesh = Mesh::start(&format!(
+        "{}{}{}",
+        services(&["stock"]),
+        nats::documents(),
+        carried(target, "")
+    ))
+    .await?;
+    // The label counts in the operator's namespace and nowhere else.
+    let pretends = mesh.client("stock").await?;
+    let pod = pretends.sidecar().pod().to_owned();
+    mesh.mark(&pod, "labels", "meshwright.dev/carries-events", "true")?;
+    wait_until("it says so", SOON, async || {
+        let (status, reason, why) = ready(&mesh).await?;
+        ensure!(
+            (&*status, &*reason) == ("False", "NotCarriedOut"),
+            "{reason} {why}"
+        );
+        ensure!(why.contains("meshwright-events"), "{why}");
+        Ok(())
+    })
+    .await
+}
