@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use quickstart::shop::inbox::Inbox;
 use quickstart::shop::orders::Version;
 use quickstart::shop::payments::Payments;
-use quickstart::shop::{customers, echo, ledger, orders, payments, stock, web};
+use quickstart::shop::{customers, echo, inbox, ledger, orders, payments, stock, web};
 use quickstart::{client, grpc, server, talk};
 
 const USAGE: &str = "\
@@ -16,6 +17,7 @@ usage: shop web | orders | customers        runs a service (HOST, PORT; orders: 
                                             (any of them: SHOP_FAILS=every-other|always)
        shop payments                        runs one that makes a payment of every POST
        shop echo                            runs one that answers each request with itself
+       shop inbox                           runs one that keeps what is posted, and tells it at /inbox
        shop stock                           runs one that speaks gRPC (STOCK_SAYS: its name in answers)
        shop ledger                          runs one with a protocol of its own, in which it speaks first
        shop call METHOD URL [NAME:VALUE]... asks, and shows status, headers and body
@@ -49,6 +51,13 @@ async fn run() -> anyhow::Result<()> {
             let made = Payments::default();
             server::serve("payments", move |request| {
                 payments::answer(made.clone(), request)
+            })
+            .await
+        }
+        ["inbox"] => {
+            let inbox = Inbox::default();
+            server::serve("inbox", move |request| {
+                inbox::answer(inbox.clone(), request)
             })
             .await
         }
