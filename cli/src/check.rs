@@ -262,4 +262,40 @@ mod tests {
             )]
         );
     }
+
+    #[test]
+    fn a_ring_of_replies_is_told_by_its_file_and_line_and_is_not_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, from, to) in [("asks", "order", "price"), ("tells", "price", "order")] {
+            let text = format!(
+                "apiVersion: meshwright.dev/v1alpha1\nkind: EventSubscription\nmetadata: {{name: {name}, \
+                 namespace: shop}}\nspec:\n  source: {{type: Broker, broker: {{name: events, topic: {from}}}}}\n  \
+                 target: {{type: Workload, workload: {{selector: {{app: a}}, port: 80}}, path: /}}\n  delivery: \
+                 {{onExhausted: Drop}}\n  reply:\n    topic: {to}\n"
+            );
+            fs::write(folder.path().join(format!("{name}.yaml")), text).unwrap();
+        }
+        let written = Written::of(folder.path());
+        assert_eq!(*written.reading.problems, []);
+        let said = unwise(&written.reading.inputs, &written);
+        for ((name, way), said) in [
+            ("asks", "order -> price -> order"),
+            ("tells", "price -> order -> price"),
+        ]
+        .iter()
+        .zip(&said)
+        {
+            let file = folder.path().join(format!("{name}.yaml"));
+            let begins = format!(
+                "{}:9: EventSubscription shop/{name}: spec.reply.topic: ",
+                file.display()
+            );
+            assert!(said.starts_with(&begins), "{said}");
+            assert!(
+                said.contains(way) && said.ends_with("(not wrong)"),
+                "{said}"
+            );
+        }
+        assert_eq!(said.len(), 2);
+    }
 }

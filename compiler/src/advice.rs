@@ -1,16 +1,28 @@
 //! What is legal and unwise: said by `check`, and to whoever applies the object. It changes nothing,
 //! and stands in no status.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use crds::api_route::authorization::Mode;
 use crds::rate_limit::Scope;
 use crds::{
-    ApiRoute, ApiRouteSpec, CredentialPlace, Duration, Method, RateLimit, RetryPolicy, TargetKind,
+    ApiRoute, ApiRouteSpec, CredentialPlace, Duration, EventSubscription, Method, RateLimit,
+    RetryPolicy, TargetKind,
 };
 
 use crate::inputs::{Inputs, ObjectKey, ObjectKind, ObjectRef};
 
 /// From this on a count of one sidecar's own is taken for a quota, which a restart must not forget.
 const LONG_MILLIS: u64 = 3_600_000;
+/// How many topics of a chain are named: the first ones, and where it leads back to.
+const TOPICS_NAMED: usize = 5;
+
+/// What an EventSubscription leads from and to: topics of one broker.
+struct Link<'a> {
+    broker: &'a str,
+    from: &'a str,
+    to: &'a str,
+}
 
 /// What is unwise about an object, in sentences that begin with the field; nothing, mostly.
 pub fn advice(inputs: &Inputs, object: &ObjectRef) -> Vec<String> {
@@ -28,8 +40,10 @@ pub fn advice(inputs: &Inputs, object: &ObjectRef) -> Vec<String> {
             let limit = inputs.rate_limits.get(&key);
             limit.map_or_else(Vec::new, |limit| on_limit(limit))
         }
-        // Nothing that it may say is unwise.
-        ObjectKind::EventSubscription => Vec::new(),
+        ObjectKind::EventSubscription => {
+            let subscription = inputs.event_subscriptions.get(&key);
+            subscription.map_or_else(Vec::new, |one| on_subscription(&key, one, inputs))
+        }
     }
 }
 
@@ -145,4 +159,75 @@ fn on_limit(limit: &RateLimit) -> Vec<String> {
         )
     });
     advice.collect()
+}
+
+fn on_subscription(key: &ObjectKey, one: &EventSubscription, inputs: &Inputs) -> Vec<String> {
+    let Some(own) = Link::of(one) else {
+        return Vec::new();
+    };
+    let first = ObjectKey::new(&*key.namespace, "");
+    let others = inputs.event_subscriptions.range(first..);
+    let others = others.take_while(|(other, _)| other.namespace == key.namespace);
+    let links = others.filter_map(|(_, other)| Link::of(other));
+    let mut next: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for link in links.filter(|link| link.broker == own.broker) {
+        next.entry(link.from).or_default().push(link.to);
+    }
+    let Some(mut chain) = shortest_way(own.to, own.from, &next) else {
+        return Vec::new();
+    };
+    chain.insert(0, own.from);
+    if chain.len() > TOPICS_NAMED {
+        let last = chain.len() - 1;
+        chain.splice(TOPICS_NAMED - 2..last, ["..."]);
+    }
+    vec![format!(
+        "spec.reply.topic: replies lead back to where they began, {}: each is replied to until there \
+         are 32, and what comes then is exhausted (Loop): reply to another topic, or filter.",
+        chain.join(" -> ")
+    )]
+}
+
+/// The topics from one to another, both of them included, where there is a way.
+fn shortest_way<'a>(
+    from: &'a str,
+    to: &'a str,
+    next: &BTreeMap<&'a str, Vec<&'a str>>,
+) -> Option<Vec<&'a str>> {
+    let mut before = BTreeMap::from([(from, from)]);
+    let mut waiting = VecDeque::from([from]);
+    while let Some(topic) = waiting.pop_front() {
+        if topic == to {
+            let mut way = vec![to];
+            let mut at = to;
+            while at != from {
+                at = before.get(at)?;
+                way.push(at);
+            }
+            way.reverse();
+            return Some(way);
+        }
+        for &after in next.get(topic).into_iter().flatten() {
+            before.entry(after).or_insert_with(|| {
+                waiting.push_back(after);
+                topic
+            });
+        }
+    }
+    None
+}
+
+// === impl Link ===
+
+impl<'a> Link<'a> {
+    /// Nothing where nothing is replied, and where filters may be what ends a chain: nobody can tell from here what
+    /// they keep out.
+    fn of(one: &'a EventSubscription) -> Option<Self> {
+        let (source, reply) = (one.spec.source.broker.as_ref()?, one.spec.reply.as_ref()?);
+        one.spec.filters.is_empty().then_some(Self {
+            broker: &source.name,
+            from: &source.topic,
+            to: &reply.topic,
+        })
+    }
 }

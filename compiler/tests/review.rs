@@ -241,6 +241,88 @@ fn what_is_legal_and_unwise_is_said_with_its_field() {
     assert!(advice(&world, &nothing).is_empty());
 }
 
+/// An EventSubscription that is replied to.
+fn replies(name: &str, broker: &str, (from, to): (&str, &str), more: &str) -> String {
+    let spec = format!(
+        "source: {{type: Broker, broker: {{name: {broker}, topic: {from}}}}}, delivery: {{onExhausted: Drop}}, \
+         target: {{type: Workload, workload: {{selector: {{app: {name}}}, port: 80}}, path: /}}, \
+         reply: {{topic: {to}}}, {more}"
+    );
+    object("EventSubscription", name, &spec)
+}
+
+#[test]
+fn replies_that_lead_back_to_where_they_began_are_told_with_their_way() {
+    let says = |written: &str, of: &str| {
+        let world = world::inputs("world.yaml", written);
+        let object = ObjectRef::event_subscription(&ObjectKey::new("shop", of));
+        let mut said = advice(&world, &object);
+        assert!(said.len() <= 1, "{said:?}");
+        said.pop()
+    };
+    let asks = replies("asks", "events", ("order", "price"), "");
+    let tells = replies("tells", "events", ("price", "order"), "");
+    let beside = replies("beside", "events", ("order", "mail"), "");
+    let mut all = format!("{asks}{tells}{beside}");
+    let said = says(&all, "asks").unwrap();
+    assert_eq!(
+        said,
+        "spec.reply.topic: replies lead back to where they began, order -> price -> order: each is \
+         replied to until there are 32, and what comes then is exhausted (Loop): reply to another \
+         topic, or filter."
+    );
+    assert!(
+        says(&all, "tells")
+            .unwrap()
+            .contains("price -> order -> price")
+    );
+    assert_eq!(says(&all, "beside"), None);
+    // A draft that closes the ring is told at once.
+    let open = world::inputs("world.yaml", &asks);
+    let told = judge(&open, &tells).warnings;
+    assert!(
+        told.iter()
+            .any(|one| one.contains("price -> order -> price")),
+        "{told:?}"
+    );
+    // Who leads into a ring is in none, and the shortest way is named.
+    all.push_str(&replies("before", "events", ("basket", "order"), ""));
+    all.push_str(&replies("aside", "events", ("price", "tax"), ""));
+    all.push_str(&replies("back", "events", ("tax", "order"), ""));
+    assert_eq!(says(&all, "before"), None);
+    assert_eq!(says(&all, "asks"), Some(said));
+    let longer = says(&all, "back").unwrap();
+    assert!(longer.contains("tax -> order -> price -> tax:"), "{longer}");
+    // A chain that ends, another broker, and filters that may end it are not talked about.
+    for other in [
+        replies("tells", "events", ("price", "paid"), ""),
+        replies("tells", "audit", ("price", "order"), ""),
+        replies(
+            "tells",
+            "events",
+            ("price", "order"),
+            "filters: [{exact: {type: a}}]",
+        ),
+    ] {
+        assert_eq!(says(&format!("{asks}{other}"), "asks"), None, "{other}");
+    }
+    let elsewhere = tells.replace("namespace: shop", "namespace: post");
+    assert_eq!(says(&format!("{asks}{elsewhere}"), "asks"), None);
+}
+
+#[test]
+fn of_a_long_way_back_its_beginning_and_its_end_are_named() {
+    let mut all = String::new();
+    for number in 0..40 {
+        let (from, to) = (format!("t{number}"), format!("t{}", (number + 1) % 40));
+        all.push_str(&replies(&format!("s{number}"), "events", (&from, &to), ""));
+    }
+    let world = world::inputs("world.yaml", &all);
+    let object = ObjectRef::event_subscription(&ObjectKey::new("shop", "s0"));
+    let said = advice(&world, &object);
+    assert!(said[0].contains("t0 -> t1 -> t2 -> ... -> t0:"), "{said:?}");
+}
+
 #[test]
 fn among_ten_thousand_objects_a_draft_costs_what_depends_on_it() {
     let mut world = Inputs::default();

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use quickstart::shop::fulfilment::{Catalogue, Step};
+use quickstart::shop::inbox::Inbox;
 use quickstart::shop::orders::Version;
 use quickstart::shop::payments::Payments;
-use quickstart::shop::{customers, echo, ledger, orders, payments, stock, web};
+use quickstart::shop::{customers, echo, fulfilment, inbox, ledger, orders, payments, stock, web};
 use quickstart::{client, grpc, server, talk};
 
 const USAGE: &str = "\
@@ -16,6 +18,8 @@ usage: shop web | orders | customers        runs a service (HOST, PORT; orders: 
                                             (any of them: SHOP_FAILS=every-other|always)
        shop payments                        runs one that makes a payment of every POST
        shop echo                            runs one that answers each request with itself
+       shop inbox                           runs one that keeps what is posted, and tells it at /inbox
+       shop fulfil payment | stock          runs a step of an order's way: it is posted an event, and replies with one
        shop stock                           runs one that speaks gRPC (STOCK_SAYS: its name in answers)
        shop ledger                          runs one with a protocol of its own, in which it speaks first
        shop call METHOD URL [NAME:VALUE]... asks, and shows status, headers and body
@@ -52,6 +56,15 @@ async fn run() -> anyhow::Result<()> {
             })
             .await
         }
+        ["inbox"] => {
+            let inbox = Inbox::default();
+            server::serve("inbox", move |request| {
+                inbox::answer(inbox.clone(), request)
+            })
+            .await
+        }
+        ["fulfil", "payment"] => fulfil("payment", Step::Payment).await,
+        ["fulfil", "stock"] => fulfil("stock", Step::Stock(Catalogue::default())).await,
         ["orders"] => {
             let version = env::var("ORDERS_VERSION").unwrap_or_else(|_| "v1".to_owned());
             let version = Version::of(&version)
@@ -67,6 +80,14 @@ async fn run() -> anyhow::Result<()> {
         ["talk", to, lines @ ..] => shown(talk::talk(to, lines).await?.as_bytes()),
         _ => anyhow::bail!("{USAGE}"),
     }
+}
+
+/// Runs a step of an order's way.
+async fn fulfil(name: &str, step: Step) -> anyhow::Result<()> {
+    server::serve(name, move |request| {
+        fulfilment::answer(step.clone(), request)
+    })
+    .await
 }
 
 /// Shows an answer as `curl -i` does.
