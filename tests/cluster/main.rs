@@ -9,6 +9,7 @@ mod chart;
 mod cni;
 mod commands;
 mod configuration;
+mod events;
 mod first_route;
 mod idempotency;
 mod images;

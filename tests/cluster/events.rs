@@ -1,0 +1,174 @@
+//! Events in a cluster: a broker among its pods, a workload that is scaled to zero, and the chart's pods that carry out what
+//! no pod does for itself.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tests::brokers;
+use tests::cluster::{Cluster, wait_until};
+
+use crate::installation::{PODS, SYSTEM, installed, root};
+use crate::shop::{Shop, condition};
+
+const NATS: &str = "localhost/nats:1";
+
+/// A NATS in the mesh, a rule that publishes what `/updates` of `orders` is asked for, and two EventSubscriptions: for
+/// `billing`, and for another topic.
+fn objects(namespace: &str) -> String {
+    format!(
+        r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{ name: nats, namespace: {namespace} }}
+spec:
+  selector: {{ matchLabels: {{ app: nats }} }}
+  template:
+    metadata: {{ labels: {{ app: nats }} }}
+    spec:
+      terminationGracePeriodSeconds: 5
+      containers:
+        - name: nats
+          image: {NATS}
+          imagePullPolicy: Never
+          args: [-js, -sd, /data, -p, "4222"]
+          ports: [{{ containerPort: 4222 }}]
+          volumeMounts: [{{ name: data, mountPath: /data }}]
+      volumes: [{{ name: data, emptyDir: {{}} }}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{ name: nats, namespace: {namespace} }}
+spec:
+  selector: {{ app: nats }}
+  ports: [{{ name: tcp-nats, port: 4222 }}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {{ name: events, namespace: {namespace}, labels: {{ meshwright.dev/broker: events }} }}
+stringData: {{ url: "nats://nats:4222" }}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: ApiRoute
+metadata: {{ name: orders, namespace: {namespace} }}
+spec:
+  hosts: [orders]
+  rules:
+    - matches: [{{ path: {{ type: Exact, value: /updates }} }}]
+      publish: {{ broker: events, topic: stock }}
+    - {{}}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: EventSubscription
+metadata: {{ name: billing, namespace: {namespace} }}
+spec:
+  source: {{ type: Broker, broker: {{ name: events, topic: stock }} }}
+  target: {{ type: Workload, workload: {{ selector: {{ app: billing }}, port: 8080 }} }}
+  delivery: {{ onExhausted: Block }}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: EventSubscription
+metadata: {{ name: copies, namespace: {namespace} }}
+spec:
+  source: {{ type: Broker, broker: {{ name: events, topic: stock }} }}
+  target: {{ type: Topic, topic: {{ name: stock.copy }} }}
+  delivery: {{ onExhausted: Block }}
+"#
+    )
+}
+
+/// Waits until the EventSubscription says of itself what it should, and returns it.
+async fn until(shop: &Shop, name: &str, says: impl Fn(&Value) -> bool) -> Result<Value> {
+    wait_until(&format!("{name} says so"), PODS, async || {
+        let object = shop.of_kind("eventsubscription", name).await?;
+        ensure!(says(&object), "{}", object["status"]);
+        Ok(object)
+    })
+    .await
+}
+
+fn is_ready(object: &Value, reason: &str) -> bool {
+    condition(object, "Ready")["reason"] == reason
+}
+
+/// Has an event published.
+async fn publishes(shop: &Shop) -> Result<()> {
+    wait_until("it is accepted", PODS, async || {
+        let (status, body) = shop.get("http://orders/updates").await?;
+        ensure!(status == 202, "{status} {body}");
+        Ok(())
+    })
+    .await
+}
+
+async fn carriers(cluster: &Cluster, replicas: u32) -> Result<()> {
+    let chart = root().join("charts/meshwright");
+    let chart = chart.to_str().context("a path in UTF-8")?;
+    let replicas = format!("events.replicas={replicas}");
+    let upgrade = ["upgrade", "meshwright", chart, "-n", SYSTEM];
+    let how = ["--reuse-values", "--set", &replicas];
+    cluster.helm(&[&upgrade[..], &how].concat()).await.map(drop)
+}
+
+#[tokio::test]
+async fn what_waits_for_a_workload_that_is_scaled_to_zero_is_counted_by_the_chart_s_pods_and_delivered_when_it_is_back()
+-> Result<()> {
+    let cluster = installed().await?;
+    let shop = Shop::alone(cluster, &[("orders", 1), ("billing", 1)]).await?;
+    cluster
+        .import_image(NATS, &[&brokers::nats_server()])
+        .await?;
+    cluster.apply(&objects(&shop.namespace)).await?;
+    cluster
+        .ready(&shop.namespace, "deployment/nats", PODS)
+        .await?;
+    until(&shop, "billing", |object| is_ready(object, "Ready")).await?;
+    publishes(&shop).await?;
+    let billing = shop.pod("billing").await?;
+    let delivered = format!(
+        "meshwright_events_delivered_total{{subscription=\"{}/billing\",outcome=\"acknowledged\"}}",
+        shop.namespace
+    );
+    wait_until("it is delivered", PODS, async || {
+        ensure!(shop.metric(&billing, &delivered).await? == 1);
+        Ok(())
+    })
+    .await?;
+
+    // Without the chart's pods nobody is there for either.
+    let scale = async |replicas: &str| {
+        let replicas = format!("--replicas={replicas}");
+        let of = ["scale", "deployment/billing", "-n", &shop.namespace];
+        cluster.kubectl(&[&of[..], &[&replicas]].concat()).await
+    };
+    scale("0").await?;
+    for name in ["billing", "copies"] {
+        until(&shop, name, |object| is_ready(object, "NotCarriedOut")).await?;
+    }
+    carriers(cluster, 1).await?;
+    cluster
+        .ready(SYSTEM, "deployment/meshwright-events", PODS)
+        .await?;
+    until(&shop, "copies", |object| is_ready(object, "Ready")).await?;
+    until(&shop, "billing", |object| is_ready(object, "NoTarget")).await?;
+    for _ in 0..2 {
+        publishes(&shop).await?;
+    }
+    until(&shop, "billing", |object| object["status"]["lag"] == 2).await?;
+    let copies = shop.of_kind("eventsubscription", "copies").await?;
+    assert_eq!(copies["status"]["target"], "topic stock.copy");
+
+    scale("1").await?;
+    until(&shop, "billing", |object| {
+        is_ready(object, "Ready") && object["status"]["lag"] == 0
+    })
+    .await?;
+    let billing = shop.pod("billing").await?;
+    wait_until("both are delivered", PODS, async || {
+        ensure!(shop.metric(&billing, &delivered).await? == 2);
+        Ok(())
+    })
+    .await?;
+    carriers(cluster, 0).await?;
+    until(&shop, "copies", |object| is_ready(object, "NotCarriedOut"))
+        .await
+        .map(drop)
+}
