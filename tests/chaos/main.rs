@@ -72,7 +72,7 @@ impl Run {
             in_order: false,
             producers: (6, Duration::from_millis(40)),
             length: Duration::from_secs(15),
-            each: (Duration::from_millis(1200), Duration::from_secs(3)),
+            each: (Duration::from_millis(1000), Duration::from_secs(3)),
             retries: 2,
             // RabbitMQ's sidecars hold what comes again at once, and leave to the broker what comes later.
             backoff: (Duration::from_millis(300), Duration::from_secs(1)),
@@ -82,7 +82,7 @@ impl Run {
     async fn go(self) -> Result<()> {
         let seed = number(SEED).unwrap_or_else(rand::random);
         let length = number(SECONDS).map_or(self.length, Duration::from_secs);
-        let each = (length / 12).clamp(self.each.0, self.each.1);
+        let each = (length / 14).clamp(self.each.0, self.each.1);
         let schedule = Schedule::draw(seed, &FAULTS, length, each);
         eprintln!(
             "{}: {SEED}={seed} {SECONDS}={}\n{schedule}",
@@ -186,7 +186,7 @@ async fn whatever_is_struck_events_of_a_key_are_delivered_in_their_order() -> Re
     let run = Run {
         in_order: true,
         producers: (6, Duration::from_millis(200)),
-        each: (Duration::from_millis(1200), Duration::from_secs(15)),
+        each: (Duration::from_millis(1000), Duration::from_secs(15)),
         backoff: (Duration::from_millis(50), Duration::from_millis(100)),
         ..Run::of("NATS, in order", Kind::Nats)
     };

@@ -163,7 +163,7 @@ fn bound(history: &History, promise: Promise) -> usize {
     let all = promise.replicas * promise.in_flight;
     let struck = history.struck.iter().map(|struck| match struck.fault {
         Fault::Producer => 0,
-        Fault::Subscriber(_) | Fault::Application(_) => promise.in_flight,
+        Fault::Subscriber(_) | Fault::Frozen(_) | Fault::Application(_) => promise.in_flight,
         Fault::BrokersSidecar | Fault::Network(_) => all,
         Fault::Broker => {
             let ended = history.deliveries.iter().filter(|one| {

@@ -8,14 +8,22 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
-/// For how long whatever is struck is away: at least, and at most.
-const LASTS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(6));
+/// For how long whatever is struck is away, at least.
+const LASTS: Duration = Duration::from_millis(200);
+
+/// Of so many faults one may last long: at most for this part of the whole, and not much longer than what a dead sidecar
+/// had is kept for it.
+const LONG: u32 = 8;
+const PART: u32 = 6;
+const LONGEST: Duration = Duration::from_secs(40);
 
 /// What can be struck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
     /// `kill -9` of the sidecar beside one of the subscribed applications.
     Subscriber(usize),
+    /// That sidecar stands still, and goes on later.
+    Frozen(usize),
     /// `kill -9` of the sidecar that publishes.
     Producer,
     /// One of the subscribed applications ends at once, with what it has in hand.
@@ -57,9 +65,11 @@ pub(crate) struct Planned {
 pub(crate) struct Schedule(pub(crate) Vec<Planned>);
 
 /// All that can be struck.
-pub(crate) const FAULTS: [Fault; 12] = [
+pub(crate) const FAULTS: [Fault; 14] = [
     Fault::Subscriber(0),
     Fault::Subscriber(1),
+    Fault::Frozen(0),
+    Fault::Frozen(1),
     Fault::Producer,
     Fault::Application(0),
     Fault::Application(1),
@@ -79,6 +89,7 @@ impl Fault {
     fn place(self) -> Self {
         match self {
             Self::Network(_) => Self::Network(Cut::Broken),
+            Self::Frozen(place) => Self::Subscriber(place),
             other => other,
         }
     }
@@ -104,12 +115,15 @@ impl Schedule {
                 break;
             };
             let at = slot + each.mul_f64(random.random_range(0.0..1.0));
-            let longest = LASTS.1.min(each);
-            let lasts = random.random_range(LASTS.0..=longest.max(LASTS.0));
+            let longest = match random.random_ratio(1, LONG) {
+                true => LONGEST.min(length / PART),
+                false => each,
+            };
+            let lasts = random.random_range(LASTS..=longest.max(LASTS));
             let free = free.entry(fault.place()).or_default();
             // After a moment: what was away is there before it is struck again.
             let at = at.max(*free);
-            *free = at + lasts + LASTS.0;
+            *free = at + lasts + LASTS;
             planned.push(Planned { fault, at, lasts });
             slot += each;
         }
@@ -134,7 +148,7 @@ impl fmt::Display for Schedule {
 mod tests {
     use super::*;
 
-    const LENGTH: Duration = Duration::from_secs(60);
+    const LENGTH: Duration = Duration::from_secs(90);
     const EACH: Duration = Duration::from_secs(2);
 
     #[test]
@@ -143,7 +157,7 @@ mod tests {
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
         let schedule = draw(7).0;
-        assert_eq!(schedule.len(), 30);
+        assert_eq!(schedule.len(), 45);
         for fault in FAULTS {
             let times = schedule.iter().filter(|one| one.fault == fault).count();
             assert!(times >= 2, "{fault:?} comes {times} times");

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use tests::mesh::{Mesh, SOON, Sidecar};
 use tests::wait_until;
 use tokio::time::{Instant, sleep_until};
@@ -175,6 +176,7 @@ impl World {
     async fn begin(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Subscriber(place) => self.subscribers[place].1.kill().await?,
+            Fault::Frozen(place) => self.subscribers[place].1.signal(Signal::SIGSTOP)?,
             Fault::Producer => self.producer.kill().await?,
             Fault::Application(place) => self.subscribers[place].0.kill(),
             Fault::Broker => tokio::task::block_in_place(|| self.broker.kill()),
@@ -187,6 +189,7 @@ impl World {
     async fn end(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Subscriber(place) => self.subscribers[place].1.start()?,
+            Fault::Frozen(place) => self.subscribers[place].1.signal(Signal::SIGCONT)?,
             Fault::Producer => self.producer.start()?,
             Fault::Application(place) => self.subscribers[place].0.start_again().await?,
             Fault::Broker => tokio::task::block_in_place(|| self.broker.start_again())?,
