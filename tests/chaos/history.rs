@@ -117,6 +117,18 @@ impl FromStr for Id {
     }
 }
 
+// === impl History ===
+
+impl History {
+    /// When an event was taken first.
+    pub(crate) fn first_taken(&self) -> Option<SystemTime> {
+        self.deliveries.iter().find_map(|one| match one.said {
+            Said::Taken(at) => Some(at),
+            Said::Failed | Said::Nothing => None,
+        })
+    }
+}
+
 // === impl Journal ===
 
 impl Journal {

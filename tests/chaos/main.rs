@@ -16,12 +16,13 @@ mod world;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use tests::mesh::SOON;
 use tests::wait_until;
 use tokio::time::Instant;
 
 use crate::broker::Kind;
 use crate::history::Journal;
-use crate::oracle::{Promise, judge, missing};
+use crate::oracle::{HEARS, Promise, judge, missing};
 use crate::producer::Producers;
 use crate::schedule::{FAULTS, Schedule};
 use crate::world::{REPLICAS, World};
@@ -34,6 +35,9 @@ const SECONDS: &str = "MESHWRIGHT_CHAOS_SECONDS";
 
 /// How many events a sidecar may have in hand.
 const IN_FLIGHT: usize = 8;
+
+/// For how long events are done before anything is struck.
+const CALM: Duration = Duration::from_secs(HEARS.as_secs() + 1);
 
 /// How long it may take until all is done once nothing is struck any more: what dead sidecars had comes again after 30 s,
 /// what was struck may have to connect first, and what has waited has to be delivered.
@@ -106,6 +110,17 @@ impl Run {
         let up = began.elapsed();
         let (count, pace) = self.producers;
         let producers = Producers::start(count, pace, world.publishes_at(), &journal);
+        // What comes again before anything is struck comes again for no reason.
+        wait_until(
+            "some were done before anything is struck",
+            SOON,
+            async || {
+                let since = journal.so_far().first_taken().context("none is taken")?;
+                ensure!(since.elapsed()? > CALM, "the first was taken at {since:?}");
+                Ok(())
+            },
+        )
+        .await?;
         world.strike(schedule).await?;
         producers.end().await;
         let struck = began.elapsed();

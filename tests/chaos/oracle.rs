@@ -14,6 +14,9 @@ use crate::schedule::Fault;
 /// For how long a broker that tells duplicates does.
 const TELLS: Duration = Duration::from_secs(120);
 
+/// How long after it was done the broker may not have heard so: what is struck later is no reason that it comes again.
+pub(crate) const HEARS: Duration = Duration::from_secs(3);
+
 /// Violations that are told; the rest is counted.
 const TOLD: usize = 20;
 
@@ -233,9 +236,10 @@ impl Story<'_> {
             false => published.unconfirmed,
         };
         for (place, again) in self.again().into_iter().enumerate() {
+            let done = self.done_before(again) + HEARS.max(promise.forgets);
             let struck = history.struck.iter().filter(|one| {
-                let is_since = one.until >= published.at && one.from <= again.at;
-                one.fault != Fault::Producer && is_since
+                let is_there = one.until >= published.at && one.from <= again.at.min(done);
+                one.fault != Fault::Producer && is_there
             });
             let reasons = struck.count() + twice;
             if place >= reasons {
@@ -254,6 +258,20 @@ impl Story<'_> {
 
     fn is_lost(&self) -> bool {
         self.is_accepted() && !self.is_taken() && self.letters.is_empty()
+    }
+
+    /// When it was done last, before it came again.
+    fn done_before(&self, again: &Delivery) -> SystemTime {
+        let before = self
+            .deliveries
+            .iter()
+            .filter(|one| one.at <= again.at && one.is_taken());
+        let taken = before
+            .filter(|one| !std::ptr::eq(**one, again))
+            .map(|one| one.ended());
+        let dead = self.letters.iter().map(|one| one.at);
+        let done = taken.chain(dead.filter(|at| *at <= again.at)).max();
+        done.unwrap_or(again.at)
     }
 
     /// The deliveries after one that was taken, or after it was a dead letter.

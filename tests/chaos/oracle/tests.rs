@@ -179,6 +179,12 @@ fn an_event_that_comes_again_without_a_reason_of_its_own_is_noticed() {
     assert_eq!(later.violations(PROMISE), [again(1, 0)]);
     let struck = twice.struck(Fault::Subscriber(0), 4);
     assert_eq!(struck.violations(PROMISE), []);
+    // Nor is what was struck when the broker had heard of it long since, before or after it came again.
+    for second in [9, 39] {
+        let later = published(1..=1).taken(1, 5).taken(1, 40);
+        let later = later.struck(Fault::Subscriber(0), second);
+        assert_eq!(later.violations(PROMISE), [again(1, 0)]);
+    }
     let thrice = struck.taken(1, 41);
     assert_eq!(thrice.violations(PROMISE), [again(2, 1)]);
     // What a broker holds twice comes twice.
