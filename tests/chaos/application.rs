@@ -53,11 +53,11 @@ impl Temper {
     /// As a seed says.
     pub(crate) fn of(seed: u64, id: Id) -> Self {
         match random(seed, id).random_range(0..100) {
-            0..75 => Self::Takes { after: 0 },
-            75..82 => Self::Takes { after: 1 },
-            82..87 => Self::Takes { after: 2 },
-            87..91 => Self::HangsUp,
-            91..96 => Self::Refuses,
+            0..65 => Self::Takes { after: 0 },
+            65..73 => Self::Takes { after: 1 },
+            73..78 => Self::Takes { after: 2 },
+            78..83 => Self::HangsUp,
+            83..95 => Self::Refuses,
             _ => Self::Fails,
         }
     }
@@ -95,14 +95,18 @@ impl Application {
     }
 
     /// Ends it with all that it has in hand, as `kill -9` would.
-    pub(crate) fn kill(&mut self) {
-        if let Some(accepting) = self.accepting.take() {
+    pub(crate) fn kill(&self) {
+        if let Some(accepting) = &self.accepting {
             accepting.abort();
         }
     }
 
     /// Starts it again.
     pub(crate) async fn start_again(&mut self) -> Result<()> {
+        if let Some(ended) = self.accepting.take() {
+            // By then its port is free.
+            let _ = ended.await;
+        }
         let listener = TcpListener::bind(self.address).await?;
         self.serve(listener);
         Ok(())

@@ -4,7 +4,7 @@ mod order;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -121,13 +121,11 @@ pub(crate) fn judge(history: &History, promise: Promise) -> Result<Report, Viola
 pub(crate) fn missing(history: &History) -> Vec<Id> {
     let stories = stories(history);
     let missing = stories.iter().filter(|(_, story)| story.is_lost());
-    let mut missing = Vec::from_iter(missing.map(|(id, _)| *id));
-    missing.sort();
-    missing
+    missing.map(|(id, _)| *id).collect()
 }
 
-fn stories(history: &History) -> HashMap<Id, Story<'_>> {
-    let mut stories: HashMap<Id, Story<'_>> = HashMap::new();
+fn stories(history: &History) -> BTreeMap<Id, Story<'_>> {
+    let mut stories: BTreeMap<Id, Story<'_>> = BTreeMap::new();
     for one in &history.published {
         stories.entry(one.id).or_default().published = Some(one);
     }
@@ -140,7 +138,7 @@ fn stories(history: &History) -> HashMap<Id, Story<'_>> {
     stories
 }
 
-fn report(stories: &HashMap<Id, Story<'_>>, history: &History, promise: Promise) -> Report {
+fn report(stories: &BTreeMap<Id, Story<'_>>, history: &History, promise: Promise) -> Report {
     let count = |is: fn(&Story<'_>) -> bool| stories.values().filter(|one| is(one)).count();
     let again = stories.values().map(|one| one.again().len()).sum();
     Report {
@@ -177,10 +175,9 @@ fn bound(history: &History, promise: Promise) -> usize {
         }
     });
     let twice = history.published.iter().map(|one| one.unconfirmed);
-    let twice = if promise.tells_duplicates {
-        0
-    } else {
-        twice.sum()
+    let twice = match promise.tells_duplicates {
+        true => 0,
+        false => twice.sum(),
     };
     struck.sum::<usize>() + twice
 }
@@ -307,9 +304,8 @@ impl Delivery {
 impl fmt::Display for Violations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} violations:", self.0.len())?;
-        let told = self.0.iter().take(TOLD);
-        told.into_iter()
-            .try_for_each(|one| write!(f, "\n  {one:?}"))
+        let mut told = self.0.iter().take(TOLD);
+        told.try_for_each(|one| write!(f, "\n  {one:?}"))
     }
 }
 
