@@ -1,6 +1,6 @@
 # Every command of the project. `.ci/run`, the README and the workflow call these and nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-mesh test-cluster soak scale skew lint fmt bench images crds
+.PHONY: help demo test test-unit test-mesh test-cluster soak chaos scale skew lint fmt bench images crds
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,11 @@ soak: ## Ten minutes of mixed load with churn, 10 GB each way, and a million rec
 		cargo test --locked --workspace --test soak -- --nocapture --test-threads 1
 	MESHWRIGHT_UPLOAD_BYTES=1073741824 MESHWRIGHT_UPLOAD_RECORD_BYTES=1073 \
 		cargo test --locked --workspace --test mesh however_much_is_uploaded -- --nocapture
+
+chaos: ## Minutes of kill -9 and cuts under load for each broker: no event is lost, few come twice, and order is kept
+	cargo build --locked --workspace --bins
+	MESHWRIGHT_CHAOS_SECONDS=240 \
+		cargo test --locked --workspace --test chaos -- --nocapture --test-threads 4
 
 scale: ## How many sidecars one operator carries, from 10 to 10 000, and a sidecar's memory among 2 000 Services
 	cargo build --locked --release --bins -p operator -p sidecar

@@ -67,16 +67,17 @@ impl Node {
         self.node = node(&self.folder, self.registry.0, self.nodes_port);
     }
 
-    /// Has it do something, as `rabbitmqctl` does.
+    /// Has it do something, as `rabbitmqctl` does, and answers what that says.
     ///
     /// # Panics
     /// When it does not.
-    pub fn control(&self, arguments: &[&str]) {
+    pub fn control(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(super::rabbitmq().join("rabbitmqctl"));
         surround(&mut command, &self.folder, self.registry.0, self.nodes_port);
         let output = command.args(arguments).stdin(Stdio::null()).output();
         let output = output.unwrap();
         assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 
