@@ -12,6 +12,7 @@ use super::service::ServiceKey;
 use super::subscription::moment;
 use crate::events::broker::Start;
 use crate::events::split::{Format, Path};
+use crate::policy::cors::Cors;
 
 /// What one ApiRoute says of events.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub struct Streaming {
     pub topic: Arc<str>,
     /// Where one begins that brings no place.
     pub start: Start,
+    /// Of which pages a WebSocket may be, beside those of what was called.
+    pub cors: Option<Cors>,
 }
 
 /// Where the requests of a rule are published.
@@ -154,6 +157,8 @@ impl Publish {
                         Some(streaming::Start::SinceMs(millis)) => Start::Time(moment(millis)),
                         None => return Err(format!("rules[{place}]: stream: it has no start")),
                     },
+                    cors: (stream.cors.map(Cors::build).transpose())
+                        .map_err(|error| format!("rules[{place}]: stream: cors: {error}"))?,
                 }))),
                 (None, None) => None,
             });
