@@ -110,7 +110,7 @@ pub async fn carry(
         px: px.clone(),
         from: from.clone(),
         reader,
-        beat: BEAT.min(cx.idle_limit() / BEATS),
+        beat: from.idle.map_or(BEAT, |idle| BEAT.min(idle / BEATS)),
         _listener: listener,
     };
     if let Some(handshake) = handshake {

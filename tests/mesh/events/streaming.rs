@@ -272,6 +272,27 @@ async fn who_does_not_read_is_given_no_more_than_it_reads_and_misses_nothing() -
 }
 
 #[tokio::test]
+async fn a_stream_with_nothing_to_say_is_not_ended_for_silence() -> Result<()> {
+    let world = World::subscribed("", &impatient()).await?;
+    let web = world.mesh.client("web").await?;
+    let mut live = Listening::begins(&web, "/live").await?;
+    // Three in each second that nothing else is said.
+    while live.heard.matches("\n:\n").count() < 6 {
+        ensure!(live.hears().await?, "it ended: {}", live.heard);
+    }
+    world.accepted("1").await?;
+    live.of("1").await
+}
+
+/// A stream that a second of silence would end.
+pub(super) fn impatient() -> String {
+    let rule = "stream: { broker: events, topic: stock } }";
+    let impatient = LIVE.replace(rule, &rule.replace(" } }", " }, timeouts: { idle: 1s } }"));
+    assert_ne!(impatient, LIVE);
+    impatient
+}
+
+#[tokio::test]
 async fn one_more_than_may_listen_is_told_so_and_may_when_another_one_goes() -> Result<()> {
     // Of each worker.
     const MAY: usize = 256;

@@ -15,7 +15,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
-use super::streaming::{LIVE, MANY, publish_many};
+use super::streaming::{LIVE, MANY, impatient, publish_many};
 use super::*;
 
 /// What asks for a WebSocket; RFC 6455 has this key, and its answer.
@@ -290,6 +290,21 @@ async fn who_does_not_read_a_websocket_is_given_no_more_and_misses_nothing() -> 
     let wanted = Vec::from_iter((1..=MANY).map(|number| number.to_string()));
     assert_eq!(slow.ids(), wanted);
     Ok(())
+}
+
+#[tokio::test]
+async fn a_websocket_with_nothing_to_say_is_not_ended_for_silence() -> Result<()> {
+    let world = World::subscribed("", &impatient()).await?;
+    let web = world.mesh.client("web").await?;
+    let mut live = Listening::begins(&web, "/live", &[]).await?;
+    // Three in each second that nothing else is said.
+    for _ in 0..6 {
+        let heard = timeout(SOON, live.socket.next()).await?;
+        let heard = heard.context("it ended")??;
+        assert!(heard.is_ping(), "{heard:?}");
+    }
+    world.accepted("1").await?;
+    live.of("1").await
 }
 
 #[tokio::test]
