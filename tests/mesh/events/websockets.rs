@@ -15,6 +15,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
+use super::brokers::{START, with_redis};
 use super::streaming::{LIVE, MANY, impatient, publish_many};
 use super::*;
 
@@ -409,6 +410,45 @@ async fn a_page_listens_where_it_is_of_what_was_called_or_allowed() -> Result<()
             "{target} {headers:?}"
         );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_topic_of_redis_is_told_by_websocket_and_goes_on_where_it_was() -> Result<()> {
+    let (mesh, _redis) = with_redis().await?;
+    mesh.write("live.yaml", LIVE)?;
+    let [stock, billing] = [
+        mesh.workload("stock").await?,
+        mesh.workload("billing").await?,
+    ];
+    mesh.programmed("stock").await?;
+    mesh.programmed("billing").await?;
+    let accepted = async |id: &str| {
+        let headers = [("idempotency-key", id)];
+        wait_until("it is accepted", START, async || {
+            let answer = publish(&stock.sidecar, "events/stock", &headers, "it").await?;
+            ensure!(answer.status == 202, "{answer:?}");
+            Ok(())
+        })
+        .await
+    };
+    let web = mesh.client("web").await?;
+    accepted("1").await?;
+    let mut all = Listening::begins(&web, "/all", &[]).await?;
+    accepted("2").await?;
+    all.of("1").await?;
+    let first = all.place.clone();
+    assert!(first.contains('-'), "{first}");
+    all.of("2").await?;
+    let query = format!("/live?lastEventId={first}");
+    let mut live = Listening::to(&web, &query, &[]).await?;
+    accepted("3").await?;
+    for one in [&mut all, &mut live] {
+        one.of("3").await?;
+    }
+    assert_eq!(all.ids(), ["1", "2", "3"]);
+    assert_eq!(live.ids(), ["2", "3"]);
+    drop(billing);
     Ok(())
 }
 

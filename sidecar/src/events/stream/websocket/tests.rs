@@ -1,3 +1,5 @@
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use tokio::io::{DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
@@ -191,6 +193,56 @@ async fn who_sends_pings_without_end_or_what_is_no_websocket_is_closed() {
             assert_eq!(closed(&mut client).await.0, 1002, "{bytes:?}");
             drop(client);
             assert_eq!(told.await.unwrap().0, End::Protocol, "{bytes:?}");
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// Frames as nobody should send them: any kind, length, mask and bits, cut off anywhere.
+fn spoilt(random: &mut StdRng) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..random.random_range(1..8) {
+        const KINDS: [u8; 12] = [0, 1, 2, 8, 8, 9, 9, 10, 10, 3, 11, 15];
+        let bits = match random.random_range(0..4) {
+            0 => random.random::<u8>() & 0xf0,
+            _ => 0x80,
+        };
+        bytes.push(bits | KINDS[random.random_range(0..KINDS.len())]);
+        let mask = if random.random_range(0..8) == 0 {
+            0
+        } else {
+            0x80
+        };
+        let length = random.random_range(0..128_u8);
+        bytes.push(mask | length);
+        match length {
+            126 => bytes.extend(random.random::<[u8; 2]>()),
+            127 => bytes.extend(random.random::<[u8; 8]>()),
+            _ => {}
+        }
+        bytes.extend(random.random::<[u8; 4]>());
+        bytes.extend((0..length.min(125)).map(|_| random.random::<u8>()));
+    }
+    bytes.truncate(random.random_range(1..=bytes.len()));
+    bytes
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_sent_a_session_ends_with_its_listener() {
+    let test = async {
+        for seed in 0..1000 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let (mut client, texts, told) = session(1 << 16).await;
+            let bytes = spoilt(&mut random);
+            client.get_mut().write_all(&bytes).await.unwrap();
+            // It may have ended by now.
+            let _ = texts.send("told meanwhile".into()).await;
+            client.get_mut().shutdown().await.unwrap();
+            let mut heard = Vec::new();
+            client.get_mut().read_to_end(&mut heard).await.unwrap();
+            drop(client);
+            let (end, _) = told.await.unwrap();
+            assert!(!matches!(end, End::Over(_)), "{seed}: {end:?}");
         }
     };
     LocalSet::new().run_until(test).await;
