@@ -363,11 +363,16 @@ impl Reader<'_> {
     }
 
     fn idle_timeout(&self, rule: Option<&Timeouts>) -> Option<u64> {
-        let own = rule.and_then(|timeouts| timeouts.idle.as_ref());
-        let common = self.spec.timeouts.as_ref();
-        let common = common.and_then(|timeouts| timeouts.idle.as_ref());
-        own.or(common).map(crds::Duration::millis)
+        idle_timeout(self.spec, rule)
     }
+}
+
+/// The silence that ends a request of a rule, in milliseconds: as it says, or else the object.
+pub(crate) fn idle_timeout(spec: &ApiRouteSpec, rule: Option<&Timeouts>) -> Option<u64> {
+    let own = rule.and_then(|timeouts| timeouts.idle.as_ref());
+    let common = spec.timeouts.as_ref();
+    let common = common.and_then(|timeouts| timeouts.idle.as_ref());
+    own.or(common).map(crds::Duration::millis)
 }
 
 /// What doesn't exist is named all the same: no sidecar has endpoints for it. What must not be

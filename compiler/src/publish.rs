@@ -10,7 +10,8 @@ use crds::status::Reason;
 use crds::{ApiRouteSpec, PublishAck, SplitFormat};
 use wire::mesh::{self, streaming::Start, subscription};
 
-use crate::api_route::{Refusal, request_match, rule_name, service_ref};
+use crate::api_route::filters::cors;
+use crate::api_route::{Refusal, idle_timeout, request_match, rule_name, service_ref};
 use crate::broker;
 use crate::event_subscription;
 use crate::inputs::ObjectKey;
@@ -147,6 +148,8 @@ impl Reader<'_> {
                     broker: stream.broker.clone(),
                     topic: stream.topic.clone(),
                     start: Some(start(&stream.start_from).ok()?),
+                    cors: rule.cors.as_ref().map(cors),
+                    idle_timeout_ms: idle_timeout(self.spec, rule.timeouts.as_ref()),
                 })
             }),
         });

@@ -330,9 +330,10 @@ pub struct RouteRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish: Option<Publish>,
 
-    /// The topic that callers read as server-sent events, instead of reaching the application. The sidecars beside
-    /// the pods of the hosts' Services answer so, behind `auth`, `authorization` and RateLimits. It needs the
-    /// object to be in the Services' own namespace.
+    /// The topic that callers read as server-sent events, or by WebSocket where they ask for one, instead of reaching
+    /// the application. The sidecars beside the pods of the hosts' Services answer so, behind `auth`, `authorization`
+    /// and RateLimits. It needs the object to be in the Services' own namespace. A page opens a WebSocket where it is
+    /// of what it calls, or `cors` of the rule allows its origin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<Stream>,
 }

@@ -30,6 +30,7 @@ mod splitting;
 mod status;
 mod streaming;
 mod unwaited;
+mod websockets;
 
 /// After how long an event comes again whose sidecar died with it.
 const LEASE: Duration = Duration::from_secs(30);

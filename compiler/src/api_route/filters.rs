@@ -194,7 +194,7 @@ fn path_change(written: &crds::PathChange) -> mesh::PathChange {
     }
 }
 
-fn cors(written: &crds::Cors) -> mesh::Cors {
+pub(crate) fn cors(written: &crds::Cors) -> mesh::Cors {
     let methods = written.allow_methods.iter();
     mesh::Cors {
         allow_origins: written.allow_origins.clone(),

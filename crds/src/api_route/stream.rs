@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::event_subscription::StartFrom;
 
-/// Requests are answered with a topic of a broker as server-sent events, instead of reaching the application: each
-/// event as it is published, for as long as the caller listens.
+/// Requests are answered with a topic of a broker as server-sent events, or by WebSocket, instead of reaching the
+/// application: each event as it is published, for as long as the caller listens.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stream {
@@ -27,7 +27,8 @@ pub struct Stream {
     )]
     pub topic: String,
 
-    /// Where a caller begins that brings no `Last-Event-ID`. One that does goes on behind that event.
+    /// Where a caller begins that brings no `Last-Event-ID`, or `lastEventId` in the query. One that does goes on
+    /// behind that event.
     #[serde(default)]
     pub start_from: StartFrom,
 }

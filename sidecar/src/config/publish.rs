@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use wire::mesh::{self, streaming};
 
 use super::broker::Broker;
-use super::route::Route;
+use super::route::{Route, idle_timeout};
 use super::service::ServiceKey;
 use super::subscription::moment;
 use crate::events::broker::Start;
 use crate::events::split::{Format, Path};
+use crate::policy::cors::Cors;
 
 /// What one ApiRoute says of events.
 #[derive(Debug)]
@@ -46,6 +48,10 @@ pub struct Streaming {
     pub topic: Arc<str>,
     /// Where one begins that brings no place.
     pub start: Start,
+    /// Of which pages a WebSocket may be, beside those of what was called.
+    pub cors: Option<Cors>,
+    /// After which silence callers' sidecars end it.
+    pub idle: Option<Duration>,
 }
 
 /// Where the requests of a rule are published.
@@ -154,6 +160,10 @@ impl Publish {
                         Some(streaming::Start::SinceMs(millis)) => Start::Time(moment(millis)),
                         None => return Err(format!("rules[{place}]: stream: it has no start")),
                     },
+                    idle: idle_timeout(stream.idle_timeout_ms)
+                        .map_err(|error| format!("rules[{place}]: stream: {error}"))?,
+                    cors: (stream.cors.map(Cors::build).transpose())
+                        .map_err(|error| format!("rules[{place}]: stream: cors: {error}"))?,
                 }))),
                 (None, None) => None,
             });

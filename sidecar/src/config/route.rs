@@ -140,7 +140,7 @@ impl Route {
 }
 
 /// What cannot be kept is refused: a destination's sidecar has a limit of its own.
-fn idle_timeout(millis: Option<u64>) -> Result<Option<Duration>, String> {
+pub(super) fn idle_timeout(millis: Option<u64>) -> Result<Option<Duration>, String> {
     let idle = millis.map(Duration::from_millis);
     match idle.filter(|idle| idle.is_zero() || *idle > limits::BODY_IDLE) {
         Some(idle) => Err(format!(

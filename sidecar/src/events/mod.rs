@@ -17,7 +17,8 @@
 //!              delivered once more (replay.rs), as people want (desk.rs)
 //! ```
 //!
-//! Beside that whoever may reads a topic by itself, as a stream of server-sent events (stream.rs).
+//! Beside that whoever may reads a topic by itself, as a stream of server-sent events (stream.rs), or by WebSocket
+//! (stream/websocket.rs).
 //!
 //! An event is acknowledged when its target has answered well, or when the broker holds it as a dead letter:
 //! whatever dies before that, it comes again.

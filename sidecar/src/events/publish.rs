@@ -38,7 +38,7 @@ use crate::proxy::idle;
 use crate::telemetry::metrics::events::Published;
 
 use hold::Way;
-use id::new_id;
+pub(super) use id::new_id;
 pub(super) use id::{digest, hex, known_by};
 pub use room::Room;
 use room::Share;

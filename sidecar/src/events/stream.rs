@@ -1,9 +1,13 @@
-//! A topic, as server-sent events: <https://html.spec.whatwg.org/multipage/server-sent-events.html>.
+//! A topic, as server-sent events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>), or by WebSocket
+//! ([`websocket`]) to whoever asks for that ([`handshake`]).
 //!
 //! Whoever listens is sent each event as JSON, with its place at the broker as the id of the message. When the
 //! connection breaks, or ends because this sidecar does, it comes back with the last id that it has seen, to this
 //! sidecar or another one, and goes on behind that: nothing is kept of it here. It is given no more than it reads:
 //! what it does not read stays at the broker.
+
+mod handshake;
+mod websocket;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -18,13 +22,16 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at, sleep};
 use wire::broker::BrokerKind;
 
+use self::handshake::Handshake;
 use super::broker::{Read, Reader, Since, Unsubscribed};
+use super::cloud_event::Event;
 use super::received::of_message;
 use crate::config::publish::Streaming;
 use crate::proxy::Proxy;
-use crate::proxy::body::ResponseBody;
+use crate::proxy::body::{RequestBody, ResponseBody};
 use crate::proxy::context::Context;
 use crate::proxy::error::{Error, Reason};
+use crate::proxy::upgrade::Answering;
 
 /// How many listen to topics at a worker.
 const LISTENERS: usize = 256;
@@ -67,12 +74,13 @@ impl Drop for Listener {
 /// Answers a request with a topic.
 ///
 /// # Errors
-/// `bad_request`, `topic_unknown`, `broker_unavailable`, `overloaded`.
+/// `bad_request`, `origin_not_allowed`, `topic_unknown`, `broker_unavailable`, `overloaded`.
 pub async fn carry(
     px: &Rc<Proxy>,
     cx: &mut Context,
     from: &Arc<Streaming>,
-    head: &Parts,
+    head: Parts,
+    body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
     if head.method != Method::GET {
         let why = Error::new(
@@ -81,11 +89,8 @@ pub async fn carry(
         );
         return Err(why.with_status(StatusCode::METHOD_NOT_ALLOWED));
     }
-    if cx.upgrade.is_some() {
-        let said = "what is here is a stream of server-sent events, and becomes no other protocol";
-        return Err(Error::new(Reason::BadRequest, said).saying(said));
-    }
-    let since = since(from, head)?;
+    let handshake = Handshake::of(cx, from.cors.as_ref(), &head, &body)?;
+    let since = since(from, &head)?;
     let listener = px.listening.enter();
     let listener =
         listener.ok_or_else(|| Error::new(Reason::Overloaded, "too many listen to topics"))?;
@@ -101,16 +106,18 @@ pub async fn carry(
     };
     let broker = px.brokers.at(px, &from.broker).await.map_err(away)?;
     let reader = broker.read(&from.topic, &since).await.map_err(away)?;
-    let (pieces, sent) = mpsc::channel(1);
     let feed = Feed {
         px: px.clone(),
         from: from.clone(),
         reader,
-        pieces,
-        beat: BEAT.min(cx.idle_limit() / BEATS),
+        beat: from.idle.map_or(BEAT, |idle| BEAT.min(idle / BEATS)),
         _listener: listener,
     };
-    tokio::task::spawn_local(feed.go_on());
+    if let Some(handshake) = handshake {
+        return handshake.answer(cx, Answering::new(|near| websocket::tell(feed, near)));
+    }
+    let (pieces, sent) = mpsc::channel(1);
+    tokio::task::spawn_local(feed.go_on(pieces));
     let mut response = Response::new(ResponseBody::sent(sent));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -159,55 +166,86 @@ struct Feed {
     px: Rc<Proxy>,
     from: Arc<Streaming>,
     reader: Box<dyn Reader>,
-    pieces: mpsc::Sender<Bytes>,
     beat: Duration,
     _listener: Listener,
+}
+
+/// Why one is told no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// The sidecar ends.
+    Drained,
+    /// It has listened for long.
+    Aged,
+    /// What is asked of who listens may have changed, or who the broker is asked as.
+    Changed,
+    /// The broker was lost.
+    Lost,
 }
 
 // === impl Feed ===
 
 impl Feed {
-    /// Until the listener goes, or has to come back.
-    async fn go_on(mut self) {
-        let mut drain = self.px.drain.clone();
-        let pieces = self.pieces.clone();
+    /// As server-sent events, until the listener goes, or has to come back.
+    async fn go_on(mut self, pieces: mpsc::Sender<Bytes>) {
+        let over = self.over();
         tokio::select! {
             () = pieces.closed() => {}
-            () = drain.begun() => {}
-            () = sleep(AGE) => {}
-            () = self.feed() => {}
+            _ = over => {}
+            () = self.feed(&pieces) => {}
         }
     }
 
-    async fn feed(&mut self) {
+    async fn feed(&mut self, pieces: &mpsc::Sender<Bytes>) {
         // Where it begins, so that it misses nothing if it has to come back before the first event.
         let begin = format!("{RETRY}id: {}\n\n", self.reader.place());
-        if self.pieces.send(begin.into()).await.is_err() {
+        if pieces.send(begin.into()).await.is_err() {
             return;
         }
         let mut beats = interval_at(Instant::now() + self.beat, self.beat);
         loop {
-            let (read, beats) = tokio::select! {
+            let read = tokio::select! {
                 biased;
-                read = self.reader.next() => (read, false),
-                _ = beats.tick() => (Ok(Vec::new()), true),
+                read = self.next() => read,
+                _ = beats.tick() => Ok(Vec::new()),
             };
-            // What is asked of who listens may have changed, or who the broker is asked as.
-            if !self.is_in_force() {
-                return;
-            }
             let piece = match read {
-                Ok(read) if read.is_empty() && !beats => continue,
                 Ok(read) if read.is_empty() => Bytes::from_static(b":\n\n"),
                 Ok(read) => written(&self.from.topic, &read),
+                Err(_) => return,
+            };
+            if pieces.send(piece).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whatever becomes of what is read.
+    fn over(&self) -> impl Future<Output = Over> + use<> {
+        let mut drain = self.px.drain.clone();
+        async move {
+            tokio::select! {
+                () = drain.begun() => Over::Drained,
+                () = sleep(AGE) => Over::Aged,
+            }
+        }
+    }
+
+    /// Waits for events. One that is given up loses nothing.
+    async fn next(&mut self) -> Result<Vec<Read>, Over> {
+        loop {
+            let read = self.reader.next().await;
+            if !self.is_in_force() {
+                return Err(Over::Changed);
+            }
+            match read {
+                Ok(read) if read.is_empty() => {}
+                Ok(read) => return Ok(read),
                 Err(why) => {
                     let Streaming { topic, broker, .. } = &*self.from;
                     tracing::debug!(%topic, %broker, %why, "a stream ends: who listens comes back");
-                    return;
+                    return Err(Over::Lost);
                 }
-            };
-            if self.pieces.send(piece).await.is_err() {
-                return;
             }
         }
     }
@@ -222,11 +260,10 @@ impl Feed {
 /// Messages as server-sent events: the id, and the event as JSON.
 fn written(topic: &str, read: &[Read]) -> Bytes {
     let mut text = Vec::new();
-    for Read { place, message } in read {
-        let event = of_message(topic, || place.clone(), message);
-        let event = event.unwrap_or_else(|what_it_was| what_it_was);
+    for read in read {
+        let event = event_of(topic, read);
         text.extend_from_slice(b"id: ");
-        text.extend_from_slice(place.as_bytes());
+        text.extend_from_slice(read.place.as_bytes());
         // Data may have line ends between their parts, of which there are three here.
         for line in lines(&event.to_json()) {
             text.extend_from_slice(b"\ndata: ");
@@ -235,6 +272,12 @@ fn written(topic: &str, read: &[Read]) -> Bytes {
         text.extend_from_slice(b"\n\n");
     }
     text.into()
+}
+
+/// The event that a message is; one that says what it was, when it is none.
+fn event_of(topic: &str, Read { place, message }: &Read) -> Event {
+    let event = of_message(topic, || place.clone(), message);
+    event.unwrap_or_else(|what_it_was| what_it_was)
 }
 
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {

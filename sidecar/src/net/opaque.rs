@@ -40,7 +40,7 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
     C: Counts,
 {
-    let mut source = Counted { source, counts };
+    let mut source = Counted::new(source, counts);
     copy_bidirectional_with_sizes(&mut source, destination, BUFFER, BUFFER).await
 }
 
@@ -52,7 +52,9 @@ pub trait Counts {
     fn to_source(&self, bytes: usize);
 }
 
-struct Counted<'a, A, C> {
+/// Bytes of who connected, counted while they flow.
+#[derive(Debug)]
+pub struct Counted<'a, A, C> {
     source: &'a mut A,
     counts: &'a C,
 }
@@ -91,7 +93,24 @@ impl Counts for Cell<u64> {
     }
 }
 
+impl Counts for (Cell<u64>, Cell<u64>) {
+    fn to_destination(&self, bytes: usize) {
+        self.0.to_destination(bytes);
+    }
+
+    fn to_source(&self, bytes: usize) {
+        self.1.to_source(bytes);
+    }
+}
+
 // === impl Counted ===
+
+impl<'a, A, C> Counted<'a, A, C> {
+    /// Counts there what flows here.
+    pub fn new(source: &'a mut A, counts: &'a C) -> Self {
+        Self { source, counts }
+    }
+}
 
 impl<A: AsyncRead + Unpin, C: Counts> AsyncRead for Counted<'_, A, C> {
     fn poll_read(

@@ -6,6 +6,9 @@
 //! with reason `origin_not_allowed`. Other requests are sent on whatever their origin: it is the
 //! browser that keeps the answer from the page. Every answer of the rule carries these headers and
 //! no others of CORS, those of the mesh too: a page can read why a request failed.
+//!
+//! What a WebSocket says no browser keeps from anybody: one that the mesh answers itself asks here
+//! first ([`Cors::admits`]), in the destination's sidecar.
 
 use bytes::Bytes;
 use http::header::{
@@ -185,6 +188,14 @@ impl Cors {
             expose: self.expose.clone().filter(|_| origin.is_some()),
             origin,
         }
+    }
+}
+
+impl Cors {
+    /// Whether a page of the request's origin may be given what no browser would keep from it; with `credentials`,
+    /// what the browser has added to the request of itself, cookies above all.
+    pub fn admits(&self, head: &Parts, credentials: bool) -> bool {
+        self.share(head).origin.is_some() && (self.credentials || !credentials)
     }
 }
 

@@ -92,7 +92,7 @@ impl Onward {
                 let to = (to, Some(*sender));
                 Box::pin(publish::carry(px, cx, to, head, body)).await
             }
-            Self::Stream(px, from) => Box::pin(stream::carry(px, cx, from, &head)).await,
+            Self::Stream(px, from) => Box::pin(stream::carry(px, cx, from, head, body)).await,
         }
     }
 

@@ -4,13 +4,15 @@
 //! Between sidecars such a request travels over an HTTP/1.1 connection of its own. From the answer
 //! that agrees to it on, its bytes are copied and nobody reads them; its account stays open until
 //! they end, or none has passed for as long as the rule of the request lets pass
-//! (`ApiRoute.rules[].timeouts.idle`).
+//! (`ApiRoute.rules[].timeouts.idle`). What the mesh answers itself ([`Answering`]) goes no further.
 
 use std::cell::Cell;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
+use futures::future::LocalBoxFuture;
+use http::header::{AUTHORIZATION, CONNECTION, COOKIE, HeaderMap, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -32,6 +34,7 @@ use crate::net::opaque;
 pub struct Upgrade {
     near: OnUpgrade,
     to: Protocol,
+    credentials: bool,
     work: Work,
 }
 
@@ -59,6 +62,22 @@ enum Far {
     Opaque(Box<Tunnel>),
     /// The same, once the name is known that the caller asks for.
     Named(Rc<Proxy>, Rc<Destination>),
+    /// Nobody: it is answered here.
+    Here(Answering),
+}
+
+/// What answers a request that has become something else, without sending it anywhere.
+pub struct Answering(Box<dyn FnOnce(TokioIo<Upgraded>) -> LocalBoxFuture<'static, Answered>>);
+
+/// How that ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Answered {
+    /// Bytes from the caller.
+    pub there: u64,
+    /// Bytes towards it.
+    pub back: u64,
+    /// Whether both sides were told the end; otherwise the caller went away.
+    pub whole: bool,
 }
 
 // === impl Upgrade ===
@@ -78,7 +97,15 @@ impl Upgrade {
         let near = head.extensions.remove::<OnUpgrade>()?;
         // The connection itself is done with once it has switched.
         let work = drain.work();
-        Some(Self { near, to, work })
+        // Before whoever authenticates takes them away.
+        let mut credentials = [COOKIE, AUTHORIZATION].into_iter();
+        let credentials = credentials.any(|name| head.headers.contains_key(name));
+        Some(Self {
+            near,
+            to,
+            credentials,
+            work,
+        })
     }
 
     /// Says so to the next hop: what asks for it concerns one hop only and was taken away.
@@ -99,6 +126,35 @@ impl Upgrade {
     /// Whether this is a `CONNECT`.
     pub fn is_tunnel(&self) -> bool {
         matches!(self.to, Protocol::Tunnel)
+    }
+
+    /// Whether it is to become a protocol of this name, which is written in lower case.
+    pub fn is_to(&self, protocol: &str) -> bool {
+        let Protocol::Named(names) = &self.to else {
+            return false;
+        };
+        let mut names = names.to_str().unwrap_or_default().split(',');
+        names.any(|name| name.trim().eq_ignore_ascii_case(protocol))
+    }
+
+    /// Whether it came with what browsers add to a request of themselves, whichever page it is of.
+    pub fn has_credentials(&self) -> bool {
+        self.credentials
+    }
+
+    /// Agrees to a protocol by the headers of an answer, and answers in it.
+    pub fn answer(
+        self,
+        headers: &mut HeaderMap,
+        protocol: &'static str,
+        answering: Answering,
+    ) -> Switched {
+        say(headers, HeaderValue::from_static(protocol));
+        Switched {
+            near: self.near,
+            far: Far::Here(answering),
+            _work: self.work,
+        }
     }
 
     /// Joins both sides, after an answer that agrees.
@@ -181,6 +237,17 @@ impl Switched {
             }
             Far::Opaque(tunnel) => tunnel.carry(near).await,
             Far::Named(px, destination) => super::opaque::outbound(&px, near, &destination).await,
+            Far::Here(answering) => {
+                let answered = (answering.0)(near).await;
+                account.cx.sends().add(answered.there);
+                account
+                    .cx
+                    .passed_on(usize::try_from(answered.back).unwrap_or(usize::MAX));
+                if answered.whole {
+                    account.cx.completed();
+                }
+                return;
+            }
         };
         match copied {
             Ok((there, bytes)) => {
@@ -192,6 +259,24 @@ impl Switched {
             }
             Err(error) => account.cx.broke_off(error),
         }
+    }
+}
+
+// === impl Answering ===
+
+impl Answering {
+    /// By what this makes of the caller's bytes.
+    pub fn new<F>(answers: impl FnOnce(TokioIo<Upgraded>) -> F + 'static) -> Self
+    where
+        F: Future<Output = Answered> + 'static,
+    {
+        Self(Box::new(|near| Box::pin(answers(near))))
+    }
+}
+
+impl fmt::Debug for Answering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Answering")
     }
 }
 

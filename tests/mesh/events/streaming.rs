@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::*;
 
 /// Whoever may, listens to the topic `stock` at the Service `billing`.
-const LIVE: &str = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+pub(super) const LIVE: &str = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
     metadata: { name: billing, namespace: shop }\n\
     spec:\n  hosts: [billing]\n  authorization: { rules: [{ principals: { serviceAccounts: [web] } }] }\n  rules:\n  \
     - { matches: [{ path: { type: Exact, value: /live } }], stream: { broker: events, topic: stock } }\n  \
@@ -217,18 +217,15 @@ async fn a_stream_ends_with_its_sidecar_its_broker_and_its_rule_and_goes_on_afte
     Ok(())
 }
 
-#[tokio::test]
-async fn who_does_not_read_is_given_no_more_than_it_reads_and_misses_nothing() -> Result<()> {
-    const EVENTS: usize = 200;
-    let world = World::subscribed("", LIVE).await?;
-    let web = world.mesh.client("web").await?;
-    let mut slow = Listening::begins(&web, "/live").await?;
-    let both = [web.sidecar(), &world.billing.sidecar];
-    let before = [both[0].usage()?.resident, both[1].usage()?.resident];
-    // 50 MB, more than all sockets between take.
+/// How many events [`publish_many`] publishes: 50 MB, more than all sockets between take.
+pub(super) const MANY: usize = 200;
+
+/// Publishes many events while somebody does not read; the sidecars between hold none of them.
+pub(super) async fn publish_many(world: &World, between: [&Sidecar; 2]) -> Result<()> {
+    let before = [between[0].usage()?.resident, between[1].usage()?.resident];
     let mut direct = world.nats.direct().await?;
     let data = format!("\"{}\"", "x".repeat(256 << 10));
-    for number in 1..=EVENTS {
+    for number in 1..=MANY {
         let id = number.to_string();
         let event = [
             ("ce-id", id.as_str()),
@@ -239,13 +236,21 @@ async fn who_does_not_read_is_given_no_more_than_it_reads_and_misses_nothing() -
         ];
         direct.publish("stock", &event, &data).await?;
     }
-    let most = [both[0].usage()?.resident, both[1].usage()?.resident];
+    let most = [between[0].usage()?.resident, between[1].usage()?.resident];
     for (before, most) in before.into_iter().zip(most) {
         let grown = most.saturating_sub(before);
-        println!("{} KiB more", grown >> 10);
         ensure!(grown < 24 << 20, "it has grown by {grown} bytes");
     }
-    let last = format!("\"id\":\"{EVENTS}\"");
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_given_no_more_than_it_reads_and_misses_nothing() -> Result<()> {
+    let world = World::subscribed("", LIVE).await?;
+    let web = world.mesh.client("web").await?;
+    let mut slow = Listening::begins(&web, "/live").await?;
+    publish_many(&world, [web.sidecar(), &world.billing.sidecar]).await?;
+    let last = format!("\"id\":\"{MANY}\"");
     let mut ids = Vec::new();
     loop {
         slow.until("\n\n").await?;
@@ -260,10 +265,31 @@ async fn who_does_not_read_is_given_no_more_than_it_reads_and_misses_nothing() -
             break;
         }
     }
-    let wanted = Vec::from_iter((1..=EVENTS).map(|number| number.to_string()));
+    let wanted = Vec::from_iter((1..=MANY).map(|number| number.to_string()));
     assert_eq!(ids, wanted);
     assert!(slow.body.frame().now_or_never().is_none(), "it goes on");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_with_nothing_to_say_is_not_ended_for_silence() -> Result<()> {
+    let world = World::subscribed("", &impatient()).await?;
+    let web = world.mesh.client("web").await?;
+    let mut live = Listening::begins(&web, "/live").await?;
+    // Three in each second that nothing else is said.
+    while live.heard.matches("\n:\n").count() < 6 {
+        ensure!(live.hears().await?, "it ended: {}", live.heard);
+    }
+    world.accepted("1").await?;
+    live.of("1").await
+}
+
+/// A stream that a second of silence would end.
+pub(super) fn impatient() -> String {
+    let rule = "stream: { broker: events, topic: stock } }";
+    let impatient = LIVE.replace(rule, &rule.replace(" } }", " }, timeouts: { idle: 1s } }"));
+    assert_ne!(impatient, LIVE);
+    impatient
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ fn direct_response(sent: &mesh::DirectResponse) -> Value {
     json!({"status": sent.status, "body": sent.body, "contentType": sent.content_type})
 }
 
-fn cors(sent: &mesh::Cors) -> Value {
+pub(super) fn cors(sent: &mesh::Cors) -> Value {
     json!({
         "origins": sent.allow_origins,
         "methods": sent.allow_methods,

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use wire::mesh;
 
+use super::filters::cors;
 use super::{request_match, service};
 
 pub(super) fn shown(sent: mesh::Publish) -> Value {
@@ -16,6 +17,8 @@ pub(super) fn shown(sent: mesh::Publish) -> Value {
             shown["stream"] = json!({
                 "of": format!("{} of {}", stream.topic, stream.broker),
                 "from": format!("{:?}", stream.start),
+                "pages": stream.cors.as_ref().map(cors),
+                "idleTimeoutMs": stream.idle_timeout_ms,
             });
         }
         shown

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::super::cloud_event::Event;
 
 /// A UUID of version 7 (RFC 9562, section 5.7): in the order of time, and nobody else's.
-pub(super) fn new_id(now: SystemTime) -> String {
+pub(in crate::events) fn new_id(now: SystemTime) -> String {
     let since = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
