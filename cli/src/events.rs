@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
+use crate::certificates::SYSTEM;
 use crate::sidecar::{Place, Reached, reach_all};
 use crate::up::table::{say, table};
 use order::order;
@@ -13,6 +14,9 @@ use progress::Progress;
 
 mod order;
 mod progress;
+
+/// Whose sidecars carry out what no pod does for itself, in the operator's namespace.
+const CARRIES: &str = "deployment/meshwright-events";
 
 /// Shows how it goes with EventSubscriptions, and has dead letters shown, delivered once more, or dropped.
 #[derive(Clone, Debug, clap::Args)]
@@ -172,6 +176,7 @@ fn rows_of(pod: &str, told: &Value) -> Vec<Vec<String>> {
             _ if is("suspended") => "suspended".to_owned(),
             _ if is("targetGone") => "no: the target is gone (410)".to_owned(),
             why if !why.is_empty() => format!("no: {why}"),
+            _ if is("nobodyThere") => "no: there is no pod".to_owned(),
             _ if is("subscribed") => "yes".to_owned(),
             _ => "not yet".to_owned(),
         };
@@ -212,22 +217,40 @@ impl Of {
                 self.subscription
             );
         };
-        let mut place = self.place.clone();
-        if !place.is_here()? && place.cluster.namespace.is_none() {
-            place.cluster.namespace = Some(namespace.to_owned());
-        }
-        let workloads = Vec::from_iter(self.beside.clone());
-        let reached = reach_all(&workloads, &place)?;
-        let asked = reached.len();
-        for one in reached {
-            // Whoever can't be asked may be another's.
-            let Ok(told) = runtime.block_on(one.get("/events")) else {
-                continue;
-            };
-            let mut all = told["subscriptions"].as_array().into_iter().flatten();
-            if all.any(|it| it["subscription"] == self.subscription.as_str()) {
-                return Ok(one);
+        let mut places = vec![(self.place.clone(), self.beside.clone())];
+        if !self.place.is_here()? && self.place.cluster.namespace.is_none() {
+            places[0].0.cluster.namespace = Some(namespace.to_owned());
+            // Where no pod does it for itself.
+            if self.beside.is_none() {
+                let mut place = self.place.clone();
+                place.cluster.namespace = Some(SYSTEM.to_owned());
+                places.push((place, Some(CARRIES.to_owned())));
             }
+        }
+        let mut asked = 0;
+        let mut unreached = None;
+        for (place, beside) in places {
+            let reached = match reach_all(&Vec::from_iter(beside), &place) {
+                Ok(reached) => reached,
+                Err(why) => {
+                    unreached.get_or_insert(why);
+                    continue;
+                }
+            };
+            asked += reached.len();
+            for one in reached {
+                // Whoever can't be asked may be another's.
+                let Ok(told) = runtime.block_on(one.get("/events")) else {
+                    continue;
+                };
+                let mut all = told["subscriptions"].as_array().into_iter().flatten();
+                if all.any(|it| it["subscription"] == self.subscription.as_str()) {
+                    return Ok(one);
+                }
+            }
+        }
+        if let (0, Some(why)) = (asked, unreached) {
+            return Err(why);
         }
         bail!(
             "none of the {asked} sidecars that were asked carries out EventSubscription {}: is it accepted, \
@@ -408,6 +431,8 @@ mod tests {
               "inFlight": 0, "deadLettered": 0, "lastError": null },
             { "subscription": "shop/search", "subscribed": false, "why": "the broker is away", "lag": null,
               "unacknowledged": null, "inFlight": 0, "deadLettered": 0, "lastError": null },
+            { "subscription": "shop/labels", "subscribed": false, "nobodyThere": true, "why": "", "lag": 2,
+              "unacknowledged": 0, "inFlight": 0, "deadLettered": 0, "lastError": null },
         ]});
         let rows = rows_of("shop/billing-1", &told);
         let of = |row: usize, column: usize| rows[row][column].as_str();
@@ -415,6 +440,7 @@ mod tests {
         assert_eq!(of(0, 7), "503 Exhausted 1970-01-01T00:00:01Z");
         assert_eq!((of(1, 2), of(1, 3), of(1, 7)), ("suspended", "?", "-"));
         assert_eq!(of(2, 2), "no: the broker is away");
+        assert_eq!((of(3, 2), of(3, 3)), ("no: there is no pod", "2"));
     }
 
     #[test]

@@ -17,11 +17,15 @@ const LONG_MILLIS: u64 = 3_600_000;
 /// How many topics of a chain are named: the first ones, and where it leads back to.
 const TOPICS_NAMED: usize = 5;
 
-/// What an EventSubscription leads from and to: topics of one broker.
+/// A topic of a broker.
+type Topic<'a> = (&'a str, &'a str);
+
+/// What an EventSubscription leads from and to.
 struct Link<'a> {
-    broker: &'a str,
-    from: &'a str,
-    to: &'a str,
+    from: Topic<'a>,
+    to: Topic<'a>,
+    /// The field that says so.
+    at: &'static str,
 }
 
 /// What is unwise about an object, in sentences that begin with the field; nothing, mostly.
@@ -169,31 +173,37 @@ fn on_subscription(key: &ObjectKey, one: &EventSubscription, inputs: &Inputs) ->
     let others = inputs.event_subscriptions.range(first..);
     let others = others.take_while(|(other, _)| other.namespace == key.namespace);
     let links = others.filter_map(|(_, other)| Link::of(other));
-    let mut next: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for link in links.filter(|link| link.broker == own.broker) {
+    let mut next: BTreeMap<Topic<'_>, Vec<Topic<'_>>> = BTreeMap::new();
+    for link in links {
         next.entry(link.from).or_default().push(link.to);
     }
-    let Some(mut chain) = shortest_way(own.to, own.from, &next) else {
+    let Some(mut way) = shortest_way(own.to, own.from, &next) else {
         return Vec::new();
     };
-    chain.insert(0, own.from);
+    way.insert(0, own.from);
+    let named = |(broker, topic): &Topic<'_>| match *broker == own.from.0 {
+        true => (*topic).to_owned(),
+        false => format!("{topic} of {broker}"),
+    };
+    let mut chain = Vec::from_iter(way.iter().map(named));
     if chain.len() > TOPICS_NAMED {
         let last = chain.len() - 1;
-        chain.splice(TOPICS_NAMED - 2..last, ["..."]);
+        chain.splice(TOPICS_NAMED - 2..last, ["...".to_owned()]);
     }
     vec![format!(
-        "spec.reply.topic: replies lead back to where they began, {}: each is replied to until there \
-         are 32, and what comes then is exhausted (Loop): reply to another topic, or filter.",
+        "{}: events lead back to where they began, {}: each leads to another until there are 32, and what comes then \
+         is exhausted (Loop): write another topic, or filter.",
+        own.at,
         chain.join(" -> ")
     )]
 }
 
 /// The topics from one to another, both of them included, where there is a way.
 fn shortest_way<'a>(
-    from: &'a str,
-    to: &'a str,
-    next: &BTreeMap<&'a str, Vec<&'a str>>,
-) -> Option<Vec<&'a str>> {
+    from: Topic<'a>,
+    to: Topic<'a>,
+    next: &BTreeMap<Topic<'a>, Vec<Topic<'a>>>,
+) -> Option<Vec<Topic<'a>>> {
     let mut before = BTreeMap::from([(from, from)]);
     let mut waiting = VecDeque::from([from]);
     while let Some(topic) = waiting.pop_front() {
@@ -201,13 +211,13 @@ fn shortest_way<'a>(
             let mut way = vec![to];
             let mut at = to;
             while at != from {
-                at = before.get(at)?;
+                at = *before.get(&at)?;
                 way.push(at);
             }
             way.reverse();
             return Some(way);
         }
-        for &after in next.get(topic).into_iter().flatten() {
+        for &after in next.get(&topic).into_iter().flatten() {
             before.entry(after).or_insert_with(|| {
                 waiting.push_back(after);
                 topic
@@ -220,14 +230,21 @@ fn shortest_way<'a>(
 // === impl Link ===
 
 impl<'a> Link<'a> {
-    /// Nothing where nothing is replied, and where filters may be what ends a chain: nobody can tell from here what
-    /// they keep out.
+    /// Nothing where nothing is replied or copied, and where filters may be what ends a chain: nobody can tell from here
+    /// what they keep out.
     fn of(one: &'a EventSubscription) -> Option<Self> {
-        let (source, reply) = (one.spec.source.broker.as_ref()?, one.spec.reply.as_ref()?);
+        let source = one.spec.source.broker.as_ref()?;
+        let copied = one.spec.target.topic.as_ref().map(|to| {
+            let broker = to.broker.as_ref().unwrap_or(&source.name);
+            ((&**broker, &*to.name), "spec.target.topic.name")
+        });
+        let replied = one.spec.reply.as_ref();
+        let replied = replied.map(|reply| ((&*source.name, &*reply.topic), "spec.reply.topic"));
+        let (to, at) = copied.or(replied)?;
         one.spec.filters.is_empty().then_some(Self {
-            broker: &source.name,
-            from: &source.topic,
-            to: &reply.topic,
+            from: (&source.name, &source.topic),
+            to,
+            at,
         })
     }
 }

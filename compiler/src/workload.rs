@@ -18,17 +18,26 @@ pub const CARRIES: &str = "meshwright.dev/carries-events";
 /// Whether the pod has a sidecar and has not ended. A pod that is being deleted is still meshed:
 /// its sidecar serves until the last request has been answered.
 pub fn is_meshed(pod: &Pod) -> bool {
-    let ended = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"));
     let has_sidecar = pod.spec.as_ref().is_some_and(|spec| {
         let init = spec.init_containers.iter().flatten();
         init.chain(&spec.containers)
             .any(|container| container.name == SIDECAR_CONTAINER)
     });
-    has_sidecar && !ended
+    has_sidecar && !has_ended(pod)
+}
+
+/// Whether nothing of it runs any more.
+pub(crate) fn has_ended(pod: &Pod) -> bool {
+    matches!(phase(pod), Some("Succeeded" | "Failed"))
+}
+
+/// Whether it waits for a node, for an image, or for what runs before its application.
+pub(crate) fn is_pending(pod: &Pod) -> bool {
+    phase(pod) == Some("Pending")
+}
+
+fn phase(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.phase.as_deref()
 }
 
 /// The SPIFFE id that the pod's sidecar proves.

@@ -267,9 +267,8 @@ fn replies_that_lead_back_to_where_they_began_are_told_with_their_way() {
     let said = says(&all, "asks").unwrap();
     assert_eq!(
         said,
-        "spec.reply.topic: replies lead back to where they began, order -> price -> order: each is \
-         replied to until there are 32, and what comes then is exhausted (Loop): reply to another \
-         topic, or filter."
+        "spec.reply.topic: events lead back to where they began, order -> price -> order: each leads to another until \
+         there are 32, and what comes then is exhausted (Loop): write another topic, or filter."
     );
     assert!(
         says(&all, "tells")
@@ -284,6 +283,25 @@ fn replies_that_lead_back_to_where_they_began_are_told_with_their_way() {
         told.iter()
             .any(|one| one.contains("price -> order -> price")),
         "{told:?}"
+    );
+    // So are copies, and those between brokers.
+    let copy = object(
+        "EventSubscription",
+        "copies",
+        "source: {type: Broker, broker: {name: audit, topic: kept}}, delivery: {onExhausted: Drop}, \
+         target: {type: Topic, topic: {broker: events, name: order}}",
+    );
+    let keeps = object(
+        "EventSubscription",
+        "keeps",
+        "source: {type: Broker, broker: {name: events, topic: order}}, delivery: {onExhausted: Drop}, \
+         target: {type: Topic, topic: {broker: audit, name: kept}}",
+    );
+    let round = says(&format!("{copy}{keeps}"), "keeps").unwrap();
+    assert!(
+        round.starts_with("spec.target.topic.name: ")
+            && round.contains("order -> kept of audit -> order:"),
+        "{round}"
     );
     // Who leads into a ring is in none, and the shortest way is named.
     all.push_str(&replies("before", "events", ("basket", "order"), ""));

@@ -27,8 +27,6 @@ pub struct Cli {
 pub enum Command {
     /// Send the connections of this network namespace through the sidecar, and exit.
     Redirect(RedirectArgs),
-    /// Do nothing until told to end: for a pod that is there for its sidecar alone.
-    Wait,
 }
 
 /// Settings of a running sidecar.

@@ -26,5 +26,4 @@ pub mod net;
 pub mod policy;
 pub mod proxy;
 pub mod telemetry;
-pub mod wait;
 pub mod worker;

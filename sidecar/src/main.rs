@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use sidecar::args::{Cli, Command};
-use sidecar::{app, telemetry, wait};
+use sidecar::{app, telemetry};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -12,7 +12,6 @@ fn main() -> ExitCode {
     telemetry::log::end_at_panic();
     let ended = match &cli.command {
         Some(Command::Redirect(redirect)) => redirect.run().map_err(anyhow::Error::from),
-        Some(Command::Wait) => wait::until_told_to_end().map_err(anyhow::Error::from),
         None => app::run(&cli.args),
     };
     match ended {

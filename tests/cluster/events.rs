@@ -4,7 +4,8 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tests::brokers;
-use tests::cluster::{Cluster, wait_until};
+use tests::cluster::{Cluster, run, wait_until};
+use tests::mesh::binary;
 
 use crate::installation::{PODS, SYSTEM, installed, root};
 use crate::shop::{Shop, condition};
@@ -155,6 +156,12 @@ async fn what_waits_for_a_workload_that_is_scaled_to_zero_is_counted_by_the_char
     until(&shop, "billing", |object| object["status"]["lag"] == 2).await?;
     let copies = shop.of_kind("eventsubscription", "copies").await?;
     assert_eq!(copies["status"]["target"], "topic stock.copy");
+    // Whoever asks for it by name finds the pods that do it, in the operator's namespace.
+    let named = format!("{}/copies", shop.namespace);
+    let mut peek = cluster.command(binary("meshwright")?);
+    let said = run(peek.args(["events", "peek", &named]), "").await;
+    let said = said.unwrap_or_else(|error| format!("{error:#}"));
+    assert!(said.contains("it has no dead letter topic"), "{said}");
 
     scale("1").await?;
     until(&shop, "billing", |object| {

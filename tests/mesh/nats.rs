@@ -22,6 +22,7 @@ pub(crate) struct Nats {
     address: SocketAddr,
     server: Option<Child>,
     folder: TempDir,
+    password: String,
     _sidecar: Sidecar,
 }
 
@@ -39,6 +40,7 @@ impl Nats {
             address: listener.local_addr()?,
             server: None,
             folder: tempfile::tempdir()?,
+            password: PASSWORD.to_owned(),
             _sidecar: sidecar,
         };
         drop(listener);
@@ -46,17 +48,35 @@ impl Nats {
         Ok(nats)
     }
 
-    /// Starts it, or starts it again.
-    pub(crate) async fn run(&mut self) -> Result<()> {
+    /// Writes what it goes by.
+    fn configured(&self) -> Result<std::path::PathBuf> {
         let (host, port) = (self.address.ip(), self.address.port());
-        let folder = self.folder.path().display();
+        let (folder, password) = (self.folder.path().display(), &self.password);
         let config = format!(
             "host: {host}\nport: {port}\n\
              jetstream {{ store_dir: \"{folder}\", sync_interval: always }}\n\
-             authorization {{ user: {USER}, password: {PASSWORD} }}\n"
+             authorization {{ user: {USER}, password: {password} }}\n"
         );
         let path = self.folder.path().join("nats.conf");
         std::fs::write(&path, config)?;
+        Ok(path)
+    }
+
+    /// Has it ask for another password from now on, also of whoever is connected.
+    pub(crate) async fn asks_for(&mut self, password: &str) -> Result<()> {
+        password.clone_into(&mut self.password);
+        self.configured()?;
+        self.signal(Signal::SIGHUP)?;
+        wait_until("it asks for the new one", SOON, async || {
+            let mut direct = self.direct().await?;
+            direct.request("$JS.API.INFO", "").await.map(drop)
+        })
+        .await
+    }
+
+    /// Starts it, or starts it again.
+    pub(crate) async fn run(&mut self) -> Result<()> {
+        let path = self.configured()?;
         let log = std::fs::File::create(self.folder.path().join("log"))?;
         let mut command = Command::new(brokers::nats_server());
         command.arg("-c").arg(path).stdin(Stdio::null());
@@ -97,8 +117,9 @@ impl Nats {
         let mut info = String::new();
         direct.stream.read_line(&mut info).await?;
         ensure!(info.starts_with("INFO "), "{info}");
+        let password = &self.password;
         let connect = format!(
-            "CONNECT {{\"user\":\"{USER}\",\"pass\":\"{PASSWORD}\",\"headers\":true,\"verbose\":false}}\r\n"
+            "CONNECT {{\"user\":\"{USER}\",\"pass\":\"{password}\",\"headers\":true,\"verbose\":false}}\r\n"
         );
         direct.stream.write_all(connect.as_bytes()).await?;
         Ok(direct)

@@ -242,9 +242,7 @@ mod tests {
         let text = template.unwrap().1;
         let names = text
             .lines()
-            .filter_map(|line| line.trim().strip_prefix("- name: "))
-            // It is there with events.replicas alone.
-            .filter(|name| *name != "events.inject.meshwright.dev");
+            .filter_map(|line| line.trim().strip_prefix("- name: "));
         let expected: Vec<_> = [INJECTS, VALIDATES]
             .iter()
             .flat_map(|one| one.webhooks)

@@ -166,6 +166,7 @@ impl Mesh {
             .sidecar(&identity, &place, &ports, &folder, drain);
         let application = template
             .as_ref()
+            .filter(|template| !template.argv.is_empty())
             .map(|template| self.around.application(&identity, &place, template));
         let entrance = match &application {
             Some(application) => Entrance {

@@ -50,6 +50,7 @@ pub(super) struct Template {
     pub(super) annotations: BTreeMap<String, String>,
     pub(super) service_account: String,
     pub(super) container: String,
+    /// Empty for a sidecar without an application.
     pub(super) argv: Vec<String>,
     pub(super) env: Vec<(String, Value)>,
     pub(super) cwd: PathBuf,

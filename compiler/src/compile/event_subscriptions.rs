@@ -1,7 +1,9 @@
 //! EventSubscriptions among all that is compiled.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use crds::event_subscription::EventTargetType;
 use k8s_openapi::api::core::v1::Pod;
 use wire::mesh::subscription::Target;
 use wire::{Kind, capability};
@@ -105,11 +107,8 @@ impl Compilation<'_> {
         };
         let mut read = reader.read();
         let (audience, carried) = self.carried_out_by(&reader);
-        let is_schedule = read.sent.schedule.is_some();
         read.sent.counts_only = carried == Some(Carried::Counted);
-        // Nothing of a schedule waits in a broker.
-        let nothing_to_do = audience.is_empty() || (read.sent.counts_only && is_schedule);
-        if nothing_to_do || read.refusal.is_some() {
+        if audience.is_empty() || read.refusal.is_some() {
             return self.remove(id);
         }
         let mut capabilities = vec![capability::SUBSCRIPTION];
@@ -129,26 +128,34 @@ impl Compilation<'_> {
     /// Whose sidecars carry an EventSubscription out, and what they do for it if they are not those of its target.
     fn carried_out_by(&self, reader: &Reader<'_>) -> (Audience, Option<Carried>) {
         let links = &self.out.memo.links;
-        let (own, otherwise) = match (reader.service(), reader.selector()) {
-            (Some(service), _) => {
-                // Pods without a sidecar are called as by anybody.
-                let selected = links.selected.from(&service);
-                let otherwise = match selected.is_none_or(BTreeSet::is_empty) {
-                    true => Carried::Counted,
-                    false => Carried::Delivered,
-                };
-                (self.pods_of(&BTreeSet::from([service])), otherwise)
-            }
+        let selected = match (reader.service(), reader.selector()) {
+            (Some(service), _) => links.selected.from(&service).cloned().unwrap_or_default(),
             (None, Some(selector)) => {
-                let pods = links.pods_with(&reader.key.namespace, selector, &self.inputs.pods);
-                (self.meshed(pods.iter()), Carried::Counted)
+                links.pods_with(&reader.key.namespace, selector, &self.inputs.pods)
             }
-            (None, None) => (Audience::new(), Carried::Delivered),
+            (None, None) => BTreeSet::new(),
         };
-        match own.is_empty() {
-            false => (own, None),
-            true => (self.carriers(), Some(otherwise)),
+        let pods = || selected.iter().filter_map(|key| self.inputs.pods.get(key));
+        let own = self.meshed(selected.iter());
+        // One that waits for a node, or for its image, delivers nothing yet.
+        let runs = |pod: &&Arc<Pod>| workload::is_meshed(pod) && !workload::is_pending(pod);
+        if pods().any(|pod| runs(&pod)) {
+            return (own, None);
         }
+        let carriers = self.carriers();
+        if carriers.is_empty() {
+            return (own, None);
+        }
+        // Pods without a sidecar are called through their Service, as by anybody.
+        let called = |pod: &&Arc<Pod>| !workload::has_ended(pod) && !workload::is_meshed(pod);
+        let carried = match reader.spec.target.type_ {
+            EventTargetType::Url | EventTargetType::Topic => Carried::Delivered,
+            EventTargetType::Service if own.is_empty() && pods().any(|pod| called(&pod)) => {
+                Carried::Delivered
+            }
+            EventTargetType::Service | EventTargetType::Workload => Carried::Counted,
+        };
+        (carriers, Some(carried))
     }
 
     /// The pods that carry out what no pod does for itself.

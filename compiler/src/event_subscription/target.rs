@@ -23,6 +23,8 @@ use crate::inputs::ObjectKey;
 const MAX_AUTHORIZATION: usize = 16 * 1024;
 /// What begins a private key in PEM, after its algorithm.
 const KEY: &str = "PRIVATE KEY-----";
+/// What one has that nobody can read without a password.
+const ENCRYPTED: &str = "ENCRYPTED";
 
 // === impl Reader ===
 
@@ -170,7 +172,8 @@ impl Reader<'_> {
         written: &UrlTarget,
         refusals: &mut Vec<Refusal>,
     ) -> (mesh::EventUrl, Option<Refusal>) {
-        if let Some(why) = problem(&written.address) {
+        let domain = &self.brokers.settings.cluster_domain;
+        if let Some(why) = problem(&written.address, domain) {
             refusals.push(invalid(format!("spec.target.url.address: {why}")));
         }
         let read = match &written.secret_ref {
@@ -256,9 +259,9 @@ fn shown(key: &ObjectKey, secret: &Secret) -> Result<mesh::EventUrl, String> {
             "Secret {key} has one of \"tls.crt\" and \"tls.key\": a certificate is shown with its key, or not at all."
         ));
     }
-    if !private_key.is_empty() && !private_key.contains(KEY) {
+    if !private_key.is_empty() && (!private_key.contains(KEY) || private_key.contains(ENCRYPTED)) {
         return Err(format!(
-            "what stands in \"tls.key\" of Secret {key} is no private key in PEM."
+            "what stands in \"tls.key\" of Secret {key} is no private key in PEM, or is encrypted."
         ));
     }
     Ok(mesh::EventUrl {
@@ -296,7 +299,7 @@ fn authority(address: &str) -> Option<&str> {
 }
 
 /// Why nothing can be posted to an address.
-fn problem(address: &str) -> Option<&'static str> {
+fn problem(address: &str, cluster_domain: &str) -> Option<&'static str> {
     let Some(authority) = authority(address) else {
         return Some(
             "outside the mesh anybody could answer plaintext: write https://, or deliver to a Service with type Service.",
@@ -313,6 +316,17 @@ fn problem(address: &str) -> Option<&'static str> {
         || port
             .strip_prefix(':')
             .is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    let is_service = |host: &str| {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let in_full = host
+            .strip_suffix(cluster_domain)
+            .and_then(|rest| rest.strip_suffix('.'));
+        let is_name = !host.contains(':');
+        is_name && (!host.contains('.') || in_full.unwrap_or(host).ends_with(".svc"))
+    };
+    if !host.is_empty() && is_service(host) {
+        return Some("this is a name of the cluster's: deliver to a Service with type Service.");
+    }
     (host.is_empty() || !port)
         .then_some("it names no host, or a port that is none: write it as https://host:port/path.")
 }

@@ -99,7 +99,7 @@ pub(super) fn ready(accepted: bool, report: &EventsReport, sidecars: usize) -> R
         EventsReport { sidecars: 0, .. } if sidecars == 0 => (
             "False",
             Reason::NotCarriedOut,
-            "no sidecar carries it out: no pod that it is for has one, and there is no pod of the Deployment \
+            "no sidecar carries it out: no pod that it is for runs with one, and there is no pod of the Deployment \
              meshwright-events either, which the chart installs with events.replicas"
                 .to_owned(),
         ),
@@ -120,13 +120,14 @@ pub(super) fn ready(accepted: bool, report: &EventsReport, sidecars: usize) -> R
             Reason::Suspended,
             "spec.suspend is true: events stay in the broker".to_owned(),
         ),
-        report if report.nobody == report.sidecars => (
+        report if report.nobody == report.sidecars && report.why.is_empty() => (
             "False",
             Reason::NoTarget,
             match report.lag {
-                Some(_) => "no pod that it is for has a sidecar: what waits is counted".to_owned(),
-                None => format!("no pod that it is for has a sidecar; {}", why(report)),
-            },
+                Some(_) => "no pod that it is for runs with a sidecar: what waits is counted",
+                None => "no pod that it is for runs with a sidecar",
+            }
+            .to_owned(),
         ),
         report => ("False", Reason::NotDelivering, why(report)),
     };
@@ -224,10 +225,13 @@ mod tests {
             why: "the broker is away".to_owned(),
             ..EventsReport::default()
         };
-        let message = "no pod that it is for has a sidecar; the broker is away";
+        let message = "the broker is away";
+        assert_eq!(told(true, &counted), is("False", "NotDelivering", message));
+        counted.why.clear();
+        let message = "no pod that it is for runs with a sidecar";
         assert_eq!(told(true, &counted), is("False", "NoTarget", message));
         counted.lag = Some(EventLag::default());
-        let message = "no pod that it is for has a sidecar: what waits is counted";
+        let message = "no pod that it is for runs with a sidecar: what waits is counted";
         assert_eq!(told(true, &counted), is("False", "NoTarget", message));
         let nobody = EventsReport::default();
         assert_eq!(told_of(true, &nobody, 0).1, "NotCarriedOut");

@@ -76,6 +76,9 @@ pub enum Unsubscribed {
     /// The broker says no.
     #[error("the broker refused: {0}")]
     Refused(String),
+    /// Nothing could be delivered to the target, whatever the broker says.
+    #[error("what its target asks for can't be had: {0}")]
+    Lacking(String),
     /// There is no connection, or no answer on it. It may be asked again later.
     #[error("the broker is away: {0}")]
     Away(String),

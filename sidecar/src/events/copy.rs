@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
-use super::broker::{Message, Unpublished};
+use super::broker::{Delivered, Message, Unpublished};
 use super::cloud_event::Event;
 use super::dead_letter::Why;
 use super::hops;
@@ -14,7 +14,7 @@ use super::settle::{AGAIN, Verdict};
 use crate::config::subscription::{Source, Topic};
 use crate::proxy::Proxy;
 use crate::proxy::error::Reason;
-use crate::telemetry::metrics::events::{Delivered, Published};
+use crate::telemetry::metrics::events::{Delivered as Outcome, Published};
 
 /// What became of a copy.
 pub(super) enum Copied {
@@ -34,6 +34,7 @@ pub(super) async fn publish(
     running: &Running,
     px: &Rc<Proxy>,
     (topic, event): (&Topic, &Event),
+    message: &dyn Delivered,
     given_up: impl Fn() -> Option<Verdict>,
 ) -> Option<Copied> {
     let (subscription, name) = (&running.subscription, &topic.name);
@@ -43,16 +44,22 @@ pub(super) async fn publish(
         tracing::warn!(subscription = %object, "an event was copied too often: it may come back to where it was");
         return Some(Copied::Never(Why::Loop));
     }
-    let id = known_by(name, &copy, &[]);
+    // As a dead letter: what two have sent under one id, by senders of their own, are two events here as well.
+    let place = message.place();
+    let id = known_by(name, &copy, &[object.as_bytes(), place.as_bytes()]);
     let events = &px.metrics.all().events;
     let mut pause = AGAIN.0;
     loop {
+        // In order, whoever has it now may have gone on behind it.
+        if subscription.group.window.is_some() && !message.is_ours() {
+            return None;
+        }
         let (headers, data) = copy.to_message();
-        let message = Message { headers, data };
+        let content = Message { headers, data };
         let held = match px.brokers.at(px, &topic.broker).await {
             Ok(broker) => {
                 let patience = subscription.timeout;
-                let held = broker.publish(name, Some(&id), message, patience).await;
+                let held = broker.publish(name, Some(&id), content, patience).await;
                 // A schedule has joined no group, with which the topic would have been made.
                 if held == Err(Unpublished::UnknownTopic)
                     && matches!(subscription.source, Source::Schedule(_))
@@ -83,7 +90,7 @@ pub(super) async fn publish(
             running.unreached(None);
             return Some(copied);
         }
-        events.delivered(object, Delivered::Unreached);
+        events.delivered(object, Outcome::Unreached);
         running.unreached(Some(Reason::ConnectFailed));
         let wait = pause.mul_f64(rand::random_range(0.5..=1.0));
         running.pause_until(Instant::now() + wait);

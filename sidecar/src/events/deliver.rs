@@ -117,7 +117,9 @@ async fn judge(
         return copied(running, px, (topic, event), message, given_up).await;
     }
     let payload = Payload::Event(event);
-    let answer = match posted(running, px, payload, given_up).await? {
+    // In order, whoever has it now may have gone on behind it.
+    let is_ours = || subscription.group.window.is_none() || message.is_ours();
+    let answer = match posted(running, px, payload, is_ours, given_up).await? {
         Posted::Came(answer) => answer,
         Posted::GivenUp(verdict) => return Some(verdict),
     };
@@ -146,7 +148,7 @@ async fn copied(
     message: &dyn Message,
     given_up: impl Fn() -> Option<Verdict>,
 ) -> Option<Verdict> {
-    match copy::publish(running, px, (topic, event), given_up).await? {
+    match copy::publish(running, px, (topic, event), message, given_up).await? {
         Copied::Held => Some(Verdict::Done(Outcome::Acknowledged)),
         Copied::GivenUp(verdict) => Some(verdict),
         Copied::Later => Some(again(running, message, (None, None))),
@@ -198,7 +200,7 @@ async fn judge_batch(running: &Running, px: &Rc<Proxy>, batch: &[Received]) -> V
             let mut open = open.iter();
             open.find_map(|(_, message, event)| expired(subscription, *message, event))
         };
-        let answer = match posted(running, px, Payload::Batch(&events), given_up).await {
+        let answer = match posted(running, px, Payload::Batch(&events), || true, given_up).await {
             Some(Posted::Came(answer)) => answer,
             // One has expired: the others are posted without it.
             Some(Posted::GivenUp(_)) => continue,
@@ -260,7 +262,7 @@ async fn alone(
     }
     let subscription = &running.subscription;
     let given_up = || expired(subscription, message, event);
-    let answer = match posted(running, px, Payload::Batch(&[event]), given_up).await? {
+    let answer = match posted(running, px, Payload::Batch(&[event]), || true, given_up).await? {
         Posted::Came(answer) => answer,
         Posted::GivenUp(verdict) => return Some(verdict),
     };
@@ -278,11 +280,12 @@ enum Posted {
 }
 
 /// Posts until somebody is reached; nothing when the subscription ends before that. Between two tries `given_up` says whether
-/// that is in vain by now.
+/// that is in vain by now, and `is_ours` whether it is still to be posted from here.
 async fn posted(
     running: &Running,
     px: &Rc<Proxy>,
     payload: Payload<'_>,
+    is_ours: impl Fn() -> bool,
     given_up: impl Fn() -> Option<Verdict>,
 ) -> Option<Posted> {
     let subscription = &running.subscription;
@@ -290,7 +293,7 @@ async fn posted(
     let mut pause = AGAIN.0;
     loop {
         // It has not heard of this one: another sidecar may still be there for it.
-        if running.has_gone() {
+        if running.has_gone() || !is_ours() {
             return None;
         }
         let came = post(px, subscription, payload, reads).await;

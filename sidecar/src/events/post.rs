@@ -26,6 +26,8 @@ use crate::proxy::upstream::Speak;
 use crate::proxy::{Proxy, forward, path};
 use crate::telemetry::metrics::Direction;
 
+/// How long it may take to open a way to a system outside the mesh: its name, its address, its certificate.
+const OPENING: Duration = Duration::from_secs(10);
 /// How much of an answer is read so that its connection can be used again.
 const ANSWER: usize = 64 * 1024;
 /// How long the rest of an answer may take.
@@ -84,14 +86,19 @@ pub(super) async fn post(
             Target::Service(service, port) => {
                 to_service(px, subscription, (service, *port), payload).await
             }
-            Target::Outside(Some(outside)) => to_system(px, subscription, outside, payload).await,
+            Target::Outside(Ok(outside)) => to_system(px, subscription, outside, payload).await,
             // Nothing is pulled then; what a schedule has due waits.
-            Target::Outside(None) | Target::Topic(_) => Error::from(Reason::BackendMissing)
+            Target::Outside(Err(_)) | Target::Topic(_) => Error::from(Reason::BackendMissing)
                 .response(Reads::Http)
                 .map(ResponseBody::mesh),
         }
     };
-    let Ok(response) = timeout(subscription.timeout, sending).await else {
+    // A system outside is given its time once there is a way to it.
+    let opening = match subscription.target {
+        Target::Outside(_) => OPENING,
+        _ => Duration::ZERO,
+    };
+    let Ok(response) = timeout(subscription.timeout + opening, sending).await else {
         return Came::Nothing;
     };
     let (head, body) = response.into_parts();
@@ -176,12 +183,26 @@ async fn to_system(
     if let Some(authorization) = &outside.authorization {
         head.headers.insert(AUTHORIZATION, authorization.clone());
     }
+    // What stands in its path may be secret, and is in no log.
+    let uri = std::mem::take(&mut head.uri);
     let mut cx = Context::new(Direction::outbound, &mut head);
+    head.uri = uri;
     cx.service = Some(host.into());
     cx.route = Some((subscription.object.clone(), Arc::default()));
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
     let system = px.system(&subscription.object, outside);
-    let answer = forward::once(&mut account.cx, &system, Speak::Http1, head, body).await;
+    let answer = match timeout(OPENING, system.open_ahead()).await {
+        Ok(Ok(())) => {
+            let asked = forward::once(&mut account.cx, &system, Speak::Http1, head, body);
+            let answer = timeout(subscription.timeout, asked).await;
+            answer.unwrap_or_else(|_| Err(Reason::RequestTimeout.into()))
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(Error::new(
+            Reason::ConnectFailed,
+            "it took too long to open a way there",
+        )),
+    };
     account_for(account, answer)
 }
 

@@ -29,6 +29,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 
 /// How long it is from one count of what is before a group to the next: while it changes, and at most.
 const COUNTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// How often a group is seen to whose events nobody is delivered.
+const REJOIN: Duration = Duration::from_secs(30);
 /// When it is counted first.
 const FIRST_COUNT: Duration = Duration::from_millis(500);
 
@@ -140,6 +142,12 @@ fn start(px: &Rc<Proxy>, subscription: &Arc<Subscription>, done: Rc<Done>) -> Su
         let running = carried_out;
         let broker = match &running.subscription.source {
             Source::Broker(broker) => broker.clone(),
+            // What is due for nobody is late.
+            Source::Schedule(_) if running.subscription.counts_only => {
+                let _told = Told(&running);
+                running.tell(|events, object| events.nobody(object));
+                return running.ended().await;
+            }
             Source::Schedule(schedule) => {
                 let schedule = schedule.clone();
                 return schedule::carry_out(running, schedule).await;
@@ -199,7 +207,11 @@ async fn carry_out(running: Rc<Running>, broker: &Arc<config::broker::Broker>) {
                 queue.leave().await;
                 drop(queue);
                 running.tell(|events, object| events.waits(object, ""));
-                return running.ended().await;
+                // Whatever takes it away meanwhile, it is there again before long.
+                if !running.goes_on_for(REJOIN).await {
+                    return;
+                }
+                continue;
             }
             Ok((broker, queue)) => {
                 subscribed.set(true);
@@ -275,22 +287,26 @@ async fn joined(
         if let Some(topic) = &subscription.reply {
             broker.declare_topic(topic).await?;
         }
-        if let Target::Topic(to) = &subscription.target
-            && !subscription.target.lacks()
-        {
-            px.brokers
-                .at(&px, &to.broker)
-                .await?
-                .declare_topic(&to.name)
-                .await?;
-        }
     }
     let mut queue = broker.join(&subscription.group).await?;
+    // After that, so that what is published meanwhile waits for the group, whatever is wrong with the other topic.
+    if subscription.group.create
+        && let Target::Topic(to) = &subscription.target
+        && subscription.target.lacks().is_none()
+    {
+        let declared = async {
+            let broker = px.brokers.at(&px, &to.broker).await?;
+            broker.declare_topic(&to.name).await
+        };
+        if let Err(why) = declared.await {
+            queue.leave().await;
+            return Err(why);
+        }
+    }
     // What is published meanwhile waits for the group.
-    if subscription.target.lacks() {
+    if let Some(why) = subscription.target.lacks() {
         queue.leave().await;
-        let why = "what its target asks for can't be had: its Secret can't be used";
-        return Err(Unsubscribed::Refused(why.to_owned()));
+        return Err(Unsubscribed::Lacking(why.to_owned()));
     }
     Ok((broker, queue))
 }

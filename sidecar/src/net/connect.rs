@@ -14,6 +14,9 @@ use crate::capture::{APPLICATION_SOURCE, APPLICATION_SOURCE_6, way_out};
 /// How long a TCP handshake may take. Inside one network a second is already two lost packets.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How many addresses of a name are tried: whoever answers for it may name any number.
+const MOST_ADDRESSES: usize = 4;
+
 /// How this process opens connections; fixed for its life.
 #[derive(Clone, Debug, Default)]
 pub struct Connector {
@@ -92,7 +95,8 @@ impl Connector {
             io::ErrorKind::NotFound,
             "the name has no address",
         ));
-        for address in tokio::net::lookup_host((host, port)).await? {
+        let found = tokio::net::lookup_host((host, port)).await?;
+        for address in found.take(MOST_ADDRESSES) {
             stream = self.to_outside(address).await;
             if stream.is_ok() {
                 break;

@@ -20,6 +20,7 @@ use hyper::client::conn::http2;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -72,6 +73,8 @@ pub struct Upstream {
     answer_time: AnswerTime,
     h1: h1::Pool,
     h2: h2::Pool,
+    /// Held while a connection is opened ahead.
+    ahead: Mutex<()>,
 }
 
 /// How a worker reaches anything.
@@ -161,6 +164,7 @@ impl Upstream {
             answer_time: AnswerTime::default(),
             h1: h1::Pool::default(),
             h2: h2::Pool::default(),
+            ahead: Mutex::default(),
         })
     }
 

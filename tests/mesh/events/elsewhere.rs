@@ -1,144 +1,18 @@
 //! Events for whom no pod of the mesh is there: to systems outside, to other topics, and for pods that are to come.
 
-use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Result, ensure};
-use http::{HeaderMap, Request, Response, Uri};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::WebPkiClientVerifier;
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
+use rcgen::KeyPair;
 
 use super::*;
+use system::System;
 
-/// What a system outside was sent.
-#[derive(Clone, Debug)]
-struct Posted {
-    uri: Uri,
-    headers: HeaderMap,
-    body: String,
-}
+mod system;
 
-/// A system outside the mesh, which lets in who shows a certificate of its authority, and nobody else.
-struct System {
-    address: SocketAddr,
-    authority: String,
-    /// What it lets in: certificate and key.
-    shown: (String, String),
-    posted: Arc<Mutex<Vec<Posted>>>,
-    connections: Arc<AtomicUsize>,
-    status: Arc<AtomicU16>,
-}
-
-// === impl System ===
-
-impl System {
-    async fn start() -> Result<Self> {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let above_key = KeyPair::generate()?;
-        let above = params.self_signed(&above_key)?;
-        let issuer = Issuer::from_params(&params, &above_key);
-        let below = |name: &str| -> Result<_> {
-            let key = KeyPair::generate()?;
-            let params = CertificateParams::new(vec![name.to_owned()])?;
-            Ok((params.signed_by(&key, &issuer)?, key))
-        };
-        let ((own, own_key), (client, client_key)) = (below("127.0.0.1")?, below("shop")?);
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(above.der().clone())?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                .build()?;
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(own_key.serialize_der()));
-        let server = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(vec![own.der().clone()], key)?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let system = Self {
-            address: listener.local_addr()?,
-            authority: above.pem(),
-            shown: (client.pem(), client_key.serialize_pem()),
-            posted: Arc::default(),
-            connections: Arc::default(),
-            status: Arc::new(AtomicU16::new(200)),
-        };
-        let acceptor = TlsAcceptor::from(Arc::new(server));
-        let (posted, connections) = (system.posted.clone(), system.connections.clone());
-        let status = system.status.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, posted) = (acceptor.clone(), posted.clone());
-                let (connections, status) = (connections.clone(), status.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else {
-                        return;
-                    };
-                    connections.fetch_add(1, Ordering::SeqCst);
-                    let service = service_fn(move |request: Request<Incoming>| {
-                        let (posted, status) = (posted.clone(), status.clone());
-                        async move {
-                            let (head, body) = request.into_parts();
-                            let body = body.collect().await.map(|body| body.to_bytes());
-                            let body = String::from_utf8_lossy(&body.unwrap_or_default()).into();
-                            posted
-                                .lock()
-                                .unwrap_or_else(PoisonError::into_inner)
-                                .push(Posted {
-                                    uri: head.uri,
-                                    headers: head.headers,
-                                    body,
-                                });
-                            let mut answer = Response::new(Full::<Bytes>::default());
-                            let status = status.load(Ordering::SeqCst);
-                            *answer.status_mut() = status.try_into().unwrap_or_default();
-                            Ok::<_, Infallible>(answer)
-                        }
-                    });
-                    let http = hyper::server::conn::http1::Builder::new();
-                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
-        Ok(system)
-    }
-
-    fn posted(&self) -> Vec<Posted> {
-        let posted = self.posted.lock();
-        posted.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// An EventSubscription that posts to it, and the Secret with what it asks for, whose authority is this one.
-    fn subscription(&self, authority: &str) -> String {
-        let part = |name: &str, pem: &str| {
-            let lines = pem.lines().map(|line| format!("    {line}\n"));
-            format!("  {name}: |\n{}", String::from_iter(lines))
-        };
-        let (certificate, key) = &self.shown;
-        let url = format!(
-            "{{ type: URL, url: {{ address: \"https://{}/hooks/stock?from=shop\", secretRef: {{ name: partner }} }} }}",
-            self.address
-        );
-        format!(
-            "{}---\napiVersion: v1\nkind: Secret\n\
-             metadata: {{ name: partner, namespace: shop, labels: {{ meshwright.dev/credential: \"\" }} }}\n\
-             stringData:\n  token: t0ken\n{}{}{}",
-            carried(&url, ""),
-            part("ca.crt", authority),
-            part("tls.crt", certificate),
-            part("tls.key", key),
-        )
-    }
+/// A key that belongs to no certificate here.
+fn other_key() -> Result<String> {
+    Ok(KeyPair::generate()?.serialize_pem())
 }
 
 /// An EventSubscription of the topic `stock` for this target.
@@ -333,9 +207,11 @@ async fn what_goes_to_another_topic_is_held_there_once_and_belongs_to_the_same_t
     })
     .await?;
     accepted(&stock, "2").await?;
-    wait_until("both are there", SOON, async || {
+    // Another event, whose sender chose the same id.
+    accepted(&stock, "1").await?;
+    wait_until("all are there", SOON, async || {
         let held = nats.held("stock.copy").await?;
-        ensure!(held == 2, "{held}");
+        ensure!(held == 3, "{held}");
         Ok(())
     })
     .await?;
@@ -360,22 +236,9 @@ async fn an_event_that_copies_lead_back_to_where_it_was_ends_as_a_dead_letter() 
         .replace("name: billing,", "name: back,")
         .replace("topic: stock,", "topic: back,")
         .replace("{ name: back } }", "{ name: stock } }");
-    let (_mesh, nats, stock, _carrier) = started(&(there + &back)).await?;
-    // As the broker tells duplicates, an event that comes back within its window is held once: one whose hops are at their
-    // end says what becomes of those that come later.
-    let headers = [
-        ("ce-specversion", "1.0"),
-        ("ce-id", "1"),
-        ("ce-source", "/s"),
-        ("ce-type", "t"),
-        ("ce-meshwrighthops", "32"),
-    ];
-    wait_until("it is accepted", SOON, async || {
-        let answer = publish(&stock.sidecar, "events/stock", &headers, "").await?;
-        ensure!(answer.status == 202, "{answer:?}");
-        Ok(())
-    })
-    .await?;
+    let (mesh, nats, stock, _carrier) = started(&(there + &back)).await?;
+    mesh.programmed("back").await?;
+    accepted(&stock, "1").await?;
     wait_until("it is a dead letter", SOON, async || {
         ensure!(nats.held("stock.dlq").await? == 1);
         Ok(())
@@ -383,7 +246,8 @@ async fn an_event_that_copies_lead_back_to_where_it_was_ends_as_a_dead_letter() 
     .await?;
     let letters = nats.messages("stock.dlq").await?;
     assert!(letters[0].0.to_lowercase().contains("ce-dlqreason: loop"));
-    assert_eq!(nats.held("back").await?, 0);
+    // There and back until there were 32.
+    assert_eq!(nats.held("back").await?, 16);
     Ok(())
 }
 
@@ -484,4 +348,50 @@ async fn where_nobody_carries_it_out_its_status_says_so() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+#[tokio::test]
+async fn a_secret_that_becomes_worthless_is_shown_no_longer_and_its_events_wait() -> Result<()> {
+    let mut system = System::start().await?;
+    let (mesh, nats, stock, _carrier) = started(&system.subscription(&system.authority)).await?;
+    accepted(&stock, "1").await?;
+    wait_until("it has come", SOON, async || {
+        ensure!(system.posted().len() == 1);
+        Ok(())
+    })
+    .await?;
+    let written = |system: &System| {
+        let all = format!(
+            "{}{}{ROUTE}{}",
+            services(&["stock", "billing"]),
+            nats::documents(),
+            system.subscription(&system.authority)
+        );
+        mesh.write("routes.yaml", &all)
+    };
+    let key = std::mem::replace(&mut system.shown.1, other_key()?);
+    written(&system)?;
+    wait_until("it is told", SOON, async || {
+        let verdict = mesh.verdict("billing").await?.to_string();
+        ensure!(verdict.contains("don't belong together"), "{verdict}");
+        Ok(())
+    })
+    .await?;
+    accepted(&stock, "2").await?;
+    wait_until("it waits", SOON, async || {
+        let verdict = mesh.verdict("billing").await?;
+        ensure!(verdict["events"]["lag"] == 1, "{verdict}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(system.posted().len(), 1);
+    system.shown.1 = key;
+    written(&system)?;
+    wait_until("the other has come", LEASE + SOON, async || {
+        ensure!(system.posted().len() == 2);
+        Ok(())
+    })
+    .await?;
+    assert_eq!(nats.held("stock.dlq").await?, 0);
+    Ok(())
 }

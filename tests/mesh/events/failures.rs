@@ -305,3 +305,37 @@ async fn what_can_not_be_a_dead_letter_keeps_nobody_and_is_not_done() -> Result<
     assert_ne!(world.billing.sidecar.metric(dead).await?, Some(1.0));
     Ok(())
 }
+
+#[tokio::test]
+async fn credentials_of_a_broker_change_while_it_is_used_and_nothing_is_lost() -> Result<()> {
+    const NEXT: &str = "an0ther-s3cret";
+    let mut world = World::subscribed("", "").await?;
+    world.accepted("1").await?;
+    world.delivered(&["1"]).await?;
+    // Whoever is connected is sent away, and the old ones are worth nothing.
+    world.nats.asks_for(NEXT).await?;
+    wait_until("nothing is accepted", SOON, async || {
+        let headers = [("idempotency-key", "2")];
+        let answer = world.publish(&headers, "{}").await?;
+        ensure!(answer.status == 503, "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    let all = format!(
+        "{}{}{ROUTE}{}",
+        services(&["stock", "billing"]),
+        nats::documents().replace(nats::PASSWORD, NEXT),
+        subscription("", "")
+    );
+    world.mesh.write("routes.yaml", &all)?;
+    world.accepted("2").await?;
+    world.delivered(&["1", "2"]).await?;
+    for told in [
+        world.stock.sidecar.log()?,
+        world.billing.sidecar.log()?,
+        world.mesh.operator_log()?,
+    ] {
+        assert!(!told.contains(NEXT) && !told.contains(nats::PASSWORD));
+    }
+    Ok(())
+}

@@ -22,8 +22,8 @@ pub enum Target {
     Service(ServiceKey, u16),
     /// To another topic.
     Topic(Topic),
-    /// To a system outside the mesh; `None` when what it asks for can't be had.
-    Outside(Option<Arc<Outside>>),
+    /// To a system outside the mesh; or why what it asks for can't be had.
+    Outside(Result<Arc<Outside>, String>),
 }
 
 /// A topic that events are copied to.
@@ -71,11 +71,14 @@ impl Target {
                     name: to.topic.into(),
                 }))
             }
-            Some(subscription::Target::Url(to)) if to.url.is_empty() => Ok(Target::Outside(None)),
-            Some(subscription::Target::Url(to)) => {
-                let built = Outside::build(to).map_err(|why| format!("url: {why}"))?;
-                Ok(Target::Outside(Some(Arc::new(built))))
+            Some(subscription::Target::Url(to)) if to.url.is_empty() => {
+                Ok(Target::Outside(Err("its Secret can't be used".to_owned())))
             }
+            // What was shown before is shown no longer: its events wait.
+            Some(subscription::Target::Url(to)) => Ok(Target::Outside(match Outside::build(to) {
+                Ok(built) => Ok(Arc::new(built)),
+                Err(why) => Err(format!("its Secret can't be used: {why}")),
+            })),
             None => Err("target: it is missing".to_owned()),
         }
     }
@@ -84,15 +87,17 @@ impl Target {
 
     /// Whether it is this system, as it is written now.
     pub fn is(&self, outside: &Arc<Outside>) -> bool {
-        matches!(self, Target::Outside(Some(own)) if Arc::ptr_eq(own, outside))
+        matches!(self, Target::Outside(Ok(own)) if Arc::ptr_eq(own, outside))
     }
 
-    /// Whether nothing can be delivered for want of what the target asks for.
-    pub fn lacks(&self) -> bool {
+    /// Why nothing can be delivered for want of what the target asks for, if that is so.
+    pub fn lacks(&self) -> Option<&str> {
         match self {
-            Target::Outside(outside) => outside.is_none(),
-            Target::Topic(topic) => topic.broker.address.is_none(),
-            Target::Application(_) | Target::Service(..) => false,
+            Target::Outside(outside) => outside.as_ref().err().map(String::as_str),
+            Target::Topic(topic) if topic.broker.address.is_none() => {
+                Some("the Secret of its broker can't be used")
+            }
+            Target::Topic(_) | Target::Application(_) | Target::Service(..) => None,
         }
     }
 }

@@ -223,8 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             while connection.read(&mut rest).await.ok()? > 0 {}
             Some(())
         };
-        let _ = timeout(LINGER, ending).await;
-        true
+        matches!(timeout(LINGER, ending).await, Ok(Some(())))
     }
 }
 

@@ -102,6 +102,16 @@ impl Upstream {
         Ok((new, false))
     }
 
+    /// Sees to it that a connection is there for a request: one at a time is opened ahead.
+    pub async fn open_ahead(&self) -> Result<(), Error> {
+        let _turn = self.ahead.lock().await;
+        let (mut exchange, _) = self.h1_exchange().await?;
+        let ready = exchange.sender.ready().await;
+        ready.map_err(|error| Error::exchange(&error))?;
+        self.h1.keep(exchange);
+        Ok(())
+    }
+
     async fn new_h1(&self) -> Result<Exchange, Error> {
         let _waiting = self.wait()?;
         if let To::System(outside) = &self.to {
