@@ -54,9 +54,10 @@ fmt: ## Format everything
 	cargo fmt --all
 	gofmt -w examples/quickstart/inventory images tests/cluster/programs
 
-bench: ## Cost of a hop, of a mutual-TLS pair, of other protocols and bulk beside Envoy, of compiling, of pushing, of finding a rule, of each policy
+bench: ## Cost of a hop, of a mutual-TLS pair, of other protocols and bulk beside Envoy, of an event with each broker, of compiling, of pushing, of finding a rule, of each policy
 	cargo build --locked --release --bins -p operator -p sidecar
 	cargo bench --locked -p tests --bench hop
+	cargo bench --locked -p tests --bench events
 	cargo bench --locked -p compiler --bench compile
 	cargo bench --locked -p operator --bench push
 	cargo bench --locked -p sidecar --bench routes

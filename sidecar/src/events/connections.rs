@@ -42,6 +42,10 @@ const CONNECT: Duration = Duration::from_secs(5);
 const FIRST: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(5);
 
+/// How many bytes of what comes from a broker are read at once.
+#[cfg(feature = "nats")]
+const READ: usize = 16 * 1024;
+
 /// A connection, whatever it goes over.
 trait Io: AsyncRead + AsyncWrite + Unpin {}
 
@@ -280,7 +284,9 @@ async fn guarded(near: TcpStream, far: impl Io, said: &[u8]) -> io::Result<()> {
         to_far.shutdown().await
     };
     let back = async {
-        let (mut guard, mut read, mut passed) = (Guard::default(), Vec::new(), Vec::new());
+        let (mut guard, mut passed) = (Guard::default(), Vec::new());
+        // One without room has room for 64 bytes made at each read, and has no more then.
+        let mut read = Vec::with_capacity(READ);
         guard.pass(said, &mut passed).map_err(io::Error::other)?;
         loop {
             if !passed.is_empty() {
@@ -297,5 +303,69 @@ async fn guarded(near: TcpStream, far: impl Io, said: &[u8]) -> io::Result<()> {
     tokio::select! {
         ended = there => ended,
         ended = back => ended,
+    }
+}
+
+#[cfg(all(test, feature = "nats"))]
+mod tests {
+    use std::cell::Cell;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// A broker that has said all that it says; and how often it was read.
+    struct Said<'t>(&'t [u8], &'t Cell<usize>);
+
+    impl AsyncRead for Said<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let (now, later) = self.0.split_at(self.0.len().min(into.remaining()));
+            into.put_slice(now);
+            self.0 = later;
+            self.1.set(self.1.get() + 1);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Said<'_> {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_broker_says_is_read_in_large_parts() -> io::Result<()> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let mut client = TcpStream::connect(listener.local_addr()?).await?;
+        let (near, _) = listener.accept().await?;
+        let (said, reads) = ("+OK\r\n".repeat(20_000), Cell::new(0));
+        let mut heard = Vec::new();
+        let (led, read) = tokio::join!(
+            guarded(near, Said(said.as_bytes(), &reads), b""),
+            client.read_to_end(&mut heard)
+        );
+        led?;
+        read?;
+        assert_eq!(heard, said.as_bytes());
+        assert!(reads.get() <= 2 + said.len() / READ, "{}", reads.get());
+        Ok(())
     }
 }

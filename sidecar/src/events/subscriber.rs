@@ -382,7 +382,9 @@ async fn one_by_one(
             let (running, broker) = (running.clone(), broker.clone());
             tokio::task::spawn_local(async move {
                 let received = Received::of(&running.subscription, message);
-                in_flight(&running, 1, deliver(&running, &*broker, &received)).await;
+                // It is large, and the task is moved before it begins.
+                let delivering = Box::pin(deliver(&running, &*broker, &received));
+                in_flight(&running, 1, delivering).await;
                 drop(place);
                 running.has_left();
             });

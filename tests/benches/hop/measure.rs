@@ -103,7 +103,7 @@ impl Watched {
 
     /// The CPU time of its threads, nanoseconds. `/proc/PID/stat` counts the same in ticks of
     /// 10 ms, too coarse for a short measurement.
-    fn cpu_ns(&self) -> Result<u64> {
+    pub(crate) fn cpu_ns(&self) -> Result<u64> {
         let mut sum = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.0)).context("a proxy ended")? {
             let path = task?.path().join("schedstat");

@@ -36,6 +36,8 @@ const HEARTBEAT: u16 = 10;
 const SILENCE: Duration = Duration::from_secs(25);
 /// How many bytes lie between the crate and the socket.
 const BETWEEN: usize = 64 * 1024;
+/// How many bytes of what comes from a broker are read at once.
+const READ: usize = 16 * 1024;
 
 /// Where a broker is, and what it wants to know. There is no `Debug`: the password is shown to nobody.
 ///
@@ -263,7 +265,8 @@ async fn carry(socket: TcpStream, crates: DuplexStream, guard: &Mutex<Guard>) ->
         to_broker.shutdown().await
     };
     let back = async {
-        let (mut read, mut passed) = (Vec::new(), Vec::new());
+        // One without room has room for 64 bytes made at each read, and has no more then.
+        let (mut read, mut passed) = (Vec::with_capacity(READ), Vec::new());
         loop {
             read.clear();
             let reading = timeout(SILENCE, from_broker.read_buf(&mut read)).await;

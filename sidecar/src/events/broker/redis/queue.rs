@@ -137,7 +137,8 @@ impl Pulled {
                 sleep(BEATEN).await;
             }
             let wait = left.min(found.next.unwrap_or(left));
-            let waiting = self.wake.wait(&self.member.topic, &found.last, wait);
+            let behind = (&*found.last, found.next.is_some());
+            let waiting = self.wake.wait(&self.member.topic, behind, wait);
             woken = tokio::select! {
                 biased;
                 () = self.member.returned.notified() => false,
