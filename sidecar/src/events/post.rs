@@ -86,9 +86,11 @@ pub(super) async fn post(
             }
             Target::Outside(Some(outside)) => to_system(px, subscription, outside, payload).await,
             // Nothing is pulled then; what a schedule has due waits.
-            Target::Outside(None) | Target::Topic(_) => Error::from(Reason::BackendMissing)
-                .response(Reads::Http)
-                .map(ResponseBody::mesh),
+            Target::Outside(None) | Target::Topic(_) | Target::Results(_) => {
+                Error::from(Reason::BackendMissing)
+                    .response(Reads::Http)
+                    .map(ResponseBody::mesh)
+            }
         }
     };
     let Ok(response) = timeout(subscription.timeout, sending).await else {

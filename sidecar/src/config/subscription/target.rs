@@ -10,6 +10,7 @@ use rustls::ClientConfig;
 use wire::mesh::{self, subscription};
 
 use super::Broker;
+use crate::config::async_reply::Kept;
 use crate::config::remote;
 use crate::config::service::{ServiceKey, parse_port};
 
@@ -24,6 +25,8 @@ pub enum Target {
     Topic(Topic),
     /// To a system outside the mesh; `None` when what it asks for can't be had.
     Outside(Option<Arc<Outside>>),
+    /// To the store that an ApiRoute's results are kept in.
+    Results(Arc<Kept>),
 }
 
 /// A topic that events are copied to.
@@ -92,6 +95,7 @@ impl Target {
         match self {
             Target::Outside(outside) => outside.is_none(),
             Target::Topic(topic) => topic.broker.address.is_none(),
+            Target::Results(kept) => kept.store.is_none(),
             Target::Application(_) | Target::Service(..) => false,
         }
     }
