@@ -102,18 +102,21 @@ impl Jobs {
 
     /// The target replies with an event, of the data `paid`.
     fn replies(&self) {
-        let upstream = &self.world.billing.upstream;
-        for (name, value) in [
-            ("ce-specversion", "1.0"),
-            ("ce-id", "invoice-1"),
-            ("ce-source", "/billing"),
-            ("ce-type", "com.shop.invoice"),
-            ("content-type", "text/plain"),
-        ] {
-            upstream.adds(name, value);
-        }
-        upstream.says("paid");
+        replies(&self.world.billing);
     }
+}
+
+fn replies(Workload { upstream, .. }: &Workload) {
+    for (name, value) in [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "invoice-1"),
+        ("ce-source", "/billing"),
+        ("ce-type", "com.shop.invoice"),
+        ("content-type", "text/plain"),
+    ] {
+        upstream.adds(name, value);
+    }
+    upstream.says("paid");
 }
 
 async fn post(client: &Client, id: &str) -> Result<Answer> {
@@ -313,4 +316,38 @@ async fn a_job_is_forgotten_after_its_time_and_fetched_by_those_who_may_enter() 
     assert_ne!(jobs.place(&jobs.web, "1").await?, place);
     assert_eq!(jobs.world.nats.held("stock").await?, 2);
     Ok(())
+}
+
+#[tokio::test]
+async fn what_is_replied_is_kept_in_the_redis_that_is_the_broker_as_well() -> Result<()> {
+    let mesh = Mesh::start(&format!(
+        "{}{}{}{}{}",
+        services(&["stock", "billing"]),
+        redis::documents(),
+        brokers::broker("redis://redis", ""),
+        routes("10m", ""),
+        subscription("", "  reply: { topic: invoices }\n"),
+    ))
+    .await?;
+    let _redis = Redis::durable(&mesh).await?;
+    let (_stock, billing) = (
+        mesh.workload("stock").await?,
+        mesh.workload("billing").await?,
+    );
+    let web = mesh.client("web").await?;
+    for name in ["stock", "billing"] {
+        mesh.programmed(name).await?;
+    }
+    replies(&billing);
+    wait_until("the result is there", LEASE + SOON, async || {
+        let answer = post(&web, "1").await?;
+        ensure!(answer.status == 202, "{answer:?}");
+        let answer = fetch(&web, answer.headers["location"].to_str()?).await?;
+        ensure!(
+            (answer.status, &*answer.body) == (200, "paid"),
+            "{answer:?}"
+        );
+        Ok(())
+    })
+    .await
 }
