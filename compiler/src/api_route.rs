@@ -16,6 +16,7 @@ use crate::endpoints::{is_external_name, speaks_http, tcp_ports};
 use crate::host::{self, Suggestions};
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings};
+use crate::publish;
 
 mod connections;
 pub(crate) mod filters;
@@ -213,7 +214,7 @@ impl Reader<'_> {
         mesh::Rule {
             mirror,
             name: rule.name.clone().unwrap_or_else(|| rule_name(index)),
-            matches: rule.matches.iter().map(matching::request_match).collect(),
+            matches: publish::matches(rule),
             backends,
             request_timeout_ms: self.request_timeout(rule.timeouts.as_ref()),
             idle_timeout_ms: self.idle_timeout(rule.timeouts.as_ref()),

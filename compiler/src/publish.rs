@@ -8,13 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::event_subscription::StartFrom;
 use crds::status::Reason;
 use crds::{ApiRouteSpec, PublishAck, SplitFormat};
+use k8s_openapi::api::core::v1::Secret;
 use wire::mesh::{self, streaming::Start, subscription};
 
 use crate::api_route::filters::cors;
-use crate::api_route::{Refusal, idle_timeout, request_match, rule_name, service_ref};
+use crate::api_route::{Refusal, idle_timeout, rule_name, service_ref};
 use crate::broker;
 use crate::event_subscription;
+use crate::index::Objects;
 use crate::inputs::ObjectKey;
+
+mod async_reply;
+
+pub(crate) use async_reply::matches;
 
 /// Until a broker is there.
 const UNTIL: &str = "Until then nothing is published there: requests are answered 503.";
@@ -25,6 +31,7 @@ pub(crate) struct Reader<'a> {
     pub(crate) key: &'a ObjectKey,
     pub(crate) spec: &'a ApiRouteSpec,
     pub(crate) brokers: broker::Reader<'a>,
+    pub(crate) credentials: &'a Objects<Secret>,
 }
 
 // === impl Reader ===
@@ -42,6 +49,7 @@ impl Reader<'_> {
     pub(crate) fn problems(&self, hosts: &[ObjectKey]) -> Vec<Refusal> {
         let mut problems = self.topics();
         problems.extend(self.unreadable());
+        problems.extend(async_reply::problems(self.spec));
         problems.extend(self.elsewhere(hosts));
         problems
     }
@@ -56,9 +64,11 @@ impl Reader<'_> {
             let kind = broker::kind(broker)?;
             let letters = publish.split.as_ref();
             let letters = letters.and_then(|split| split.dead_letter.as_ref());
+            let replies = publish.async_reply.as_ref();
             let topics = [
                 Some(("topic", &publish.topic)),
                 letters.map(|letters| ("split.deadLetter.topic", &letters.topic)),
+                replies.map(|replies| ("asyncReply.topic", &replies.topic)),
             ];
             let problems = topics
                 .into_iter()
@@ -128,9 +138,14 @@ impl Reader<'_> {
         problems.collect()
     }
 
-    /// Why brokers can't be had.
+    /// Why brokers and stores can't be had.
     pub(crate) fn unresolved(&self) -> Vec<Refusal> {
-        self.brokers().1
+        let rules = self.spec.rules.iter().enumerate();
+        let stores = rules.filter_map(|(place, rule)| {
+            let reply = rule.publish.as_ref()?.async_reply.as_ref()?;
+            self.async_reply(place, reply).1
+        });
+        self.brokers().1.into_iter().chain(stores).collect()
     }
 
     /// The resource.
@@ -138,11 +153,11 @@ impl Reader<'_> {
         let rules = self.spec.rules.iter().enumerate();
         let rules = rules.map(|(place, rule)| mesh::PublishRule {
             name: rule.name.clone().unwrap_or_else(|| rule_name(place)),
-            matches: rule.matches.iter().map(request_match).collect(),
+            matches: matches(rule),
             publish: rule
                 .publish
                 .as_ref()
-                .map(|publish| self.publishing(publish)),
+                .map(|publish| self.publishing(place, publish)),
             stream: rule.stream.as_ref().and_then(|stream| {
                 Some(mesh::Streaming {
                     broker: stream.broker.clone(),
@@ -162,7 +177,7 @@ impl Reader<'_> {
         }
     }
 
-    fn publishing(&self, written: &crds::Publish) -> mesh::Publishing {
+    fn publishing(&self, place: usize, written: &crds::Publish) -> mesh::Publishing {
         let event = written.event.clone().unwrap_or_default();
         let ObjectKey { namespace, name } = self.key;
         let source = || format!("/apiroutes/{namespace}/{name}");
@@ -174,6 +189,10 @@ impl Reader<'_> {
             max_bytes: written.max_bytes,
             unwaited: written.ack == PublishAck::None,
             split: written.split.as_ref().map(split),
+            async_reply: {
+                let reply = written.async_reply.as_ref();
+                reply.map(|reply| self.async_reply(place, reply).0)
+            },
         }
     }
 

@@ -23,6 +23,10 @@ pub fn refer_to_credentials(inputs: &Inputs) -> BTreeSet<&str> {
         let idempotency = route.spec.idempotency.as_ref();
         auth.is_some_and(|auth| auth.introspection.is_some())
             || idempotency.is_some_and(|idempotency| idempotency.store.is_some())
+            || route.spec.rules.iter().any(|rule| {
+                let publish = rule.publish.as_ref();
+                publish.is_some_and(|publish| publish.async_reply.is_some())
+            })
     });
     let limits = inputs.rate_limits.iter();
     let limits = limits.filter(|(_, limit)| limit.spec.store.is_some());

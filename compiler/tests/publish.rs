@@ -127,6 +127,69 @@ fn what_is_split_says_how_and_what_contradicts_itself_is_refused() {
 }
 
 #[test]
+fn a_job_is_one_event_that_the_broker_holds_and_says_where_it_is_kept() {
+    let reply = |more: &str| {
+        route(&format!("publish: {{broker: nats, topic: orders, {more}}}")).replace(
+            "STORE",
+            "store: {redis: {urlSecretRef: {name: store, key: url}}}",
+        )
+    };
+    for more in [
+        "asyncReply: {resultPath: /jobs, topic: replies, STORE}",
+        "asyncReply: {resultPath: /v1.0/jobs_a, topic: replies, timeToLive: 24h, STORE}",
+    ] {
+        assert_eq!(parse("shop.yaml", &reply(more)).problems, [], "{more}");
+    }
+    let file = parse(
+        "shop.yaml",
+        &reply("asyncReply: {resultPath: /jobs, topic: a, STORE}"),
+    );
+    let Object::ApiRoute(object) = &file.documents[0].object else {
+        panic!("{:?}", file.documents);
+    };
+    let publish = object.spec.rules[0].publish.as_ref().unwrap();
+    let written = publish.async_reply.as_ref().unwrap();
+    assert_eq!(written.time_to_live.millis(), 60 * 60 * 1000);
+
+    let alone = ": a job is one event that the broker holds: with asyncReply there is neither split nor ack: None";
+    for (more, why) in [
+        (
+            "asyncReply: {resultPath: /jobs, topic: replies}",
+            ".asyncReply.store: is missing: Where jobs and results are kept, for all replicas",
+        ),
+        (
+            "ack: None, asyncReply: {resultPath: /jobs, topic: replies, STORE}",
+            alone,
+        ),
+        (
+            "split: {format: CSV}, asyncReply: {resultPath: /jobs, topic: replies, STORE}",
+            alone,
+        ),
+        (
+            "asyncReply: {resultPath: /jobs, topic: orders, STORE}",
+            ": asyncReply.topic, where replies go, is another topic than topic",
+        ),
+        (
+            "asyncReply: {resultPath: /jobs, topic: a, timeToLive: 999ms, STORE}",
+            ".asyncReply.timeToLive: a job lives for 1s to 24h",
+        ),
+        (
+            "asyncReply: {resultPath: /jobs, topic: a, timeToLive: 25h, STORE}",
+            ".asyncReply.timeToLive: a job lives for 1s to 24h",
+        ),
+    ] {
+        refused(&reply(more), &format!("spec.rules[0].publish{why}"));
+    }
+    for path in [
+        "/", "jobs", "/jobs/", "/a//b", "/..", "/a/.b", "/{a}", "/a?b",
+    ] {
+        let more = format!("asyncReply: {{resultPath: \"{path}\", topic: a, STORE}}");
+        let problems = parse("shop.yaml", &reply(&more)).problems;
+        assert!(!problems.is_empty(), "{path}");
+    }
+}
+
+#[test]
 fn a_rule_that_streams_sends_nothing_on_and_publishes_nothing() {
     let stream = "stream: {broker: nats, topic: orders}";
     for good in [

@@ -27,7 +27,7 @@ pub use api_route::filters::{
 };
 pub use api_route::idempotency::{self, Idempotency};
 pub use api_route::publish::{
-    Publish, PublishAck, PublishSplit, PublishedEvent, RecordError, SplitFormat,
+    AsyncReply, Publish, PublishAck, PublishSplit, PublishedEvent, RecordError, SplitFormat,
 };
 pub use api_route::stream::Stream;
 pub use api_route::{

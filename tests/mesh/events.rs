@@ -21,6 +21,7 @@ mod duplicates;
 mod elsewhere;
 mod failures;
 mod foreign;
+mod jobs;
 mod order;
 mod publishing;
 mod replays;

@@ -93,6 +93,8 @@ pub const PUBLISH: &str = "publish";
 pub const PUBLISH_UNWAITED: &str = "publish.unwaited";
 /// Splits bodies into records (`mesh.Publishing.split`).
 pub const PUBLISH_SPLIT: &str = "publish.split";
+/// Keeps what is replied to an event (`mesh.Publishing.async_reply`).
+pub const PUBLISH_ASYNC_REPLY: &str = "publish.async-reply";
 /// Answers with a topic (`mesh.PublishRule.stream`).
 pub const STREAM: &str = "stream";
 /// Carries out `mesh.Subscription`.
@@ -153,6 +155,7 @@ pub const ALL: &[&str] = &[
     PUBLISH,
     PUBLISH_UNWAITED,
     PUBLISH_SPLIT,
+    PUBLISH_ASYNC_REPLY,
     STREAM,
     SUBSCRIPTION,
     SUBSCRIPTION_SCHEDULE,

@@ -52,6 +52,9 @@ impl Compilation<'_> {
                 if publishing().any(|one| one.split.is_some()) {
                     capabilities.push(capability::PUBLISH_SPLIT);
                 }
+                if publishing().any(|one| one.async_reply.is_some()) {
+                    capabilities.push(capability::PUBLISH_ASYNC_REPLY);
+                }
                 if sent.rules.iter().any(|rule| rule.stream.is_some()) {
                     capabilities.push(capability::STREAM);
                 }
@@ -72,6 +75,7 @@ impl Compilation<'_> {
             key,
             spec,
             brokers: self.broker_reader(&key.namespace),
+            credentials: &self.inputs.credentials,
         })
     }
 

@@ -11,6 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event_subscription::DeadLetter;
+use crate::rate_limit::Store;
+use crate::units::Duration;
 
 /// Requests are published to a topic of a broker instead of reaching the application. Whoever sent one
 /// is answered 202 once the broker holds it.
@@ -23,6 +25,10 @@ use crate::event_subscription::DeadLetter;
 #[x_kube(validation = Cel::new(
     "!has(self.split) || !has(self.split.deadLetter) || self.split.deadLetter.topic != self.topic"
 ).message("split.deadLetter.topic is another topic than topic"))]
+#[x_kube(validation = Cel::new("!has(self.asyncReply) || (self.ack == 'Broker' && !has(self.split))")
+    .message("a job is one event that the broker holds: with asyncReply there is neither split nor ack: None"))]
+#[x_kube(validation = Cel::new("!has(self.asyncReply) || self.asyncReply.topic != self.topic")
+    .message("asyncReply.topic, where replies go, is another topic than topic"))]
 pub struct Publish {
     /// The broker: a Secret of the object's namespace with the label `meshwright.dev/broker: <name>`.
     #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -53,6 +59,41 @@ pub struct Publish {
     /// many the broker holds, and which were none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<PublishSplit>,
+
+    /// What is replied to an event is kept, for whoever published it: the answer says where it is
+    /// fetched. The event has the extension `meshwrightjob`, and so has its reply.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub async_reply: Option<AsyncReply>,
+}
+
+/// Where what is replied to an event is kept, and fetched.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AsyncReply {
+    /// The path of results: `GET <resultPath>/<token>` at the same hosts, as the answer's `Location` says.
+    /// It is one more match of the rule, and governed by what governs the object's other requests.
+    #[schemars(
+        length(min = 2, max = 64),
+        pattern(r"^(/[A-Za-z0-9_-][A-Za-z0-9._~-]*)+$")
+    )]
+    pub result_path: String,
+
+    /// The topic of the same broker where replies are published, as an EventSubscription's `reply` says. One
+    /// that has the extension `meshwrightjob` of a job is its result; the first counts.
+    #[schemars(
+        length(min = 1, max = 200),
+        pattern(r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")
+    )]
+    pub topic: String,
+
+    /// For how long a job waits for its result, and a result is kept.
+    #[serde(default = "AsyncReply::default_time_to_live")]
+    #[x_kube(validation = Cel::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
+        .message("a job lives for 1s to 24h"))]
+    pub time_to_live: Duration,
+
+    /// Where jobs and results are kept, for all replicas.
+    pub store: Store,
 }
 
 /// How a body is split into records.
@@ -156,6 +197,14 @@ pub struct PublishedEvent {
 impl PublishSplit {
     fn default_max_record_bytes() -> u64 {
         1024 * 1024
+    }
+}
+
+// === impl AsyncReply ===
+
+impl AsyncReply {
+    fn default_time_to_live() -> Duration {
+        Duration::of_seconds(60 * 60)
     }
 }
 

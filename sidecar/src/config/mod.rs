@@ -7,6 +7,7 @@
 pub mod access;
 mod addresses;
 pub mod apply;
+pub mod async_reply;
 pub mod broker;
 pub mod followers;
 pub mod guard;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::request::Parts;
 use wire::mesh::{self, streaming};
 
+use super::async_reply::AsyncReply;
 use super::broker::Broker;
 use super::route::{Route, idle_timeout};
 use super::service::ServiceKey;
@@ -75,6 +76,8 @@ pub struct Publishing {
     pub unwaited: bool,
     /// How a body is split into records, if it is.
     pub split: Option<Split>,
+    /// Where what is replied is kept for whoever published, if it is.
+    pub async_reply: Option<Arc<AsyncReply>>,
 }
 
 /// How a body is split into records, each of which becomes an event.
@@ -138,6 +141,11 @@ impl Publish {
                     let broker = broker_of(place, &publish.broker)?;
                     let split = publish.split.map(Split::build).transpose();
                     let split = split.map_err(|error| format!("rules[{place}]: split: {error}"))?;
+                    let reply = publish.async_reply;
+                    let reply = reply.map(|sent| AsyncReply::build(&object, &broker, sent));
+                    let reply = reply.transpose();
+                    let reply =
+                        reply.map_err(|error| format!("rules[{place}]: async_reply: {error}"))?;
                     Some(Does::Publish(Arc::new(Publishing {
                         object: object.clone(),
                         rule: rule.name.as_str().into(),
@@ -148,6 +156,7 @@ impl Publish {
                         max_bytes: publish.max_bytes,
                         unwaited: publish.unwaited,
                         split,
+                        async_reply: reply.map(Arc::new),
                     })))
                 }
                 (None, Some(stream)) => Some(Does::Stream(Arc::new(Streaming {
@@ -206,6 +215,11 @@ impl Publish {
             Does::Publish(to) => Some(to),
             Does::Stream(_) => None,
         })
+    }
+
+    /// Where what is replied is kept.
+    pub fn async_replies(&self) -> impl Iterator<Item = &Arc<AsyncReply>> {
+        self.all().filter_map(|to| to.async_reply.as_ref())
     }
 
     /// What is read from brokers.

@@ -14,6 +14,7 @@ use super::store::Address;
 use crate::events::broker::{Group, Start};
 use crate::policy::retry::Backoff;
 
+mod results;
 mod target;
 
 pub use target::{Outside, Target, Topic};

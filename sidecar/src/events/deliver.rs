@@ -15,6 +15,7 @@ use super::copy::{self, Copied};
 use super::dead_letter::{Story, Why};
 use super::done::{self, Known, Turn};
 use super::filtered;
+use super::jobs;
 use super::lanes::Fate;
 use super::outcomes::{self, Outcomes};
 use super::post::{Answer, Came, Payload, post};
@@ -115,6 +116,9 @@ async fn judge(
     let given_up = || expired(subscription, message, event);
     if let Target::Topic(topic) = &subscription.target {
         return copied(running, px, (topic, event), message, given_up).await;
+    }
+    if let Target::Results(kept) = &subscription.target {
+        return jobs::keep::keep(running, px, kept, event).await;
     }
     let payload = Payload::Event(event);
     // In order, whoever has it now may have gone on behind it.

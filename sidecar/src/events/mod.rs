@@ -17,6 +17,9 @@
 //!              delivered once more (replay.rs), as people want (desk.rs)
 //! ```
 //!
+//! What is replied to an event may be kept for whoever published it, in a store (jobs.rs): the sidecars that published it
+//! are subscribed to the topic of replies.
+//!
 //! Beside that whoever may reads a topic by itself, as a stream of server-sent events (stream.rs), or by WebSocket
 //! (stream/websocket.rs).
 //!
@@ -35,6 +38,7 @@ mod done;
 mod filtered;
 mod hops;
 mod in_order;
+pub mod jobs;
 mod lanes;
 mod outcomes;
 pub mod port;

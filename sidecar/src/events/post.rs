@@ -88,9 +88,11 @@ pub(super) async fn post(
             }
             Target::Outside(Ok(outside)) => to_system(px, subscription, outside, payload).await,
             // Nothing is pulled then; what a schedule has due waits.
-            Target::Outside(Err(_)) | Target::Topic(_) => Error::from(Reason::BackendMissing)
-                .response(Reads::Http)
-                .map(ResponseBody::mesh),
+            Target::Outside(Err(_)) | Target::Topic(_) | Target::Results(_) => {
+                Error::from(Reason::BackendMissing)
+                    .response(Reads::Http)
+                    .map(ResponseBody::mesh)
+            }
         }
     };
     // A system outside is given its time once there is a way to it.

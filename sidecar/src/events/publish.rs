@@ -28,6 +28,8 @@ use tokio::time::timeout;
 
 use super::broker::Unpublished;
 use super::cloud_event::{Event, Malformed, Received, receive};
+use super::jobs::{self, fetch};
+use crate::config::async_reply::Kept;
 use crate::config::publish::Publishing;
 use crate::policy::idempotency::key::Principal;
 use crate::proxy::Proxy;
@@ -50,11 +52,12 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Publishes what a request says, and answers it.
+/// Publishes what a request says, or gives what came of what was published, and answers it.
 ///
 /// # Errors
 /// `event_malformed`, `event_unsupported`, `request_too_large`, `topic_unknown`, `publish_unconfirmed`,
-/// `broker_unavailable`, `publish_refused`, `overloaded`, `bad_request`.
+/// `broker_unavailable`, `publish_refused`, `overloaded`, `bad_request`, `job_unknown`, `job_failed`,
+/// `jobs_unavailable`.
 pub async fn carry(
     px: &Rc<Proxy>,
     cx: &mut Context,
@@ -62,6 +65,15 @@ pub async fn carry(
     head: Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Error> {
+    // An application that publishes by its own port is no caller of the API that its results are fetched from.
+    let job = to.async_reply.as_ref().zip(sender);
+    let job = job.map(|(reply, sender)| (&*reply.kept, sender));
+    if let Some((kept, who)) = job
+        && fetch::is_asked(kept, &head)
+        && cx.upgrade.is_none()
+    {
+        return fetch::fetch(px, kept, who, &head).await;
+    }
     if !matches!(head.method, Method::POST | Method::PUT) {
         let why = Error::new(Reason::BadRequest, "events are published with POST or PUT");
         return Err(why.with_status(StatusCode::METHOD_NOT_ALLOWED));
@@ -88,13 +100,16 @@ pub async fn carry(
             let event = wrapped(to, &head.headers, body)?;
             let event = event.map_err(|why| refused(to, &px.metrics, &why))?;
             let sender = sender.as_ref().map_or(&[][..], Principal::as_bytes);
-            let id = known_by(&to.topic, &event, &[sender, &content]);
-            way.one(event, id).await
+            one(px, to, &way, job, (event, &[sender, &content])).await
         }
         Received::Event(event) => {
             let event = traced(event, &head.headers);
-            let id = known_by(&to.topic, &event, &[]);
-            way.one(event, id).await
+            one(px, to, &way, job, (event, &[])).await
+        }
+        Received::Batch(_) if job.is_some() => {
+            let said =
+                "a batch is many jobs, and is answered with one place: send each event for itself";
+            Err(Error::new(Reason::EventUnsupported, said).saying(said))
         }
         Received::Batch(events) => {
             let events = events.into_iter();
@@ -102,6 +117,30 @@ pub async fn carry(
             way.many(events).await
         }
     }
+}
+
+/// Publishes one event, told apart by `more` than its names; what comes of it is kept if it is a job.
+async fn one(
+    px: &Rc<Proxy>,
+    to: &Publishing,
+    way: &Way<'_>,
+    job: Option<(&Kept, Principal)>,
+    (mut event, more): (Event, &[&[u8]]),
+) -> Result<Response<ResponseBody>, Error> {
+    let id = known_by(&to.topic, &event, more);
+    let Some((kept, who)) = job else {
+        return way.one(event, id).await;
+    };
+    // Before anything is published: nobody waits for what nobody may fetch.
+    let token = jobs::begin(px, kept, who, &id).await;
+    let token = token.map_err(|_| jobs::unavailable(kept))?;
+    let marked = token.mark(&mut event);
+    marked.map_err(|why| refused(to, &px.metrics, &why))?;
+    // The same event is another job once its first is forgotten, and another's always.
+    let id = known_by(&to.topic, &event, more);
+    let mut response = way.one(event, id).await?;
+    token.tell(kept, &mut response);
+    Ok(response)
 }
 
 /// All of a body, if it is no longer than it may be.

@@ -14,6 +14,7 @@ use super::cloud_event::Event;
 use super::cloud_event::{Received, receive};
 use super::dead_letter::Why;
 use super::hops::{self, TooLong};
+use super::jobs;
 use super::post::{Answer, Unread};
 use super::publish::known_by;
 use super::running::Running;
@@ -73,6 +74,10 @@ pub(super) async fn publish(
     if joined(&mut reply, event).is_err() {
         tracing::warn!(subscription = %object, "a chain of replies is too long: it may lead back to where it began");
         return Some(Replied::Never(Why::Loop));
+    }
+    if let Err(why) = jobs::carry_on(&mut reply, event) {
+        tracing::warn!(subscription = %object, %why, "a reply can't be told to belong to a job");
+        return Some(Replied::Never(Why::Reply));
     }
     let id = known_by(topic, &reply, &[]);
     let mut pause = AGAIN.0;

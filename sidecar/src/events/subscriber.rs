@@ -57,8 +57,10 @@ struct Subscriber {
 impl Subscribers {
     /// Carries out what a state says, where it is this worker's share: `number` of `count` workers.
     pub fn keep(px: &Rc<Proxy>, state: &State, (number, count): (usize, usize)) {
+        let known = known(state);
         let own = |id: &str| share(id, count) == number;
-        let own = state.built.subscriptions.iter().filter(|(id, _)| own(id));
+        let own = known.iter().filter(|(id, _)| own(id));
+        let own = own.map(|(id, one)| (id, *one));
         let (suspended, wanted): (HashMap<_, _>, HashMap<_, _>) =
             own.partition(|(_, one)| one.suspended);
         px.subscribers.suspend(px, suspended.into_values());
@@ -75,7 +77,7 @@ impl Subscribers {
             same
         });
         let mut done = px.subscribers.done.borrow_mut();
-        done.retain(|id, _| state.built.subscriptions.contains_key(id));
+        done.retain(|id, _| known.contains_key(id));
         for (id, subscription) in wanted {
             all.entry(id.clone()).or_insert_with(|| {
                 let done = done.entry(id.clone()).or_default();
@@ -125,6 +127,16 @@ impl Subscribers {
         self.carried_out.borrow_mut().clear();
         self.suspended.borrow_mut().clear();
     }
+}
+
+/// All that are to be carried out: EventSubscriptions, and those by which results are taken.
+fn known(state: &State) -> HashMap<String, &Arc<Subscription>> {
+    let written = state.built.subscriptions.iter();
+    let written = written.map(|(id, one)| (id.clone(), one));
+    let publish = state.built.publish.values();
+    let results = publish.flat_map(|one| one.async_replies());
+    let results = results.map(|one| (format!("results/{}", one.kept.name), &one.taking));
+    written.chain(results).collect()
 }
 
 /// Which worker carries out a subscription.

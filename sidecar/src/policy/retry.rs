@@ -169,6 +169,14 @@ impl Retries {
 }
 
 impl Backoff {
+    /// No wait at all, where nothing is sent again.
+    pub const NONE: Self = Self {
+        growth: Growth::Constant,
+        initial: Duration::ZERO,
+        max: Duration::ZERO,
+        jitter: Jitter::None,
+    };
+
     /// Builds from what was sent.
     ///
     /// # Errors

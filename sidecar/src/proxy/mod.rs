@@ -69,6 +69,7 @@ use crate::config::lookup::Asking;
 use crate::config::subscription::{Outside, Target};
 use crate::drain::Drain;
 use crate::events::connections::Connections;
+use crate::events::jobs::fetch::Results;
 use crate::events::subscriber::Subscribers;
 use crate::events::{publish, stream};
 use crate::net::places::Places;
@@ -112,6 +113,8 @@ pub struct Proxy {
     pub publishing: publish::Room,
     /// Who listens to topics.
     pub listening: stream::Listeners,
+    /// What is given of what came of events.
+    pub results: Results,
     /// Who is asked about addresses that mean nothing yet.
     pub asking: Asking,
     /// How the own application is, as it said lately.
@@ -157,6 +160,7 @@ impl Proxy {
             subscribers: Subscribers::default(),
             publishing: publish::Room::default(),
             listening: stream::Listeners::default(),
+            results: Results::default(),
             health_answers: health::Answers::default(),
             applications: RefCell::default(),
             systems: RefCell::default(),

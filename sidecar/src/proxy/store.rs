@@ -52,6 +52,8 @@ pub enum Use {
     Answers,
     /// Which events are done.
     Events,
+    /// Who waits for what comes of events, and what came.
+    Jobs,
 }
 
 // === impl Use ===
@@ -61,7 +63,7 @@ impl Use {
     pub fn patience(self) -> Duration {
         match self {
             Self::Limits => Duration::from_millis(100),
-            Self::Answers | Self::Events => Duration::from_millis(500),
+            Self::Answers | Self::Events | Self::Jobs => Duration::from_millis(500),
         }
     }
 }
@@ -114,7 +116,10 @@ pub fn keep(px: &Rc<Proxy>, state: &State) {
     let limits = limits.filter_map(|limit| Some((limit.store()?.clone(), Use::Limits)));
     let idempotency = state.built.idempotency.values();
     let idempotency = idempotency.filter_map(|one| Some((one.store()?.clone(), Use::Answers)));
-    let used = Vec::from_iter(limits.chain(idempotency));
+    let jobs = state.built.publish.values();
+    let jobs = jobs.flat_map(|one| one.async_replies());
+    let jobs = jobs.filter_map(|one| Some((one.kept.store.clone()?, Use::Jobs)));
+    let used = Vec::from_iter(limits.chain(idempotency).chain(jobs));
     // One worker asks about a subscription's events, and opens the store then.
     let events = state.built.subscriptions.values();
     let events = events.filter_map(|one| Some((one.deduplication.as_ref()?.store()?, Use::Events)));
@@ -239,7 +244,7 @@ async fn open(px: &Weak<Proxy>, address: &Address, used: Use) -> io::Result<Box<
             commands.push(idempotency::shared::SCRIPT.loads());
         }
         // Who may do no more than it needs may run no scripts. Something must be answered: who is no store is not used.
-        Use::Events => commands.push(words(&["PING"])),
+        Use::Events | Use::Jobs => commands.push(words(&["PING"])),
     }
     io.write_all(&commands.concat()).await?;
     io.flush().await?;

@@ -14,7 +14,7 @@ const PASSWORD: &str = "s3cret";
 pub(super) const START: Duration = Duration::from_secs(90);
 
 /// The Secret of a broker.
-fn broker(url: &str, user: &str) -> String {
+pub(super) fn broker(url: &str, user: &str) -> String {
     format!(
         "---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: broker\n  namespace: shop\n  \
          labels: {{ meshwright.dev/broker: events }}\n\

@@ -51,6 +51,20 @@ pub(super) const RULES: &[Rule] = &[
             to.is_none() || to != publish.get("topic")
         },
     ),
+    (
+        "!has(self.asyncReply) || (self.ack == 'Broker' && !has(self.split))",
+        |publish| {
+            let waits = publish.get("ack").is_none_or(|ack| ack == "Broker");
+            !has(publish, "asyncReply") || (waits && !has(publish, "split"))
+        },
+    ),
+    (
+        "!has(self.asyncReply) || self.asyncReply.topic != self.topic",
+        |publish| {
+            let replies = publish.pointer("/asyncReply/topic");
+            replies.is_none() || replies != publish.get("topic")
+        },
+    ),
     ("(self.format == 'XML') == has(self.recordPath)", |split| {
         let xml = split.get("format").is_some_and(|format| format == "XML");
         xml == has(split, "recordPath")
@@ -177,6 +191,10 @@ pub(super) const RULES: &[Rule] = &[
     (
         "duration(self) >= duration('1s') && duration(self) <= duration('168h')",
         |written| millis(written).is_none_or(|span| (1_000..=604_800_000).contains(&span)),
+    ),
+    (
+        "duration(self) >= duration('1s') && duration(self) <= duration('24h')",
+        |written| millis(written).is_none_or(|span| (1_000..=86_400_000).contains(&span)),
     ),
     ("self.size() > 0", |map| {
         map.as_object().is_none_or(|map| !map.is_empty())

@@ -57,6 +57,25 @@ fn publishing(sent: &mesh::Publishing) -> Value {
             "deadLetters": dead_letter_topic,
         });
     }
+    if let Some(reply) = &sent.async_reply {
+        let mesh::AsyncReply {
+            result_path,
+            time_to_live_ms,
+            store,
+            topic,
+            group,
+        } = reply;
+        let store = store.as_ref();
+        let can_be_had = store.is_some_and(|store| !store.url.is_empty());
+        let closes = store.is_some_and(|store| store.on_failure() == mesh::StoreFailure::Deny);
+        shown["asyncReply"] = json!({
+            "below": result_path,
+            "kept": format!("{time_to_live_ms} ms"),
+            "from": format!("{topic}, by {group}"),
+            "store": if can_be_had { "redis" } else { "none" },
+            "withoutStore": if closes { "refused" } else { "published" },
+        });
+    }
     shown
 }
 

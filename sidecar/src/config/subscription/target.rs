@@ -10,6 +10,7 @@ use rustls::ClientConfig;
 use wire::mesh::{self, subscription};
 
 use super::Broker;
+use crate::config::async_reply::Kept;
 use crate::config::remote;
 use crate::config::service::{ServiceKey, parse_port};
 
@@ -24,6 +25,8 @@ pub enum Target {
     Topic(Topic),
     /// To a system outside the mesh; or why what it asks for can't be had.
     Outside(Result<Arc<Outside>, String>),
+    /// To the store that an ApiRoute's results are kept in.
+    Results(Arc<Kept>),
 }
 
 /// A topic that events are copied to.
@@ -97,7 +100,13 @@ impl Target {
             Target::Topic(topic) if topic.broker.address.is_none() => {
                 Some("the Secret of its broker can't be used")
             }
-            Target::Topic(_) | Target::Application(_) | Target::Service(..) => None,
+            Target::Results(kept) if kept.store.is_none() => {
+                Some("the Secret of its store can't be used")
+            }
+            Target::Topic(_)
+            | Target::Results(_)
+            | Target::Application(_)
+            | Target::Service(..) => None,
         }
     }
 }

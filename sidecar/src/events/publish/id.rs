@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::super::cloud_event::Event;
+use super::super::jobs::JOB;
 
 /// A UUID of version 7 (RFC 9562, section 5.7): in the order of time, and nobody else's.
 pub(in crate::events) fn new_id(now: SystemTime) -> String {
@@ -27,11 +28,13 @@ pub(in crate::events) fn new_id(now: SystemTime) -> String {
 }
 
 /// What a broker tells duplicates by: topic, source and id, which name an event there (CloudEvents 1.0.2, section
-/// 3.1), and what else tells it apart.
+/// 3.1), and what else tells it apart. One of another job is another event, whatever it is called: who replies to two with
+/// the same id has replied to both.
 pub(in crate::events) fn known_by(topic: &str, event: &Event, more: &[&[u8]]) -> String {
     let of = |name| event.attribute(name).unwrap_or_default().as_bytes();
     let named = [topic.as_bytes(), of("source"), of("id")];
-    hex(&digest(&[&named, more].concat())[..16])
+    let job = event.attribute(JOB).map(str::as_bytes);
+    hex(&digest(&[&named, more, job.as_slice()].concat())[..16])
 }
 
 /// Bytes in base 16.
@@ -90,5 +93,10 @@ mod tests {
         let of = |more: &[&[u8]]| known("a", "1", "/a", more);
         assert_ne!(of(&[b"web", b"body"]), of(&[b"web", b"other"]));
         assert_ne!(of(&[b"web", b"body"]), of(&[b"webb", b"ody"]));
+        let mut of_a_job = Event::new("1", "/a", "t").unwrap();
+        of_a_job.set(JOB, "0123").unwrap();
+        let known = known_by("a", &of_a_job, &[]);
+        of_a_job.set(JOB, "4567").unwrap();
+        assert!(known != one && known != known_by("a", &of_a_job, &[]));
     }
 }

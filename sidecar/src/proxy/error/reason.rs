@@ -200,6 +200,15 @@ reasons! {
     /// The broker was told nothing.
     BrokerUnavailable = "broker_unavailable", SERVICE_UNAVAILABLE, Mesh, true,
         "The broker cannot be reached at the moment.";
+    /// No job is known by this token, or not to this caller.
+    JobUnknown = "job_unknown", NOT_FOUND, Caller, true,
+        "The caller has no such job, or has it no longer.";
+    /// What came of the job can't be given.
+    JobFailed = "job_failed", BAD_GATEWAY, Target, false,
+        "The job has no result that can be given.";
+    /// The store of jobs does not answer; nothing was published.
+    JobsUnavailable = "jobs_unavailable", SERVICE_UNAVAILABLE, Mesh, true,
+        "The mesh cannot keep or tell at the moment what comes of jobs.";
     /// No Guard covers the port.
     PortNotServed = "port_not_served", FORBIDDEN, Caller, true,
         "No service serves this port.";
