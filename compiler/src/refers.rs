@@ -48,11 +48,13 @@ pub fn refer_to_credentials(inputs: &Inputs) -> BTreeSet<&str> {
     namespaces(routes.chain(limits).chain(subscriptions))
 }
 
-/// The namespaces with an object that names a broker: to publish to, or to be subscribed.
+/// The namespaces with an object that names a broker: to publish to, to be listened to, or to be subscribed.
 pub fn refer_to_brokers(inputs: &Inputs) -> BTreeSet<&str> {
     let routes = inputs.api_routes.iter();
-    let routes =
-        routes.filter(|(_, route)| route.spec.rules.iter().any(|rule| rule.publish.is_some()));
+    let routes = routes.filter(|(_, route)| {
+        let mut rules = route.spec.rules.iter();
+        rules.any(|rule| rule.publish.is_some() || rule.stream.is_some())
+    });
     let routes = routes.map(|(key, _)| key);
     namespaces(routes.chain(inputs.event_subscriptions.keys()))
 }

@@ -120,9 +120,10 @@ fn those_refer_to_secrets_that_compare_ask_or_count_with_them() {
 }
 
 #[test]
-fn those_refer_to_brokers_that_publish_or_are_subscribed() {
+fn those_refer_to_brokers_that_publish_listen_or_are_subscribed() {
     for (rule, refers) in [
         ("publish: {broker: nats, topic: a}", true),
+        ("stream: {broker: nats, topic: a}", true),
         ("backendRefs: [{name: a, port: 80}]", false),
     ] {
         let route = format!(
