@@ -12,7 +12,7 @@ use crate::shop::{Shop, condition};
 
 const NATS: &str = "localhost/nats:1";
 
-/// A NATS in the mesh, a rule that publishes what `/updates` of `orders` is asked for, and two EventSubscriptions: for
+/// A NATS in the mesh, a rule that publishes what is posted to `/updates` of `orders`, and two EventSubscriptions: for
 /// `billing`, and for another topic.
 fn objects(namespace: &str) -> String {
     format!(
@@ -93,7 +93,7 @@ fn is_ready(object: &Value, reason: &str) -> bool {
 /// Has an event published.
 async fn publishes(shop: &Shop) -> Result<()> {
     wait_until("it is accepted", PODS, async || {
-        let (status, body) = shop.get("http://orders/updates").await?;
+        let (status, body) = shop.post("http://orders/updates").await?;
         ensure!(status == 202, "{status} {body}");
         Ok(())
     })

@@ -140,13 +140,22 @@ impl Shop {
 
     /// Status and body of one GET from `web`.
     pub(crate) async fn get(&self, url: &str) -> Result<(u16, String)> {
+        self.asks("get", url).await
+    }
+
+    /// Status and body of one POST from `web`, without a body of its own.
+    pub(crate) async fn post(&self, url: &str) -> Result<(u16, String)> {
+        self.asks("post", url).await
+    }
+
+    async fn asks(&self, verb: &str, url: &str) -> Result<(u16, String)> {
         let answer = self
             .cluster
             .exec(
                 &self.namespace,
                 "deployment/web",
                 "web",
-                &["/web", "get", url],
+                &["/web", verb, url],
             )
             .await?;
         read(&answer)

@@ -435,7 +435,7 @@ fn numbers_lists_and_texts_have_bounds() {
         (
             with_target("type: Service, service: {name: a, port: 80}, path: /a?b"),
             "spec.target.path: \"/a?b\" doesn't have the form ^/[A-Za-z0-9/._~!$&'()*+,;=:@-]*$ (The path that \
-             events are posted to)",
+             events are posted to, with type Workload or Service)",
         ),
     ] {
         refuses(&wrong, why);

@@ -201,19 +201,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         matches!(sent, Ok(Ok(())))
     }
 
-    /// Says why, and waits a moment for the other side's word; whether both were told.
+    /// Says why, and waits a moment for the other side's word; whether that was said, or nothing had to be.
     async fn end(mut self, end: End) -> bool {
         if end == End::Gone {
             // Whoever stands between learns that it was not us who broke it off.
             let _ = timeout(LINGER, self.socket.get_mut().shutdown()).await;
             return false;
         }
+        let is_said = Cell::new(false);
         let ending = async {
             if let Some((code, reason)) = end.said() {
                 let reason = Utf8Bytes::from_static(reason);
                 let said = self.socket.close(Some(CloseFrame { code, reason })).await;
                 said.ok()?;
             }
+            is_said.set(true);
             // Until it has answered ours, or ours to its own is sent.
             while let Some(Ok(_)) = self.socket.next().await {}
             // Closed while something is unread, a connection may be lost before the other side has read our word.
@@ -223,7 +225,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             while connection.read(&mut rest).await.ok()? > 0 {}
             Some(())
         };
-        matches!(timeout(LINGER, ending).await, Ok(Some(())))
+        let _ = timeout(LINGER, ending).await;
+        is_said.get()
     }
 }
 

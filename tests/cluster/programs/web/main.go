@@ -4,6 +4,7 @@
 //	                        and gRPC health checks of the service "orders"; of that it is well until it is asked for /fail.
 //	                        What is asked for with ?from=URL it asks that URL for, and answers what that has answered
 //	web get URL             prints the status and the body of one answer
+//	web post URL            the same of a POST without a body
 //	web load URL INTERVAL   begins a request at each interval, whatever became of those before, until its input ends: see load
 package main
 
@@ -38,11 +39,13 @@ func main() {
 	case len(os.Args) >= 3 && os.Args[1] == "serve":
 		serve(os.Args[2:])
 	case len(os.Args) == 3 && os.Args[1] == "get":
-		get(os.Args[2])
+		ask(http.MethodGet, os.Args[2])
+	case len(os.Args) == 3 && os.Args[1] == "post":
+		ask(http.MethodPost, os.Args[2])
 	case len(os.Args) == 4 && os.Args[1] == "load":
 		load(os.Args[2], os.Args[3])
 	default:
-		fail(fmt.Errorf("usage: web serve ADDRESS... | web get URL | web load URL INTERVAL"))
+		fail(fmt.Errorf("usage: web serve ADDRESS... | web get URL | web post URL | web load URL INTERVAL"))
 	}
 }
 
@@ -135,9 +138,11 @@ func pass(w http.ResponseWriter, r *http.Request, from string) {
 	io.Copy(w, response.Body)
 }
 
-func get(url string) {
+func ask(method, url string) {
 	client := http.Client{Timeout: limit}
-	response, err := client.Get(url)
+	request, err := http.NewRequest(method, url, nil)
+	fail(err)
+	response, err := client.Do(request)
 	fail(err)
 	defer response.Body.Close()
 	fmt.Println(response.StatusCode)
