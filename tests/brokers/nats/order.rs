@@ -121,11 +121,11 @@ async fn what_somebody_publishes_is_not_taken_for_what_the_broker_says_of_who_is
         .unwrap();
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Nats-Pin-Id", "another");
+    // Answered once it is held: the next goes by another connection.
     anybody
-        .publish_with_headers("orders", headers, "b".into())
+        .request_with_headers("orders", headers, "b".into())
         .await
         .unwrap();
-    anybody.flush().await.unwrap();
     publish(&nats, "orders", "c").await;
     let found = pull(&mut *queue, 3).await;
     assert_eq!(texts(&found), ["a", "b", "c"]);

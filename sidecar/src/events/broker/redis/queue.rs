@@ -137,8 +137,7 @@ impl Pulled {
                 sleep(BEATEN).await;
             }
             let wait = left.min(found.next.unwrap_or(left));
-            let behind = (&*found.last, found.next.is_some());
-            let waiting = self.wake.wait(&self.member.topic, behind, wait);
+            let waiting = self.wake.wait(&self.member.topic, &found.last, wait);
             woken = tokio::select! {
                 biased;
                 () = self.member.returned.notified() => false,

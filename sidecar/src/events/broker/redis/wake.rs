@@ -19,10 +19,8 @@ use tokio::time::{sleep, timeout};
 use super::link::{Address, CONNECT, Open};
 use super::reply::Refusal;
 
-/// How long one waits at the broker. What another member has given back is found after the first; while nothing is
-/// handed out, nothing can be, and whoever is delivered something next wakes all.
+/// How long one waits at the broker. What another member has given back is found after that.
 const WAITS: Duration = Duration::from_secs(1);
-const WAITS_LONGER: Duration = Duration::from_secs(5);
 /// How many bytes of what came are read; a connection on which more came is not used again.
 const READ: usize = 1024 * 1024;
 
@@ -62,18 +60,16 @@ impl Wake {
     }
 
     /// Waits until something came to a topic after the one that stands at `last`, and not for longer
-    /// than `patience`; whether it did. `open`: whether something may have come otherwise
-    /// meanwhile, as what is handed out to a group can be given back.
+    /// than `patience`; whether it did.
     pub(super) async fn wait(
         &mut self,
         topic: &str,
-        (last, open): (&str, bool),
+        last: &str,
         patience: Duration,
     ) -> Result<bool, String> {
         let (address, free) = (&self.address, &mut self.free);
         let asked = self.asked.get_or_insert_with(|| {
-            let waits = if open { WAITS } else { WAITS_LONGER };
-            let command = command(topic, last, waits);
+            let command = command(topic, last);
             Asked(tokio::spawn(ask(address.clone(), free.take(), command)))
         });
         let answered = tokio::select! {
@@ -89,8 +85,8 @@ impl Wake {
     }
 }
 
-fn command(topic: &str, last: &str, waits: Duration) -> Cmd {
-    let millis = u64::try_from(waits.as_millis()).unwrap_or(u64::MAX);
+fn command(topic: &str, last: &str) -> Cmd {
+    let millis = u64::try_from(WAITS.as_millis()).unwrap_or(u64::MAX);
     let mut command = redis::cmd("XREAD");
     command.arg("COUNT").arg(1).arg("BLOCK").arg(millis);
     command.arg("STREAMS").arg(topic).arg(last);
@@ -112,7 +108,7 @@ async fn ask(address: Arc<Address>, free: Option<Waiting>, command: Cmd) -> Hear
     };
     let mut connection = waiting.0.connection.clone();
     let asked = timeout(
-        WAITS_LONGER + CONNECT,
+        WAITS + CONNECT,
         command.query_async::<Value>(&mut connection),
     )
     .await;
