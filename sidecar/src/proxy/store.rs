@@ -33,6 +33,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const UNDER_WAY: usize = 1_024;
 /// How many bytes of questions are written at once.
 const BATCH: usize = 64 * 1024;
+/// How many bytes of its answers there is room for from the beginning: without any, each read would be of 64.
+const READ: usize = 4 * 1024;
 /// How many wait for a store to be back, to tell it something.
 const TELLING: usize = 1_024;
 
@@ -248,7 +250,7 @@ async fn open(px: &Weak<Proxy>, address: &Address, used: Use) -> io::Result<Box<
     }
     io.write_all(&commands.concat()).await?;
     io.flush().await?;
-    let mut read = Vec::new();
+    let mut read = Vec::with_capacity(READ);
     for _ in commands {
         let reply = loop {
             if let Some(reply) = next(&mut read)? {
@@ -309,7 +311,7 @@ async fn carry(
     answered: &mut bool,
 ) -> io::Result<()> {
     let mut waiting: VecDeque<(oneshot::Sender<Reply>, Instant)> = VecDeque::new();
-    let mut read = Vec::new();
+    let mut read = Vec::with_capacity(READ);
     let mut heard = Instant::now();
     loop {
         // Late is who says nothing, not who has much to say.
