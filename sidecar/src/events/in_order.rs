@@ -21,6 +21,8 @@ use crate::config::subscription::{Ordering, Subscription};
 
 /// How late an event may come again.
 const LATE: Duration = Duration::from_secs(60);
+/// Why nothing is begun of what is held here.
+const LAPSED: &str = "the lease of an event has ended";
 
 /// What became of an event that was begun.
 struct Told {
@@ -113,10 +115,15 @@ impl InOrder {
                         Err(why) => return Ended::Lost(why.to_string()),
                     }
                     if !self.lanes.is_alone() && self.lanes.held() > 0 {
-                        match queue.lag().await {
-                            Ok(lag) => self.lanes.counted(lag.unacknowledged, lag.again),
+                        let lag = match queue.lag().await {
+                            Ok(lag) => lag,
                             Err(why) => return Ended::Lost(why.to_string()),
+                        };
+                        // What was done by another one meanwhile is none of those that were counted.
+                        if !self.lanes.waiting().all(|one| one.message.is_ours()) {
+                            return Ended::Lost(LAPSED.to_owned());
                         }
+                        self.lanes.counted(lag.unacknowledged, lag.again);
                     }
                     // Whoever begins anew asks the broker what there is.
                     let before = Instant::now().checked_sub(LATE);
@@ -169,7 +176,7 @@ impl InOrder {
                 return Ok(());
             };
             if !received.message.is_ours() {
-                return Err("the lease of an event has ended".to_owned());
+                return Err(LAPSED.to_owned());
             }
             let (running, broker, tell) =
                 (self.running.clone(), self.broker.clone(), self.tell.clone());

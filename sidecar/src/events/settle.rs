@@ -75,10 +75,16 @@ pub(super) async fn settle(
 
 /// Tells the broker that an event is done. If it does not hear that, the event comes again.
 async fn acknowledged(running: &Running, message: &dyn Delivered) -> Fate {
+    let subscription = &running.subscription;
+    // In order, whoever has it by now counts it among what is not done, and would take another one for it.
+    if subscription.group.window.is_some() && !message.is_ours() {
+        tracing::debug!(subscription = %subscription.object, "an event comes again: its lease has ended");
+        return Fate::Unknown;
+    }
     match message.acknowledge().await {
         Ok(()) => Fate::Done,
         Err(why) => {
-            tracing::debug!(subscription = %running.subscription.object, %why, "an event may come again");
+            tracing::debug!(subscription = %subscription.object, %why, "an event may come again");
             Fate::Unknown
         }
     }

@@ -107,6 +107,9 @@ async fn the_lease_of_a_message_ends_here_before_it_ends_at_the_broker() {
         again = queue.pull(1) => panic!("{:?} came while it was ours", again.map(|it| it.len())),
     };
     assert!(again[0].is_ours());
+    // The broker would keep the other one's lease for it.
+    first[0].extend().await.unwrap_err();
+    again[0].extend().await.unwrap();
 }
 
 #[tokio::test]

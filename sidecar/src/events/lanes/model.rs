@@ -35,7 +35,19 @@ struct Member {
     inbox: VecDeque<(u128, u32)>,
     /// As which it was delivered something.
     pin: Option<u64>,
-    begun: Vec<(Key, u128)>,
+    begun: Vec<Begun>,
+    /// It could keep no lease for so long that they have ended, which it finds before it begins or counts anything.
+    lapsed: bool,
+}
+
+/// What a member delivers, also what it began before it joined anew.
+struct Begun {
+    key: Key,
+    position: u128,
+    /// Since it joined last: its end is told to the lanes.
+    since: bool,
+    /// It has a lease on it.
+    is_ours: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +65,8 @@ enum Event {
     Vague(usize, usize, bool),
     /// A lease ends that nobody keeps any more.
     Lapse(usize),
+    /// All leases of a member end, which goes on: it was cut off, or stood still.
+    Cut(usize),
     Kill(usize),
     /// A member has not asked for long.
     Unpin,
@@ -71,6 +85,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => (member.clone(), which.clone(), any::<bool>())
             .prop_map(|(m, n, heard)| Event::Vague(m, n, heard)),
         3 => which.prop_map(Event::Lapse),
+        1 => member.clone().prop_map(Event::Cut),
         1 => member.prop_map(Event::Kill),
         1 => Just(Event::Unpin),
     ]
@@ -96,34 +111,48 @@ impl World {
             Event::Hear(member, most) => self.hear(member, most),
             Event::Begin(member) => self.begin(member),
             Event::Succeed(member, which) => {
-                if let Some((key, position)) = self.ended(member, which) {
-                    self.broker.is_done(position);
-                    self.members[member].lanes.done(&key, position);
+                let Some(ended) = self.ended(member, which) else {
+                    return;
+                };
+                if ended.is_ours {
+                    self.broker.is_done(ended.position);
+                }
+                let member_lanes = &mut self.members[member].lanes;
+                match (ended.since, ended.is_ours) {
+                    (true, true) => member_lanes.done(&ended.key, ended.position),
+                    // It is not acknowledged, and comes again.
+                    (true, false) => self.join_anew(member),
+                    (false, _) => {}
                 }
             }
             Event::Fail(member, which) => {
-                if let Some((key, position)) = self.ended(member, which) {
-                    self.broker.again(position);
-                    let lanes = &mut self.members[member].lanes;
-                    lanes.went_back(&key, position, Instant::now());
+                if let Some(ended) = self.ended(member, which) {
+                    self.broker.again(ended.position);
+                    if ended.since {
+                        let lanes = &mut self.members[member].lanes;
+                        lanes.went_back(&ended.key, ended.position, Instant::now());
+                    }
                 }
             }
             Event::Vague(member, which, heard) => {
-                if let Some((_, position)) = self.ended(member, which) {
-                    if heard {
-                        self.broker.is_done(position);
+                if let Some(ended) = self.ended(member, which) {
+                    if heard && ended.is_ours {
+                        self.broker.is_done(ended.position);
                     }
-                    self.join_anew(member);
+                    if ended.since {
+                        self.join_anew(member);
+                    }
                 }
             }
             Event::Lapse(which) => self.lapse(which),
+            Event::Cut(member) => self.cut(member),
             Event::Kill(member) => self.members[member] = Member::default(),
             Event::Unpin => self.broker.pinned = None,
         }
     }
 
-    /// A delivery ends, perhaps one that was begun before the member joined anew.
-    fn ended(&mut self, member: usize, which: usize) -> Option<(Key, u128)> {
+    /// A delivery ends.
+    fn ended(&mut self, member: usize, which: usize) -> Option<Begun> {
         let begun = &mut self.members[member].begun;
         (!begun.is_empty()).then(|| begun.swap_remove(which % begun.len()))
     }
@@ -134,7 +163,13 @@ impl World {
         for position in left.lanes.waiting() {
             self.broker.again(*position);
         }
-        self.members[member].begun = left.begun;
+        let begun = left.begun.into_iter();
+        self.members[member].begun = begun
+            .map(|one| Begun {
+                since: false,
+                ..one
+            })
+            .collect();
     }
 
     fn lapse(&mut self, which: usize) {
@@ -142,13 +177,26 @@ impl World {
             let member = &self.members[member];
             let mut waiting = member.lanes.waiting();
             waiting.any(|one| one == position)
-                || member.begun.iter().any(|(_, one)| one == position)
+                // It takes what it was sent before its lease ends, or not at all.
+                || member.inbox.iter().any(|(one, _)| one == position)
+                || member.begun.iter().any(|one| one.position == *position && one.is_ours)
         };
         let pending = self.broker.pending.iter();
         let lapsed = pending.filter(|(position, (member, _))| !kept(position, *member));
         let lapsed = Vec::from_iter(lapsed.map(|(position, _)| *position));
         if let Some(position) = lapsed.get(which % lapsed.len().max(1)) {
             self.broker.again(*position);
+        }
+    }
+
+    fn cut(&mut self, member: usize) {
+        for (whose, again) in self.broker.pending.values_mut() {
+            *again |= *whose == member;
+        }
+        let member = &mut self.members[member];
+        member.lapsed = true;
+        for one in &mut member.begun {
+            one.is_ours = false;
         }
     }
 
@@ -188,6 +236,9 @@ impl World {
     }
 
     fn hear(&mut self, member: usize, most: usize) {
+        if self.members[member].lapsed {
+            return self.join_anew(member);
+        }
         let member = &mut self.members[member];
         let most = most.min(member.inbox.len());
         for (position, attempt) in member.inbox.drain(..most) {
@@ -204,6 +255,9 @@ impl World {
     }
 
     fn begin(&mut self, member: usize) {
+        if self.members[member].lapsed {
+            return self.join_anew(member);
+        }
         let Some((key, position, _)) = self.members[member].lanes.begin() else {
             return;
         };
@@ -212,7 +266,12 @@ impl World {
             let done = self.broker.done.contains(&other);
             assert!(done, "{position} is begun before {other} is done");
         }
-        self.members[member].begun.push((key, position));
+        self.members[member].begun.push(Begun {
+            key,
+            position,
+            since: true,
+            is_ours: true,
+        });
     }
 
     /// Left alone, everything is done in the end.

@@ -455,6 +455,10 @@ impl Delivered for Event {
 
     fn extend(&self) -> LocalBoxFuture<'_, Result<(), Lost>> {
         let extended = async {
+            // The broker begins whoever's lease it is anew.
+            if !self.is_ours() {
+                return Err(Lost("the lease of an event has ended".to_owned()));
+            }
             let from = Instant::now();
             self.confirmed(b"+WPI").await?;
             self.until.set(from + self.lease);
