@@ -9,6 +9,7 @@ use crate::{
     Generation, Kind, Resource, ResourceId, capability, discovery,
     discovery::{Ack, Delta, Hello, Holding, Removed},
     id::MAX_ID_BYTES,
+    resource::Hash,
 };
 
 /// What a sidecar holds. It outlives streams and, through [`save`](Held::save), restarts.
@@ -20,6 +21,9 @@ pub struct Held {
     /// When what is not held was last known, where the floor does not say as much: its removal is
     /// not to be undone by something older.
     pub(super) removed: BTreeMap<ResourceId, Generation>,
+    /// What was rejected last when it was to be in force: what is in force instead need not be what is held, where
+    /// that would let in whom the rejected one would not. It is taken again though it is held.
+    rejected: BTreeSet<ResourceId>,
     /// How much may be held.
     all: Room,
     /// How much more.
@@ -32,6 +36,9 @@ pub struct Held {
     /// The nonce of the last delta taken on this stream; `None` before the first Hello.
     nonce: Option<u64>,
 }
+
+/// The hash of no version.
+const NO_VERSION: Hash = [0; 16];
 
 /// The changes of a delta that may be made, and the reasons why the others may not.
 #[derive(Default)]
@@ -57,6 +64,7 @@ impl Held {
             capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
             resources: BTreeMap::new(),
             removed: BTreeMap::new(),
+            rejected: BTreeSet::new(),
             all: Room::ALL,
             room: Room::ALL,
             file: None,
@@ -126,12 +134,22 @@ impl Held {
     pub fn hello(&mut self) -> Hello {
         let nonce = rand::random();
         self.nonce = Some(nonce);
-        let resources = self.resources.values().map(|resource| Holding {
+        let resources = self.resources.values();
+        let resources = resources.filter(|one| !self.rejected.contains(&one.id));
+        let resources = resources.map(|resource| Holding {
             id: resource.id.to_string(),
             generation: Some(resource.generation.into()),
             hash: resource.hash.to_vec().into(),
         });
-        let removed = self.removed.iter().map(|(id, generation)| Holding {
+        // Whatever is wanted is to be sent, also that there is to be none.
+        let rejected = self.rejected.iter().map(|id| Holding {
+            id: id.to_string(),
+            generation: Some(self.known(id).into()),
+            hash: NO_VERSION.to_vec().into(),
+        });
+        let removed = self.removed.iter();
+        let removed = removed.filter(|(id, _)| !self.rejected.contains(*id));
+        let removed = removed.map(|(id, generation)| Holding {
             id: id.to_string(),
             generation: Some((*generation).into()),
             hash: Default::default(),
@@ -139,7 +157,7 @@ impl Held {
         Hello {
             version: self.version.clone(),
             capabilities: self.capabilities.iter().cloned().collect(),
-            holding: resources.chain(removed).collect(),
+            holding: resources.chain(rejected).chain(removed).collect(),
             seen: Some(self.floor.into()),
             nonce,
         }
@@ -188,7 +206,11 @@ impl Held {
             apply.refused(rejected.len());
         }
         if !changes.is_empty() {
-            rejected.append(&mut apply.apply(changes));
+            let mut more = apply.apply(changes);
+            for one in &more {
+                self.remember_rejected(&one.id);
+            }
+            rejected.append(&mut more);
         }
         for Rejected { id, .. } in &rejected {
             if let Some(resource) = self.let_go(id) {
@@ -200,14 +222,15 @@ impl Held {
 
     /// Gives up all of a kind, as if it had never been told of any: nobody keeps it up to date.
     pub fn forget(&mut self, kind: Kind, apply: &mut impl Apply) {
-        let of_kind = self.resources.keys().filter(|id| id.kind == kind);
-        let ids: Vec<_> = of_kind.cloned().collect();
+        let all = self.resources.keys().chain(&self.rejected);
+        let ids: BTreeSet<_> = all.filter(|id| id.kind == kind).cloned().collect();
         if ids.is_empty() {
             return;
         }
         apply.apply(ids.iter().cloned().map(Change::Remove).collect());
         for id in &ids {
             self.let_go(id);
+            self.rejected.remove(id);
         }
     }
 
@@ -230,6 +253,10 @@ impl Held {
                         freed += Room::of(before) - Room::of_removal(&id);
                         sorted.accept(Change::Remove(id), generation);
                     }
+                    // Nothing is held, but what was rejected may have something in force.
+                    None if self.rejected.contains(&id) => {
+                        sorted.accept(Change::Remove(id), generation);
+                    }
                     None => self.remember_removed(id, generation),
                 },
                 Err(reason) => sorted.reject(&removed.id, &reason),
@@ -243,7 +270,10 @@ impl Held {
             match self.check_put(message, count) {
                 Ok(resource) => match self.resources.get_mut(&resource.id) {
                     // The same as ever, but now known to be the present again.
-                    Some(before) if before.hash == resource.hash => {
+                    Some(before)
+                        if before.hash == resource.hash
+                            && !self.rejected.contains(&resource.id) =>
+                    {
                         before.generation = resource.generation;
                         self.touch(&resource.id);
                     }
@@ -280,9 +310,11 @@ impl Held {
         for Rejected { id, reason } in apply.apply(changes) {
             if accepted.remove(&id).is_some() {
                 sorted.reject(&id.to_string(), &reason);
+                self.remember_rejected(&id);
             }
         }
         for (id, (change, generation)) in accepted {
+            self.rejected.remove(&id);
             match change {
                 Change::Put(resource) => self.hold(resource),
                 Change::Remove(_) => {
@@ -395,6 +427,13 @@ impl Held {
             // makes a replica that lags wait until it has caught up.
             self.floor = self.floor.merge(generation);
             self.forget_what_the_floor_says();
+        }
+    }
+
+    /// What is forgotten here keeps what is in force until its next version.
+    fn remember_rejected(&mut self, id: &ResourceId) {
+        if self.rejected.len() < MAX_REMOVED {
+            self.rejected.insert(id.clone());
         }
     }
 

@@ -362,11 +362,11 @@ impl Sent {
         self.withheld.remove(id);
         let resource = view.get(id);
         let hash = resource.as_ref().map(|resource| resource.hash);
-        if self.held.get(id) == hash.as_ref() {
+        // What the sidecar has in force since it rejected another version may be that one's, closed.
+        if self.held.get(id) == hash.as_ref() && !self.refused.contains_key(id) {
             // Perhaps it changed and changed back; then the sidecar is to know that what it holds
             // is the present again.
             self.refresh = true;
-            self.refused.remove(id);
             return None;
         }
         if self.refused.get(id).map(|refusal| refusal.hash) == Some(hash) {

@@ -290,6 +290,13 @@ fn check_rest(mesh: &Mesh) {
         assert_eq!(stream.sent.withheld(), 0);
         for id in universe() {
             let (holds, wants) = (sidecar.enforced.resources.get(&id), wanted.get(&id));
+            let had_no_room = stream.too_much.get(&id).map(|(hash, _)| hash) == wants;
+            let is_rejected = stream.disliked.get(&id) == wants || had_no_room;
+            let is_closed = sidecar.enforced.closed.contains(&id);
+            assert!(
+                !is_closed || (wants.is_some() && is_rejected),
+                "{id} stays closed"
+            );
             if holds == wants || stream.disliked.get(&id) == wants {
                 continue;
             }

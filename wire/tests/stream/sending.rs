@@ -114,6 +114,64 @@ fn what_left_the_view_is_removed() {
     assert_eq!(enforced.resources, view.hashes());
 }
 
+/// What a sidecar does that has rejected `v2` of something, and is then to have `then`.
+fn after_a_rejection(
+    before: Option<&str>,
+    then: Option<&str>,
+    over_a_new_stream: bool,
+) -> Enforced {
+    let mut view = Snapshot::at(1);
+    if let Some(before) = before {
+        view.put("access/shop/orders", before);
+    }
+    let (mut held, mut enforced) = sidecar_with(&view);
+    let mut stream = Stream::open(&mut held, &view);
+    let orders = id("access/shop/orders");
+
+    view.advance(2);
+    view.put("access/shop/orders", "v2");
+    enforced.forbidden.insert(orders.clone());
+    stream.sent.changed([orders.clone()]);
+    stream.settle(&mut held, &view, &mut enforced);
+    enforced.forbidden.clear();
+    enforced.calls.clear();
+
+    view.advance(3);
+    match then {
+        Some(then) => view.put("access/shop/orders", then),
+        None => view.remove("access/shop/orders"),
+    }
+    if over_a_new_stream {
+        stream = Stream::open(&mut held, &view);
+    }
+    stream.sent.changed([orders.clone()]);
+    stream.settle(&mut held, &view, &mut enforced);
+    assert_eq!(held.get(&orders).map(|one| one.hash), then.map(hash_of));
+
+    // Once, and not at each change of something else.
+    stream.sent.changed([orders.clone()]);
+    stream.settle(&mut held, &view, &mut enforced);
+    Stream::open(&mut held, &view).settle(&mut held, &view, &mut enforced);
+    enforced
+}
+
+#[test]
+fn what_is_wanted_again_after_another_version_was_rejected_is_put_in_force_again() {
+    // What was rejected may have left something closed, whose predecessor is held all the while.
+    for over_a_new_stream in [false, true] {
+        let enforced = after_a_rejection(Some("v1"), Some("v1"), over_a_new_stream);
+        assert_eq!(enforced.calls, [[id("access/shop/orders")]]);
+    }
+}
+
+#[test]
+fn what_was_rejected_and_never_held_is_removed_when_it_is_wanted_no_more() {
+    for over_a_new_stream in [false, true] {
+        let enforced = after_a_rejection(None, None, over_a_new_stream);
+        assert_eq!(enforced.calls, [[id("access/shop/orders")]]);
+    }
+}
+
 #[test]
 fn one_rejected_resource_leaves_the_others_held_and_keeps_its_predecessor() {
     let mut view = Snapshot::at(1)

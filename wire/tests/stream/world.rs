@@ -72,6 +72,8 @@ pub(crate) struct Stream {
 #[derive(Default)]
 pub(crate) struct Picky {
     pub(crate) resources: BTreeMap<ResourceId, Hash>,
+    /// What lets nobody in since something was rejected.
+    pub(crate) closed: BTreeSet<ResourceId>,
     pub(crate) bad_mood: bool,
 }
 
@@ -146,15 +148,18 @@ impl Apply for Picky {
         for change in changes {
             match change {
                 Change::Put(resource) if self.bad_mood && resource.body.len() % 2 == 0 => {
+                    self.closed.insert(resource.id.clone());
                     rejected.push(Rejected {
                         id: resource.id,
                         reason: "even".to_owned(),
                     });
                 }
                 Change::Put(resource) => {
+                    self.closed.remove(&resource.id);
                     self.resources.insert(resource.id, resource.hash);
                 }
                 Change::Remove(id) => {
+                    self.closed.remove(&id);
                     self.resources.remove(&id);
                 }
             }
@@ -267,6 +272,7 @@ impl Sidecar {
             self.held.restore(&self.volume.file).unwrap();
         }
         self.enforced.resources.clear();
+        self.enforced.closed.clear();
         self.held.replay(&mut self.enforced);
     }
 }
