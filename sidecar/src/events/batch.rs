@@ -4,6 +4,7 @@
 //! What comes again comes alone, so that one that always fails takes no other with it.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
 
 use futures::future::join_all;
@@ -120,7 +121,7 @@ impl Gathered {
             let again = self.again.pop_front();
             let batch = again.map_or_else(|| self.take(), |alone| vec![alone]);
             tokio::task::spawn_local(async move {
-                let delivering = deliver_batch(&running, &*broker, &batch);
+                let delivering = pin!(deliver_batch(&running, &*broker, &batch));
                 in_flight(&running, batch.len(), delivering).await;
                 drop(place);
                 running.has_left();

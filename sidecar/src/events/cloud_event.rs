@@ -18,7 +18,6 @@ mod media_type;
 mod message;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use wire::cesql::{Attributes, Value};
@@ -56,14 +55,17 @@ const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
 /// What the specification defines beside that.
 const OPTIONAL: [&str; 4] = ["datacontenttype", "dataschema", "subject", "time"];
 
+/// How many attributes an event has at most that has no extensions but those of a trace.
+const USUAL: usize = REQUIRED.len() + OPTIONAL.len() + 2;
+
 /// The attribute that says of which media type the data are.
 const TYPE_OF_DATA: &str = "datacontenttype";
 
 /// An event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// By name. Those that are required are always there.
-    attributes: BTreeMap<String, String>,
+    /// In the order of their names. Those that are required are always there.
+    attributes: Vec<(Cow<'static, str>, String)>,
     /// What happened, in the media type that `datacontenttype` says. Empty when the event has no data.
     pub data: Bytes,
 }
@@ -76,16 +78,12 @@ struct Draft(Event);
 impl Event {
     /// An event without data, of three attributes that are known to be in order.
     pub(crate) fn trusted(id: &str, source: &str, event_type: &str) -> Self {
-        let of = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        Self {
-            attributes: BTreeMap::from([
-                of("specversion", VERSION),
-                of("id", id),
-                of("source", source),
-                of("type", event_type),
-            ]),
-            data: Bytes::new(),
-        }
+        let Draft(mut event) = Draft::new();
+        event.put("id", id.to_owned());
+        event.put("source", source.to_owned());
+        event.put("specversion", VERSION.to_owned());
+        event.put("type", event_type.to_owned());
+        event
     }
 
     /// An event without data, of the three attributes that a sender chooses: `id`, `source` and `type`.
@@ -107,13 +105,14 @@ impl Event {
 
     /// The value of an attribute or extension; `None` when the event has none of that name.
     pub fn attribute(&self, name: &str) -> Option<&str> {
-        self.attributes.get(name).map(String::as_str)
+        let place = self.place(name).ok()?;
+        self.attributes.get(place).map(|(_, value)| value.as_str())
     }
 
     /// All attributes and extensions, `specversion` among them, in the order of their names.
     pub fn attributes(&self) -> impl Iterator<Item = (&str, &str)> {
         let pairs = self.attributes.iter();
-        pairs.map(|(name, value)| (name.as_str(), value.as_str()))
+        pairs.map(|(name, value)| (&**name, value.as_str()))
     }
 
     /// Gives an attribute or extension a value, instead of the one that it has.
@@ -127,7 +126,7 @@ impl Event {
     pub fn set(&mut self, name: &str, value: impl Into<String>) -> Result<(), Malformed> {
         let value = value.into();
         attribute::check(name, &value)?;
-        if !self.attributes.contains_key(name) && self.attributes.len() >= MAX_ATTRIBUTES {
+        if self.place(name).is_err() && self.attributes.len() >= MAX_ATTRIBUTES {
             return Err(Malformed::TooMany);
         }
         let others = self.attributes.iter().filter(|(other, _)| *other != name);
@@ -135,13 +134,13 @@ impl Event {
         if others + name.len() + value.len() > MAX_ATTRIBUTES_BYTES {
             return Err(Malformed::TooLarge);
         }
-        self.attributes.insert(name.to_owned(), value);
+        self.put(name, value);
         Ok(())
     }
 
     /// Gives an extension a value that is known to be in order. It takes none of the room that an event has.
     pub(super) fn set_trusted(&mut self, name: &str, value: &str) {
-        self.attributes.insert(name.to_owned(), value.to_owned());
+        self.put(name, value.to_owned());
     }
 
     /// Takes an extension away, and returns the value that it had. What the specification defines stays: an event
@@ -149,7 +148,30 @@ impl Event {
     pub fn remove_extension(&mut self, name: &str) -> Option<String> {
         match REQUIRED.contains(&name) || OPTIONAL.contains(&name) {
             true => None,
-            false => self.attributes.remove(name),
+            false => {
+                let place = self.place(name).ok()?;
+                Some(self.attributes.remove(place).1)
+            }
+        }
+    }
+
+    /// Where an attribute stands, or would.
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.attributes
+            .binary_search_by(|(other, _)| (**other).cmp(name))
+    }
+
+    fn put(&mut self, name: &str, value: String) {
+        match self.place(name) {
+            Ok(place) => self.attributes[place].1 = value,
+            Err(place) => {
+                let known = REQUIRED
+                    .into_iter()
+                    .chain(OPTIONAL)
+                    .find(|one| *one == name);
+                let name = known.map_or_else(|| name.to_owned().into(), Cow::Borrowed);
+                self.attributes.insert(place, (name, value));
+            }
         }
     }
 
@@ -184,14 +206,14 @@ impl Attributes for Event {
 impl Draft {
     fn new() -> Self {
         Self(Event {
-            attributes: BTreeMap::new(),
+            attributes: Vec::with_capacity(USUAL),
             data: Bytes::new(),
         })
     }
 
     /// An attribute more. One that stands twice is refused: which of both is meant, no two readers agree on.
     fn add(&mut self, name: &str, value: impl Into<String>) -> Result<(), Malformed> {
-        if self.0.attributes.contains_key(name) {
+        if self.0.place(name).is_ok() {
             return Err(Malformed::Repeated(malformed::shown(name)));
         }
         self.0.set(name, value)
@@ -199,7 +221,7 @@ impl Draft {
 
     fn finish(self, data: Bytes) -> Result<Event, Malformed> {
         let Self(mut event) = self;
-        let missing = |name: &&&str| !event.attributes.contains_key(**name);
+        let missing = |name: &&&str| event.place(name).is_err();
         if let Some(name) = REQUIRED.iter().find(missing) {
             return Err(Malformed::Missing(name));
         }

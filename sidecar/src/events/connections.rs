@@ -88,7 +88,7 @@ impl Connections {
         };
         let opened = connection
             .opened
-            .get_or_try_init(|| open(px, broker))
+            .get_or_try_init(|| Box::pin(open(px, broker)))
             .await?;
         // Whoever asks first is not told that a broker is away that was never tried.
         while !opened.broker.is_connected() && opened.since.elapsed() < FIRST {

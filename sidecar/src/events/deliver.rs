@@ -1,6 +1,7 @@
 //! Events on their way from a broker to their target: each for itself, or in a batch.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -30,7 +31,8 @@ use crate::telemetry::metrics::events::Delivered as Outcome;
 /// Delivers an event, and sees to what becomes of it.
 pub(super) async fn deliver(running: &Running, broker: &dyn Broker, received: &Received) -> Fate {
     let message = &*received.message;
-    let delivering = async {
+    // Pinned where it is made: what is around it would move it.
+    let delivering = pin!(async {
         let Some(px) = running.px.upgrade() else {
             return Fate::Unknown;
         };
@@ -51,7 +53,7 @@ pub(super) async fn deliver(running: &Running, broker: &dyn Broker, received: &R
             (Turn::Own(_), None) => judge(running, broker, &px, message, event).await,
         };
         settle(running, broker, &px, (message, event), verdict).await
-    };
+    });
     kept(message, delivering).await
 }
 
@@ -61,9 +63,10 @@ pub(super) async fn deliver_batch(running: &Running, broker: &dyn Broker, batch:
         return;
     };
     let leases = join_all(batch.iter().map(|one| keep(&*one.message)));
+    let judging = pin!(judge_batch(running, &px, batch));
     let judged = tokio::select! {
         biased;
-        judged = judge_batch(running, &px, batch) => judged,
+        judged = judging => judged,
         _ = leases => return,
     };
     let turn = Mutex::new(());
@@ -71,17 +74,20 @@ pub(super) async fn deliver_batch(running: &Running, broker: &dyn Broker, batch:
         let (Ok(event) | Err(event)) = &one.event;
         let (message, px, turn) = (&*one.message, &px, &turn);
         // Each keeps its own lease: what was given back has none.
-        kept(message, async move {
-            // One after the other, each settled before the next is posted.
-            let (verdict, _turn) = match judged {
-                Judged::Decided(verdict) => (verdict, None),
-                Judged::Alone => {
-                    let turn = turn.lock().await;
-                    (alone(running, px, message, event).await, Some(turn))
-                }
-            };
-            settle(running, broker, px, (message, event), verdict).await;
-        })
+        async move {
+            let settling = pin!(async {
+                // One after the other, each settled before the next is posted.
+                let (verdict, _turn) = match judged {
+                    Judged::Decided(verdict) => (verdict, None),
+                    Judged::Alone => {
+                        let turn = turn.lock().await;
+                        (alone(running, px, message, event).await, Some(turn))
+                    }
+                };
+                settle(running, broker, px, (message, event), verdict).await;
+            });
+            kept(message, settling).await;
+        }
     });
     join_all(settled).await;
 }

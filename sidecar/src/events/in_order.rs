@@ -4,6 +4,7 @@
 //! Who comes after another one waits until the broker has given it all that the other one left, since what was left is older than
 //! what is new. What it can't keep a lease on it does not begin, as somebody else may deliver it by now.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -181,7 +182,10 @@ impl InOrder {
             let (running, broker, tell) =
                 (self.running.clone(), self.broker.clone(), self.tell.clone());
             tokio::task::spawn_local(async move {
-                let fate = in_flight(&running, 1, deliver(&running, &*broker, &received)).await;
+                let fate = {
+                    let delivering = pin!(deliver(&running, &*broker, &received));
+                    in_flight(&running, 1, delivering).await
+                };
                 // There is one for each: it is free before anything else can be begun.
                 drop(place);
                 let told = Told {

@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::pending;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -384,17 +385,19 @@ impl Run<'_> {
         running.begins();
         tokio::task::spawn_local(async move {
             let batch = running.subscription.batch.is_some();
-            let delivering = async {
-                if batch {
-                    deliver_batch(&running, &*broker, std::slice::from_ref(&received)).await;
-                    return;
-                }
-                // Nothing rests here, as what is in order would.
-                if let Fate::Rests(after) = deliver(&running, &*broker, &received).await {
-                    let _ = received.message.give_back(after).await;
-                }
-            };
-            in_flight(&running, 1, delivering).await;
+            {
+                let delivering = pin!(async {
+                    if batch {
+                        deliver_batch(&running, &*broker, std::slice::from_ref(&received)).await;
+                        return;
+                    }
+                    // Nothing rests here, as what is in order would.
+                    if let Fate::Rests(after) = deliver(&running, &*broker, &received).await {
+                        let _ = received.message.give_back(after).await;
+                    }
+                });
+                in_flight(&running, 1, delivering).await;
+            }
             drop((place, received));
             running.ends_one();
         });

@@ -99,12 +99,23 @@ pub async fn once(
     loop {
         cx.attempts.set(cx.attempts.get() + 1);
         let again = cx.attempts.get() < MAX_ATTEMPTS;
-        let sending = attempt::send(upstream, speak, cx.upgrade.as_ref(), Hop::only(), request);
-        let sending = async {
-            let sending = idle::bound(cx.idle_limit(), || cx.sent().get(), sending);
-            sending.await.map_err(Error::from)
+        let answer = {
+            let upgrade = cx.upgrade.as_ref();
+            let mut sending = pin!(attempt::send(
+                upstream,
+                speak,
+                upgrade,
+                Hop::only(),
+                request
+            ));
+            let (idle, sent) = (cx.idle_limit(), cx.sent());
+            let sending = async {
+                let sending = idle::bound(idle, || sent.get(), sending.as_mut());
+                sending.await.map_err(Error::from)
+            };
+            deadline.bound(sending).await?
         };
-        match deadline.bound(sending).await? {
+        match answer {
             Ok((response, lease)) => return answered(cx, response, lease, deadline),
             // Only a kept connection that was closed meanwhile: the next one is fresh.
             Err((error, Some(unsent))) if !error.reason.unsent() && again => {

@@ -14,7 +14,8 @@ pub(super) fn check(name: &str, value: &str) -> Result<(), Malformed> {
     if value.len() > MAX_ATTRIBUTE_BYTES {
         return Err(Malformed::Long(shown(name)));
     }
-    if !value.chars().all(is_allowed) {
+    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte);
+    if !value.bytes().all(is_plain) && !value.chars().all(is_allowed) {
         return Err(Malformed::Character(shown(name)));
     }
     match name {

@@ -22,6 +22,10 @@ pub(super) fn marks_event(name: &str) -> bool {
 pub(in crate::events) fn encode(value: &str) -> String {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let digit = |four: u8| char::from(DIGITS[usize::from(four & 15)]);
+    let stays = |byte: u8| matches!(byte, b'!'..=b'~') && !matches!(byte, b'"' | b'%');
+    if value.bytes().all(stays) {
+        return value.to_owned();
+    }
     let mut encoded = String::with_capacity(value.len());
     for byte in value.bytes() {
         match byte {
@@ -42,6 +46,10 @@ pub(in crate::events) fn decode(name: &str, value: &[u8]) -> Result<String, Malf
     }
     let value = unquoted(value.trim_ascii());
     let value = value.ok_or_else(|| Malformed::Quotes(shown(name)))?;
+    if !value.contains(&b'%') {
+        let value = String::from_utf8(value.into_owned());
+        return value.map_err(|_| Malformed::Percent(shown(name)));
+    }
     let mut decoded = Vec::with_capacity(value.len());
     let mut rest = value.iter();
     let digit = |digit: &u8| char::from(*digit).to_digit(16);

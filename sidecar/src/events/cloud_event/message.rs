@@ -5,6 +5,8 @@
 //! `ce-datacontenttype`, and over HTTP and in Kafka in `content-type`: here it is written to both, and read from
 //! either.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::headers::{PREFIX, decode, encode, marks_event};
@@ -25,7 +27,7 @@ impl Event {
             return (headers, self.to_json().into());
         }
         let attributes = self.attributes();
-        let headers = attributes.map(|(name, value)| (format!("{PREFIX}{name}"), encode(value)));
+        let headers = attributes.map(|(name, value)| ([PREFIX, name].concat(), encode(value)));
         let media_type = self.media_type();
         let media_type = media_type.map(|of| (CONTENT_TYPE.to_owned(), of.to_owned()));
         (headers.chain(media_type).collect(), self.data.clone())
@@ -42,13 +44,19 @@ impl Event {
     ) -> Result<Option<Self>, Malformed> {
         let (mut media_type, mut attributes) = (None, Vec::new());
         for (name, value) in headers {
-            let name = name.to_ascii_lowercase();
-            if name == CONTENT_TYPE {
+            if name.eq_ignore_ascii_case(CONTENT_TYPE) {
                 if media_type.replace(value.trim()).is_some() {
-                    return Err(Malformed::Repeated(name));
+                    return Err(Malformed::Repeated(CONTENT_TYPE.to_owned()));
                 }
-            } else if let Some(name) = name.strip_prefix(PREFIX) {
-                attributes.push((name.to_owned(), value));
+            } else if let Some((prefix, name)) = name.split_at_checked(PREFIX.len())
+                && prefix.eq_ignore_ascii_case(PREFIX)
+            {
+                let is_lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());
+                let name = match is_lower {
+                    true => Cow::Borrowed(name),
+                    false => Cow::Owned(name.to_ascii_lowercase()),
+                };
+                attributes.push((name, value));
             }
         }
         match media_type.and_then(media_type::format) {

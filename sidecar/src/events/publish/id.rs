@@ -2,29 +2,19 @@
 
 use std::time::SystemTime;
 
+use uuid::{Builder, Uuid};
+
 use super::super::cloud_event::Event;
 use super::super::jobs::JOB;
 
 /// A UUID of version 7 (RFC 9562, section 5.7): in the order of time, and nobody else's.
 pub(in crate::events) fn new_id(now: SystemTime) -> String {
-    let since = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let millis = since.as_millis() & 0xffff_ffff_ffff;
-    let random: u128 = rand::random();
-    let version = 0x7_u128 << 76;
-    let variant = 0b10_u128 << 62;
-    let (a, b) = ((random >> 64) & 0xfff, random & 0x3fff_ffff_ffff_ffff);
-    let id = (millis << 80) | version | (a << 64) | variant | b;
-    let hex = format!("{id:032x}");
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
+    let since = now.duration_since(SystemTime::UNIX_EPOCH);
+    let millis = since.unwrap_or_default().as_millis();
+    let millis = u64::try_from(millis).unwrap_or_default();
+    let id = Builder::from_unix_timestamp_millis(millis, &rand::random());
+    let id = id.into_uuid().hyphenated();
+    id.encode_lower(&mut Uuid::encode_buffer()).to_owned()
 }
 
 /// What a broker tells duplicates by: topic, source and id, which name an event there (CloudEvents 1.0.2, section
@@ -39,8 +29,13 @@ pub(in crate::events) fn known_by(topic: &str, event: &Event, more: &[&[u8]]) ->
 
 /// Bytes in base 16.
 pub(in crate::events) fn hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
-    digits.collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |four: u8| char::from(DIGITS[usize::from(four & 15)]);
+    let mut digits = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        digits.extend([digit(byte >> 4), digit(*byte)]);
+    }
+    digits
 }
 
 /// SHA-256 of parts, of which no other split makes the same.

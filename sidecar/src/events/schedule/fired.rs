@@ -1,6 +1,7 @@
 //! What is due, delivered by the same way as what a broker delivers.
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -135,7 +136,8 @@ async fn fire(
             message: Box::new(message),
             event: Ok(event.clone()),
         };
-        let fate = in_flight(&running, 1, deliver(&running, &Nowhere, &received)).await;
+        let delivering = pin!(deliver(&running, &Nowhere, &received));
+        let fate = in_flight(&running, 1, delivering).await;
         let after = match fate {
             Some(Fate::Done) => break true,
             Some(Fate::ComesAgain(after) | Fate::Rests(after)) => after,
