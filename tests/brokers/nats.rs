@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
-use sidecar::events::broker::nats::guard::Guard;
+use sidecar::events::broker::nats::guarded::Guarded;
 use sidecar::events::broker::nats::upgrade::upgrade;
 use sidecar::events::broker::nats::{Address, Credentials, Nats};
 use sidecar::events::broker::{

@@ -116,7 +116,7 @@ impl Host {
 
     fn address(&self) -> Address {
         Address {
-            dial: self.address,
+            dial: self.address.into(),
             name: "rabbitmq.test".to_owned(),
             user: "mesh".to_owned(),
             password: "right-one".to_owned(),

@@ -116,7 +116,7 @@ fn spawn(folder: &TempDir) -> Child {
 
 fn address(dial: SocketAddr, user: &str, password: &str) -> Address {
     Address {
-        dial,
+        dial: dial.into(),
         name: "redis.test".to_owned(),
         user: user.to_owned(),
         password: password.to_owned(),

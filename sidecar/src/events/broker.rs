@@ -13,6 +13,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+pub mod dial;
 #[cfg(feature = "nats")]
 pub mod nats;
 #[cfg(feature = "rabbitmq")]

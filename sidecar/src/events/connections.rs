@@ -1,30 +1,32 @@
 //! Connections to brokers: one for each worker and broker, opened when it is first needed.
 //!
 //! A broker that is a Service of the mesh is reached as the application's calls are, with the mesh's mutual TLS
-//! where it has a sidecar; another one over TLS. Its client dials an address of this host that leads there: whoever else finds that
-//! address gets to a broker that it could have called itself, and without credentials.
+//! where it has a sidecar; another one over TLS. Its client is led there within this process, but for the one of NATS, which
+//! dials an address of this host: whoever else finds that gets to a broker that it could have called itself, and without
+//! credentials.
+
+#[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
+mod bridge;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
+#[cfg(feature = "nats")]
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 #[cfg(feature = "nats")]
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsConnector;
-use wire::broker::{Address, BrokerKind};
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+use wire::broker::BrokerKind;
 
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+use super::broker::dial::Dial;
 #[cfg(feature = "nats")]
-use super::broker::nats::{self, Nats, guard::Guard, upgrade::upgrade};
+use super::broker::nats::{self, Nats};
 #[cfg(feature = "rabbitmq")]
 use super::broker::rabbitmq::{self, RabbitMq};
 #[cfg(feature = "redis")]
@@ -32,24 +34,12 @@ use super::broker::redis::{self, Redis};
 use super::broker::{Broker, Unsubscribed};
 use crate::config;
 use crate::config::State;
-use crate::net::accept::accept;
-use crate::proxy::{Proxy, opaque};
+use crate::proxy::Proxy;
 
-/// How long a way to a broker may take to open.
-const CONNECT: Duration = Duration::from_secs(5);
 /// How long a broker is waited for that was asked for the first time, and how often it is looked whether it is
 /// there.
 const FIRST: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(5);
-
-/// How many bytes of what comes from a broker are read at once.
-#[cfg(feature = "nats")]
-const READ: usize = 16 * 1024;
-
-/// A connection, whatever it goes over.
-trait Io: AsyncRead + AsyncWrite + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
 
 /// The brokers of a worker.
 #[derive(Default)]
@@ -64,11 +54,9 @@ struct Connection {
 struct Opened {
     broker: Rc<dyn Broker>,
     since: Instant,
-    _bridge: Bridge,
+    /// What leads there.
+    _bridge: AbortOnDropHandle<()>,
 }
-
-/// What leads to a broker, until this is dropped.
-struct Bridge(JoinHandle<()>);
 
 // === impl Connections ===
 
@@ -110,25 +98,13 @@ impl Connections {
     }
 }
 
-impl Drop for Bridge {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 async fn open(
     px: &Rc<Proxy>,
     broker: &Arc<config::broker::Broker>,
 ) -> Result<Opened, Unsubscribed> {
     let missing = || Unsubscribed::Refused("its Secret can't be used".to_owned());
     let address = broker.address.clone().ok_or_else(missing)?;
-    let listening = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-    let listening = listening.and_then(|listener| Ok((listener.local_addr()?, listener)));
-    let (dial, listener) = listening.map_err(|error| Unsubscribed::Away(error.to_string()))?;
-    let bridge = bridge(Rc::downgrade(px), listener, broker.clone());
-    // Whoever asks may go before it is open.
-    let _bridge = Bridge(tokio::task::spawn_local(bridge));
-    let broker = client(address.kind, dial, broker).await?;
+    let (broker, _bridge) = client(address.kind, Rc::downgrade(px), broker).await?;
     Ok(Opened {
         broker,
         since: Instant::now(),
@@ -136,30 +112,48 @@ async fn open(
     })
 }
 
-/// The client of a broker that is reached at `dial`.
+/// The client of a broker, and what leads it there.
 async fn client(
     kind: BrokerKind,
-    dial: SocketAddr,
-    broker: &config::broker::Broker,
-) -> Result<Rc<dyn Broker>, Unsubscribed> {
+    px: Weak<Proxy>,
+    broker: &Arc<config::broker::Broker>,
+) -> Result<(Rc<dyn Broker>, AbortOnDropHandle<()>), Unsubscribed> {
     match kind {
+        // Its crate dials addresses only.
         #[cfg(feature = "nats")]
-        BrokerKind::Nats => Ok(Rc::new(Nats::open(nats_address(dial, broker)).await?)),
+        BrokerKind::Nats => {
+            let listening = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+            let listening = listening.and_then(|listener| Ok((listener.local_addr()?, listener)));
+            let (dial, listener) =
+                listening.map_err(|error| Unsubscribed::Away(error.to_string()))?;
+            // Whoever asks may go before it is open.
+            let bridge = bridge::listen(px, listener, broker.clone());
+            let nats = Nats::open(nats_address(dial, broker)).await?;
+            Ok((Rc::new(nats), bridge))
+        }
         #[cfg(feature = "rabbitmq")]
-        BrokerKind::RabbitMq => Ok(Rc::new(RabbitMq::open(rabbitmq_address(dial, broker))?)),
+        BrokerKind::RabbitMq => {
+            let (dial, bridge) = bridge::within(px, broker);
+            let rabbitmq = RabbitMq::open(rabbitmq_address(dial, broker))?;
+            Ok((Rc::new(rabbitmq), bridge))
+        }
         #[cfg(feature = "redis")]
-        BrokerKind::Redis => Ok(Rc::new(Redis::open(redis_address(dial, broker)).await?)),
+        BrokerKind::Redis => {
+            let (dial, bridge) = bridge::within(px, broker);
+            let redis = Redis::open(redis_address(dial, broker)).await?;
+            Ok((Rc::new(redis), bridge))
+        }
         #[cfg(not(all(feature = "nats", feature = "rabbitmq", feature = "redis")))]
         kind => {
             let why = format!("this sidecar was built without {}", kind.name());
-            let _ = (dial, broker);
+            let _ = (px, broker);
             Err(Unsubscribed::Refused(why))
         }
     }
 }
 
 #[cfg(feature = "rabbitmq")]
-fn rabbitmq_address(dial: SocketAddr, broker: &config::broker::Broker) -> rabbitmq::Address {
+fn rabbitmq_address(dial: Dial, broker: &config::broker::Broker) -> rabbitmq::Address {
     let (user, password) = broker.password();
     rabbitmq::Address {
         dial,
@@ -171,7 +165,7 @@ fn rabbitmq_address(dial: SocketAddr, broker: &config::broker::Broker) -> rabbit
 }
 
 #[cfg(feature = "redis")]
-fn redis_address(dial: SocketAddr, broker: &config::broker::Broker) -> redis::Address {
+fn redis_address(dial: Dial, broker: &config::broker::Broker) -> redis::Address {
     let (user, password) = broker.password();
     redis::Address {
         dial,
@@ -194,178 +188,5 @@ fn nats_address(dial: SocketAddr, broker: &config::broker::Broker) -> nats::Addr
         dial,
         name: broker.to_string(),
         credentials,
-    }
-}
-
-/// Leads what dials the listener to a broker.
-async fn bridge(px: Weak<Proxy>, listener: TcpListener, broker: Arc<config::broker::Broker>) {
-    loop {
-        let stream = accept(&listener).await;
-        let (px, broker) = (px.clone(), broker.clone());
-        tokio::task::spawn_local(async move {
-            if let Err(error) = lead(&px, stream, &broker).await {
-                tracing::debug!(%broker, %error, "a connection to a broker ended");
-            }
-        });
-    }
-}
-
-async fn lead(
-    px: &Weak<Proxy>,
-    mut near: TcpStream,
-    broker: &config::broker::Broker,
-) -> io::Result<()> {
-    let gone = || io::Error::from(io::ErrorKind::NotConnected);
-    let address = broker.address.as_ref().ok_or_else(gone)?;
-    let px = px.upgrade().ok_or_else(gone)?;
-    let opening = async {
-        let far = reach(&px, address).await?;
-        let Some(tls) = &broker.tls else {
-            return Ok((far, Vec::new()));
-        };
-        let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
-        let tls = TlsConnector::from(tls.clone());
-        let opened: (Box<dyn Io>, Vec<u8>) = match address.kind {
-            #[cfg(feature = "nats")]
-            BrokerKind::Nats => {
-                let (far, said) = upgrade(far, &tls, name).await?;
-                (Box::new(far), said)
-            }
-            _ => (Box::new(tls.connect(name, far).await?), Vec::new()),
-        };
-        io::Result::Ok(opened)
-    };
-    // Who dials gives up by then, too.
-    #[cfg_attr(
-        not(feature = "nats"),
-        allow(unused_variables, reason = "only a NATS speaks first")
-    )]
-    let (mut far, said) = timeout(CONNECT, opening).await??;
-    drop(px);
-    match address.kind {
-        #[cfg(feature = "nats")]
-        BrokerKind::Nats => guarded(near, far, &said).await,
-        // Their clients look at what comes themselves.
-        _ => tokio::io::copy_bidirectional(&mut near, &mut far)
-            .await
-            .map(drop),
-    }
-}
-
-/// Opens a way to a broker: over the mesh where it is a Service, else out of it.
-async fn reach(px: &Rc<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
-    let (host, port) = (address.host.as_str(), address.port);
-    match px.named(host, port).await {
-        Some(destination) => {
-            let (near, far) = tokio::io::duplex(64 * 1024);
-            let px = px.clone();
-            tokio::task::spawn_local(async move {
-                if let Err(error) = opaque::outbound(&px, far, &destination).await {
-                    tracing::debug!(%error, "a connection to a broker ended");
-                }
-            });
-            Ok(Box::new(near))
-        }
-        None if !address.tls => Err(io::Error::other(
-            "it is no Service of the mesh, and not tls",
-        )),
-        None => Ok(Box::new(px.dial.connector.to_host(host, port).await?)),
-    }
-}
-
-/// Carries bytes until one end closes. What comes from the broker passes a guard; `said`: what it has said
-/// already.
-#[cfg(feature = "nats")]
-async fn guarded(near: TcpStream, far: impl Io, said: &[u8]) -> io::Result<()> {
-    let (mut from_near, mut to_near) = near.into_split();
-    let (mut from_far, mut to_far) = tokio::io::split(far);
-    let there = async {
-        tokio::io::copy(&mut from_near, &mut to_far).await?;
-        to_far.shutdown().await
-    };
-    let back = async {
-        let (mut guard, mut passed) = (Guard::default(), Vec::new());
-        // One without room has room for 64 bytes made at each read, and has no more then.
-        let mut read = Vec::with_capacity(READ);
-        guard.pass(said, &mut passed).map_err(io::Error::other)?;
-        loop {
-            if !passed.is_empty() {
-                to_near.write_all(&passed).await?;
-                passed.clear();
-            }
-            read.clear();
-            if from_far.read_buf(&mut read).await? == 0 {
-                return to_near.shutdown().await;
-            }
-            guard.pass(&read, &mut passed).map_err(io::Error::other)?;
-        }
-    };
-    tokio::select! {
-        ended = there => ended,
-        ended = back => ended,
-    }
-}
-
-#[cfg(all(test, feature = "nats"))]
-mod tests {
-    use std::cell::Cell;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use tokio::io::ReadBuf;
-
-    use super::*;
-
-    /// A broker that has said all that it says; and how often it was read.
-    struct Said<'t>(&'t [u8], &'t Cell<usize>);
-
-    impl AsyncRead for Said<'_> {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            into: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            let (now, later) = self.0.split_at(self.0.len().min(into.remaining()));
-            into.put_slice(now);
-            self.0 = later;
-            self.1.set(self.1.get() + 1);
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    impl AsyncWrite for Said<'_> {
-        fn poll_write(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(bytes.len()))
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    #[tokio::test]
-    async fn what_a_broker_says_is_read_in_large_parts() -> io::Result<()> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let mut client = TcpStream::connect(listener.local_addr()?).await?;
-        let (near, _) = listener.accept().await?;
-        let (said, reads) = ("+OK\r\n".repeat(20_000), Cell::new(0));
-        let mut heard = Vec::new();
-        let (led, read) = tokio::join!(
-            guarded(near, Said(said.as_bytes(), &reads), b""),
-            client.read_to_end(&mut heard)
-        );
-        led?;
-        read?;
-        assert_eq!(heard, said.as_bytes());
-        assert!(reads.get() <= 2 + said.len() / READ, "{}", reads.get());
-        Ok(())
     }
 }

@@ -281,28 +281,14 @@ async fn nobody_dials_for_one_that_was_dropped() {
 
 /// Leads to a broker, and lets what comes from there pass a guard.
 async fn bridge(to: SocketAddr) -> SocketAddr {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((near, _)) = listener.accept().await {
-            let far = tokio::net::TcpStream::connect(to).await.unwrap();
-            let (mut from, mut into) = near.into_split();
-            let (mut read, mut write) = far.into_split();
-            tokio::spawn(async move { tokio::io::copy(&mut from, &mut write).await });
-            tokio::spawn(async move {
-                let (mut guard, mut buffer) = (Guard::default(), Vec::new());
-                while read.read_buf(&mut buffer).await? > 0 {
-                    let mut passed = Vec::new();
-                    guard
-                        .pass(&buffer, &mut passed)
-                        .map_err(std::io::Error::other)?;
-                    buffer.clear();
-                    into.write_all(&passed).await?;
-                }
-                std::io::Result::Ok(())
-            });
+            let mut far = tokio::net::TcpStream::connect(to).await.unwrap();
+            let mut near = Guarded::new(near, b"").unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
         }
     });
     address

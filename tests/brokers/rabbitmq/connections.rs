@@ -235,7 +235,7 @@ async fn one_that_does_not_answer_is_away_and_nobody_dials_for_one_that_was_drop
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.unwrap();
     let address = Address {
-        dial: listener.local_addr().unwrap(),
+        dial: listener.local_addr().unwrap().into(),
         name: "rabbitmq.test".to_owned(),
         user: "mesh".to_owned(),
         password: "secret".to_owned(),

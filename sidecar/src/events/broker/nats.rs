@@ -7,6 +7,7 @@
 
 mod consumer;
 pub mod guard;
+pub mod guarded;
 mod json;
 mod link;
 mod queue;

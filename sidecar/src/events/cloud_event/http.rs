@@ -63,6 +63,18 @@ pub fn receive(headers: &HeaderMap, body: &Bytes) -> Result<Received, Malformed>
     draft.finish(body.clone()).map(Received::Event)
 }
 
+/// The header of an attribute.
+fn header(name: &str) -> Option<HeaderName> {
+    Some(match name {
+        "id" => HeaderName::from_static("ce-id"),
+        "source" => HeaderName::from_static("ce-source"),
+        "specversion" => HeaderName::from_static("ce-specversion"),
+        "time" => HeaderName::from_static("ce-time"),
+        "type" => HeaderName::from_static("ce-type"),
+        name => HeaderName::try_from([PREFIX, name].concat()).ok()?,
+    })
+}
+
 // === impl Event ===
 
 impl Event {
@@ -81,20 +93,20 @@ impl Event {
         headers.remove(CONTENT_TYPE);
         // Neither names nor values are any that a header cannot be; it is only when there are more headers than a
         // map holds, 32 768, that one is not put in.
-        let mut put = |name: HeaderName, value: &str| {
-            if let Ok(value) = HeaderValue::from_str(value) {
+        let mut put = |name: HeaderName, value: String| {
+            if let Ok(value) = HeaderValue::try_from(value) {
                 drop(headers.try_insert(name, value));
             }
         };
         if self.holds_event() {
-            put(CONTENT_TYPE, EVENT);
+            put(CONTENT_TYPE, EVENT.to_owned());
             return self.to_json().into();
         }
         for (name, value) in self.attributes() {
             if name == TYPE_OF_DATA {
-                put(CONTENT_TYPE, value);
-            } else if let Ok(name) = HeaderName::try_from(format!("{PREFIX}{name}")) {
-                put(name, &encode(value));
+                put(CONTENT_TYPE, value.to_owned());
+            } else if let Some(name) = header(name) {
+                put(name, encode(value));
             }
         }
         self.data.clone()

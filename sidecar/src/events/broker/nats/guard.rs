@@ -6,6 +6,8 @@
 //! whatever leads to the broker lets what comes from there pass through here: a message with headers
 //! that can't be read goes on without any.
 
+use bytes::BytesMut;
+
 /// The longest line, in bytes: what a broker says of itself has the addresses of all of its like.
 pub(super) const MAX_LINE: usize = 64 * 1024;
 /// The longest message, in bytes: more than 64 MiB no NATS takes.
@@ -44,7 +46,7 @@ impl Guard {
     ///
     /// # Errors
     /// That it is not from a NATS.
-    pub fn pass(&mut self, read: &[u8], passed: &mut Vec<u8>) -> Result<(), Malformed> {
+    pub fn pass(&mut self, read: &[u8], passed: &mut BytesMut) -> Result<(), Malformed> {
         let (whole, read) = read.split_at(self.left.min(read.len()));
         passed.extend_from_slice(whole);
         self.left -= whole.len();
@@ -189,11 +191,11 @@ mod tests {
         ]
         .concat();
         for size in 1..said.len() {
-            let (mut guard, mut passed) = (Guard::default(), Vec::new());
+            let (mut guard, mut passed) = (Guard::default(), BytesMut::new());
             for part in said.as_bytes().chunks(size) {
                 guard.pass(part, &mut passed).unwrap();
             }
-            assert_eq!(String::from_utf8(passed).unwrap(), said, "{size}");
+            assert_eq!(str::from_utf8(&passed).unwrap(), said, "{size}");
         }
     }
 
@@ -216,21 +218,21 @@ mod tests {
             let said = hmsg(headers, "data") + after;
             let wanted = "MSG a 1 b 4\r\ndata\r\n".to_owned() + after;
             for size in [1, 7, said.len()] {
-                let (mut guard, mut passed) = (Guard::default(), Vec::new());
+                let (mut guard, mut passed) = (Guard::default(), BytesMut::new());
                 for part in said.as_bytes().chunks(size) {
                     guard.pass(part, &mut passed).unwrap();
                 }
-                assert_eq!(String::from_utf8(passed).unwrap(), wanted, "{headers:?}");
+                assert_eq!(str::from_utf8(&passed).unwrap(), wanted, "{headers:?}");
             }
         }
-        let (mut guard, mut passed) = (Guard::default(), Vec::new());
+        let (mut guard, mut passed) = (Guard::default(), BytesMut::new());
         let headers = "NATS/1.0\r\na b: c\r\nNats-Pin-Id: anybody's\r\nNats-Pin-Id: abc\r\n\r\n";
         guard
             .pass(hmsg(headers, "data").as_bytes(), &mut passed)
             .unwrap();
         let wanted = hmsg("NATS/1.0\r\nNats-Pin-Id: abc\r\n\r\n", "data");
-        assert_eq!(String::from_utf8(passed).unwrap(), wanted);
-        let (mut guard, mut passed) = (Guard::default(), Vec::new());
+        assert_eq!(str::from_utf8(&passed).unwrap(), wanted);
+        let (mut guard, mut passed) = (Guard::default(), BytesMut::new());
         let said = b"HMSG a 1 14 14\r\nNATS/1.0\r\na:\xff\r\n\r\n";
         guard.pass(said, &mut passed).unwrap();
         assert!(passed.starts_with(b"MSG a 1 0\r\n"));
@@ -248,7 +250,7 @@ mod tests {
             &"a".repeat(MAX_LINE),
         ] {
             let mut guard = Guard::default();
-            let told = guard.pass(said.as_bytes(), &mut Vec::new());
+            let told = guard.pass(said.as_bytes(), &mut BytesMut::new());
             assert_eq!(told, Err(Malformed), "{said}");
         }
     }

@@ -5,7 +5,6 @@
 //! and there is another one.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,13 +17,13 @@ use lapin::tcp::AsyncTcpStream;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::guard::{Guard, MAX_FRAME, shown};
 use super::kit::{Io, Kit};
+use crate::events::broker::dial::{Dial, Dialled};
 
 /// How long a connection may take until it can be used.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -45,7 +44,7 @@ const READ: usize = 16 * 1024;
 #[derive(Clone)]
 pub struct Address {
     /// What is dialled: what leads to the broker.
-    pub dial: SocketAddr,
+    pub dial: Dial,
     /// What the broker is called in logs.
     pub name: String,
     /// Who we are.
@@ -191,16 +190,12 @@ async fn keep(shared: Arc<Shared>) {
 
 /// Connects, and returns why that failed, or why the connection broke.
 async fn hold(shared: &Shared) -> String {
-    let dialled = timeout(CONNECT, TcpStream::connect(shared.address.dial)).await;
+    let dialled = timeout(CONNECT, shared.address.dial.open()).await;
     let socket = match dialled {
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => return error.to_string(),
         Err(_) => return "nobody answers there".to_owned(),
     };
-    // Small frames follow one another, and each is waited for.
-    if let Err(error) = socket.set_nodelay(true) {
-        return error.to_string();
-    }
     let (near, far) = tokio::io::duplex(BETWEEN);
     let guard = Mutex::default();
     let mut carrying = pin!(carry(socket, far, &guard));
@@ -233,8 +228,9 @@ async fn connect(shared: &Shared, near: DuplexStream) -> lapin::Result<Connectio
                 username: address.user.clone(),
                 password: address.password.clone(),
             },
-            host: address.dial.ip().to_string(),
-            port: address.dial.port(),
+            // It dials nothing.
+            host: String::new(),
+            port: 0,
         },
         vhost: address.virtual_host.clone(),
         query: AMQPQueryString {
@@ -257,8 +253,8 @@ async fn connect(shared: &Shared, near: DuplexStream) -> lapin::Result<Connectio
 }
 
 /// Carries bytes until one end closes, and says why it did. What comes from the broker passes a guard.
-async fn carry(socket: TcpStream, crates: DuplexStream, guard: &Mutex<Guard>) -> String {
-    let (mut from_broker, mut to_broker) = socket.into_split();
+async fn carry(socket: Dialled, crates: DuplexStream, guard: &Mutex<Guard>) -> String {
+    let (mut from_broker, mut to_broker) = tokio::io::split(socket);
     let (mut from_crate, mut to_crate) = tokio::io::split(crates);
     let there = async {
         tokio::io::copy(&mut from_crate, &mut to_broker).await?;

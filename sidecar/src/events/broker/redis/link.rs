@@ -4,20 +4,19 @@
 //! asks while it is away waits. Here nobody is asked while it is away, and whoever waits when the
 //! connection breaks is told at once.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::reply::{Refusal, durability, evicts, version};
 use super::script::Script;
+use crate::events::broker::dial::{Dial, Dialled};
 
 /// How long a connection may take until it can be used.
 pub(super) const CONNECT: Duration = Duration::from_secs(5);
@@ -36,7 +35,7 @@ const PONG: Duration = Duration::from_secs(10);
 /// password is shown to nobody.
 pub struct Address {
     /// What is dialled: what leads to the broker.
-    pub dial: SocketAddr,
+    pub dial: Dial,
     /// What the broker is called in logs.
     pub name: String,
     /// Who we are; nobody if this and the password are empty, `default` if this alone is.
@@ -232,7 +231,7 @@ impl Open {
     /// Dials, and shows who we are. `through`: what is read and written through.
     pub(super) async fn dial<T>(
         address: &Address,
-        through: impl FnOnce(TcpStream) -> T,
+        through: impl FnOnce(Dialled) -> T,
     ) -> Result<Self, String>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -242,11 +241,8 @@ impl Open {
         // It gives up after half a second otherwise.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let dialling = async {
-            let stream = TcpStream::connect(address.dial).await;
+            let stream = address.dial.open().await;
             let stream = stream.map_err(|error| error.to_string())?;
-            stream
-                .set_nodelay(true)
-                .map_err(|error| error.to_string())?;
             let made = MultiplexedConnection::new_with_config(&info, through(stream), config).await;
             let (mut connection, driver) = made.map_err(|error| why(&error))?;
             let driver = Driver(tokio::spawn(driver));

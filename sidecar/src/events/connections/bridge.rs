@@ -1,0 +1,236 @@
+//! What leads the client of a broker to it: within this process, or from an address of this host.
+
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
+#[cfg(feature = "nats")]
+use tokio::net::TcpListener;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
+use wire::broker::Address;
+#[cfg(feature = "nats")]
+use wire::broker::BrokerKind;
+
+use crate::config;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+use crate::events::broker::dial::{Ask, Dial};
+#[cfg(feature = "nats")]
+use crate::events::broker::nats::{guarded::Guarded, upgrade::upgrade};
+#[cfg(feature = "nats")]
+use crate::net::accept::accept;
+use crate::proxy::{Proxy, opaque};
+
+/// How long a way to a broker may take to open.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How many bytes are read at once.
+const READ: usize = 16 * 1024;
+
+/// How many bytes lie between a client and what leads to its broker.
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+const BETWEEN: usize = 64 * 1024;
+
+/// A connection, whatever it goes over.
+trait Io: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+
+/// Leads to a broker whoever asks for a connection.
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+pub(super) fn within(
+    px: Weak<Proxy>,
+    broker: &Arc<config::broker::Broker>,
+) -> (Dial, AbortOnDropHandle<()>) {
+    let (asks, mut asked) = mpsc::unbounded_channel::<Ask>();
+    let broker = broker.clone();
+    let answering = async move {
+        while let Some(ask) = asked.recv().await {
+            let (near, theirs) = tokio::io::duplex(BETWEEN);
+            if ask.send(theirs).is_ok() {
+                spawn_lead(&px, near, &broker);
+            }
+        }
+    };
+    (
+        Dial::Within(asks),
+        AbortOnDropHandle::new(tokio::task::spawn_local(answering)),
+    )
+}
+
+/// Leads what dials the listener to a broker.
+#[cfg(feature = "nats")]
+pub(super) fn listen(
+    px: Weak<Proxy>,
+    listener: TcpListener,
+    broker: Arc<config::broker::Broker>,
+) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::task::spawn_local(async move {
+        loop {
+            spawn_lead(&px, accept(&listener).await, &broker);
+        }
+    }))
+}
+
+fn spawn_lead<T>(px: &Weak<Proxy>, near: T, broker: &Arc<config::broker::Broker>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (px, broker) = (px.clone(), broker.clone());
+    tokio::task::spawn_local(async move {
+        if let Err(error) = lead(&px, near, &broker).await {
+            tracing::debug!(%broker, %error, "a connection to a broker ended");
+        }
+    });
+}
+
+/// Carries what a client says to its broker, and back.
+async fn lead<T>(px: &Weak<Proxy>, near: T, broker: &config::broker::Broker) -> io::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let gone = || io::Error::from(io::ErrorKind::NotConnected);
+    let address = broker.address.as_ref().ok_or_else(gone)?;
+    let px = px.upgrade().ok_or_else(gone)?;
+    let Some(tls) = &broker.tls else {
+        return lead_in_the_mesh(&px, near, address).await;
+    };
+    let opening = async {
+        let far = reach(&px, address).await?;
+        let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
+        let tls = TlsConnector::from(tls.clone());
+        match address.kind {
+            #[cfg(feature = "nats")]
+            BrokerKind::Nats => upgrade(far, &tls, name).await,
+            _ => io::Result::Ok((tls.connect(name, far).await?, Vec::<u8>::new())),
+        }
+    };
+    // Who dials gives up by then, too.
+    let (mut far, said) = timeout(CONNECT, opening).await??;
+    drop(px);
+    match address.kind {
+        #[cfg(feature = "nats")]
+        BrokerKind::Nats => carry(&mut Guarded::new(near, &said)?, &mut far).await,
+        // Their clients look at what comes themselves.
+        _ => {
+            let (mut near, _) = (near, said);
+            carry(&mut near, &mut far).await
+        }
+    }
+}
+
+/// To a Service of the mesh that speaks as it is reached, on the way of the application's calls.
+async fn lead_in_the_mesh<T>(px: &Rc<Proxy>, near: T, address: &Address) -> io::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let named = timeout(CONNECT, px.named(&address.host, address.port)).await?;
+    let none = || io::Error::other("it is no Service of the mesh, and not tls");
+    let destination = named.ok_or_else(none)?;
+    let carried = match address.kind {
+        #[cfg(feature = "nats")]
+        BrokerKind::Nats => opaque::outbound(px, Guarded::new(near, b"")?, &destination).await,
+        _ => opaque::outbound(px, near, &destination).await,
+    };
+    carried
+        .map(drop)
+        .map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Carries bytes until both ends have closed.
+async fn carry<A, B>(near: &mut A, far: &mut B) -> io::Result<()>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    copy_bidirectional_with_sizes(near, far, READ, READ)
+        .await
+        .map(drop)
+}
+
+/// Opens a way to a broker: over the mesh where it is a Service, else out of it.
+async fn reach(px: &Rc<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
+    let (host, port) = (address.host.as_str(), address.port);
+    match px.named(host, port).await {
+        Some(destination) => {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let px = px.clone();
+            tokio::task::spawn_local(async move {
+                if let Err(error) = opaque::outbound(&px, far, &destination).await {
+                    tracing::debug!(%error, "a connection to a broker ended");
+                }
+            });
+            Ok(Box::new(near))
+        }
+        None => Ok(Box::new(px.dial.connector.to_host(host, port).await?)),
+    }
+}
+
+#[cfg(all(test, feature = "nats"))]
+mod tests {
+    use std::cell::Cell;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncReadExt as _, ReadBuf};
+
+    use super::*;
+
+    /// A broker that has said all that it says; and how often it was read.
+    struct Said<'t>(&'t [u8], &'t Cell<usize>);
+
+    impl AsyncRead for Said<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let (now, later) = self.0.split_at(self.0.len().min(into.remaining()));
+            into.put_slice(now);
+            self.0 = later;
+            self.1.set(self.1.get() + 1);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Said<'_> {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_broker_says_is_read_in_large_parts() -> io::Result<()> {
+        let (near, mut client) = tokio::io::duplex(READ);
+        let (said, reads) = ("+OK\r\n".repeat(20_000), Cell::new(0));
+        let (mut near, mut far) = (Guarded::new(near, b"")?, Said(said.as_bytes(), &reads));
+        let mut heard = Vec::new();
+        let (led, read) = tokio::join!(carry(&mut near, &mut far), async {
+            let read = client.read_to_end(&mut heard).await;
+            drop(client);
+            read
+        });
+        led?;
+        read?;
+        assert_eq!(heard, said.as_bytes());
+        assert!(reads.get() <= 2 + said.len() / READ, "{}", reads.get());
+        Ok(())
+    }
+}
