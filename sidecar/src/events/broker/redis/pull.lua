@@ -6,7 +6,8 @@
 -- enough; how many bytes an entry may have.
 -- What was found (id, which delivery, fields or how many bytes they have); what is no longer held;
 -- 1 if there is more; in how many milliseconds the next lease ends, or -1; the last that the group
--- was delivered, if nothing was found; from where on to look the next time.
+-- was delivered, if nothing was found; from where on to look the next time; 1 if nothing was found
+-- and nobody of the group has anything, so that nothing can be given back before something new comes.
 local topic, leases, group, member = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local most, lease = tonumber(ARGV[3]), tonumber(ARGV[4])
 local enough, longest = tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -91,7 +92,7 @@ if from ~= '' then
   from = #page == PAGE and '(' .. page[PAGE][1] or '-'
 end
 
-local next, last = -1, ''
+local next, last, rests = -1, '', 0
 local first = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
 if first[2] then
   next = math.max(0, tonumber(first[2]) - now)
@@ -106,7 +107,8 @@ if #found == 0 and ended then
     end
     if said['name'] == group then
       last = said['last-delivered-id']
+      rests = said['pending'] == 0 and 1 or 0
     end
   end
 end
-return { found, gone, more, next, last, from }
+return { found, gone, more, next, last, from, rests }

@@ -91,6 +91,8 @@ struct Found {
     next: Option<Duration>,
     /// The last that the group was delivered.
     last: String,
+    /// Nobody of the group has anything.
+    rests: bool,
 }
 
 // === impl Pulled ===
@@ -137,7 +139,8 @@ impl Pulled {
                 sleep(BEATEN).await;
             }
             let wait = left.min(found.next.unwrap_or(left));
-            let waiting = self.wake.wait(&self.member.topic, &found.last, wait);
+            let behind = (&*found.last, found.rests);
+            let waiting = self.wake.wait(&self.member.topic, behind, wait);
             woken = tokio::select! {
                 biased;
                 () = self.member.returned.notified() => false,
@@ -202,12 +205,14 @@ impl Pulled {
         let next = u64::try_from(reply::number(&part()?)?);
         let last = reply::text(part()?)?;
         let from = reply::text(part()?)?;
+        let rests = reply::number(&part()?)? == 1;
         let found = Found {
             events,
             gone,
             more,
             next: next.ok().map(Duration::from_millis),
             last,
+            rests,
         };
         Some((found, from))
     }

@@ -106,7 +106,7 @@ impl Reading {
                 self.place = place;
                 return Ok(read);
             }
-            let waiting = self.wake.wait(&self.topic, &self.place, left);
+            let waiting = self.wake.wait(&self.topic, (&self.place, false), left);
             waiting.await.map_err(Lost)?;
         }
     }

@@ -19,8 +19,10 @@ use tokio::time::{sleep, timeout};
 use super::link::{Address, CONNECT, Open};
 use super::reply::Refusal;
 
-/// How long one waits at the broker. What another member has given back is found after that.
+/// How long one waits at the broker. What another member has given back is found after the first; while nobody has
+/// anything, nobody can give it back, and whatever comes next wakes all.
 const WAITS: Duration = Duration::from_secs(1);
+const WAITS_LONGER: Duration = Duration::from_secs(5);
 /// How many bytes of what came are read; a connection on which more came is not used again.
 const READ: usize = 1024 * 1024;
 
@@ -60,16 +62,17 @@ impl Wake {
     }
 
     /// Waits until something came to a topic after the one that stands at `last`, and not for longer
-    /// than `patience`; whether it did.
+    /// than `patience`; whether it did. `rests`: nothing can have come otherwise meanwhile.
     pub(super) async fn wait(
         &mut self,
         topic: &str,
-        last: &str,
+        (last, rests): (&str, bool),
         patience: Duration,
     ) -> Result<bool, String> {
         let (address, free) = (&self.address, &mut self.free);
         let asked = self.asked.get_or_insert_with(|| {
-            let command = command(topic, last);
+            let waits = if rests { WAITS_LONGER } else { WAITS };
+            let command = command(topic, last, waits);
             Asked(tokio::spawn(ask(address.clone(), free.take(), command)))
         });
         let answered = tokio::select! {
@@ -85,8 +88,8 @@ impl Wake {
     }
 }
 
-fn command(topic: &str, last: &str) -> Cmd {
-    let millis = u64::try_from(WAITS.as_millis()).unwrap_or(u64::MAX);
+fn command(topic: &str, last: &str, waits: Duration) -> Cmd {
+    let millis = u64::try_from(waits.as_millis()).unwrap_or(u64::MAX);
     let mut command = redis::cmd("XREAD");
     command.arg("COUNT").arg(1).arg("BLOCK").arg(millis);
     command.arg("STREAMS").arg(topic).arg(last);
@@ -108,7 +111,7 @@ async fn ask(address: Arc<Address>, free: Option<Waiting>, command: Cmd) -> Hear
     };
     let mut connection = waiting.0.connection.clone();
     let asked = timeout(
-        WAITS + CONNECT,
+        WAITS_LONGER + CONNECT,
         command.query_async::<Value>(&mut connection),
     )
     .await;
