@@ -29,6 +29,7 @@ mod inventory;
 mod room;
 mod saved;
 mod sent;
+mod sorted;
 
 pub use held::Held;
 pub use saved::{Save, Torn};

@@ -103,10 +103,14 @@ async fn kept<T>(message: &dyn Message, doing: impl Future<Output = T>) -> T {
 
 /// Keeps a message's lease until it is dropped.
 async fn keep(message: &dyn Message) -> Infallible {
+    let mut pause = message.lease() / 3;
     loop {
-        sleep(message.lease() / 3).await;
+        sleep(pause).await;
         // One that could not be kept comes again, perhaps while this one is still delivered: at least once.
-        let _ = message.extend().await;
+        pause = match message.extend().await {
+            Ok(()) => message.lease() / 3,
+            Err(_) => message.lease() / 30,
+        };
     }
 }
 

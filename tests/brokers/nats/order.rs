@@ -107,9 +107,20 @@ async fn the_lease_of_a_message_ends_here_before_it_ends_at_the_broker() {
         again = queue.pull(1) => panic!("{:?} came while it was ours", again.map(|it| it.len())),
     };
     assert!(again[0].is_ours());
-    // The broker would keep the other one's lease for it.
+}
+
+#[tokio::test]
+async fn a_lease_that_has_ended_in_order_is_not_begun_anew() {
+    let server = Server::start("");
+    let nats = server.open_with_lease(Duration::from_secs(1)).await;
+    nats.create_topic("orders").await.unwrap();
+    let mut queue = nats.join(&in_order(4)).await.unwrap();
+    publish(&nats, "orders", "a").await;
+    let first = pull(&mut *queue, 1).await;
+    first[0].extend().await.unwrap();
+    until(|| !first[0].is_ours()).await;
+    // The broker would keep for it what another one has by now.
     first[0].extend().await.unwrap_err();
-    again[0].extend().await.unwrap();
 }
 
 #[tokio::test]

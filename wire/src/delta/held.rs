@@ -1,14 +1,16 @@
 //! The sidecar's end: what it holds, over all streams and restarts.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Apply, Change, MAX_CHANGES, MAX_REMOVED, Rejected, presentable, room::Room, saved::File,
+    Apply, Change, MAX_CHANGES, MAX_REMOVED, Rejected,
+    room::Room,
+    saved::File,
+    sorted::{Sorted, named_twice},
 };
 use crate::{
     Generation, Kind, Resource, ResourceId, capability, discovery,
     discovery::{Ack, Delta, Hello, Holding, Removed},
-    id::MAX_ID_BYTES,
     resource::Hash,
 };
 
@@ -37,15 +39,10 @@ pub struct Held {
     nonce: Option<u64>,
 }
 
+/// How many are remembered that were rejected. Their ids fit into a Hello beside what is counted there.
+const MAX_REJECTED: usize = 1024;
 /// The hash of no version.
 const NO_VERSION: Hash = [0; 16];
-
-/// The changes of a delta that may be made, and the reasons why the others may not.
-#[derive(Default)]
-struct Sorted {
-    accepted: BTreeMap<ResourceId, (Change, Generation)>,
-    rejected: Vec<discovery::Rejected>,
-}
 
 // === impl Held ===
 
@@ -141,8 +138,13 @@ impl Held {
             generation: Some(resource.generation.into()),
             hash: resource.hash.to_vec().into(),
         });
-        // Whatever is wanted is to be sent, also that there is to be none.
-        let rejected = self.rejected.iter().map(|id| Holding {
+        // Whatever is wanted is to be sent, also that there is to be none. No more is named than an operator reads.
+        let known =
+            |id: &&ResourceId| self.resources.contains_key(*id) || self.removed.contains_key(*id);
+        let left = MAX_REMOVED.saturating_sub(self.removed.len());
+        let unknown = self.rejected.iter().filter(|id| !known(id)).take(left);
+        let rejected = self.rejected.iter().filter(known).chain(unknown);
+        let rejected = rejected.map(|id| Holding {
             id: id.to_string(),
             generation: Some(self.known(id).into()),
             hash: NO_VERSION.to_vec().into(),
@@ -432,7 +434,7 @@ impl Held {
 
     /// What is forgotten here keeps what is in force until its next version.
     fn remember_rejected(&mut self, id: &ResourceId) {
-        if self.rejected.len() < MAX_REMOVED {
+        if self.rejected.len() < MAX_REJECTED {
             self.rejected.insert(id.clone());
         }
     }
@@ -458,41 +460,6 @@ impl Held {
             !said
         });
     }
-}
-
-// === impl Sorted ===
-
-impl Sorted {
-    fn accept(&mut self, change: Change, generation: Generation) {
-        self.accepted
-            .insert(change.id().clone(), (change, generation));
-    }
-
-    fn reject(&mut self, id: &str, reason: &str) {
-        self.rejected.push(discovery::Rejected {
-            id: id.chars().take(MAX_ID_BYTES).collect(),
-            reason: presentable(reason),
-            needs: None,
-        });
-    }
-
-    /// There is no room for it, and perhaps there will be.
-    fn reject_for_now(&mut self, id: &ResourceId, needs: Room) {
-        self.rejected.push(discovery::Rejected {
-            id: id.to_string(),
-            reason: "the sidecar holds as much as it may".to_owned(),
-            needs: Some(needs.into()),
-        });
-    }
-}
-
-/// The ids that more than one change of a delta names.
-fn named_twice(delta: &Delta) -> BTreeSet<String> {
-    let removed = delta.removed.iter().map(|removed| &removed.id);
-    let put = delta.resources.iter().map(|resource| &resource.id);
-    let mut once = HashSet::new();
-    let twice = removed.chain(put).filter(|id| !once.insert(*id));
-    twice.cloned().collect()
 }
 
 fn text(error: impl std::fmt::Display) -> String {

@@ -181,6 +181,7 @@ impl Sent {
         self.dirty.extend(view.ids());
         self.dirty
             .extend(self.held.iter().map(|(id, _)| id.clone()));
+        self.dirty.extend(self.refused.keys().cloned());
     }
 
     /// This replica's position has advanced: reconsiders what was withheld.

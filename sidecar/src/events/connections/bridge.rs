@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+#[cfg(feature = "nats")]
+use tokio::io::AsyncWriteExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 #[cfg(feature = "nats")]
 use tokio::net::TcpListener;
@@ -115,7 +117,7 @@ where
     drop(px);
     match address.kind {
         #[cfg(feature = "nats")]
-        BrokerKind::Nats => carry(&mut Guarded::new(near, &said)?, &mut far).await,
+        BrokerKind::Nats => carry_guarded(near, &mut far, &said).await,
         // Their clients look at what comes themselves.
         _ => {
             let (mut near, _) = (near, said);
@@ -140,6 +142,19 @@ where
     carried
         .map(drop)
         .map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Carries what a NATS says past the guard, and first what it has said already: its client says nothing before that, and the
+/// broker nothing more.
+#[cfg(feature = "nats")]
+async fn carry_guarded<A, B>(near: A, far: &mut B, said: &[u8]) -> io::Result<()>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut near = Guarded::new(near, said)?;
+    near.flush().await?;
+    carry(&mut near, far).await
 }
 
 /// Carries bytes until both ends have closed.
@@ -231,6 +246,24 @@ mod tests {
         read?;
         assert_eq!(heard, said.as_bytes());
         assert!(reads.get() <= 2 + said.len() / READ, "{}", reads.get());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_a_broker_has_said_before_tls_is_told_before_anybody_says_more() -> io::Result<()>
+    {
+        let (near, mut client) = tokio::io::duplex(READ);
+        let (mut far, mut broker) = tokio::io::duplex(READ);
+        let (mut first, mut heard) = ([0; 9], [0; 6]);
+        let talking = async {
+            client.read_exact(&mut first).await?;
+            client.write_all(b"PING\r\n").await?;
+            broker.read_exact(&mut heard).await?;
+            drop((client, broker));
+            Ok(())
+        };
+        tokio::try_join!(carry_guarded(near, &mut far, b"INFO {}\r\n"), talking)?;
+        assert_eq!((&first, &heard), (b"INFO {}\r\n", b"PING\r\n"));
         Ok(())
     }
 }

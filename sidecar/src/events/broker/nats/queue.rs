@@ -83,6 +83,8 @@ struct Event {
     /// In its stream.
     place: u64,
     published: Option<SystemTime>,
+    /// Of a group in order.
+    in_order: bool,
     lease: Duration,
     /// Until when it is nobody else's.
     until: Cell<Instant>,
@@ -337,6 +339,7 @@ impl Pulled {
             attempt,
             place,
             published,
+            in_order: self.pin.is_some(),
             lease: self.lease,
             until: Cell::new(Instant::now() + self.lease),
         })
@@ -456,7 +459,7 @@ impl Delivered for Event {
     fn extend(&self) -> LocalBoxFuture<'_, Result<(), Lost>> {
         let extended = async {
             // The broker begins whoever's lease it is anew.
-            if !self.is_ours() {
+            if self.in_order && !self.is_ours() {
                 return Err(Lost("the lease of an event has ended".to_owned()));
             }
             let from = Instant::now();
