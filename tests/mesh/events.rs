@@ -23,6 +23,7 @@ mod failures;
 mod foreign;
 mod jobs;
 mod order;
+mod outside;
 mod publishing;
 mod replays;
 mod replies;

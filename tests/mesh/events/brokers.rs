@@ -8,7 +8,7 @@ use tests::brokers::rabbitmq::Node;
 use super::*;
 use crate::redis::{self, Redis};
 
-const PASSWORD: &str = "s3cret";
+pub(super) const PASSWORD: &str = "s3cret";
 
 /// How long a RabbitMQ may take to start.
 pub(super) const START: Duration = Duration::from_secs(90);
@@ -23,7 +23,7 @@ pub(super) fn broker(url: &str, user: &str) -> String {
 }
 
 /// One who publishes and one who is subscribed, each to what the broker can.
-async fn carries(mesh: &Mesh) -> Result<()> {
+pub(super) async fn carries(mesh: &Mesh) -> Result<()> {
     let [stock, billing] = [
         mesh.workload("stock").await?,
         mesh.workload("billing").await?,
