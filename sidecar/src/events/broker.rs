@@ -254,6 +254,9 @@ pub trait Queue {
     /// That no more will come here.
     fn pull(&mut self, most: usize) -> LocalBoxFuture<'_, Result<Vec<Box<dyn Delivered>>, Lost>>;
 
+    /// From now on who pulls is told at once that there is nothing, where the broker can say so.
+    fn hurry(&mut self) {}
+
     /// How much is before the group, all of its members together.
     ///
     /// # Errors

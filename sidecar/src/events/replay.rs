@@ -255,6 +255,8 @@ impl Run<'_> {
         let broker = broker.map_err(|why| why.to_string())?;
         drop(px);
         let mut queue = broker.join(&group).await.map_err(|why| why.to_string())?;
+        // What is there is all that there is.
+        queue.hurry();
         let mut aside = Aside::default();
         let ended = self.pull(&broker, &mut *queue, (&group, &mut aside)).await;
         queue.leave().await;

@@ -55,6 +55,8 @@ pub(super) struct Pulled {
     until: Instant,
     /// When nothing was in the inbox last: what is in it came later.
     empty: Instant,
+    /// Nothing is waited for.
+    hurries: bool,
     /// What came and was not handed out.
     came: Vec<Event>,
     /// Of a group in order.
@@ -124,6 +126,7 @@ impl Pulled {
             outstanding: 0,
             until: Instant::now(),
             empty: Instant::now(),
+            hurries: false,
             came: Vec::new(),
             pin,
             link,
@@ -187,11 +190,14 @@ impl Pulled {
     /// Asks for so many.
     async fn ask(&mut self, most: usize) -> Result<(), Lost> {
         let waits = match &self.pin {
+            _ if self.hurries => Duration::ZERO,
             Some(_) => WAITS.0.min(self.lease / WAITS.1),
             None => WAITS.0,
         };
-        let expires = nanos(waits);
-        let mut body = json!({ "batch": most, "expires": expires });
+        let mut body = match self.hurries {
+            true => json!({ "batch": most, "no_wait": true }),
+            false => json!({ "batch": most, "expires": nanos(waits) }),
+        };
         if let Some(pin) = &self.pin {
             body["group"] = IN_ORDER.into();
             if let Some(id) = &pin.id {
@@ -376,6 +382,10 @@ impl Drop for Pulled {
 impl Queue for Pulled {
     fn pull(&mut self, most: usize) -> LocalBoxFuture<'_, Result<Vec<Box<dyn Delivered>>, Lost>> {
         self.messages(most).boxed_local()
+    }
+
+    fn hurry(&mut self) {
+        self.hurries = true;
     }
 
     fn lag(&mut self) -> LocalBoxFuture<'_, Result<Lag, Lost>> {

@@ -63,6 +63,8 @@ pub(super) struct Pulled {
     /// What is being asked: whoever gives a pull up loses none of it.
     asking: Option<LocalBoxFuture<'static, Result<Value, Unanswered>>>,
     looks: bool,
+    /// Nothing is waited for.
+    hurries: bool,
     /// What came and was not handed out.
     came: VecDeque<Event>,
     /// From where on pending entries are looked through, and when they were.
@@ -105,6 +107,7 @@ impl Pulled {
             again: false,
             asking: None,
             looks: false,
+            hurries: false,
             came: VecDeque::new(),
             from: "-".to_owned(),
             looked: None,
@@ -112,7 +115,8 @@ impl Pulled {
     }
 
     async fn messages(&mut self, most: usize) -> Result<Vec<Box<dyn Delivered>>, Lost> {
-        let (most, until) = (most.min(MOST), Instant::now() + WAITS);
+        let waits = if self.hurries { Duration::ZERO } else { WAITS };
+        let (most, until) = (most.min(MOST), Instant::now() + waits);
         if most == 0 {
             return Ok(Vec::new());
         }
@@ -280,6 +284,10 @@ pub(super) fn counted(answer: Value) -> Option<Lag> {
 impl Queue for Pulled {
     fn pull(&mut self, most: usize) -> LocalBoxFuture<'_, Result<Vec<Box<dyn Delivered>>, Lost>> {
         self.messages(most).boxed_local()
+    }
+
+    fn hurry(&mut self) {
+        self.hurries = true;
     }
 
     fn lag(&mut self) -> LocalBoxFuture<'_, Result<Lag, Lost>> {
