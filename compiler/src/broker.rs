@@ -129,6 +129,15 @@ impl Reader<'_> {
                 "what stands in \"virtualHost\" of Secret {key} is longer than {VIRTUAL_HOST} bytes."
             ));
         }
+        if let Some(field) = ["tls.crt", "tls.key"]
+            .into_iter()
+            .find(|field| !of(field).is_empty())
+        {
+            return Err(format!(
+                "Secret {key} has \"{field}\", a certificate that the broker would be shown: none is yet. Take it \
+                 out, and let the broker ask for username and password."
+            ));
+        }
         let ca_certificates = of("ca.crt");
         if !ca_certificates.is_empty() && certificates("", &ca_certificates).is_some() {
             return Err(format!(

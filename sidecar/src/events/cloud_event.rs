@@ -61,6 +61,10 @@ const USUAL: usize = REQUIRED.len() + OPTIONAL.len() + 2;
 /// The attribute that says of which media type the data are.
 const TYPE_OF_DATA: &str = "datacontenttype";
 
+/// The extension by which events are correlated that belong to one thing that somebody asked for:
+/// <https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/correlation.md>.
+pub(super) const CORRELATION: &str = "correlationid";
+
 /// An event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {

@@ -11,7 +11,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout};
 
-use super::cloud_event::Event;
+use super::cloud_event::{CORRELATION, Event};
 use crate::config::service::{Protocol, ServiceKey};
 use crate::config::subscription::{Outside, Subscription, Target};
 use crate::policy::retry::asks_to_wait;
@@ -25,6 +25,7 @@ use crate::proxy::serve::account_for;
 use crate::proxy::upstream::Speak;
 use crate::proxy::{Proxy, forward, path};
 use crate::telemetry::metrics::Direction;
+use crate::telemetry::trace::{REQUEST_ID, TRACEPARENT, TRACESTATE};
 
 /// How long it may take to open a way to a system outside the mesh: its name, its address, its certificate.
 const OPENING: Duration = Duration::from_secs(10);
@@ -126,7 +127,7 @@ pub(super) async fn post(
     }
 }
 
-/// Whether an answer of the mesh says that nobody was reached: it costs an event nothing.
+/// Whether an answer of the mesh says that nobody was reached, or may be yet: it costs an event nothing.
 fn is_unreached(reason: Reason) -> bool {
     matches!(
         reason,
@@ -137,6 +138,8 @@ fn is_unreached(reason: Reason) -> bool {
             | Reason::NotReady
             | Reason::NoCertificate
             | Reason::Overloaded
+            | Reason::RateLimited
+            | Reason::ConcurrencyLimit
             | Reason::AddressNotResolved
             | Reason::UnknownHost
             | Reason::BackendMissing
@@ -294,12 +297,16 @@ fn request(
     (head, RequestBody::whole(data))
 }
 
-/// A delivery belongs to the trace of the request that brought the event.
+/// A delivery belongs to the trace of the request that brought the event, and has the id that the event is correlated by.
 fn trace(event: &Event, headers: &mut HeaderMap) {
-    for name in ["traceparent", "tracestate"] {
+    for (name, header) in [
+        ("traceparent", TRACEPARENT),
+        ("tracestate", TRACESTATE),
+        (CORRELATION, REQUEST_ID),
+    ] {
         let value = event.attribute(name).map(HeaderValue::from_str);
         if let Some(Ok(value)) = value {
-            headers.insert(name, value);
+            headers.insert(header, value);
         }
     }
 }

@@ -38,6 +38,7 @@ use crate::proxy::context::Context;
 use crate::proxy::error::{Error, Reason};
 use crate::proxy::idle;
 use crate::telemetry::metrics::events::Published;
+use crate::telemetry::trace::{TRACEPARENT, TRACESTATE};
 
 use hold::Way;
 pub(super) use id::new_id;
@@ -49,8 +50,6 @@ use room::Share;
 const COMES: Duration = Duration::from_secs(60);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Publishes what a request says, or gives what came of what was published, and answers it.
 ///

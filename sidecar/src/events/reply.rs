@@ -10,8 +10,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::broker::{Broker, Message, Unpublished};
-use super::cloud_event::Event;
-use super::cloud_event::{Received, receive};
+use super::cloud_event::{CORRELATION, Event, Received, receive};
 use super::dead_letter::Why;
 use super::hops::{self, TooLong};
 use super::jobs;
@@ -104,7 +103,7 @@ pub(super) async fn publish(
     }
 }
 
-/// Joins a reply to what it replies to: its trace, and its chain.
+/// Joins a reply to what it replies to: its trace, what it is correlated by, and its chain.
 fn joined(reply: &mut Event, event: &Event) -> Result<(), TooLong> {
     hops::count(reply, event)?;
     if reply.attribute("traceparent").is_none() {
@@ -114,6 +113,11 @@ fn joined(reply: &mut Event, event: &Event) -> Result<(), TooLong> {
                 let _ = reply.set(name, value);
             }
         }
+    }
+    if let Some(id) = event.attribute(CORRELATION)
+        && reply.attribute(CORRELATION).is_none()
+    {
+        let _ = reply.set(CORRELATION, id);
     }
     Ok(())
 }
@@ -127,15 +131,19 @@ mod tests {
     fn a_reply_belongs_to_the_trace_and_the_chain_of_what_it_replies_to() {
         let mut event = Event::trusted("1", "/a", "t");
         event.set("traceparent", "00-1-2-01").unwrap();
+        event.set(CORRELATION, "order-7").unwrap();
         let mut reply = Event::trusted("2", "/b", "t");
         assert_eq!(joined(&mut reply, &event), Ok(()));
         assert_eq!(reply.attribute(HOPS), Some("1"));
         assert_eq!(reply.attribute("traceparent"), Some("00-1-2-01"));
+        assert_eq!(reply.attribute(CORRELATION), Some("order-7"));
         let mut own = Event::trusted("3", "/b", "t");
         own.set("traceparent", "00-3-4-01").unwrap();
+        own.set(CORRELATION, "order-8").unwrap();
         assert_eq!(joined(&mut own, &reply), Ok(()));
         assert_eq!(own.attribute(HOPS), Some("2"));
         assert_eq!(own.attribute("traceparent"), Some("00-3-4-01"));
+        assert_eq!(own.attribute(CORRELATION), Some("order-8"));
     }
 
     #[test]

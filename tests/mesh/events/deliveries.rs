@@ -203,13 +203,53 @@ async fn a_suspended_subscription_delivers_nothing_and_goes_on_where_it_was() ->
 }
 
 #[tokio::test]
+async fn what_a_rate_limit_holds_up_waits_and_costs_no_attempt() -> Result<()> {
+    let world = World::start("").await?;
+    let target = "target: { type: Service, service: { name: billing, port: 80 }, path: /events }";
+    let workload = "target: { type: Workload, workload: { selector: { app: billing }, port: 8080 }, path: /events }";
+    let limit = "---\napiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\n\
+                 metadata: { name: billing, namespace: shop }\n\
+                 spec: { targetRefs: [{ kind: Service, name: billing }], \
+                 limits: [{ name: all, requests: 1, per: 1s, burst: 1 }] }\n";
+    let written = subscription("", "").replace(workload, target);
+    assert!(written.contains(target));
+    world
+        .mesh
+        .write("events.yaml", &format!("{written}{limit}"))?;
+    world.mesh.programmed("billing").await?;
+    // Each is refused oftener than an event may fail.
+    for id in ["1", "2", "3", "4"] {
+        world.accepted(id).await?;
+    }
+    world.delivered(&["1", "2", "3", "4"]).await?;
+    let unreached =
+        "meshwright_events_delivered_total{subscription=\"shop/billing\",outcome=\"unreached\"}";
+    let count = world.billing.sidecar.metric(unreached).await?;
+    assert!(
+        count.is_some_and(|count| count > 0.0),
+        "nothing was limited"
+    );
+    assert_eq!(world.nats.held("stock.dlq").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn one_trace_joins_the_request_the_event_and_its_delivery() -> Result<()> {
     let world = World::subscribed("", "").await?;
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let parent = format!("00-{trace}-b7ad6b7169203331-01");
-    let headers = [("traceparent", parent.as_str()), ("idempotency-key", "1")];
+    let headers = [
+        ("traceparent", parent.as_str()),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "/stock"),
+        ("ce-type", "com.shop.stock"),
+        ("ce-correlationid", "order-7"),
+    ];
     assert_eq!(world.publish(&headers, "{}").await?.status, 202);
     let seen = world.delivered(&["1"]).await?;
+    assert_eq!(header(&seen[0], "ce-correlationid"), "order-7");
+    assert_eq!(header(&seen[0], "x-request-id"), "order-7");
     assert_eq!(header(&seen[0], "traceparent"), parent);
     assert_eq!(header(&seen[0], "ce-traceparent"), parent);
     for sidecar in [&world.stock.sidecar, &world.billing.sidecar] {

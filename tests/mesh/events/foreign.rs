@@ -20,6 +20,7 @@ fn event(id: &str) -> Value {
             "time": "2026-11-20T08:00:00Z",
             "datacontenttype": "application/json",
             "shard": "7",
+            "correlationid": "order-7",
         },
         "data": { "sku": "größer", "left": 3 },
     });

@@ -25,7 +25,14 @@ async fn what_a_target_replies_is_published_before_the_event_is_done() -> Result
     let world = World::subscribed("", REPLY).await?;
     replies(&world);
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let headers = [("traceparent", parent), ("idempotency-key", "1")];
+    let headers = [
+        ("traceparent", parent),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "/stock"),
+        ("ce-type", "com.shop.stock"),
+        ("ce-correlationid", "order-7"),
+    ];
     assert_eq!(world.publish(&headers, "{}").await?.status, 202);
     wait_until("the reply is held", SOON, async || {
         ensure!(world.nats.held("invoices").await? == 1);
@@ -38,6 +45,7 @@ async fn what_a_target_replies_is_published_before_the_event_is_done() -> Result
         "ce-id: invoice-1",
         "ce-type: com.shop.invoice",
         &format!("ce-traceparent: {parent}"),
+        "ce-correlationid: order-7",
         "ce-meshwrighthops: 1",
     ] {
         assert!(head.contains(line), "{line}\n{head}");

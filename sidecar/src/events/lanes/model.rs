@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::*;
 
 const MEMBERS: usize = 3;
-const KEYS: u128 = 3;
+/// How many keys there are; with one, the order is global.
+const KEYS: [u128; 2] = [1, 3];
 const WINDOW: usize = 4;
 
 /// A broker that delivers to one member at a time, as JetStream does.
@@ -91,12 +92,16 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn key(position: u128) -> Key {
-    Key::Of((position % KEYS).to_string())
+fn key(position: u128, keys: u128) -> Key {
+    match keys {
+        1 => Key::All,
+        keys => Key::Of((position % keys).to_string()),
+    }
 }
 
 #[derive(Default)]
 struct World {
+    keys: u128,
     broker: Broker,
     members: Vec<Member>,
 }
@@ -244,7 +249,7 @@ impl World {
         for (position, attempt) in member.inbox.drain(..most) {
             member
                 .lanes
-                .came(key(position), (position, attempt), position);
+                .came(key(position, self.keys), (position, attempt), position);
         }
         if !member.lanes.is_alone() {
             let pending = self.broker.pending.keys();
@@ -261,7 +266,7 @@ impl World {
         let Some((key, position, _)) = self.members[member].lanes.begin() else {
             return;
         };
-        let before = (0..position).filter(|other| other % KEYS == position % KEYS);
+        let before = (0..position).filter(|other| other % self.keys == position % self.keys);
         for other in before {
             let done = self.broker.done.contains(&other);
             assert!(done, "{position} is begun before {other} is done");
@@ -318,9 +323,11 @@ impl Broker {
 proptest! {
     #[test]
     fn an_event_is_begun_only_when_those_before_it_with_its_key_are_done(
+        keys in prop::sample::select(&KEYS[..]),
         events in prop::collection::vec(any_event(), 1..200),
     ) {
         let mut world = World {
+            keys,
             members: (0..MEMBERS).map(|_| Member::default()).collect(),
             ..World::default()
         };
