@@ -262,7 +262,9 @@ mod tests {
             drop((client, broker));
             Ok(())
         };
-        tokio::try_join!(carry_guarded(near, &mut far, b"INFO {}\r\n"), talking)?;
+        let carried = carry_guarded(near, &mut far, b"INFO {}\r\n");
+        let both = async { tokio::try_join!(carried, talking) };
+        timeout(CONNECT, both).await??;
         assert_eq!((&first, &heard), (b"INFO {}\r\n", b"PING\r\n"));
         Ok(())
     }
