@@ -252,3 +252,17 @@ async fn messages_given_back_do_not_block_others() {
     assert_eq!(texts(&pull(&mut *queue, 1).await), ["fresh"]);
     assert_eq!(queue.lag().await.unwrap().unacknowledged, 201);
 }
+
+#[tokio::test]
+async fn who_hurries_is_told_at_once_that_there_is_no_more() {
+    let server = Server::start("");
+    let nats = server.open().await;
+    nats.create_topic("orders").await.unwrap();
+    let mut queue = nats.join(&group("billing", "orders")).await.unwrap();
+    queue.hurry();
+    publish(&nats, "orders", "a").await;
+    acknowledge(&pull(&mut *queue, 1).await).await;
+    // Who does not is told after five seconds.
+    let none = tokio::time::timeout(Duration::from_secs(2), queue.pull(1)).await;
+    assert!(none.unwrap().unwrap().is_empty());
+}

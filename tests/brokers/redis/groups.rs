@@ -303,3 +303,17 @@ async fn members_that_have_left_are_cleared_away_once_they_have_nothing_pending(
     let mut queue = redis.join(&billing).await.unwrap();
     assert_eq!(texts(&pull(&mut *queue, 1).await), ["b"]);
 }
+
+#[tokio::test]
+async fn who_hurries_is_told_at_once_that_there_is_no_more() {
+    let server = Server::start("");
+    let redis = server.open().await;
+    redis.create_topic("orders").await.unwrap();
+    let mut queue = redis.join(&group("billing", "orders")).await.unwrap();
+    queue.hurry();
+    publish(&redis, "orders", "a").await;
+    acknowledge(&pull(&mut *queue, 1).await).await;
+    // Who does not is told after five seconds.
+    let none = tokio::time::timeout(Duration::from_secs(2), queue.pull(1)).await;
+    assert!(none.unwrap().unwrap().is_empty());
+}

@@ -34,8 +34,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How many bytes are read at once.
 const READ: usize = 16 * 1024;
 
-/// How many bytes lie between a client and what leads to its broker.
-#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+/// How many bytes lie between two that speak to one another within this process.
 const BETWEEN: usize = 64 * 1024;
 
 /// A connection, whatever it goes over.
@@ -173,7 +172,7 @@ async fn reach(px: &Rc<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
     let (host, port) = (address.host.as_str(), address.port);
     match px.named(host, port).await {
         Some(destination) => {
-            let (near, far) = tokio::io::duplex(64 * 1024);
+            let (near, far) = tokio::io::duplex(BETWEEN);
             let px = px.clone();
             tokio::task::spawn_local(async move {
                 if let Err(error) = opaque::outbound(&px, far, &destination).await {
