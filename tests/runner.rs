@@ -126,6 +126,27 @@ fn the_last_line_counts_and_each_tier_says_how_long_it_took() {
 }
 
 #[test]
+fn the_last_lines_say_what_failed_and_leave_out_what_was_logged() {
+    let failed = "tested() {
+        printf '%s\\n' '---- life::it_stops stdout ----' '[pod/orders] a line of a log' \\
+            'Error: waited 20s in vain' '' 'Caused by:' '    {\"status\": 200}' '{\"time\": \"x\"}' '' \\
+            '---- life::it_starts stdout ----' \"thread 'it_starts' panicked at a.rs:1:2:\" 'not so' '' \\
+            'failures:' '    life::it_stops' 'test result: FAILED. 2 passed; 2 failed; 0 ignored'
+        return 101
+    }";
+    let ran = run("tests/run", &["unit"], failed);
+    ran.ends("2 passed, 2 failed, 0 skipped", false);
+    let last: Vec<&str> = ran.lines.iter().rev().take(4).map(String::as_str).collect();
+    let said = [
+        "2 passed, 2 failed, 0 skipped",
+        "",
+        "life::it_starts: thread 'it_starts' panicked at a.rs:1:2: not so",
+        "life::it_stops: Error: waited 20s in vain Caused by:     {\"status\": 200}",
+    ];
+    assert_eq!(last, said);
+}
+
+#[test]
 fn every_test_target_of_the_workspace_is_in_a_tier() {
     // Where nothing is installed nor started.
     let prints = "id() { echo 1000; }

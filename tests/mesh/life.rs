@@ -320,9 +320,16 @@ async fn an_endpoint_that_is_no_longer_ready_gets_no_more_requests() -> Result<(
 #[tokio::test]
 async fn a_sidecar_whose_volume_takes_nothing_more_enforces_edits_and_keeps_them_once_it_does()
 -> Result<()> {
+    // Larger than a block of the volume: less would find room in the last one that a file has already.
+    let long = "x".repeat(1000);
+    let values: String = (0..8)
+        .map(|i| format!("{{ headers: [{{ name: x-long, value: {i}{long} }}] }},"))
+        .collect();
     let to = |name: &str| {
         route(&format!(
-            "    - backendRefs: [{{ name: {name}, port: 80 }}]\n"
+            "    - backendRefs: [{{ name: {name}, port: 80 }}]\n\
+             \x20   - name: {name}-long\n      matches: [{values}]\n\
+             \x20     backendRefs: [{{ name: {name}, port: 80 }}]\n"
         ))
     };
     let both = services(&["orders", "orders-v2"]);
@@ -349,12 +356,16 @@ async fn a_sidecar_whose_volume_takes_nothing_more_enforces_edits_and_keeps_them
     answers("two").await?;
     let said = "cannot keep the configuration for a restart";
     let full = "No space left on device";
-    let log = client.sidecar().log()?;
-    let mut lines = log.lines();
-    ensure!(
-        lines.any(|line| line.contains(said) && line.contains(full)),
-        "{log}"
-    );
+    wait_until("it has said so", SOON, async || {
+        let log = client.sidecar().log()?;
+        let mut lines = log.lines();
+        ensure!(
+            lines.any(|line| line.contains(said) && line.contains(full)),
+            "{log}"
+        );
+        Ok(())
+    })
+    .await?;
     mesh.programmed("orders").await?;
     // Nothing is left of what found no room.
     let mut left = volume.files()?;
