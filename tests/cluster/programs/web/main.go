@@ -31,8 +31,12 @@ const most = 100_000
 // The most requests of one load that are under way at a time.
 const together = 32
 
-// How long it may take to end.
-const ends = 4 * time.Second
+// How long it goes on as if nothing were, once it is to end: who calls learns only then that it does, and what has been connected and
+// not accepted when it stops listening is reset by the kernel.
+const lingers = time.Second
+
+// How long it may take to end after that.
+const ends = 3 * time.Second
 
 func main() {
 	switch {
@@ -90,6 +94,7 @@ func serve(addresses []string) {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	<-stop
+	time.Sleep(lingers)
 	// As an application should: what it has begun to answer it answers to the end.
 	ending, cancel := context.WithTimeout(context.Background(), ends)
 	defer cancel()
