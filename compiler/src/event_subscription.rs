@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::EventSubscriptionSpec;
 use crds::event_subscription::{
-    Delivery, DeliveryMode, EventOrdering, EventTargetType, Manage, OnExhausted, ReplayType,
-    ResponseAction, SourceType, StartFrom, StartType,
+    Delivery, DeliveryMode, EventCircuitBreaker, EventOrdering, EventTargetType, Manage,
+    OnExhausted, ReplayType, ResponseAction, SourceType, StartFrom, StartType,
 };
 use crds::status::Reason;
 use k8s_openapi::api::core::v1::{Secret, Service};
@@ -365,6 +365,7 @@ fn sent(delivery: &Delivery) -> mesh::Subscription {
         max_retries: delivery.retries.max_retries,
         backoff: Some(backoff(&delivery.retries.backoff)),
         answers: answers.collect(),
+        circuit_breaker: delivery.circuit_breaker.as_ref().map(circuit_breaker),
         expiry_ms: delivery.expiry.as_ref().map(crds::Duration::millis),
         on_exhausted: match delivery.on_exhausted {
             OnExhausted::DeadLetter => mesh::OnExhausted::DeadLetter,
@@ -377,6 +378,24 @@ fn sent(delivery: &Delivery) -> mesh::Subscription {
             dead_letter.map_or_else(String::new, |to| to.topic.clone())
         },
         ..mesh::Subscription::default()
+    }
+}
+
+fn circuit_breaker(written: &EventCircuitBreaker) -> mesh::CircuitBreaker {
+    mesh::CircuitBreaker {
+        consecutive_failures: written.consecutive_failures,
+        error_percent: written.error_percent,
+        min_requests: written.min_requests,
+        window_ms: written.window.millis(),
+        on_5xx: true,
+        on_timeout: true,
+        // Who can't be reached costs no event anything.
+        on_connect: false,
+        on_reset: true,
+        open_for_ms: written.open_for.millis(),
+        max_open_for_ms: written.max_open_for.millis(),
+        half_open_requests: 1,
+        max_ejected_percent: 100,
     }
 }
 

@@ -10,6 +10,7 @@ use kube::core::Rule as Cel;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+mod circuit_breaker;
 mod deduplication;
 mod delivery;
 mod filter;
@@ -19,6 +20,7 @@ mod source;
 mod status;
 mod target;
 
+pub use circuit_breaker::EventCircuitBreaker;
 pub use deduplication::{Deduplication, DeduplicationStore};
 pub use delivery::{
     DeadLetter, Delivery, DeliveryMode, EventBatch, EventOrdering, OnExhausted, Redelivery,

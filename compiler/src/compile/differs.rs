@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use wire::{Kind, capability, mesh};
 
+use super::event_subscriptions::is_outside;
 use super::{Compilation, everyone, resource_id};
 use crate::cache::at_caller;
 use crate::endpoints;
@@ -160,6 +161,8 @@ impl Compilation<'_> {
             if old.iter().chain(&new).any(|pod| self.carries(&key, pod)) {
                 let all = self.inputs.event_subscriptions.keys();
                 self.dirty.subscriptions.extend(all.cloned());
+                let limits = self.inputs.rate_limits.keys();
+                self.dirty.limits.extend(limits.cloned());
             }
         }
     }
@@ -249,9 +252,19 @@ impl Compilation<'_> {
         let limits = limits.iter().map(|one| ObjectRef::rate_limit(&one.key));
         self.dirty.objects.extend(limits);
         let subscriptions = differences(&mut memo.event_subscriptions, &inputs.event_subscriptions);
-        let subscriptions = subscriptions.iter();
-        let subscriptions = subscriptions.map(|one| ObjectRef::event_subscription(&one.key));
-        self.dirty.objects.extend(subscriptions);
+        for Difference { key, old, new } in &subscriptions {
+            let outside = [old, new].map(|one| one.as_ref().is_some_and(|one| is_outside(one)));
+            if outside[0] != outside[1] {
+                // Who delivers to systems outside is held to what limits calls of these.
+                let limits = inputs
+                    .rate_limits
+                    .range(ObjectKey::new(&*key.namespace, "")..);
+                let own = limits.take_while(|(one, _)| one.namespace == key.namespace);
+                self.dirty.limits.extend(own.map(|(key, _)| key.clone()));
+            }
+            let object = ObjectRef::event_subscription(key);
+            self.dirty.objects.insert(object);
+        }
         if memo.precedence != inputs.precedence {
             memo.precedence = inputs.precedence.clone();
             let routes = inputs.api_routes.keys().map(ObjectRef::api_route);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crds::EventSubscription;
 use crds::event_subscription::EventTargetType;
 use k8s_openapi::api::core::v1::Pod;
 use wire::mesh::subscription::Target;
@@ -31,6 +32,11 @@ enum Carried {
     Delivered,
     /// Nobody is there to deliver to: what waits is counted.
     Counted,
+}
+
+/// Whether events go to a system outside the mesh.
+pub(super) fn is_outside(subscription: &EventSubscription) -> bool {
+    subscription.spec.target.type_ == EventTargetType::Url
 }
 
 impl Compilation<'_> {
@@ -96,6 +102,16 @@ impl Compilation<'_> {
         self.out.memo.links.subscribed.set(key, BTreeSet::new());
     }
 
+    /// Whether events of a namespace go to a system outside the mesh.
+    pub(super) fn delivers_outside(&self, namespace: &str) -> bool {
+        let all = self
+            .inputs
+            .event_subscriptions
+            .range(ObjectKey::new(namespace, "")..);
+        let mut own = all.take_while(|(key, _)| key.namespace == namespace);
+        own.any(|(_, one)| is_outside(one))
+    }
+
     /// Compiles an EventSubscription for the pods that carry it out.
     pub(super) fn carried_out(&mut self, key: &ObjectKey) {
         self.count(Kind::Subscription);
@@ -159,7 +175,7 @@ impl Compilation<'_> {
     }
 
     /// The pods that carry out what no pod does for itself.
-    fn carriers(&self) -> Audience {
+    pub(super) fn carriers(&self) -> Audience {
         let namespace = &self.inputs.settings.namespace;
         let selector = BTreeMap::from([(CARRIES.to_owned(), CARRIES_ALL.to_owned())]);
         let links = &self.out.memo.links;

@@ -82,8 +82,14 @@ impl Compilation<'_> {
             return self.remove(id);
         };
         let audience = match limits.is_outside() {
-            // Who may call it is not known before it does.
-            true => Audience::from([AudienceKey::Namespace(key.namespace.clone())]),
+            // Who may call it is not known before it does; whoever delivers the namespace's events may.
+            true => {
+                let mut all = Audience::from([AudienceKey::Namespace(key.namespace.clone())]);
+                if self.delivers_outside(&key.namespace) {
+                    all.extend(self.carriers());
+                }
+                all
+            }
             false => self.pods_of(services),
         };
         if audience.is_empty() {

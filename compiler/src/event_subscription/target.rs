@@ -353,6 +353,10 @@ pub(super) fn problems(spec: &EventSubscriptionSpec) -> Vec<String> {
         ("spec.delivery.batch", delivery.batch.is_some()),
         ("spec.delivery.responses", !delivery.responses.is_empty()),
         (
+            "spec.delivery.circuitBreaker",
+            delivery.circuit_breaker.is_some(),
+        ),
+        (
             "spec.delivery.mode: Structured",
             delivery.mode == DeliveryMode::Structured,
         ),

@@ -5,6 +5,7 @@ use kube::core::Rule as Cel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::circuit_breaker::EventCircuitBreaker;
 use crate::retry_policy::Backoff;
 use crate::units::Duration;
 
@@ -54,6 +55,10 @@ pub struct Delivery {
     /// How often an event comes again, and when.
     #[serde(default)]
     pub retries: Redelivery,
+
+    /// When nothing is delivered for a while, since the target fails; never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<EventCircuitBreaker>,
 
     /// What becomes of answers, instead of what is said above.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -61,6 +61,12 @@ impl Named {
         })
     }
 
+    /// The namespace of the Service that stands for it.
+    pub fn namespace(&self) -> &str {
+        let (namespace, _) = self.service.split_once('/').unwrap_or_default();
+        namespace
+    }
+
     /// Whether it is called at a port.
     fn is_at(&self, port: u16) -> bool {
         self.ports.is_empty() || self.ports.iter().any(|(number, _)| *number == port)

@@ -12,6 +12,7 @@ use super::broker::Broker;
 use super::schedule::Schedule;
 use super::store::Address;
 use crate::events::broker::{Group, Start};
+use crate::policy::circuit_breaker::CircuitBreaker;
 use crate::policy::retry::Backoff;
 
 mod results;
@@ -66,6 +67,8 @@ pub struct Subscription {
     pub replay: Option<Replay>,
     /// Which are taken for the same, of which one that is done is not delivered again.
     pub deduplication: Option<Deduplication>,
+    /// When nothing is delivered for a while, since the target fails.
+    pub circuit_breaker: Option<CircuitBreaker>,
     answers: Vec<(Vec<u16>, Action)>,
 }
 
@@ -271,6 +274,13 @@ impl Subscription {
                 }
             },
             replay: sent.replay.map(Replay::build).transpose()?,
+            circuit_breaker: match &sent.circuit_breaker {
+                Some(sent) => {
+                    let built = CircuitBreaker::build(sent);
+                    Some(built.map_err(|why| format!("circuit_breaker: {why}"))?)
+                }
+                None => None,
+            },
             answers: answers.collect::<Result<_, _>>()?,
         })
     }

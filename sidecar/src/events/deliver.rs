@@ -19,11 +19,12 @@ use super::filtered;
 use super::jobs;
 use super::lanes::Fate;
 use super::outcomes::{self, Outcomes};
-use super::post::{Answer, Came, Payload, post};
+use super::post::Payload;
+use super::posted::{Posted, posted};
 use super::received::Received;
 use super::reply::{self, Replied};
 use super::running::Running;
-use super::settle::{AGAIN, LONGEST, SOON, Verdict, settle};
+use super::settle::{LONGEST, SOON, Verdict, settle};
 use crate::config::subscription::{Action, Exhausted, Subscription, Target, Topic};
 use crate::proxy::Proxy;
 use crate::telemetry::metrics::events::Delivered as Outcome;
@@ -283,57 +284,6 @@ async fn alone(
     let wait = answer.as_ref().and_then(|answer| answer.wait);
     let status = outcomes::of(answer.as_ref()).of(event);
     Some(of_an_answer(running, message, (status, wait)))
-}
-
-/// What came of posting.
-enum Posted {
-    /// Nothing where the target was reached and did not answer.
-    Came(Option<Answer>),
-    /// Nobody was reached, and it is in vain by now.
-    GivenUp(Verdict),
-}
-
-/// Posts until somebody is reached; nothing when the subscription ends before that. Between two tries `given_up` says whether
-/// that is in vain by now, and `is_ours` whether it is still to be posted from here.
-async fn posted(
-    running: &Running,
-    px: &Rc<Proxy>,
-    payload: Payload<'_>,
-    is_ours: impl Fn() -> bool,
-    given_up: impl Fn() -> Option<Verdict>,
-) -> Option<Posted> {
-    let subscription = &running.subscription;
-    let reads = subscription.reply.is_some() || matches!(payload, Payload::Batch(_));
-    let mut pause = AGAIN.0;
-    loop {
-        // It has not heard of this one: another sidecar may still be there for it.
-        if running.has_gone() || !is_ours() {
-            return None;
-        }
-        let came = post(px, subscription, payload, reads).await;
-        if !matches!(came, Came::Unreached(_)) {
-            running.unreached(None);
-        }
-        match came {
-            Came::Answer(answer) => return Some(Posted::Came(Some(answer))),
-            Came::Nothing => return Some(Posted::Came(None)),
-            // It costs no attempt, and nothing else is asked for meanwhile.
-            Came::Unreached(reason) => {
-                let events = &px.metrics.all().events;
-                events.delivered(&subscription.object, Outcome::Unreached);
-                running.unreached(Some(reason));
-                let wait = pause.mul_f64(rand::random_range(0.5..=1.0));
-                running.pause_until(Instant::now() + wait);
-                if !running.goes_on_for(wait).await {
-                    return None;
-                }
-                if let Some(verdict) = given_up() {
-                    return Some(Posted::GivenUp(verdict));
-                }
-                pause = (pause * 2).min(AGAIN.1);
-            }
-        }
-    }
 }
 
 /// What is done with an event that is not posted.

@@ -43,6 +43,7 @@ mod lanes;
 mod outcomes;
 pub mod port;
 mod post;
+mod posted;
 pub mod publish;
 mod received;
 mod replay;

@@ -1,5 +1,6 @@
 //! A delivery as a request: an event, or a batch of them, posted to the target.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,7 +13,9 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout};
 
 use super::cloud_event::{CORRELATION, Event};
+use crate::config::rate_limit::Limited;
 use crate::config::service::{Protocol, ServiceKey};
+use crate::config::state::Served;
 use crate::config::subscription::{Outside, Subscription, Target};
 use crate::policy::retry::asks_to_wait;
 use crate::policy::timeout::Deadline;
@@ -21,6 +24,7 @@ use crate::proxy::captured::Captured;
 use crate::proxy::context::{Account, Context};
 use crate::proxy::error::{Error, Reads, Reason};
 use crate::proxy::layers::{self, Layer};
+use crate::proxy::rate_limit::{self, Sender};
 use crate::proxy::serve::account_for;
 use crate::proxy::upstream::Speak;
 use crate::proxy::{Proxy, forward, path};
@@ -53,8 +57,8 @@ pub(super) enum Came {
     Answer(Answer),
     /// The target was reached, and did not answer.
     Nothing,
-    /// Nobody was reached: it says nothing of the event.
-    Unreached(Reason),
+    /// Nobody was reached, and perhaps how long that is so: it says nothing of the event.
+    Unreached(Reason, Option<Duration>),
 }
 
 /// An answer of the target's.
@@ -81,28 +85,18 @@ pub(super) async fn post(
     payload: Payload<'_>,
     reads: bool,
 ) -> Came {
-    let sending = async {
-        match &subscription.target {
-            Target::Application(port) => to_application(px, subscription, *port, payload).await,
-            Target::Service(service, port) => {
-                to_service(px, subscription, (service, *port), payload).await
-            }
-            Target::Outside(Ok(outside)) => to_system(px, subscription, outside, payload).await,
-            // Nothing is pulled then; what a schedule has due waits.
-            Target::Outside(Err(_)) | Target::Topic(_) | Target::Results(_) => {
-                Error::from(Reason::BackendMissing)
-                    .response(Reads::Http)
-                    .map(ResponseBody::mesh)
-            }
+    let response = match &subscription.target {
+        Target::Application(port) => to_application(px, subscription, *port, payload).await,
+        Target::Service(service, port) => {
+            to_service(px, subscription, (service, *port), payload).await
         }
-    };
-    // A system outside is given its time once there is a way to it.
-    let opening = match subscription.target {
-        Target::Outside(_) => OPENING,
-        _ => Duration::ZERO,
-    };
-    let Ok(response) = timeout(subscription.timeout + opening, sending).await else {
-        return Came::Nothing;
+        Target::Outside(Ok(outside)) => to_system(px, subscription, outside, payload).await,
+        // Nothing is pulled then; what a schedule has due waits.
+        Target::Outside(Err(_)) | Target::Topic(_) | Target::Results(_) => {
+            Error::from(Reason::BackendMissing)
+                .response(Reads::Http)
+                .map(ResponseBody::mesh)
+        }
     };
     let (head, body) = response.into_parts();
     let reason = Reason::of(&head.headers);
@@ -114,10 +108,13 @@ pub(super) async fn post(
     // What it says has been said, however long the rest takes.
     let body = timeout(patience, read_to_end(body, most)).await;
     match reason {
-        Some(reason) if is_unreached(reason) => Came::Unreached(reason),
-        Some(Reason::UpstreamReset | Reason::KeptConnectionClosed | Reason::BadResponse) => {
-            Came::Nothing
-        }
+        Some(reason) if is_unreached(reason) => Came::Unreached(reason, wait),
+        Some(
+            Reason::RequestTimeout
+            | Reason::UpstreamReset
+            | Reason::KeptConnectionClosed
+            | Reason::BadResponse,
+        ) => Came::Nothing,
         _ => Came::Answer(Answer {
             status: head.status,
             wait,
@@ -166,13 +163,49 @@ async fn to_application(
     let application = px.application(called);
     // As calls from outside would reach it.
     let state = px.destinations.state();
-    let declared = state
-        .served(port)
-        .map_or(Protocol::Http, |served| served.protocol);
+    let served = state.served(port).ok();
+    let declared = served.map_or(Protocol::Http, |served| served.protocol);
+    let limits = served.map_or(&[][..], Served::limits).iter();
+    let within = within(px, &mut account.cx, limits, &head, body).await;
     drop(state);
     let speak = Speak::to_application(declared, false);
-    let answer = forward::once(&mut account.cx, &application, speak, head, body).await;
+    let answer = match within {
+        Ok(body) => {
+            let asked = forward::once(&mut account.cx, &application, speak, head, body);
+            in_time(subscription, pin!(asked)).await
+        }
+        Err(error) => Err(error),
+    };
     account_for(account, answer)
+}
+
+/// Lets a delivery go on that is within these limits; it waits for them as any call does.
+///
+/// # Errors
+/// As those of [`rate_limit::request`].
+async fn within<'a>(
+    px: &Rc<Proxy>,
+    cx: &mut Context,
+    mut limits: impl ExactSizeIterator<Item = &'a Limited>,
+    head: &Parts,
+    body: RequestBody,
+) -> Result<RequestBody, Error> {
+    if limits.len() == 0 {
+        return Ok(body);
+    }
+    let own = own_identity(px);
+    let sender = Sender::own(own.as_ref());
+    let within = rate_limit::request(px, cx, &mut limits, sender, head, body);
+    Ok(Box::pin(within).await?.0)
+}
+
+/// What is answered within the time that a delivery may take.
+async fn in_time(
+    subscription: &Subscription,
+    asked: impl Future<Output = Result<Response<ResponseBody>, Error>>,
+) -> Result<Response<ResponseBody>, Error> {
+    let answer = timeout(subscription.timeout, asked).await;
+    answer.unwrap_or_else(|_| Err(Reason::RequestTimeout.into()))
 }
 
 /// To a system outside the mesh, which proves itself before anything is said to it.
@@ -195,20 +228,38 @@ async fn to_system(
     cx.service = Some(host.into());
     cx.route = Some((subscription.object.clone(), Arc::default()));
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
-    let system = px.system(&subscription.object, outside);
-    let answer = match timeout(OPENING, system.open_ahead()).await {
-        Ok(Ok(())) => {
-            let asked = forward::once(&mut account.cx, &system, Speak::Http1, head, body);
-            let answer = timeout(subscription.timeout, asked).await;
-            answer.unwrap_or_else(|_| Err(Reason::RequestTimeout.into()))
-        }
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(Error::new(
-            Reason::ConnectFailed,
-            "it took too long to open a way there",
-        )),
+    let state = px.destinations.state();
+    let (namespace, _) = subscription.object.split_once('/').unwrap_or_default();
+    // What others have written of this name governs their own deliveries.
+    let places = state.outside.at(&outside.host, outside.port);
+    let places = places.filter(|place| place.named.namespace() == namespace);
+    let limits = Vec::from_iter(places.map(|place| &place.limited));
+    let within = within(px, &mut account.cx, limits.into_iter(), &head, body).await;
+    drop(state);
+    let answer = match within {
+        Ok(body) => called_outside(px, &mut account.cx, subscription, outside, (head, body)).await,
+        Err(error) => Err(error),
     };
     account_for(account, answer)
+}
+
+async fn called_outside(
+    px: &Rc<Proxy>,
+    cx: &mut Context,
+    subscription: &Subscription,
+    outside: &Arc<Outside>,
+    (head, body): (Parts, RequestBody),
+) -> Result<Response<ResponseBody>, Error> {
+    let system = px.system(&subscription.object, outside);
+    match timeout(OPENING, system.open_ahead()).await {
+        Ok(opened) => opened?,
+        Err(_) => {
+            let why = "it took too long to open a way there";
+            return Err(Error::new(Reason::ConnectFailed, why));
+        }
+    }
+    let asked = forward::once(cx, &system, Speak::Http1, head, body);
+    in_time(subscription, pin!(asked)).await
 }
 
 /// To a Service, as calls of the application go.
@@ -229,7 +280,8 @@ async fn to_service(
     let (mut head, body) = request(subscription, payload, (uri, &host));
     let cx = Context::new(Direction::outbound, &mut head);
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
-    let answer = called(px, &mut account.cx, subscription, head, body).await;
+    let asked = called(px, &mut account.cx, subscription, head, body);
+    let answer = in_time(subscription, pin!(asked)).await;
     account_for(account, answer)
 }
 

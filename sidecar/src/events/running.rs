@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::done::Done;
 use super::replay::Tally;
 use crate::config::subscription::Subscription;
+use crate::policy::circuit_breaker::Sole;
 use crate::proxy::Proxy;
 use crate::proxy::error::Reason;
 use crate::telemetry::metrics::events::Events;
@@ -30,6 +31,8 @@ pub(super) struct Running {
     /// The target has said that it is gone: to all that is delivered of the subscription.
     gone: Rc<Cell<bool>>,
     unreached: Cell<Option<(Reason, Instant)>>,
+    /// Whether the target is called while it fails, for all that is delivered of the subscription.
+    pub(super) circuit: Option<Rc<Sole>>,
     pub(super) places: Arc<Semaphore>,
     left: Notify,
     /// Which events are done.
@@ -59,6 +62,10 @@ impl Running {
             paused: Cell::new(None),
             gone: Rc::default(),
             unreached: Cell::new(None),
+            circuit: {
+                let breaker = subscription.circuit_breaker.clone();
+                breaker.map(|breaker| Rc::new(Sole::new(breaker)))
+            },
             places: Arc::new(Semaphore::new(subscription.max_in_flight)),
             left: Notify::new(),
             tally: Tally::default(),
@@ -71,6 +78,7 @@ impl Running {
         Self {
             replays: true,
             gone: self.gone.clone(),
+            circuit: self.circuit.clone(),
             ..Self::new(
                 &self.px,
                 &self.subscription,

@@ -21,6 +21,7 @@
 //! begins to count anew.
 
 mod counts;
+mod sole;
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -32,6 +33,7 @@ use tokio::time::Instant;
 use wire::mesh;
 
 use counts::{BUCKETS, Counts};
+pub use sole::{Call, Sole};
 
 use super::health_check::{Health, Healths};
 use crate::config::service::ServiceKey;

@@ -30,11 +30,11 @@ const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// What the response is to say of limits.
 #[derive(Debug, Default)]
-pub(super) struct Told(HeaderMap);
+pub(crate) struct Told(HeaderMap);
 
 /// Whose a request is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sender<'a> {
+pub(crate) struct Sender<'a> {
     /// Who it proved to be.
     peer: Option<&'a SpiffeId>,
     /// Its address.
@@ -48,7 +48,7 @@ pub(super) struct Sender<'a> {
 ///
 /// # Errors
 /// `rate_limited`; `limit_unknown`; `request_too_large` for a body that could never pass.
-pub(super) async fn request<'a>(
+pub(crate) async fn request<'a>(
     px: &Rc<Proxy>,
     cx: &mut Context,
     limits: impl Iterator<Item = &'a Limited>,
@@ -281,7 +281,7 @@ impl<'a> Sender<'a> {
     }
 
     /// The application beside this sidecar.
-    pub(super) fn own(identity: Option<&'a SpiffeId>) -> Self {
+    pub(crate) fn own(identity: Option<&'a SpiffeId>) -> Self {
         Self {
             peer: identity,
             // Nothing outside is counted by it.

@@ -202,17 +202,16 @@ async fn a_suspended_subscription_delivers_nothing_and_goes_on_where_it_was() ->
     Ok(())
 }
 
-#[tokio::test]
-async fn what_a_rate_limit_holds_up_waits_and_costs_no_attempt() -> Result<()> {
+/// At most one event a second is let in by whoever has the target; `to` says which it is.
+async fn holds_up_and_costs_nothing(to: &str) -> Result<()> {
     let world = World::start("").await?;
-    let target = "target: { type: Service, service: { name: billing, port: 80 }, path: /events }";
     let workload = "target: { type: Workload, workload: { selector: { app: billing }, port: 8080 }, path: /events }";
     let limit = "---\napiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\n\
                  metadata: { name: billing, namespace: shop }\n\
                  spec: { targetRefs: [{ kind: Service, name: billing }], \
                  limits: [{ name: all, requests: 1, per: 1s, burst: 1 }] }\n";
-    let written = subscription("", "").replace(workload, target);
-    assert!(written.contains(target));
+    let written = subscription("", "").replace(workload, to);
+    assert!(written.contains(to));
     world
         .mesh
         .write("events.yaml", &format!("{written}{limit}"))?;
@@ -231,6 +230,22 @@ async fn what_a_rate_limit_holds_up_waits_and_costs_no_attempt() -> Result<()> {
     );
     assert_eq!(world.nats.held("stock.dlq").await?, 0);
     Ok(())
+}
+
+#[tokio::test]
+async fn what_a_rate_limit_holds_up_waits_and_costs_no_attempt() -> Result<()> {
+    holds_up_and_costs_nothing(
+        "target: { type: Service, service: { name: billing, port: 80 }, path: /events }",
+    )
+    .await
+}
+
+#[tokio::test]
+async fn what_is_delivered_to_a_workload_is_within_the_rate_limits_of_its_services() -> Result<()> {
+    holds_up_and_costs_nothing(
+        "target: { type: Workload, workload: { selector: { app: billing }, port: 8080 }, path: /events }",
+    )
+    .await
 }
 
 #[tokio::test]

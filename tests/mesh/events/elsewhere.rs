@@ -134,6 +134,46 @@ async fn what_goes_to_a_system_outside_is_posted_to_it_with_what_its_secret_says
 }
 
 #[tokio::test]
+async fn a_system_outside_is_called_within_the_rate_limits_of_its_name_in_the_same_namespace()
+-> Result<()> {
+    let target = "{ type: URL, url: { address: \"https://partner.example.invalid/hooks\" } }";
+    let limit = |namespace: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: partner, namespace: {namespace} }}\n\
+             spec: {{ type: ExternalName, externalName: partner.example.invalid }}\n\
+             ---\napiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\n\
+             metadata: {{ name: partner, namespace: {namespace} }}\n\
+             spec: {{ targetRefs: [{{ kind: Service, name: partner }}], \
+             limits: [{{ name: daily, requests: 1, per: 24h, burst: 1 }}] }}\n"
+        )
+    };
+    // Whose limits are known here as well, and are about its own deliveries.
+    let others =
+        carried(target, "").replace("namespace: shop", "namespace: other") + &limit("other");
+    let written = carried(target, "") + &limit("shop") + &others;
+    let (mesh, nats, stock, carrier) = started(&written).await?;
+    mesh.programmed("billing").await?;
+    mesh.programmed("partner").await?;
+    accepted(&stock, "1").await?;
+    // What it needed was taken by the first try, which reached nobody: no second one is made.
+    let counted = |namespace: &str| {
+        format!(
+            "meshwright_rate_limit_total{{rate_limit=\"{namespace}/partner\",limit=\"daily\",outcome=\"limited\"}}"
+        )
+    };
+    wait_until("it is held up", SOON, async || {
+        let count = carrier.sidecar().metric(&counted("shop")).await?;
+        ensure!(count == Some(1.0), "{count:?}");
+        Ok(())
+    })
+    .await?;
+    let others = carrier.sidecar().metric(&counted("other")).await?;
+    assert!(others.is_none_or(|count| count == 0.0), "{others:?}");
+    assert_eq!(nats.held("stock.dlq").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_system_that_can_not_prove_who_it_is_is_told_nothing_and_no_event_is_lost() -> Result<()>
 {
     let (system, other) = (System::start().await?, System::start().await?);

@@ -57,6 +57,38 @@ async fn an_event_that_came_as_often_as_it_may_is_a_dead_letter_with_its_story()
 }
 
 #[tokio::test]
+async fn a_target_that_fails_is_left_alone_for_a_while_and_that_costs_no_event_an_attempt()
+-> Result<()> {
+    let breaker =
+        ", maxInFlight: 1, circuitBreaker: { consecutiveFailures: 2, openFor: 2s, maxOpenFor: 8s }";
+    let written = subscription(breaker, "").replace("maxRetries: 2", "maxRetries: 8");
+    let world = World::start(&written).await?;
+    world.mesh.programmed("billing").await?;
+    world.billing.upstream.answers(503);
+    let ids = ["1", "2", "3", "4", "5", "6"];
+    for id in ids {
+        world.accepted(id).await?;
+    }
+    wait_until("it is told", SOON, async || {
+        let verdict = world.mesh.verdict("billing").await?.to_string();
+        ensure!(verdict.contains("circuit_open"), "{verdict}");
+        Ok(())
+    })
+    .await?;
+    world.billing.upstream.answers(200);
+    let seen = world.delivered(&ids).await?;
+    // Without it they would all have failed as often as they may, and sooner than anybody is told of anything.
+    assert!(seen.len() < ids.len() + 9, "{}", seen.len());
+    assert_eq!(world.nats.held("stock.dlq").await?, 0);
+    wait_until("it is well again", SOON, async || {
+        let verdict = world.mesh.verdict("billing").await?.to_string();
+        ensure!(!verdict.contains("circuit_open"), "{verdict}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn what_is_refused_for_good_is_a_dead_letter_at_once_and_nobody_is_followed() -> Result<()> {
     let world = World::subscribed("", "").await?;
     for (place, (status, reason)) in [(400, "refused"), (422, "refused"), (302, "redirect")]

@@ -32,23 +32,8 @@ pub(super) fn shown(sent: mesh::RetryPolicy) -> Value {
             "windowMs": budget.window_ms,
         });
     }
-    if let Some(breaker) = sent.circuit_breaker {
-        let on = [
-            (breaker.on_5xx, "5xx"),
-            (breaker.on_timeout, "timeout"),
-            (breaker.on_connect, "connect"),
-            (breaker.on_reset, "reset"),
-        ];
-        shown["circuitBreaker"] = json!({
-            "inARow": breaker.consecutive_failures,
-            "errorPercent": breaker.error_percent,
-            "minRequests": breaker.min_requests,
-            "windowMs": breaker.window_ms,
-            "on": those(&on),
-            "openForMs": [breaker.open_for_ms, breaker.max_open_for_ms],
-            "halfOpenRequests": breaker.half_open_requests,
-            "maxEjectedPercent": breaker.max_ejected_percent,
-        });
+    if let Some(breaker) = &sent.circuit_breaker {
+        shown["circuitBreaker"] = circuit_breaker(breaker);
     }
     if let Some(balancing) = sent.load_balancing {
         let algorithm = match balancing.algorithm.unwrap() {
@@ -118,4 +103,24 @@ fn retries(retries: &mesh::Retries) -> Value {
         shown["hedging"] = json!({ "afterMs": hedging.after_ms, "max": hedging.max });
     }
     shown
+}
+
+/// When a circuit opens and closes.
+pub(super) fn circuit_breaker(breaker: &mesh::CircuitBreaker) -> Value {
+    let on = [
+        (breaker.on_5xx, "5xx"),
+        (breaker.on_timeout, "timeout"),
+        (breaker.on_connect, "connect"),
+        (breaker.on_reset, "reset"),
+    ];
+    json!({
+        "inARow": breaker.consecutive_failures,
+        "errorPercent": breaker.error_percent,
+        "minRequests": breaker.min_requests,
+        "windowMs": breaker.window_ms,
+        "on": those(&on),
+        "openForMs": [breaker.open_for_ms, breaker.max_open_for_ms],
+        "halfOpenRequests": breaker.half_open_requests,
+        "maxEjectedPercent": breaker.max_ejected_percent,
+    })
 }

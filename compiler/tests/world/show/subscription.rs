@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use wire::mesh::{self, event_filter::Dialect, subscription::Start, subscription::Target};
 
-use super::{publish, service};
+use super::{publish, retry_policy, service};
 
 pub(super) fn shown(sent: mesh::Subscription) -> Value {
     let (mode, on_exhausted) = (sent.mode(), sent.on_exhausted());
@@ -57,6 +57,9 @@ pub(super) fn shown(sent: mesh::Subscription) -> Value {
     }
     if !sent.answers.is_empty() {
         shown["answers"] = Value::from_iter(answers);
+    }
+    if let Some(breaker) = &sent.circuit_breaker {
+        shown["circuitBreaker"] = retry_policy::circuit_breaker(breaker);
     }
     if let Some(expiry) = sent.expiry_ms {
         shown["expiryMs"] = json!(expiry);

@@ -25,6 +25,7 @@ impl Subscription {
     ) -> Self {
         let kind = broker.address.as_ref().map(|address| address.kind);
         Self {
+            circuit_breaker: None,
             object: kept.name.clone(),
             source: Source::Broker(broker.clone()),
             group: Group {

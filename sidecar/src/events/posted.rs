@@ -1,0 +1,126 @@
+//! Events posted until somebody is reached: while nobody is, or the target fails or is held to a rate, they wait here, and
+//! it costs them nothing.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::post::{Answer, Came, Payload, post};
+use super::running::Running;
+use super::settle::{AGAIN, Verdict};
+use crate::config::subscription::{Action, Subscription};
+use crate::policy::circuit_breaker::{Fault, Sole};
+use crate::proxy::Proxy;
+use crate::proxy::error::Reason;
+use crate::telemetry::metrics::events::Delivered as Outcome;
+
+/// What came of posting.
+pub(super) enum Posted {
+    /// Nothing where the target was reached and did not answer.
+    Came(Option<Answer>),
+    /// Nobody was reached, and it is in vain by now.
+    GivenUp(Verdict),
+}
+
+/// Posts until somebody is reached; nothing when the subscription ends before that. Between two tries `given_up` says whether
+/// that is in vain by now, and `is_ours` whether it is still to be posted from here.
+pub(super) async fn posted(
+    running: &Running,
+    px: &Rc<Proxy>,
+    payload: Payload<'_>,
+    is_ours: impl Fn() -> bool,
+    given_up: impl Fn() -> Option<Verdict>,
+) -> Option<Posted> {
+    let subscription = &running.subscription;
+    let reads = subscription.reply.is_some() || matches!(payload, Payload::Batch(_));
+    let mut pause = AGAIN.0;
+    loop {
+        // It has not heard of this one: another sidecar may still be there for it.
+        if running.has_gone() || !is_ours() {
+            return None;
+        }
+        let circuit = running.circuit.as_deref();
+        let unreached = match circuit.map(Sole::enter).transpose() {
+            Err(until) => Unreached::Open(until),
+            Ok(call) => match post(px, subscription, payload, reads).await {
+                Came::Unreached(reason, wait) => Unreached::Tried(reason, wait),
+                came => {
+                    if let Some(call) = call {
+                        call.ended(well(subscription, &came));
+                    }
+                    let is_open = circuit.is_some_and(|circuit| !circuit.is_closed());
+                    running.unreached(is_open.then_some(Reason::CircuitOpen));
+                    return Some(Posted::Came(match came {
+                        Came::Answer(answer) => Some(answer),
+                        Came::Nothing | Came::Unreached(..) => None,
+                    }));
+                }
+            },
+        };
+        // It costs no attempt, and nothing else is asked for meanwhile.
+        let events = &px.metrics.all().events;
+        events.delivered(&subscription.object, Outcome::Unreached);
+        if !unreached.waited(running, &mut pause).await {
+            return None;
+        }
+        if let Some(verdict) = given_up() {
+            return Some(Posted::GivenUp(verdict));
+        }
+    }
+}
+
+/// Why nobody was reached.
+enum Unreached {
+    /// Who was called is not there, or lets nobody in for so long.
+    Tried(Reason, Option<Duration>),
+    /// The target fails: it is not called until then.
+    Open(Instant),
+}
+
+/// Whether the target is well, as far as an answer says so.
+fn well(subscription: &Subscription, came: &Came) -> Result<(), Fault> {
+    match came {
+        Came::Nothing => Err(Fault::Timeout),
+        // Who refuses an event for good with such a status is well.
+        Came::Answer(answer)
+            if answer.status.is_server_error()
+                && subscription.action(answer.status) == Action::Retry =>
+        {
+            Err(Fault::ServerError)
+        }
+        Came::Answer(_) | Came::Unreached(..) => Ok(()),
+    }
+}
+
+// === impl Unreached ===
+
+impl Unreached {
+    /// Waits until somebody may be reached again; whether the subscription goes on after that.
+    async fn waited(self, running: &Running, pause: &mut Duration) -> bool {
+        let (reason, wait) = match self {
+            // It is only too much for now.
+            Self::Tried(Reason::RateLimited, Some(wait)) => (None, wait),
+            Self::Tried(reason, _) => {
+                let wait = pause.mul_f64(rand::random_range(0.5..=1.0));
+                *pause = (*pause * 2).min(AGAIN.1);
+                (Some(reason), wait)
+            }
+            Self::Open(until) => {
+                running.unreached(Some(Reason::CircuitOpen));
+                running.pause_until(until);
+                let Some(circuit) = &running.circuit else {
+                    return true;
+                };
+                return tokio::select! {
+                    biased;
+                    () = running.ended() => false,
+                    () = circuit.changed(until) => true,
+                };
+            }
+        };
+        running.unreached(reason);
+        running.pause_until(Instant::now() + wait);
+        running.goes_on_for(wait).await
+    }
+}
