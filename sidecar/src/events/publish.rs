@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 
 use super::broker::Unpublished;
-use super::cloud_event::{Event, Malformed, Received, receive};
+use super::cloud_event::{CORRELATION, Event, Malformed, Received, receive};
 use super::jobs::{self, fetch};
 use crate::config::async_reply::Kept;
 use crate::config::publish::Publishing;
@@ -38,7 +38,7 @@ use crate::proxy::context::Context;
 use crate::proxy::error::{Error, Reason};
 use crate::proxy::idle;
 use crate::telemetry::metrics::events::Published;
-use crate::telemetry::trace::{TRACEPARENT, TRACESTATE};
+use crate::telemetry::trace::{REQUEST_ID, TRACEPARENT, TRACESTATE};
 
 use hold::Way;
 pub(super) use id::new_id;
@@ -227,15 +227,20 @@ fn wrapped(
     Ok(made())
 }
 
-/// An event that belongs to the trace of the request that brought it, unless it belongs to one already.
+/// An event that belongs to the trace of the request that brought it, and is correlated by that one's id, unless it says
+/// otherwise of itself.
 fn traced(mut event: Event, headers: &HeaderMap) -> Event {
-    if event.attribute("traceparent").is_none() {
-        for name in [TRACEPARENT, TRACESTATE] {
-            let value = headers.get(&name).and_then(|value| value.to_str().ok());
-            if let Some(value) = value {
-                // One that is no text is not passed on.
-                let _ = event.set(name.as_str(), value);
-            }
+    let in_a_trace = event.attribute("traceparent").is_some();
+    let correlated = event.attribute(CORRELATION).is_some();
+    for (has, name, header) in [
+        (in_a_trace, "traceparent", TRACEPARENT),
+        (in_a_trace, "tracestate", TRACESTATE),
+        (correlated, CORRELATION, REQUEST_ID),
+    ] {
+        let value = headers.get(header).and_then(|value| value.to_str().ok());
+        if let Some(value) = value.filter(|_| !has) {
+            // One that is no text is not passed on.
+            let _ = event.set(name, value);
         }
     }
     event

@@ -276,3 +276,37 @@ async fn one_trace_joins_the_request_the_event_and_its_delivery() -> Result<()> 
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn one_id_joins_the_request_the_event_its_deliveries_and_its_dead_letter() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    let asked = [("x-request-id", "basket-77"), ("idempotency-key", "1")];
+    assert_eq!(world.publish(&asked, "{}").await?.status, 202);
+    let seen = world.delivered(&["1"]).await?;
+    assert_eq!(header(&seen[0], "ce-correlationid"), "basket-77");
+    assert_eq!(header(&seen[0], "x-request-id"), "basket-77");
+
+    // Whoever names none is given one by the sidecar beside it; of a batch all have it.
+    world.billing.upstream.answers(422);
+    let batch = [("content-type", "application/cloudevents-batch+json")];
+    let event = |id: &str| json!({ "specversion": "1.0", "id": id, "source": "/stock", "type": "t", "data": 1 });
+    let body = json!([event("2"), event("3")]).to_string();
+    assert_eq!(world.publish(&batch, &body).await?.status, 202);
+    let letters = world.dead_letters(2).await?;
+    let seen = world.billing.upstream.seen();
+    let id = header(&seen[1], "x-request-id").to_owned();
+    assert_eq!(header(&seen[2], "x-request-id"), id);
+    for (head, _) in letters {
+        let said = format!("ce-correlationid: {id}");
+        assert!(head.to_lowercase().contains(&said), "{said}\n{head}");
+    }
+    for sidecar in [&world.stock.sidecar, &world.billing.sidecar] {
+        wait_until("it is in the access log", SOON, async || {
+            let log = sidecar.log()?;
+            ensure!(log.contains(&id) && log.contains("basket-77"), "{id}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}

@@ -17,7 +17,7 @@ use crate::config::subscription::Target;
 use crate::events::broker::{
     Broker, Delivered, Group, Lag, Lost, Message, Queue, Unpublished, Unsubscribed,
 };
-use crate::events::cloud_event::Event;
+use crate::events::cloud_event::{CORRELATION, Event};
 use crate::events::deliver::deliver;
 use crate::events::lanes::Fate;
 use crate::events::received::Received;
@@ -151,8 +151,10 @@ async fn fire(
     Fired { is_done, work }
 }
 
-/// The attempts of a sidecar belong to one trace.
+/// The attempts of a sidecar belong to one trace, and what follows from what was due is correlated by its id.
 fn traced(mut event: Event) -> Event {
+    let id = event.attribute("id").unwrap_or_default().to_owned();
+    let _ = event.set(CORRELATION, id);
     let (trace, span) = (rand::random::<u128>() | 1, rand::random::<u64>() | 1);
     // It is one, whatever the numbers are.
     let _ = event.set("traceparent", format!("00-{trace:032x}-{span:016x}-01"));

@@ -2,8 +2,9 @@
 //! reserves. Neither knows who comes before or after it.
 //!
 //! A step replies the same whenever the same event comes, and its event is told by the order's: so it may be repeated.
-//! What it replies carries on which order it belongs to (`correlationid`), and what it follows (`causationid`), as the
-//! [correlation extension](https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/correlation.md) says.
+//! What it replies carries on which order it is about (`subject`), and says what it follows (`causationid`), as the
+//! [correlation extension](https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/correlation.md) says. What all of them
+//! are correlated by, it need not: replies inherit that.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,9 +80,9 @@ impl Step {
             Self::Payment => ("payment", "com.shop.payment.captured", "/payment"),
             Self::Stock(_) => ("reservation", "com.shop.stock.reserved", "/stock"),
         };
-        // Whoever begins a chain need not say so: what it begins is told by its first event.
-        let correlation = attribute("ce-correlationid").unwrap_or(id);
-        let own = format!("{did}-{correlation}");
+        // Whoever places an order says by its id which one it is.
+        let subject = attribute("ce-subject").unwrap_or(id);
+        let own = format!("{did}-{subject}");
         order.insert(did.to_owned(), own.clone().into());
         let mut reply = Response::new(Full::new(Bytes::from(Value::from(order).to_string())));
         for (name, value) in [
@@ -89,7 +90,7 @@ impl Step {
             ("ce-id", &own),
             ("ce-source", source),
             ("ce-type", kind),
-            ("ce-correlationid", correlation),
+            ("ce-subject", subject),
             ("ce-causationid", id),
             ("ce-partitionkey", &item),
         ] {
@@ -141,7 +142,7 @@ mod tests {
     }
 
     fn attributes(reply: &Reply) -> [&str; 3] {
-        ["ce-id", "ce-correlationid", "ce-causationid"]
+        ["ce-id", "ce-subject", "ce-causationid"]
             .map(|name| reply.headers()[name].to_str().unwrap_or_default())
     }
 
