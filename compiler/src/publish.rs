@@ -19,6 +19,7 @@ use crate::index::Objects;
 use crate::inputs::ObjectKey;
 
 mod async_reply;
+mod attributes;
 
 pub(crate) use async_reply::matches;
 
@@ -50,6 +51,7 @@ impl Reader<'_> {
         let mut problems = self.topics();
         problems.extend(self.unreadable());
         problems.extend(async_reply::problems(self.spec));
+        problems.extend(attributes::problems(self.spec));
         problems.extend(self.elsewhere(hosts));
         problems
     }
@@ -182,6 +184,7 @@ impl Reader<'_> {
         let ObjectKey { namespace, name } = self.key;
         let source = || format!("/apiroutes/{namespace}/{name}");
         mesh::Publishing {
+            attributes: attributes::attributes(&event),
             broker: written.broker.clone(),
             topic: written.topic.clone(),
             r#type: event.type_.unwrap_or_else(|| written.topic.clone()),

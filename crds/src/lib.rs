@@ -27,7 +27,8 @@ pub use api_route::filters::{
 };
 pub use api_route::idempotency::{self, Idempotency};
 pub use api_route::publish::{
-    AsyncReply, Publish, PublishAck, PublishSplit, PublishedEvent, RecordError, SplitFormat,
+    AsyncReply, Publish, PublishAck, PublishSplit, PublishedEvent, PublishedExtension, RecordError,
+    SplitFormat, ValueFrom,
 };
 pub use api_route::stream::Stream;
 pub use api_route::{

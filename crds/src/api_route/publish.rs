@@ -25,6 +25,8 @@ use crate::units::Duration;
 #[x_kube(validation = Cel::new(
     "!has(self.split) || !has(self.split.deadLetter) || self.split.deadLetter.topic != self.topic"
 ).message("split.deadLetter.topic is another topic than topic"))]
+#[x_kube(validation = Cel::new("!has(self.split) || !has(self.event) || !has(self.event.idFrom)")
+    .message("records are told apart by the key of their request and their number, by which an upload goes on: leave event.idFrom out"))]
 #[x_kube(validation = Cel::new("!has(self.asyncReply) || (self.ack == 'Broker' && !has(self.split))")
     .message("a job is one event that the broker holds: with asyncReply there is neither split nor ack: None"))]
 #[x_kube(validation = Cel::new("!has(self.asyncReply) || self.asyncReply.topic != self.topic")
@@ -190,6 +192,61 @@ pub struct PublishedEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024), pattern(r"^[!-~]+$"))]
     pub source: Option<String>,
+
+    /// Where their `id` is taken from; a request without it is answered 400. Their `Idempotency-Key`, or one
+    /// that nobody else has, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_from: Option<ValueFrom>,
+
+    /// Where their `subject` is taken from; they have none when absent, or where that is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject_from: Option<ValueFrom>,
+
+    /// Their extensions, such as the `partitionkey` by which they are in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Cel::new("self.all(e, self.exists_one(o, o.name == e.name))")
+        .message("two extensions have the same name"))]
+    pub extensions: Vec<PublishedExtension>,
+}
+
+/// An extension of events that come as plain bodies.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Cel::new("has(self.value) != has(self.from)")
+    .message("an extension has a value, or a place that it is taken from: write value or from"))]
+pub struct PublishedExtension {
+    /// Its name, as CloudEvents has it.
+    #[schemars(length(min = 1, max = 20), pattern(r"^[a-z0-9]+$"))]
+    pub name: String,
+
+    /// Its value, the same for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), pattern(r"^[ -~]+$"))]
+    pub value: Option<String>,
+
+    /// Where its value is taken from; where that is missing, the event has no such extension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<ValueFrom>,
+}
+
+/// Where an attribute's value is taken from.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Cel::new("has(self.header) != has(self.data)")
+    .message("a value is taken from one place: write header or data"))]
+pub struct ValueFrom {
+    /// A header of the request; of several of the name, the first. None that shows who sends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$"))]
+    pub header: Option<String>,
+
+    /// A path into data that are JSON, of RFC 9535, that leads to one place, such as `$.order.customer`. There
+    /// stands a string, a number, `true` or `false`; anything else is as if it were missing. With `split`, it
+    /// leads into each record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub data: Option<String>,
 }
 
 // === impl PublishSplit ===

@@ -1,11 +1,14 @@
 //! Publish → [`Publish`]: which requests become events, and what the application may publish.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::HeaderName;
 use http::request::Parts;
-use wire::mesh::{self, streaming};
+use wire::data;
+use wire::mesh::{self, event_attribute, streaming};
 
 use super::async_reply::AsyncReply;
 use super::broker::Broker;
@@ -70,6 +73,8 @@ pub struct Publishing {
     pub event_type: String,
     /// Their `source`.
     pub event_source: String,
+    /// What else they say, each by its name.
+    pub attributes: Vec<(String, From)>,
     /// Of a request's body, in bytes.
     pub max_bytes: u64,
     /// Whether it is answered before the broker has confirmed.
@@ -78,6 +83,17 @@ pub struct Publishing {
     pub split: Option<Split>,
     /// Where what is replied is kept for whoever published, if it is.
     pub async_reply: Option<Arc<AsyncReply>>,
+}
+
+/// Where an attribute's value is taken from.
+#[derive(Debug)]
+pub enum From {
+    /// It is this.
+    Value(String),
+    /// A header of the request.
+    Header(HeaderName),
+    /// A place in data that are JSON, and its path as it is written.
+    Data(data::Path, String),
 }
 
 /// How a body is split into records, each of which becomes an event.
@@ -115,6 +131,36 @@ impl Split {
     }
 }
 
+/// As people are told it.
+impl fmt::Display for From {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(_) => write!(f, "what the rule says"),
+            Self::Header(header) => write!(f, "the header {header}"),
+            Self::Data(_, path) => write!(f, "{path} of the data, which are JSON of 1 MiB at most"),
+        }
+    }
+}
+
+impl From {
+    fn build(sent: mesh::EventAttribute) -> Result<(String, Self), String> {
+        let name = sent.name;
+        let from = match sent.from {
+            Some(event_attribute::From::Value(value)) => Self::Value(value),
+            Some(event_attribute::From::Header(header)) => match header.parse() {
+                Ok(header) => Self::Header(header),
+                Err(_) => return Err(format!("{name}: {header:?} is no header")),
+            },
+            Some(event_attribute::From::Data(path)) => {
+                let read = data::Path::parse(&path).map_err(|why| format!("{name}: {why}"))?;
+                Self::Data(read, path)
+            }
+            None => return Err(format!("{name}: it is not known to this sidecar")),
+        };
+        Ok((name, from))
+    }
+}
+
 impl Publish {
     /// Builds from what was sent.
     ///
@@ -146,7 +192,12 @@ impl Publish {
                     let reply = reply.transpose();
                     let reply =
                         reply.map_err(|error| format!("rules[{place}]: async_reply: {error}"))?;
+                    let attributes = publish.attributes.into_iter().map(From::build);
+                    let attributes = attributes.collect::<Result<_, _>>();
+                    let attributes = attributes
+                        .map_err(|error| format!("rules[{place}]: attributes: {error}"))?;
                     Some(Does::Publish(Arc::new(Publishing {
+                        attributes,
                         object: object.clone(),
                         rule: rule.name.as_str().into(),
                         broker,

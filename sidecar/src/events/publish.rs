@@ -6,6 +6,7 @@
 //! tell duplicates do so by topic, source and id; of plain bodies also by who sent them and what stands in them, as
 //! others may choose the same keys. Where a rule says `ack: None` nobody waits for the broker (unwaited.rs).
 
+mod attributes;
 mod hold;
 mod id;
 mod room;
@@ -96,7 +97,7 @@ pub async fn carry(
     match received {
         Received::Plain => {
             // Without a key it is told apart by an id that nobody else has.
-            let has_key = head.headers.contains_key(&IDEMPOTENCY_KEY);
+            let has_key = head.headers.contains_key(&IDEMPOTENCY_KEY) || attributes::have_id(to);
             let content = has_key.then(|| digest(&[&body]));
             let content = content.as_ref().map_or(&[][..], |content| content);
             let event = wrapped(to, &head.headers, body)?;
@@ -222,6 +223,7 @@ fn wrapped(
             event.set("datacontenttype", media_type)?;
         }
         event.data = data;
+        attributes::set(to, &mut event, headers)?;
         Ok(traced(event, headers))
     };
     Ok(made())

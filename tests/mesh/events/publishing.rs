@@ -67,6 +67,95 @@ async fn what_is_posted_to_the_api_is_published_instead_of_reaching_the_applicat
     Ok(())
 }
 
+/// A rule by which plain bodies say more of themselves; the records of an upload too.
+const TOLD: &str = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+    metadata: { name: billing, namespace: shop }\n\
+    spec:\n  hosts: [billing]\n  rules:\n  \
+    - matches: [{ path: { type: Exact, value: /told }, method: POST }]\n    \
+      publish:\n      broker: events\n      topic: stock\n      event:\n        \
+        idFrom: { header: x-order-id }\n        \
+        subjectFrom: { data: \"$.order['number']\" }\n        \
+        extensions: [{ name: partitionkey, from: { data: $.customer } }, { name: region, value: eu }]\n  \
+    - matches: [{ path: { type: Exact, value: /lines }, method: POST }]\n    \
+      publish:\n      broker: events\n      topic: stock\n      \
+      split: { format: NDJSON, onRecordError: Skip, maxFailedRecords: 1 }\n      \
+      event: { extensions: [{ name: partitionkey, from: { data: $.customer } }] }\n  \
+    - {}\n";
+
+#[tokio::test]
+async fn plain_bodies_say_by_headers_and_data_which_events_they_are() -> Result<()> {
+    let world = World::subscribed("", TOLD).await?;
+    let web = world.mesh.client("web").await?;
+    let post = async |path: &str, id: &[&str], body: &str| {
+        let url = format!("http://billing.shop/{path}");
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(id.iter().map(|id| ("x-order-id", *id)));
+        let body = Bytes::from(body.to_owned());
+        web.send(Method::POST, &url, &headers, body).await
+    };
+    let order = r#"{"order":{"number":7},"customer":"c\u00e9-1"}"#;
+    wait_until("it is published", SOON, async || {
+        let answer = post("told", &["o-7"], order).await?;
+        ensure!(answer.status == 202, "{answer:?}");
+        assert_eq!(
+            answer.body,
+            r#"{"id":"o-7","source":"/apiroutes/shop/billing"}"#
+        );
+        Ok(())
+    })
+    .await?;
+    let seen = world.delivered(&["o-7"]).await?;
+    assert_eq!(seen[0].body, order);
+    let of = |one: &Seen, name: &str| header(one, name).to_owned();
+    assert_eq!(of(&seen[0], "ce-subject"), "7");
+    assert_eq!(of(&seen[0], "ce-partitionkey"), "c%C3%A9-1");
+    assert_eq!(of(&seen[0], "ce-region"), "eu");
+
+    // The same once more is held once; something else of that id is another event.
+    for (body, held) in [(order, 1), (r#"{"customer":["none"]}"#, 2)] {
+        assert_eq!(post("told", &["o-7"], body).await?.status, 202);
+        assert_eq!(world.nats.held("stock").await?, held);
+    }
+    wait_until("both are delivered", SOON, async || {
+        ensure!(world.billing.upstream.seen().len() == 2);
+        Ok(())
+    })
+    .await?;
+    let other = &world.billing.upstream.seen()[1];
+    for name in ["ce-subject", "ce-partitionkey"] {
+        assert!(!other.headers.contains_key(name), "{other:?}");
+    }
+
+    // What tells it apart must be there, and what is taken must be something that an attribute can be.
+    let answer = post("told", &[], order).await?;
+    assert_eq!((answer.status, answer.reason()), (400, "event_malformed"));
+    assert!(answer.body.contains("the header x-order-id"), "{answer:?}");
+    let answer = post("told", &["o-8"], r#"{"customer":"a\u0000b"}"#).await?;
+    assert_eq!((answer.status, answer.reason()), (400, "event_malformed"));
+    assert!(answer.body.contains("partitionkey"), "{answer:?}");
+
+    // Of an upload each record says its own.
+    let lines = "{\"customer\":\"c-1\"}\n{\"customer\":\"a\\u0000b\"}\n{\"customer\":2}\n";
+    let answer = post("lines", &[], lines).await?;
+    let told: Value = serde_json::from_str(&answer.body)?;
+    assert_eq!(
+        (&told["accepted"], &told["rejected"]),
+        (&json!(2), &json!(1)),
+        "{told}"
+    );
+    assert_eq!(told["failed"][0]["record"], 2, "{told}");
+    wait_until("all are delivered", SOON, async || {
+        let seen = world.billing.upstream.seen();
+        let keys = Vec::from_iter(seen.iter().map(|one| of(one, "ce-partitionkey")));
+        let all = ["c-1", "2"]
+            .iter()
+            .all(|key| keys.iter().any(|one| one == key));
+        ensure!(all, "{keys:?}");
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn cloud_events_of_every_mode_are_published_as_they_are() -> Result<()> {
     let world = World::subscribed("", "").await?;

@@ -3,6 +3,8 @@
 use std::iter::Peekable;
 use std::str::CharIndices;
 
+use super::Json;
+
 /// The longest path, in bytes.
 pub const MAX_LENGTH: usize = 512;
 
@@ -81,6 +83,25 @@ impl Path {
                 }
                 Some(_) => steps.push(parser.step()?),
             }
+        }
+    }
+
+    /// Whether it leads to one place at most.
+    pub fn is_singular(&self) -> bool {
+        !self.0.contains(&Step::Every)
+    }
+
+    /// What it leads to in data, where it leads to one place: a string, or a number, `true` or `false` as they are
+    /// written. `None` for anything else, and where an object on the way has a member twice.
+    pub fn scalar(&self, json: Json<'_>) -> Option<String> {
+        let mut found = None;
+        json.at(self.steps(), &mut |value| found = Some(value))
+            .ok()?;
+        match found?.as_bytes() {
+            // One that no text is, such as half of a pair, is none.
+            [b'"', ..] => serde_json::from_str(found?).ok(),
+            [b'{' | b'[' | b'n', ..] => None,
+            _ => found.map(str::to_owned),
         }
     }
 

@@ -27,6 +27,33 @@ fn exists(path: &str) -> bool {
 }
 
 #[test]
+fn a_path_that_leads_to_one_place_finds_a_scalar_there_as_it_is_written() {
+    let found = |path: &str| {
+        let path = Path::parse(path).unwrap();
+        assert!(path.is_singular());
+        path.scalar(Json::read(STOCK.as_bytes()).unwrap())
+    };
+    for (path, text) in [
+        ("$.sku", Some("a-1")),
+        ("$['a-b'].c", Some("it\u{e9}m")),
+        ("$.price", Some("12.50")),
+        ("$.live", Some("true")),
+        ("$.items[-1].n", Some("20")),
+        ("$.gone", None),
+        ("$.items", None),
+        ("$.empty", None),
+        ("$.other", None),
+    ] {
+        assert_eq!(found(path).as_deref(), text, "{path}");
+    }
+    assert!(!Path::parse("$.items[*].n").unwrap().is_singular());
+    let twice = Json::read(b"{\"a\":1,\"a\":2}").unwrap();
+    assert_eq!(Path::parse("$.a").unwrap().scalar(twice), None);
+    let half = Json::read(b"{\"a\":\"\\ud800\"}").unwrap();
+    assert_eq!(Path::parse("$.a").unwrap().scalar(half), None);
+}
+
+#[test]
 fn a_path_leads_down_by_names_places_and_all_of_a_level() {
     for (path, text) in [
         ("$.qty", "9"),

@@ -40,6 +40,25 @@ pub(super) const RULES: &[Rule] = &[
         let max = publish.get("maxBytes").and_then(Value::as_u64);
         has(publish, "split") || max.is_none_or(|max| max <= 8_388_608)
     }),
+    (
+        "!has(self.split) || !has(self.event) || !has(self.event.idFrom)",
+        |publish| !has(publish, "split") || publish.pointer("/event/idFrom").is_none(),
+    ),
+    (
+        "self.all(e, self.exists_one(o, o.name == e.name))",
+        |extensions| {
+            let all = extensions.as_array().into_iter().flatten();
+            let mut names = std::collections::BTreeSet::new();
+            all.into_iter()
+                .all(|one| names.insert(one["name"].as_str()))
+        },
+    ),
+    ("has(self.value) != has(self.from)", |extension| {
+        has(extension, "value") != has(extension, "from")
+    }),
+    ("has(self.header) != has(self.data)", |from| {
+        has(from, "header") != has(from, "data")
+    }),
     ("!has(self.split) || self.ack == 'Broker'", |publish| {
         let ack = publish.get("ack");
         !has(publish, "split") || ack.is_none_or(|ack| ack == "Broker")

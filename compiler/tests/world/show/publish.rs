@@ -1,7 +1,7 @@
 //! Which requests become events, for people.
 
 use serde_json::{Value, json};
-use wire::mesh;
+use wire::mesh::{self, event_attribute::From};
 
 use super::filters::cors;
 use super::{request_match, service};
@@ -40,6 +40,17 @@ fn publishing(sent: &mesh::Publishing) -> Value {
     });
     if sent.unwaited {
         shown["answered"] = "before it is confirmed".into();
+    }
+    if !sent.attributes.is_empty() {
+        let attributes = sent.attributes.iter().map(|one| {
+            let from = match one.from.as_ref().unwrap() {
+                From::Value(value) => format!("{value:?}"),
+                From::Header(header) => format!("header {header}"),
+                From::Data(path) => format!("data {path}"),
+            };
+            (one.name.clone(), Value::from(from))
+        });
+        shown["attributes"] = Value::Object(attributes.collect());
     }
     if let Some(split) = &sent.split {
         let mesh::Split {

@@ -26,6 +26,9 @@ pub enum Malformed {
     /// An attribute that every event has is not there.
     #[error("{0}: it is missing; every event has specversion, id, source and type")]
     Missing(&'static str),
+    /// What tells an event apart, as the rule says, is not there.
+    #[error("id: it is taken from {0}, and is missing there; send it")]
+    NoId(String),
     /// An attribute, header or member stands twice.
     #[error("{0}: it stands twice; send it once")]
     Repeated(String),

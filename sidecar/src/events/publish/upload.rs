@@ -30,7 +30,7 @@ use super::super::split::{Broken, Record, Splitter, Wrong};
 use super::hold::answer;
 use super::id::{digest, new_id};
 use super::room::Share;
-use super::{key, refused, said_length, too_large, traced};
+use super::{attributes, key, refused, said_length, too_large, traced};
 use crate::config::publish::{Publishing, Split};
 use crate::policy::idempotency::key::Principal;
 use crate::proxy::Proxy;
@@ -230,9 +230,17 @@ impl<'u> Upload<'u> {
             return Ok(());
         }
         let Record { data, wrong } = record;
-        if wrong.is_some() {
+        // What stands in it may be nothing that an attribute can be.
+        let made = wrong.map_or_else(
+            || {
+                let event = self.event(number, data.clone());
+                event.map_err(|why| Wrong::Malformed(why.to_string()))
+            },
+            Err,
+        );
+        if let Err(why) = &made {
             if self.wrong == self.split.max_failed {
-                let why = wrong.map(|why| why.to_string()).unwrap_or_default();
+                let why = why.to_string();
                 let events = &self.px.metrics.all().events;
                 events.published(&self.to.broker, &self.to.topic, Published::Malformed);
                 return Err(unbearable(number, Reason::EventMalformed, &why));
@@ -252,13 +260,9 @@ impl<'u> Upload<'u> {
             number,
         };
         let content = (self.sender.clone(), digest(&[&data]));
-        let settling: LocalBoxFuture<'u, Settled> = match wrong {
-            None => {
-                let event = self.event(number, data);
-                let event = event.map_err(|why| refused(to, &px.metrics, &why))?;
-                Box::pin(async move { attempt.hold(event, content, bytes).await })
-            }
-            Some(why) => {
+        let settling: LocalBoxFuture<'u, Settled> = match made {
+            Ok(event) => Box::pin(async move { attempt.hold(event, content, bytes).await }),
+            Err(why) => {
                 let letter = self.letter(number, data)?;
                 let events = &px.metrics.all().events;
                 events.published(&to.broker, &to.topic, Published::Malformed);
@@ -342,6 +346,7 @@ impl<'u> Upload<'u> {
         event.set("time", Timestamp::now().to_string())?;
         event.set("datacontenttype", self.split.format.media_type())?;
         event.data = data;
+        attributes::set(self.to, &mut event, self.headers)?;
         Ok(traced(event, self.headers))
     }
 
