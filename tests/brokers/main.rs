@@ -4,5 +4,6 @@
 
 mod letters;
 mod nats;
+mod older;
 mod rabbitmq;
 mod redis;

@@ -1,6 +1,7 @@
 //! Connections to a NATS: kept, refused, broken, over TLS.
 
 use super::*;
+use crate::older;
 
 #[tokio::test]
 async fn a_broker_that_is_away_is_reconnected_to() {
@@ -413,4 +414,50 @@ async fn nothing_that_is_said_before_tls_is_taken_for_what_is_said_over_it() {
             .unwrap();
         assert!(sent.is_empty(), "{said:?}");
     }
+}
+
+/// A NATS that says that it is of another version.
+async fn of_version(server: &Server, version: &'static str) -> Nats {
+    let dial = older::that_says(server.address, move |said| {
+        let place = older::behind(said, b"\"version\":\"", b'"')?;
+        // All of INFO, which is a line.
+        said.contains(&b'\n').then(|| {
+            let (before, after) = (&said[..place.start], &said[place.end..]);
+            [before, version.as_bytes(), after].concat()
+        })
+    });
+    let address = Address {
+        dial: dial.await,
+        ..server.address(Credentials::None)
+    };
+    let nats = Nats::open(address).await.unwrap();
+    until(|| nats.is_connected()).await;
+    nats
+}
+
+#[tokio::test]
+async fn a_version_that_can_not_do_what_is_needed_is_told_and_more_is_needed_for_order() {
+    let server = Server::start("");
+    let plain = group("billing", "orders");
+    let ordered = Group {
+        name: "in-order".to_owned(),
+        window: Some(16),
+        ..plain.clone()
+    };
+    let told = |version: &str, needed| {
+        Err(Unsubscribed::TooOld {
+            version: version.to_owned(),
+            needed,
+        })
+    };
+    let before = of_version(&server, "2.9.25").await;
+    assert_eq!(before.join(&plain).await.map(drop), told("2.9.25", "2.10"));
+    let between = of_version(&server, "2.10.29").await;
+    assert_eq!(
+        between.join(&ordered).await.map(drop),
+        told("2.10.29", "2.11")
+    );
+    assert!(between.join(&plain).await.is_ok());
+    // To publish needs nothing of that.
+    publish(&before, "orders", "a").await;
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::older;
 
 #[tokio::test]
 async fn a_broker_that_is_killed_forgets_nothing_that_it_has_confirmed() {
@@ -270,4 +271,31 @@ async fn one_that_does_not_answer_is_away_and_nobody_dials_for_one_that_was_drop
     assert!(!String::from_utf8_lossy(&read).contains("secret"));
     let dialled = tokio::time::timeout(Duration::from_secs(2), listener.accept()).await;
     assert!(dialled.is_err(), "it is dialled");
+}
+
+#[tokio::test]
+async fn a_version_that_can_not_do_what_is_needed_is_told() {
+    let host = host().await;
+    let dial = older::that_says(host.address, |said| {
+        // A table's field: its length in four bytes, then the text.
+        let at = older::behind(said, b"\x07versionS\0\0\0", b'.')?.start;
+        let length = usize::from(said[at]);
+        let text = at + 1..at + 1 + length;
+        let other = format!("3.9.{}", "0".repeat(length.checked_sub(4)?));
+        (said.len() >= text.end).then(|| {
+            let (before, after) = (&said[..text.start], &said[text.end..]);
+            [before, other.as_bytes(), after].concat()
+        })
+    });
+    let address = Address {
+        dial: dial.await.into(),
+        ..host.address()
+    };
+    let rabbit = RabbitMq::open(address).unwrap();
+    until(|| rabbit.is_connected()).await;
+    let joined = rabbit.join(&group("billing", "orders")).await.map(drop);
+    let Err(Unsubscribed::TooOld { version, needed }) = joined else {
+        panic!("{joined:?}");
+    };
+    assert!(version.starts_with("3.9.") && needed == "3.10", "{version}");
 }

@@ -56,12 +56,9 @@ async fn an_event_that_came_as_often_as_it_may_is_a_dead_letter_with_its_story()
     world.delivered(&["2"]).await.map(drop)
 }
 
-#[tokio::test]
-async fn a_target_that_fails_is_left_alone_for_a_while_and_that_costs_no_event_an_attempt()
--> Result<()> {
-    let breaker =
-        ", maxInFlight: 1, circuitBreaker: { consecutiveFailures: 2, openFor: 2s, maxOpenFor: 8s }";
-    let written = subscription(breaker, "").replace("maxRetries: 2", "maxRetries: 8");
+/// A target that fails is left alone for a while, as what is written says.
+async fn is_left_alone(written: &str) -> Result<()> {
+    let written = written.replace("maxRetries: 2", "maxRetries: 8");
     let world = World::start(&written).await?;
     world.mesh.programmed("billing").await?;
     world.billing.upstream.answers(503);
@@ -86,6 +83,27 @@ async fn a_target_that_fails_is_left_alone_for_a_while_and_that_costs_no_event_a
         Ok(())
     })
     .await
+}
+
+#[tokio::test]
+async fn a_target_that_fails_is_left_alone_for_a_while_and_that_costs_no_event_an_attempt()
+-> Result<()> {
+    let breaker =
+        ", maxInFlight: 1, circuitBreaker: { consecutiveFailures: 2, openFor: 2s, maxOpenFor: 8s }";
+    is_left_alone(&subscription(breaker, "")).await
+}
+
+#[tokio::test]
+async fn while_the_circuits_of_a_service_are_open_its_events_wait_and_cost_nothing() -> Result<()> {
+    let target = "target: { type: Service, service: { name: billing, port: 80 }, path: /events }";
+    let workload = "target: { type: Workload, workload: { selector: { app: billing }, port: 8080 }, path: /events }";
+    let written = subscription(", maxInFlight: 1", "").replace(workload, target);
+    assert!(written.contains(target));
+    let policy = "---\napiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\n\
+                  metadata: { name: breaker, namespace: shop }\n\
+                  spec: { targetRefs: [{ kind: Service, name: billing }], circuitBreaker: { \
+                  consecutiveFailures: 2, openFor: 2s, maxOpenFor: 8s, maxEjectedPercent: 100 } }\n";
+    is_left_alone(&(written + policy)).await
 }
 
 #[tokio::test]

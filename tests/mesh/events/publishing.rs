@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::*;
+use crate::access::consumer;
 
 #[tokio::test]
 async fn an_event_is_accepted_once_the_broker_holds_it_and_reaches_who_is_subscribed() -> Result<()>
@@ -154,6 +155,66 @@ async fn plain_bodies_say_by_headers_and_data_which_events_they_are() -> Result<
         Ok(())
     })
     .await
+}
+
+/// A rule that publishes, behind all that governs calls.
+const GUARDED: &str = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+    metadata: { name: billing, namespace: shop }\n\
+    spec:\n  hosts: [billing]\n  auth: { apiKey: {} }\n  \
+    authorization: { rules: [{ principals: { consumers: [acme] } }] }\n  \
+    idempotency: {}\n  rules:\n  \
+    - { matches: [{ path: { type: Exact, value: /guarded } }], publish: { broker: events, topic: stock } }\n  \
+    - {}\n\
+    ---\napiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\nmetadata: { name: billing, namespace: shop }\n\
+    spec: { targetRefs: [{ kind: Service, name: billing }], limits: [{ name: all, requests: 3, per: 24h, burst: 3, \
+    paths: [{ type: Exact, value: /guarded }] }] }\n";
+
+#[tokio::test]
+async fn what_is_published_is_behind_all_that_governs_calls() -> Result<()> {
+    let keys = [
+        consumer("acme", "gold", "mk_acme1_a", "")?,
+        consumer("poor", "free", "mk_poor1_a", "")?,
+    ];
+    let world = World::subscribed("", &(GUARDED.to_owned() + &keys.concat())).await?;
+    let web = world.mesh.client("web").await?;
+    let post = async |key: &str, body: &str| {
+        let headers = [
+            ("x-api-key", key),
+            ("idempotency-key", "1"),
+            ("content-type", "application/json"),
+        ];
+        let body = Bytes::from(body.to_owned());
+        let url = "http://billing.shop/guarded";
+        let answer = web.send(Method::POST, url, &headers, body).await?;
+        anyhow::Ok((answer.status, answer.reason().to_owned()))
+    };
+    let refused = |status: u16, reason: &str| (status, reason.to_owned());
+    wait_until("it is guarded", SOON, async || {
+        let answer = post("mk_none1_a", "{}").await?;
+        ensure!(answer == refused(401, "credentials_invalid"), "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(
+        post("mk_poor1_a", "{}").await?,
+        refused(403, "not_permitted")
+    );
+    assert_eq!(world.nats.held("stock").await?, 0);
+    // What was answered is answered again.
+    for _ in 0..2 {
+        assert_eq!(post("mk_acme1_a", "{}").await?.0, 202);
+    }
+    assert_eq!(
+        post("mk_acme1_a", "[]").await?,
+        refused(409, "idempotency_conflict")
+    );
+    assert_eq!(
+        post("mk_acme1_a", "{}").await?,
+        refused(429, "rate_limited")
+    );
+    world.delivered(&["1"]).await?;
+    assert_eq!(world.nats.held("stock").await?, 1);
+    Ok(())
 }
 
 #[tokio::test]
