@@ -421,6 +421,7 @@ fn figures(report: &Report) -> EventSubscriptionStatus {
         return EventSubscriptionStatus::default();
     };
     EventSubscriptionStatus {
+        active: events.active.clone(),
         lag: events.lag.map(in_a_status),
         unacknowledged: events.unacknowledged.map(in_a_status),
         in_flight: Some(in_a_status(events.in_flight)),

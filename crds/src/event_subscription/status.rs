@@ -15,6 +15,12 @@ pub struct EventSubscriptionStatus {
     #[serde(flatten)]
     pub object: ObjectStatus,
 
+    /// In order: the pod whose sidecar delivers, as `namespace/pod`; the others follow when it leaves. Absent where
+    /// none has been given an event yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 320))]
+    pub active: Option<String>,
+
     /// How many events before its group were not delivered yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]

@@ -31,6 +31,8 @@ pub struct EventsReport {
     pub gone: usize,
     /// How many only count what waits, as nobody is there that it is for.
     pub nobody: usize,
+    /// In order: whom the broker has chosen, as `namespace/pod`; empty where nobody has said so.
+    pub chosen: String,
     /// Why one of the others does not deliver, in a sentence.
     pub why: String,
     /// What is before the group; none where nobody knows.
@@ -51,7 +53,8 @@ pub(super) type Reported = BTreeMap<ObjectKey, (EventsReport, Instant)>;
 // === impl EventsReport ===
 
 impl EventsReport {
-    fn of(report: SubscriptionReport) -> Self {
+    /// As the sidecar of `pod` (`namespace/pod`) says.
+    fn of(report: SubscriptionReport, pod: &str) -> Self {
         let delivers =
             report.subscribed && report.why.is_empty() && !report.gone && !report.suspended;
         let one = |is: bool| usize::from(is);
@@ -61,6 +64,10 @@ impl EventsReport {
             suspended: one(report.suspended),
             gone: one(report.gone),
             nobody: one(report.nobody),
+            chosen: match report.chosen && delivers {
+                true => pod.to_owned(),
+                false => String::new(),
+            },
             why: presentable(&report.why, MAX_WHY_CHARS),
             lag: report.lag,
             in_flight: report.in_flight,
@@ -89,6 +96,9 @@ impl EventsReport {
         }
         if self.why.is_empty() {
             self.why = other.why;
+        }
+        if self.chosen.is_empty() {
+            self.chosen = other.chosen;
         }
         match (&mut self.replay, other.replay) {
             (Some(sum), Some(more)) if sum.request == more.request => {
@@ -133,6 +143,7 @@ impl Streams {
         let Some(stream) = inner.streams.get_mut(&id) else {
             return;
         };
+        let pod = stream.subscriber.pod.to_string();
         let mut touched = Vec::new();
         for one in report.subscriptions {
             let key = ObjectKey::new(&*one.namespace, &*one.name);
@@ -145,7 +156,7 @@ impl Streams {
                 false => drop(
                     stream
                         .reports
-                        .insert(key.clone(), (EventsReport::of(one), now)),
+                        .insert(key.clone(), (EventsReport::of(one, &pod), now)),
                 ),
             }
             touched.push(ObjectRef::new(ObjectKind::EventSubscription, &key));
@@ -189,21 +200,24 @@ mod tests {
     use super::*;
 
     fn report(waiting: u64, at_ms: u64) -> EventsReport {
-        EventsReport::of(SubscriptionReport {
-            subscribed: true,
-            lag: Some(EventLag {
-                waiting,
-                unacknowledged: 1,
-            }),
-            in_flight: 2,
-            dead_lettered: 3,
-            failure: Some(EventFailure {
-                status: 500,
-                reason: "Answer".to_owned(),
-                at_ms,
-            }),
-            ..SubscriptionReport::default()
-        })
+        EventsReport::of(
+            SubscriptionReport {
+                subscribed: true,
+                lag: Some(EventLag {
+                    waiting,
+                    unacknowledged: 1,
+                }),
+                in_flight: 2,
+                dead_lettered: 3,
+                failure: Some(EventFailure {
+                    status: 500,
+                    reason: "Answer".to_owned(),
+                    at_ms,
+                }),
+                ..SubscriptionReport::default()
+            },
+            "shop/a",
+        )
     }
 
     #[test]
@@ -218,6 +232,26 @@ mod tests {
     }
 
     #[test]
+    fn in_order_it_is_told_which_pod_delivers() {
+        let of = |chosen, why: &str, pod| {
+            let report = SubscriptionReport {
+                subscribed: true,
+                chosen,
+                why: why.to_owned(),
+                ..SubscriptionReport::default()
+            };
+            EventsReport::of(report, pod)
+        };
+        let mut sum = of(false, "", "shop/a");
+        assert_eq!(sum.chosen, "");
+        // One that waits delivers nothing, whatever it knew last.
+        sum.add(of(true, "the broker is away", "shop/b"));
+        assert_eq!(sum.chosen, "");
+        sum.add(of(true, "", "shop/c"));
+        assert_eq!(sum.chosen, "shop/c");
+    }
+
+    #[test]
     fn who_waits_or_is_told_that_the_target_is_gone_does_not_deliver() {
         let of = |change: fn(&mut SubscriptionReport)| {
             let mut report = SubscriptionReport {
@@ -225,7 +259,7 @@ mod tests {
                 ..SubscriptionReport::default()
             };
             change(&mut report);
-            EventsReport::of(report).delivering
+            EventsReport::of(report, "shop/a").delivering
         };
         assert_eq!(of(|_| {}), 1);
         assert_eq!(of(|it| it.subscribed = false), 0);
@@ -236,10 +270,13 @@ mod tests {
 
     #[test]
     fn what_a_sidecar_says_is_one_line_and_bounded() {
-        let said = EventsReport::of(SubscriptionReport {
-            why: format!("a\n{}", "b".repeat(1000)),
-            ..SubscriptionReport::default()
-        });
+        let said = EventsReport::of(
+            SubscriptionReport {
+                why: format!("a\n{}", "b".repeat(1000)),
+                ..SubscriptionReport::default()
+            },
+            "shop/a",
+        );
         assert!(said.why.starts_with("a b"));
         assert_eq!(said.why.len(), MAX_WHY_CHARS);
     }

@@ -102,7 +102,7 @@ pub(super) struct Inner {
 
 #[derive(Debug)]
 pub(super) struct Stream {
-    subscriber: Subscriber,
+    pub(super) subscriber: Subscriber,
     keys: Audience,
     /// What it wants to be told beside, by ids of kind Lookup.
     asked: Asked,

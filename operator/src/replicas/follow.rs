@@ -203,6 +203,7 @@ fn write_events(events: &EventsReport) -> Events {
         suspended: count(events.suspended),
         gone: count(events.gone),
         nobody: count(events.nobody),
+        chosen: events.chosen.clone(),
         why: events.why.clone(),
         waiting: events.lag.map(|lag| lag.waiting),
         unacknowledged: events.lag.map(|lag| lag.unacknowledged),
@@ -235,6 +236,7 @@ pub(super) fn read_events(events: Events) -> EventsReport {
         suspended: count(events.suspended),
         gone: count(events.gone),
         nobody: count(events.nobody),
+        chosen: events.chosen,
         why: events.why,
         lag: events.waiting.map(|waiting| EventLag {
             waiting,

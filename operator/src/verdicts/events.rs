@@ -20,6 +20,9 @@ pub struct Figures {
     pub sidecars: usize,
     /// How many of these deliver.
     pub delivering: usize,
+    /// In order: the pod whose sidecar delivers, as `namespace/pod`; none where nobody has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<String>,
     /// Events that were not delivered yet; none where nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<u64>,
@@ -45,6 +48,7 @@ impl From<&EventsReport> for Figures {
         Self {
             sidecars: report.sidecars,
             delivering: report.delivering,
+            active: Some(report.chosen.clone()).filter(|pod| !pod.is_empty()),
             lag: report.lag.map(|lag| lag.waiting),
             unacknowledged: report.lag.map(|lag| lag.unacknowledged),
             in_flight: report.in_flight,

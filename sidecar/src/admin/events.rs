@@ -59,6 +59,7 @@ fn told(report: &SubscriptionReport) -> Value {
         "subscribed": report.subscribed,
         "suspended": report.suspended,
         "targetGone": report.gone,
+        "chosen": report.chosen,
         "nobodyThere": report.nobody,
         "why": report.why,
         "lag": lag.map(|lag| lag.waiting),

@@ -257,6 +257,11 @@ pub trait Queue {
     /// From now on who pulls is told at once that there is nothing, where the broker can say so.
     fn hurry(&mut self) {}
 
+    /// Whether it is the one member that the broker delivers to, as far as it was told; of a group in order.
+    fn is_chosen(&self) -> bool {
+        false
+    }
+
     /// How much is before the group, all of its members together.
     ///
     /// # Errors

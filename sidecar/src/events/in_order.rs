@@ -62,6 +62,7 @@ pub(super) async fn pull(
         extend: None,
     };
     let ended = held.go_on(queue, &mut fates).await;
+    running.is_chosen(false);
     // What ends from now on is given back by itself.
     fates.close();
     let mut waiting = held.lanes.into_waiting();
@@ -115,6 +116,7 @@ impl InOrder {
                         Ok(pulled) => self.came(pulled),
                         Err(why) => return Ended::Lost(why.to_string()),
                     }
+                    running.is_chosen(queue.is_chosen());
                     if !self.lanes.is_alone() && self.lanes.held() > 0 {
                         let lag = match queue.lag().await {
                             Ok(lag) => lag,

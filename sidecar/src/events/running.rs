@@ -31,6 +31,7 @@ pub(super) struct Running {
     /// The target has said that it is gone: to all that is delivered of the subscription.
     gone: Rc<Cell<bool>>,
     unreached: Cell<Option<(Reason, Instant)>>,
+    chosen: Cell<bool>,
     /// Whether the target is called while it fails, for all that is delivered of the subscription.
     pub(super) circuit: Option<Rc<Sole>>,
     pub(super) places: Arc<Semaphore>,
@@ -62,6 +63,7 @@ impl Running {
             paused: Cell::new(None),
             gone: Rc::default(),
             unreached: Cell::new(None),
+            chosen: Cell::new(false),
             circuit: {
                 let breaker = subscription.circuit_breaker.clone();
                 breaker.map(|breaker| Rc::new(Sole::new(breaker)))
@@ -199,6 +201,18 @@ impl Running {
             let object = &self.subscription.object;
             tracing::warn!(subscription = %object, "the target is gone (410): nothing is delivered any more");
             self.tell(|events, object| events.gone(object));
+        }
+    }
+
+    /// Whether the broker delivers to this sidecar and to no other, of a subscription in order.
+    pub(super) fn is_chosen(&self, is: bool) {
+        if self.chosen.replace(is) != is {
+            let object = &self.subscription.object;
+            match is {
+                true => tracing::info!(subscription = %object, "is delivered to, in order"),
+                false => tracing::info!(subscription = %object, "is no longer delivered to"),
+            }
+            self.tell(|events, object| events.chosen(object, is));
         }
     }
 

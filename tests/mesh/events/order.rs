@@ -162,3 +162,38 @@ async fn order_outlives_the_sidecar_that_is_killed_with_events_in_hand() -> Resu
     assert!(both[1 - active].upstream.requests() > 0);
     check_order(&seen())
 }
+
+#[tokio::test]
+async fn the_status_says_which_replica_delivers_in_order_and_who_follows() -> Result<()> {
+    let world = World::subscribed(", ordering: Global", "").await?;
+    let another = world.mesh.workload("billing").await?;
+    world.mesh.programmed("billing").await?;
+    let active = async |other_than: &str| {
+        let mut found = String::new();
+        wait_until("it is told who delivers", LEASE + SOON, async || {
+            let verdict = world.mesh.verdict("billing").await?;
+            let active = verdict["events"]["active"].as_str().unwrap_or_default();
+            ensure!(!active.is_empty() && active != other_than, "{verdict}");
+            found = active.to_owned();
+            Ok(())
+        })
+        .await?;
+        anyhow::Ok(found)
+    };
+    keyed(&world, "a", "1").await?;
+    let first = active("").await?;
+    let both = [&world.billing, &another];
+    let is_first = |one: &&&Workload| first == format!("shop/{}", one.sidecar.pod());
+    let found = both.iter().find(is_first).context("a pod of this name")?;
+    assert_eq!(found.upstream.requests(), 1);
+    found.sidecar.terminate().await?;
+    keyed(&world, "a", "2").await?;
+    let second = active(&first).await?;
+    let other = both.iter().find(|one| !is_first(one)).context("another")?;
+    assert_eq!(second, format!("shop/{}", other.sidecar.pod()));
+    wait_until("it has delivered", SOON, async || {
+        ensure!(posted(&other.upstream.seen()) == ["2"]);
+        Ok(())
+    })
+    .await
+}

@@ -249,6 +249,11 @@ impl Events {
         self.report(subscription, |report| report.nobody = true);
     }
 
+    /// Whether its broker delivers to this sidecar and to no other.
+    pub fn chosen(&self, subscription: &Arc<str>, is: bool) {
+        self.report(subscription, |report| report.chosen = is);
+    }
+
     /// Its target has said that it is gone.
     pub fn gone(&self, subscription: &Arc<str>) {
         self.report(subscription, |report| report.gone = true);

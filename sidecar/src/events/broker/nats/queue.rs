@@ -388,6 +388,11 @@ impl Queue for Pulled {
         self.hurries = true;
     }
 
+    fn is_chosen(&self) -> bool {
+        let pin = self.pin.as_ref();
+        pin.is_some_and(|pin| pin.delivered && pin.id.is_some())
+    }
+
     fn lag(&mut self) -> LocalBoxFuture<'_, Result<Lag, Lost>> {
         self.count().boxed_local()
     }
