@@ -1,5 +1,7 @@
 //! How events are delivered.
 
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
 
 use super::*;
@@ -37,6 +39,51 @@ async fn each_subscription_gets_every_event_and_those_that_share_a_group_share_t
     })
     .await?;
     assert_eq!(seen().len(), 80);
+    Ok(())
+}
+
+#[tokio::test]
+async fn replicas_come_and_go_under_load_and_nothing_is_lost_comes_twice_or_starves() -> Result<()>
+{
+    let world = World::subscribed("", "").await?;
+    let first = &world.billing;
+    first.upstream.takes(Duration::from_millis(5));
+    let mut published = 0;
+    let mut publish_until = async |is_so: &dyn Fn() -> bool| {
+        let since = Instant::now();
+        while !is_so() {
+            ensure!(since.elapsed() < SOON, "it did not come to that");
+            published += 1;
+            world.accepted(&published.to_string()).await?;
+        }
+        anyhow::Ok(())
+    };
+    publish_until(&|| first.upstream.requests() > 20).await?;
+    // Scaled up: who comes is given its share.
+    let second = world.mesh.workload("billing").await?;
+    let third = world.mesh.workload("billing").await?;
+    for one in [&second, &third] {
+        one.upstream.takes(Duration::from_millis(5));
+    }
+    publish_until(&|| second.upstream.requests().min(third.upstream.requests()) > 20).await?;
+    // Rolled, and scaled down: who ends finishes what it has begun, and gives the rest back.
+    first.sidecar.terminate().await?;
+    let begun = second.upstream.requests();
+    publish_until(&|| second.upstream.requests() > begun + 20).await?;
+    second.sidecar.terminate().await?;
+    let begun = third.upstream.requests();
+    publish_until(&|| third.upstream.requests() > begun + 20).await?;
+    let all = [first, &second, &third];
+    wait_until("every event is delivered", SOON, async || {
+        let seen: usize = all.iter().map(|one| one.upstream.requests()).sum();
+        ensure!(seen >= published, "{seen} of {published}");
+        Ok(())
+    })
+    .await?;
+    let seen = all.map(|one| one.upstream.seen()).concat();
+    let ids = std::collections::BTreeSet::from_iter(seen.iter().map(id_of));
+    assert_eq!((ids.len(), seen.len()), (published, published));
+    assert_eq!(world.nats.held("stock.dlq").await?, 0);
     Ok(())
 }
 
