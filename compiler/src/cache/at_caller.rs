@@ -89,7 +89,7 @@ pub(crate) fn in_namespace<'o>(
 
 /// Where credentials are looked for, but for the header that tokens stand in where nothing is said of
 /// it: that one every sidecar knows.
-fn places(auth: &Auth) -> impl Iterator<Item = (CredentialPlace, &str)> {
+pub(crate) fn places(auth: &Auth) -> impl Iterator<Item = (CredentialPlace, &str)> {
     let tokens = auth.jwt.iter().flat_map(|jwt| &jwt.from);
     let asked = auth.introspection.iter().flat_map(|asked| &asked.from);
     let tokens = tokens.chain(asked).map(|from| (from.place, &*from.name));

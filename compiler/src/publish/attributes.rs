@@ -1,15 +1,19 @@
 //! What else is said of events that come as plain bodies: from `crds::PublishedEvent` to `mesh::EventAttribute`.
 
+use std::collections::BTreeSet;
+
 use crds::status::Reason;
-use crds::{ApiRouteSpec, PublishedEvent, ValueFrom};
+use crds::{ApiRouteSpec, CredentialPlace, PublishedEvent, ValueFrom};
 use wire::data::Path;
 use wire::mesh::{self, event_attribute::From as Sent};
 
 use crate::api_route::Refusal;
+use crate::cache::at_caller::places;
 
 /// What shows who sends a request, and is in no event.
-const SECRET: [&str; 4] = [
+const SECRET: [&str; 5] = [
     "authorization",
+    "x-api-key",
     "cookie",
     "proxy-authorization",
     "set-cookie",
@@ -60,13 +64,22 @@ fn sent(from: &ValueFrom) -> Option<Sent> {
 
 /// What is wrong with them.
 pub(super) fn problems(spec: &ApiRouteSpec) -> Vec<Refusal> {
+    let places = spec.auth.iter().flat_map(places);
+    let own = places.filter_map(|(place, name)| {
+        (place == CredentialPlace::Header).then(|| name.to_ascii_lowercase())
+    });
+    let own = BTreeSet::from_iter(own);
+    let shows = |header: &str| {
+        let header = header.to_ascii_lowercase();
+        SECRET.contains(&&*header) || own.contains(&header)
+    };
     let rules = spec.rules.iter().enumerate();
     let problems = rules.flat_map(|(place, rule)| {
         let publish = rule.publish.as_ref();
         let event = publish.and_then(|publish| publish.event.as_ref());
         let at = format!("spec.rules[{place}].publish.event");
         let splits = publish.is_some_and(|publish| publish.split.is_some());
-        event.map_or_else(Vec::new, |event| of_an_event(&at, event, splits))
+        event.map_or_else(Vec::new, |event| of_an_event(&at, event, splits, &shows))
     });
     let refusal = |message| Refusal {
         reason: Reason::Invalid,
@@ -75,7 +88,12 @@ pub(super) fn problems(spec: &ApiRouteSpec) -> Vec<Refusal> {
     problems.map(refusal).collect()
 }
 
-fn of_an_event(at: &str, event: &PublishedEvent, splits: bool) -> Vec<String> {
+fn of_an_event(
+    at: &str,
+    event: &PublishedEvent,
+    splits: bool,
+    shows: &dyn Fn(&str) -> bool,
+) -> Vec<String> {
     let mut problems = Vec::new();
     if splits && event.id_from.is_some() {
         problems.push(format!(
@@ -89,7 +107,7 @@ fn of_an_event(at: &str, event: &PublishedEvent, splits: bool) -> Vec<String> {
     ];
     for (field, from) in named {
         let from = from.map(|from| (format!("{at}.{field}"), from));
-        problems.extend(from.and_then(|(at, from)| of_a_place(&at, from)));
+        problems.extend(from.and_then(|(at, from)| of_a_place(&at, from, shows)));
     }
     for (place, one) in event.extensions.iter().enumerate() {
         let at = format!("{at}.extensions[{place}]");
@@ -109,16 +127,17 @@ fn of_an_event(at: &str, event: &PublishedEvent, splits: bool) -> Vec<String> {
         }
         match (&one.value, &one.from) {
             (Some(_), None) => {}
-            (None, Some(from)) => problems.extend(of_a_place(&format!("{at}.from"), from)),
+            (None, Some(from)) => problems.extend(of_a_place(&format!("{at}.from"), from, shows)),
             _ => problems.push(format!("{at}: write value or from, one of them.")),
         }
     }
     problems
 }
 
-fn of_a_place(at: &str, from: &ValueFrom) -> Option<String> {
+/// `shows` says of which headers show who sends a request.
+fn of_a_place(at: &str, from: &ValueFrom, shows: &dyn Fn(&str) -> bool) -> Option<String> {
     match (&from.header, &from.data) {
-        (Some(header), None) if SECRET.contains(&&*header.to_ascii_lowercase()) => Some(format!(
+        (Some(header), None) if shows(header) => Some(format!(
             "{at}.header: {header} shows who sends a request, and whoever reads the topic would be shown it: take a claim of it \
              (auth.jwt, claimsToHeaders), or another header."
         )),

@@ -73,7 +73,7 @@ impl Gathered {
                 true => 0,
                 false => self.batch.size.saturating_sub(held),
             };
-            let may_begin = paused.is_none() && running.places.available_permits() > 0;
+            let may_begin = running.may_begin() && running.places.available_permits() > 0;
             let due = (may_begin && !self.waiting.is_empty()).then(|| self.since + self.batch.wait);
             let extend = self.extend;
             tokio::select! {
@@ -113,7 +113,7 @@ impl Gathered {
 
     /// Delivers what is due, as far as there are places.
     fn begin(&mut self) {
-        while self.running.paused().is_none() && (self.is_due() || !self.again.is_empty()) {
+        while self.running.may_begin() && (self.is_due() || !self.again.is_empty()) {
             let Ok(place) = self.running.places.clone().try_acquire_owned() else {
                 return;
             };

@@ -268,7 +268,7 @@ async fn alone(
     event: &Event,
 ) -> Option<Verdict> {
     // Whoever asked to wait meanwhile, or is gone, is posted nothing more.
-    if running.paused().is_some() || !running.goes_on() {
+    if running.asked_to_wait().is_some() || !running.goes_on() {
         return None;
     }
     // Another one of its key may have been posted before it.

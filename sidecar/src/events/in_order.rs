@@ -171,7 +171,7 @@ impl InOrder {
 
     /// Begins what may be begun.
     fn begin(&mut self) -> Result<(), String> {
-        while self.running.paused().is_none() {
+        while self.running.may_begin() {
             let Ok(place) = self.running.places.clone().try_acquire_owned() else {
                 return Ok(());
             };

@@ -26,7 +26,7 @@ use crate::proxy::error::{Error, Reads, Reason};
 use crate::proxy::layers::{self, Layer};
 use crate::proxy::rate_limit::{self, Sender};
 use crate::proxy::serve::account_for;
-use crate::proxy::upstream::Speak;
+use crate::proxy::upstream::{Speak, Upstream};
 use crate::proxy::{Proxy, forward, path};
 use crate::telemetry::metrics::Direction;
 use crate::telemetry::trace::{REQUEST_ID, TRACEPARENT, TRACESTATE};
@@ -109,12 +109,13 @@ pub(super) async fn post(
     let body = timeout(patience, read_to_end(body, most)).await;
     match reason {
         Some(reason) if is_unreached(reason) => Came::Unreached(reason, wait),
-        Some(
-            Reason::RequestTimeout
-            | Reason::UpstreamReset
-            | Reason::KeptConnectionClosed
-            | Reason::BadResponse,
-        ) => Came::Nothing,
+        Some(Reason::UpstreamReset | Reason::KeptConnectionClosed | Reason::BadResponse) => {
+            Came::Nothing
+        }
+        // That of a route's time limit is an answer of the mesh's, as for any caller.
+        Some(Reason::RequestTimeout) if !matches!(subscription.target, Target::Service(..)) => {
+            Came::Nothing
+        }
         _ => Came::Answer(Answer {
             status: head.status,
             wait,
@@ -136,6 +137,7 @@ fn is_unreached(reason: Reason) -> bool {
             | Reason::NoCertificate
             | Reason::Overloaded
             | Reason::RateLimited
+            | Reason::LimitUnknown
             | Reason::ConcurrencyLimit
             | Reason::AddressNotResolved
             | Reason::UnknownHost
@@ -165,10 +167,15 @@ async fn to_application(
     let state = px.destinations.state();
     let served = state.served(port).ok();
     let declared = served.map_or(Protocol::Http, |served| served.protocol);
-    let limits = served.map_or(&[][..], Served::limits).iter();
-    let within = within(px, &mut account.cx, limits, &head, body).await;
-    drop(state);
     let speak = Speak::to_application(declared, false);
+    let within = match served.map_or(&[][..], Served::limits) {
+        [] => Ok(body),
+        limits => match opened(&application).await {
+            Ok(()) => within(px, &mut account.cx, limits.iter(), &head, body).await,
+            Err(error) => Err(error),
+        },
+    };
+    drop(state);
     let answer = match within {
         Ok(body) => {
             let asked = forward::once(&mut account.cx, &application, speak, head, body);
@@ -179,6 +186,17 @@ async fn to_application(
     account_for(account, answer)
 }
 
+/// Sees to it that there is a way to a target: what is tried in vain is to take nothing of what limits allow.
+async fn opened(target: &Upstream) -> Result<(), Error> {
+    match timeout(OPENING, target.open_ahead()).await {
+        Ok(opened) => opened,
+        Err(_) => {
+            let why = "it took too long to open a way there";
+            Err(Error::new(Reason::ConnectFailed, why))
+        }
+    }
+}
+
 /// Lets a delivery go on that is within these limits; it waits for them as any call does.
 ///
 /// # Errors
@@ -186,16 +204,13 @@ async fn to_application(
 async fn within<'a>(
     px: &Rc<Proxy>,
     cx: &mut Context,
-    mut limits: impl ExactSizeIterator<Item = &'a Limited>,
+    limits: impl Iterator<Item = &'a Limited>,
     head: &Parts,
     body: RequestBody,
 ) -> Result<RequestBody, Error> {
-    if limits.len() == 0 {
-        return Ok(body);
-    }
     let own = own_identity(px);
     let sender = Sender::own(own.as_ref());
-    let within = rate_limit::request(px, cx, &mut limits, sender, head, body);
+    let within = rate_limit::request(px, cx, limits, sender, head, body);
     Ok(Box::pin(within).await?.0)
 }
 
@@ -228,18 +243,7 @@ async fn to_system(
     cx.service = Some(host.into());
     cx.route = Some((subscription.object.clone(), Arc::default()));
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
-    let state = px.destinations.state();
-    let (namespace, _) = subscription.object.split_once('/').unwrap_or_default();
-    // What others have written of this name governs their own deliveries.
-    let places = state.outside.at(&outside.host, outside.port);
-    let places = places.filter(|place| place.named.namespace() == namespace);
-    let limits = Vec::from_iter(places.map(|place| &place.limited));
-    let within = within(px, &mut account.cx, limits.into_iter(), &head, body).await;
-    drop(state);
-    let answer = match within {
-        Ok(body) => called_outside(px, &mut account.cx, subscription, outside, (head, body)).await,
-        Err(error) => Err(error),
-    };
+    let answer = called_outside(px, &mut account.cx, subscription, outside, (head, body)).await;
     account_for(account, answer)
 }
 
@@ -251,13 +255,18 @@ async fn called_outside(
     (head, body): (Parts, RequestBody),
 ) -> Result<Response<ResponseBody>, Error> {
     let system = px.system(&subscription.object, outside);
-    match timeout(OPENING, system.open_ahead()).await {
-        Ok(opened) => opened?,
-        Err(_) => {
-            let why = "it took too long to open a way there";
-            return Err(Error::new(Reason::ConnectFailed, why));
-        }
-    }
+    opened(&system).await?;
+    let state = px.destinations.state();
+    let (namespace, _) = subscription.object.split_once('/').unwrap_or_default();
+    // What others have written of this name governs their own deliveries.
+    let places = state.outside.at(&outside.host, outside.port);
+    let places = places.filter(|place| place.named.namespace() == namespace);
+    let limits = Vec::from_iter(places.map(|place| &place.limited));
+    let body = match limits.is_empty() {
+        true => body,
+        false => within(px, cx, limits.into_iter(), &head, body).await?,
+    };
+    drop(state);
     let asked = forward::once(cx, &system, Speak::Http1, head, body);
     in_time(subscription, pin!(asked)).await
 }

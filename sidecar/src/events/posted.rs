@@ -49,8 +49,8 @@ pub(super) async fn posted(
                     if let Some(call) = call {
                         call.ended(well(subscription, &came));
                     }
-                    let is_open = circuit.is_some_and(|circuit| !circuit.is_closed());
-                    running.unreached(is_open.then_some(Reason::CircuitOpen));
+                    running.unreached(None);
+                    running.tell_circuit();
                     return Some(Posted::Came(match came {
                         Came::Answer(answer) => Some(answer),
                         Came::Nothing | Came::Unreached(..) => None,
@@ -98,28 +98,22 @@ fn well(subscription: &Subscription, came: &Came) -> Result<(), Fault> {
 impl Unreached {
     /// Waits until somebody may be reached again; whether the subscription goes on after that.
     async fn waited(self, running: &Running, pause: &mut Duration) -> bool {
-        let (reason, wait) = match self {
-            // It is only too much for now.
-            Self::Tried(Reason::RateLimited, Some(wait)) => (None, wait),
+        let spread = rand::random_range(0.5..=1.0);
+        let wait = match self {
+            // It is only too much for now, which says nothing of the target. Limits are edited: it is asked again before
+            // long, and takes nothing by that.
+            Self::Tried(Reason::RateLimited, Some(wait)) => wait.mul_f64(0.5 + spread).min(AGAIN.1),
             Self::Tried(reason, _) => {
-                let wait = pause.mul_f64(rand::random_range(0.5..=1.0));
+                running.unreached(Some(reason));
+                let wait = pause.mul_f64(spread);
                 *pause = (*pause * 2).min(AGAIN.1);
-                (Some(reason), wait)
+                wait
             }
             Self::Open(until) => {
-                running.unreached(Some(Reason::CircuitOpen));
-                running.pause_until(until);
-                let Some(circuit) = &running.circuit else {
-                    return true;
-                };
-                return tokio::select! {
-                    biased;
-                    () = running.ended() => false,
-                    () = circuit.changed(until) => true,
-                };
+                running.tell_circuit();
+                return running.circuit_changed(until, AGAIN.1).await;
             }
         };
-        running.unreached(reason);
         running.pause_until(Instant::now() + wait);
         running.goes_on_for(wait).await
     }

@@ -32,6 +32,9 @@ pub(super) struct Running {
     gone: Rc<Cell<bool>>,
     unreached: Cell<Option<(Reason, Instant)>>,
     chosen: Cell<bool>,
+    /// Since when something waits here for the circuit.
+    waits_since: Cell<Option<Instant>>,
+    told_to_fail: Cell<bool>,
     /// Whether the target is called while it fails, for all that is delivered of the subscription.
     pub(super) circuit: Option<Rc<Sole>>,
     pub(super) places: Arc<Semaphore>,
@@ -64,6 +67,8 @@ impl Running {
             gone: Rc::default(),
             unreached: Cell::new(None),
             chosen: Cell::new(false),
+            waits_since: Cell::new(None),
+            told_to_fail: Cell::new(false),
             circuit: {
                 let breaker = subscription.circuit_breaker.clone();
                 breaker.map(|breaker| Rc::new(Sole::new(breaker)))
@@ -150,16 +155,36 @@ impl Running {
                 None => self.paused.set(None),
             }
             match self.places.available_permits() {
-                0 => tokio::select! {
+                free if free > 0 && !self.holds_back() => {
+                    return Some(if self.target_fails() { 1 } else { free });
+                }
+                _ => tokio::select! {
                     () = self.ended() => return None,
                     () = left => {}
                 },
-                free => return Some(free),
             }
         }
     }
 
-    /// Whether nothing is to be pulled for long.
+    /// Whether the target fails, and is left alone or tried.
+    fn target_fails(&self) -> bool {
+        let circuit = self.circuit.as_ref();
+        circuit.is_some_and(|circuit| !circuit.is_closed())
+    }
+
+    /// Whether whatever is begun next has to wait for what is under way: a target that fails is tried with one at a
+    /// time.
+    pub(super) fn holds_back(&self) -> bool {
+        let free = self.places.available_permits();
+        self.target_fails() && free < self.subscription.max_in_flight
+    }
+
+    /// Whether something may be begun now, as far as there is a place for it.
+    pub(super) fn may_begin(&self) -> bool {
+        self.paused().is_none() && !self.holds_back()
+    }
+
+    /// Whether nothing is to be pulled for long, as the target has asked.
     pub(super) fn rests(&self) -> bool {
         let long = Instant::now() + REST;
         self.gone.get() || self.paused.get().is_some_and(|until| until > long)
@@ -179,6 +204,13 @@ impl Running {
 
     /// Until when nothing new is begun, if that is to be.
     pub(super) fn paused(&self) -> Option<Instant> {
+        let circuit = self.circuit.as_ref();
+        let open = circuit.and_then(|circuit| circuit.open_until());
+        self.asked_to_wait().max(open)
+    }
+
+    /// Until when nothing new is begun since the target asked for that, or can't be reached.
+    pub(super) fn asked_to_wait(&self) -> Option<Instant> {
         self.paused.get().filter(|until| *until > Instant::now())
     }
 
@@ -227,9 +259,51 @@ impl Running {
         }
     }
 
-    /// Since when the target can't be reached.
+    /// Since when the target can't be reached, or something waits here since it fails.
     pub(super) fn unreached_since(&self) -> Option<Instant> {
-        self.unreached.get().map(|(_, since)| since)
+        let unreached = self.unreached.get().map(|(_, since)| since);
+        unreached.or(self.waits_since.get())
+    }
+
+    /// Says whether the target is left alone, as it is now.
+    pub(super) fn tell_circuit(&self) {
+        let fails = self.target_fails();
+        let object = &self.subscription.object;
+        match (self.told_to_fail.replace(fails), fails) {
+            (false, false) => return,
+            (false, true) => {
+                tracing::warn!(subscription = %object, "the target fails: it is left alone for a while, and its events wait");
+            }
+            (true, false) => {
+                tracing::info!(subscription = %object, "the target is well again");
+            }
+            (true, true) => {}
+        }
+        let why = match fails {
+            true => "the target fails, and is left alone for a while (circuit_open)",
+            false => "",
+        };
+        self.tell(|events, object| events.waits(object, why));
+    }
+
+    /// Waits until the circuit may let something in, and no longer than that; whether the subscription goes on.
+    pub(super) async fn circuit_changed(&self, until: Instant, most: Duration) -> bool {
+        let Some(circuit) = &self.circuit else {
+            return self.goes_on();
+        };
+        let since = self.waits_since.get().unwrap_or_else(Instant::now);
+        self.waits_since.set(Some(since));
+        let goes_on = tokio::select! {
+            biased;
+            () = self.ended() => false,
+            () = circuit.changed(until) => true,
+            () = sleep(most) => true,
+        };
+        // What is tried from now on has not waited.
+        if circuit.open_until().is_none() {
+            self.waits_since.set(None);
+        }
+        goes_on
     }
 
     /// The target can't be reached, or can again.

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use rcgen::KeyPair;
 
 use super::*;
-use system::System;
+use system::{NAME, System};
 
 mod system;
 
@@ -136,39 +136,64 @@ async fn what_goes_to_a_system_outside_is_posted_to_it_with_what_its_secret_says
 #[tokio::test]
 async fn a_system_outside_is_called_within_the_rate_limits_of_its_name_in_the_same_namespace()
 -> Result<()> {
-    let target = "{ type: URL, url: { address: \"https://partner.example.invalid/hooks\" } }";
+    let system = System::start().await?;
     let limit = |namespace: &str| {
         format!(
             "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: partner, namespace: {namespace} }}\n\
-             spec: {{ type: ExternalName, externalName: partner.example.invalid }}\n\
+             spec: {{ type: ExternalName, externalName: {NAME} }}\n\
              ---\napiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\n\
              metadata: {{ name: partner, namespace: {namespace} }}\n\
              spec: {{ targetRefs: [{{ kind: Service, name: partner }}], \
-             limits: [{{ name: daily, requests: 1, per: 24h, burst: 1 }}] }}\n"
+             limits: [{{ name: daily, requests: 2, per: 24h, burst: 2 }}] }}\n"
         )
     };
+    let address = format!("{NAME}:{}", system.address.port());
+    let own = system.subscription_at(&address, &system.authority);
     // Whose limits are known here as well, and are about its own deliveries.
-    let others =
-        carried(target, "").replace("namespace: shop", "namespace: other") + &limit("other");
-    let written = carried(target, "") + &limit("shop") + &others;
+    let elsewhere = "{ type: URL, url: { address: \"https://partner.example.com\" } }";
+    let others = carried(elsewhere, "").replace("namespace: shop", "namespace: other");
+    let written = own + &limit("shop") + &others + &limit("other");
     let (mesh, nats, stock, carrier) = started(&written).await?;
     mesh.programmed("billing").await?;
     mesh.programmed("partner").await?;
+    // While it can't be reached, nothing is taken.
     accepted(&stock, "1").await?;
-    // What it needed was taken by the first try, which reached nobody: no second one is made.
-    let counted = |namespace: &str| {
-        format!(
-            "meshwright_rate_limit_total{{rate_limit=\"{namespace}/partner\",limit=\"daily\",outcome=\"limited\"}}"
-        )
-    };
-    wait_until("it is held up", SOON, async || {
-        let count = carrier.sidecar().metric(&counted("shop")).await?;
-        ensure!(count == Some(1.0), "{count:?}");
+    let unreached =
+        "meshwright_events_delivered_total{subscription=\"shop/billing\",outcome=\"unreached\"}";
+    wait_until("it was tried often", SOON, async || {
+        let count = carrier.sidecar().metric(unreached).await?;
+        ensure!(count > Some(2.0), "{count:?}");
         Ok(())
     })
     .await?;
-    let others = carrier.sidecar().metric(&counted("other")).await?;
-    assert!(others.is_none_or(|count| count == 0.0), "{others:?}");
+    let hosts = format!("127.0.0.1 localhost {NAME}\n");
+    let _hosts = carrier.sidecar().restart_with_hosts(&hosts).await?;
+    for key in ["2", "3"] {
+        accepted(&stock, key).await?;
+    }
+    let counted = |namespace: &str, outcome: &str| {
+        format!(
+            "meshwright_rate_limit_total{{rate_limit=\"{namespace}/partner\",limit=\"daily\",outcome=\"{outcome}\"}}"
+        )
+    };
+    wait_until("the third is held up", LEASE + SOON, async || {
+        let count = carrier
+            .sidecar()
+            .metric(&counted("shop", "limited"))
+            .await?;
+        ensure!(
+            count >= Some(1.0),
+            "{count:?}; {} posted",
+            system.posted().len()
+        );
+        Ok(())
+    })
+    .await?;
+    assert_eq!(system.posted().len(), 2);
+    for outcome in ["passed", "limited"] {
+        let others = carrier.sidecar().metric(&counted("other", outcome)).await?;
+        assert!(others.is_none_or(|count| count == 0.0), "{others:?}");
+    }
     assert_eq!(nats.held("stock.dlq").await?, 0);
     Ok(())
 }

@@ -94,6 +94,42 @@ async fn a_target_that_fails_is_left_alone_for_a_while_and_that_costs_no_event_a
 }
 
 #[tokio::test]
+async fn in_order_events_wait_for_a_target_that_fails_with_whoever_has_them() -> Result<()> {
+    // Longer than the group is kept where a target asks for patience.
+    let breaker = ", ordering: Key, circuitBreaker: { consecutiveFailures: 2, openFor: 13s }";
+    let world = World::subscribed(breaker, "").await?;
+    world.billing.upstream.answers(503);
+    for id in ["1", "2"] {
+        world.accepted(id).await?;
+    }
+    wait_until("it is told", SOON, async || {
+        let verdict = world.mesh.verdict("billing").await?.to_string();
+        ensure!(verdict.contains("circuit_open"), "{verdict}");
+        Ok(())
+    })
+    .await?;
+    let failed = world.billing.upstream.requests();
+    world.billing.upstream.answers(200);
+    for id in ["3", "4"] {
+        world.accepted(id).await?;
+    }
+    wait_until("all are delivered", SOON, async || {
+        let seen = world.billing.upstream.seen();
+        let after = seen.get(failed..).unwrap_or_default();
+        let lacks = ["1", "2", "3", "4"]
+            .iter()
+            .find(|id| !after.iter().any(|one| id_of(one) == **id));
+        ensure!(lacks.is_none(), "{lacks:?}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(world.nats.held("stock.dlq").await?, 0);
+    let log = world.billing.sidecar.log()?;
+    assert!(!log.contains("is no longer delivered to"), "{log}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn while_the_circuits_of_a_service_are_open_its_events_wait_and_cost_nothing() -> Result<()> {
     let target = "target: { type: Service, service: { name: billing, port: 80 }, path: /events }";
     let workload = "target: { type: Workload, workload: { selector: { app: billing }, port: 8080 }, path: /events }";

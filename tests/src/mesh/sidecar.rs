@@ -95,9 +95,21 @@ impl Sidecar {
     /// # Errors
     /// Also where nobody may make user namespaces, in which the volume is mounted.
     pub async fn restart_with_volume(&self, bytes: usize) -> Result<SmallVolume> {
+        self.restart_in(bytes, None).await
+    }
+
+    /// Kills it and starts it anew where `/etc/hosts` says this, as long as what is returned is held.
+    ///
+    /// # Errors
+    /// Also where nobody may make user namespaces.
+    pub async fn restart_with_hosts(&self, hosts: &str) -> Result<SmallVolume> {
+        self.restart_in(64 << 20, Some(hosts)).await
+    }
+
+    async fn restart_in(&self, bytes: usize, hosts: Option<&str>) -> Result<SmallVolume> {
         let folder = self.state();
         self.kill().await?;
-        let volume = SmallVolume::mount(&folder, bytes).await?;
+        let volume = SmallVolume::mount(&folder, bytes, hosts).await?;
         {
             let mut command = lock(&self.command);
             let program = std::mem::replace(&mut command.program, "nsenter".into());

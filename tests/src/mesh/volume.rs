@@ -22,12 +22,21 @@ const FILLER: &str = "filler";
 // === impl SmallVolume ===
 
 impl SmallVolume {
-    /// Mounts one of so many bytes over a folder, with what is in the folder.
-    pub(super) async fn mount(folder: &Path, bytes: usize) -> Result<Self> {
+    /// Mounts one of so many bytes over a folder, with what is in the folder; and `hosts` over `/etc/hosts`, if they are
+    /// written.
+    pub(super) async fn mount(folder: &Path, bytes: usize, hosts: Option<&str>) -> Result<Self> {
         let aside = folder.with_extension("aside");
+        let file = folder.with_extension("hosts");
+        let names = match hosts {
+            Some(hosts) => {
+                std::fs::write(&file, hosts)?;
+                format!("mount --bind {} /etc/hosts && ", file.display())
+            }
+            None => String::new(),
+        };
         let (folder, aside) = (folder.display(), aside.display());
         let script = format!(
-            "cp -a {folder} {aside} && mount -t tmpfs -o size={bytes},mode=700 tmpfs {folder} \
+            "{names}cp -a {folder} {aside} && mount -t tmpfs -o size={bytes},mode=700 tmpfs {folder} \
              && cp -a {aside}/. {folder} && rm -r {aside} && echo mounted && exec cat"
         );
         let mut holder = Command::new("unshare")

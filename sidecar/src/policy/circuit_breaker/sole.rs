@@ -50,6 +50,15 @@ impl Sole {
         self.circuit.is_closed()
     }
 
+    /// Until when nobody calls; `None` when somebody may, or may try.
+    pub fn open_until(&self) -> Option<Instant> {
+        if self.is_closed() {
+            return None;
+        }
+        let until = self.circuit.turn().until;
+        (until > Instant::now()).then_some(until)
+    }
+
     /// Waits until it may be worth while to enter again.
     pub async fn changed(&self, until: Instant) {
         match until > Instant::now() {

@@ -20,6 +20,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::carried;
 
+/// A name that it proves beside its address.
+pub(super) const NAME: &str = "partner.example.com";
+
 /// What a system outside was sent.
 #[derive(Clone, Debug)]
 pub(super) struct Posted {
@@ -48,12 +51,14 @@ impl System {
         let above_key = KeyPair::generate()?;
         let above = params.self_signed(&above_key)?;
         let issuer = Issuer::from_params(&params, &above_key);
-        let below = |name: &str| -> Result<_> {
+        let below = |names: &[&str]| -> Result<_> {
             let key = KeyPair::generate()?;
-            let params = CertificateParams::new(vec![name.to_owned()])?;
+            let names = names.iter().map(|name| (*name).to_owned());
+            let params = CertificateParams::new(Vec::from_iter(names))?;
             Ok((params.signed_by(&key, &issuer)?, key))
         };
-        let ((own, own_key), (client, client_key)) = (below("127.0.0.1")?, below("shop")?);
+        let ((own, own_key), (client, client_key)) =
+            (below(&["127.0.0.1", NAME])?, below(&["shop"])?);
         let mut roots = rustls::RootCertStore::empty();
         roots.add(above.der().clone())?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -121,14 +126,18 @@ impl System {
 
     /// An EventSubscription that posts to it, and the Secret with what it asks for, whose authority is this one.
     pub(super) fn subscription(&self, authority: &str) -> String {
+        self.subscription_at(&self.address.to_string(), authority)
+    }
+
+    /// The same, at this host and port.
+    pub(super) fn subscription_at(&self, address: &str, authority: &str) -> String {
         let part = |name: &str, pem: &str| {
             let lines = pem.lines().map(|line| format!("    {line}\n"));
             format!("  {name}: |\n{}", String::from_iter(lines))
         };
         let (certificate, key) = &self.shown;
         let url = format!(
-            "{{ type: URL, url: {{ address: \"https://{}/hooks/stock?from=shop\", secretRef: {{ name: partner }} }} }}",
-            self.address
+            "{{ type: URL, url: {{ address: \"https://{address}/hooks/stock?from=shop\", secretRef: {{ name: partner }} }} }}"
         );
         format!(
             "{}---\napiVersion: v1\nkind: Secret\n\
