@@ -65,9 +65,8 @@ fn sent(from: &ValueFrom) -> Option<Sent> {
 /// What is wrong with them.
 pub(super) fn problems(spec: &ApiRouteSpec) -> Vec<Refusal> {
     let places = spec.auth.iter().flat_map(places);
-    let own = places.filter_map(|(place, name)| {
-        (place == CredentialPlace::Header).then(|| name.to_ascii_lowercase())
-    });
+    let own = places.filter(|(place, _)| *place == CredentialPlace::Header);
+    let own = own.map(|(_, name)| name.to_ascii_lowercase());
     let own = BTreeSet::from_iter(own);
     let shows = |header: &str| {
         let header = header.to_ascii_lowercase();
