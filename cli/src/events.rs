@@ -115,6 +115,9 @@ pub struct PurgeArgs {
     /// Only what became a dead letter up to this moment; now, without.
     #[arg(long, value_name = "MOMENT")]
     pub until: Option<String>,
+    /// How many are dropped in a second.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_per_second: u32,
     /// Only say how many there are.
     #[arg(long)]
     pub dry_run: bool,
@@ -366,7 +369,10 @@ fn purge(args: &PurgeArgs) -> anyhow::Result<i32> {
         say(format_args!("{found} would be dropped"));
         return Ok(0);
     }
-    let words = format!("purge={} {which}", args.of.subscription);
+    let words = format!(
+        "purge={} {which} rate={}",
+        args.of.subscription, args.max_per_second
+    );
     let all = (!found.more).then_some(found.count);
     let mut progress = Progress::new(all, std::io::stderr().is_terminal());
     let last = runtime.block_on(order(&sidecar, &words, |line| progress.show(line)))?;

@@ -2,7 +2,7 @@
 //!
 //! In its data: `url` (`nats://host:4222`, `amqp://host:5672` or `redis://host:6379`, where `host` is a Service, or
 //! `tls://`, `amqps://` and `rediss://`), and as the broker wants them `username` and `password`, or `token`; `ca.crt` (PEM)
-//! where its authority is none of the public web; `virtualHost` of RabbitMQ. What is wrong with one is said without a
+//! where its authority is none of the public web; `tls.crt` and `tls.key` (PEM), which it is shown over TLS; `virtualHost` of RabbitMQ. What is wrong with one is said without a
 //! word of what stands in it.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use wire::mesh;
 use crate::access::certificates;
 use crate::access::keys::text;
 use crate::api_route::Refusal;
+use crate::client_certificate;
 use crate::host;
 use crate::index::Objects;
 use crate::inputs::{ObjectKey, Settings, Unreadable};
@@ -38,6 +39,15 @@ pub(crate) struct Reader<'a> {
 /// What a broker is; nothing when it can't be had.
 pub(crate) fn kind(broker: &mesh::Broker) -> Option<BrokerKind> {
     Address::read(&broker.url).ok().map(|address| address.kind)
+}
+
+/// With which scheme an address of one says TLS.
+fn secure(kind: BrokerKind) -> &'static str {
+    match kind {
+        BrokerKind::Nats => "tls",
+        BrokerKind::RabbitMq => "amqps",
+        BrokerKind::Redis => "rediss",
+    }
 }
 
 /// Why a broker takes no such topic; `at`: the field that names it.
@@ -97,11 +107,7 @@ impl Reader<'_> {
             return Err(format!(
                 "the broker of Secret {key} is outside the cluster, where anybody could answer plaintext: \
                  write {}:// in \"url\", or the name of a Service.",
-                match address.kind {
-                    BrokerKind::Nats => "tls",
-                    BrokerKind::RabbitMq => "amqps",
-                    BrokerKind::Redis => "rediss",
-                }
+                secure(address.kind)
             ));
         }
         let of = |field| text(secret, field).unwrap_or_default();
@@ -129,13 +135,12 @@ impl Reader<'_> {
                 "what stands in \"virtualHost\" of Secret {key} is longer than {VIRTUAL_HOST} bytes."
             ));
         }
-        if let Some(field) = ["tls.crt", "tls.key"]
-            .into_iter()
-            .find(|field| !of(field).is_empty())
-        {
+        let (certificate, private_key) = client_certificate::read(key, secret)?;
+        if !certificate.is_empty() && !address.tls {
             return Err(format!(
-                "Secret {key} has \"{field}\", a certificate that the broker would be shown: none is yet. Take it \
-                 out, and let the broker ask for username and password."
+                "Secret {key} has \"tls.crt\", and \"url\" leads to a Service, to which sidecars show certificates of their \
+                 own: take it out, or write {}:// there.",
+                secure(address.kind)
             ));
         }
         let ca_certificates = of("ca.crt");
@@ -156,6 +161,8 @@ impl Reader<'_> {
             token,
             ca_certificates,
             virtual_host,
+            certificate,
+            key: private_key,
         })
     }
 

@@ -342,6 +342,7 @@ fn sent(delivery: &Delivery) -> mesh::Subscription {
         mode: match delivery.mode {
             DeliveryMode::Binary => mesh::EventMode::Binary,
             DeliveryMode::Structured => mesh::EventMode::Structured,
+            DeliveryMode::Raw => mesh::EventMode::Raw,
         }
         .into(),
         ordering: match delivery.ordering {

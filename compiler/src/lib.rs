@@ -12,6 +12,7 @@ mod api_route;
 mod attach;
 mod broker;
 mod cache;
+mod client_certificate;
 mod compile;
 mod describe;
 mod endpoints;

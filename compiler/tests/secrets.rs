@@ -235,7 +235,8 @@ fn what_is_compiled_of_secrets_goes_to_pods_of_their_own_namespace_and_to_those_
             for key in &compiled.audience {
                 // Whoever may make pods in the operator's namespace is trusted with all of the mesh.
                 let operators = Some(&*inputs.settings.namespace);
-                let carries = id.kind == Kind::Subscription && namespace(key) == operators;
+                let carries = matches!(id.kind, Kind::Subscription | Kind::RateLimit);
+                let carries = carries && namespace(key) == operators;
                 let is_own = namespace(key) == Some(&*id.namespace);
                 assert!(is_own || carries, "{name}: {id} for {key:?}");
                 carried += usize::from(carries);

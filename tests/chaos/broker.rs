@@ -113,7 +113,11 @@ impl Broker {
             Kind::RabbitMq => rabbitmq::answers(address).await,
             Kind::Redis => redis::answers(address).await,
         })
-        .await?;
+        .await
+        .with_context(|| match &broker.process {
+            Process::Node(node) => node.said(),
+            Process::Program(..) => String::new(),
+        })?;
         Ok(broker)
     }
 

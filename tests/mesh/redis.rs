@@ -80,12 +80,17 @@ impl Redis {
 
     /// Tells it something past the mesh, and answers what it says: a status, or the text of a report.
     pub(crate) async fn tell(&self, words: &[&str]) -> Result<String> {
+        self.tell_with(PASSWORD, words).await
+    }
+
+    /// The same, with another password.
+    pub(crate) async fn tell_with(&self, password: &str, words: &[&str]) -> Result<String> {
         let command = |words: &[&str]| {
             let words = words.iter().map(|word| word.as_bytes().to_vec());
             resp::command(&Vec::from_iter(words))
         };
         let mut stream = TcpStream::connect(self.address).await?;
-        let commands = [command(&["AUTH", PASSWORD]), command(words)].concat();
+        let commands = [command(&["AUTH", password]), command(words)].concat();
         stream.write_all(&commands).await?;
         let (mut read, mut last) = (Vec::new(), String::new());
         for _ in 0..2 {

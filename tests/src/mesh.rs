@@ -28,6 +28,7 @@ use crate::wait_until;
 
 mod certificates;
 mod churn;
+mod files;
 mod sidecar;
 mod streams;
 mod volume;
@@ -190,21 +191,6 @@ impl Mesh {
             child.kill().await?;
         }
         Ok(())
-    }
-
-    /// Writes a file of the folder that the operator reads.
-    pub fn write(&self, name: &str, yaml: &str) -> Result<()> {
-        let path = self.folder.path().join("files").join(name);
-        let temporary = self.folder.path().join(format!("{name}.new"));
-        std::fs::write(&temporary, yaml)?;
-        Ok(std::fs::rename(temporary, path)?)
-    }
-
-    /// Removes a file of the folder that the operator reads.
-    pub fn remove(&self, name: &str) -> Result<()> {
-        Ok(std::fs::remove_file(
-            self.folder.path().join("files").join(name),
-        )?)
     }
 
     /// The operator's verdict on an ApiRoute, as `GET /verdicts` gives it.

@@ -15,16 +15,13 @@ use crate::access::certificates;
 use crate::access::keys::text;
 use crate::api_route::{Refusal, ended, listed, service_ref};
 use crate::broker;
+use crate::client_certificate;
 use crate::endpoints::{is_external_name, protocol, tcp_ports};
 use crate::index::selector;
 use crate::inputs::ObjectKey;
 
 /// The longest value of `Authorization`, in bytes.
 const MAX_AUTHORIZATION: usize = 16 * 1024;
-/// What begins a private key in PEM, after its algorithm.
-const KEY: &str = "PRIVATE KEY-----";
-/// What one has that nobody can read without a password.
-const ENCRYPTED: &str = "ENCRYPTED";
 
 // === impl Reader ===
 
@@ -243,30 +240,16 @@ fn shown(key: &ObjectKey, secret: &Secret) -> Result<mesh::EventUrl, String> {
              bytes, or has a line's end or another sign that is none of ASCII's."
         ));
     }
-    let no_certificate = |field: &'static str| {
-        let pem = of(field);
-        let is_none = !pem.is_empty() && certificates("", &pem).is_some();
-        is_none.then(|| {
-            format!("what stands in \"{field}\" of Secret {key} is no certificate in PEM, or not all of it is.")
-        })
-    };
-    if let Some(why) = no_certificate("ca.crt").or_else(|| no_certificate("tls.crt")) {
-        return Err(why);
-    }
-    let (certificate, private_key) = (of("tls.crt"), of("tls.key"));
-    if certificate.is_empty() != private_key.is_empty() {
+    let ca_certificates = of("ca.crt");
+    if !ca_certificates.is_empty() && certificates("", &ca_certificates).is_some() {
         return Err(format!(
-            "Secret {key} has one of \"tls.crt\" and \"tls.key\": a certificate is shown with its key, or not at all."
+            "what stands in \"ca.crt\" of Secret {key} is no certificate in PEM, or not all of it is."
         ));
     }
-    if !private_key.is_empty() && (!private_key.contains(KEY) || private_key.contains(ENCRYPTED)) {
-        return Err(format!(
-            "what stands in \"tls.key\" of Secret {key} is no private key in PEM, or is encrypted."
-        ));
-    }
+    let (certificate, private_key) = client_certificate::read(key, secret)?;
     Ok(mesh::EventUrl {
         url: String::new(),
-        ca_certificates: of("ca.crt"),
+        ca_certificates,
         authorization,
         certificate,
         key: private_key,
@@ -356,10 +339,7 @@ pub(super) fn problems(spec: &EventSubscriptionSpec) -> Vec<String> {
             "spec.delivery.circuitBreaker",
             delivery.circuit_breaker.is_some(),
         ),
-        (
-            "spec.delivery.mode: Structured",
-            delivery.mode == DeliveryMode::Structured,
-        ),
+        ("spec.delivery.mode", delivery.mode != DeliveryMode::Binary),
     ] {
         if is_written {
             problems.push(format!(

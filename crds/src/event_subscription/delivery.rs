@@ -91,6 +91,9 @@ pub enum DeliveryMode {
     Binary,
     /// All of it as JSON (`application/cloudevents+json`).
     Structured,
+    /// Its data as the body, and none of its attributes but the media type: for who knows nothing of CloudEvents,
+    /// and can't tell which events are the same.
+    Raw,
 }
 
 /// How many events come in one request, as a batch in JSON (`application/cloudevents-batch+json`). The answer may say of

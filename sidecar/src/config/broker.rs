@@ -33,7 +33,14 @@ impl Broker {
             false => Some(Address::read(&sent.url).map_err(|error| error.to_string())?),
         };
         let tls = match &address {
-            Some(Address { tls: true, .. }) => Some(remote::client(&sent.ca_certificates)?),
+            Some(Address { tls: true, .. }) => {
+                let shown = (&*sent.certificate, &*sent.key);
+                let client = remote::client_that_shows(&sent.ca_certificates, shown)?;
+                let mut client = Arc::unwrap_or_clone(client);
+                // It speaks no HTTP.
+                client.alpn_protocols.clear();
+                Some(Arc::new(client))
+            }
             _ => None,
         };
         Ok(Self { sent, address, tls })

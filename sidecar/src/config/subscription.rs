@@ -43,8 +43,8 @@ pub struct Subscription {
     pub target: Target,
     /// The path that they are posted to.
     pub path: PathAndQuery,
-    /// Whether they are written as JSON.
-    pub structured: bool,
+    /// How they are written.
+    pub mode: Mode,
     /// How long the target may take to answer.
     pub timeout: Duration,
     /// In batches, as many as one has.
@@ -134,6 +134,17 @@ pub struct Batch {
     pub wait: Duration,
 }
 
+/// How an event is written in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Its data, with its attributes in headers.
+    Binary,
+    /// As JSON.
+    Structured,
+    /// Its data alone.
+    Raw,
+}
+
 /// Whether an event waits until those before it are done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ordering {
@@ -180,9 +191,10 @@ impl Subscription {
     /// A sentence naming the field that cannot be used.
     pub fn build(sent: mesh::Subscription) -> Result<Self, String> {
         let on_exhausted = sent.on_exhausted();
-        let structured = match sent.mode() {
-            mesh::EventMode::Binary => false,
-            mesh::EventMode::Structured => true,
+        let mode = match sent.mode() {
+            mesh::EventMode::Binary => Mode::Binary,
+            mesh::EventMode::Structured => Mode::Structured,
+            mesh::EventMode::Raw => Mode::Raw,
             mesh::EventMode::Unspecified => {
                 return Err("mode: it is not known to this sidecar".to_owned());
             }
@@ -257,7 +269,7 @@ impl Subscription {
             filters: filters.collect::<Result<_, _>>()?,
             target,
             path: path.map_err(|_| "path: it is none".to_owned())?,
-            structured,
+            mode,
             timeout: Duration::from_millis(sent.timeout_ms),
             max_in_flight,
             max_retries: sent.max_retries,

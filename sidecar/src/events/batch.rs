@@ -69,7 +69,7 @@ impl Gathered {
             let paused = running.paused();
             // While there is no place for another batch, it is gathered: what was asked for comes, and its lease is kept.
             let held = self.waiting.len() + self.again.len();
-            let most = match paused.is_some() {
+            let most = match running.asked_to_wait().is_some() {
                 true => 0,
                 false => self.batch.size.saturating_sub(held),
             };

@@ -94,7 +94,7 @@ pub(super) async fn publish(
         running.unreached(Some(Reason::ConnectFailed));
         let wait = pause.mul_f64(rand::random_range(0.5..=1.0));
         running.pause_until(Instant::now() + wait);
-        if !running.goes_on_for(wait).await {
+        if !running.waits(wait).await {
             return None;
         }
         if let Some(verdict) = given_up() {

@@ -29,6 +29,8 @@ const PROGRESS: Duration = Duration::from_millis(250);
 const COUNTED: usize = 10_000;
 /// How long data may be that are shown, in bytes.
 const SHOWN: usize = 128 * 1024;
+/// How many are thrown away in a second where nobody says.
+const PURGED: u32 = 1000;
 
 /// Where orders are given. Cheap to share.
 #[derive(Clone, Debug, Default)]
@@ -222,6 +224,7 @@ impl What {
         let mut object = None;
         let (mut limit, mut data) = (20, false);
         let mut replay = letters();
+        let mut rate = None;
         for word in words.split_ascii_whitespace() {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             let wrong = |how: &str| format!("{name}: write it as {how}");
@@ -247,7 +250,7 @@ impl What {
                 "rate" => {
                     let read = value.parse().ok();
                     let read = read.filter(|rate| (1..=10_000).contains(rate));
-                    replay.rate = read.ok_or_else(|| wrong("a number from 1 to 10000"))?;
+                    rate = Some(read.ok_or_else(|| wrong("a number from 1 to 10000"))?);
                 }
                 "request" => {
                     let may_be = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
@@ -264,6 +267,8 @@ impl What {
             let how = "write what is to be done, and of which: show=shop/billing, replay=, purge= or count=";
             return Err(how.to_owned());
         };
+        // To throw away asks nothing of a target.
+        replay.rate = rate.unwrap_or(if what == "purge" { PURGED } else { replay.rate });
         let what = match what {
             "show" => Self::Show { limit, data },
             "replay" => Self::Replay(replay),
@@ -306,6 +311,17 @@ mod tests {
             ReplayFrom::DeadLetters => panic!("{words}"),
         };
         assert_eq!(span, Duration::from_secs(3600));
+        for (words, rate) in [
+            ("purge=shop/billing", 1000),
+            ("purge=shop/billing rate=3", 3),
+            ("replay=shop/billing", 50),
+        ] {
+            let (Ok((_, What::Purge(read))) | Ok((_, What::Replay(read)))) = What::read(words)
+            else {
+                panic!("{words}")
+            };
+            assert_eq!(read.rate, rate, "{words}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::cloud_event::{CORRELATION, Event};
 use crate::config::rate_limit::Limited;
 use crate::config::service::{Protocol, ServiceKey};
 use crate::config::state::Served;
-use crate::config::subscription::{Outside, Subscription, Target};
+use crate::config::subscription::{Mode, Outside, Subscription, Target};
 use crate::policy::retry::asks_to_wait;
 use crate::policy::timeout::Deadline;
 use crate::proxy::body::{RequestBody, ResponseBody};
@@ -88,7 +88,11 @@ pub(super) async fn post(
     let response = match &subscription.target {
         Target::Application(port) => to_application(px, subscription, *port, payload).await,
         Target::Service(service, port) => {
-            to_service(px, subscription, (service, *port), payload).await
+            let asked = to_service(px, subscription, (service, *port), payload);
+            match timeout(subscription.timeout, asked).await {
+                Ok(response) => response,
+                Err(_) => return Came::Nothing,
+            }
         }
         Target::Outside(Ok(outside)) => to_system(px, subscription, outside, payload).await,
         // Nothing is pulled then; what a schedule has due waits.
@@ -289,8 +293,7 @@ async fn to_service(
     let (mut head, body) = request(subscription, payload, (uri, &host));
     let cx = Context::new(Direction::outbound, &mut head);
     let mut account = Account::open(cx, px.metrics.clone(), px.access_log.clone());
-    let asked = called(px, &mut account.cx, subscription, head, body);
-    let answer = in_time(subscription, pin!(asked)).await;
+    let answer = called(px, &mut account.cx, subscription, head, body).await;
     account_for(account, answer)
 }
 
@@ -340,12 +343,19 @@ fn request(
             Bytes::from(Event::batch_to_json(events.iter().copied()))
         }
         Payload::Event(event) => {
-            let data = match subscription.structured {
-                true => {
+            let data = match subscription.mode {
+                Mode::Structured => {
                     headers.insert(CONTENT_TYPE, TYPE_OF_EVENTS);
                     Bytes::from(event.to_json())
                 }
-                false => event.to_http(headers),
+                Mode::Binary => event.to_http(headers),
+                Mode::Raw => {
+                    let media_type = event.attribute("datacontenttype");
+                    if let Some(Ok(value)) = media_type.map(HeaderValue::from_str) {
+                        headers.insert(CONTENT_TYPE, value);
+                    }
+                    event.data.clone()
+                }
             };
             trace(event, headers);
             data

@@ -102,7 +102,10 @@ impl Unreached {
         let wait = match self {
             // It is only too much for now, which says nothing of the target. Limits are edited: it is asked again before
             // long, and takes nothing by that.
-            Self::Tried(Reason::RateLimited, Some(wait)) => wait.mul_f64(0.5 + spread).min(AGAIN.1),
+            Self::Tried(Reason::RateLimited, Some(wait)) => {
+                running.unreached(None);
+                wait.mul_f64(0.5 + spread).min(AGAIN.1)
+            }
             Self::Tried(reason, _) => {
                 running.unreached(Some(reason));
                 let wait = pause.mul_f64(spread);
@@ -115,6 +118,6 @@ impl Unreached {
             }
         };
         running.pause_until(Instant::now() + wait);
-        running.goes_on_for(wait).await
+        running.waits(wait).await
     }
 }

@@ -280,7 +280,12 @@ impl Run<'_> {
         let running = self.running;
         let (mut next, mut seen) = (Instant::now(), 0_usize);
         loop {
-            let Some(room) = running.room().await else {
+            // Whoever only looks, or throws away, asks nothing of the target.
+            let room = match self.work {
+                Work::Deliver => running.room().await,
+                Work::Show(_) | Work::Discard => running.goes_on().then_some(usize::MAX),
+            };
+            let Some(room) = room else {
                 return Err("the subscription ends, or is written anew".to_owned());
             };
             let pulled = tokio::select! {
@@ -313,6 +318,8 @@ impl Run<'_> {
                         }
                     }
                     Work::Discard => {
+                        sleep_until(next).await;
+                        next = Instant::now() + Duration::from_secs(1) / self.replay.rate;
                         let done = Replayed {
                             message,
                             letters,

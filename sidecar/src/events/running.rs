@@ -21,6 +21,9 @@ use crate::telemetry::metrics::events::Events;
 /// For how long nothing is pulled until the group is left meanwhile.
 const REST: Duration = Duration::from_secs(12);
 
+/// Why nothing is delivered while the circuit is open.
+const FAILS: &str = "the target fails, and is left alone for a while (circuit_open)";
+
 /// A subscription while it is carried out.
 pub(super) struct Running {
     pub(super) px: Weak<Proxy>,
@@ -32,9 +35,10 @@ pub(super) struct Running {
     gone: Rc<Cell<bool>>,
     unreached: Cell<Option<(Reason, Instant)>>,
     chosen: Cell<bool>,
-    /// Since when something waits here for the circuit.
-    waits_since: Cell<Option<Instant>>,
-    told_to_fail: Cell<bool>,
+    /// How many wait here until the target is reached.
+    waiting: Cell<usize>,
+    /// Whether it was told that the target is left alone: once, whatever it was that was delivered.
+    told_to_fail: Rc<Cell<bool>>,
     /// Whether the target is called while it fails, for all that is delivered of the subscription.
     pub(super) circuit: Option<Rc<Sole>>,
     pub(super) places: Arc<Semaphore>,
@@ -47,6 +51,24 @@ pub(super) struct Running {
     pub(super) tally: Tally,
     /// How many were begun one by one and are not ended.
     begun: Cell<usize>,
+}
+
+/// Something that waits, as long as this is held.
+struct Waiting<'r>(&'r Cell<usize>);
+
+// === impl Waiting ===
+
+impl<'r> Waiting<'r> {
+    fn of(count: &'r Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 // === impl Running ===
@@ -67,8 +89,8 @@ impl Running {
             gone: Rc::default(),
             unreached: Cell::new(None),
             chosen: Cell::new(false),
-            waits_since: Cell::new(None),
-            told_to_fail: Cell::new(false),
+            waiting: Cell::new(0),
+            told_to_fail: Rc::default(),
             circuit: {
                 let breaker = subscription.circuit_breaker.clone();
                 breaker.map(|breaker| Rc::new(Sole::new(breaker)))
@@ -86,6 +108,7 @@ impl Running {
             replays: true,
             gone: self.gone.clone(),
             circuit: self.circuit.clone(),
+            told_to_fail: self.told_to_fail.clone(),
             ..Self::new(
                 &self.px,
                 &self.subscription,
@@ -140,11 +163,15 @@ impl Running {
         }
     }
 
-    /// How many events may be pulled, when any may; nothing when the subscription ends.
+    /// How many events may be pulled, when any may, and none when none may for long; nothing when the subscription ends.
     pub(super) async fn room(&self) -> Option<usize> {
         loop {
             if !self.goes_on() {
                 return None;
+            }
+            // Whoever pulls leaves meanwhile: what was asked for would rot.
+            if !self.replays && self.rests_or_fails() {
+                return Some(0);
             }
             let left = self.left.notified();
             match self.paused() {
@@ -190,14 +217,23 @@ impl Running {
         self.gone.get() || self.paused.get().is_some_and(|until| until > long)
     }
 
+    /// The same, or since it fails. What is held in order, or for a batch, is kept then: to give it back would count as an
+    /// attempt.
+    pub(super) fn rests_or_fails(&self) -> bool {
+        let long = Instant::now() + REST;
+        self.rests() || self.paused().is_some_and(|until| until > long)
+    }
+
     /// Waits until it may be pulled again, and says why it was not; nothing when the subscription ends.
     pub(super) async fn rested(&self) -> Option<String> {
-        let until = self.paused.get();
+        let until = self.paused();
+        let asked = self.asked_to_wait().is_some();
         tokio::select! {
             biased;
             () = self.ended() => None,
             () = sleep_until(until.unwrap_or_else(Instant::now)), if !self.gone.get() => {
-                Some("the target asked to wait".to_owned())
+                let why = if asked { "the target asked to wait" } else { FAILS };
+                Some(why.to_owned())
             }
         }
     }
@@ -259,10 +295,17 @@ impl Running {
         }
     }
 
-    /// Since when the target can't be reached, or something waits here since it fails.
+    /// Since when the target can't be reached, while something waits here for that.
     pub(super) fn unreached_since(&self) -> Option<Instant> {
-        let unreached = self.unreached.get().map(|(_, since)| since);
-        unreached.or(self.waits_since.get())
+        // What is being posted may have reached it.
+        let unreached = self.unreached.get().filter(|_| self.waiting.get() > 0);
+        unreached.map(|(_, since)| since)
+    }
+
+    /// Waits until the target may be reached; whether the subscription goes on after that.
+    pub(super) async fn waits(&self, wait: Duration) -> bool {
+        let _one = Waiting::of(&self.waiting);
+        self.goes_on_for(wait).await
     }
 
     /// Says whether the target is left alone, as it is now.
@@ -280,7 +323,7 @@ impl Running {
             (true, true) => {}
         }
         let why = match fails {
-            true => "the target fails, and is left alone for a while (circuit_open)",
+            true => FAILS,
             false => "",
         };
         self.tell(|events, object| events.waits(object, why));
@@ -291,19 +334,12 @@ impl Running {
         let Some(circuit) = &self.circuit else {
             return self.goes_on();
         };
-        let since = self.waits_since.get().unwrap_or_else(Instant::now);
-        self.waits_since.set(Some(since));
-        let goes_on = tokio::select! {
+        tokio::select! {
             biased;
             () = self.ended() => false,
             () = circuit.changed(until) => true,
             () = sleep(most) => true,
-        };
-        // What is tried from now on has not waited.
-        if circuit.open_until().is_none() {
-            self.waits_since.set(None);
         }
-        goes_on
     }
 
     /// The target can't be reached, or can again.

@@ -227,6 +227,7 @@ async fn carry_out(running: Rc<Running>, broker: &Arc<config::broker::Broker>) {
             }
             Ok((broker, queue)) => {
                 subscribed.set(true);
+                running.tell_circuit();
                 if told.take().is_some() {
                     tracing::info!(subscription = %object, "goes on");
                 }
@@ -371,12 +372,15 @@ async fn one_by_one(
     queue: &mut dyn Queue,
 ) -> Ended {
     loop {
-        if running.rests() {
+        if running.rests_or_fails() {
             return Ended::Rests;
         }
         let Some(most) = running.room().await else {
             return Ended::Over;
         };
+        if most == 0 {
+            continue;
+        }
         let pulled = tokio::select! {
             biased;
             () = running.ended() => return Ended::Over,

@@ -99,7 +99,7 @@ pub(super) async fn with_redis() -> Result<(Mesh, Redis)> {
 /// A RabbitMQ, and the sidecar beside it.
 pub(super) struct Rabbit {
     pub(super) address: SocketAddr,
-    _node: Node,
+    node: Node,
     _sidecar: Sidecar,
 }
 
@@ -127,7 +127,7 @@ pub(super) async fn with_rabbitmq() -> Result<(Mesh, Rabbit)> {
     let node = tokio::task::spawn_blocking(move || Node::start(address, &definitions)).await?;
     let rabbit = Rabbit {
         address,
-        _node: node,
+        node,
         _sidecar: sidecar,
     };
     Ok((mesh, rabbit))
@@ -143,6 +143,95 @@ async fn redis_carries_events_as_nats_does() -> Result<()> {
 async fn rabbitmq_carries_events_as_nats_does() -> Result<()> {
     let (mesh, _rabbit) = with_rabbitmq().await?;
     carries(&mesh).await
+}
+
+/// What is accepted and delivered goes on with other credentials, and not before they are written; `changes` has the
+/// broker ask for those, and sends away whoever is connected.
+async fn takes_others(
+    mesh: &Mesh,
+    next: &str,
+    changes: impl AsyncFnOnce() -> Result<()>,
+) -> Result<()> {
+    let [stock, billing] = [
+        mesh.workload("stock").await?,
+        mesh.workload("billing").await?,
+    ];
+    mesh.programmed("stock").await?;
+    mesh.programmed("billing").await?;
+    let sent = async |id: &str| {
+        let headers = [("idempotency-key", id), ("content-type", "text/plain")];
+        Ok(publish(&stock.sidecar, "events/stock", &headers, "1")
+            .await?
+            .status)
+    };
+    let accepted = async |id: &str| {
+        wait_until("it is accepted", START, async || {
+            let status: Result<u16> = sent(id).await;
+            ensure!(status? == 202);
+            Ok(())
+        })
+        .await
+    };
+    let delivered = async |id: &str| {
+        wait_until("it is delivered", LEASE + SOON, async || {
+            let seen = billing.upstream.seen();
+            ensure!(seen.iter().any(|one| id_of(one) == id), "{}", seen.len());
+            Ok(())
+        })
+        .await
+    };
+    accepted("1").await?;
+    delivered("1").await?;
+    changes().await?;
+    wait_until("nothing is accepted", SOON, async || {
+        let status: Result<u16> = sent("2").await;
+        ensure!(status? == 503);
+        Ok(())
+    })
+    .await?;
+    let written = mesh.read("routes.yaml")?;
+    mesh.write("routes.yaml", &written.replace(PASSWORD, next))?;
+    accepted("2").await?;
+    delivered("2").await?;
+    for told in [
+        stock.sidecar.log()?,
+        billing.sidecar.log()?,
+        mesh.operator_log()?,
+    ] {
+        ensure!(
+            !told.contains(next) && !told.contains(PASSWORD),
+            "a password is told"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn credentials_of_a_redis_change_while_it_is_used_and_nothing_is_lost() -> Result<()> {
+    const NEXT: &str = "an0ther-w0rd";
+    let (mesh, redis) = with_redis().await?;
+    takes_others(&mesh, NEXT, async || {
+        redis.tell(&["CONFIG", "SET", "requirepass", NEXT]).await?;
+        let all = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
+        // It answers with how many there were.
+        let _ = redis.tell_with(NEXT, &all).await;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn credentials_of_a_rabbitmq_change_while_it_is_used_and_nothing_is_lost() -> Result<()> {
+    const NEXT: &str = "an0ther-w0rd";
+    let (mesh, rabbit) = with_rabbitmq().await?;
+    takes_others(&mesh, NEXT, async || {
+        rabbit.node.control(&["change_password", "mesh", NEXT]);
+        rabbit
+            .node
+            .control(&["close_all_connections", "--global", "other credentials"]);
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

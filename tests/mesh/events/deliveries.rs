@@ -107,6 +107,74 @@ async fn an_event_is_written_as_json_where_that_is_asked_for() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_event_is_its_data_alone_where_that_is_asked_for() -> Result<()> {
+    let world = World::subscribed(", mode: Raw", "").await?;
+    let headers = [
+        ("idempotency-key", "1"),
+        ("content-type", "application/xml"),
+        ("x-request-id", "basket-77"),
+    ];
+    assert_eq!(world.publish(&headers, "<order/>").await?.status, 202);
+    wait_until("it has come", SOON, async || {
+        ensure!(world.billing.upstream.requests() == 1);
+        Ok(())
+    })
+    .await?;
+    let seen = &world.billing.upstream.seen()[0];
+    assert_eq!(seen.body, "<order/>");
+    assert_eq!(header(seen, "content-type"), "application/xml");
+    assert_eq!(header(seen, "x-request-id"), "basket-77");
+    assert!(!header(seen, "traceparent").is_empty());
+    let mut names = seen.headers.keys();
+    assert!(
+        !names.any(|name| name.as_str().starts_with("ce-")),
+        "{seen:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_position_is_kept_when_what_is_written_changes() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    for id in ["1", "2"] {
+        world.accepted(id).await?;
+    }
+    world.delivered(&["1", "2"]).await?;
+    let others = format!(
+        "{}{}{ROUTE}",
+        services(&["stock", "billing"]),
+        nats::documents()
+    );
+    // It begins at the earliest, and would deliver both once more.
+    let edited = subscription(
+        ", maxInFlight: 3, mode: Structured",
+        "  filters: [{ exact: { source: /stock } }]\n",
+    );
+    world.mesh.write("routes.yaml", &(others + &edited))?;
+    wait_until("it is in force", SOON, async || {
+        let log = world.billing.sidecar.log()?;
+        ensure!(log.matches("begins").count() == 2, "{log}");
+        Ok(())
+    })
+    .await?;
+    world.accepted("3").await?;
+    wait_until(
+        "what came later is delivered as is written now",
+        SOON,
+        async || {
+            let seen = world.billing.upstream.seen();
+            let last = seen.last().context("nothing")?;
+            let body = String::from_utf8_lossy(&last.body);
+            ensure!(body.contains("\"id\":\"3\""), "{last:?}");
+            Ok(())
+        },
+    )
+    .await?;
+    assert_eq!(world.billing.upstream.requests(), 3);
+    Ok(())
+}
+
+#[tokio::test]
 async fn only_what_passes_the_filters_is_delivered() -> Result<()> {
     let filters = "  filters:\n  - prefix: { type: com.shop }\n  \
                    - any: [{ exact: { region: eu } }, { sql: \"amount > 10\" }, \
@@ -343,9 +411,18 @@ async fn one_id_joins_the_request_the_event_its_deliveries_and_its_dead_letter()
     let seen = world.billing.upstream.seen();
     let id = header(&seen[1], "x-request-id").to_owned();
     assert_eq!(header(&seen[2], "x-request-id"), id);
+    let trace = header(&seen[1], "ce-traceparent").to_owned();
+    assert!(
+        trace.len() == 55 && header(&seen[1], "traceparent") == trace,
+        "{trace}"
+    );
     for (head, _) in letters {
-        let said = format!("ce-correlationid: {id}");
-        assert!(head.to_lowercase().contains(&said), "{said}\n{head}");
+        for said in [
+            format!("ce-correlationid: {id}"),
+            format!("ce-traceparent: {trace}"),
+        ] {
+            assert!(head.to_lowercase().contains(&said), "{said}\n{head}");
+        }
     }
     for sidecar in [&world.stock.sidecar, &world.billing.sidecar] {
         wait_until("it is in the access log", SOON, async || {

@@ -185,12 +185,16 @@ async fn dead_letters_are_shown_counted_replayed_and_purged_as_people_ask() -> R
     assert_eq!(world.nats.held("stock.dlq").await?, 0);
 
     world.billing.upstream.answers(400);
-    world.accepted("d").await?;
-    world.dead_letters(1).await?;
-    let purged = order(&world.billing.sidecar, "purge=shop/billing").await?;
+    for key in ["d", "e"] {
+        world.accepted(key).await?;
+    }
+    world.dead_letters(2).await?;
+    let begun = std::time::Instant::now();
+    let purged = order(&world.billing.sidecar, "purge=shop/billing rate=1").await?;
+    assert!(begun.elapsed() > Duration::from_millis(900));
     assert_eq!(
         (done_in(&purged)?, world.nats.held("stock.dlq").await?),
-        (1, 0)
+        (2, 0)
     );
     Ok(())
 }

@@ -31,6 +31,14 @@ impl Node {
     /// # Panics
     /// When it can't be started.
     pub fn start(address: SocketAddr, definitions: &Value) -> Self {
+        Self::configured(&format!("listeners.tcp.1 = {address}\n"), definitions)
+    }
+
+    /// Starts one with this configuration, which says where it listens.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn configured(listeners: &str, definitions: &Value) -> Self {
         let folder = TempDir::new().unwrap();
         let (registry, nodes_port) = (free(), free());
         let at = |file: &str| folder.path().join(file);
@@ -40,7 +48,7 @@ impl Node {
         let soon = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 2000}]}].";
         std::fs::write(at("advanced.config"), soon).unwrap();
         let config = format!(
-            "listeners.tcp.1 = {address}\nload_definitions = {}\nlog.console = true\nlog.file = false\n\
+            "{listeners}load_definitions = {}\nlog.console = true\nlog.file = false\n\
              disk_free_limit.absolute = 10MB\nvm_memory_high_watermark.absolute = 2GB\n",
             at("definitions.json").display()
         );
@@ -55,6 +63,13 @@ impl Node {
             nodes_port,
             node,
         }
+    }
+
+    /// The end of what it has said.
+    pub fn said(&self) -> String {
+        let said = std::fs::read(self.folder.path().join("output")).unwrap_or_default();
+        let end = said.len().saturating_sub(2000);
+        String::from_utf8_lossy(&said[end..]).into_owned()
     }
 
     /// Kills it.
@@ -88,13 +103,15 @@ impl Drop for Node {
     }
 }
 
-/// A port of this host that nobody listens on.
+/// A port of this host that nobody listens on, and that no connection is given before somebody does, or while who listened
+/// begins anew: it is below those that the kernel gives.
 ///
 /// # Panics
 /// When there is none.
 pub fn free() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    let ports = (0..1000).map(|_| rand::random_range(12_000..32_000));
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    ports.into_iter().find(is_free).unwrap()
 }
 
 fn node(folder: &TempDir, registry: u16, nodes_port: u16) -> Child {

@@ -100,6 +100,8 @@ pub(super) fn broker(sent: &mesh::Broker) -> Value {
         token,
         ca_certificates,
         virtual_host,
+        certificate,
+        key,
     } = sent;
     let credentials = [
         (user, "user"),
@@ -107,6 +109,8 @@ pub(super) fn broker(sent: &mesh::Broker) -> Value {
         (token, "token"),
         (ca_certificates, "its own authority"),
         (virtual_host, "a virtual host"),
+        (certificate, "a certificate"),
+        (key, "its key"),
     ];
     let those = credentials.iter().filter(|(given, _)| !given.is_empty());
     let those = Vec::from_iter(those.map(|(_, what)| *what));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 
-use super::{Exhausted, Ordering, Source, Subscription, Target};
+use super::{Exhausted, Mode, Ordering, Source, Subscription, Target};
 use crate::config::async_reply::Kept;
 use crate::config::broker::Broker;
 use crate::events::broker::{Group, Start};
@@ -45,7 +45,7 @@ impl Subscription {
             filters: Vec::new(),
             target: Target::Results(kept.clone()),
             path: PathAndQuery::from_static("/"),
-            structured: false,
+            mode: Mode::Binary,
             timeout: Duration::ZERO,
             batch: None,
             reply: None,

@@ -38,7 +38,7 @@ pub(in crate::events) async fn keep(
         running.unreached(Some(Reason::JobsUnavailable));
         let wait = pause.mul_f64(rand::random_range(0.5..=1.0));
         running.pause_until(Instant::now() + wait);
-        if !running.goes_on_for(wait).await {
+        if !running.waits(wait).await {
             return None;
         }
         pause = (pause * 2).min(AGAIN.1);
