@@ -128,7 +128,7 @@ fn the_last_line_counts_and_each_tier_says_how_long_it_took() {
 #[test]
 fn the_last_lines_say_what_failed_and_leave_out_what_was_logged() {
     let failed = "tested() {
-        printf '%s\\n' '---- life::it_stops stdout ----' '[pod/orders] a line of a log' \\
+        printf '%s\\n' '---- life::it_stops stdout ----' 'what it did' '[pod/orders] a line of a log' \\
             'Error: waited 20s in vain' '' 'Caused by:' '    {\"status\": 200}' '{\"time\": \"x\"}' '' \\
             '---- life::it_starts stdout ----' \"thread 'it_starts' panicked at a.rs:1:2:\" 'not so' '' \\
             'failures:' '    life::it_stops' 'test result: FAILED. 2 passed; 2 failed; 0 ignored'
