@@ -19,7 +19,7 @@ const SECRET: [&str; 5] = [
     "set-cookie",
 ];
 /// What an extension can't be called: attributes that an event has anyway, its data, and what others write.
-const TAKEN: [&str; 12] = [
+const TAKEN: [&str; 11] = [
     "specversion",
     "id",
     "source",
@@ -31,7 +31,6 @@ const TAKEN: [&str; 12] = [
     "data",
     "traceparent",
     "tracestate",
-    "correlationid",
 ];
 /// With which names begin that the mesh writes.
 const OWN: [&str; 2] = ["meshwright", "dlq"];

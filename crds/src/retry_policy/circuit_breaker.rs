@@ -131,19 +131,19 @@ impl Budget {
 // === impl CircuitBreaker ===
 
 impl CircuitBreaker {
-    fn default_consecutive_failures() -> u32 {
+    pub(crate) fn default_consecutive_failures() -> u32 {
         5
     }
 
-    fn default_error_percent() -> u32 {
+    pub(crate) fn default_error_percent() -> u32 {
         50
     }
 
-    fn default_min_requests() -> u32 {
+    pub(crate) fn default_min_requests() -> u32 {
         20
     }
 
-    fn default_window() -> Duration {
+    pub(crate) fn default_window() -> Duration {
         Duration::of_seconds(10)
     }
 
@@ -152,11 +152,11 @@ impl CircuitBreaker {
         vec![ServerError, Timeout, Connect, Reset]
     }
 
-    fn default_open_for() -> Duration {
+    pub(crate) fn default_open_for() -> Duration {
         Duration::of_seconds(30)
     }
 
-    fn default_max_open_for() -> Duration {
+    pub(crate) fn default_max_open_for() -> Duration {
         Duration::of_seconds(300)
     }
 

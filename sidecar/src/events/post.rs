@@ -174,10 +174,17 @@ async fn to_application(
     let speak = Speak::to_application(declared, false);
     let within = match served.map_or(&[][..], Served::limits) {
         [] => Ok(body),
-        limits => match opened(&application).await {
-            Ok(()) => within(px, &mut account.cx, limits.iter(), &head, body).await,
-            Err(error) => Err(error),
-        },
+        limits => {
+            // One that speaks HTTP/2 alone has a connection that many share, and none that is opened ahead.
+            let opened = match speak {
+                Speak::Http1 => opened(&application).await,
+                Speak::Http2 => Ok(()),
+            };
+            match opened {
+                Ok(()) => within(px, &mut account.cx, limits.iter(), &head, body).await,
+                Err(error) => Err(error),
+            }
+        }
     };
     drop(state);
     let answer = match within {

@@ -43,20 +43,24 @@ pub(super) async fn posted(
         let circuit = running.circuit.as_deref();
         let unreached = match circuit.map(Sole::enter).transpose() {
             Err(until) => Unreached::Open(until),
-            Ok(call) => match post(px, subscription, payload, reads).await {
-                Came::Unreached(reason, wait) => Unreached::Tried(reason, wait),
-                came => {
-                    if let Some(call) = call {
-                        call.ended(well(subscription, &came));
+            Ok(call) => {
+                let answer = match post(px, subscription, payload, reads).await {
+                    Came::Answer(answer) => Ok(Some(answer)),
+                    Came::Nothing => Ok(None),
+                    Came::Unreached(reason, wait) => Err(Unreached::Tried(reason, wait)),
+                };
+                match answer {
+                    Ok(answer) => {
+                        if let Some(call) = call {
+                            call.ended(well(subscription, answer.as_ref()));
+                        }
+                        running.unreached(None);
+                        running.tell_circuit();
+                        return Some(Posted::Came(answer));
                     }
-                    running.unreached(None);
-                    running.tell_circuit();
-                    return Some(Posted::Came(match came {
-                        Came::Answer(answer) => Some(answer),
-                        Came::Nothing | Came::Unreached(..) => None,
-                    }));
+                    Err(unreached) => unreached,
                 }
-            },
+            }
         };
         // It costs no attempt, and nothing else is asked for meanwhile.
         let events = &px.metrics.all().events;
@@ -78,18 +82,18 @@ enum Unreached {
     Open(Instant),
 }
 
-/// Whether the target is well, as far as an answer says so.
-fn well(subscription: &Subscription, came: &Came) -> Result<(), Fault> {
-    match came {
-        Came::Nothing => Err(Fault::Timeout),
+/// Whether the target is well, as far as an answer says so, or that there was none.
+fn well(subscription: &Subscription, answer: Option<&Answer>) -> Result<(), Fault> {
+    match answer {
+        None => Err(Fault::Timeout),
         // Who refuses an event for good with such a status is well.
-        Came::Answer(answer)
+        Some(answer)
             if answer.status.is_server_error()
                 && subscription.action(answer.status) == Action::Retry =>
         {
             Err(Fault::ServerError)
         }
-        Came::Answer(_) | Came::Unreached(..) => Ok(()),
+        Some(_) => Ok(()),
     }
 }
 
@@ -100,8 +104,8 @@ impl Unreached {
     async fn waited(self, running: &Running, pause: &mut Duration) -> bool {
         let spread = rand::random_range(0.5..=1.0);
         let wait = match self {
-            // It is only too much for now, which says nothing of the target. Limits are edited: it is asked again before
-            // long, and takes nothing by that.
+            // It is only too much at this moment, which says nothing of the target. Limits are edited: it is asked again
+            // before long, which takes nothing of what a sidecar counts by itself.
             Self::Tried(Reason::RateLimited, Some(wait)) => {
                 running.unreached(None);
                 wait.mul_f64(0.5 + spread).min(AGAIN.1)
