@@ -50,6 +50,21 @@ pub(crate) async fn installed() -> Result<&'static Cluster> {
     Ok(cluster)
 }
 
+/// Waits until every replica that a rollout replaced has ended. In its last seconds such a one is still asked about
+/// pods and still signs leaves, and does both as it was told.
+pub(crate) async fn operator_before_it_has_gone(cluster: &Cluster) -> Result<()> {
+    wait_until("the operator before it has gone", PODS, async || {
+        let of = ["get", "pods", "-n", SYSTEM, "-l"];
+        let operators = "app.kubernetes.io/component=operator";
+        let pods = cluster.json(&[&of[..], &[operators]].concat()).await?;
+        let pods = pods["items"].as_array().context("pods")?;
+        let mut ending = pods.iter().map(|pod| &pod["metadata"]["deletionTimestamp"]);
+        ensure!(ending.all(serde_json::Value::is_null), "{pods:?}");
+        Ok(())
+    })
+    .await
+}
+
 async fn install(cluster: &Cluster) -> Result<()> {
     for part in ["operator", "sidecar"] {
         import_built(cluster, part).await?;

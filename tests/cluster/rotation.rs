@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tests::cluster::{Cluster, run, wait_until};
 use tokio::process::Command;
 
-use crate::installation::{PODS, SYSTEM, installed, root};
+use crate::installation::{PODS, SYSTEM, installed, operator_before_it_has_gone, root};
 use crate::load::under_load;
 use crate::shop::Shop;
 
@@ -131,7 +131,8 @@ async fn upgrade(cluster: &Cluster, values: &[&str]) -> Result<()> {
     cluster.helm(&args).await?;
     let operator = "deployment/meshwright-operator";
     let rollout = ["rollout", "status", operator, "-n", SYSTEM, "--timeout=90s"];
-    cluster.kubectl(&rollout).await.map(drop)
+    cluster.kubectl(&rollout).await?;
+    operator_before_it_has_gone(cluster).await
 }
 
 /// All pods have leaves of a minute by now, and the operator can't know: it would wait for a day.

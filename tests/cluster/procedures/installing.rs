@@ -6,7 +6,7 @@ use tests::cluster::{Cluster, wait_until};
 
 use super::{INJECT, Own};
 use crate::cni::restricted;
-use crate::installation::{PODS, SYSTEM, import_built};
+use crate::installation::{PODS, SYSTEM, import_built, operator_before_it_has_gone};
 use crate::page::{Page, Shell, files};
 
 /// Lines of `docs/install.md` that this test does not type.
@@ -199,16 +199,6 @@ async fn with_the_plugin(page: &mut Page, shell: &Shell, cluster: &Cluster) -> R
         .replace("cni.enabled=true", "capture=cni --wait");
     shell.succeeds(&upgrade).await?;
     shell.succeeds(&rollout.command).await?;
-    // One that ends may still be asked about a pod in its last seconds, and says what it knows.
-    wait_until("the operator before it has gone", PODS, async || {
-        let of = ["get", "pods", "-n", SYSTEM, "-l"];
-        let operators = "app.kubernetes.io/component=operator";
-        let pods = cluster.json(&[&of[..], &[operators]].concat()).await?;
-        let pods = pods["items"].as_array().context("pods")?;
-        let mut ending = pods.iter().map(|pod| &pod["metadata"]["deletionTimestamp"]);
-        ensure!(ending.all(Value::is_null), "{pods:?}");
-        Ok(())
-    })
-    .await?;
+    operator_before_it_has_gone(cluster).await?;
     captured("anyone", "name=anyone").await
 }
