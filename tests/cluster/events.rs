@@ -1,6 +1,9 @@
 //! Events in a cluster: a broker among its pods, a workload that is scaled to zero, and the chart's pods that carry out what
 //! no pod does for itself.
 
+mod nothing_lost;
+mod schedules;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tests::brokers;
@@ -88,6 +91,25 @@ async fn until(shop: &Shop, name: &str, says: impl Fn(&Value) -> bool) -> Result
 
 fn is_ready(object: &Value, reason: &str) -> bool {
     condition(object, "Ready")["reason"] == reason
+}
+
+/// What `ledger` was told, in its order: ids of events that were posted to `/on/ledger` of somebody.
+async fn told_to_ledger(shop: &Shop) -> Result<Vec<String>> {
+    let ledger = "deployment/ledger";
+    let said = shop.cluster.logs(&shop.namespace, ledger, "ledger").await?;
+    let told = said.lines();
+    let told = told.filter_map(|line| line.strip_prefix("called /hook/"));
+    Ok(told.map(ToOwned::to_owned).collect())
+}
+
+/// Takes a pod away at once, as it is when its node fails.
+async fn delete(cluster: &Cluster, namespace: &str, pod: &str) -> Result<()> {
+    let at_once = ["--grace-period=0", "--force"];
+    let of = ["delete", "pod", "-n", namespace, pod];
+    cluster
+        .kubectl(&[&of[..], &at_once].concat())
+        .await
+        .map(drop)
 }
 
 /// Has an event published.

@@ -38,12 +38,21 @@ impl Load {
     /// Begins one that asks for `url` at each interval, such as `20ms`, and waits until the first
     /// request has ended. Unless it is ended, it ends by itself after 100 000 requests.
     pub(crate) async fn begin(shop: &Shop, url: &str, interval: &str) -> Result<Self> {
+        Self::of("load", shop, url, interval).await
+    }
+
+    /// The same, with an event in each; the outcome of one that is accepted is `202 ID`.
+    pub(crate) async fn publish(shop: &Shop, url: &str, interval: &str) -> Result<Self> {
+        Self::of("publish", shop, url, interval).await
+    }
+
+    async fn of(what: &str, shop: &Shop, url: &str, interval: &str) -> Result<Self> {
         let exec = ["exec", "-i", "-n", &shop.namespace, "deployment/web"];
         let mut kubectl = shop
             .cluster
             .command("kubectl")
             .args(exec)
-            .args(["-c", "web", "--", "/web", "load", url, interval])
+            .args(["-c", "web", "--", "/web", what, url, interval])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

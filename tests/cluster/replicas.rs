@@ -101,7 +101,7 @@ impl Said {
 }
 
 /// The replica that holds the Lease.
-async fn leader(cluster: &Cluster) -> Result<String> {
+pub(crate) async fn leader(cluster: &Cluster) -> Result<String> {
     let lease = ["get", "lease", "meshwright-operator", "-n", SYSTEM];
     let lease = cluster.json(&lease).await?;
     let holder = lease["spec"]["holderIdentity"].as_str();
@@ -109,7 +109,7 @@ async fn leader(cluster: &Cluster) -> Result<String> {
 }
 
 /// Waits until another replica than `before` leads, and returns how long that took.
-async fn next_leader(cluster: &Cluster, before: &str) -> Result<(String, Duration)> {
+pub(crate) async fn next_leader(cluster: &Cluster, before: &str) -> Result<(String, Duration)> {
     let began = Instant::now();
     let next = wait_until("another replica leads", PODS, async || {
         let next = leader(cluster).await?;

@@ -3,9 +3,13 @@
 //	web serve ADDRESS...    answers each request with the pod's name, the method and the path, after the time that ?wait=100ms says
 //	                        and gRPC health checks of the service "orders"; of that it is well until it is asked for /fail.
 //	                        What is asked for with ?from=URL it asks that URL for, and answers what that has answered
+//	                        An event that is posted to /on/HOST it passes on: HOST is asked for /hook/ID, and says that it was called.
+//	                        Of one to /on/HOST/1s it says only a second later what HOST has answered
+//	                        What is asked for below /status/ is answered with that status
 //	web get URL             prints the status and the body of one answer
 //	web post URL            the same of a POST without a body
 //	web load URL INTERVAL   begins a request at each interval, whatever became of those before, until its input ends: see load
+//	web publish URL INTERVAL    the same, with an event in each, of an id of its own: it is said beside each 202
 package main
 
 import (
@@ -13,8 +17,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,9 +53,14 @@ func main() {
 	case len(os.Args) == 3 && os.Args[1] == "post":
 		ask(http.MethodPost, os.Args[2])
 	case len(os.Args) == 4 && os.Args[1] == "load":
-		load(os.Args[2], os.Args[3])
+		load(os.Args[3], func(client *http.Client, number int) (int, string) { return once(client, os.Args[2]) })
+	case len(os.Args) == 4 && os.Args[1] == "publish":
+		began := time.Now().UnixMilli()
+		load(os.Args[3], func(client *http.Client, number int) (int, string) {
+			return publish(client, os.Args[2], fmt.Sprintf("%d-%d", began, number))
+		})
 	default:
-		fail(fmt.Errorf("usage: web serve ADDRESS... | web get URL | web post URL | web load URL INTERVAL"))
+		fail(fmt.Errorf("usage: web serve ADDRESS... | web get URL | web post URL | web load URL INTERVAL | web publish URL INTERVAL"))
 	}
 }
 
@@ -68,6 +79,17 @@ func serve(addresses []string) {
 			return
 		case strings.HasPrefix(r.URL.Path, "/hook/"):
 			fmt.Println("called", r.URL.Path)
+		case strings.HasPrefix(r.URL.Path, "/on/"):
+			host, wait, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/on/"), "/")
+			pass(w, r, "http://"+host+"/hook/"+url.PathEscape(r.Header.Get("Ce-Id")))
+			if wait, err := time.ParseDuration(wait); err == nil {
+				time.Sleep(min(wait, limit))
+			}
+			return
+		case strings.HasPrefix(r.URL.Path, "/status/"):
+			if status, err := strconv.Atoi(strings.TrimPrefix(r.URL.Path, "/status/")); err == nil && status >= 200 && status < 600 {
+				w.WriteHeader(status)
+			}
 		}
 		if from := r.URL.Query().Get("from"); from != "" {
 			pass(w, r, from)
@@ -159,7 +181,7 @@ func ask(method, url string) {
 // that is too slow for the interval is asked as much as it can answer, and no more. It prints a line for each request when it has
 // ended: when it began and when it ended, in milliseconds since 1970, and its status, or 0, with what went wrong. It ends by itself
 // when it has begun the most that it may.
-func load(url, interval string) {
+func load(interval string, one func(client *http.Client, number int) (int, string)) {
 	pause, err := time.ParseDuration(interval)
 	fail(err)
 	if pause <= 0 {
@@ -169,14 +191,14 @@ func load(url, interval string) {
 	lines := make(chan string)
 	var asked sync.WaitGroup
 	underWay := make(chan struct{}, together)
-	ask := func() {
+	ask := func(number int) {
 		defer func() {
 			<-underWay
 			asked.Done()
 		}()
 		began := time.Now().UnixMilli()
-		status, wrong := once(&client, url)
-		lines <- fmt.Sprintf("%d %d %d %s", began, time.Now().UnixMilli(), status, wrong)
+		status, said := one(&client, number)
+		lines <- fmt.Sprintf("%d %d %d %s", began, time.Now().UnixMilli(), status, said)
 	}
 	go func() {
 		ended := make(chan struct{})
@@ -186,10 +208,10 @@ func load(url, interval string) {
 		}()
 		tick := time.NewTicker(pause)
 	begin:
-		for range most {
+		for number := range most {
 			underWay <- struct{}{}
 			asked.Add(1)
-			go ask()
+			go ask(number)
 			select {
 			case <-tick.C:
 			case <-ended:
@@ -218,6 +240,30 @@ func once(client *http.Client, url string) (int, string) {
 	}
 	if response.StatusCode == http.StatusOK {
 		return response.StatusCode, ""
+	}
+	return response.StatusCode, fmt.Sprintf("%q", body)
+}
+
+// publish posts an event of that id, and returns the status of the answer, or 0, and the id, or what went wrong.
+func publish(client *http.Client, to, id string) (int, string) {
+	request, err := http.NewRequest(http.MethodPost, to, strings.NewReader("{}"))
+	fail(err)
+	attributes := map[string]string{"Specversion": "1.0", "Id": id, "Source": "/web", "Type": "com.shop.counted"}
+	for name, value := range attributes {
+		request.Header.Set("Ce-"+name, value)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, fmt.Sprintf("%q", err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return 0, fmt.Sprintf("%q", err)
+	}
+	if response.StatusCode == http.StatusAccepted {
+		return response.StatusCode, id
 	}
 	return response.StatusCode, fmt.Sprintf("%q", body)
 }
