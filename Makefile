@@ -42,9 +42,12 @@ skew: ## Operators and sidecars of this version beside those of the versions bef
 	cargo build --locked --workspace --bins
 	older=$$(tests/skew/programs) && MESHWRIGHT_OLDER="$$older" cargo test --locked --workspace --test skew -- --nocapture --test-threads 1
 
-lint: ## Formatting, clippy, go vet; warnings are errors
+lint: ## Formatting, clippy, go vet, a sidecar of each broker alone and of none; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	for broker in "" nats rabbitmq redis; do \
+		cargo clippy --locked -p sidecar --no-default-features --features "$$broker" -- -D warnings || exit 1; \
+	done
 	cd examples/quickstart/inventory && test -z "$$(gofmt -l .)" && go vet ./...
 	cd images && test -z "$$(gofmt -l .)" && go vet ./...
 	cd tests/cluster/programs/images && test -z "$$(gofmt -l .)" && go vet ./...

@@ -285,7 +285,9 @@ fn peek(args: &PeekArgs) -> anyhow::Result<i32> {
         (false, true) => say("there are no dead letters"),
         (false, false) => {
             let mut header = vec!["SINCE", "WHY", "CODE", "ATTEMPTS", "ID", "SOURCE", "TYPE"];
-            header.extend(args.data.then_some("DATA"));
+            if args.data {
+                header.extend(["ANSWER", "DATA"]);
+            }
             say(table(&header, &rows));
         }
     }
@@ -313,6 +315,7 @@ fn letter(line: &Value, data: bool) -> Vec<String> {
         .map(text),
     );
     if data {
+        row.push(text("dlqbody"));
         row.push(match (&line["omitted"], &event["data"]) {
             (Value::Null, Value::Null) => text("data_base64"),
             (Value::Null, _) => text("data"),
@@ -452,13 +455,13 @@ mod tests {
     #[test]
     fn a_dead_letter_is_a_row_with_its_story_and_its_data_only_where_that_is_wanted() {
         let event = json!({ "event": { "id": "1", "source": "/stock", "type": "t", "dlqreason": "Refused", "dlqcode": "400",
-                            "dlqattempts": "1", "dlqtime": "2026-11-20T08:00:00Z", "data": { "sku": "a" } } });
+                            "dlqattempts": "1", "dlqtime": "2026-11-20T08:00:00Z", "dlqbody": "no sku a", "data": { "sku": "a" } } });
         let row = letter(&event, false);
         assert_eq!(row[1..5], ["Refused", "400", "1", "1"]);
         assert_eq!(row.len(), 7);
-        assert_eq!(letter(&event, true)[7], "{\"sku\":\"a\"}");
+        assert_eq!(letter(&event, true)[7..], ["no sku a", "{\"sku\":\"a\"}"]);
         let long = json!({ "event": {}, "omitted": 200_000 });
-        assert!(letter(&long, true)[7].starts_with("(200000 bytes"));
+        assert!(letter(&long, true)[8].starts_with("(200000 bytes"));
         let found = |more| Found { count: 7, more }.to_string();
         assert_eq!(
             (found(false), found(true)),

@@ -378,6 +378,10 @@ fn sent(delivery: &Delivery) -> mesh::Subscription {
             let dead_letter = delivery.dead_letter.as_ref();
             dead_letter.map_or_else(String::new, |to| to.topic.clone())
         },
+        dead_letter_body: delivery
+            .dead_letter
+            .as_ref()
+            .is_some_and(|to| to.include_error_body),
         ..mesh::Subscription::default()
     }
 }

@@ -6,6 +6,10 @@ use clap::Parser;
 use sidecar::args::{Cli, Command};
 use sidecar::{app, telemetry};
 
+/// Events and headers are small and come and go by the thousand, which is what the C library's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     telemetry::log::init(&cli.args.log);

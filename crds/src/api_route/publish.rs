@@ -10,7 +10,6 @@ use kube::core::Rule as Cel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::event_subscription::DeadLetter;
 use crate::rate_limit::Store;
 use crate::units::Duration;
 
@@ -136,7 +135,7 @@ pub struct PublishSplit {
 
     /// Where records go that fail, with `DeadLetter`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dead_letter: Option<DeadLetter>,
+    pub dead_letter: Option<RecordDeadLetter>,
 }
 
 /// How records stand in a body.
@@ -247,6 +246,18 @@ pub struct ValueFrom {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub data: Option<String>,
+}
+
+/// Where records go that fail.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordDeadLetter {
+    /// A topic of the same broker.
+    #[schemars(
+        length(min = 1, max = 200),
+        pattern(r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")
+    )]
+    pub topic: String,
 }
 
 // === impl PublishSplit ===

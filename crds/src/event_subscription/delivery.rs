@@ -193,6 +193,11 @@ pub struct DeadLetter {
         pattern(r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")
     )]
     pub topic: String,
+
+    /// Whether a dead letter has the beginning of what the target answered last, 1 KiB of it at most, as its attribute
+    /// `dlqbody`. Such answers may repeat what stands in events.
+    #[serde(default)]
+    pub include_error_body: bool,
 }
 
 // === impl Delivery ===

@@ -63,6 +63,8 @@ pub struct Subscription {
     pub expiry: Option<Duration>,
     /// What becomes of those that are exhausted.
     pub exhausted: Exhausted,
+    /// Whether their dead letters have the beginning of what was answered.
+    pub tells_body: bool,
     /// What is delivered once more.
     pub replay: Option<Replay>,
     /// Which are taken for the same, of which one that is done is not delivered again.
@@ -285,6 +287,7 @@ impl Subscription {
                     return Err("on_exhausted: it is not known to this sidecar".to_owned());
                 }
             },
+            tells_body: sent.dead_letter_body,
             replay: sent.replay.map(Replay::build).transpose()?,
             circuit_breaker: match &sent.circuit_breaker {
                 Some(sent) => {

@@ -13,13 +13,13 @@ use tokio::time::{Instant, sleep};
 use super::broker::{Broker, Delivered as Message};
 use super::cloud_event::Event;
 use super::copy::{self, Copied};
-use super::dead_letter::{Story, Why};
+use super::dead_letter::{self, Story, Why};
 use super::done::{self, Known, Turn};
 use super::filtered;
 use super::jobs;
 use super::lanes::Fate;
 use super::outcomes::{self, Outcomes};
-use super::post::Payload;
+use super::post::{Answer, Payload};
 use super::posted::{Posted, posted};
 use super::received::Received;
 use super::reply::{self, Replied};
@@ -141,8 +141,9 @@ async fn judge(
     let status = answer.as_ref().map(|answer| answer.status);
     let wait = answer.as_ref().and_then(|answer| answer.wait);
     let verdict = of_an_answer(running, message, (status, wait));
+    let verdict = telling(subscription, verdict, answer.as_ref());
     let (Verdict::Done(Outcome::Acknowledged), Some(topic), Some(answer)) =
-        (verdict, &subscription.reply, answer)
+        (&verdict, &subscription.reply, answer)
     else {
         return Some(verdict);
     };
@@ -231,8 +232,10 @@ async fn judge_batch(running: &Running, px: &Rc<Proxy>, batch: &[Received]) -> V
             judged[*place] = match is_refused && open.len() > 1 {
                 true => Judged::Alone,
                 false => {
-                    let answer = (outcomes.of(event), wait);
-                    Judged::Decided(Some(of_an_answer(running, *message, answer)))
+                    let verdict = of_an_answer(running, *message, (outcomes.of(event), wait));
+                    // What is said of several is said of none.
+                    let about = answer.as_ref().filter(|_| open.len() == 1);
+                    Judged::Decided(Some(telling(subscription, verdict, about)))
                 }
             };
         }
@@ -253,7 +256,7 @@ fn alike(mut judged: Vec<Judged>, known: &[Known]) -> Vec<Judged> {
                 Some(Verdict::Done(_)) => Some(Verdict::Done(Outcome::Duplicate)),
                 // When it comes again it is known what became of the other one.
                 Some(Verdict::Exhausted(_)) => Some(Verdict::Again(SOON)),
-                verdict => *verdict,
+                verdict => verdict.clone(),
             }),
         };
     }
@@ -283,7 +286,20 @@ async fn alone(
     };
     let wait = answer.as_ref().and_then(|answer| answer.wait);
     let status = outcomes::of(answer.as_ref()).of(event);
-    Some(of_an_answer(running, message, (status, wait)))
+    let verdict = of_an_answer(running, message, (status, wait));
+    Some(telling(subscription, verdict, answer.as_ref()))
+}
+
+/// A story with the beginning of what was answered, where that is wanted.
+fn telling(subscription: &Subscription, verdict: Verdict, answer: Option<&Answer>) -> Verdict {
+    match verdict {
+        Verdict::Exhausted(story) if subscription.tells_body => {
+            let body = answer.and_then(|answer| answer.body.as_deref().ok());
+            let body = body.and_then(dead_letter::beginning);
+            Verdict::Exhausted(Story { body, ..story })
+        }
+        verdict => verdict,
+    }
 }
 
 /// What is done with an event that is not posted.
@@ -298,6 +314,7 @@ fn malformed(message: &dyn Message) -> Verdict {
         why: Why::Malformed,
         status: None,
         attempts: message.attempt(),
+        body: None,
     })
 }
 
@@ -306,6 +323,7 @@ fn expired(subscription: &Subscription, message: &dyn Message, event: &Event) ->
         why: Why::Expired,
         status: None,
         attempts: message.attempt().saturating_sub(1),
+        body: None,
     };
     is_expired(subscription, message, event).then(|| Verdict::Exhausted(story()))
 }
@@ -315,6 +333,7 @@ fn exhausted(message: &dyn Message, why: Why, status: Option<StatusCode>) -> Ver
         why,
         status,
         attempts: message.attempt(),
+        body: None,
     })
 }
 

@@ -50,6 +50,9 @@ use room::Share;
 /// How long a request's body may take to come.
 const COMES: Duration = Duration::from_secs(60);
 
+/// How many bytes there is room for before they have come.
+const AHEAD: usize = 16 * 1024;
+
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Publishes what a request says, or gives what came of what was published, and answers it.
@@ -158,7 +161,9 @@ async fn read(
         return Err(too_large(to));
     }
     let taking = async {
-        let mut whole = BytesMut::new();
+        // Exactly as long as it says to be: what is read at once may be a part of a buffer that is much longer.
+        let said = said_length(&head.headers).and_then(|length| usize::try_from(length).ok());
+        let mut whole = BytesMut::with_capacity(said.unwrap_or_default().min(AHEAD));
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(Error::from)?;
             let Some(data) = frame.data_ref() else {

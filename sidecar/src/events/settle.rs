@@ -24,7 +24,7 @@ pub(super) const AGAIN: (Duration, Duration) =
 pub(super) const SOON: Duration = Duration::ZERO;
 
 /// What is done with an event.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Verdict {
     Done(Outcome),
     Again(Duration),

@@ -5,6 +5,8 @@
 //! of the port. What is HTTP does not pass this way into a port that is HTTP: the destination looks
 //! at the first bytes itself, whatever the caller's sidecar took them for.
 
+pub mod way;
+
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;

@@ -267,6 +267,62 @@ async fn a_service_is_called_by_its_name_with_all_that_governs_it() -> Result<()
 }
 
 #[tokio::test]
+async fn what_is_delivered_to_a_service_is_let_in_for_who_delivers_it_and_tried_again_as_any_call()
+-> Result<()> {
+    let world = World::start("").await?;
+    let target =
+        "target: { type: Service, service: { name: billing-events, port: 9090 }, path: /events }";
+    let workload = "target: { type: Workload, workload: { selector: { app: billing }, port: 8080 }, path: /events }";
+    let written = subscription("", "").replace(workload, target);
+    assert!(written.contains(target));
+    let around = |may: &str| {
+        format!(
+            "{written}---\napiVersion: v1\nkind: Service\nmetadata: {{ name: billing-events, namespace: shop }}\n\
+             spec: {{ selector: {{ app: billing }}, ports: [{{ name: http, port: 9090, targetPort: 8080 }}] }}\n\
+             ---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\nmetadata: {{ name: for-{may}, namespace: shop }}\n\
+             spec: {{ hosts: [billing-events], authorization: {{ rules: [{{ principals: {{ serviceAccounts: [{may}] }} }}] }} }}\n\
+             ---\napiVersion: meshwright.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {{ name: billing, namespace: shop }}\n\
+             spec: {{ targetRefs: [{{ kind: Service, name: billing-events }}], maxRetries: 2, methods: [POST], \
+             retryOn: {{ statusCodes: [503] }}, backoff: {{ initial: 10ms, max: 20ms }} }}\n"
+        )
+    };
+    let written = async |may: &str| {
+        world.mesh.write("events.yaml", &around(may))?;
+        for name in ["billing", &format!("for-{may}")] {
+            world.mesh.programmed(name).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+
+    // Who delivers is who it is, and what fails is tried again without a word to the broker.
+    written("billing").await?;
+    world.billing.upstream.fails(2, 503);
+    world.accepted("1").await?;
+    wait_until("it is done", SOON, async || {
+        let count = async |outcome: &str| {
+            let series = format!(
+                "meshwright_events_delivered_total{{subscription=\"shop/billing\",outcome=\"{outcome}\"}}"
+            );
+            world.billing.sidecar.metric(&series).await
+        };
+        let (done, again) = (count("acknowledged").await?, count("retried").await?);
+        ensure!(done == Some(1.0) && again.is_none(), "{done:?} {again:?}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(world.billing.upstream.requests(), 3);
+
+    // Anybody else is not let in, whatever it delivers.
+    written("somebody").await?;
+    world.accepted("2").await?;
+    let letters = world.dead_letters(1).await?;
+    let head = letters[0].0.to_lowercase();
+    assert!(head.contains("ce-dlqcode: 403"), "{head}");
+    assert_eq!(world.billing.upstream.requests(), 3);
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_others_publish_without_a_word_of_cloud_events_is_delivered_as_one() -> Result<()> {
     let world = World::subscribed("", "").await?;
     let mut direct = world.nats.direct().await?;

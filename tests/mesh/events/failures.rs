@@ -161,6 +161,41 @@ async fn what_is_refused_for_good_is_a_dead_letter_at_once_and_nobody_is_followe
 }
 
 #[tokio::test]
+async fn a_dead_letter_has_the_beginning_of_the_answer_where_that_is_wanted_and_else_nothing_of_it()
+-> Result<()> {
+    let plain = subscription("", "");
+    let wanted = plain.replace(
+        "topic: stock.dlq",
+        "topic: stock.dlq, includeErrorBody: true",
+    );
+    assert_ne!(wanted, plain);
+    for (written, said) in [(plain, None), (wanted, Some("{  \"no\": \"sku a\" }"))] {
+        let world = World::start(&written).await?;
+        let upstream = &world.billing.upstream;
+        upstream.says("{\n \"no\": \"sku a\"\n}".replace("\n}", " }"));
+        upstream.answers(422);
+        world.accepted("1").await?;
+        let letters = world.dead_letters(1).await?;
+        let body = letters[0].0.lines();
+        let body = body.filter_map(|line| line.split_once(": "));
+        let body = body.filter(|(name, _)| name.eq_ignore_ascii_case("ce-dlqbody"));
+        let body = Vec::from_iter(body.map(|(_, value)| value.trim()));
+        assert_eq!(
+            body,
+            Vec::from_iter(said.map(encoded).as_deref()),
+            "{}",
+            letters[0].0
+        );
+    }
+    Ok(())
+}
+
+/// As CloudEvents writes it in a header.
+fn encoded(text: &str) -> String {
+    text.replace(' ', "%20").replace('"', "%22")
+}
+
+#[tokio::test]
 async fn answers_mean_what_is_written_of_them() -> Result<()> {
     let responses = ", responses: [{ codes: [404], action: DeadLetter }, { codes: [422], action: Drop }, \
                      { codes: [400], action: Acknowledge }]";

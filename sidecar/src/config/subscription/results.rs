@@ -56,6 +56,7 @@ impl Subscription {
             backoff: Backoff::NONE,
             expiry: None,
             exhausted: Exhausted::Drop,
+            tells_body: false,
             replay: None,
             deduplication: None,
             answers: Vec::new(),

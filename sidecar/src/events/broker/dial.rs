@@ -3,34 +3,35 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::either::Either;
+
+use crate::proxy::opaque::way::Bytes;
 
 /// Where a client gets its connections from.
 #[derive(Clone, Debug)]
 pub enum Dial {
     /// They are opened to there.
     To(SocketAddr),
-    /// Whoever leads to the broker in this process is asked for each: no byte passes the kernel on its way there, and
-    /// nobody else finds a port that leads to the broker.
+    /// Whoever knows the way to the broker in this process is asked for each: the client has the socket, or the TLS over it,
+    /// and nobody else finds a port that leads to the broker.
     Within(mpsc::UnboundedSender<Ask>),
 }
 
-/// Where a connection is put that was asked for.
-pub type Ask = oneshot::Sender<DuplexStream>;
+/// Where a connection is put that was asked for, or why there is none.
+pub type Ask = oneshot::Sender<io::Result<Box<dyn Bytes>>>;
 
 /// A connection.
-pub type Dialled = Either<TcpStream, DuplexStream>;
+pub type Dialled = Either<TcpStream, Box<dyn Bytes>>;
 
 // === impl Dial ===
 
 impl Dial {
-    /// Opens a connection; one within this process is there before it is known that it leads to a broker.
+    /// Opens a connection.
     ///
     /// # Errors
-    /// That nobody is there.
+    /// That nobody is there, or has not proved who it is.
     pub async fn open(&self) -> io::Result<Dialled> {
         match self {
             Self::To(address) => {
@@ -43,7 +44,7 @@ impl Dial {
                 let gone = || io::Error::from(io::ErrorKind::NotConnected);
                 let (ask, given) = oneshot::channel();
                 asks.send(ask).map_err(|_| gone())?;
-                given.await.map(Either::Right).map_err(|_| gone())
+                given.await.map_err(|_| gone())?.map(Either::Right)
             }
         }
     }

@@ -29,6 +29,7 @@ mod declare;
 mod delay;
 mod delivered;
 mod guard;
+mod guarded;
 mod kit;
 mod link;
 mod message;

@@ -1,4 +1,4 @@
-//! What leads the client of a broker to it: within this process, or from an address of this host.
+//! What leads the client of a broker to it: a way that is opened for it, or an address of this host.
 
 use std::io;
 use std::rc::{Rc, Weak};
@@ -8,17 +8,16 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 #[cfg(feature = "nats")]
 use tokio::io::AsyncWriteExt as _;
+#[cfg(feature = "nats")]
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 #[cfg(feature = "nats")]
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use wire::broker::Address;
-#[cfg(feature = "nats")]
-use wire::broker::BrokerKind;
 
 use crate::config;
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
@@ -27,22 +26,19 @@ use crate::events::broker::dial::{Ask, Dial};
 use crate::events::broker::nats::{guarded::Guarded, upgrade::upgrade};
 #[cfg(feature = "nats")]
 use crate::net::accept::accept;
-use crate::proxy::{Proxy, opaque};
+use crate::proxy::Proxy;
+use crate::proxy::destination::Destination;
+#[cfg(feature = "nats")]
+use crate::proxy::opaque;
+use crate::proxy::opaque::way::{self, Bytes};
 
 /// How long a way to a broker may take to open.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How many bytes are read at once.
+#[cfg(feature = "nats")]
 const READ: usize = 16 * 1024;
 
-/// How many bytes lie between two that speak to one another within this process.
-const BETWEEN: usize = 64 * 1024;
-
-/// A connection, whatever it goes over.
-trait Io: AsyncRead + AsyncWrite + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
-
-/// Leads to a broker whoever asks for a connection.
+/// Opens a way to a broker for whoever asks.
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 pub(super) fn within(
     px: Weak<Proxy>,
@@ -52,16 +48,41 @@ pub(super) fn within(
     let broker = broker.clone();
     let answering = async move {
         while let Some(ask) = asked.recv().await {
-            let (near, theirs) = tokio::io::duplex(BETWEEN);
-            if ask.send(theirs).is_ok() {
-                spawn_lead(&px, near, &broker);
-            }
+            let (px, broker) = (px.clone(), broker.clone());
+            tokio::task::spawn_local(async move {
+                let opened = open(&px, &broker).await;
+                if let Err(error) = &opened {
+                    tracing::debug!(%broker, %error, "there is no way to a broker");
+                }
+                // Whoever asked may have given up.
+                let _ = ask.send(opened);
+            });
         }
     };
     (
         Dial::Within(asks),
         AbortOnDropHandle::new(tokio::task::spawn_local(answering)),
     )
+}
+
+/// A way to a broker, over TLS where it is outside the mesh. Its client looks at what comes itself.
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+async fn open(px: &Weak<Proxy>, broker: &config::broker::Broker) -> io::Result<Box<dyn Bytes>> {
+    let gone = || io::Error::from(io::ErrorKind::NotConnected);
+    let address = broker.address.as_ref().ok_or_else(gone)?;
+    let px = px.upgrade().ok_or_else(gone)?;
+    let opening = async {
+        let Some(tls) = &broker.tls else {
+            let destination = in_the_mesh(&px, address).await?;
+            let opened = way::open(&px, &destination).await;
+            return opened.map_err(|error| io::Error::other(error.to_string()));
+        };
+        let far = reach(&px, address).await?;
+        let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
+        let tls = TlsConnector::from(tls.clone()).connect(name, far).await?;
+        Ok(Box::new(tls) as Box<dyn Bytes>)
+    };
+    timeout(CONNECT, opening).await?
 }
 
 /// Leads what dials the listener to a broker.
@@ -78,10 +99,8 @@ pub(super) fn listen(
     }))
 }
 
-fn spawn_lead<T>(px: &Weak<Proxy>, near: T, broker: &Arc<config::broker::Broker>)
-where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
-{
+#[cfg(feature = "nats")]
+fn spawn_lead(px: &Weak<Proxy>, near: TcpStream, broker: &Arc<config::broker::Broker>) {
     let (px, broker) = (px.clone(), broker.clone());
     tokio::task::spawn_local(async move {
         if let Err(error) = lead(&px, near, &broker).await {
@@ -91,56 +110,37 @@ where
 }
 
 /// Carries what a client says to its broker, and back.
-async fn lead<T>(px: &Weak<Proxy>, near: T, broker: &config::broker::Broker) -> io::Result<()>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
+#[cfg(feature = "nats")]
+async fn lead(
+    px: &Weak<Proxy>,
+    near: TcpStream,
+    broker: &config::broker::Broker,
+) -> io::Result<()> {
     let gone = || io::Error::from(io::ErrorKind::NotConnected);
     let address = broker.address.as_ref().ok_or_else(gone)?;
     let px = px.upgrade().ok_or_else(gone)?;
     let Some(tls) = &broker.tls else {
-        return lead_in_the_mesh(&px, near, address).await;
+        let destination = in_the_mesh(&px, address).await?;
+        let carried = opaque::outbound(&px, Guarded::new(near, b"")?, &destination).await;
+        return carried
+            .map(drop)
+            .map_err(|error| io::Error::other(error.to_string()));
     };
     let opening = async {
         let far = reach(&px, address).await?;
         let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
-        let tls = TlsConnector::from(tls.clone());
-        match address.kind {
-            #[cfg(feature = "nats")]
-            BrokerKind::Nats => upgrade(far, &tls, name).await,
-            _ => io::Result::Ok((tls.connect(name, far).await?, Vec::<u8>::new())),
-        }
+        upgrade(far, &TlsConnector::from(tls.clone()), name).await
     };
     // Who dials gives up by then, too.
     let (mut far, said) = timeout(CONNECT, opening).await??;
     drop(px);
-    match address.kind {
-        #[cfg(feature = "nats")]
-        BrokerKind::Nats => carry_guarded(near, &mut far, &said).await,
-        // Their clients look at what comes themselves.
-        _ => {
-            let (mut near, _) = (near, said);
-            carry(&mut near, &mut far).await
-        }
-    }
+    carry_guarded(near, &mut far, &said).await
 }
 
-/// To a Service of the mesh that speaks as it is reached, on the way of the application's calls.
-async fn lead_in_the_mesh<T>(px: &Rc<Proxy>, near: T, address: &Address) -> io::Result<()>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
+/// The Service of the mesh that is a broker without TLS of its own, which is reached as the application's calls are.
+async fn in_the_mesh(px: &Proxy, address: &Address) -> io::Result<Rc<Destination>> {
     let named = timeout(CONNECT, px.named(&address.host, address.port)).await?;
-    let none = || io::Error::other("it is no Service of the mesh, and not tls");
-    let destination = named.ok_or_else(none)?;
-    let carried = match address.kind {
-        #[cfg(feature = "nats")]
-        BrokerKind::Nats => opaque::outbound(px, Guarded::new(near, b"")?, &destination).await,
-        _ => opaque::outbound(px, near, &destination).await,
-    };
-    carried
-        .map(drop)
-        .map_err(|error| io::Error::other(error.to_string()))
+    named.ok_or_else(|| io::Error::other("it is no Service of the mesh, and not tls"))
 }
 
 /// Carries what a NATS says past the guard, and first what it has said already: its client says nothing before that, and the
@@ -157,6 +157,7 @@ where
 }
 
 /// Carries bytes until both ends have closed.
+#[cfg(feature = "nats")]
 async fn carry<A, B>(near: &mut A, far: &mut B) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -167,19 +168,13 @@ where
         .map(drop)
 }
 
-/// Opens a way to a broker: over the mesh where it is a Service, else out of it.
-async fn reach(px: &Rc<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
+/// Opens a way to a broker that speaks TLS itself: over the mesh where it is a Service, else out of it.
+async fn reach(px: &Rc<Proxy>, address: &Address) -> io::Result<Box<dyn Bytes>> {
     let (host, port) = (address.host.as_str(), address.port);
     match px.named(host, port).await {
         Some(destination) => {
-            let (near, far) = tokio::io::duplex(BETWEEN);
-            let px = px.clone();
-            tokio::task::spawn_local(async move {
-                if let Err(error) = opaque::outbound(&px, far, &destination).await {
-                    tracing::debug!(%error, "a connection to a broker ended");
-                }
-            });
-            Ok(Box::new(near))
+            let opened = way::open(px, &destination).await;
+            opened.map_err(|error| io::Error::other(error.to_string()))
         }
         None => Ok(Box::new(px.dial.connector.to_host(host, port).await?)),
     }

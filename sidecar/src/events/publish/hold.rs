@@ -4,9 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::broker::{Broker, Message, Unpublished};
@@ -31,6 +33,13 @@ pub(super) enum Way<'r> {
     Waited(&'r Rc<Proxy>, &'r Publishing, Rc<dyn Broker>),
     /// Whoever sent them is answered before.
     Unwaited(&'r Rc<Proxy>, &'r Arc<Publishing>),
+}
+
+/// What names an event.
+#[derive(Serialize)]
+struct Named<'e> {
+    id: Option<&'e str>,
+    source: Option<&'e str>,
 }
 
 /// Has an event held by a broker.
@@ -112,9 +121,9 @@ impl<'r> Way<'r> {
         event: Event,
         id: String,
     ) -> Result<Response<ResponseBody>, Error> {
-        let told = named(&event);
+        let told = Named::of(&event).written();
         self.give(event, id).await?;
-        Ok(answer(StatusCode::ACCEPTED, &told))
+        Ok(answered(StatusCode::ACCEPTED, told))
     }
 
     /// Publishes a batch: each event for itself, so that one that can't be published keeps no other.
@@ -127,7 +136,8 @@ impl<'r> Way<'r> {
     ) -> Result<Response<ResponseBody>, Error> {
         let publishing = events.map(async |event| match event {
             Ok(event) => {
-                let (told, id) = (named(&event), known_by(&self.to().topic, &event, &[]));
+                let told = json!(Named::of(&event));
+                let id = known_by(&self.to().topic, &event, &[]);
                 (Some(told), self.give(event, id).await)
             }
             Err(why) => (None, Err(refused(self.to(), &self.px().metrics, &why))),
@@ -175,13 +185,29 @@ impl<'r> Way<'r> {
     }
 }
 
-/// What names an event.
-fn named(event: &Event) -> Value {
-    json!({ "id": event.attribute("id"), "source": event.attribute("source") })
+// === impl Named ===
+
+impl<'e> Named<'e> {
+    fn of(event: &'e Event) -> Self {
+        Self {
+            id: event.attribute("id"),
+            source: event.attribute("source"),
+        }
+    }
+
+    fn written(&self) -> Bytes {
+        // Texts: there is nothing that JSON can't say.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
 }
 
 pub(super) fn answer(status: StatusCode, told: &Value) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::mesh(told.to_string().into()));
+    answered(status, told.to_string().into())
+}
+
+/// An answer that is this JSON.
+fn answered(status: StatusCode, told: Bytes) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::mesh(told));
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);

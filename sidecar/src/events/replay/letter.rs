@@ -10,13 +10,14 @@ use crate::events::broker::{Broker, Delivered, Lost, Message};
 use crate::events::cloud_event::Event;
 
 /// The attributes that a dead letter has beside its event's.
-const STORY: [&str; 6] = [
+const STORY: [&str; 7] = [
     "dlqreason",
     "dlqcode",
     "dlqattempts",
     "dlqsubscription",
     "dlqtopic",
     "dlqtime",
+    "dlqbody",
 ];
 
 /// What the attribute `dlqreason` says of what is no event.

@@ -12,6 +12,9 @@ use bytes::BytesMut;
 pub(super) const MAX_LINE: usize = 64 * 1024;
 /// The longest message, in bytes: more than 64 MiB no NATS takes.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
+/// How many words the line of a message has at most: what it is, where it goes, to which subscription, where an answer
+/// goes, and two lengths.
+const WORDS: usize = 6;
 /// What ends a line.
 const END: &[u8] = b"\r\n";
 
@@ -68,10 +71,22 @@ impl Guard {
     }
 }
 
+/// Where the line ends that begins there.
+fn end_of(bytes: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let at = from + bytes[from..].iter().position(|byte| *byte == END[1])?;
+        match at.checked_sub(1).filter(|before| bytes[*before] == END[0]) {
+            Some(end) => return Some(end),
+            None => from = at + 1,
+        }
+    }
+}
+
 /// The first of these bytes that belong together; `None` when some are missing.
 fn frame(bytes: &[u8]) -> Result<Option<Frame>, Malformed> {
     let within = &bytes[..bytes.len().min(MAX_LINE)];
-    let Some(end) = within.windows(2).position(|two| two == END) else {
+    let Some(end) = end_of(within) else {
         return match bytes.len() >= MAX_LINE {
             true => Err(Malformed),
             false => Ok(None),
@@ -79,15 +94,21 @@ fn frame(bytes: &[u8]) -> Result<Option<Frame>, Malformed> {
     };
     let length = end + END.len();
     let line = str::from_utf8(&bytes[..end]).map_err(|_| Malformed)?;
-    let words = Vec::from_iter(line.split_ascii_whitespace());
+    // A line of a message has no more, and of another one nobody looks at more.
+    let mut words = [""; WORDS + 1];
+    let mut count = 0;
+    for (to, word) in words.iter_mut().zip(line.split_ascii_whitespace()) {
+        (*to, count) = (word, count + 1);
+    }
+    let words = &words[..count];
     let number = |word: &str| word.parse::<usize>().ok().filter(|it| *it <= MAX_MESSAGE);
-    match words.as_slice() {
-        ["MSG", .., whole] if words.len() >= 4 => Ok(Some(Frame {
+    match words {
+        ["MSG", .., whole] if (4..=WORDS).contains(&count) => Ok(Some(Frame {
             length,
             instead: None,
             left: number(whole).ok_or(Malformed)? + END.len(),
         })),
-        ["HMSG", to @ .., headers, whole] if to.len() >= 2 => {
+        ["HMSG", to @ .., headers, whole] if to.len() >= 2 && count <= WORDS => {
             let (headers, whole) = (number(headers), number(whole));
             let (headers, whole) = headers.zip(whole).ok_or(Malformed)?;
             let left = whole.checked_sub(headers).ok_or(Malformed)?;
@@ -135,15 +156,17 @@ fn without_headers(to: &str, block: &[u8], left: usize) -> Vec<u8> {
 
 /// Whether the crate can read these headers.
 fn is_readable(block: &[u8]) -> bool {
-    let Ok(text) = str::from_utf8(block) else {
+    let text = str::from_utf8(block).ok();
+    let Some(text) = text.filter(|text| text.ends_with("\r\n")) else {
         return false;
     };
-    let Some(text) = text.strip_suffix("\r\n") else {
-        return false;
-    };
-    let mut lines = text.split("\r\n");
-    let first = lines.next().and_then(|line| line.strip_prefix("NATS/1.0"));
-    let Some(first) = first else {
+    // Both ends of a line, and neither of them alone.
+    let mut lines = text.split_terminator('\n').map(|line| {
+        let line = line.strip_suffix('\r')?;
+        (!line.contains('\r')).then_some(line)
+    });
+    let first = lines.next().flatten();
+    let Some(first) = first.and_then(|line| line.strip_prefix("NATS/1.0")) else {
         return false;
     };
     // A status, if there is one, has three digits behind one space, and ends or is described behind another.
@@ -161,8 +184,7 @@ fn is_readable(block: &[u8]) -> bool {
     };
     has_status
         && !status.starts_with('0')
-        && !text.split("\r\n").any(|line| line.contains(['\r', '\n']))
-        && lines.all(|line| line.is_empty() || is_named(line))
+        && lines.all(|line| line.is_some_and(|line| line.is_empty() || is_named(line)))
 }
 
 #[cfg(test)]

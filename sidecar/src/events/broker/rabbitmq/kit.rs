@@ -1,11 +1,9 @@
 //! What the crate is told of where it runs: on the runtime of whoever opens a connection, over bytes
-//! that were looked at before ([`super::guard`]).
+//! that were looked at before ([`super::guarded`]).
 
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_rs::Tokio;
@@ -13,16 +11,12 @@ use async_rs::traits::{Executor, Reactor, RuntimeKit};
 use async_rs::util::Task;
 use futures::io::{AsyncRead, AsyncWrite};
 use futures::stream::Stream;
-use tokio::io::{AsyncRead as _, AsyncWrite as _, DuplexStream, ReadBuf};
+
+use super::guarded::Guarded;
 
 /// The runtime that was current.
 #[derive(Clone, Debug)]
 pub(super) struct Kit(Tokio);
-
-/// The crate's end of a connection. It lies in memory: what leads from there to the socket belongs to
-/// whoever opened the connection, and ends with it.
-#[derive(Debug)]
-pub(super) struct Io(pub(super) DuplexStream);
 
 // === impl Kit ===
 
@@ -59,14 +53,14 @@ impl Executor for Kit {
 }
 
 impl Reactor for Kit {
-    type TcpStream = Io;
+    type TcpStream = Guarded;
     type Sleep = <Tokio as Reactor>::Sleep;
 
     fn register<H: Read + Write + Send + 'static>(
         &self,
         _: H,
     ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
-        Err::<Io, _>(io::ErrorKind::Unsupported.into())
+        Err::<Guarded, _>(io::ErrorKind::Unsupported.into())
     }
 
     fn sleep(&self, dur: Duration) -> Self::Sleep {
@@ -83,37 +77,5 @@ impl Reactor for Kit {
         _: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         std::future::ready(Err(io::ErrorKind::Unsupported.into()))
-    }
-}
-
-// === impl Io ===
-
-impl AsyncRead for Io {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut into = ReadBuf::new(into);
-        let read = Pin::new(&mut self.0).poll_read(cx, &mut into);
-        read.map_ok(|()| into.filled().len())
-    }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        from: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, from)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

@@ -16,14 +16,14 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError};
 use lapin::tcp::AsyncTcpStream;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::guard::{Guard, MAX_FRAME, shown};
-use super::kit::{Io, Kit};
-use crate::events::broker::dial::{Dial, Dialled};
+use super::guard::{MAX_FRAME, shown};
+use super::guarded::{Guarded, Seen};
+use super::kit::Kit;
+use crate::events::broker::dial::Dial;
 
 /// How long a connection may take until it can be used.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -33,10 +33,6 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// silence it is not.
 const HEARTBEAT: u16 = 10;
 const SILENCE: Duration = Duration::from_secs(25);
-/// How many bytes lie between the crate and the socket.
-const BETWEEN: usize = 64 * 1024;
-/// How many bytes of what comes from a broker are read at once.
-const READ: usize = 16 * 1024;
 
 /// Where a broker is, and what it wants to know. There is no `Debug`: the password is shown to nobody.
 ///
@@ -196,30 +192,30 @@ async fn hold(shared: &Shared) -> String {
         Ok(Err(error)) => return error.to_string(),
         Err(_) => return "nobody answers there".to_owned(),
     };
-    let (near, far) = tokio::io::duplex(BETWEEN);
-    let guard = Mutex::default();
-    let mut carrying = pin!(carry(socket, far, &guard));
+    let seen = Seen::new();
+    let near = Guarded::new(socket, seen.clone());
+    let _closing = seen.closing();
+    let mut over = pin!(seen.ended(SILENCE));
     let connecting = timeout(CONNECT, connect(shared, near));
     let connection = tokio::select! {
         biased;
         connected = connecting => match connected {
             Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return reason(&guard).unwrap_or_else(|| told(&error)),
+            Ok(Err(error)) => return seen.reason().unwrap_or_else(|| told(&error)),
             Err(_) => return "it does not answer in time".to_owned(),
         },
-        why = &mut carrying => return why,
+        why = &mut over => return why,
     };
     let (_going, ended) = watch::channel(());
-    let version = lock(&guard).version.clone().unwrap_or_default();
     shared.is_there(Connected {
         connection,
-        version,
+        version: seen.version().unwrap_or_default(),
         ended,
     });
-    carrying.await
+    over.await
 }
 
-async fn connect(shared: &Shared, near: DuplexStream) -> lapin::Result<Connection> {
+async fn connect(shared: &Shared, near: Guarded) -> lapin::Result<Connection> {
     let address = &shared.address;
     let uri = AMQPUri {
         scheme: AMQPScheme::AMQP,
@@ -246,48 +242,10 @@ async fn connect(shared: &Shared, near: DuplexStream) -> lapin::Result<Connectio
     let near = Mutex::new(Some(near));
     // It would dial; what it is to speak over is there already, once.
     let dial = async move |_, _| match lock(&near).take() {
-        Some(near) => Ok(AsyncTcpStream::Plain(Io(near))),
+        Some(near) => Ok(AsyncTcpStream::Plain(near)),
         None => Err(io::Error::from(io::ErrorKind::NotConnected).into()),
     };
     Connection::connector(uri, Runtime::new(Kit::current()), dial, properties).await
-}
-
-/// Carries bytes until one end closes, and says why it did. What comes from the broker passes a guard.
-async fn carry(socket: Dialled, crates: DuplexStream, guard: &Mutex<Guard>) -> String {
-    let (mut from_broker, mut to_broker) = tokio::io::split(socket);
-    let (mut from_crate, mut to_crate) = tokio::io::split(crates);
-    let there = async {
-        tokio::io::copy(&mut from_crate, &mut to_broker).await?;
-        to_broker.shutdown().await
-    };
-    let back = async {
-        // One without room has room for 64 bytes made at each read, and has no more then.
-        let (mut read, mut passed) = (Vec::with_capacity(READ), Vec::new());
-        loop {
-            read.clear();
-            let reading = timeout(SILENCE, from_broker.read_buf(&mut read)).await;
-            if reading.map_err(|_| io::Error::other("it is silent"))?? == 0 {
-                return Ok(());
-            }
-            let guarded = lock(guard).pass(&read, &mut passed);
-            guarded.map_err(io::Error::other)?;
-            to_crate.write_all(&passed).await?;
-            passed.clear();
-        }
-    };
-    let ended: io::Result<()> = tokio::select! {
-        ended = there => ended,
-        ended = back => ended,
-    };
-    let broke = || match ended {
-        Err(error) if error.kind() == io::ErrorKind::Other => error.to_string(),
-        _ => "the connection broke".to_owned(),
-    };
-    reason(guard).unwrap_or_else(broke)
-}
-
-fn reason(guard: &Mutex<Guard>) -> Option<String> {
-    lock(guard).reason.clone()
 }
 
 /// What went wrong, as it may stand in a log.

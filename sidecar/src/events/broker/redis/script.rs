@@ -20,6 +20,9 @@ pub(super) static DISCARD: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("discard.lua")));
 pub(super) static LAG: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lag.lua")));
 
+/// How many bytes the number of keys has at most.
+const COUNT: usize = 20;
+
 /// A script, and what Redis knows it by.
 pub(super) struct Script {
     text: &'static str,
@@ -51,8 +54,12 @@ impl Script {
 }
 
 fn command(name: &str, script: &str, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
-    let mut command = redis::cmd(name);
-    command.arg(script).arg(keys.len());
+    // It grows otherwise, again and again.
+    let lengths = keys.iter().map(|key| key.len());
+    let lengths = lengths.chain(arguments.iter().map(|argument| argument.len()));
+    let bytes = name.len() + script.len() + COUNT + lengths.sum::<usize>();
+    let mut command = Cmd::with_capacity(3 + keys.len() + arguments.len(), bytes);
+    command.arg(name).arg(script).arg(keys.len());
     for key in keys {
         command.arg(key);
     }

@@ -1,0 +1,260 @@
+//! A connection to a RabbitMQ as its crate has it, on a thread of its own: what it reads has passed a [`Guard`].
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::io::{AsyncRead, AsyncWrite};
+use futures::task::AtomicWaker;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::guard::Guard;
+use super::link::lock;
+use crate::events::broker::dial::Dialled;
+
+/// How many bytes of what comes from a broker are read at once.
+const READ: usize = 16 * 1024;
+
+/// The crate's end.
+pub(super) struct Guarded {
+    socket: Dialled,
+    seen: Arc<Seen>,
+    read: Vec<u8>,
+    /// What has passed the guard, and how much of it the crate has.
+    passed: Vec<u8>,
+    at: usize,
+}
+
+/// What is seen of a connection by whoever opened it.
+pub(super) struct Seen {
+    guard: Mutex<Guard>,
+    /// When something came from the broker.
+    heard: Mutex<Instant>,
+    /// Why it is over.
+    over: Mutex<Option<String>>,
+    ended: Notify,
+    /// Nobody wants it any more, which whoever reads is told.
+    closed: AtomicBool,
+    reads: AtomicWaker,
+}
+
+/// Closes a connection when it is dropped.
+pub(super) struct Closing<'s>(&'s Seen);
+
+// === impl Guarded ===
+
+impl Guarded {
+    pub(super) fn new(socket: Dialled, seen: Arc<Seen>) -> Self {
+        Self {
+            socket,
+            seen,
+            read: vec![0; READ],
+            passed: Vec::new(),
+            at: 0,
+        }
+    }
+
+    /// Reads what comes from the broker; nothing passes when it has closed.
+    fn poll_passed(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.passed.clear();
+        self.at = 0;
+        // A part of a frame passes as nothing.
+        while self.passed.is_empty() {
+            let mut read = ReadBuf::new(&mut self.read);
+            ready!(Pin::new(&mut self.socket).poll_read(task, &mut read))?;
+            let read = read.filled();
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            *lock(&self.seen.heard) = Instant::now();
+            let passed = lock(&self.seen.guard).pass(read, &mut self.passed);
+            if let Err(malformed) = passed {
+                self.seen.ends(&malformed.to_string());
+                return Poll::Ready(Err(io::Error::other(malformed)));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.seen.reads.register(task.waker());
+        this.seen.is_wanted()?;
+        if this.at == this.passed.len() {
+            ready!(this.poll_passed(task))?;
+        }
+        let left = &this.passed[this.at..];
+        let count = left.len().min(into.len());
+        into[..count].copy_from_slice(&left[..count]);
+        this.at += count;
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        from: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.seen.is_wanted()?;
+        Pin::new(&mut self.socket).poll_write(task, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(task)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(task)
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.seen.ends("the connection broke");
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            guard: Mutex::default(),
+            heard: Mutex::new(Instant::now()),
+            over: Mutex::default(),
+            ended: Notify::new(),
+            closed: AtomicBool::new(false),
+            reads: AtomicWaker::new(),
+        })
+    }
+
+    /// Waits until the connection is over, or the broker was silent for so long, and says why.
+    pub(super) async fn ended(&self, silence: Duration) -> String {
+        loop {
+            if let Some(why) = lock(&self.over).clone() {
+                return self.reason().unwrap_or(why);
+            }
+            let until = *lock(&self.heard) + silence;
+            if until <= Instant::now() {
+                return "it is silent".to_owned();
+            }
+            // Either way it is looked again.
+            let _ = timeout_at(until, self.ended.notified()).await;
+        }
+    }
+
+    /// What the broker said when it ended the connection.
+    pub(super) fn reason(&self) -> Option<String> {
+        lock(&self.guard).reason.clone()
+    }
+
+    /// The version that it says it is of.
+    pub(super) fn version(&self) -> Option<String> {
+        lock(&self.guard).version.clone()
+    }
+
+    /// What closes it as soon as nobody holds it.
+    pub(super) fn closing(&self) -> Closing<'_> {
+        Closing(self)
+    }
+
+    /// The first reason is the one.
+    fn ends(&self, why: &str) {
+        lock(&self.over).get_or_insert_with(|| why.to_owned());
+        self.ended.notify_one();
+    }
+
+    fn is_wanted(&self) -> io::Result<()> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(io::ErrorKind::ConnectionAborted.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Release);
+        self.0.reads.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::AsyncReadExt as _;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio_util::either::Either;
+
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(25);
+
+    fn opened() -> (Guarded, Arc<Seen>, tokio::io::DuplexStream) {
+        let (near, far) = tokio::io::duplex(64);
+        let seen = Seen::new();
+        let io = Guarded::new(Either::Right(Box::new(near)), seen.clone());
+        (io, seen, far)
+    }
+
+    #[tokio::test]
+    async fn frames_come_whole_however_they_are_cut_and_the_end_is_told() -> io::Result<()> {
+        let (mut io, seen, mut broker) = opened();
+        let heartbeat = [8, 0, 0, 0, 0, 0, 0, 0xCE];
+        for byte in heartbeat.repeat(2) {
+            broker.write_all(&[byte]).await?;
+        }
+        let mut read = [0; 16];
+        io.read_exact(&mut read).await?;
+        assert_eq!(read[8..], heartbeat);
+        drop(broker);
+        assert_eq!(io.read(&mut read).await?, 0);
+        drop(io);
+        assert_eq!(seen.ended(SILENCE).await, "the connection broke");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_no_rabbitmq_says_ends_the_connection_and_is_told() -> io::Result<()> {
+        let (mut io, seen, mut broker) = opened();
+        broker.write_all(b"HTTP/1.1 400 Bad Request\r\n").await?;
+        io.read(&mut [0; 16]).await.unwrap_err();
+        let why = seen.ended(SILENCE).await;
+        assert_eq!(why, "it does not speak as a RabbitMQ does");
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_silent_for_long_is_given_up_and_one_that_nobody_wants_is_closed()
+    -> io::Result<()> {
+        let (mut io, seen, mut broker) = opened();
+        let mut read = [0; 16];
+        let reading = tokio::spawn(async move {
+            let first = io.read(&mut read).await;
+            (first.map(drop), io.read(&mut read).await.map(drop))
+        });
+        tokio::time::sleep(SILENCE / 2).await;
+        broker.write_all(&[8, 0, 0, 0, 0, 0, 0, 0xCE]).await?;
+        let since = Instant::now();
+        let closing = seen.closing();
+        assert_eq!(seen.ended(SILENCE).await, "it is silent");
+        assert!(since.elapsed() >= SILENCE, "{:?}", since.elapsed());
+        drop(closing);
+        let (first, then) = reading.await?;
+        first?;
+        assert_eq!(then.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        Ok(())
+    }
+}
