@@ -366,6 +366,7 @@ fn sent(delivery: &Delivery) -> mesh::Subscription {
         max_retries: delivery.retries.max_retries,
         backoff: Some(backoff(&delivery.retries.backoff)),
         answers: answers.collect(),
+        body_status: delivery.body_status,
         circuit_breaker: delivery.circuit_breaker.as_ref().map(circuit_breaker),
         expiry_ms: delivery.expiry.as_ref().map(crds::Duration::millis),
         on_exhausted: match delivery.on_exhausted {

@@ -20,6 +20,7 @@ use crate::shop::Shop;
 pub(crate) struct Load {
     kubectl: Child,
     ended: Arc<AtomicUsize>,
+    accepted: Arc<AtomicUsize>,
     asked: JoinHandle<Result<Vec<Asked>>>,
 }
 
@@ -59,12 +60,15 @@ impl Load {
             .spawn()?;
         let mut lines = BufReader::new(kubectl.stdout.take().context("a pipe")?).lines();
         let first = timeout(PODS, lines.next_line()).await??;
-        let mut asked = vec![first.context("not one request")?.parse()?];
+        let mut asked: Vec<Asked> = vec![first.context("not one request")?.parse()?];
         let ended = Arc::new(AtomicUsize::new(1));
-        let counted = ended.clone();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (counted, taken) = (ended.clone(), accepted.clone());
         let rest = async move || {
             while let Some(line) = lines.next_line().await? {
-                asked.push(line.parse()?);
+                let one: Asked = line.parse()?;
+                taken.fetch_add(one.outcome.starts_with("202 ").into(), Ordering::Relaxed);
+                asked.push(one);
                 counted.fetch_add(1, Ordering::Relaxed);
             }
             Ok(asked)
@@ -72,6 +76,7 @@ impl Load {
         Ok(Self {
             kubectl,
             ended,
+            accepted,
             asked: tokio::spawn(rest()),
         })
     }
@@ -79,6 +84,11 @@ impl Load {
     /// How many have ended so far.
     pub(crate) fn so_far(&self) -> usize {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// How many events have been accepted so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// Begins no more, waits for those that are under way, and returns all.

@@ -339,6 +339,14 @@ pub(super) fn problems(spec: &EventSubscriptionSpec) -> Vec<String> {
             "spec.delivery.circuitBreaker",
             delivery.circuit_breaker.is_some(),
         ),
+        ("spec.delivery.bodyStatus", delivery.body_status),
+        (
+            "spec.delivery.deadLetter.includeErrorBody",
+            delivery
+                .dead_letter
+                .as_ref()
+                .is_some_and(|to| to.include_error_body),
+        ),
         ("spec.delivery.mode", delivery.mode != DeliveryMode::Binary),
     ] {
         if is_written {

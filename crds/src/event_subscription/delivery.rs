@@ -22,6 +22,8 @@ use crate::units::Duration;
     .message("orderingKey is written with ordering: Key, and only there"))]
 #[x_kube(validation = Cel::new("!has(self.batch) || (self.mode == 'Structured' && self.ordering == 'None')")
     .message("a batch is JSON, and in no order: it is written with mode: Structured and ordering: None"))]
+#[x_kube(validation = Cel::new("!self.bodyStatus || !has(self.batch)")
+    .message("bodyStatus is of one event: the answer to a batch says of each what became of it"))]
 pub struct Delivery {
     /// How an event is written in a request.
     #[serde(default)]
@@ -64,6 +66,11 @@ pub struct Delivery {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub responses: Vec<ResponseRule>,
+
+    /// Whether an answer of 2xx may say in its body what becomes of the event, as applications of Dapr do: JSON with a `status`, of which
+    /// `SUCCESS` is done, `RETRY` comes again, and `DROP` is done with and counted as dropped. What says nothing is done.
+    #[serde(default)]
+    pub body_status: bool,
 
     /// How old an event may be, from when the broker got it; an older one is exhausted before it is
     /// delivered. As long as the broker keeps it when absent.

@@ -71,6 +71,8 @@ pub struct Subscription {
     pub deduplication: Option<Deduplication>,
     /// When nothing is delivered for a while, since the target fails.
     pub circuit_breaker: Option<CircuitBreaker>,
+    /// Whether an answer of 2xx may say in its body what becomes of one.
+    pub reads_status: bool,
     answers: Vec<(Vec<u16>, Action)>,
 }
 
@@ -296,6 +298,7 @@ impl Subscription {
                 }
                 None => None,
             },
+            reads_status: sent.body_status,
             answers: answers.collect::<Result<_, _>>()?,
         })
     }

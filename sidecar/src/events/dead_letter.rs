@@ -83,8 +83,14 @@ pub(super) fn beginning(body: &[u8]) -> Option<Rc<str>> {
     let text = String::from_utf8_lossy(&body[..body.len().min(BODY)]);
     // What was cut through is left out, and what an attribute may not have is a space.
     let text = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
-    let text = text.replace(|of: char| of.is_control(), " ");
-    let text = text.trim();
+    let none = |of: char| {
+        of.is_control()
+            || u32::from(of) & 0xFFFE == 0xFFFE
+            || ('\u{FDD0}'..='\u{FDEF}').contains(&of)
+    };
+    let text = text.replace(none, " ");
+    // What stands for bytes that are no text is longer than they.
+    let text = text[..text.floor_char_boundary(BODY)].trim();
     (!text.is_empty()).then(|| text.into())
 }
 
@@ -145,6 +151,9 @@ mod tests {
         let told = |body: &[u8]| beginning(body).map(|text| text.to_string());
         assert_eq!(told(b"{\n \"no\": 1\r\n}").unwrap(), "{  \"no\": 1  }");
         assert_eq!(told(b"").or_else(|| told(b" \n\0")), None);
+        assert_eq!(told("a\u{FFFE}b\u{FDD0}c".as_bytes()).unwrap(), "a b c");
+        let none = [&[0xFF; BODY - 1], &b"a"[..]].concat();
+        assert!(told(&none).unwrap().len() <= BODY);
         let long = "\u{e4}".repeat(BODY);
         assert_eq!(told(long.as_bytes()).unwrap(), "\u{e4}".repeat(BODY / 2));
         let cut = format!("a{long}");

@@ -18,7 +18,7 @@ use super::done::{self, Known, Turn};
 use super::filtered;
 use super::jobs;
 use super::lanes::Fate;
-use super::outcomes::{self, Outcomes};
+use super::outcomes::{self, Outcomes, Said};
 use super::post::{Answer, Payload};
 use super::posted::{Posted, posted};
 use super::received::Received;
@@ -141,6 +141,16 @@ async fn judge(
     let status = answer.as_ref().map(|answer| answer.status);
     let wait = answer.as_ref().and_then(|answer| answer.wait);
     let verdict = of_an_answer(running, message, (status, wait));
+    let verdict = match (verdict, &answer) {
+        (Verdict::Done(Outcome::Acknowledged), Some(answer)) if subscription.reads_status => {
+            match outcomes::said(answer) {
+                Said::Done => Verdict::Done(Outcome::Acknowledged),
+                Said::Again => again(running, message, (status, wait)),
+                Said::Dropped => Verdict::Done(Outcome::Dropped),
+            }
+        }
+        (verdict, _) => verdict,
+    };
     let verdict = telling(subscription, verdict, answer.as_ref());
     let (Verdict::Done(Outcome::Acknowledged), Some(topic), Some(answer)) =
         (&verdict, &subscription.reply, answer)
@@ -151,8 +161,14 @@ async fn judge(
     match reply::publish(running, broker, topic, event, &answer).await? {
         Replied::Held => Some(verdict),
         // As if it had failed: it comes again, as often as it may.
-        Replied::Later => Some(again(running, message, (status, None))),
-        Replied::Never(why) => Some(exhausted(message, why, status)),
+        Replied::Later => {
+            let verdict = again(running, message, (status, None));
+            Some(telling(subscription, verdict, Some(&answer)))
+        }
+        Replied::Never(why) => {
+            let verdict = exhausted(message, why, status);
+            Some(telling(subscription, verdict, Some(&answer)))
+        }
     }
 }
 

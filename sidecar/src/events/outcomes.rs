@@ -19,8 +19,22 @@ pub(super) enum Outcomes {
     Each(HashMap<(Option<String>, String), StatusCode>),
 }
 
+/// What was answered to one event that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Done,
+    Again,
+    Dropped,
+}
+
 #[derive(Deserialize)]
-struct Said {
+struct OfOne {
+    #[serde(default)]
+    status: String,
+}
+
+#[derive(Deserialize)]
+struct OfMany {
     events: Vec<Entry>,
 }
 
@@ -39,17 +53,12 @@ pub(super) fn of(answer: Option<&Answer>) -> Outcomes {
     if !answer.status.is_success() {
         return Outcomes::Same(Some(answer.status));
     }
-    let media_type = answer.headers.get(CONTENT_TYPE);
-    let media_type = media_type.and_then(|value| value.to_str().ok());
-    let is_json = media_type.is_some_and(|media_type| {
-        let essence = media_type.split(';').next().unwrap_or_default();
-        essence.trim().eq_ignore_ascii_case("application/json")
-    });
+    let is_json = is_json(answer);
     let said = match &answer.body {
         Err(_) if is_json => return Outcomes::Same(None),
         said => said.as_ref().ok().filter(|_| is_json),
     };
-    let said = said.and_then(|body| serde_json::from_slice::<Said>(body).ok());
+    let said = said.and_then(|body| serde_json::from_slice::<OfMany>(body).ok());
     let each = said.and_then(|said| {
         let entries = said.events.into_iter().map(|entry| {
             let status = StatusCode::from_u16(entry.status).ok()?;
@@ -63,6 +72,36 @@ pub(super) fn of(answer: Option<&Answer>) -> Outcomes {
         None if answer.status == StatusCode::MULTI_STATUS => Outcomes::Same(None),
         None => Outcomes::Same(Some(answer.status)),
     }
+}
+
+/// What the body of an answer to one event says of it: JSON with a `status`, as applications of Dapr answer
+/// (<https://docs.dapr.io/reference/api/pubsub_api/#expected-http-response>).
+pub(super) fn said(answer: &Answer) -> Said {
+    if !is_json(answer) {
+        return Said::Done;
+    }
+    let Ok(body) = &answer.body else {
+        // What broke off, or is too long, may have said that it is to come again.
+        return Said::Again;
+    };
+    match serde_json::from_slice::<OfOne>(body) {
+        // What is no such object says nothing.
+        Err(_) => Said::Done,
+        Ok(OfOne { status }) => match &*status {
+            "" | "SUCCESS" => Said::Done,
+            "DROP" => Said::Dropped,
+            _ => Said::Again,
+        },
+    }
+}
+
+fn is_json(answer: &Answer) -> bool {
+    let media_type = answer.headers.get(CONTENT_TYPE);
+    let media_type = media_type.and_then(|value| value.to_str().ok());
+    media_type.is_some_and(|media_type| {
+        let essence = media_type.split(';').next().unwrap_or_default();
+        essence.trim().eq_ignore_ascii_case("application/json")
+    })
 }
 
 // === impl Outcomes ===
@@ -115,6 +154,29 @@ mod tests {
         // Neither is another source's event, nor one that is not there.
         assert_eq!(said("2", "/a"), None);
         assert_eq!(said("3", "/a"), None);
+    }
+
+    #[test]
+    fn the_body_of_an_answer_may_say_what_became_of_the_event() {
+        let of = |media_type, body| said(&answer(200, media_type, body));
+        let json = "application/json; charset=utf-8";
+        for (body, means) in [
+            (r#"{"status":"SUCCESS"}"#, Said::Done),
+            (r#"{"status":"RETRY","more":1}"#, Said::Again),
+            (r#"{"status":"DROP"}"#, Said::Dropped),
+            // What nobody knows is not taken for done.
+            (r#"{"status":"LATER"}"#, Said::Again),
+            (r#"{"status":""}"#, Said::Done),
+            (r#"{"sku":"a"}"#, Said::Done),
+            (r#"{"status":7}"#, Said::Done),
+            ("", Said::Done),
+        ] {
+            assert_eq!(of(json, body), means, "{body}");
+        }
+        assert_eq!(of("text/plain", r#"{"status":"RETRY"}"#), Said::Done);
+        let mut broken = answer(200, json, "");
+        broken.body = Err(Unread::Broken);
+        assert_eq!(said(&broken), Said::Again);
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub(super) async fn posted(
     given_up: impl Fn() -> Option<Verdict>,
 ) -> Option<Posted> {
     let subscription = &running.subscription;
-    let reads = subscription.reply.is_some() || matches!(payload, Payload::Batch(_));
+    let means = subscription.reply.is_some() || subscription.reads_status;
+    let reads = means || matches!(payload, Payload::Batch(_));
     let mut pause = AGAIN.0;
     loop {
         // It has not heard of this one: another sidecar may still be there for it.

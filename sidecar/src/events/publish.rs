@@ -51,7 +51,7 @@ use room::Share;
 const COMES: Duration = Duration::from_secs(60);
 
 /// How many bytes there is room for before they have come.
-const AHEAD: usize = 16 * 1024;
+const AHEAD: usize = 4 * 1024;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 

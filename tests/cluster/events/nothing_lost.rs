@@ -165,9 +165,9 @@ async fn what_a_pod_published_at_its_port_comes_although_pods_and_the_broker_die
     let load = Load::publish(&shop, url, "20ms").await?;
     let mut enough = 0;
     let mut more = async || {
-        enough = load.so_far().max(enough) + BETWEEN;
-        wait_until("there were some more", PODS, async || {
-            ensure!(load.so_far() >= enough, "{} of {enough}", load.so_far());
+        enough = load.accepted().max(enough) + BETWEEN;
+        wait_until("some more were accepted", PODS, async || {
+            ensure!(load.accepted() >= enough, "{} of {enough}", load.accepted());
             Ok(())
         })
         .await
@@ -254,8 +254,13 @@ async fn dead_letters(shop: &Shop, count: u64) -> Result<()> {
     let what = format!("there are {count} dead letters");
     let named = format!("{}/scrap", shop.namespace);
     wait_until(&what, PODS, async || {
-        let said = events(shop, &["peek", &named]).await?;
-        let shown = said.matches("422").count();
+        let said = events(shop, &["peek", &named, "--json"]).await?;
+        let shown = said
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let shown = shown
+            .filter(|letter: &Value| letter["dlqcode"] == "422")
+            .count();
         ensure!(u64::try_from(shown)? == count, "{said}");
         Ok(())
     })

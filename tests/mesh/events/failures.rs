@@ -196,6 +196,50 @@ fn encoded(text: &str) -> String {
 }
 
 #[tokio::test]
+async fn the_body_of_an_answer_says_what_becomes_of_the_event_where_that_is_wanted() -> Result<()> {
+    for wanted in [false, true] {
+        let more = if wanted { ", bodyStatus: true" } else { "" };
+        let world = World::start(&subscription(more, "")).await?;
+        let upstream = &world.billing.upstream;
+        upstream.adds("content-type", "application/json");
+        upstream.says("{\"status\":\"RETRY\"}");
+        world.accepted("1").await?;
+        let done = async |outcome: &str| {
+            let series = format!(
+                "meshwright_events_delivered_total{{subscription=\"shop/billing\",outcome=\"{outcome}\"}}"
+            );
+            wait_until("it is done", SOON, async || {
+                let count = world.billing.sidecar.metric(&series).await?;
+                ensure!(count == Some(1.0), "{outcome}: {count:?}");
+                Ok(())
+            })
+            .await
+        };
+        if !wanted {
+            done("acknowledged").await?;
+            assert_eq!(upstream.requests(), 1);
+            continue;
+        }
+        let letters = world.dead_letters(1).await?;
+        assert!(
+            letters[0]
+                .0
+                .to_lowercase()
+                .contains("ce-dlqreason: exhausted")
+        );
+        assert_eq!(upstream.requests(), 3);
+        upstream.says("{\"status\":\"DROP\"}");
+        world.accepted("2").await?;
+        done("dropped").await?;
+        upstream.says("{\"status\":\"SUCCESS\"}");
+        world.accepted("3").await?;
+        done("acknowledged").await?;
+        assert_eq!(upstream.requests(), 5);
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn answers_mean_what_is_written_of_them() -> Result<()> {
     let responses = ", responses: [{ codes: [404], action: DeadLetter }, { codes: [422], action: Drop }, \
                      { codes: [400], action: Acknowledge }]";

@@ -226,6 +226,10 @@ pub(super) const RULES: &[Rule] = &[
         "self.onExhausted == 'DeadLetter' || !has(self.deadLetter)",
         |delivery| dead_letters(delivery) || !has(delivery, "deadLetter"),
     ),
+    ("!self.bodyStatus || !has(self.batch)", |delivery| {
+        let reads = delivery.get("bodyStatus");
+        !reads.is_some_and(|reads| reads == true) || !has(delivery, "batch")
+    }),
     (
         "duration(self) >= duration('100ms') && duration(self) <= duration('10m')",
         |written| millis(written).is_none_or(|span| (100..=600_000).contains(&span)),

@@ -77,6 +77,9 @@ pub(super) fn shown(sent: mesh::Subscription) -> Value {
     if !sent.dead_letter_topic.is_empty() {
         shown["deadLetterTopic"] = json!(sent.dead_letter_topic);
     }
+    if sent.body_status {
+        shown["bodyStatus"] = json!(true);
+    }
     if sent.dead_letter_body {
         shown["deadLetterBody"] = json!(true);
     }

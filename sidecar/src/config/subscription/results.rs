@@ -57,6 +57,7 @@ impl Subscription {
             expiry: None,
             exhausted: Exhausted::Drop,
             tells_body: false,
+            reads_status: false,
             replay: None,
             deduplication: None,
             answers: Vec::new(),

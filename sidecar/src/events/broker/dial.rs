@@ -9,6 +9,9 @@ use tokio_util::either::Either;
 
 use crate::proxy::opaque::way::Bytes;
 
+/// How many characters of a reason are told.
+const TOLD: usize = 200;
+
 /// Where a client gets its connections from.
 #[derive(Clone, Debug)]
 pub enum Dial {
@@ -44,10 +47,18 @@ impl Dial {
                 let gone = || io::Error::from(io::ErrorKind::NotConnected);
                 let (ask, given) = oneshot::channel();
                 asks.send(ask).map_err(|_| gone())?;
-                given.await.map_err(|_| gone())?.map(Either::Right)
+                let given = given.await.map_err(|_| gone())?;
+                given.map(Either::Right).map_err(|error| told(&error))
             }
         }
     }
+}
+
+/// Why there is no connection, as it may stand in a log and a status: who answers may have said any of it.
+fn told(error: &io::Error) -> io::Error {
+    let text = error.to_string();
+    let text = text.chars().filter(|of| !of.is_control()).take(TOLD);
+    io::Error::new(error.kind(), text.collect::<String>())
 }
 
 impl From<SocketAddr> for Dial {

@@ -32,6 +32,9 @@ use crate::proxy::destination::Destination;
 use crate::proxy::opaque;
 use crate::proxy::opaque::way::{self, Bytes};
 
+/// The same, for whoever gives up by then, and is told why before.
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+const OPEN: Duration = Duration::from_millis(4_500);
 /// How long a way to a broker may take to open.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How many bytes are read at once.
@@ -50,11 +53,16 @@ pub(super) fn within(
         while let Some(ask) = asked.recv().await {
             let (px, broker) = (px.clone(), broker.clone());
             tokio::task::spawn_local(async move {
-                let opened = open(&px, &broker).await;
+                let mut ask = ask;
+                let opened = tokio::select! {
+                    biased;
+                    opened = open(&px, &broker) => opened,
+                    // Whoever asked has given up.
+                    () = ask.closed() => return,
+                };
                 if let Err(error) = &opened {
                     tracing::debug!(%broker, %error, "there is no way to a broker");
                 }
-                // Whoever asked may have given up.
                 let _ = ask.send(opened);
             });
         }
@@ -80,9 +88,13 @@ async fn open(px: &Weak<Proxy>, broker: &config::broker::Broker) -> io::Result<B
         let far = reach(&px, address).await?;
         let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
         let tls = TlsConnector::from(tls.clone()).connect(name, far).await?;
-        Ok(Box::new(tls) as Box<dyn Bytes>)
+        Ok(way::parting(tls))
     };
-    timeout(CONNECT, opening).await?
+    let opened = timeout(OPEN, opening).await;
+    opened.unwrap_or_else(|_| {
+        let why = "nobody answers there in time";
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
+    })
 }
 
 /// Leads what dials the listener to a broker.

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
@@ -24,6 +24,9 @@ const BETWEEN: usize = 64 * 1024;
 pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
+
+/// What says that it ends when it is dropped: whoever is at the other end then knows that nothing was cut off.
+struct Parting<T: Bytes>(T);
 
 /// An open way. What belongs to the thread that opened it stays there until this is dropped.
 struct Way {
@@ -82,7 +85,12 @@ pub async fn open(px: &Rc<Proxy>, destination: &Rc<Destination>) -> Result<Box<d
         }
         drop((_in_flight, holds));
     });
-    Ok(Box::new(way))
+    Ok(parting(way))
+}
+
+/// A stream that is ended in order when it is dropped, as far as that is possible at once.
+pub fn parting(stream: impl Bytes + 'static) -> Box<dyn Bytes> {
+    Box::new(Parting(stream))
 }
 
 // === impl Way ===
@@ -132,6 +140,9 @@ impl AsyncWrite for Way {
         task: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.is_over(task) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         let written = ready!(self.stream().poll_write(task, bytes))?;
         self.carried.to_destination(written);
         self.has_moved(written);
@@ -162,5 +173,78 @@ impl AsyncWrite for Way {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream().poll_shutdown(task)
+    }
+}
+
+// === impl Parting ===
+
+impl<T: Bytes> Drop for Parting<T> {
+    fn drop(&mut self) {
+        let mut task = Context::from_waker(Waker::noop());
+        // What can't be said now is not said: nobody waits for it any more.
+        let _ = Pin::new(&mut self.0).poll_shutdown(&mut task);
+    }
+}
+
+impl<T: Bytes> AsyncRead for Parting<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(task, into)
+    }
+}
+
+impl<T: Bytes> AsyncWrite for Parting<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(task, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(task, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_at_the_other_end_is_told_that_a_stream_ends() -> io::Result<()> {
+        let (near, mut far) = tokio::io::duplex(64);
+        // What keeps a half of it keeps no end from being told.
+        let (mut kept, near) = tokio::io::split(near);
+        let mut stream = parting(tokio::io::join(tokio::io::empty(), near));
+        stream.write_all(b"all of it").await?;
+        drop(stream);
+        let mut heard = Vec::new();
+        far.read_to_end(&mut heard).await?;
+        assert_eq!(heard, b"all of it");
+        drop(far);
+        assert_eq!(kept.read(&mut [0; 1]).await?, 0);
+        Ok(())
     }
 }

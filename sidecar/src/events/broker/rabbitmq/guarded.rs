@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures::io::{AsyncRead, AsyncWrite};
@@ -28,6 +28,8 @@ pub(super) struct Guarded {
     /// What has passed the guard, and how much of it the crate has.
     passed: Vec<u8>,
     at: usize,
+    /// Whom to tell that there is room again, while what was written is not all on its way.
+    writes: Option<Waker>,
 }
 
 /// What is seen of a connection by whoever opened it.
@@ -56,7 +58,30 @@ impl Guarded {
             read: vec![0; READ],
             passed: Vec::new(),
             at: 0,
+            writes: None,
         }
+    }
+
+    /// Sends what lies in TLS while nothing is to be read: the crate asks for that once, and then waits until it is told of
+    /// something else.
+    fn poll_written(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.writes.is_some()
+            && let Poll::Ready(flushed) = Pin::new(&mut self.socket).poll_flush(task)
+        {
+            if let Some(writes) = self.writes.take() {
+                writes.wake();
+            }
+            flushed?;
+        }
+        Poll::Pending
+    }
+
+    /// Notes whom to tell.
+    fn noted<T>(&mut self, task: &Context<'_>, polled: Poll<T>) -> Poll<T> {
+        if polled.is_pending() {
+            self.writes = Some(task.waker().clone());
+        }
+        polled
     }
 
     /// Reads what comes from the broker; nothing passes when it has closed.
@@ -66,9 +91,17 @@ impl Guarded {
         // A part of a frame passes as nothing.
         while self.passed.is_empty() {
             let mut read = ReadBuf::new(&mut self.read);
-            ready!(Pin::new(&mut self.socket).poll_read(task, &mut read))?;
+            match Pin::new(&mut self.socket).poll_read(task, &mut read) {
+                Poll::Pending => return self.poll_written(task),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    self.seen.ends("the connection broke");
+                    return Poll::Ready(Err(error));
+                }
+            }
             let read = read.filled();
             if read.is_empty() {
+                self.seen.ends("the connection broke");
                 return Poll::Ready(Ok(()));
             }
             *lock(&self.seen.heard) = Instant::now();
@@ -109,14 +142,23 @@ impl AsyncWrite for Guarded {
         from: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.seen.is_wanted()?;
-        Pin::new(&mut self.socket).poll_write(task, from)
+        let written = Pin::new(&mut self.socket).poll_write(task, from);
+        self.noted(task, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(task)
+        self.seen.is_wanted()?;
+        let flushed = Pin::new(&mut self.socket).poll_flush(task);
+        if flushed.is_ready() {
+            self.writes = None;
+        }
+        self.noted(task, flushed)
     }
 
+    /// As long as somebody wants that: one that takes nothing more would keep the crate's thread.
     fn poll_close(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.seen.reads.register(task.waker());
+        self.seen.is_wanted()?;
         Pin::new(&mut self.socket).poll_shutdown(task)
     }
 }
@@ -194,8 +236,7 @@ impl Drop for Closing<'_> {
 
 #[cfg(test)]
 mod tests {
-    use futures::AsyncReadExt as _;
-    use tokio::io::AsyncWriteExt as _;
+    use futures::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio_util::either::Either;
 
     use super::*;
@@ -214,7 +255,7 @@ mod tests {
         let (mut io, seen, mut broker) = opened();
         let heartbeat = [8, 0, 0, 0, 0, 0, 0, 0xCE];
         for byte in heartbeat.repeat(2) {
-            broker.write_all(&[byte]).await?;
+            tokio::io::AsyncWriteExt::write_all(&mut broker, &[byte]).await?;
         }
         let mut read = [0; 16];
         io.read_exact(&mut read).await?;
@@ -227,9 +268,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_takes_nothing_is_not_waited_for_once_nobody_wants_it() -> io::Result<()> {
+        let seen = Seen::new();
+        let stuck = tokio::io::join(tokio::io::empty(), Stuck);
+        let mut io = Guarded::new(Either::Right(Box::new(stuck)), seen.clone());
+        let closing = tokio::spawn(async move { io.close().await });
+        tokio::task::yield_now().await;
+        assert!(!closing.is_finished());
+        drop(seen.closing());
+        closing.await?.unwrap_err();
+        Ok(())
+    }
+
+    /// Takes nothing, for ever.
+    struct Stuck;
+
+    impl tokio::io::AsyncWrite for Stuck {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
     async fn what_no_rabbitmq_says_ends_the_connection_and_is_told() -> io::Result<()> {
         let (mut io, seen, mut broker) = opened();
-        broker.write_all(b"HTTP/1.1 400 Bad Request\r\n").await?;
+        tokio::io::AsyncWriteExt::write_all(&mut broker, b"HTTP/1.1 400 Bad Request\r\n").await?;
         io.read(&mut [0; 16]).await.unwrap_err();
         let why = seen.ended(SILENCE).await;
         assert_eq!(why, "it does not speak as a RabbitMQ does");
@@ -246,7 +321,7 @@ mod tests {
             (first.map(drop), io.read(&mut read).await.map(drop))
         });
         tokio::time::sleep(SILENCE / 2).await;
-        broker.write_all(&[8, 0, 0, 0, 0, 0, 0, 0xCE]).await?;
+        tokio::io::AsyncWriteExt::write_all(&mut broker, &[8, 0, 0, 0, 0, 0, 0, 0xCE]).await?;
         let since = Instant::now();
         let closing = seen.closing();
         assert_eq!(seen.ended(SILENCE).await, "it is silent");

@@ -32,7 +32,8 @@ impl RuntimeKit for Kit {}
 impl Executor for Kit {
     type Task<T: Send + 'static> = <Tokio as Executor>::Task<T>;
 
-    /// The crate blocks a thread of its own with this, on what never waits for a timer or a socket.
+    /// The crate blocks a thread of its own with this, on what waits for no timer, and for no socket
+    /// but the one that it closes, which ends with whoever opened it.
     fn block_on<T, F: Future<Output = T>>(&self, f: F) -> T {
         futures::executor::block_on(f)
     }
