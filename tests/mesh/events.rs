@@ -14,6 +14,7 @@ use tests::wait_until;
 use crate::nats::{self, Nats};
 use crate::routing::services;
 
+mod answers;
 mod batches;
 mod brokers;
 mod deliveries;
