@@ -95,6 +95,8 @@ pub use target::{
 ).message("reply.topic is the topic that the events come from: each reply would be replied to for ever"))]
 #[x_kube(validation = Cel::new("!has(self.reply) || !has(self.delivery.batch)")
     .message("a batch is not replied to: write reply without delivery.batch"))]
+#[x_kube(validation = Cel::new("!has(self.reply) || !self.delivery.bodyStatus")
+    .message("a body is a reply or says what becomes of the event: write reply, or delivery.bodyStatus"))]
 #[x_kube(validation = Cel::new(
     "!has(self.replay) || self.replay.from.type != 'DeadLetter' || has(self.delivery.deadLetter)"
 ).message("dead letters are replayed from delivery.deadLetter.topic, and there is none"))]

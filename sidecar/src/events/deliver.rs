@@ -142,7 +142,9 @@ async fn judge(
     let wait = answer.as_ref().and_then(|answer| answer.wait);
     let verdict = of_an_answer(running, message, (status, wait));
     let verdict = match (verdict, &answer) {
-        (Verdict::Done(Outcome::Acknowledged), Some(answer)) if subscription.reads_status => {
+        (Verdict::Done(Outcome::Acknowledged), Some(answer))
+            if subscription.reads_status && answer.status.is_success() =>
+        {
             match outcomes::said(answer) {
                 Said::Done => Verdict::Done(Outcome::Acknowledged),
                 Said::Again => again(running, message, (status, wait)),

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::cloud_event::Event;
 use super::post::Answer;
@@ -25,12 +26,6 @@ pub(super) enum Said {
     Done,
     Again,
     Dropped,
-}
-
-#[derive(Deserialize)]
-struct OfOne {
-    #[serde(default)]
-    status: String,
 }
 
 #[derive(Deserialize)]
@@ -84,14 +79,16 @@ pub(super) fn said(answer: &Answer) -> Said {
         // What broke off, or is too long, may have said that it is to come again.
         return Said::Again;
     };
-    match serde_json::from_slice::<OfOne>(body) {
-        // What is no such object says nothing.
-        Err(_) => Said::Done,
-        Ok(OfOne { status }) => match &*status {
+    // What is no object says nothing.
+    let body = serde_json::from_slice::<Map<String, Value>>(body).unwrap_or_default();
+    match body.get("status") {
+        None | Some(Value::Null) => Said::Done,
+        Some(Value::String(status)) => match &**status {
             "" | "SUCCESS" => Said::Done,
             "DROP" => Said::Dropped,
             _ => Said::Again,
         },
+        Some(_) => Said::Again,
     }
 }
 
@@ -168,7 +165,9 @@ mod tests {
             (r#"{"status":"LATER"}"#, Said::Again),
             (r#"{"status":""}"#, Said::Done),
             (r#"{"sku":"a"}"#, Said::Done),
-            (r#"{"status":7}"#, Said::Done),
+            (r#"{"status":7}"#, Said::Again),
+            (r#"{"status":null}"#, Said::Done),
+            (r#"["RETRY"]"#, Said::Done),
             ("", Said::Done),
         ] {
             assert_eq!(of(json, body), means, "{body}");

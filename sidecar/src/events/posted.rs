@@ -41,6 +41,16 @@ pub(super) async fn posted(
         if running.has_gone() || !is_ours() {
             return None;
         }
+        // What was on its way from the broker when the target asked to wait waits here.
+        if let Some(until) = running.asked_to_wait() {
+            if !running.goes_on_for(until - Instant::now()).await {
+                return None;
+            }
+            match given_up() {
+                Some(verdict) => return Some(Posted::GivenUp(verdict)),
+                None => continue,
+            }
+        }
         let circuit = running.circuit.as_deref();
         let unreached = match circuit.map(Sole::enter).transpose() {
             Err(until) => Unreached::Open(until),

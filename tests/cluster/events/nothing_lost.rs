@@ -255,12 +255,13 @@ async fn dead_letters(shop: &Shop, count: u64) -> Result<()> {
     let named = format!("{}/scrap", shop.namespace);
     wait_until(&what, PODS, async || {
         let said = events(shop, &["peek", &named, "--json"]).await?;
-        let shown = said
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok());
-        let shown = shown
-            .filter(|letter: &Value| letter["dlqcode"] == "422")
-            .count();
+        let letters = said.lines().filter(|line| line.starts_with('{'));
+        let letters = letters.map(serde_json::from_str::<Value>);
+        let letters = letters
+            .collect::<Result<Vec<_>, _>>()
+            .context(said.clone())?;
+        let letters = letters.iter().filter(|letter| letter["dlqcode"] == "422");
+        let shown = letters.count();
         ensure!(u64::try_from(shown)? == count, "{said}");
         Ok(())
     })

@@ -1,5 +1,7 @@
 //! What a target answers, and what becomes of the event.
 
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
 
 use super::*;
@@ -45,6 +47,84 @@ async fn the_body_of_an_answer_says_what_becomes_of_the_event_where_that_is_want
         done("acknowledged").await?;
         assert_eq!(upstream.requests(), 5);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_target_that_asks_to_wait_is_asked_nothing_meanwhile() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    let upstream = &world.billing.upstream;
+    upstream.adds("retry-after", "2");
+    upstream.fails(1, 429);
+    let before = Instant::now();
+    world.accepted("1").await?;
+    wait_until("it has asked to wait", SOON, async || {
+        ensure!(upstream.requests() == 1, "{}", upstream.requests());
+        Ok(())
+    })
+    .await?;
+    // Neither this event nor another one, although both would come again within 50 ms.
+    world.accepted("2").await?;
+    wait_until("something more is delivered", SOON, async || {
+        ensure!(upstream.requests() > 1, "{}", upstream.requests());
+        Ok(())
+    })
+    .await?;
+    let waited = before.elapsed();
+    assert!(waited >= Duration::from_millis(1_900), "{waited:?}");
+    world.delivered(&["1", "2"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_event_that_is_older_than_it_may_be_is_not_delivered_again() -> Result<()> {
+    let world = World::subscribed(", expiry: 1s", "").await?;
+    let upstream = &world.billing.upstream;
+    // It comes again when it is too old.
+    upstream.adds("retry-after", "2");
+    upstream.fails(1, 503);
+    world.accepted("1").await?;
+    let letters = world.dead_letters(1).await?;
+    let head = letters[0].0.to_lowercase();
+    for told in ["ce-id: 1", "ce-dlqreason: expired", "ce-dlqattempts: 1"] {
+        assert!(head.contains(told), "{head}");
+    }
+    assert_eq!(upstream.requests(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_exhausted_is_lost_or_comes_again_for_ever_where_that_is_written() -> Result<()> {
+    let written = |exhausted: &str| {
+        let with = format!("delivery: {{ onExhausted: {exhausted}, ");
+        let written =
+            subscription("", "").replace("delivery: { deadLetter: { topic: stock.dlq }, ", &with);
+        assert!(written.contains(exhausted), "{written}");
+        written
+    };
+    let done = async |world: &World, outcome: &str| {
+        let series = format!(
+            "meshwright_events_delivered_total{{subscription=\"shop/billing\",outcome=\"{outcome}\"}}"
+        );
+        wait_until("it is done", SOON, async || {
+            let count = world.billing.sidecar.metric(&series).await?;
+            ensure!(count == Some(1.0), "{outcome}: {count:?}");
+            Ok(())
+        })
+        .await
+    };
+    // Two retries, and no more.
+    let world = World::start(&written("Drop")).await?;
+    world.billing.upstream.answers(500);
+    world.accepted("1").await?;
+    done(&world, "dropped").await?;
+    assert_eq!(world.billing.upstream.requests(), 3);
+
+    let world = World::start(&written("Block")).await?;
+    world.billing.upstream.fails(5, 500);
+    world.accepted("1").await?;
+    done(&world, "acknowledged").await?;
+    assert_eq!(world.billing.upstream.requests(), 6);
     Ok(())
 }
 

@@ -56,6 +56,31 @@ async fn events_come_in_batches_as_large_as_they_may_be_and_not_later_than_they_
 }
 
 #[tokio::test]
+async fn a_batch_has_no_more_bytes_than_it_may() -> Result<()> {
+    let more = ", mode: Structured, batch: { maxSize: 100, maxWait: 2s, maxBytes: 3072 }";
+    let world = World::subscribed(more, "").await?;
+    // Two of them are about as long as a batch may be, and three are longer.
+    let sku = "a".repeat(1_100);
+    for id in ["1", "2", "3", "4", "5"] {
+        let headers = [
+            ("idempotency-key", id),
+            ("content-type", "application/json"),
+        ];
+        let answer = world
+            .publish(&headers, &json!({ "sku": sku }).to_string())
+            .await?;
+        ensure!(answer.status == 202, "{answer:?}");
+    }
+    let posted = world.posted(3).await?;
+    assert_eq!(posted.concat(), ["1", "2", "3", "4", "5"], "{posted:?}");
+    assert!(posted.iter().all(|batch| batch.len() <= 2), "{posted:?}");
+    let seen = world.billing.upstream.seen();
+    let longest = seen.iter().map(|one| one.body.len()).max();
+    assert!(longest <= Some(3_072 + 512), "{longest:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_answer_says_what_became_of_each_event_of_a_batch_and_what_comes_again_comes_alone()
 -> Result<()> {
     let world = World::subscribed(BATCHES, "").await?;

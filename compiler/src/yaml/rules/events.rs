@@ -121,6 +121,10 @@ pub(super) const RULES: &[Rule] = &[
     ("!has(self.reply) || !has(self.delivery.batch)", |spec| {
         !has(spec, "reply") || spec.pointer("/delivery/batch").is_none()
     }),
+    ("!has(self.reply) || !self.delivery.bodyStatus", |spec| {
+        let reads = spec.pointer("/delivery/bodyStatus");
+        !has(spec, "reply") || !reads.is_some_and(|reads| reads == true)
+    }),
     (
         "!has(self.replay) || self.replay.from.type != 'DeadLetter' || has(self.delivery.deadLetter)",
         |spec| {

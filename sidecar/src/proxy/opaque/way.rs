@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::{To, Tunnel, outbound};
 use crate::proxy::destination::Destination;
@@ -25,7 +26,8 @@ pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
-/// What says that it ends when it is dropped: whoever is at the other end then knows that nothing was cut off.
+/// What says that it ends when it is dropped: whoever is at the other end then knows that nobody else
+/// has cut it off.
 struct Parting<T: Bytes>(T);
 
 /// An open way. What belongs to the thread that opened it stays there until this is dropped.
@@ -107,6 +109,17 @@ impl Way {
         self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// The same for who writes: whoever reads is the one that is told when it is over.
+    fn goes_on(&mut self) -> io::Result<()> {
+        if self.watched && !self.over {
+            self.over = self.ends.try_recv() == Err(TryRecvError::Closed);
+        }
+        match self.over {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(()),
+        }
+    }
+
     /// Whether it was still for too long.
     fn is_over(&mut self, task: &mut Context<'_>) -> bool {
         if self.watched && !self.over {
@@ -140,9 +153,7 @@ impl AsyncWrite for Way {
         task: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.is_over(task) {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
+        self.goes_on()?;
         let written = ready!(self.stream().poll_write(task, bytes))?;
         self.carried.to_destination(written);
         self.has_moved(written);
@@ -154,6 +165,7 @@ impl AsyncWrite for Way {
         task: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.goes_on()?;
         let written = ready!(self.stream().poll_write_vectored(task, bytes))?;
         self.carried.to_destination(written);
         self.has_moved(written);
@@ -241,7 +253,8 @@ mod tests {
         stream.write_all(b"all of it").await?;
         drop(stream);
         let mut heard = Vec::new();
-        far.read_to_end(&mut heard).await?;
+        let hearing = far.read_to_end(&mut heard);
+        tokio::time::timeout(std::time::Duration::from_secs(5), hearing).await??;
         assert_eq!(heard, b"all of it");
         drop(far);
         assert_eq!(kept.read(&mut [0; 1]).await?, 0);

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::io::{AsyncRead, AsyncWrite};
@@ -28,8 +28,6 @@ pub(super) struct Guarded {
     /// What has passed the guard, and how much of it the crate has.
     passed: Vec<u8>,
     at: usize,
-    /// Whom to tell that there is room again, while what was written is not all on its way.
-    writes: Option<Waker>,
 }
 
 /// What is seen of a connection by whoever opened it.
@@ -58,30 +56,7 @@ impl Guarded {
             read: vec![0; READ],
             passed: Vec::new(),
             at: 0,
-            writes: None,
         }
-    }
-
-    /// Sends what lies in TLS while nothing is to be read: the crate asks for that once, and then waits until it is told of
-    /// something else.
-    fn poll_written(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.writes.is_some()
-            && let Poll::Ready(flushed) = Pin::new(&mut self.socket).poll_flush(task)
-        {
-            if let Some(writes) = self.writes.take() {
-                writes.wake();
-            }
-            flushed?;
-        }
-        Poll::Pending
-    }
-
-    /// Notes whom to tell.
-    fn noted<T>(&mut self, task: &Context<'_>, polled: Poll<T>) -> Poll<T> {
-        if polled.is_pending() {
-            self.writes = Some(task.waker().clone());
-        }
-        polled
     }
 
     /// Reads what comes from the broker; nothing passes when it has closed.
@@ -92,7 +67,7 @@ impl Guarded {
         while self.passed.is_empty() {
             let mut read = ReadBuf::new(&mut self.read);
             match Pin::new(&mut self.socket).poll_read(task, &mut read) {
-                Poll::Pending => return self.poll_written(task),
+                Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => {
                     self.seen.ends("the connection broke");
@@ -142,17 +117,12 @@ impl AsyncWrite for Guarded {
         from: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.seen.is_wanted()?;
-        let written = Pin::new(&mut self.socket).poll_write(task, from);
-        self.noted(task, written)
+        Pin::new(&mut self.socket).poll_write(task, from)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.seen.is_wanted()?;
-        let flushed = Pin::new(&mut self.socket).poll_flush(task);
-        if flushed.is_ready() {
-            self.writes = None;
-        }
-        self.noted(task, flushed)
+        Pin::new(&mut self.socket).poll_flush(task)
     }
 
     /// As long as somebody wants that: one that takes nothing more would keep the crate's thread.
