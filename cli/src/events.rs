@@ -286,7 +286,7 @@ fn peek(args: &PeekArgs) -> anyhow::Result<i32> {
         (false, false) => {
             let mut header = vec!["SINCE", "WHY", "CODE", "ATTEMPTS", "ID", "SOURCE", "TYPE"];
             if args.data {
-                header.extend(["ANSWER", "DATA"]);
+                header.extend(["DATA", "ANSWER"]);
             }
             say(table(&header, &rows));
         }
@@ -315,12 +315,12 @@ fn letter(line: &Value, data: bool) -> Vec<String> {
         .map(text),
     );
     if data {
-        row.push(text("dlqbody"));
         row.push(match (&line["omitted"], &event["data"]) {
             (Value::Null, Value::Null) => text("data_base64"),
             (Value::Null, _) => text("data"),
             (length, _) => format!("({length} bytes, too long to be shown)"),
         });
+        row.push(text("dlqbody"));
     }
     row
 }
@@ -459,9 +459,9 @@ mod tests {
         let row = letter(&event, false);
         assert_eq!(row[1..5], ["Refused", "400", "1", "1"]);
         assert_eq!(row.len(), 7);
-        assert_eq!(letter(&event, true)[7..], ["no sku a", "{\"sku\":\"a\"}"]);
+        assert_eq!(letter(&event, true)[7..], ["{\"sku\":\"a\"}", "no sku a"]);
         let long = json!({ "event": {}, "omitted": 200_000 });
-        assert!(letter(&long, true)[8].starts_with("(200000 bytes"));
+        assert!(letter(&long, true)[7].starts_with("(200000 bytes"));
         let found = |more| Found { count: 7, more }.to_string();
         assert_eq!(
             (found(false), found(true)),

@@ -263,6 +263,19 @@ fn problems(spec: &EventSubscriptionSpec) -> Vec<String> {
                     .to_owned(),
             );
         }
+        if delivery.body_status {
+            problems.push(
+                "spec.reply: a body is a reply or says what becomes of the event: write it without \
+                 spec.delivery.bodyStatus."
+                    .to_owned(),
+            );
+        }
+    }
+    if delivery.batch.is_some() && delivery.body_status {
+        problems.push(
+            "spec.delivery.bodyStatus: the answer to a batch says of each event what became of it: leave it out."
+                .to_owned(),
+        );
     }
     if delivery.batch.is_some() && delivery.mode != DeliveryMode::Structured {
         problems.push(

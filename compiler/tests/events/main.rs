@@ -196,6 +196,14 @@ fn replies_go_to_another_topic_and_are_not_those_of_batches() {
         &reply("done", ", mode: Structured, batch: {}"),
         "spec: a batch is not replied to: write reply without delivery.batch",
     );
+    refuses(
+        &reply("done", ", bodyStatus: true"),
+        "spec: a body is a reply or says what becomes of the event: write reply, or delivery.bodyStatus",
+    );
+    refuses(
+        &with_delivery("onExhausted: Drop, bodyStatus: true, mode: Structured, batch: {}"),
+        "spec.delivery: bodyStatus is of one event: the answer to a batch says of each what became of it",
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use futures::future::join_all;
 use http::StatusCode;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::broker::{Broker, Delivered as Message};
 use super::cloud_event::Event;
@@ -386,7 +386,7 @@ fn again(
     running.failed(status, status.map_or("NoAnswer", |_| "Answer"));
     let wait = wait.map(|wait| wait.min(LONGEST));
     if let Some(wait) = wait {
-        running.pause_until(Instant::now() + wait);
+        running.is_asked_to_wait(wait);
     }
     let is_last = attempts >= subscription.max_retries.saturating_add(1);
     match is_last && subscription.exhausted != Exhausted::Block {

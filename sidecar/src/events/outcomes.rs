@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::cloud_event::Event;
 use super::post::Answer;
@@ -26,6 +26,11 @@ pub(super) enum Said {
     Done,
     Again,
     Dropped,
+}
+
+#[derive(Deserialize)]
+struct OfOne {
+    status: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -80,15 +85,17 @@ pub(super) fn said(answer: &Answer) -> Said {
         return Said::Again;
     };
     // What is no object says nothing.
-    let body = serde_json::from_slice::<Map<String, Value>>(body).unwrap_or_default();
-    match body.get("status") {
-        None | Some(Value::Null) => Said::Done,
-        Some(Value::String(status)) => match &**status {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Said::Done;
+    }
+    match serde_json::from_slice::<OfOne>(body).map(|body| body.status) {
+        Err(_) | Ok(None) => Said::Done,
+        Ok(Some(Value::String(status))) => match &*status {
             "" | "SUCCESS" => Said::Done,
             "DROP" => Said::Dropped,
             _ => Said::Again,
         },
-        Some(_) => Said::Again,
+        Ok(Some(_)) => Said::Again,
     }
 }
 
@@ -168,6 +175,8 @@ mod tests {
             (r#"{"status":7}"#, Said::Again),
             (r#"{"status":null}"#, Said::Done),
             (r#"["RETRY"]"#, Said::Done),
+            // Whatever else stands there.
+            (r#" {"n":1e999,"s":"\ud800","status":"RETRY"}"#, Said::Again),
             ("", Said::Done),
         ] {
             assert_eq!(of(json, body), means, "{body}");

@@ -41,8 +41,10 @@ pub(super) async fn posted(
         if running.has_gone() || !is_ours() {
             return None;
         }
-        // What was on its way from the broker when the target asked to wait waits here.
-        if let Some(until) = running.asked_to_wait() {
+        // What was on its way from the broker when the target asked to wait waits here. In order nothing is begun then, and
+        // what had begun goes back rather than keep those who follow.
+        let in_order = subscription.group.window.is_some();
+        if let Some(until) = running.rests_until().filter(|_| !in_order) {
             if !running.goes_on_for(until - Instant::now()).await {
                 return None;
             }

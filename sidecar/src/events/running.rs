@@ -31,6 +31,8 @@ pub(super) struct Running {
     going: watch::Receiver<bool>,
     /// Nothing is pulled until then.
     paused: Cell<Option<Instant>>,
+    /// Until when the target has asked to wait, with what is delivered once more as well.
+    asked: Rc<Cell<Option<Instant>>>,
     /// The target has said that it is gone: to all that is delivered of the subscription.
     gone: Rc<Cell<bool>>,
     unreached: Cell<Option<(Reason, Instant)>>,
@@ -86,6 +88,7 @@ impl Running {
             subscription: subscription.clone(),
             going,
             paused: Cell::new(None),
+            asked: Rc::default(),
             gone: Rc::default(),
             unreached: Cell::new(None),
             chosen: Cell::new(false),
@@ -107,6 +110,7 @@ impl Running {
         Self {
             replays: true,
             gone: self.gone.clone(),
+            asked: self.asked.clone(),
             circuit: self.circuit.clone(),
             told_to_fail: self.told_to_fail.clone(),
             ..Self::new(
@@ -214,7 +218,7 @@ impl Running {
     /// Whether nothing is to be pulled for long, as the target has asked.
     pub(super) fn rests(&self) -> bool {
         let long = Instant::now() + REST;
-        self.gone.get() || self.paused.get().is_some_and(|until| until > long)
+        self.gone.get() || self.asked_to_wait().is_some_and(|until| until > long)
     }
 
     /// The same, or since it fails. What is held in order, or for a batch, is kept then: to give it back would count as an
@@ -247,7 +251,19 @@ impl Running {
 
     /// Until when nothing new is begun since the target asked for that, or can't be reached.
     pub(super) fn asked_to_wait(&self) -> Option<Instant> {
-        self.paused.get().filter(|until| *until > Instant::now())
+        let paused = self.paused.get().filter(|until| *until > Instant::now());
+        paused.max(self.rests_until())
+    }
+
+    /// Until when the target has asked that nothing be posted to it.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.asked.get().filter(|until| *until > Instant::now())
+    }
+
+    /// The target asks to wait for so long.
+    pub(super) fn is_asked_to_wait(&self, wait: Duration) {
+        let until = Instant::now() + wait;
+        self.asked.set(self.asked.get().max(Some(until)));
     }
 
     /// Nothing is pulled until then.
