@@ -6,6 +6,21 @@ use anyhow::{Result, ensure};
 
 use super::*;
 
+impl World {
+    /// Waits until one delivery to `billing` has ended so.
+    async fn counted(&self, outcome: &str) -> Result<()> {
+        let series = format!(
+            "meshwright_events_delivered_total{{subscription=\"shop/billing\",outcome=\"{outcome}\"}}"
+        );
+        wait_until(&format!("one is {outcome}"), SOON, async || {
+            let count = self.billing.sidecar.metric(&series).await?;
+            ensure!(count == Some(1.0), "{count:?}");
+            Ok(())
+        })
+        .await
+    }
+}
+
 #[tokio::test]
 async fn the_body_of_an_answer_says_what_becomes_of_the_event_where_that_is_wanted() -> Result<()> {
     for wanted in [false, true] {
@@ -15,19 +30,8 @@ async fn the_body_of_an_answer_says_what_becomes_of_the_event_where_that_is_want
         upstream.adds("content-type", "application/json");
         upstream.says("{\"status\":\"RETRY\"}");
         world.accepted("1").await?;
-        let done = async |outcome: &str| {
-            let series = format!(
-                "meshwright_events_delivered_total{{subscription=\"shop/billing\",outcome=\"{outcome}\"}}"
-            );
-            wait_until("it is done", SOON, async || {
-                let count = world.billing.sidecar.metric(&series).await?;
-                ensure!(count == Some(1.0), "{outcome}: {count:?}");
-                Ok(())
-            })
-            .await
-        };
         if !wanted {
-            done("acknowledged").await?;
+            world.counted("acknowledged").await?;
             assert_eq!(upstream.requests(), 1);
             continue;
         }
@@ -41,10 +45,10 @@ async fn the_body_of_an_answer_says_what_becomes_of_the_event_where_that_is_want
         assert_eq!(upstream.requests(), 3);
         upstream.says("{\"status\":\"DROP\"}");
         world.accepted("2").await?;
-        done("dropped").await?;
+        world.counted("dropped").await?;
         upstream.says("{\"status\":\"SUCCESS\"}");
         world.accepted("3").await?;
-        done("acknowledged").await?;
+        world.counted("acknowledged").await?;
         assert_eq!(upstream.requests(), 5);
     }
     Ok(())
@@ -58,14 +62,7 @@ async fn a_target_that_asks_to_wait_is_asked_nothing_meanwhile() -> Result<()> {
     upstream.fails(1, 429);
     let before = Instant::now();
     world.accepted("1").await?;
-    let again =
-        "meshwright_events_delivered_total{subscription=\"shop/billing\",outcome=\"retried\"}";
-    wait_until("it has asked to wait", SOON, async || {
-        let count = world.billing.sidecar.metric(again).await?;
-        ensure!(count == Some(1.0), "{count:?}");
-        Ok(())
-    })
-    .await?;
+    world.counted("retried").await?;
     // Neither this event nor another one, although both would come again within 50 ms.
     world.accepted("2").await?;
     wait_until("something more is delivered", SOON, async || {
@@ -105,28 +102,17 @@ async fn what_is_exhausted_is_lost_or_comes_again_for_ever_where_that_is_written
         assert!(written.contains(exhausted), "{written}");
         written
     };
-    let done = async |world: &World, outcome: &str| {
-        let series = format!(
-            "meshwright_events_delivered_total{{subscription=\"shop/billing\",outcome=\"{outcome}\"}}"
-        );
-        wait_until("it is done", SOON, async || {
-            let count = world.billing.sidecar.metric(&series).await?;
-            ensure!(count == Some(1.0), "{outcome}: {count:?}");
-            Ok(())
-        })
-        .await
-    };
     // Two retries, and no more.
     let world = World::start(&written("Drop")).await?;
     world.billing.upstream.answers(500);
     world.accepted("1").await?;
-    done(&world, "dropped").await?;
+    world.counted("dropped").await?;
     assert_eq!(world.billing.upstream.requests(), 3);
 
     let world = World::start(&written("Block")).await?;
     world.billing.upstream.fails(5, 500);
     world.accepted("1").await?;
-    done(&world, "acknowledged").await?;
+    world.counted("acknowledged").await?;
     assert_eq!(world.billing.upstream.requests(), 6);
     Ok(())
 }

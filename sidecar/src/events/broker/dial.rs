@@ -7,10 +7,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::either::Either;
 
-use crate::proxy::opaque::way::Bytes;
+use crate::proxy::opaque::way::Io;
 
-/// How many characters of a reason are told.
-const TOLD: usize = 200;
+/// How many characters of what was said are shown.
+const SHOWN: usize = 200;
 
 /// Where a client gets its connections from.
 #[derive(Clone, Debug)]
@@ -23,10 +23,10 @@ pub enum Dial {
 }
 
 /// Where a connection is put that was asked for, or why there is none.
-pub type Ask = oneshot::Sender<io::Result<Box<dyn Bytes>>>;
+pub type Ask = oneshot::Sender<io::Result<Box<dyn Io>>>;
 
 /// A connection.
-pub type Dialled = Either<TcpStream, Box<dyn Bytes>>;
+pub type Dialled = Either<TcpStream, Box<dyn Io>>;
 
 // === impl Dial ===
 
@@ -48,17 +48,18 @@ impl Dial {
                 let (ask, given) = oneshot::channel();
                 asks.send(ask).map_err(|_| gone())?;
                 let given = given.await.map_err(|_| gone())?;
-                given.map(Either::Right).map_err(|error| told(&error))
+                let told =
+                    |error: io::Error| io::Error::new(error.kind(), shown(&error.to_string()));
+                given.map(Either::Right).map_err(told)
             }
         }
     }
 }
 
-/// Why there is no connection, as it may stand in a log and a status: who answers may have said any of it.
-fn told(error: &io::Error) -> io::Error {
-    let text = error.to_string();
-    let text = text.chars().filter(|of| !of.is_control()).take(TOLD);
-    io::Error::new(error.kind(), text.collect::<String>())
+/// What a broker, or whoever answers in its place, says, as it may stand in a log and a status.
+pub(super) fn shown(text: &str) -> String {
+    let shown = text.chars().filter(|of| !of.is_control());
+    shown.take(SHOWN).collect()
 }
 
 impl From<SocketAddr> for Dial {

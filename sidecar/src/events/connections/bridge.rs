@@ -30,13 +30,13 @@ use crate::proxy::Proxy;
 use crate::proxy::destination::Destination;
 #[cfg(feature = "nats")]
 use crate::proxy::opaque;
-use crate::proxy::opaque::way::{self, Bytes};
+use crate::proxy::opaque::way::{self, Io};
 
+/// How long a way to a broker may take to open.
+const CONNECT: Duration = Duration::from_secs(5);
 /// The same, for whoever gives up by then, and is told why before.
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 const OPEN: Duration = Duration::from_millis(4_500);
-/// How long a way to a broker may take to open.
-const CONNECT: Duration = Duration::from_secs(5);
 /// How many bytes are read at once.
 #[cfg(feature = "nats")]
 const READ: usize = 16 * 1024;
@@ -75,7 +75,7 @@ pub(super) fn within(
 
 /// A way to a broker, over TLS where it is outside the mesh. Its client looks at what comes itself.
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
-async fn open(px: &Weak<Proxy>, broker: &config::broker::Broker) -> io::Result<Box<dyn Bytes>> {
+async fn open(px: &Weak<Proxy>, broker: &config::broker::Broker) -> io::Result<Box<dyn Io>> {
     let gone = || io::Error::from(io::ErrorKind::NotConnected);
     let address = broker.address.as_ref().ok_or_else(gone)?;
     let px = px.upgrade().ok_or_else(gone)?;
@@ -181,7 +181,7 @@ where
 }
 
 /// Opens a way to a broker that speaks TLS itself: over the mesh where it is a Service, else out of it.
-async fn reach(px: &Rc<Proxy>, address: &Address) -> io::Result<Box<dyn Bytes>> {
+async fn reach(px: &Rc<Proxy>, address: &Address) -> io::Result<Box<dyn Io>> {
     let (host, port) = (address.host.as_str(), address.port);
     match px.named(host, port).await {
         Some(destination) => {

@@ -22,13 +22,13 @@ use crate::telemetry::metrics::Connection;
 const BETWEEN: usize = 64 * 1024;
 
 /// What is read and written as if it were the Service.
-pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// What says that it ends when it is dropped: whoever is at the other end then knows that nobody else
 /// has cut it off.
-struct Parting<T: Bytes>(T);
+struct Parting<T: Io>(T);
 
 /// An open way. What belongs to the thread that opened it stays there until this is dropped.
 struct Way {
@@ -47,7 +47,7 @@ struct Way {
 ///
 /// # Errors
 /// No endpoint could be reached.
-pub async fn open(px: &Rc<Proxy>, destination: &Rc<Destination>) -> Result<Box<dyn Bytes>, Error> {
+pub async fn open(px: &Rc<Proxy>, destination: &Rc<Destination>) -> Result<Box<dyn Io>, Error> {
     if destination.asks_for_a_name() {
         // Whoever is to be reached is known once its client has said the name.
         let (near, far) = tokio::io::duplex(BETWEEN);
@@ -91,14 +91,14 @@ pub async fn open(px: &Rc<Proxy>, destination: &Rc<Destination>) -> Result<Box<d
 }
 
 /// A stream that is ended in order when it is dropped, as far as that is possible at once.
-pub fn parting(stream: impl Bytes + 'static) -> Box<dyn Bytes> {
+pub fn parting(stream: impl Io + 'static) -> Box<dyn Io> {
     Box::new(Parting(stream))
 }
 
 // === impl Way ===
 
 impl Way {
-    fn stream(&mut self) -> Pin<&mut dyn Bytes> {
+    fn stream(&mut self) -> Pin<&mut dyn Io> {
         match &mut self.to {
             To::Peer(peer) => Pin::new(&mut **peer),
             To::Outside(outside) => Pin::new(outside),
@@ -190,7 +190,7 @@ impl AsyncWrite for Way {
 
 // === impl Parting ===
 
-impl<T: Bytes> Drop for Parting<T> {
+impl<T: Io> Drop for Parting<T> {
     fn drop(&mut self) {
         let mut task = Context::from_waker(Waker::noop());
         // What can't be said now is not said: nobody waits for it any more.
@@ -198,7 +198,7 @@ impl<T: Bytes> Drop for Parting<T> {
     }
 }
 
-impl<T: Bytes> AsyncRead for Parting<T> {
+impl<T: Io> AsyncRead for Parting<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
@@ -208,7 +208,7 @@ impl<T: Bytes> AsyncRead for Parting<T> {
     }
 }
 
-impl<T: Bytes> AsyncWrite for Parting<T> {
+impl<T: Io> AsyncWrite for Parting<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,

@@ -12,6 +12,8 @@
 
 use std::collections::HashMap;
 
+use crate::events::broker::dial::shown;
+
 /// The longest frame, in bytes, that is asked for and let through.
 pub(super) const MAX_FRAME: usize = 128 * 1024;
 /// The longest properties, in bytes, that are waited for: a broker adds to what it was sent.
@@ -23,8 +25,6 @@ const DEPTH: u32 = 8;
 /// What comes before a frame's payload, and after it, in bytes.
 const HEAD: usize = 7;
 const END: u8 = 0xCE;
-/// How long a reason of the broker's may be, in bytes.
-const REASON: usize = 200;
 
 /// The types of frames.
 mod kind {
@@ -243,12 +243,6 @@ fn are_properties(bytes: &mut [u8]) -> Option<()> {
         return None;
     }
     reader.end().map(drop)
-}
-
-/// What a broker says, as it may stand in a log.
-pub(super) fn shown(text: &str) -> String {
-    let shown = text.chars().filter(|c| !c.is_control());
-    shown.take(REASON).collect()
 }
 
 // === impl Reader ===

@@ -20,10 +20,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::guard::{MAX_FRAME, shown};
+use super::guard::MAX_FRAME;
 use super::guarded::{Guarded, Seen};
 use super::kit::Kit;
-use crate::events::broker::dial::Dial;
+use crate::events::broker::dial::{Dial, shown};
 
 /// How long a connection may take until it can be used.
 const CONNECT: Duration = Duration::from_secs(5);
