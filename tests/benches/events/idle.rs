@@ -28,17 +28,19 @@ struct Rest {
 pub(crate) fn heading(plan: &Plan) -> String {
     let count = plan.subscriptions;
     format!(
-        "{:<9} {:>26} {:>26} {:>26} {:>12} {:>12}\n{:<9} {:>26} {:>26} {:>26} {:>12} {:>12}",
+        "{:<9} {:>26} {:>26} {:>26} {:>26} {:>12} {:>12}\n{:<9} {:>26} {:>26} {:>26} {:>26} {:>12} {:>12}",
         "idle",
         "sidecar with none",
         format!("with {count}"),
-        "operator, with none and all",
+        "operator with none",
+        format!("with {count}"),
         "programmed",
         "joined",
         "",
         "% of a CPU, MiB",
         "% of a CPU, MiB",
-        "MiB",
+        "% of a CPU, MiB",
+        "% of a CPU, MiB",
         "after s",
         "after s"
     )
@@ -51,7 +53,7 @@ pub(crate) async fn of(kind: Kind, plan: &Plan, cpus: &Cpus) -> Result<String> {
     let sidecar = process(&world.billing)?;
     let operator = world.operator()?;
     sleep(SETTLES).await;
-    let (none, before) = (at_rest(sidecar, plan.rest).await?, operator.resident_kib()?);
+    let none = at_rest([sidecar, operator], plan.rest).await?;
     let begun = Instant::now();
     world.subscribe_often(plan.subscriptions)?;
     let last = format!("billing-{}", plan.subscriptions - 1);
@@ -67,24 +69,34 @@ pub(crate) async fn of(kind: Kind, plan: &Plan, cpus: &Cpus) -> Result<String> {
     world.joined(plan.subscriptions, JOINS).await?;
     let joined = begun.elapsed().as_secs_f64();
     sleep(SETTLES).await;
-    let all = at_rest(sidecar, plan.rest).await?;
-    let operator = format!("{}, {}", mib(before), mib(operator.resident_kib()?));
+    let all = at_rest([sidecar, operator], plan.rest).await?;
+    let (sidecar, operator) = ([&none[0], &all[0]], [&none[1], &all[1]]);
+    let shown = [sidecar, operator].concat();
+    let shown = shown.iter().map(|rest| format!(" {:>26}", rest.shown()));
+    let shown = String::from_iter(shown);
     Ok(format!(
-        "{:<9} {:>26} {:>26} {operator:>26} {programmed:>12.1} {joined:>12.1}",
-        kind.name(),
-        none.shown(),
-        all.shown(),
+        "{:<9}{shown} {programmed:>12.1} {joined:>12.1}",
+        kind.name()
     ))
 }
 
-async fn at_rest(process: Watched, length: Duration) -> Result<Rest> {
-    let (begun, before) = (Instant::now(), process.cpu_ns()?);
+/// What these processes use in the same time.
+async fn at_rest<const N: usize>(processes: [Watched; N], length: Duration) -> Result<Vec<Rest>> {
+    let used = || {
+        let used = processes.iter().map(Watched::cpu_ns);
+        used.collect::<Result<Vec<u64>>>()
+    };
+    let (begun, before) = (Instant::now(), used()?);
     sleep(length).await;
-    let used = process.cpu_ns()?.saturating_sub(before);
-    Ok(Rest {
-        cpu: used as f64 / begun.elapsed().as_nanos() as f64,
-        kib: process.resident_kib()?,
-    })
+    let (now, took) = (used()?, begun.elapsed().as_nanos() as f64);
+    let rests = processes.iter().zip(before.iter().zip(now));
+    let rest = |(process, (before, now)): (&Watched, (&u64, u64))| {
+        anyhow::Ok(Rest {
+            cpu: now.saturating_sub(*before) as f64 / took,
+            kib: process.resident_kib()?,
+        })
+    };
+    rests.map(rest).collect()
 }
 
 fn mib(kib: u64) -> String {
