@@ -4,6 +4,5 @@
 
 mod letters;
 mod nats;
-mod older;
 mod rabbitmq;
 mod redis;

@@ -26,6 +26,7 @@ mod jobs;
 mod order;
 mod outside;
 mod publishing;
+mod refused;
 mod replays;
 mod replies;
 mod schedules;
@@ -178,6 +179,18 @@ fn id_of(seen: &Seen) -> &str {
 
 fn problem(answer: &Answer) -> Value {
     serde_json::from_str(&answer.body).unwrap_or_default()
+}
+
+/// The condition `Ready` of an EventSubscription: its status, its reason, and why.
+async fn ready(mesh: &Mesh, name: &str) -> Result<(String, String, String)> {
+    let verdict = mesh.verdict(name).await?;
+    let conditions = verdict["conditions"].as_array().context("conditions")?;
+    let ready = conditions.iter().find(|one| one["type"] == "Ready");
+    let of = |field: &str| {
+        let text = ready.and_then(|ready| ready[field].as_str());
+        text.unwrap_or_default().to_owned()
+    };
+    Ok((of("status"), of("reason"), of("message")))
 }
 
 /// Has a sidecar do something with dead letters: the lines of its answer.

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, ensure};
 
+pub mod older;
 pub mod rabbitmq;
 
 /// The program of a NATS server, which is built when it is not there yet.

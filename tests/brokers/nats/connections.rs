@@ -1,7 +1,8 @@
 //! Connections to a NATS: kept, refused, broken, over TLS.
 
+use tests::brokers::older;
+
 use super::*;
-use crate::older;
 
 #[tokio::test]
 async fn a_broker_that_is_away_is_reconnected_to() {
@@ -418,14 +419,7 @@ async fn nothing_that_is_said_before_tls_is_taken_for_what_is_said_over_it() {
 
 /// A NATS that says that it is of another version.
 async fn of_version(server: &Server, version: &'static str) -> Nats {
-    let dial = older::that_says(server.address, move |said| {
-        let place = older::behind(said, b"\"version\":\"", b'"')?;
-        // All of INFO, which is a line.
-        said.contains(&b'\n').then(|| {
-            let (before, after) = (&said[..place.start], &said[place.end..]);
-            [before, version.as_bytes(), after].concat()
-        })
-    });
+    let dial = older::that_says(server.address, move |said| older::nats(said, Some(version)));
     let address = Address {
         dial: dial.await,
         ..server.address(Credentials::None)

@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
+use tests::brokers::older;
+
 use super::*;
-use crate::older;
 
 #[tokio::test]
 async fn a_broker_that_is_killed_forgets_nothing_that_it_has_confirmed() {

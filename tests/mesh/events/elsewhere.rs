@@ -31,18 +31,6 @@ async fn carrier(mesh: &Mesh) -> Result<Client> {
     Ok(carrier)
 }
 
-/// The condition `Ready` of the EventSubscription: its status, its reason, and why.
-async fn ready(mesh: &Mesh) -> Result<(String, String, String)> {
-    let verdict = mesh.verdict("billing").await?;
-    let conditions = verdict["conditions"].as_array().context("conditions")?;
-    let ready = conditions.iter().find(|one| one["type"] == "Ready");
-    let of = |name: &str| {
-        let text = ready.and_then(|ready| ready[name].as_str());
-        text.unwrap_or_default().to_owned()
-    };
-    Ok((of("status"), of("reason"), of("message")))
-}
-
 /// A mesh that publishes, with this subscription and whoever carries it out.
 async fn started(subscription: &str) -> Result<(Mesh, Nats, Workload, Client)> {
     let mesh = Mesh::start(&format!(
@@ -97,7 +85,7 @@ async fn what_goes_to_a_system_outside_is_posted_to_it_with_what_its_secret_says
     // Connections are kept.
     assert!(system.connections.load(Ordering::SeqCst) <= 3);
     wait_until("it is ready", SOON, async || {
-        ensure!(ready(&mesh).await?.1 == "Ready");
+        ensure!(ready(&mesh, "billing").await?.1 == "Ready");
         Ok(())
     })
     .await?;
@@ -205,7 +193,7 @@ async fn a_system_that_can_not_prove_who_it_is_is_told_nothing_and_no_event_is_l
     let (mesh, _nats, stock, _carrier) = started(&system.subscription(&other.authority)).await?;
     accepted(&stock, "1").await?;
     wait_until("it is told", SOON, async || {
-        let (status, reason, why) = ready(&mesh).await?;
+        let (status, reason, why) = ready(&mesh, "billing").await?;
         ensure!((&*status, &*reason) == ("False", "NotDelivering"), "{why}");
         ensure!(why.contains("peer_not_verified"), "{why}");
         Ok(())
@@ -226,7 +214,7 @@ async fn a_system_that_can_not_prove_who_it_is_is_told_nothing_and_no_event_is_l
     })
     .await?;
     wait_until("it is ready", SOON, async || {
-        ensure!(ready(&mesh).await?.1 == "Ready");
+        ensure!(ready(&mesh, "billing").await?.1 == "Ready");
         Ok(())
     })
     .await
@@ -246,7 +234,7 @@ async fn without_what_a_system_asks_for_nothing_is_pulled_and_it_is_said_what_is
         let verdict = mesh.verdict("billing").await?;
         let missing = "there is no Secret \\\"partner\\\"";
         ensure!(verdict.to_string().contains(missing), "{verdict}");
-        let (_, reason, why) = ready(&mesh).await?;
+        let (_, reason, why) = ready(&mesh, "billing").await?;
         ensure!(
             reason == "NotDelivering" && why.contains("its Secret can't be used"),
             "{why}"
@@ -337,7 +325,7 @@ async fn while_no_pod_is_there_what_waits_is_counted_and_comes_to_the_first_that
 {
     let (mesh, _nats, stock, carrier) = started(&subscription("", "")).await?;
     wait_until("nobody is there", SOON, async || {
-        let (status, reason, why) = ready(&mesh).await?;
+        let (status, reason, why) = ready(&mesh, "billing").await?;
         ensure!(
             (&*status, &*reason) == ("False", "NoTarget"),
             "{reason} {why}"
@@ -368,7 +356,7 @@ async fn while_no_pod_is_there_what_waits_is_counted_and_comes_to_the_first_that
     })
     .await?;
     wait_until("it is the pod's own", SOON, async || {
-        ensure!(ready(&mesh).await?.1 == "Ready");
+        ensure!(ready(&mesh, "billing").await?.1 == "Ready");
         ensure!(sidecar.metric(lag).await?.is_none());
         Ok(())
     })
@@ -404,7 +392,7 @@ async fn where_nobody_carries_it_out_its_status_says_so() -> Result<()> {
     let pod = pretends.sidecar().pod().to_owned();
     mesh.mark(&pod, "labels", "meshwright.dev/carries-events", "true")?;
     wait_until("it says so", SOON, async || {
-        let (status, reason, why) = ready(&mesh).await?;
+        let (status, reason, why) = ready(&mesh, "billing").await?;
         ensure!(
             (&*status, &*reason) == ("False", "NotCarriedOut"),
             "{reason} {why}"
