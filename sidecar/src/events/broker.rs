@@ -86,6 +86,32 @@ pub enum Unsubscribed {
     Away(String),
 }
 
+// === impl Unsubscribed ===
+
+impl Unsubscribed {
+    /// The same to those who have written what can't be carried out: of which broker, and with `manage: Never` which field
+    /// names what is missing, and what to do.
+    pub(super) fn told(&self, broker: &str, group: &Group) -> String {
+        // What may be long comes last: no more than so much of it is shown.
+        let make = format!(
+            "with manage: Never it is not made: make it at the broker {broker}, or write manage: CreateIfMissing"
+        );
+        match self {
+            Self::MissingTopic if !group.create => format!(
+                "spec.source.broker.topic: {make}; nothing there holds the topic {}",
+                group.topic
+            ),
+            Self::MissingGroup if !group.create => format!(
+                "spec.source.broker.consumerGroup: {make}; it does not know the group {}",
+                group.name
+            ),
+            // It is about no broker.
+            Self::Lacking(_) => self.to_string(),
+            _ => format!("broker {broker}: {self}"),
+        }
+    }
+}
+
 /// What was delivered is no longer ours, or the group can't be asked any more: whoever wants more
 /// joins again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -351,6 +377,37 @@ fn numbers(version: &str) -> Option<(u32, u32)> {
 #[cfg(all(test, feature = "nats"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_can_not_be_carried_out_is_told_with_its_broker_or_field() {
+        let never = Group {
+            name: "takers".to_owned(),
+            topic: "stock".to_owned(),
+            start: Start::New,
+            create: false,
+            window: None,
+            kept: false,
+        };
+        let told = |why: Unsubscribed, group: &Group| why.told("events", group);
+        let make = "with manage: Never it is not made: make it at the broker events, or write manage: CreateIfMissing";
+        let said = format!("spec.source.broker.topic: {make}; nothing there holds the topic stock");
+        assert_eq!(told(Unsubscribed::MissingTopic, &never), said);
+        let said =
+            format!("spec.source.broker.consumerGroup: {make}; it does not know the group takers");
+        assert_eq!(told(Unsubscribed::MissingGroup, &never), said);
+        let away = Unsubscribed::Away("it is silent".to_owned());
+        let said = "broker events: the broker is away: it is silent";
+        assert_eq!(told(away, &never), said);
+        let made = Group {
+            create: true,
+            ..never
+        };
+        let said = "broker events: nothing at the broker holds this topic";
+        assert_eq!(told(Unsubscribed::MissingTopic, &made), said);
+        let target = Unsubscribed::Lacking("no key".to_owned());
+        let said = "what its target asks for can't be had: no key";
+        assert_eq!(told(target, &made), said);
+    }
 
     #[test]
     fn versions_are_compared_by_their_numbers() {

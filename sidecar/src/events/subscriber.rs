@@ -245,7 +245,7 @@ async fn carry_out(running: Rc<Running>, broker: &Arc<config::broker::Broker>) {
                     Some(why) => why,
                 }
             }
-            Err(why) => why.to_string(),
+            Err(why) => why,
         };
         if told.as_ref() != Some(&why) {
             tracing::warn!(subscription = %object, %why, "nothing is delivered for now");
@@ -284,24 +284,20 @@ async fn count(running: &Running, broker: &Arc<config::broker::Broker>) -> Infal
     }
 }
 
+/// Joins the group, or says why that can't be.
 async fn joined(
     running: &Running,
-    broker: &Arc<config::broker::Broker>,
-) -> Result<(Rc<dyn Broker>, Box<dyn Queue>), Unsubscribed> {
-    let gone = || Unsubscribed::Away("this sidecar ends".to_owned());
+    source: &Arc<config::broker::Broker>,
+) -> Result<(Rc<dyn Broker>, Box<dyn Queue>), String> {
+    let gone = || "this sidecar ends".to_owned();
     let px = running.px.upgrade().ok_or_else(gone)?;
     let subscription = &running.subscription;
-    let broker = px.brokers.at(&px, broker).await?;
-    if subscription.group.create {
-        // Before anything has to go there.
-        if let Exhausted::DeadLetter(topic) = &subscription.exhausted {
-            broker.create_topic(topic).await?;
-        }
-        if let Some(topic) = &subscription.reply {
-            broker.declare_topic(topic).await?;
-        }
-    }
-    let mut queue = broker.join(&subscription.group).await?;
+    let of = |broker: &config::broker::Broker, why: Unsubscribed| {
+        why.told(broker.name(), &subscription.group)
+    };
+    let (broker, mut queue) = of_source(&px, subscription, source)
+        .await
+        .map_err(|why| of(source, why))?;
     // After that, so that what is published meanwhile waits for the group, whatever is wrong with the other topic.
     if subscription.group.create
         && let Target::Topic(to) = &subscription.target
@@ -313,14 +309,34 @@ async fn joined(
         };
         if let Err(why) = declared.await {
             queue.leave().await;
-            return Err(why);
+            return Err(of(&to.broker, why));
         }
     }
     // What is published meanwhile waits for the group.
     if let Some(why) = subscription.target.lacks() {
         queue.leave().await;
-        return Err(Unsubscribed::Lacking(why.to_owned()));
+        return Err(of(source, Unsubscribed::Lacking(why.to_owned())));
     }
+    Ok((broker, queue))
+}
+
+/// Joins the group, once what is needed beside it is there.
+async fn of_source(
+    px: &Rc<Proxy>,
+    subscription: &Subscription,
+    source: &Arc<config::broker::Broker>,
+) -> Result<(Rc<dyn Broker>, Box<dyn Queue>), Unsubscribed> {
+    let broker = px.brokers.at(px, source).await?;
+    if subscription.group.create {
+        // Before anything has to go there.
+        if let Exhausted::DeadLetter(topic) = &subscription.exhausted {
+            broker.create_topic(topic).await?;
+        }
+        if let Some(topic) = &subscription.reply {
+            broker.declare_topic(topic).await?;
+        }
+    }
+    let queue = broker.join(&subscription.group).await?;
     Ok((broker, queue))
 }
 

@@ -141,7 +141,9 @@ async fn wrong_credentials_are_told_without_a_word_of_them() {
     let told = joined.unwrap_err();
     assert_eq!(
         told,
-        Unsubscribed::Away("authorization violation".to_owned())
+        Unsubscribed::Away(
+            "it refuses what its Secret has as username and password, or token: authorization violation".to_owned()
+        )
     );
     // Once, however often it is tried.
     assert_eq!(logged().matches("the broker is away").count(), 1);

@@ -136,12 +136,14 @@ async fn away_because(redis: &Redis, why: &str) {
 async fn wrong_credentials_are_told_without_a_word_of_them() {
     let server = Server::start("requirepass right-one\nuser mesh on >right-one ~* +@all");
     let nobody = Redis::open(server.address("", "")).await.unwrap();
-    away_because(&nobody, "NOAUTH").await;
+    let refuses =
+        |code: &str| format!("it refuses what its Secret has as username and password: {code}");
+    away_because(&nobody, &refuses("NOAUTH")).await;
     for user in ["", "mesh"] {
         let wrong = Redis::open(server.address(user, "wrong-one"))
             .await
             .unwrap();
-        away_because(&wrong, "WRONGPASS").await;
+        away_because(&wrong, &refuses("WRONGPASS")).await;
         let right = Redis::open(server.address(user, "right-one"))
             .await
             .unwrap();

@@ -196,7 +196,7 @@ async fn credentials_that_a_broker_refuses_are_told_in_the_status_and_nobody_els
     let (two, redis) = Two::with_redis(&of_both(OTHER, PASSWORD)).await?;
     two.make("stock").await?;
     two.hold("stock", "1").await?;
-    let words = ["authorization violation"];
+    let words = ["broker events", "its Secret", "username", "authorization"];
     two.told("billing", &words).await?;
     // Also while it is tried again and again.
     hold(&redis, PASSWORD, "a").await?;
@@ -231,7 +231,7 @@ async fn credentials_that_are_worth_nothing_any_more_are_told_and_nobody_else_wa
     // It answers with how many there were.
     let _ = redis.tell_with(OTHER, &all).await;
     hold(&redis, OTHER, "2").await?;
-    let words = ["WRONGPASS"];
+    let words = ["broker others", "its Secret", "password", "WRONGPASS"];
     two.told("neighbour", &words).await?;
     two.hold("stock", "a").await?;
     two.came("/events", &["a"]).await?;
@@ -282,7 +282,7 @@ async fn a_broker_that_is_too_old_is_told_with_both_versions_and_delivers_once_i
     let _says = tokio::spawn(says);
     two.make("stock").await?;
     two.hold("stock", "1").await?;
-    let words = ["2.9.25", "2.10 is needed"];
+    let words = ["broker older", "2.9.25", "2.10 is needed"];
     two.told("billing", &words).await?;
     two.is_ready("neighbour").await?;
     two.hold("orders", "a").await?;
@@ -315,7 +315,13 @@ async fn what_is_missing_and_never_made_is_told_until_somebody_makes_it() -> Res
         neighbour("events")
     ))
     .await?;
-    let topic = ["nothing at the broker holds this topic"];
+    let remedy = "manage: CreateIfMissing";
+    let topic = [
+        "spec.source.broker.topic",
+        "topic stock",
+        "broker events",
+        remedy,
+    ];
     two.told("billing", &topic).await?;
     two.is_ready("neighbour").await?;
     two.hold("orders", "a").await?;
@@ -328,7 +334,7 @@ async fn what_is_missing_and_never_made_is_told_until_somebody_makes_it() -> Res
 
     two.make("stock").await?;
     two.hold("stock", "1").await?;
-    let group = ["the broker does not know this group"];
+    let group = ["spec.source.broker.consumerGroup", "group takers", remedy];
     two.told("billing", &group).await?;
     two.hold("orders", "b").await?;
     two.came("/neighbour", &["a", "b"]).await?;

@@ -34,6 +34,9 @@ const UNDER_WAY: usize = 4_096;
 const COMMANDS: usize = 1_024;
 /// How long one waits to be taken by whoever writes, when nobody waits for an answer.
 const WRITTEN: Duration = Duration::from_secs(1);
+/// Why there is no connection, where who we are is not taken.
+const REFUSES: &str =
+    "it refuses what its Secret has as username and password, or token: authorization violation";
 /// Longer than any process lives.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
@@ -290,6 +293,7 @@ impl Shared {
             // What it says is a kind of error, and never what was sent.
             Event::ClientError(ClientError::Other(why)) => self.is_away(match why.as_str() {
                 "TLS error" => "it wants TLS, which what leads to it must bring",
+                "authorization violation" => REFUSES,
                 why => why,
             }),
             Event::ServerError(ServerError::Other(why)) => self.refuse(&why),

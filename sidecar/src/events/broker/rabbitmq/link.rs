@@ -33,6 +33,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// silence it is not.
 const HEARTBEAT: u16 = 10;
 const SILENCE: Duration = Duration::from_secs(25);
+/// What one says first that does not take who we are.
+const REFUSES: &str = "ACCESS_REFUSED";
 
 /// Where a broker is, and what it wants to know. There is no `Debug`: the password is shown to nobody.
 ///
@@ -174,6 +176,10 @@ async fn keep(shared: Arc<Shared>) {
     loop {
         let since = Instant::now();
         let why = hold(&shared).await;
+        let why = match why.starts_with(REFUSES) {
+            true => format!("it refuses what its Secret has as username and password: {why}"),
+            false => why,
+        };
         shared.connected.send_replace(None);
         shared.is_away(&why);
         if since.elapsed() > CONNECT + AGAIN.1 {

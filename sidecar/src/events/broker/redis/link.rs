@@ -28,6 +28,8 @@ const LIVED: Duration = Duration::from_secs(10);
 /// is being published.
 const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(10);
+/// Codes of one that does not take who we are.
+const REFUSES: [&str; 2] = ["NOAUTH", "WRONGPASS"];
 
 /// Where a Redis is, and who we are to it.
 ///
@@ -377,6 +379,9 @@ fn pause(tried: u32) -> Duration {
 /// Why a connection can't be used; none of it is what we have said.
 fn why(error: &RedisError) -> String {
     match Refusal::of(error) {
+        Some(refusal) if REFUSES.contains(&&*refusal.code) => {
+            format!("it refuses what its Secret has as username and password: {refusal}")
+        }
         Some(refusal) => refusal.to_string(),
         None => error.category().to_owned(),
     }
