@@ -127,22 +127,33 @@ impl Nats {
 
     /// How many messages a topic holds.
     pub(crate) async fn held(&self, topic: &str) -> Result<usize> {
-        Ok(self.messages(topic).await?.len())
+        let mut direct = self.direct().await?;
+        let Some((_, state)) = direct.stream(topic).await? else {
+            return Ok(0);
+        };
+        let messages = state["messages"].as_u64().context("a state")?;
+        Ok(messages.try_into()?)
+    }
+
+    /// How much of a topic its groups have in hand: delivered, and not acknowledged.
+    pub(crate) async fn in_hand(&self, topic: &str) -> Result<u64> {
+        let mut direct = self.direct().await?;
+        let (stream, _) = direct.stream(topic).await?.context("no stream")?;
+        let asked = format!("$JS.API.CONSUMER.LIST.{stream}");
+        let groups = direct.request(&asked, "").await?;
+        let groups = groups["consumers"].as_array().context("its groups")?;
+        let in_hand = |group: &Value| group["num_ack_pending"].as_u64();
+        groups.iter().map(|it| in_hand(it).context("a count")).sum()
     }
 
     /// What a topic holds, oldest first: headers, and data.
     pub(crate) async fn messages(&self, topic: &str) -> Result<Vec<(String, String)>> {
         use base64::Engine as _;
         let mut direct = self.direct().await?;
-        let names = format!("{{\"subject\":\"{topic}\"}}");
-        let names = direct.request("$JS.API.STREAM.NAMES", &names).await?;
-        let Some(stream) = names["streams"][0].as_str() else {
+        let Some((stream, state)) = direct.stream(topic).await? else {
             return Ok(Vec::new());
         };
-        let info = direct
-            .request(&format!("$JS.API.STREAM.INFO.{stream}"), "")
-            .await?;
-        let last = info["state"]["last_seq"].as_u64().context("a state")?;
+        let last = state["last_seq"].as_u64().context("a state")?;
         let mut messages = Vec::new();
         for place in 1..=last {
             let asked = format!("{{\"seq\":{place}}}");
@@ -200,6 +211,18 @@ impl Direct {
                 _ => {}
             }
         }
+    }
+
+    /// The stream that holds a topic, and its state; none where nothing holds it.
+    async fn stream(&mut self, topic: &str) -> Result<Option<(String, Value)>> {
+        let asked = format!("{{\"subject\":\"{topic}\"}}");
+        let names = self.request("$JS.API.STREAM.NAMES", &asked).await?;
+        let Some(stream) = names["streams"][0].as_str() else {
+            return Ok(None);
+        };
+        let info = format!("$JS.API.STREAM.INFO.{stream}");
+        let mut info = self.request(&info, "").await?;
+        Ok(Some((stream.to_owned(), info["state"].take())))
     }
 
     /// Publishes with headers, as JetStream confirms it.

@@ -1,8 +1,10 @@
 //! Bodies that are published record by record.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, ensure};
-use futures::stream;
-use http::Request;
+use futures::{Stream, StreamExt as _, stream};
+use http::{Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::client::conn::http1;
@@ -60,18 +62,6 @@ async fn upload(
 fn failed(told: &Value) -> Vec<u64> {
     let failed = told["failed"].as_array().into_iter().flatten();
     failed.filter_map(|one| one["record"].as_u64()).collect()
-}
-
-/// How many messages the stream of the topic `stock` has.
-async fn held(nats: &Nats) -> Result<u64> {
-    let mut direct = nats.direct().await?;
-    let names = direct
-        .request("$JS.API.STREAM.NAMES", "{\"subject\":\"stock\"}")
-        .await?;
-    let stream = names["streams"][0].as_str().context("no stream")?;
-    let info = format!("$JS.API.STREAM.INFO.{stream}");
-    let info = direct.request(&info, "").await?;
-    info["state"]["messages"].as_u64().context("a state")
 }
 
 #[tokio::test]
@@ -140,7 +130,7 @@ async fn an_upload_that_is_sent_again_is_held_once() -> Result<()> {
             (202, &json!(300))
         );
     }
-    assert_eq!(held(&world.nats).await?, 300);
+    assert_eq!(world.nats.held("stock").await?, 300);
     // Only what follows is published, under the numbers that it has.
     let more = lines.clone() + "301\n302\n";
     let resumed = [key[0], ("resume-from", "301")];
@@ -149,7 +139,7 @@ async fn an_upload_that_is_sent_again_is_held_once() -> Result<()> {
         (answer.status, &problem(&answer)["accepted"]),
         (202, &json!(2))
     );
-    assert_eq!(held(&world.nats).await?, 302);
+    assert_eq!(world.nats.held("stock").await?, 302);
     world.delivered(&["k-1", "k-300", "k-301", "k-302"]).await?;
     // Without a key each is another one, and nothing can be resumed.
     for _ in 0..2 {
@@ -157,7 +147,7 @@ async fn an_upload_that_is_sent_again_is_held_once() -> Result<()> {
         assert_eq!(answer.status, 202);
         assert_eq!(problem(&answer)["id"].as_str().map(str::len), Some(36));
     }
-    assert_eq!(held(&world.nats).await?, 304);
+    assert_eq!(world.nats.held("stock").await?, 304);
     for headers in [&[("resume-from", "2")][..], &[key[0], ("resume-from", "0")]] {
         let answer = upload(&web, "lines", headers, "1\n").await?;
         assert_eq!((answer.status, answer.reason()), (400, "bad_request"));
@@ -183,14 +173,14 @@ async fn what_is_no_record_ends_an_upload_and_it_is_told_where_to_go_on() -> Res
         detail.starts_with("record 3: it is not written as JSON"),
         "{detail}"
     );
-    assert_eq!(held(&world.nats).await?, 2);
+    assert_eq!(world.nats.held("stock").await?, 2);
     let resumed = [key[0], ("resume-from", "3")];
     let answer = upload(&web, "lines", &resumed, "1\n2\n3\n4\n").await?;
     assert_eq!(
         (answer.status, &problem(&answer)["accepted"]),
         (202, &json!(2))
     );
-    assert_eq!(held(&world.nats).await?, 4);
+    assert_eq!(world.nats.held("stock").await?, 4);
 
     // What says that it is something else, and what ends too soon.
     for (path, headers, body, expected) in [
@@ -280,14 +270,14 @@ async fn records_that_fail_are_left_out_or_are_dead_letters_and_not_more_than_ma
 
 #[tokio::test]
 async fn an_upload_stops_where_nothing_is_confirmed_and_goes_on_from_there() -> Result<()> {
-    const LINES: u64 = 5000;
+    const LINES: usize = 5000;
     let (world, web) = world().await?;
     let lines = String::from_iter((1..=LINES).map(|n| format!("{{\"n\":{n}}}\n")));
     let key = ("idempotency-key", "k");
     let halting = async {
         // So many that the first of them must have been confirmed.
         wait_until("some are held", SOON, async || {
-            let held = held(&world.nats).await?;
+            let held = world.nats.held("stock").await?;
             ensure!(held > 1000, "{held}");
             Ok(())
         })
@@ -306,8 +296,9 @@ async fn an_upload_stops_where_nothing_is_confirmed_and_goes_on_from_there() -> 
     );
     assert!(answer.headers.contains_key("retry-after"));
     let told = problem(&answer);
-    let from = told["resumeFrom"].as_u64().context("where to go on")?;
-    let accepted = told["accepted"].as_u64().context("how many")?;
+    let count =
+        |field: &str| anyhow::Ok(usize::try_from(told[field].as_u64().context("a count")?)?);
+    let (from, accepted) = (count("resumeFrom")?, count("accepted")?);
     assert!(accepted >= from - 1 && from > 1, "{told}");
     let answer = upload(
         &web,
@@ -318,7 +309,51 @@ async fn an_upload_stops_where_nothing_is_confirmed_and_goes_on_from_there() -> 
     .await?;
     assert_eq!(answer.status, 202, "{answer:?}");
     assert_eq!(problem(&answer)["accepted"], LINES + 1 - from);
-    assert_eq!(held(&world.nats).await?, LINES, "each of them, once");
+    assert_eq!(world.nats.held("stock").await?, LINES, "each of them, once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_whose_sidecar_is_killed_is_sent_again_and_each_record_is_held_once() -> Result<()>
+{
+    const LINES: usize = 3000;
+    let (world, web) = world().await?;
+    let line = |n: usize| format!("{{\"n\":{n}}}");
+    let lines = String::from_iter((1..=LINES).map(|n| line(n) + "\n"));
+    // More of it is never sent: whenever its sidecar dies, that is in the middle.
+    let half = Bytes::from(lines[..lines.len() / 2].to_owned());
+    let killing = async {
+        wait_until("some are held", SOON, async || {
+            let held = world.nats.held("stock").await?;
+            ensure!(held > 300, "{held}");
+            Ok(())
+        })
+        .await?;
+        world.billing.sidecar.kill().await
+    };
+    let endless = stream::iter([half]).chain(stream::pending());
+    let (broken, killed) = tokio::join!(streamed(&web, "k", endless), killing);
+    killed?;
+    let (status, told) = broken?;
+    assert!(status.is_server_error(), "{status}: {told}");
+    assert!(told["resumeFrom"].is_null(), "nobody knows: {told}");
+    let held = world.nats.held("stock").await?;
+    assert!(held < LINES, "{held}");
+
+    world.billing.sidecar.start()?;
+    world.billing.sidecar.ready().await?;
+    let answer = upload(&web, "lines", &[("idempotency-key", "k")], &lines).await?;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!(problem(&answer)["accepted"], LINES);
+    let messages = world.nats.messages("stock").await?;
+    assert_eq!(messages.len(), LINES, "each of them, once");
+    let ids = messages.iter().map(|(headers, data)| {
+        let mut headers = headers.lines();
+        let id = headers.find_map(|line| line.strip_prefix("ce-id: "));
+        (id.unwrap_or_default().to_owned(), data.clone())
+    });
+    let all = (1..=LINES).map(|n| (format!("k-{n}"), line(n)));
+    assert_eq!(BTreeSet::from_iter(ids), BTreeSet::from_iter(all));
     Ok(())
 }
 
@@ -390,25 +425,36 @@ async fn however_much_is_uploaded_no_more_is_held_than_a_few_records() -> Result
         println!("{} MiB, {} KiB more at the most", before >> 20, grown >> 10);
         ensure!(grown < FLAT, "it has grown by {grown} bytes");
     }
-    let held = held(&world.nats).await?;
+    let held = world.nats.held("stock").await?;
     ensure!(held == 100, "{held}");
     Ok(())
 }
 
 /// Sends a record so often, and reads the report.
 async fn sends(client: &Client, record: Bytes, count: u64) -> Result<Value> {
+    let records = stream::iter((0..count).map(move |_| record.clone()));
+    let (status, told) = streamed(client, "", records).await?;
+    ensure!(status == 202, "{status}: {told}");
+    Ok(told)
+}
+
+/// Uploads what comes, under a key if there is one: the status, and the report.
+async fn streamed<S>(client: &Client, key: &str, body: S) -> Result<(StatusCode, Value)>
+where
+    S: Stream<Item = Bytes> + Send + 'static,
+{
     let sidecar = client.sidecar().address();
-    let stream = tokio::net::TcpStream::connect((sidecar, 15001)).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::net::TcpStream::connect((sidecar, 15001)).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await?;
     tokio::spawn(connection);
-    let frames = (0..count).map(move |_| Ok::<_, std::io::Error>(Frame::data(record.clone())));
-    let request = Request::post("http://billing.shop/lines")
-        .header("host", "billing.shop")
-        .body(StreamBody::new(stream::iter(frames)))?;
+    let frames = body.map(|bytes| Ok::<_, std::io::Error>(Frame::data(bytes)));
+    let mut request = Request::post("http://billing.shop/lines").header("host", "billing.shop");
+    if !key.is_empty() {
+        request = request.header("idempotency-key", key);
+    }
+    let request = request.body(StreamBody::new(frames))?;
     let answer = sender.send_request(request).await?;
     let status = answer.status();
     let body = answer.into_body().collect().await?.to_bytes();
-    let told: Value = serde_json::from_slice(&body)?;
-    ensure!(status == 202, "{status}: {told}");
-    Ok(told)
+    Ok((status, serde_json::from_slice(&body)?))
 }
