@@ -8,6 +8,7 @@ use rcgen::KeyPair;
 use super::*;
 use system::{NAME, System};
 
+mod killed;
 mod system;
 
 /// A key that belongs to no certificate here.

@@ -16,6 +16,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::carried;
@@ -40,6 +41,8 @@ pub(super) struct System {
     posted: Arc<Mutex<Vec<Posted>>>,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) status: Arc<AtomicU16>,
+    /// While it is so, nothing that comes is answered.
+    pub(super) silent: watch::Sender<bool>,
 }
 
 // === impl System ===
@@ -78,14 +81,16 @@ impl System {
             posted: Arc::default(),
             connections: Arc::default(),
             status: Arc::new(AtomicU16::new(200)),
+            silent: watch::channel(false).0,
         };
         let acceptor = TlsAcceptor::from(Arc::new(server));
         let (posted, connections) = (system.posted.clone(), system.connections.clone());
-        let status = system.status.clone();
+        let (status, silent) = (system.status.clone(), system.silent.subscribe());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, posted) = (acceptor.clone(), posted.clone());
                 let (connections, status) = (connections.clone(), status.clone());
+                let silent = silent.clone();
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else {
                         return;
@@ -93,6 +98,7 @@ impl System {
                     connections.fetch_add(1, Ordering::SeqCst);
                     let service = service_fn(move |request: Request<Incoming>| {
                         let (posted, status) = (posted.clone(), status.clone());
+                        let mut silent = silent.clone();
                         async move {
                             let (head, body) = request.into_parts();
                             let body = body.collect().await.map(|body| body.to_bytes());
@@ -105,6 +111,7 @@ impl System {
                                     headers: head.headers,
                                     body,
                                 });
+                            let _ = silent.wait_for(|is| !is).await;
                             let mut answer = Response::new(Full::<Bytes>::default());
                             let status = status.load(Ordering::SeqCst);
                             *answer.status_mut() = status.try_into().unwrap_or_default();
