@@ -13,11 +13,7 @@ use serde_json::Value;
 use super::{Block, blocks, documents, read};
 
 /// Kinds of others, which the documents show and the mesh doesn't read.
-const OF_OTHERS: &[&str] = &[
-    "cert-manager.io/v1",
-    "gateway.networking.k8s.io/v1",
-    "keda.sh/v1alpha1",
-];
+const OF_OTHERS: &[&str] = &["cert-manager.io/v1", "gateway.networking.k8s.io/v1"];
 
 const KINDS: [&str; 3] = ["ApiRoute", "RetryPolicy", "RateLimit"];
 

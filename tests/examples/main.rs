@@ -2,6 +2,7 @@
 //! what it says. The quickstart, which people edit and break, is told by `make demo`.
 
 mod command;
+mod events;
 
 use std::collections::BTreeSet;
 use std::fs;

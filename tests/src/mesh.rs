@@ -34,7 +34,7 @@ mod streams;
 mod volume;
 
 pub use self::churn::Usage;
-pub use self::sidecar::Sidecar;
+pub use self::sidecar::{Sidecar, series};
 pub use self::volume::SmallVolume;
 
 /// The namespace of every object of the tests that names none.

@@ -229,29 +229,13 @@ impl Sidecar {
         Ok(serde_json::from_str(&answer.body)?)
     }
 
-    /// The sum of the series of its metrics that have this name and at least these labels, such as
-    /// `meshwright_requests_total{code="200"}`; `None` when there are none.
-    pub async fn metric(&self, series: &str) -> Result<Option<f64>> {
-        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-        let labels = labels.trim_end_matches('}');
-        let labels = labels.strip_suffix('"').unwrap_or(labels);
-        let labels: Vec<&str> = labels.split_terminator("\",").collect();
+    /// The sum of its metrics that are of such [`series`]; `None` when there are none.
+    pub async fn metric(&self, of: &str) -> Result<Option<f64>> {
         let answer = Client::direct()
             .get(&format!("http://{}:15020/metrics", self.address))
             .await?;
-        let values = answer.body.lines().filter_map(|line| {
-            let rest = line.strip_prefix(name)?;
-            let (held, value) = rest.rsplit_once(' ')?;
-            let has = |label: &&str| {
-                let mut before = ["{", ","].into_iter();
-                before.any(|before| held.contains(&format!("{before}{label}\"")))
-            };
-            let same = held.is_empty() || held.starts_with('{');
-            (same && labels.iter().all(has)).then(|| value.parse().ok())?
-        });
-        Ok(values.fold(None, |sum: Option<f64>, value: f64| {
-            Some(sum.unwrap_or_default() + value)
-        }))
+        let values = series(&answer.body, of).into_iter();
+        Ok(values.reduce(|sum, value| sum + value))
     }
 
     /// Asks its admin: `GET` without a body, else `PUT`.
@@ -265,4 +249,24 @@ impl Sidecar {
         let body = Bytes::from(body.unwrap_or_default().to_owned());
         Client::direct().send(method, &url, &[], body).await
     }
+}
+
+/// What a page of metrics says of the series that have this name and at least these labels, such as
+/// `meshwright_requests_total{code="200"}`.
+pub fn series(page: &str, of: &str) -> Vec<f64> {
+    let (name, labels) = of.split_once('{').unwrap_or((of, ""));
+    let labels = labels.trim_end_matches('}');
+    let labels = labels.strip_suffix('"').unwrap_or(labels);
+    let labels: Vec<&str> = labels.split_terminator("\",").collect();
+    let values = page.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let (held, value) = rest.rsplit_once(' ')?;
+        let has = |label: &&str| {
+            let mut before = ["{", ","].into_iter();
+            before.any(|before| held.contains(&format!("{before}{label}\"")))
+        };
+        let same = held.is_empty() || held.starts_with('{');
+        (same && labels.iter().all(has)).then(|| value.parse().ok())?
+    });
+    values.collect()
 }
