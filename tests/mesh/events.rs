@@ -20,6 +20,7 @@ mod brokers;
 mod deliveries;
 mod duplicates;
 mod elsewhere;
+mod ending;
 mod failures;
 mod foreign;
 mod jobs;
