@@ -14,6 +14,7 @@
 //! The cluster outlives no test run: `cluster/up --hold` takes it down as soon as its standard
 //! input closes, and the kernel closes that when the test process ends, however it ends.
 
+mod network;
 mod process;
 
 use std::ffi::OsStr;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Output, Stdio};
 use std::time::Duration;
 
+pub(crate) use self::network::enter;
 pub use self::process::started;
 pub use crate::wait::wait_until;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -166,7 +168,7 @@ impl Cluster {
     /// first in its path.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let path = std::env::var("PATH").unwrap_or_default();
-        let mut command = enter(&self.netns, program);
+        let mut command = Command::from(enter(&self.netns, program));
         command
             .env("PATH", format!("{}:{path}", self.programs.display()))
             .env("KUBECONFIG", self.kubeconfig())
@@ -411,7 +413,8 @@ impl Cluster {
         program: impl AsRef<OsStr>,
     ) -> Result<Command> {
         let pid = self.container_pid(namespace, pod, container).await?;
-        Ok(enter(Path::new(&format!("/proc/{pid}/ns/net")), program))
+        let network = format!("/proc/{pid}/ns/net");
+        Ok(enter(Path::new(&network), program).into())
     }
 }
 
@@ -420,15 +423,6 @@ impl Cluster {
 /// Where the cluster's scripts are.
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster")
-}
-
-/// By nsenter and not `ip netns exec`, which also hides /sys/fs/cgroup.
-fn enter(netns: &Path, program: impl AsRef<OsStr>) -> Command {
-    let mut net = std::ffi::OsString::from("--net=");
-    net.push(netns);
-    let mut command = Command::new("nsenter");
-    command.arg(net).arg("--").arg(program);
-    command
 }
 
 /// Sends a signal to a process of this machine that is the cluster's.

@@ -8,6 +8,7 @@ pub mod frames;
 pub mod issuer;
 pub mod mesh;
 pub mod node;
+pub mod outside;
 mod panics;
 mod program;
 pub mod python;

@@ -4,12 +4,11 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Result, ensure};
 use rcgen::KeyPair;
+use tests::outside::{NAME, System};
 
 use super::*;
-use system::{NAME, System};
 
 mod killed;
-mod system;
 
 /// A key that belongs to no certificate here.
 fn other_key() -> Result<String> {
@@ -22,6 +21,19 @@ fn carried(target: &str, spec: &str) -> String {
         "{ type: Workload, workload: { selector: { app: billing }, port: 8080 }, path: /events }",
         target,
     )
+}
+
+/// One that posts to this system, and the Secret with what it asks for, whose authority is this one.
+fn posted_to(system: &System, authority: &str) -> String {
+    posted_at(&system.address.to_string(), system, authority)
+}
+
+/// The same, at this host and port.
+fn posted_at(address: &str, system: &System, authority: &str) -> String {
+    let url = format!(
+        "{{ type: URL, url: {{ address: \"https://{address}/hooks/stock?from=shop\", secretRef: {{ name: partner }} }} }}"
+    );
+    carried(&url, "") + &system.secret("shop", authority)
 }
 
 /// A pod that carries out what no pod does for itself.
@@ -64,7 +76,7 @@ async fn accepted(stock: &Workload, key: &str) -> Result<()> {
 #[tokio::test]
 async fn what_goes_to_a_system_outside_is_posted_to_it_with_what_its_secret_says() -> Result<()> {
     let system = System::start().await?;
-    let (mesh, nats, stock, carrier) = started(&system.subscription(&system.authority)).await?;
+    let (mesh, nats, stock, carrier) = started(&posted_to(&system, &system.authority)).await?;
     mesh.programmed("billing").await?;
     for key in ["1", "2", "3"] {
         accepted(&stock, key).await?;
@@ -137,7 +149,7 @@ async fn a_system_outside_is_called_within_the_rate_limits_of_its_name_in_the_sa
         )
     };
     let address = format!("{NAME}:{}", system.address.port());
-    let own = system.subscription_at(&address, &system.authority);
+    let own = posted_at(&address, &system, &system.authority);
     // Whose limits are known here as well, and are about its own deliveries.
     let elsewhere = "{ type: URL, url: { address: \"https://partner.example.com\" } }";
     let others = carried(elsewhere, "").replace("namespace: shop", "namespace: other");
@@ -191,7 +203,7 @@ async fn a_system_outside_is_called_within_the_rate_limits_of_its_name_in_the_sa
 async fn a_system_that_can_not_prove_who_it_is_is_told_nothing_and_no_event_is_lost() -> Result<()>
 {
     let (system, other) = (System::start().await?, System::start().await?);
-    let (mesh, _nats, stock, _carrier) = started(&system.subscription(&other.authority)).await?;
+    let (mesh, _nats, stock, _carrier) = started(&posted_to(&system, &other.authority)).await?;
     accepted(&stock, "1").await?;
     wait_until("it is told", SOON, async || {
         let (status, reason, why) = ready(&mesh, "billing").await?;
@@ -206,7 +218,7 @@ async fn a_system_that_can_not_prove_who_it_is_is_told_nothing_and_no_event_is_l
         "{}{}{ROUTE}{}",
         services(&["stock", "billing"]),
         nats::documents(),
-        system.subscription(&system.authority)
+        posted_to(&system, &system.authority)
     );
     mesh.write("routes.yaml", &all)?;
     wait_until("it has come", LEASE + SOON, async || {
@@ -225,7 +237,7 @@ async fn a_system_that_can_not_prove_who_it_is_is_told_nothing_and_no_event_is_l
 async fn without_what_a_system_asks_for_nothing_is_pulled_and_it_is_said_what_is_missing()
 -> Result<()> {
     let system = System::start().await?;
-    let whole = system.subscription(&system.authority);
+    let whole = posted_to(&system, &system.authority);
     let (without, _) = whole
         .split_once("---\napiVersion: v1\nkind: Secret")
         .context("a Secret")?;
@@ -407,7 +419,7 @@ async fn where_nobody_carries_it_out_its_status_says_so() -> Result<()> {
 #[tokio::test]
 async fn a_secret_that_becomes_worthless_is_shown_no_longer_and_its_events_wait() -> Result<()> {
     let mut system = System::start().await?;
-    let (mesh, nats, stock, _carrier) = started(&system.subscription(&system.authority)).await?;
+    let (mesh, nats, stock, _carrier) = started(&posted_to(&system, &system.authority)).await?;
     accepted(&stock, "1").await?;
     wait_until("it has come", SOON, async || {
         ensure!(system.posted().len() == 1);
@@ -419,7 +431,7 @@ async fn a_secret_that_becomes_worthless_is_shown_no_longer_and_its_events_wait(
             "{}{}{ROUTE}{}",
             services(&["stock", "billing"]),
             nats::documents(),
-            system.subscription(&system.authority)
+            posted_to(system, &system.authority)
         );
         mesh.write("routes.yaml", &all)
     };

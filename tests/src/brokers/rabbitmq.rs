@@ -1,9 +1,10 @@
-//! A real RabbitMQ: a node of its own, on loopback alone.
+//! A real RabbitMQ: a node of its own, on loopback alone, or in the network of a cluster.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{OnceLock, mpsc};
 
@@ -12,10 +13,14 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::cluster::{Cluster, enter};
+
 /// A node, killed when this is dropped, and when the process of the tests ends.
 #[derive(Debug)]
 pub struct Node {
     folder: TempDir,
+    /// The network that it is in, if that is not this process's.
+    network: Option<PathBuf>,
     /// What nodes find each other by, which every one needs, and where others would find this one.
     registry: (u16, Child),
     nodes_port: u16,
@@ -39,6 +44,20 @@ impl Node {
     /// # Panics
     /// When it can't be started.
     pub fn configured(listeners: &str, definitions: &Value) -> Self {
+        Self::within(None, listeners, definitions)
+    }
+
+    /// Starts one at this port of a cluster's node, as somebody would run it beside the cluster.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn beside(cluster: &Cluster, port: &str, definitions: &Value) -> Self {
+        let listeners = format!("listeners.tcp.1 = {}:{port}\n", cluster.node_ip());
+        let network = cluster.netns().to_owned();
+        Self::within(Some(network), &listeners, definitions)
+    }
+
+    fn within(network: Option<PathBuf>, listeners: &str, definitions: &Value) -> Self {
         let folder = TempDir::new().unwrap();
         let (registry, nodes_port) = (free(), free());
         let at = |file: &str| folder.path().join(file);
@@ -53,12 +72,13 @@ impl Node {
             at("definitions.json").display()
         );
         std::fs::write(at("rabbitmq.conf"), config).unwrap();
-        let mut command = Command::new("epmd");
+        let mut command = inside(network.as_deref(), "epmd".into());
         command.args(["-port", &registry.to_string(), "-address", "127.0.0.1"]);
         let registry = (registry, spawn(command));
-        let node = node(&folder, registry.0, nodes_port);
+        let node = node(network.as_deref(), &folder, registry.0, nodes_port);
         Self {
             folder,
+            network,
             registry,
             nodes_port,
             node,
@@ -79,7 +99,8 @@ impl Node {
 
     /// Starts it again, with all that it has kept.
     pub fn start_again(&mut self) {
-        self.node = node(&self.folder, self.registry.0, self.nodes_port);
+        let network = self.network.as_deref();
+        self.node = node(network, &self.folder, self.registry.0, self.nodes_port);
     }
 
     /// Has it do something, as `rabbitmqctl` does, and answers what that says.
@@ -87,7 +108,8 @@ impl Node {
     /// # Panics
     /// When it does not.
     pub fn control(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(super::rabbitmq().join("rabbitmqctl"));
+        let program = super::rabbitmq().join("rabbitmqctl");
+        let mut command = inside(self.network.as_deref(), program);
         surround(&mut command, &self.folder, self.registry.0, self.nodes_port);
         let output = command.args(arguments).stdin(Stdio::null()).output();
         let output = output.unwrap();
@@ -114,10 +136,24 @@ pub fn free() -> u16 {
     ports.into_iter().find(is_free).unwrap()
 }
 
-fn node(folder: &TempDir, registry: u16, nodes_port: u16) -> Child {
+/// A program that runs in that network, else in this process's.
+fn inside(network: Option<&Path>, program: PathBuf) -> Command {
+    match network {
+        Some(network) => enter(network, program),
+        None => Command::new(program),
+    }
+}
+
+/// The same program, which ends with whoever starts it.
+fn guarded(inner: &Command) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]);
-    command.arg(super::rabbitmq().join("rabbitmq-server"));
+    command.arg(inner.get_program()).args(inner.get_args());
+    command
+}
+
+fn node(network: Option<&Path>, folder: &TempDir, registry: u16, nodes_port: u16) -> Child {
+    let mut command = guarded(&inside(network, super::rabbitmq().join("rabbitmq-server")));
     surround(&mut command, folder, registry, nodes_port);
     // Else it would be the child of a shell that hands it signals.
     command.env("RABBITMQ_ALLOW_INPUT", "1");
@@ -164,12 +200,7 @@ fn spawn(mut command: Command) -> Child {
         spawns
     });
     if command.get_program() != "setpriv" {
-        let mut inner = Command::new("setpriv");
-        inner
-            .args(["--pdeathsig", "KILL"])
-            .arg(command.get_program());
-        inner.args(command.get_args());
-        command = inner;
+        command = guarded(&command);
         command.stdout(Stdio::null());
     }
     command

@@ -22,7 +22,7 @@ async fn all_is_done(nats: &Nats) -> Result<()> {
 async fn what_a_killed_pod_was_posting_outside_is_posted_again_by_the_one_that_follows()
 -> Result<()> {
     let system = System::start().await?;
-    let (mesh, nats, stock, killed) = started(&system.subscription(&system.authority)).await?;
+    let (mesh, nats, stock, killed) = started(&posted_to(&system, &system.authority)).await?;
     mesh.programmed("billing").await?;
     let posted = || {
         let mut times = BTreeMap::new();
