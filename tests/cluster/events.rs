@@ -1,23 +1,35 @@
 //! Events in a cluster: a broker among its pods, a workload that is scaled to zero, and the chart's pods that carry out what
 //! no pod does for itself.
 
+mod alike;
 mod nothing_lost;
 mod schedules;
 
+use std::process::Stdio;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use tempfile::TempDir;
 use tests::brokers;
 use tests::cluster::{Cluster, run, wait_until};
 use tests::mesh::binary;
+use tokio::process::Child;
 
 use crate::installation::{PODS, SYSTEM, installed, root};
 use crate::shop::{Shop, condition};
 
 const NATS: &str = "localhost/nats:1";
+/// The port of a Redis beside the cluster.
+const REDIS: &str = "6379";
 
-/// A NATS in the mesh, a rule that publishes what is posted to `/updates` of `orders`, and two EventSubscriptions: for
-/// `billing`, and for another topic.
-fn objects(namespace: &str) -> String {
+/// A Redis of the node's, as somebody would run it beside the cluster.
+struct Redis {
+    folder: TempDir,
+    process: Child,
+}
+
+/// A NATS in the mesh.
+fn nats(namespace: &str) -> String {
     format!(
         r#"
 apiVersion: apps/v1
@@ -45,11 +57,63 @@ spec:
   selector: {{ app: nats }}
   ports: [{{ name: tcp-nats, port: 4222 }}]
 ---
+{}"#,
+        broker(namespace, "url: \"nats://nats:4222\"")
+    )
+}
+
+/// The Secret of the broker `events`.
+fn broker(namespace: &str, says: &str) -> String {
+    format!(
+        r#"
 apiVersion: v1
 kind: Secret
 metadata: {{ name: events, namespace: {namespace}, labels: {{ meshwright.dev/broker: events }} }}
-stringData: {{ url: "nats://nats:4222" }}
+stringData: {{ {says} }}
+---"#
+    )
+}
+
+/// What says that a broker's name is the node's address.
+fn beside(cluster: &Cluster, namespace: &str, (name, port): (&str, &str)) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Service
+metadata: {{ name: {name}, namespace: {namespace} }}
+spec: {{ ports: [{{ name: tcp-{name}, port: {port} }}] }}
 ---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: {name}-1
+  namespace: {namespace}
+  labels: {{ kubernetes.io/service-name: {name} }}
+addressType: IPv4
+ports: [{{ name: tcp-{name}, port: {port}, protocol: TCP }}]
+endpoints: [{{ addresses: [{address}], conditions: {{ ready: true }} }}]
+---"#,
+        address = cluster.node_ip()
+    )
+}
+
+/// Starts a NATS in the mesh, which is the broker `events`.
+async fn with_nats(shop: &Shop) -> Result<()> {
+    let cluster = shop.cluster;
+    cluster
+        .import_image(NATS, &[&brokers::nats_server()])
+        .await?;
+    cluster.apply(&nats(&shop.namespace)).await?;
+    cluster
+        .ready(&shop.namespace, "deployment/nats", PODS)
+        .await
+}
+
+/// A rule that publishes what is posted to `/updates` of `orders`, and two EventSubscriptions: for `billing`, and for
+/// another topic.
+fn objects(namespace: &str) -> String {
+    format!(
+        r#"
 apiVersion: meshwright.dev/v1alpha1
 kind: ApiRoute
 metadata: {{ name: orders, namespace: {namespace} }}
@@ -122,13 +186,72 @@ async fn publishes(shop: &Shop) -> Result<()> {
     .await
 }
 
+/// Has so many of the chart's pods carry out what no pod does for itself.
 async fn carriers(cluster: &Cluster, replicas: u32) -> Result<()> {
     let chart = root().join("charts/meshwright");
     let chart = chart.to_str().context("a path in UTF-8")?;
-    let replicas = format!("events.replicas={replicas}");
+    let set = format!("events.replicas={replicas}");
     let upgrade = ["upgrade", "meshwright", chart, "-n", SYSTEM];
-    let how = ["--reuse-values", "--set", &replicas];
-    cluster.helm(&[&upgrade[..], &how].concat()).await.map(drop)
+    let how = ["--reuse-values", "--set", &set];
+    cluster.helm(&[&upgrade[..], &how].concat()).await?;
+    // Without pods the chart has no Deployment of them.
+    if replicas == 0 {
+        return Ok(());
+    }
+    let deployment = "deployment/meshwright-events";
+    cluster.ready(SYSTEM, deployment, PODS).await
+}
+
+// === impl Redis ===
+
+impl Redis {
+    async fn start(cluster: &Cluster) -> Result<Self> {
+        let folder = TempDir::new()?;
+        let process = Self::begin(cluster, &folder)?;
+        let redis = Self { folder, process };
+        redis.is_up(cluster).await?;
+        Ok(redis)
+    }
+
+    /// What says that the broker `events` is at the node.
+    fn broker(cluster: &Cluster, namespace: &str) -> String {
+        beside(cluster, namespace, ("redis", REDIS))
+            + &broker(namespace, &format!("url: \"redis://redis:{REDIS}\""))
+    }
+
+    fn begin(cluster: &Cluster, folder: &TempDir) -> Result<Child> {
+        let mut command = cluster.command("redis-server");
+        command
+            .args(["--port", REDIS, "--bind", cluster.node_ip()])
+            .args(["--protected-mode", "no", "--save", ""])
+            // What it has confirmed it has on its disk.
+            .args(["--appendonly", "yes", "--appendfsync", "always"])
+            .arg("--dir")
+            .arg(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        command
+            .spawn()
+            .context("redis-server: apt-get install redis-server")
+    }
+
+    async fn is_up(&self, cluster: &Cluster) -> Result<()> {
+        wait_until("Redis answers", PODS, async || {
+            let mut ping = cluster.command("redis-cli");
+            ping.args(["-h", cluster.node_ip(), "-p", REDIS, "ping"]);
+            let said = run(&mut ping, "").await?;
+            ensure!(said.contains("PONG"), "{said}");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn dies_and_is_started_again(&mut self, cluster: &Cluster) -> Result<()> {
+        self.process.kill().await?;
+        self.process = Self::begin(cluster, &self.folder)?;
+        self.is_up(cluster).await
+    }
 }
 
 #[tokio::test]
@@ -136,13 +259,8 @@ async fn what_waits_for_a_workload_that_is_scaled_to_zero_is_counted_by_the_char
 -> Result<()> {
     let cluster = installed().await?;
     let shop = Shop::alone(cluster, &[("orders", 1), ("billing", 1)]).await?;
-    cluster
-        .import_image(NATS, &[&brokers::nats_server()])
-        .await?;
+    with_nats(&shop).await?;
     cluster.apply(&objects(&shop.namespace)).await?;
-    cluster
-        .ready(&shop.namespace, "deployment/nats", PODS)
-        .await?;
     until(&shop, "billing", |object| is_ready(object, "Ready")).await?;
     publishes(&shop).await?;
     let billing = shop.pod("billing").await?;
@@ -167,9 +285,6 @@ async fn what_waits_for_a_workload_that_is_scaled_to_zero_is_counted_by_the_char
         until(&shop, name, |object| is_ready(object, "NotCarriedOut")).await?;
     }
     carriers(cluster, 1).await?;
-    cluster
-        .ready(SYSTEM, "deployment/meshwright-events", PODS)
-        .await?;
     until(&shop, "copies", |object| is_ready(object, "Ready")).await?;
     until(&shop, "billing", |object| is_ready(object, "NoTarget")).await?;
     for _ in 0..2 {

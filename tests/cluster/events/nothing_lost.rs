@@ -2,24 +2,21 @@
 //! meanwhile: what was accepted comes, or is a dead letter that can be looked at and sent again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tempfile::TempDir;
 use tests::cluster::{Cluster, run, wait_until};
 use tests::mesh::binary;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::{delete, is_ready, told_to_ledger, until};
+use super::{Redis, delete, is_ready, told_to_ledger, until};
 use crate::installation::{PODS, SYSTEM, installed};
 use crate::life::operators;
 use crate::load::Load;
 use crate::shop::Shop;
 
-const PORT: &str = "6379";
 /// How many events are accepted at least before the next thing dies.
 const BETWEEN: usize = 100;
 /// What may be in hand, delivered and not acknowledged, of all that ends at one time.
@@ -27,80 +24,10 @@ const IN_HAND: usize = 2 * 16;
 /// What dies with something in hand.
 const DEATHS: usize = 5;
 
-/// A Redis of the node's, as somebody would run it beside the cluster.
-struct Redis {
-    folder: TempDir,
-    process: Child,
-}
-
-impl Redis {
-    async fn start(cluster: &Cluster) -> Result<Self> {
-        let folder = TempDir::new()?;
-        let process = Self::begin(cluster, &folder)?;
-        let redis = Self { folder, process };
-        redis.is_up(cluster).await?;
-        Ok(redis)
-    }
-
-    fn begin(cluster: &Cluster, folder: &TempDir) -> Result<Child> {
-        let mut command = cluster.command("redis-server");
-        command
-            .args(["--port", PORT, "--bind", cluster.node_ip()])
-            .args(["--protected-mode", "no", "--save", ""])
-            // What it has confirmed it has on its disk.
-            .args(["--appendonly", "yes", "--appendfsync", "always"])
-            .arg("--dir")
-            .arg(folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true);
-        command
-            .spawn()
-            .context("redis-server: apt-get install redis-server")
-    }
-
-    async fn is_up(&self, cluster: &Cluster) -> Result<()> {
-        wait_until("Redis answers", PODS, async || {
-            let mut ping = cluster.command("redis-cli");
-            ping.args(["-h", cluster.node_ip(), "-p", PORT, "ping"]);
-            let said = run(&mut ping, "").await?;
-            ensure!(said.contains("PONG"), "{said}");
-            Ok(())
-        })
-        .await
-    }
-
-    async fn dies_and_is_started_again(&mut self, cluster: &Cluster) -> Result<()> {
-        self.process.kill().await?;
-        self.process = Self::begin(cluster, &self.folder)?;
-        self.is_up(cluster).await
-    }
-}
-
-/// What says that the broker's name is the node's address, two topics that `web` may publish to, and those who get them.
+/// The broker, two topics that `web` may publish to, and those who get them.
 fn objects(cluster: &Cluster, namespace: &str) -> String {
     format!(
-        r#"
-apiVersion: v1
-kind: Service
-metadata: {{ name: redis, namespace: {namespace} }}
-spec: {{ ports: [{{ name: tcp-redis, port: {PORT} }}] }}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata:
-  name: redis-1
-  namespace: {namespace}
-  labels: {{ kubernetes.io/service-name: redis }}
-addressType: IPv4
-ports: [{{ name: tcp-redis, port: {PORT}, protocol: TCP }}]
-endpoints: [{{ addresses: [{address}], conditions: {{ ready: true }} }}]
----
-apiVersion: v1
-kind: Secret
-metadata: {{ name: events, namespace: {namespace}, labels: {{ meshwright.dev/broker: events }} }}
-stringData: {{ url: "redis://redis:{PORT}" }}
----
+        r#"{}
 apiVersion: meshwright.dev/v1alpha1
 kind: ApiRoute
 metadata: {{ name: web, namespace: {namespace} }}
@@ -122,8 +49,8 @@ spec:
   delivery: {{ onExhausted: Block, retries: {{ backoff: {{ initial: 100ms, max: 1s }} }} }}
 ---
 {}"#,
+        Redis::broker(cluster, namespace),
         scrap(namespace, "/status/422"),
-        address = cluster.node_ip(),
     )
 }
 
