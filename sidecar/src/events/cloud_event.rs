@@ -55,8 +55,8 @@ const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
 /// What the specification defines beside that.
 const OPTIONAL: [&str; 4] = ["datacontenttype", "dataschema", "subject", "time"];
 
-/// How many attributes an event has at most that has no extensions but those of a trace.
-const USUAL: usize = REQUIRED.len() + OPTIONAL.len() + 2;
+/// How many attributes an event has at most that has no extensions of its own.
+const USUAL: usize = REQUIRED.len() + OPTIONAL.len() + OF_REQUESTS.len();
 
 /// The attribute that says of which media type the data are.
 const TYPE_OF_DATA: &str = "datacontenttype";
@@ -64,6 +64,9 @@ const TYPE_OF_DATA: &str = "datacontenttype";
 /// The extension by which events are correlated that belong to one thing that somebody asked for:
 /// <https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/correlation.md>.
 pub(super) const CORRELATION: &str = "correlationid";
+
+/// The extensions that nearly every event has of the request that brought it.
+const OF_REQUESTS: [&str; 3] = ["traceparent", "tracestate", CORRELATION];
 
 /// An event.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,12 +102,18 @@ impl Event {
         source: impl Into<String>,
         kind: impl Into<String>,
     ) -> Result<Self, Malformed> {
-        let mut draft = Draft::new();
-        draft.add("specversion", VERSION)?;
-        draft.add("id", id)?;
-        draft.add("source", source)?;
-        draft.add("type", kind)?;
-        draft.finish(Bytes::new())
+        let Draft(mut event) = Draft::new();
+        event.put("specversion", VERSION.to_owned());
+        // None is there twice, and together they are no more than an event may have.
+        for (name, value) in [
+            ("id", id.into()),
+            ("source", source.into()),
+            ("type", kind.into()),
+        ] {
+            attribute::check(name, &value)?;
+            event.put(name, value);
+        }
+        Ok(event)
     }
 
     /// The value of an attribute or extension; `None` when the event has none of that name.
@@ -142,9 +151,9 @@ impl Event {
         Ok(())
     }
 
-    /// Gives an extension a value that is known to be in order. It takes none of the room that an event has.
-    pub(super) fn set_trusted(&mut self, name: &str, value: &str) {
-        self.put(name, value.to_owned());
+    /// Gives an attribute or extension a value that is known to be in order. It takes none of the room that an event has.
+    pub(super) fn set_trusted(&mut self, name: &str, value: impl Into<String>) {
+        self.put(name, value.into());
     }
 
     /// Takes an extension away, and returns the value that it had. What the specification defines stays: an event
@@ -169,10 +178,8 @@ impl Event {
         match self.place(name) {
             Ok(place) => self.attributes[place].1 = value,
             Err(place) => {
-                let known = REQUIRED
-                    .into_iter()
-                    .chain(OPTIONAL)
-                    .find(|one| *one == name);
+                let mut known = REQUIRED.into_iter().chain(OPTIONAL).chain(OF_REQUESTS);
+                let known = known.find(|one| *one == name);
                 let name = known.map_or_else(|| name.to_owned().into(), Cow::Borrowed);
                 self.attributes.insert(place, (name, value));
             }

@@ -19,6 +19,6 @@ pub(super) fn count(next: &mut Event, before: &Event) -> Result<(), TooLong> {
         .map_or(Some(0), |hops| hops.parse().ok());
     let hops = hops.filter(|hops: &u32| *hops < LONGEST).ok_or(TooLong)?;
     // However many attributes it has already.
-    next.set_trusted(HOPS, &(hops + 1).to_string());
+    next.set_trusted(HOPS, (hops + 1).to_string());
     Ok(())
 }

@@ -102,9 +102,12 @@ pub async fn carry(
             // Without a key it is told apart by an id that nobody else has.
             let has_key = head.headers.contains_key(&IDEMPOTENCY_KEY) || attributes::have_id(to);
             let content = has_key.then(|| digest(&[&body]));
-            let content = content.as_ref().map_or(&[][..], |content| content);
             let event = wrapped(to, &head.headers, body)?;
             let event = event.map_err(|why| refused(to, &px.metrics, &why))?;
+            if content.is_none() && job.is_none() {
+                return way.one(event, None).await;
+            }
+            let content = content.as_ref().map_or(&[][..], |content| content);
             let sender = sender.as_ref().map_or(&[][..], Principal::as_bytes);
             one(px, to, &way, job, (event, &[sender, content])).await
         }
@@ -135,7 +138,7 @@ async fn one(
 ) -> Result<Response<ResponseBody>, Error> {
     let id = known_by(&to.topic, &event, more);
     let Some((kept, who)) = job else {
-        return way.one(event, id).await;
+        return way.one(event, Some(id)).await;
     };
     // Before anything is published: nobody waits for what nobody may fetch.
     let token = jobs::begin(px, kept, who, &id).await;
@@ -144,7 +147,7 @@ async fn one(
     marked.map_err(|why| refused(to, &px.metrics, &why))?;
     // The same event is another job once its first is forgotten, and another's always.
     let id = known_by(&to.topic, &event, more);
-    let mut response = way.one(event, id).await?;
+    let mut response = way.one(event, Some(id)).await?;
     token.tell(kept, &mut response);
     Ok(response)
 }
@@ -222,7 +225,7 @@ fn wrapped(
     let id = key(headers)?.unwrap_or_else(|| new_id(SystemTime::now()));
     let made = || {
         let mut event = Event::new(id, &*to.event_source, &*to.event_type)?;
-        event.set("time", Timestamp::now().to_string())?;
+        event.set_trusted("time", Timestamp::now().to_string());
         let media_type = headers.get(CONTENT_TYPE);
         if let Some(media_type) = media_type.and_then(|media| media.to_str().ok()) {
             event.set("datacontenttype", media_type)?;

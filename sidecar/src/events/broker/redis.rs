@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use futures::future::{FutureExt as _, LocalBoxFuture};
+use redis::Value;
 use tokio::sync::Notify;
 
 pub use link::{Address, Durability};
@@ -104,15 +105,27 @@ impl Redis {
             },
             Unwritten::Refused(why) => refused(why),
         })?;
-        let remembers = id.map(|id| format!("{OURS}id:{{{topic}}}:{id}"));
-        let keys = Vec::from_iter([Some(topic), remembers.as_deref()].into_iter().flatten());
-        let arguments = [&[DUPLICATES.as_bytes()], &fields[..]].concat();
-        let asked = self.link.run(&PUBLISH, &keys, &arguments, patience);
-        let answer = asked.await.map_err(|why| match why {
+        let answer = match id {
+            Some(id) => {
+                let remembers = format!("{OURS}id:{{{topic}}}:{id}");
+                let arguments = [&[DUPLICATES.as_bytes()], &fields[..]].concat();
+                let keys = [topic, &*remembers];
+                self.link.run(&PUBLISH, &keys, &arguments, patience).await
+            }
+            None => self.link.say(&script::add(topic, &fields), patience).await,
+        };
+        let answer = answer.map_err(|why| match why {
             Unanswered::Away(_) => Unpublished::Away,
             Unanswered::Refused(why) => Unpublished::Refused(why.to_string()),
             Unanswered::Unknown(why) => Unpublished::Unconfirmed(why.to_owned()),
         })?;
+        if id.is_none() {
+            return match answer {
+                // There is no such key, and none is made.
+                Value::Nil => Err(Unpublished::UnknownTopic),
+                _ => Ok(false),
+            };
+        }
         match reply::number(&answer) {
             Some(0) => Ok(false),
             Some(1) => Ok(true),

@@ -42,15 +42,15 @@ struct Named<'e> {
     source: Option<&'e str>,
 }
 
-/// Has an event held by a broker.
+/// Has an event held by a broker. Without an `id` it is one that nobody has published before, nor will again.
 pub(super) async fn hold(
     px: &Proxy,
     broker: &dyn Broker,
     (named, topic): (&config::broker::Broker, &Arc<str>),
-    (event, id): (&Event, &str),
+    (event, id): (&Event, Option<&str>),
 ) -> Result<(), Unpublished> {
     let (headers, data) = event.to_message();
-    let held = broker.publish(topic, Some(id), Message { headers, data }, PATIENCE);
+    let held = broker.publish(topic, id, Message { headers, data }, PATIENCE);
     let held = held.await;
     px.metrics.all().events.published(
         named,
@@ -98,15 +98,15 @@ impl<'r> Way<'r> {
         }
     }
 
-    async fn give(&self, event: Event, id: String) -> Result<(), Error> {
+    async fn give(&self, event: Event, id: Option<String>) -> Result<(), Error> {
         match self {
             Self::Waited(px, to, broker) => {
                 let at = (&*to.broker, &to.topic);
-                let held = hold(px, &**broker, at, (&event, &id));
+                let held = hold(px, &**broker, at, (&event, id.as_deref()));
                 held.await.map_err(|why| error(to, why))
             }
             Self::Unwaited(px, to) => {
-                px.publishing.unwaited.publish(px, to, event, id);
+                px.publishing.unwaited.publish(px, to, (event, id));
                 Ok(())
             }
         }
@@ -119,7 +119,7 @@ impl<'r> Way<'r> {
     pub(super) async fn one(
         &self,
         event: Event,
-        id: String,
+        id: Option<String>,
     ) -> Result<Response<ResponseBody>, Error> {
         let told = Named::of(&event).written();
         self.give(event, id).await?;
@@ -138,7 +138,7 @@ impl<'r> Way<'r> {
             Ok(event) => {
                 let told = json!(Named::of(&event));
                 let id = known_by(&self.to().topic, &event, &[]);
-                (Some(told), self.give(event, id).await)
+                (Some(told), self.give(event, Some(id)).await)
             }
             Err(why) => (None, Err(refused(self.to(), &self.px().metrics, &why))),
         });

@@ -58,7 +58,12 @@ struct Lost {
 
 impl Unwaited {
     /// Begins to publish, after those before it, or loses it at once.
-    pub(super) fn publish(&self, px: &Rc<Proxy>, to: &Arc<Publishing>, event: Event, id: String) {
+    pub(super) fn publish(
+        &self,
+        px: &Rc<Proxy>,
+        to: &Arc<Publishing>,
+        (event, id): (Event, Option<String>),
+    ) {
         let attributes = event.attributes();
         let attributes: usize = attributes
             .map(|(name, value)| name.len() + value.len())
@@ -74,7 +79,7 @@ impl Unwaited {
             let held = match px.brokers.at(&px, &to.broker).await {
                 Ok(broker) => {
                     let at = (&*to.broker, &to.topic);
-                    hold(&px, &*broker, at, (&event, &id)).await
+                    hold(&px, &*broker, at, (&event, id.as_deref())).await
                 }
                 Err(_) => {
                     let events = &px.metrics.all().events;

@@ -12,6 +12,7 @@ use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::reply::{Refusal, durability, evicts, version};
@@ -138,12 +139,24 @@ impl Link {
 
     /// Of which version it is.
     pub(super) fn version(&self) -> Result<String, String> {
-        self.opened().map(|(_, version)| version)
+        self.opened(|(_, version)| version.clone())
     }
 
-    fn opened(&self) -> Result<(MultiplexedConnection, String), String> {
+    fn connection(&self) -> Result<MultiplexedConnection, Unanswered> {
+        let connection = self.opened(|(connection, _)| connection.clone());
+        connection.map_err(Unanswered::Away)
+    }
+
+    fn opened<T>(&self, part: impl Fn(&(MultiplexedConnection, String)) -> T) -> Result<T, String> {
         let state = self.shared.lock();
-        state.open.clone().ok_or_else(|| state.why.clone())
+        let open = state.open.as_ref();
+        open.map(part).ok_or_else(|| state.why.clone())
+    }
+
+    /// Says something, and waits for what is answered.
+    pub(super) async fn say(&self, command: &Cmd, patience: Duration) -> Result<Value, Unanswered> {
+        let mut connection = self.connection()?;
+        self.heard(timeout(patience, ask(&mut connection, command)).await)
     }
 
     /// Has a script run, and waits for what it returns.
@@ -154,7 +167,7 @@ impl Link {
         arguments: &[&[u8]],
         patience: Duration,
     ) -> Result<Value, Unanswered> {
-        let (mut connection, _) = self.opened().map_err(Unanswered::Away)?;
+        let mut connection = self.connection()?;
         let asked = async {
             // It has not run if it is not known there: the server was started, or told to forget it.
             match ask(&mut connection, &script.by_digest(keys, arguments)).await {
@@ -164,7 +177,13 @@ impl Link {
                 answer => answer,
             }
         };
-        let asked = timeout(patience, asked).await;
+        self.heard(timeout(patience, asked).await)
+    }
+
+    fn heard(
+        &self,
+        asked: Result<Result<Value, Unanswered>, Elapsed>,
+    ) -> Result<Value, Unanswered> {
         let asked = asked.unwrap_or(Err(Unanswered::Unknown("there was no answer in time")));
         if let Err(Unanswered::Refused(why)) = &asked
             && why.code == "READONLY"

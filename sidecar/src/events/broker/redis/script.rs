@@ -53,12 +53,29 @@ impl Script {
     }
 }
 
-fn command(name: &str, script: &str, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
+/// Has an entry of these fields and values held by a stream that is there.
+pub(super) fn add(stream: &str, fields: &[&[u8]]) -> Cmd {
+    let before = ["XADD", stream, "NOMKSTREAM", "*"];
+    let bytes = before.iter().map(|part| part.len()).sum();
+    let mut command = with_room(before.len(), bytes, fields);
+    command.arg(&before);
+    for field in fields {
+        command.arg(field);
+    }
+    command
+}
+
+/// A command of so many arguments and bytes, and these.
+fn with_room(count: usize, bytes: usize, arguments: &[&[u8]]) -> Cmd {
     // It grows otherwise, again and again.
+    let lengths = arguments.iter().map(|argument| argument.len());
+    Cmd::with_capacity(count + arguments.len(), bytes + lengths.sum::<usize>())
+}
+
+fn command(name: &str, script: &str, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
     let lengths = keys.iter().map(|key| key.len());
-    let lengths = lengths.chain(arguments.iter().map(|argument| argument.len()));
     let bytes = name.len() + script.len() + COUNT + lengths.sum::<usize>();
-    let mut command = Cmd::with_capacity(3 + keys.len() + arguments.len(), bytes);
+    let mut command = with_room(3 + keys.len(), bytes, arguments);
     command.arg(name).arg(script).arg(keys.len());
     for key in keys {
         command.arg(key);

@@ -49,7 +49,7 @@ impl Attempt<'_> {
         let number = self.number;
         let id = known_by(&self.to.topic, &event, &[&content.0, &content.1]);
         let at = (&*self.to.broker, &self.to.topic);
-        let outcome = match hold(self.px, &*self.broker, at, (&event, &id)).await {
+        let outcome = match hold(self.px, &*self.broker, at, (&event, Some(&id))).await {
             Ok(()) => Outcome::Held,
             Err(why @ Unpublished::TooLarge { .. }) => {
                 let mut letter = event;
@@ -82,12 +82,12 @@ impl Attempt<'_> {
         }
         let id = known_by(topic, &letter, &[&content.0, &content.1]);
         let at = (&*self.to.broker, topic);
-        match hold(self.px, &*self.broker, at, (&letter, &id)).await {
+        match hold(self.px, &*self.broker, at, (&letter, Some(&id))).await {
             Ok(()) => Outcome::Failed(reason, why),
             // Then it is told what it is, and nothing of it is left.
             Err(Unpublished::TooLarge { .. }) if !letter.data.is_empty() => {
                 letter.data = Bytes::new();
-                let again = hold(self.px, &*self.broker, at, (&letter, &id)).await;
+                let again = hold(self.px, &*self.broker, at, (&letter, Some(&id))).await;
                 again.map_or_else(
                     |why| Outcome::Stopped(error(self.to, why)),
                     |()| Outcome::Failed(reason, why),
