@@ -137,13 +137,24 @@ impl Nats {
 
     /// How much of a topic its groups have in hand: delivered, and not acknowledged.
     pub(crate) async fn in_hand(&self, topic: &str) -> Result<u64> {
+        self.counted(topic, &["num_ack_pending"]).await
+    }
+
+    /// How much of a topic its groups are not done with.
+    pub(crate) async fn undone(&self, topic: &str) -> Result<u64> {
+        let counts = ["num_pending", "num_ack_pending"];
+        self.counted(topic, &counts).await
+    }
+
+    async fn counted(&self, topic: &str, counts: &[&str]) -> Result<u64> {
         let mut direct = self.direct().await?;
         let (stream, _) = direct.stream(topic).await?.context("no stream")?;
         let asked = format!("$JS.API.CONSUMER.LIST.{stream}");
         let groups = direct.request(&asked, "").await?;
         let groups = groups["consumers"].as_array().context("its groups")?;
-        let in_hand = |group: &Value| group["num_ack_pending"].as_u64();
-        groups.iter().map(|it| in_hand(it).context("a count")).sum()
+        let all = groups.iter();
+        let all = all.flat_map(|group| counts.iter().map(|count| group[*count].as_u64()));
+        all.map(|count| count.context("a count")).sum()
     }
 
     /// What a topic holds, oldest first: headers, and data.

@@ -121,8 +121,8 @@ pub struct Lost(pub String);
 /// A broker.
 pub trait Broker {
     /// Publishes; returns once the broker holds it, and says whether it held one of that `id` already,
-    /// as far back as it remembers. Gives up after `patience`. What has no `id` was never published before, nor is it
-    /// again: the broker need remember nothing of it.
+    /// as far back as it remembers. Gives up after `patience`. What has no `id` was never published before, nor will
+    /// whoever asks publish it again: the broker need remember nothing of it.
     ///
     /// # Errors
     /// That the broker does not hold it, or may not.

@@ -145,14 +145,18 @@ async fn each_line_of_an_upload_comes_to_a_service_by_a_rabbitmq_beside_the_clus
     node.control(&["await_startup"]);
     let columns = ["name", "messages"];
     let queues = ["list_queues", "--quiet", "--vhost", "shop"];
-    let queues = node.control(&[queues.as_slice(), &columns].concat());
-    let mut dead = queues
-        .lines()
-        .filter_map(|line| line.strip_prefix("lines.dead\t"));
-    let dead = dead.next().with_context(|| queues.clone())?;
-    // What was none of either upload; the second may have been begun more than once.
-    ensure!(dead.parse::<usize>()? >= 2, "{queues}");
-    Ok(())
+    // It counts now and then, and says none until it has counted.
+    wait_until("what is none is a dead letter", PODS, async || {
+        let queues = node.control(&[queues.as_slice(), &columns].concat());
+        let mut dead = queues
+            .lines()
+            .filter_map(|line| line.strip_prefix("lines.dead\t"));
+        let dead = dead.next().with_context(|| queues.clone())?;
+        // What was none of either upload; the second may have been begun more than once.
+        ensure!(dead.parse::<usize>()? >= 2, "{queues}");
+        Ok(())
+    })
+    .await
 }
 
 // === Order, and who listens ===

@@ -9,8 +9,8 @@ use super::*;
 /// All that was before the group is done, and nothing of it is a dead letter.
 async fn all_is_done(nats: &Nats) -> Result<()> {
     wait_until("all is done", LEASE + SOON, async || {
-        let in_hand = nats.in_hand("stock").await?;
-        ensure!(in_hand == 0, "{in_hand}");
+        let undone = nats.undone("stock").await?;
+        ensure!(undone == 0, "{undone}");
         Ok(())
     })
     .await?;
