@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use tests::brokers::older;
 
+use futures::StreamExt as _;
+
 use super::*;
 
 #[tokio::test]
@@ -301,4 +303,25 @@ async fn a_version_that_can_not_do_what_is_needed_is_told() {
         panic!("{joined:?}");
     };
     assert!(version.starts_with("3.9.") && needed == "3.10", "{version}");
+}
+
+#[tokio::test]
+async fn however_often_a_channel_is_ended_there_is_another_one_and_nothing_under_way_is_hurt() {
+    let host = host().await;
+    let rabbit = host.open().await;
+    rabbit.create_topic("orders").await.unwrap();
+    // Of more channels than a connection has numbers for.
+    let topics = ["missing"; 8].into_iter().chain(["orders"]);
+    let topics = topics.cycle().take(9 * 300);
+    let publishing = topics.map(async |topic| {
+        let told = rabbit.publish(topic, None, message("a"), PATIENCE).await;
+        match topic {
+            "orders" => assert_eq!(told, Ok(false)),
+            _ => assert_eq!(told, Err(Unpublished::UnknownTopic)),
+        }
+    });
+    let publishing = futures::stream::iter(publishing).buffer_unordered(32);
+    assert_eq!(publishing.count().await, 9 * 300);
+    let (_connection, anybody) = host.anybody().await;
+    assert_eq!(count(&anybody, "orders").await, 300);
 }

@@ -44,6 +44,8 @@ pub(super) struct Guard {
     held: Vec<u8>,
     /// The channels on which a message comes that is returned.
     returned: HashMap<u16, Returned>,
+    /// How many channels the broker has ended.
+    pub(super) ends: u32,
     /// The version that the broker says it is of.
     pub(super) version: Option<String>,
     /// Why it has ended the connection.
@@ -201,6 +203,7 @@ impl Guard {
         match (class, method) {
             (10, 10) => self.version = version,
             (10, 50) => self.reason = text.as_deref().map(shown),
+            (20, 40) => self.ends = self.ends.saturating_add(1),
             (BASIC, 50) => {
                 self.returned.insert(channel, Returned::Properties);
             }

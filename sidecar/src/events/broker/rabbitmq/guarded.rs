@@ -38,13 +38,15 @@ pub(super) struct Seen {
     /// Why it is over.
     over: Mutex<Option<String>>,
     ended: Notify,
+    /// Told when the broker has ended a channel.
+    channel_ended: Notify,
     /// Nobody wants it any more, which whoever reads is told.
     closed: AtomicBool,
     reads: AtomicWaker,
 }
 
 /// Closes a connection when it is dropped.
-pub(super) struct Closing<'s>(&'s Seen);
+pub(super) struct Closing(Arc<Seen>);
 
 // === impl Guarded ===
 
@@ -80,7 +82,15 @@ impl Guarded {
                 return Poll::Ready(Ok(()));
             }
             *lock(&self.seen.heard) = Instant::now();
-            let passed = lock(&self.seen.guard).pass(read, &mut self.passed);
+            let passed = {
+                let mut guard = lock(&self.seen.guard);
+                let ends = guard.ends;
+                let passed = guard.pass(read, &mut self.passed);
+                if guard.ends != ends {
+                    self.seen.channel_ended.notify_one();
+                }
+                passed
+            };
             if let Err(malformed) = passed {
                 self.seen.ends(&malformed.to_string());
                 return Poll::Ready(Err(io::Error::other(malformed)));
@@ -148,6 +158,7 @@ impl Seen {
             heard: Mutex::new(Instant::now()),
             over: Mutex::default(),
             ended: Notify::new(),
+            channel_ended: Notify::new(),
             closed: AtomicBool::new(false),
             reads: AtomicWaker::new(),
         })
@@ -173,14 +184,21 @@ impl Seen {
         lock(&self.guard).reason.clone()
     }
 
+    /// Waits until the broker has ended so many channels.
+    pub(super) async fn has_ended(&self, channels: u32) {
+        while lock(&self.guard).ends < channels {
+            self.channel_ended.notified().await;
+        }
+    }
+
     /// The version that it says it is of.
     pub(super) fn version(&self) -> Option<String> {
         lock(&self.guard).version.clone()
     }
 
     /// What closes it as soon as nobody holds it.
-    pub(super) fn closing(&self) -> Closing<'_> {
-        Closing(self)
+    pub(super) fn closing(seen: Arc<Self>) -> Closing {
+        Closing(seen)
     }
 
     /// The first reason is the one.
@@ -197,7 +215,7 @@ impl Seen {
     }
 }
 
-impl Drop for Closing<'_> {
+impl Drop for Closing {
     fn drop(&mut self) {
         self.0.closed.store(true, Ordering::Release);
         self.0.reads.wake();
@@ -245,7 +263,7 @@ mod tests {
         let closing = tokio::spawn(async move { io.close().await });
         tokio::task::yield_now().await;
         assert!(!closing.is_finished());
-        drop(seen.closing());
+        drop(Seen::closing(seen.clone()));
         closing.await?.unwrap_err();
         Ok(())
     }
@@ -293,7 +311,7 @@ mod tests {
         tokio::time::sleep(SILENCE / 2).await;
         tokio::io::AsyncWriteExt::write_all(&mut broker, &[8, 0, 0, 0, 0, 0, 0, 0xCE]).await?;
         let since = Instant::now();
-        let closing = seen.closing();
+        let closing = Seen::closing(seen.clone());
         assert_eq!(seen.ended(SILENCE).await, "it is silent");
         assert!(since.elapsed() >= SILENCE, "{:?}", since.elapsed());
         drop(closing);

@@ -3,7 +3,13 @@
 //! Why not the crate's own recovery: it does again whatever was done before the connection broke, with
 //! what was under way among it. Here a connection that breaks is over, with all that was opened on it,
 //! and there is another one.
+//!
+//! The crate never forgets the number of a channel that the broker has ended, and fails whatever is opened with it
+//! once more (lapin 4.12): after some two thousand questions to which the answer was no, as whoever publishes to what
+//! is not there gets, nothing could be opened. So another connection takes the place of one before that, which ends
+//! when nobody uses it any more.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,12 +22,12 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError};
 use lapin::tcp::AsyncTcpStream;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::guard::MAX_FRAME;
-use super::guarded::{Guarded, Seen};
+use super::guarded::{Closing, Guarded, Seen};
 use super::kit::Kit;
 use crate::events::broker::dial::{Dial, shown};
 
@@ -74,6 +80,16 @@ pub(super) struct Connected {
     /// The version of the broker.
     pub(super) version: String,
     ended: watch::Receiver<()>,
+    /// Dropped with this, which is told.
+    _used: oneshot::Sender<Infallible>,
+}
+
+/// How a connection ended.
+enum End {
+    /// Another one is to take its place, and nothing is wrong.
+    Worn,
+    /// Why it broke, or was never made.
+    Broken(String),
 }
 
 // === impl Link ===
@@ -175,7 +191,13 @@ async fn keep(shared: Arc<Shared>) {
     let mut pause = AGAIN.0;
     loop {
         let since = Instant::now();
-        let why = hold(&shared).await;
+        let why = match hold(&shared).await {
+            End::Broken(why) => why,
+            End::Worn => {
+                pause = AGAIN.0;
+                continue;
+            }
+        };
         let why = match why.starts_with(REFUSES) {
             true => format!("it refuses what its Secret has as username and password: {why}"),
             false => why,
@@ -190,35 +212,62 @@ async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// Connects, and returns why that failed, or why the connection broke.
-async fn hold(shared: &Shared) -> String {
+/// Connects, and returns when that failed, the connection broke, or it is to have a successor.
+async fn hold(shared: &Shared) -> End {
     let dialled = timeout(CONNECT, shared.address.dial.open()).await;
     let socket = match dialled {
         Ok(Ok(socket)) => socket,
-        Ok(Err(error)) => return error.to_string(),
-        Err(_) => return "nobody answers there".to_owned(),
+        Ok(Err(error)) => return End::Broken(error.to_string()),
+        Err(_) => return End::Broken("nobody answers there".to_owned()),
     };
     let seen = Seen::new();
     let near = Guarded::new(socket, seen.clone());
-    let _closing = seen.closing();
+    let closing = Seen::closing(seen.clone());
     let mut over = pin!(seen.ended(SILENCE));
     let connecting = timeout(CONNECT, connect(shared, near));
     let connection = tokio::select! {
         biased;
         connected = connecting => match connected {
             Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return seen.reason().unwrap_or_else(|| told(&error)),
-            Err(_) => return "it does not answer in time".to_owned(),
+            Ok(Err(error)) => {
+                return End::Broken(seen.reason().unwrap_or_else(|| told(&error)));
+            }
+            Err(_) => return End::Broken("it does not answer in time".to_owned()),
         },
-        why = &mut over => return why,
+        why = &mut over => return End::Broken(why),
     };
-    let (_going, ended) = watch::channel(());
+    let channels = connection.configuration().channel_max();
+    let (going, ended) = watch::channel(());
+    let (used, unused) = oneshot::channel();
     shared.is_there(Connected {
         connection,
         version: seen.version().unwrap_or_default(),
         ended,
+        _used: used,
     });
-    over.await
+    tokio::select! {
+        biased;
+        why = over => End::Broken(why),
+        // No number is used twice until all were, and half of them are left to those who use it.
+        () = seen.has_ended((u32::from(channels) / 2).max(1)) => {
+            tracing::debug!(broker = %shared.address.name, "another connection takes the place of one on which much was refused");
+            tokio::spawn(go_on(seen.clone(), closing, (going, unused)));
+            End::Worn
+        }
+    }
+}
+
+/// Keeps a connection that has a successor until nobody uses it any more.
+async fn go_on(
+    seen: Arc<Seen>,
+    closing: Closing,
+    (going, unused): (watch::Sender<()>, oneshot::Receiver<Infallible>),
+) {
+    tokio::select! {
+        _ = seen.ended(SILENCE) => {}
+        _ = unused => {}
+    }
+    drop((going, closing));
 }
 
 async fn connect(shared: &Shared, near: Guarded) -> lapin::Result<Connection> {
