@@ -325,3 +325,19 @@ async fn however_often_a_channel_is_ended_there_is_another_one_and_nothing_under
     let (_connection, anybody) = host.anybody().await;
     assert_eq!(count(&anybody, "orders").await, 300);
 }
+
+#[tokio::test]
+async fn what_was_said_of_one_thing_is_said_of_no_other_that_comes_much_later() {
+    let host = host().await;
+    let rabbit = host.open().await;
+    for _ in 0..3 {
+        let told = rabbit
+            .publish("missing", None, message("a"), PATIENCE)
+            .await;
+        assert_eq!(told, Err(Unpublished::UnknownTopic));
+    }
+    // Each is asked for on a channel of its own, of more than a connection has numbers for.
+    let asking = (0..2_200).map(async |_| rabbit.create_topic("orders").await.unwrap());
+    let asking = futures::stream::iter(asking).buffer_unordered(16);
+    assert_eq!(asking.count().await, 2_200);
+}

@@ -4,10 +4,10 @@
 //! what was under way among it. Here a connection that breaks is over, with all that was opened on it,
 //! and there is another one.
 //!
-//! The crate never forgets the number of a channel that the broker has ended, and fails whatever is opened with it
-//! once more (lapin 4.12): after some two thousand questions to which the answer was no, as whoever publishes to what
-//! is not there gets, nothing could be opened. So another connection takes the place of one before that, which ends
-//! when nobody uses it any more.
+//! The crate never forgets the number of a channel that the broker has ended, and fails what is opened with it once
+//! more (lapin 4.12), with what was said then. So it is opened again, with the next number; and before there are none
+//! left, after some thousand questions to which the answer was no, as whoever publishes to what is not there gets,
+//! another connection takes the place of this one, which ends when nobody uses it any more.
 
 use std::convert::Infallible;
 use std::io;
@@ -155,7 +155,13 @@ impl Shared {
 impl Connected {
     /// Opens a channel.
     pub(super) async fn channel(&self) -> Result<Channel, lapin::Error> {
-        self.connection.create_channel().await
+        loop {
+            match self.connection.create_channel().await {
+                // It was said of an earlier one of that number, which is used no more.
+                Err(error) if refusal(&error).is_some() && !self.is_over() => {}
+                opened => return opened,
+            }
+        }
     }
 
     /// Opens a channel on which it is confirmed what is published.
@@ -248,7 +254,7 @@ async fn hold(shared: &Shared) -> End {
     tokio::select! {
         biased;
         why = over => End::Broken(why),
-        // No number is used twice until all were, and half of them are left to those who use it.
+        // Half of the numbers are left to those who use it.
         () = seen.has_ended((u32::from(channels) / 2).max(1)) => {
             tracing::debug!(broker = %shared.address.name, "another connection takes the place of one on which much was refused");
             tokio::spawn(go_on(seen.clone(), closing, (going, unused)));

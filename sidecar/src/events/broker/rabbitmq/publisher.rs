@@ -78,7 +78,15 @@ impl Publisher {
         };
         // One with something under way, or that was ended, is not used again.
         if channel.status().connected() && !matches!(sent, Err(Unpublished::Unconfirmed(_))) {
-            lock(&self.idle).push((connected, channel));
+            let mut idle = lock(&self.idle);
+            // Those of a connection that has a successor are used no more, and it ends with them.
+            if idle
+                .first()
+                .is_some_and(|(of, _)| !Arc::ptr_eq(of, &connected))
+            {
+                idle.retain(|(of, _)| Arc::ptr_eq(of, &connected));
+            }
+            idle.push((connected, channel));
         }
         sent
     }
