@@ -31,7 +31,7 @@ const START: Duration = Duration::from_secs(90);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many virtual hosts a node has: as many tests can share it.
-const HOSTS: usize = 20;
+const HOSTS: usize = 24;
 
 /// A node, killed when this is dropped, and when these tests end.
 struct Server {

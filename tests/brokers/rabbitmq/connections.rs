@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use tests::brokers::older;
-
 use futures::StreamExt as _;
+use tests::brokers::older;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
@@ -305,14 +306,56 @@ async fn a_version_that_can_not_do_what_is_needed_is_told() {
     assert!(version.starts_with("3.9.") && needed == "3.10", "{version}");
 }
 
-#[tokio::test]
-async fn however_often_a_channel_is_ended_there_is_another_one_and_nothing_under_way_is_hurt() {
-    let host = host().await;
-    let rabbit = host.open().await;
+/// Leads to a broker as often as it may, and counts the connections that are open.
+struct Led {
+    address: SocketAddr,
+    open: Arc<AtomicUsize>,
+    all: Arc<AtomicUsize>,
+}
+
+impl Led {
+    async fn to(broker: SocketAddr, most: usize) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let led = Led {
+            address: listener.local_addr().unwrap(),
+            open: Arc::default(),
+            all: Arc::default(),
+        };
+        let (open, all) = (led.open.clone(), led.all.clone());
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                if all.fetch_add(1, Ordering::SeqCst) >= most {
+                    continue;
+                }
+                let open = open.clone();
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(broker).await.unwrap();
+                    open.fetch_add(1, Ordering::SeqCst);
+                    let _ = copy_bidirectional(&mut near, &mut far).await;
+                    open.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        led
+    }
+
+    /// A client of the broker that it leads to.
+    async fn open(&self, host: &Host) -> RabbitMq {
+        let rabbit = RabbitMq::open(Address {
+            dial: self.address.into(),
+            ..host.address()
+        });
+        let rabbit = rabbit.unwrap();
+        until(|| rabbit.is_connected()).await;
+        rabbit
+    }
+}
+
+/// Publishes so many to a topic that is not there, and a ninth of them to one that is.
+async fn published(rabbit: &RabbitMq, count: usize) {
     rabbit.create_topic("orders").await.unwrap();
-    // Of more channels than a connection has numbers for.
     let topics = ["missing"; 8].into_iter().chain(["orders"]);
-    let topics = topics.cycle().take(9 * 300);
+    let topics = topics.cycle().take(count);
     let publishing = topics.map(async |topic| {
         let told = rabbit.publish(topic, None, message("a"), PATIENCE).await;
         match topic {
@@ -321,9 +364,33 @@ async fn however_often_a_channel_is_ended_there_is_another_one_and_nothing_under
         }
     });
     let publishing = futures::stream::iter(publishing).buffer_unordered(32);
-    assert_eq!(publishing.count().await, 9 * 300);
+    assert_eq!(publishing.count().await, count);
+}
+
+#[tokio::test]
+async fn however_often_a_channel_is_ended_there_is_another_one_and_nothing_under_way_is_hurt() {
+    let host = host().await;
+    let led = Led::to(host.address, usize::MAX).await;
+    let rabbit = led.open(&host).await;
+    // Of more channels than a connection has numbers for.
+    published(&rabbit, 9 * 300).await;
     let (_connection, anybody) = host.anybody().await;
     assert_eq!(count(&anybody, "orders").await, 300);
+    // A connection that has a successor ends when nobody uses it any more.
+    until(|| led.open.load(Ordering::SeqCst) == 1).await;
+    assert!(led.all.load(Ordering::SeqCst) > 1);
+}
+
+#[tokio::test]
+async fn a_connection_is_used_on_while_no_other_can_take_its_place() {
+    let host = host().await;
+    let led = Led::to(host.address, 1).await;
+    let rabbit = led.open(&host).await;
+    // Half of the numbers, and some more.
+    published(&rabbit, 9 * 140).await;
+    until(|| led.all.load(Ordering::SeqCst) > 3).await;
+    published(&rabbit, 9 * 10).await;
+    assert_eq!(led.open.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

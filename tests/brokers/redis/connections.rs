@@ -55,41 +55,49 @@ async fn publishing_while_it_is_away_answers_at_once() {
     assert_eq!(queue.lag().await.unwrap().waiting, 0);
 }
 
-/// What comes of publishing to one that does something else when a script is to run.
+/// What nobody publishes again, and what may come again: the first is added, the other is left to a script.
+const IDS: [Option<&str>; 2] = [None, Some("1")];
+
+/// What comes of publishing to one that does something else at that.
 async fn published(
     does: fn() -> Does,
+    id: Option<&str>,
     patience: Duration,
 ) -> (Result<bool, Unpublished>, Duration) {
     let dial = fake::start(move |asked| match asked {
-        "EVALSHA" => does(),
+        "EVALSHA" | "XADD" => does(),
         asked => usual(asked),
     });
     let redis = Redis::open(address(dial.await, "", "")).await.unwrap();
     until(|| redis.is_connected()).await;
     let since = Instant::now();
-    let published = redis.publish("orders", None, message("a"), patience).await;
+    let published = redis.publish("orders", id, message("a"), patience).await;
     (published, since.elapsed())
 }
 
 #[tokio::test]
 async fn what_is_under_way_when_the_connection_breaks_is_unconfirmed() {
-    let (published, took) = published(|| Does::HangsUp, SOON).await;
-    assert!(
-        matches!(published, Err(Unpublished::Unconfirmed(_))),
-        "{published:?}"
-    );
-    assert!(took < PATIENCE, "{took:?}");
+    for id in IDS {
+        let (published, took) = published(|| Does::HangsUp, id, SOON).await;
+        assert!(
+            matches!(published, Err(Unpublished::Unconfirmed(_))),
+            "{published:?}"
+        );
+        assert!(took < PATIENCE, "{took:?}");
+    }
 }
 
 #[tokio::test]
 async fn nobody_waits_longer_than_they_want_to_for_a_broker_that_is_silent() {
     let patience = Duration::from_millis(300);
-    let (published, took) = published(|| Does::Nothing, patience).await;
-    assert!(
-        matches!(published, Err(Unpublished::Unconfirmed(_))),
-        "{published:?}"
-    );
-    assert!(took >= patience && took < PATIENCE, "{took:?}");
+    for id in IDS {
+        let (published, took) = published(|| Does::Nothing, id, patience).await;
+        assert!(
+            matches!(published, Err(Unpublished::Unconfirmed(_))),
+            "{published:?}"
+        );
+        assert!(took >= patience && took < PATIENCE, "{took:?}");
+    }
 }
 
 #[tokio::test]
@@ -100,13 +108,15 @@ async fn a_broker_that_does_nothing_for_now_is_away() {
         "-CLUSTERDOWN The cluster is down\r\n",
     ] {
         let dial = fake::start(move |asked| match asked {
-            "EVALSHA" => Does::Says(answer),
+            "EVALSHA" | "XADD" => Does::Says(answer),
             asked => usual(asked),
         });
         let redis = Redis::open(address(dial.await, "", "")).await.unwrap();
         until(|| redis.is_connected()).await;
-        let published = redis.publish("orders", None, message("a"), SOON).await;
-        assert_eq!(published, Err(Unpublished::Away));
+        for id in IDS {
+            let published = redis.publish("orders", id, message("a"), SOON).await;
+            assert_eq!(published, Err(Unpublished::Away));
+        }
         let joined = redis.join(&group("billing", "orders")).await.map(drop);
         assert!(matches!(joined, Err(Unsubscribed::Away(_))), "{joined:?}");
     }
@@ -202,27 +212,33 @@ async fn a_broker_that_takes_nothing_says_why() {
     let server = Server::start("");
     let redis = server.open().await;
     redis.create_topic("orders").await.unwrap();
-    let refused = async |code: &str, id: &str| {
-        let published = redis.publish("orders", Some(id), message("a"), SOON).await;
+    let refused = async |code: &str, id: Option<&str>| {
+        let published = redis.publish("orders", id, message("a"), SOON).await;
         let Err(Unpublished::Refused(why)) = published else {
             panic!("{published:?}");
         };
         assert!(why.starts_with(code), "{why}");
     };
     server.say("CONFIG SET maxmemory 1").await;
-    refused("OOM", "1").await;
+    for id in IDS {
+        refused("OOM", id).await;
+    }
     server.say("CONFIG SET maxmemory 0").await;
     server.say("CONFIG SET min-replicas-to-write 1").await;
-    refused("NOREPLICAS", "1").await;
+    for id in IDS {
+        refused("NOREPLICAS", id).await;
+    }
     server.say("CONFIG SET min-replicas-to-write 0").await;
     // Its id was not remembered by any of that.
     let published = redis.publish("orders", Some("1"), message("a"), SOON).await;
     assert_eq!(published, Ok(false));
     server.say("REPLICAOF 127.0.0.1 1").await;
-    until(|| redis.is_connected()).await;
-    refused("READONLY", "2").await;
-    // Another one may be the master: it is dialled anew.
-    until(|| !redis.is_connected()).await;
+    for id in [None, Some("2")] {
+        until(|| redis.is_connected()).await;
+        refused("READONLY", id).await;
+        // Another one may be the master: it is dialled anew.
+        until(|| !redis.is_connected()).await;
+    }
     until(|| redis.is_connected()).await;
 }
 

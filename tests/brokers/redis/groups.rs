@@ -109,11 +109,13 @@ async fn a_key_that_is_no_stream_is_refused() {
     let server = Server::start("");
     let redis = server.open().await;
     server.say("SET orders x").await;
-    let published = redis.publish("orders", None, message("a"), PATIENCE).await;
-    let Err(Unpublished::Refused(why)) = published else {
-        panic!("{published:?}");
-    };
-    assert!(why.starts_with("WRONGTYPE"), "{why}");
+    for id in [None, Some("1")] {
+        let published = redis.publish("orders", id, message("a"), PATIENCE).await;
+        let Err(Unpublished::Refused(why)) = published else {
+            panic!("{published:?}");
+        };
+        assert!(why.starts_with("WRONGTYPE"), "{why}");
+    }
     let created = redis.create_topic("orders").await;
     assert!(matches!(created, Err(Unsubscribed::Refused(_))));
     let joined = redis.join(&group("billing", "orders")).await.map(drop);

@@ -140,6 +140,35 @@ async fn redis_carries_events_as_nats_does() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_nobody_can_send_again_is_remembered_by_no_broker() -> Result<()> {
+    let (mesh, redis) = with_redis().await?;
+    let (stock, _billing) = (
+        mesh.workload("stock").await?,
+        mesh.workload("billing").await?,
+    );
+    mesh.programmed("stock").await?;
+    let count = ["EVAL", "return tostring(#redis.call('KEYS', ARGV[1]))", "0"];
+    let count = [&count[..], &["meshwright:id:*"]].concat();
+    // Without a key its id is made by the sidecar.
+    for (headers, remembered) in [(&[][..], "0"), (&[("idempotency-key", "1")][..], "1")] {
+        wait_until("it is accepted", SOON, async || {
+            let answer = publish(&stock.sidecar, "events/stock", headers, "{}").await?;
+            ensure!(answer.status == 202, "{answer:?}");
+            Ok(())
+        })
+        .await?;
+        assert_eq!(redis.tell(&count).await?, remembered);
+    }
+    assert_eq!(
+        redis
+            .tell(&["EVAL", "return tostring(redis.call('XLEN', 'stock'))", "0"])
+            .await?,
+        "2"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn rabbitmq_carries_events_as_nats_does() -> Result<()> {
     let (mesh, _rabbit) = with_rabbitmq().await?;
     carries(&mesh).await

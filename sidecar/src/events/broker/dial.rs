@@ -1,5 +1,6 @@
 //! How the client of a broker gets a connection to it.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
@@ -60,6 +61,11 @@ impl Dial {
 pub(super) fn shown(text: &str) -> String {
     let shown = text.chars().filter(|of| !of.is_control());
     shown.take(SHOWN).collect()
+}
+
+/// Why there is no connection, where a broker says so of who we are.
+pub(super) fn refuses(said: impl fmt::Display) -> String {
+    format!("it refuses what its Secret has as username and password: {said}")
 }
 
 impl From<SocketAddr> for Dial {

@@ -105,28 +105,26 @@ impl Redis {
             },
             Unwritten::Refused(why) => refused(why),
         })?;
-        let answer = match id {
+        let told = match id {
             Some(id) => {
                 let remembers = format!("{OURS}id:{{{topic}}}:{id}");
                 let arguments = [&[DUPLICATES.as_bytes()], &fields[..]].concat();
                 let keys = [topic, &*remembers];
-                self.link.run(&PUBLISH, &keys, &arguments, patience).await
+                let asked = self.link.run(&PUBLISH, &keys, &arguments, patience);
+                asked.await.map(|answer| reply::number(&answer))
             }
-            None => self.link.say(&script::add(topic, &fields), patience).await,
+            // The same without a script: nothing where there is no such key.
+            None => {
+                let asked = self.link.say(&script::add(topic, &fields), patience).await;
+                asked.map(|answer| Some(if answer == Value::Nil { -1 } else { 0 }))
+            }
         };
-        let answer = answer.map_err(|why| match why {
+        let told = told.map_err(|why| match why {
             Unanswered::Away(_) => Unpublished::Away,
             Unanswered::Refused(why) => Unpublished::Refused(why.to_string()),
             Unanswered::Unknown(why) => Unpublished::Unconfirmed(why.to_owned()),
         })?;
-        if id.is_none() {
-            return match answer {
-                // There is no such key, and none is made.
-                Value::Nil => Err(Unpublished::UnknownTopic),
-                _ => Ok(false),
-            };
-        }
-        match reply::number(&answer) {
+        match told {
             Some(0) => Ok(false),
             Some(1) => Ok(true),
             Some(2) => {

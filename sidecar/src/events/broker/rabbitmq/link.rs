@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::guard::MAX_FRAME;
 use super::guarded::{Closing, Guarded, Seen};
 use super::kit::Kit;
-use crate::events::broker::dial::{Dial, shown};
+use crate::events::broker::dial::{Dial, refuses, shown};
 
 /// How long a connection may take until it can be used.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -132,6 +132,15 @@ impl Drop for Link {
 // === impl Shared ===
 
 impl Shared {
+    /// There is no new connection. One that was to have a successor is used on as long as it goes on.
+    fn has_none(&self, why: &str) {
+        let ended = |one: &mut Option<Arc<Connected>>| one.take_if(|one| one.is_over()).is_some();
+        self.connected.send_if_modified(ended);
+        if self.connected.borrow().is_none() {
+            self.is_away(why);
+        }
+    }
+
     fn is_away(&self, why: &str) {
         let mut known = lock(&self.why);
         known.clear();
@@ -205,11 +214,10 @@ async fn keep(shared: Arc<Shared>) {
             }
         };
         let why = match why.starts_with(REFUSES) {
-            true => format!("it refuses what its Secret has as username and password: {why}"),
+            true => refuses(why),
             false => why,
         };
-        shared.connected.send_replace(None);
-        shared.is_away(&why);
+        shared.has_none(&why);
         if since.elapsed() > CONNECT + AGAIN.1 {
             pause = AGAIN.0;
         }

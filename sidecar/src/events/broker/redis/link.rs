@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::reply::{Refusal, durability, evicts, version};
 use super::script::Script;
-use crate::events::broker::dial::{Dial, Dialled};
+use crate::events::broker::dial::{Dial, Dialled, refuses};
 
 /// How long a connection may take until it can be used.
 pub(super) const CONNECT: Duration = Duration::from_secs(5);
@@ -398,9 +398,7 @@ fn pause(tried: u32) -> Duration {
 /// Why a connection can't be used; none of it is what we have said.
 fn why(error: &RedisError) -> String {
     match Refusal::of(error) {
-        Some(refusal) if REFUSES.contains(&&*refusal.code) => {
-            format!("it refuses what its Secret has as username and password: {refusal}")
-        }
+        Some(refusal) if REFUSES.contains(&&*refusal.code) => refuses(refusal),
         Some(refusal) => refusal.to_string(),
         None => error.category().to_owned(),
     }
