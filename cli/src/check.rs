@@ -5,6 +5,7 @@ mod definitions;
 mod expiry;
 mod images;
 mod installation;
+mod objects;
 mod plugin;
 mod sent;
 mod sidecars;

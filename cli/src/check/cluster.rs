@@ -16,6 +16,7 @@ use super::definitions;
 use super::expiry;
 use super::images;
 use super::installation::{self, Installation};
+use super::objects::{self, ENFORCED};
 use super::plugin;
 use super::sent::differences;
 use super::sidecars::{self, Asked};
@@ -31,15 +32,6 @@ use crate::install;
 use crate::kubectl;
 use crate::sidecar::Cluster;
 use crate::up::{plain, table::say};
-
-/// Every kind that has a status of ours, by its full name: kubectl knows what is in a category from a
-/// cache, which may be older than the chart.
-const ENFORCED: [&str; 4] = [
-    "apiroutes.meshwright.dev",
-    "eventsubscriptions.meshwright.dev",
-    "ratelimits.meshwright.dev",
-    "retrypolicies.meshwright.dev",
-];
 
 /// Checks a cluster, and what of a folder is stored there; returns the exit code: 1 when anything is
 /// wrong.
@@ -70,7 +62,7 @@ pub(super) fn run(folder: Option<&Path>, cluster: &Cluster) -> anyhow::Result<i3
         told.wrong(Page::ACCEPTED, plain(&what), remedy);
     }
     let documents = told.compare(cluster, &written, &kinds)?;
-    let objects = objects(cluster, &kinds)?;
+    let objects = objects::read(cluster, &kinds)?;
     told.add(refused(&objects, &written));
     for what in unwise(&inputs(&objects), &written) {
         let remedy = remedy!("change it and apply it again, unless it is meant so");
@@ -101,23 +93,6 @@ fn conclusion(documents: Option<usize>, objects: usize, (asked, all): (usize, us
         format!("{documents} documents compared with what is stored, ")
     });
     format!("{compared}{objects} objects of the mesh looked at, {asked} of {all} sidecars asked")
-}
-
-/// The objects of the mesh, of the kinds that are there.
-fn objects(cluster: &Cluster, kinds: &BTreeSet<String>) -> anyhow::Result<Value> {
-    let there: Vec<_> = ENFORCED
-        .into_iter()
-        .filter(|kind| kinds.contains(*kind))
-        .collect();
-    if there.is_empty() {
-        return Ok(Value::Null);
-    }
-    let mut asking = kubectl::command(cluster, None);
-    asking.args(["get", &there.join(",")]);
-    if cluster.namespace.is_none() {
-        asking.arg("--all-namespaces");
-    }
-    kubectl::json(asking, None)
 }
 
 /// The sidecars of pods, with the versions that their images are of, as the operator's is, and otherwise those
@@ -158,6 +133,14 @@ fn stored<'a>(
     let mut asking = kubectl::command(&everywhere, None);
     asking.args(["get", "--ignore-not-found", "-f", "-"]);
     kubectl::json(asking, Some(&names))
+}
+
+/// Without those that end: after a rollout they are there for some time, and nobody needs to do anything.
+fn remaining(mut pods: Value) -> Value {
+    if let Some(items) = pods.get_mut("items").and_then(Value::as_array_mut) {
+        items.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    }
+    pods
 }
 
 /// The objects of an answer: of a list, or the only one.
@@ -300,21 +283,23 @@ impl Told {
         Ok(documents)
     }
 
-    /// The pods that are looked at, which are all that the user may see.
+    /// The pods that are looked at, which are all that the user may see and that stay.
     fn pods(&mut self, cluster: &Cluster) -> Value {
         let mut asking = kubectl::command(cluster, None);
         asking.args(["get", "pods"]);
         if cluster.namespace.is_none() {
             asking.arg("--all-namespaces");
         }
-        kubectl::json(asking, None).unwrap_or_else(|error| {
-            let what = format_args!(
-                "pods without a sidecar can't be looked for, and no sidecar be asked: {error:#}"
-            );
-            let remedy = remedy!("it takes the right to list pods");
-            self.note(Page::RIGHTS, what, remedy);
-            Value::Null
-        })
+        kubectl::json(asking, None)
+            .map(remaining)
+            .unwrap_or_else(|error| {
+                let what = format_args!(
+                    "pods without a sidecar can't be looked for, and no sidecar be asked: {error:#}"
+                );
+                let remedy = remedy!("it takes the right to list pods");
+                self.note(Page::RIGHTS, what, remedy);
+                Value::Null
+            })
     }
 
     /// Looks at what the mesh itself is made of. There is one for the whole cluster: who checks one namespace
@@ -424,6 +409,18 @@ mod tests {
         let (wrong, notes) = refused(&object, &Written::default()).parts();
         assert!(wrong.len() == 1 && notes.is_empty(), "{wrong:?} {notes:?}");
         wrong.concat()
+    }
+
+    #[test]
+    fn a_pod_that_ends_is_no_longer_looked_at() {
+        let pod = |name: &str, ends: Value| json!({ "metadata": { "name": name, "deletionTimestamp": ends } });
+        let ends = json!("2026-01-31T08:00:00Z");
+        let pods = json!({ "items": [pod("old", ends), pod("new", Value::Null)] });
+        let names: Vec<_> = items(&remaining(pods))
+            .map(|pod| pod["metadata"]["name"].clone())
+            .collect();
+        assert_eq!(names, ["new"]);
+        assert_eq!(remaining(Value::Null), Value::Null);
     }
 
     #[test]
