@@ -23,6 +23,7 @@ use tests::brokers::rabbitmq::{Node, free};
 
 mod connections;
 mod groups;
+mod publishing;
 
 /// How long anything may take that is waited for.
 const SOON: Duration = Duration::from_secs(20);

@@ -45,6 +45,7 @@ use std::time::Duration;
 use futures::future::{FutureExt as _, LocalBoxFuture};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 pub use link::Address;
 
@@ -53,7 +54,7 @@ use crate::policy::load_balancer::hash::of_text;
 use declare::{ANSWER, Declarer, No, quorum};
 use delay::Delays;
 use link::{Link, lock};
-use publisher::{Letter, Publisher};
+use publisher::{Letter, Publisher, Sent};
 
 /// The longest message, headers included, in bytes.
 const MAX: usize = 8 * 1024 * 1024;
@@ -162,22 +163,31 @@ impl RabbitMq {
         if !is_topic(topic) {
             return Err(refused("the name of its topic can't be one"));
         }
-        let (properties, length) = message::written(&message, id).map_err(refused)?;
-        if length + message.data.len() > MAX {
-            return Err(Unpublished::TooLarge { max: MAX });
+        let (until, place) = (Instant::now() + patience, rand::random());
+        let mut may_be_held = false;
+        loop {
+            let (properties, length) = message::written(&message, id, place).map_err(refused)?;
+            if length + message.data.len() > MAX {
+                return Err(Unpublished::TooLarge { max: MAX });
+            }
+            // They are in one frame, and the broker ends a connection on which one is longer.
+            if length > self.publisher.longest_properties() {
+                return Err(refused("its headers are too long"));
+            }
+            let letter = Letter {
+                exchange: topic,
+                key: topic,
+                properties,
+                data: message.data.clone(),
+            };
+            match self.publisher.publish(letter, until).await {
+                Ok(Sent::Held) => return Ok(false),
+                Ok(Sent::Unknown) => may_be_held = true,
+                // It may be from before, whatever is told of it now.
+                Err(why) if may_be_held => return Err(Unpublished::Unconfirmed(why.to_string())),
+                Err(why) => return Err(why),
+            }
         }
-        // They are in one frame, and the broker ends a connection on which one is longer.
-        if length > self.publisher.longest_properties() {
-            return Err(refused("its headers are too long"));
-        }
-        let letter = Letter {
-            exchange: topic,
-            key: topic,
-            properties,
-            data: &message.data,
-        };
-        self.publisher.publish(letter, patience).await?;
-        Ok(false)
     }
 
     /// Makes the exchange, and a queue that holds what is published there.

@@ -46,10 +46,26 @@ pub(super) struct Guard {
     returned: HashMap<u16, Returned>,
     /// How many channels the broker has ended.
     pub(super) ends: u32,
+    /// The channels that many publish on at once.
+    pub(super) shared: HashMap<u16, Shared>,
     /// The version that the broker says it is of.
     pub(super) version: Option<String>,
     /// Why it has ended the connection.
     pub(super) reason: Option<String>,
+}
+
+/// What is known of a channel that many publish on.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// How many messages are not written yet.
+    pub(super) unwritten: usize,
+    /// Whether a message was returned on it.
+    pub(super) has_returned: bool,
+    /// Whether nobody begins to publish on it any more.
+    pub(super) is_left: bool,
+    /// That the broker has ended it, which the crate is not told before all is written: it would say that it has heard
+    /// that, and write the rest then, at which the broker ends the connection.
+    pub(super) ended: Option<Vec<u8>>,
 }
 
 /// It is no RabbitMQ that says this. The connection is to be closed.
@@ -70,6 +86,14 @@ struct Reader<'a> {
     bytes: &'a mut [u8],
     at: usize,
     version: Option<String>,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(super) fn is_certain(&self) -> bool {
+        !self.has_returned && !self.is_left && self.ended.is_none()
+    }
 }
 
 // === impl Guard ===
@@ -111,6 +135,17 @@ impl Guard {
         Ok(())
     }
 
+    /// Appends to `passed` that channels were ended on which all is written that was to be.
+    pub(super) fn pass_ends(&mut self, passed: &mut Vec<u8>) {
+        self.shared.retain(|channel, shared| match &shared.ended {
+            Some(end) if shared.unwritten == 0 => {
+                append(passed, kind::METHOD, *channel, end);
+                false
+            }
+            _ => true,
+        });
+    }
+
     fn frame(
         &mut self,
         kind: u8,
@@ -120,8 +155,12 @@ impl Guard {
     ) -> Result<(), Malformed> {
         match kind {
             kind::METHOD => {
+                let ends = self.ends;
                 self.method(channel, payload).ok_or(Malformed)?;
-                append(passed, kind, channel, payload);
+                match self.shared.get_mut(&channel).filter(|_| self.ends != ends) {
+                    Some(shared) => shared.ended = Some(payload.to_vec()),
+                    None => append(passed, kind, channel, payload),
+                }
             }
             kind::HEADER => {
                 let (begin, properties) = payload.split_at_mut_checked(12).ok_or(Malformed)?;
@@ -206,6 +245,9 @@ impl Guard {
             (20, 40) => self.ends = self.ends.saturating_add(1),
             (BASIC, 50) => {
                 self.returned.insert(channel, Returned::Properties);
+                if let Some(shared) = self.shared.get_mut(&channel) {
+                    shared.has_returned = true;
+                }
             }
             _ => {}
         }

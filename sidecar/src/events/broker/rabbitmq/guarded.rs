@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::guard::Guard;
+use super::guard::{Guard, Shared};
 use super::link::lock;
 use crate::events::broker::dial::Dialled;
 
@@ -48,6 +48,12 @@ pub(super) struct Seen {
 /// Closes a connection when it is dropped.
 pub(super) struct Closing(Arc<Seen>);
 
+/// A message that is to be written on a channel that many publish on, until this is dropped.
+pub(super) struct Unwritten {
+    seen: Arc<Seen>,
+    channel: u16,
+}
+
 // === impl Guarded ===
 
 impl Guarded {
@@ -65,6 +71,7 @@ impl Guarded {
     fn poll_passed(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.passed.clear();
         self.at = 0;
+        lock(&self.seen.guard).pass_ends(&mut self.passed);
         // A part of a frame passes as nothing.
         while self.passed.is_empty() {
             let mut read = ReadBuf::new(&mut self.read);
@@ -88,6 +95,7 @@ impl Guarded {
                 let passed = guard.pass(read, &mut self.passed);
                 if guard.ends != ends {
                     self.seen.channel_ended.notify_one();
+                    guard.pass_ends(&mut self.passed);
                 }
                 passed
             };
@@ -196,6 +204,43 @@ impl Seen {
         lock(&self.guard).version.clone()
     }
 
+    /// Many publish on this channel from now on. Nothing is under way on it.
+    pub(super) fn share(&self, channel: u16) {
+        lock(&self.guard).shared.insert(channel, Shared::default());
+    }
+
+    /// Nobody publishes on it any more.
+    pub(super) fn unshare(&self, channel: u16) {
+        let mut guard = lock(&self.guard);
+        let Some(shared) = guard.shared.get_mut(&channel) else {
+            return;
+        };
+        shared.is_left = true;
+        // Else its end is not to be told yet.
+        if shared.unwritten == 0 && shared.ended.is_none() {
+            guard.shared.remove(&channel);
+        }
+    }
+
+    /// Whether a [shared](Self::share) channel tells of each what becomes of it: nothing was returned on it, and it has
+    /// not ended. It is known before the crate knows of what follows.
+    pub(super) fn is_certain(&self, channel: u16) -> bool {
+        let guard = lock(&self.guard);
+        guard.shared.get(&channel).is_some_and(Shared::is_certain)
+    }
+
+    /// One more is published on it; nothing if that is in vain.
+    pub(super) fn writes(self: &Arc<Self>, channel: u16) -> Option<Unwritten> {
+        let mut guard = lock(&self.guard);
+        let shared = guard.shared.get_mut(&channel);
+        let shared = shared.filter(|shared| shared.is_certain())?;
+        shared.unwritten += 1;
+        Some(Unwritten {
+            seen: self.clone(),
+            channel,
+        })
+    }
+
     /// What closes it as soon as nobody holds it.
     pub(super) fn closing(seen: Arc<Self>) -> Closing {
         Closing(seen)
@@ -211,6 +256,25 @@ impl Seen {
         match self.closed.load(Ordering::Acquire) {
             true => Err(io::ErrorKind::ConnectionAborted.into()),
             false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Unwritten {
+    fn drop(&mut self) {
+        let mut guard = lock(&self.seen.guard);
+        let Some(shared) = guard.shared.get_mut(&self.channel) else {
+            return;
+        };
+        shared.unwritten = shared.unwritten.saturating_sub(1);
+        if shared.unwritten > 0 {
+            return;
+        }
+        if shared.ended.is_some() {
+            drop(guard);
+            self.seen.reads.wake();
+        } else if shared.is_left {
+            guard.shared.remove(&self.channel);
         }
     }
 }
@@ -252,6 +316,36 @@ mod tests {
         assert_eq!(io.read(&mut read).await?, 0);
         drop(io);
         assert_eq!(seen.ended(SILENCE).await, "the connection broke");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn that_a_channel_has_ended_is_told_when_all_is_written_and_nothing_more_is()
+    -> io::Result<()> {
+        let (mut io, seen, mut broker) = opened();
+        let heartbeat = [8, 0, 0, 0, 0, 0, 0, 0xCE];
+        let payload = [0, 20, 0, 40, 1, 148, 0, 0, 60, 0, 40];
+        let end = [&[1, 0, 1, 0, 0, 0, 11][..], &payload, &[0xCE]].concat();
+        seen.share(1);
+        let unwritten = seen.writes(1);
+        assert!(unwritten.is_some() && seen.is_certain(1));
+        tokio::io::AsyncWriteExt::write_all(&mut broker, &end).await?;
+        tokio::io::AsyncWriteExt::write_all(&mut broker, &heartbeat).await?;
+        let mut read = [0; 8];
+        io.read_exact(&mut read).await?;
+        assert_eq!(read, heartbeat);
+        assert!(seen.writes(1).is_none() && !seen.is_certain(1));
+        let mut read = vec![0; end.len()];
+        let reading = tokio::spawn(async move {
+            io.read_exact(&mut read).await?;
+            Ok::<_, io::Error>(read)
+        });
+        tokio::task::yield_now().await;
+        assert!(!reading.is_finished());
+        // Also when it is not shared any more.
+        seen.unshare(1);
+        drop(unwritten);
+        assert_eq!(reading.await??, end);
         Ok(())
     }
 

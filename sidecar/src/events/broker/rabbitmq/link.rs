@@ -79,6 +79,8 @@ pub(super) struct Connected {
     connection: Connection,
     /// The version of the broker.
     pub(super) version: String,
+    /// What the broker says on it, as it is seen before the crate reads it.
+    pub(super) seen: Arc<Seen>,
     ended: watch::Receiver<()>,
     /// Dropped with this, which is told.
     _used: oneshot::Sender<Infallible>,
@@ -185,6 +187,11 @@ impl Connected {
         self.connection.status().blocked()
     }
 
+    /// How many channels there may be at once.
+    pub(super) fn channels(&self) -> usize {
+        self.connection.configuration().channel_max().into()
+    }
+
     /// How many bytes a frame may have.
     pub(super) fn longest_frame(&self) -> usize {
         usize::try_from(self.connection.configuration().frame_max()).unwrap_or(usize::MAX)
@@ -256,6 +263,7 @@ async fn hold(shared: &Shared) -> End {
     shared.is_there(Connected {
         connection,
         version: seen.version().unwrap_or_default(),
+        seen: seen.clone(),
         ended,
         _used: used,
     });

@@ -55,13 +55,15 @@ pub(super) struct Read {
     pub(super) published: Option<SystemTime>,
 }
 
-/// The properties of a message that is published, and how many bytes they are at most.
+/// The properties of a message that is published, and how many bytes they are at most. `place`: a number that no other
+/// one has, and the same one when it is published once more.
 ///
 /// # Errors
 /// That they can't be written.
 pub(super) fn written(
     message: &Message,
     id: Option<&str>,
+    place: u128,
 ) -> Result<(BasicProperties, usize), &'static str> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = now.unwrap_or_default();
@@ -102,10 +104,7 @@ pub(super) fn written(
     }
     let millis = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
     table.insert(text(PUBLISHED), AMQPValue::LongLongInt(millis));
-    table.insert(
-        text(PLACE),
-        long(&format!("{:032x}", rand::random::<u128>())),
-    );
+    table.insert(text(PLACE), long(&format!("{place:032x}")));
     let properties = properties.with_headers(table);
     let length = length(&properties);
     Ok((properties, length))
@@ -368,7 +367,7 @@ mod tests {
             ("ce-type", "t"),
         ]);
         let before = SystemTime::now() - Duration::from_millis(1);
-        let (properties, length) = written(&sent, Some("id")).unwrap();
+        let (properties, length) = written(&sent, Some("id"), rand::random()).unwrap();
         assert!(length > 100 && length < 250, "{length}");
         assert_eq!(properties.message_id(), &Some(text("id")));
         assert_eq!(properties.delivery_mode(), &Some(2));
@@ -381,7 +380,7 @@ mod tests {
             found.published.unwrap() >= before && found.published.unwrap() <= SystemTime::now()
         );
         // Two of one id stand in two places.
-        let (other, _) = written(&sent, Some("id")).unwrap();
+        let (other, _) = written(&sent, Some("id"), rand::random()).unwrap();
         assert_ne!(found.place, read(&other).place);
         assert_eq!(found.place.unwrap().len(), 32);
     }
@@ -399,18 +398,21 @@ mod tests {
             (&long, "c"),
         ] {
             assert!(
-                written(&message(&[(name, value)]), None).is_err(),
+                written(&message(&[(name, value)]), None, 1).is_err(),
                 "{name:?}"
             );
         }
         for name in ["ce-id", "content-type"] {
-            assert!(written(&message(&[(name, "1"), (name, "2")]), None).is_err());
+            assert!(written(&message(&[(name, "1"), (name, "2")]), None, 1).is_err());
         }
-        assert!(written(&message(&[]), Some(&long)).is_err());
-        assert!(written(&message(&[]), Some("a\0b")).is_err());
+        assert!(written(&message(&[]), Some(&long), 1).is_err());
+        assert!(written(&message(&[]), Some("a\0b"), 1).is_err());
         // One that is too long for a property is a header all the same.
         let sent = message(&[("content-type", &long)]);
-        assert_eq!(read(&written(&sent, None).unwrap().0).headers, sent.headers);
+        assert_eq!(
+            read(&written(&sent, None, 1).unwrap().0).headers,
+            sent.headers
+        );
     }
 
     #[test]

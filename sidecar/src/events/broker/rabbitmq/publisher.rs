@@ -1,30 +1,79 @@
-//! What is published, each on a channel of its own.
+//! What is published, over channels.
 //!
 //! The broker ends a channel on which something is published that it has no exchange for, with all that
 //! is under way on it. And the crate hands what is returned to whichever confirmation comes next
 //! (lapin 4.12), so that of two that are published together to where only one is held, either could be
-//! told that it is. So there is one at a time on a channel, and as many channels as there are messages
-//! under way; those that are done are used again.
+//! told that it is. So what goes to an exchange of which nothing is known goes on a channel of its own,
+//! on which nothing else is under way; those that are done are used again.
+//!
+//! An exchange that has confirmed something has a channel that is shared by all that goes there, of
+//! which the broker confirms many at once. When something is returned on it, or the broker ends it, then
+//! nobody knows what became of what is under way on it: it is published once more, on channels of its
+//! own, and the exchange is one of which nothing is known for a while.
 
+use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use lapin::options::BasicPublishOptions;
+use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::guarded::Unwritten;
 use super::link::{Connected, Link, lock, refusal, text, told};
 use crate::events::broker::Unpublished;
 
 /// How many messages are under way at once. A broker allows some 2000 channels.
 const UNDER_WAY: usize = 256;
+/// How many exchanges have a channel that is shared, at most: and no more than a quarter of all channels.
+const SHARED: usize = 256;
+/// How many bytes a message has at most that shares a channel: one that is too long for the broker ends it.
+const LARGE: usize = 256 * 1024;
+/// For how long an exchange has none after that has told of another message than it was asked for.
+const UNSHARABLE: Duration = Duration::from_secs(10);
+/// For how long it is still waited for what becomes of a message that nobody waits for any more.
+const REST: Duration = Duration::from_secs(30);
+/// Why nobody knows whether a message is held.
+const BROKE: &str = "the connection broke";
 
-/// What publishes over a connection.
+/// What publishes over a connection. It belongs to one thread: the crate numbers what is published on a channel in
+/// one step, and queues it in another.
 pub(super) struct Publisher {
     link: Arc<Link>,
-    idle: Mutex<Vec<(Arc<Connected>, Channel)>>,
+    /// On which nothing is under way.
+    idle: Mutex<Vec<Arc<On>>>,
+    /// By exchange.
+    shared: Mutex<HashMap<String, Arc<On>>>,
+    /// Exchanges that are to have no such channel until then.
+    unsharable: Mutex<HashMap<String, Instant>>,
     places: Semaphore,
+}
+
+/// A channel on which it is confirmed what is published, with the connection that it is of.
+struct On {
+    connected: Arc<Connected>,
+    channel: Channel,
+}
+
+/// A message on its way, to the end, also when nobody wants to know any more: what is to be written when its channel
+/// is closed is written after that, at which the broker ends the connection, and a confirmation that nobody waits for is
+/// kept by the crate.
+struct Sending(Option<BoxFuture<'static, Result<(), Unpublished>>>);
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Every queue that it goes to holds it, and at least one does.
+    Held,
+    /// Nobody knows, and it is to be published once more: its channel was shared, and told of another one.
+    Unknown,
 }
 
 /// A message, with where it goes.
@@ -32,7 +81,7 @@ pub(super) struct Letter<'a> {
     pub(super) exchange: &'a str,
     pub(super) key: &'a str,
     pub(super) properties: BasicProperties,
-    pub(super) data: &'a [u8],
+    pub(super) data: Bytes,
 }
 
 // === impl Publisher ===
@@ -42,6 +91,8 @@ impl Publisher {
         Self {
             link,
             idle: Mutex::default(),
+            shared: Mutex::default(),
+            unsharable: Mutex::default(),
             places: Semaphore::new(UNDER_WAY),
         }
     }
@@ -57,50 +108,112 @@ impl Publisher {
         connected.map_or(usize::MAX, |one| one.longest_frame().saturating_sub(64))
     }
 
-    /// Publishes; returns once every queue that it goes to holds it, and at least one does.
+    /// Publishes; returns when the broker has told what became of it.
     pub(super) async fn publish(
         &self,
         letter: Letter<'_>,
-        patience: Duration,
-    ) -> Result<(), Unpublished> {
-        let until = Instant::now() + patience;
+        until: Instant,
+    ) -> Result<Sent, Unpublished> {
         let full = || Unpublished::Refused("too much is under way".to_owned());
         let place = timeout_at(until, self.places.acquire()).await;
         let _place = place.map_err(|_| full())?.map_err(|_| full())?;
-        let (connected, channel) = timeout_at(until, self.channel())
-            .await
-            .unwrap_or(Err(Unpublished::Away))?;
-        let sent = tokio::select! {
-            biased;
-            sent = send(&channel, letter) => sent,
-            () = connected.ended() => Err(unconfirmed("the connection broke")),
-            () = tokio::time::sleep_until(until) => Err(unconfirmed("there was no answer in time")),
-        };
-        // One with something under way, or that was ended, is not used again.
-        if channel.status().connected() && !matches!(sent, Err(Unpublished::Unconfirmed(_))) {
-            let mut idle = lock(&self.idle);
-            // Those of a connection that has a successor are used no more, and it ends with them.
-            if idle
-                .first()
-                .is_some_and(|(of, _)| !Arc::ptr_eq(of, &connected))
-            {
-                idle.retain(|(of, _)| Arc::ptr_eq(of, &connected));
-            }
-            idle.push((connected, channel));
-        }
-        sent
-    }
-
-    /// A channel on which nothing is under way.
-    async fn channel(&self) -> Result<(Arc<Connected>, Channel), Unpublished> {
         let connected = self.link.connected().ok_or(Unpublished::Away)?;
         // It would lie there for nobody knows how long.
         if connected.is_blocked() {
             return Err(Unpublished::Away);
         }
-        while let Some((of, channel)) = self.idle_one() {
-            if Arc::ptr_eq(&of, &connected) && channel.status().connected() {
-                return Ok((connected, channel));
+        let exchange = letter.exchange;
+        let on = self.shared(exchange, &connected);
+        if let Some(on) = on.filter(|_| letter.data.len() <= LARGE) {
+            if let Some(unwritten) = on.connected.seen.writes(on.channel.id()) {
+                let sent = on.send(letter, Some(unwritten), until).await;
+                if on.is_certain() {
+                    // What is confirmed late is not waited for by more and more.
+                    if matches!(sent, Err(Unpublished::Unconfirmed(_))) {
+                        self.unshare(exchange, &on);
+                    }
+                    return sent.map(|()| Sent::Held);
+                }
+                self.unshare(exchange, &on);
+                let too_late = connected.is_over() || Instant::now() >= until;
+                return match sent {
+                    Err(why @ Unpublished::Unconfirmed(_)) if too_late => Err(why),
+                    _ => Ok(Sent::Unknown),
+                };
+            }
+            self.unshare(exchange, &on);
+        }
+        let on = timeout_at(until, self.alone(connected)).await;
+        let on = on.unwrap_or(Err(Unpublished::Away))?;
+        let sent = on.send(letter, None, until).await;
+        // One with something under way, that was ended, or whose connection has a successor, is not used again.
+        let now = self.link.connected();
+        let is_of_now = now.is_some_and(|now| Arc::ptr_eq(&now, &on.connected));
+        if is_of_now && on.channel.status().connected() {
+            match sent {
+                Ok(()) => self.share(exchange, on),
+                Err(Unpublished::Unconfirmed(_)) => {}
+                Err(_) => self.rest(on),
+            }
+        }
+        sent.map(|()| Sent::Held)
+    }
+
+    /// The channel that all share that goes to this exchange, if there is one.
+    fn shared(&self, exchange: &str, connected: &Arc<Connected>) -> Option<Arc<On>> {
+        let shared = lock(&self.shared);
+        let on = shared.get(exchange)?;
+        Arc::ptr_eq(&on.connected, connected).then(|| on.clone())
+    }
+
+    /// An exchange has confirmed on this channel, on which nothing is under way.
+    fn share(&self, exchange: &str, on: Arc<On>) {
+        let now = Instant::now();
+        let mut unsharable = lock(&self.unsharable);
+        unsharable.retain(|_, until| *until > now);
+        // To the default one goes what is for a queue, of which the next may not be there.
+        let may_be = !exchange.is_empty() && !unsharable.contains_key(exchange);
+        drop(unsharable);
+        let mut shared = lock(&self.shared);
+        shared.retain(|_, other| Arc::ptr_eq(&other.connected, &on.connected));
+        let most = SHARED.min(on.connected.channels() / 4);
+        if may_be && shared.len() < most && !shared.contains_key(exchange) {
+            on.connected.seen.share(on.channel.id());
+            shared.insert(exchange.to_owned(), on);
+        } else {
+            drop(shared);
+            self.rest(on);
+        }
+    }
+
+    /// It is not known any more what is told on this channel.
+    fn unshare(&self, exchange: &str, on: &Arc<On>) {
+        let mut shared = lock(&self.shared);
+        if shared.get(exchange).is_some_and(|it| Arc::ptr_eq(it, on)) {
+            shared.remove(exchange);
+            on.connected.seen.unshare(on.channel.id());
+            // What goes wrong once may go wrong again, for all that share it.
+            lock(&self.unsharable).insert(exchange.to_owned(), Instant::now() + UNSHARABLE);
+        }
+    }
+
+    /// Nothing is under way on this channel. Those of a connection that has a successor are forgotten: it ends with them.
+    fn rest(&self, on: Arc<On>) {
+        let mut idle = lock(&self.idle);
+        if idle
+            .first()
+            .is_some_and(|first| !Arc::ptr_eq(&first.connected, &on.connected))
+        {
+            idle.retain(|other| Arc::ptr_eq(&other.connected, &on.connected));
+        }
+        idle.push(on);
+    }
+
+    /// A channel on which nothing is under way.
+    async fn alone(&self, connected: Arc<Connected>) -> Result<Arc<On>, Unpublished> {
+        while let Some(on) = self.idle_one() {
+            if Arc::ptr_eq(&on.connected, &connected) && on.channel.status().connected() {
+                return Ok(on);
             }
         }
         let opened = tokio::select! {
@@ -109,23 +222,89 @@ impl Publisher {
             () = connected.ended() => return Err(Unpublished::Away),
         };
         let channel = opened.map_err(|_| Unpublished::Away)?;
-        Ok((connected, channel))
+        Ok(Arc::new(On { connected, channel }))
     }
 
-    fn idle_one(&self) -> Option<(Arc<Connected>, Channel)> {
+    fn idle_one(&self) -> Option<Arc<On>> {
         lock(&self.idle).pop()
     }
 }
 
-async fn send(channel: &Channel, letter: Letter<'_>) -> Result<(), Unpublished> {
+// === impl On ===
+
+impl On {
+    /// Whether what is told on it, where it is shared, is told of the message that it seems to be told of.
+    fn is_certain(&self) -> bool {
+        self.channel.status().connected() && self.connected.seen.is_certain(self.channel.id())
+    }
+
+    async fn send(
+        self: &Arc<Self>,
+        letter: Letter<'_>,
+        unwritten: Option<Unwritten>,
+        until: Instant,
+    ) -> Result<(), Unpublished> {
+        let to = (text(letter.exchange), text(letter.key));
+        let published = published(
+            self.clone(),
+            to,
+            (letter.properties, letter.data),
+            unwritten,
+        );
+        tokio::select! {
+            biased;
+            sent = Sending(Some(Box::pin(published))) => sent,
+            () = self.connected.ended() => Err(unconfirmed(BROKE)),
+            () = sleep_until(until) => Err(unconfirmed("there was no answer in time")),
+        }
+    }
+}
+
+// === impl Sending ===
+
+impl Future for Sending {
+    type Output = Result<(), Unpublished>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(sending) = &mut self.0 else {
+            return Poll::Ready(Err(unconfirmed("it is told already")));
+        };
+        let told = sending.as_mut().poll(task);
+        if told.is_ready() {
+            self.0 = None;
+        }
+        told
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let Some(rest) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async { drop(timeout(REST, rest).await) });
+        }
+    }
+}
+
+async fn published(
+    on: Arc<On>,
+    (exchange, key): (ShortString, ShortString),
+    (properties, data): (BasicProperties, Bytes),
+    unwritten: Option<Unwritten>,
+) -> Result<(), Unpublished> {
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
     };
-    let (exchange, key) = (text(letter.exchange), text(letter.key));
-    let sent = channel.basic_publish(exchange, key, options, letter.data, letter.properties);
-    let confirmed = async { sent.await?.await }.await;
-    match confirmed {
+    let channel = &on.channel;
+    let confirmed = async {
+        let sent = channel.basic_publish(exchange, key, options, &data, properties);
+        let confirm = sent.await?;
+        drop(unwritten);
+        confirm.await
+    };
+    match confirmed.await {
         Ok(Confirmation::Ack(None)) => Ok(()),
         Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => {
             Err(Unpublished::UnknownTopic)

@@ -19,14 +19,14 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::declare::{ANSWER, Declarer, No};
 use super::delay::{Delays, seconds};
 use super::delivered::{Event, Share, Unsettled};
 use super::link::{Connected, Link, text, told};
 use super::message::again;
-use super::publisher::{Letter, Publisher};
+use super::publisher::{Letter, Publisher, Sent};
 use crate::events::broker::{Delivered, Lag, Lost, Queue, Unpublished, Unsubscribed};
 
 /// How long messages are waited for.
@@ -161,10 +161,12 @@ impl Member {
                 exchange: "",
                 key: &delay,
                 properties: properties.clone(),
-                data: &message.data,
+                data: message.data.clone(),
             };
-            match self.publisher.publish(letter, ANSWER).await {
-                Ok(()) => break,
+            let until = Instant::now() + ANSWER;
+            match self.publisher.publish(letter, until).await {
+                Ok(Sent::Held) => break,
+                Ok(Sent::Unknown) => return Err("nobody knows whether it waits".to_owned()),
                 // Somebody has deleted it.
                 Err(Unpublished::UnknownTopic) if !tried => self.delays.forget(seconds),
                 Err(why) => return Err(why.to_string()),
