@@ -182,17 +182,41 @@ impl Reader<'_> {
 /// Where a new group, or whoever reads a topic, begins.
 ///
 /// # Errors
-/// What is wrong with the field `time`.
+/// What is wrong with its field `time` or `sequence`.
 pub(crate) fn start(written: &StartFrom) -> Result<Start, &'static str> {
-    match (written.type_, &written.time) {
-        (StartType::New, None) => Ok(Start::New(true)),
-        (StartType::Earliest, None) => Ok(Start::Earliest(true)),
-        (StartType::Time, Some(time)) => match time.parse::<Timestamp>() {
+    match (written.type_, &written.time, &written.sequence) {
+        (StartType::New, None, None) => Ok(Start::New(true)),
+        (StartType::Earliest, None, None) => Ok(Start::Earliest(true)),
+        (StartType::Time, Some(time), None) => match time.parse::<Timestamp>() {
             Ok(time) => Ok(Start::SinceMs(time.as_millisecond())),
             Err(_) => Err("time: this is no moment: write it as 2026-11-20T08:00:00Z."),
         },
+        (StartType::Sequence, None, Some(sequence)) => match place(sequence) {
+            Some(place) => Ok(Start::Place(place)),
+            None => Err("sequence: no event has so large a number: write its place at the broker."),
+        },
+        (StartType::Sequence, ..) | (_, _, Some(_)) => {
+            Err("sequence: it is written with type Sequence, and only there.")
+        }
         _ => Err("time: it is written with type Time, and only there."),
     }
+}
+
+fn place(sequence: &str) -> Option<mesh::EventPlace> {
+    let (first, second) = sequence.split_once('-').unwrap_or((sequence, "0"));
+    Some(mesh::EventPlace {
+        first: first.parse().ok()?,
+        second: second.parse().ok()?,
+    })
+}
+
+/// That a broker has no event of this place, as what follows `startFrom.`.
+pub(crate) fn unknown_place(kind: BrokerKind, written: &StartFrom) -> Option<&'static str> {
+    let place = written.sequence.as_ref()?;
+    let is_number = !place.contains('-') && place.parse() != Ok(0_u64);
+    (kind == BrokerKind::Nats && !is_number).then_some(
+        "sequence: a NATS numbers the events of its stream from 1 on: write such a number.",
+    )
 }
 
 /// The labels of the pods that an EventSubscription is for; nothing where it is for a Service.
@@ -220,6 +244,8 @@ fn unable(kind: BrokerKind, spec: &EventSubscriptionSpec) -> Vec<String> {
              which begins with what is published once the group is there."
         ));
     }
+    let place = unknown_place(kind, &source.start_from);
+    problems.extend(place.map(|why| format!("spec.source.broker.startFrom.{why}")));
     let replayed = spec.replay.as_ref().map(|replay| replay.from.type_);
     if !can.history && replayed == Some(ReplayType::Time) {
         problems.push(format!(

@@ -97,6 +97,8 @@ impl Reader<'_> {
             let start = start.map(|why| format!("{at}.startFrom.{why}"));
             let broker = brokers.iter().find(|one| one.name == stream.broker);
             let kind = broker.and_then(broker::kind);
+            let place = kind.and_then(|kind| event_subscription::unknown_place(kind, &stream.start_from));
+            let place = place.map(|why| format!("{at}.startFrom.{why}"));
             let of_kind = kind.and_then(|kind| match kind.abilities().history {
                 true => broker::topic_problem(kind, &format!("{at}.topic"), &stream.topic),
                 false => Some(format!(
@@ -105,7 +107,7 @@ impl Reader<'_> {
                     kind.name()
                 )),
             });
-            Some(start.into_iter().chain(of_kind))
+            Some(start.into_iter().chain(place).chain(of_kind))
         });
         let refusal = |message| Refusal {
             reason: Reason::Invalid,
@@ -218,12 +220,13 @@ impl Reader<'_> {
     }
 }
 
-/// Where a stream begins; else what is wrong with the field `time`.
+/// Where a stream begins; else what is wrong with its field.
 fn start(written: &StartFrom) -> Result<Start, &'static str> {
     Ok(match event_subscription::start(written)? {
         subscription::Start::New(is) => Start::New(is),
         subscription::Start::Earliest(is) => Start::Earliest(is),
         subscription::Start::SinceMs(moment) => Start::SinceMs(moment),
+        subscription::Start::Place(place) => Start::Place(place),
     })
 }
 

@@ -195,6 +195,7 @@ fn a_rule_that_streams_sends_nothing_on_and_publishes_nothing() {
     for good in [
         stream,
         "stream: {broker: nats, topic: orders, startFrom: {type: Earliest}}",
+        "stream: {broker: nats, topic: orders, startFrom: {type: Sequence, sequence: \"1042\"}}",
         "stream: {broker: nats, topic: orders, startFrom: {type: Time, time: \"2026-11-20T08:00:00Z\"}}",
     ] {
         assert_eq!(parse("shop.yaml", &route(good)).problems, [], "{good}");
@@ -217,5 +218,9 @@ fn a_rule_that_streams_sends_nothing_on_and_publishes_nothing() {
     refused(
         &route("stream: {broker: nats, topic: orders, startFrom: {type: Time}}"),
         "spec.rules[0].stream.startFrom: time is written with type Time, and only there",
+    );
+    refused(
+        &route("stream: {broker: nats, topic: orders, startFrom: {sequence: \"7\"}}"),
+        "spec.rules[0].stream.startFrom: sequence is written with type Sequence, and only there",
     );
 }

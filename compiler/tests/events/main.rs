@@ -262,6 +262,29 @@ fn a_moment_is_written_with_type_time_and_only_there() {
 }
 
 #[test]
+fn a_place_at_the_broker_is_written_with_type_sequence_and_only_there() {
+    let only =
+        "spec.source.broker.startFrom: sequence is written with type Sequence, and only there";
+    let start =
+        |start: &str| with_source(&format!("name: nats, topic: orders, startFrom: {start}"));
+    refuses(&start("{type: Sequence}"), only);
+    refuses(&start("{sequence: \"1042\"}"), only);
+    for place in ["1", "1042", "1763625600000-0"] {
+        let written = takes(&start(&format!(
+            "{{type: Sequence, sequence: \"{place}\"}}"
+        )));
+        let read = written.source.broker.unwrap().start_from;
+        assert_eq!(read.sequence.as_deref(), Some(place));
+    }
+    refuses(
+        &start("{type: Sequence, sequence: \"-1\"}"),
+        "spec.source.broker.startFrom.sequence: \"-1\" doesn't have the form ^[0-9]{1,20}(-[0-9]{1,20})?$ (With \
+         `Sequence`: the first event that is wanted, by its place at the broker: its number in the stream of NATS, \
+         such as `1042`, or its id in Redis, such as `1763625600000-0`)",
+    );
+}
+
+#[test]
 fn a_target_is_what_its_type_says() {
     let workload = "workload: {selector: {app: a}, port: 8080}";
     let service = "service: {name: orders, port: 80}";

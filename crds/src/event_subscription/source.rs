@@ -72,6 +72,8 @@ pub struct BrokerSource {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Cel::new("(self.type == 'Time') == has(self.time)")
     .message("time is written with type Time, and only there"))]
+#[x_kube(validation = Cel::new("(self.type == 'Sequence') == has(self.sequence)")
+    .message("sequence is written with type Sequence, and only there"))]
 pub struct StartFrom {
     /// From what on.
     #[serde(default, rename = "type")]
@@ -84,6 +86,12 @@ pub struct StartFrom {
         pattern(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$")
     )]
     pub time: Option<String>,
+
+    /// With `Sequence`: the first event that is wanted, by its place at the broker: its number in the stream of NATS, such as
+    /// `1042`, or its id in Redis, such as `1763625600000-0`. Where it is gone, the next one is the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 41), pattern(r"^[0-9]{1,20}(-[0-9]{1,20})?$"))]
+    pub sequence: Option<String>,
 }
 
 /// From what on a group starts that is new.
@@ -96,6 +104,8 @@ pub enum StartType {
     Earliest,
     /// From what was published at a moment on.
     Time,
+    /// From an event on.
+    Sequence,
 }
 
 /// Whether what is missing in a broker is made.

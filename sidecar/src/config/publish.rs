@@ -218,6 +218,9 @@ impl Publish {
                         Some(streaming::Start::New(_)) => Start::New,
                         Some(streaming::Start::Earliest(_)) => Start::Earliest,
                         Some(streaming::Start::SinceMs(millis)) => Start::Time(moment(millis)),
+                        Some(streaming::Start::Place(place)) => {
+                            Start::Place(place.first, place.second)
+                        }
                         None => return Err(format!("rules[{place}]: stream: it has no start")),
                     },
                     idle: idle_timeout(stream.idle_timeout_ms)

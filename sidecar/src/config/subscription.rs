@@ -214,6 +214,7 @@ impl Subscription {
             Some(subscription::Start::New(_)) => Start::New,
             Some(subscription::Start::Earliest(_)) => Start::Earliest,
             Some(subscription::Start::SinceMs(millis)) => Start::Time(moment(millis)),
+            Some(subscription::Start::Place(place)) => Start::Place(place.first, place.second),
             // Nobody joins a group of a schedule.
             None if sent.schedule.is_some() => Start::New,
             None => return Err("start: it is missing".to_owned()),

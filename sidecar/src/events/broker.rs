@@ -227,6 +227,9 @@ pub enum Start {
     Earliest,
     /// With the first that came then or later.
     Time(SystemTime),
+    /// With that of this place, or the next one that is still held: of NATS the number in the stream, and zero; of Redis both
+    /// numbers of the id.
+    Place(u64, u64),
 }
 
 /// Where a topic is read from.

@@ -232,6 +232,12 @@ async fn a_group_that_starts_new_does_not_get_what_was_there_before() {
         queues.push(nats.join(group).await.unwrap());
     }
     publish(&nats, "orders", "after").await;
+    let second = Group {
+        start: Start::Place(2, 0),
+        ..group("second", "orders")
+    };
+    let mut queue = nats.join(&second).await.unwrap();
+    assert_eq!(texts(&pull(&mut *queue, 1).await), ["after"]);
     assert_eq!(texts(&pull(&mut *queues[0], 1).await), ["after"]);
     assert_eq!(texts(&pull(&mut *queues[1], 1).await), ["after"]);
     assert_eq!(texts(&pull(&mut *queues[2], 2).await), ["before", "after"]);

@@ -255,7 +255,7 @@ async fn a_group_that_starts_new_does_not_get_what_was_there_before() {
 }
 
 #[tokio::test]
-async fn a_group_that_starts_at_a_time_gets_what_came_then() {
+async fn a_group_that_starts_at_a_time_or_a_place_gets_what_came_then() {
     let server = Server::start("");
     let redis = server.open().await;
     for id in ["1000-0", "2000-0", "2000-1", "3000-0"] {
@@ -268,6 +268,13 @@ async fn a_group_that_starts_at_a_time_gets_what_came_then() {
     let mut queue = redis.join(&since).await.unwrap();
     let found = pull(&mut *queue, 3).await;
     assert_eq!(texts(&found), ["2000-0", "2000-1", "3000-0"]);
+    let place = Group {
+        start: Start::Place(2_000, 1),
+        ..group("place", "orders")
+    };
+    let mut queue = redis.join(&place).await.unwrap();
+    let found = pull(&mut *queue, 2).await;
+    assert_eq!(texts(&found), ["2000-1", "3000-0"]);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ pub(super) const LIVE: &str = "---\napiVersion: meshwright.dev/v1alpha1\nkind: A
     spec:\n  hosts: [billing]\n  authorization: { rules: [{ principals: { serviceAccounts: [web] } }] }\n  rules:\n  \
     - { matches: [{ path: { type: Exact, value: /live } }], stream: { broker: events, topic: stock } }\n  \
     - { matches: [{ path: { type: Exact, value: /all } }], stream: { broker: events, topic: stock, startFrom: { type: Earliest } } }\n  \
+    - { matches: [{ path: { type: Exact, value: /third } }], stream: { broker: events, topic: stock, startFrom: { type: Sequence, sequence: \"3\" } } }\n  \
     - { matches: [{ path: { type: Exact, value: /none } }], stream: { broker: events, topic: nothing } }\n  \
     - {}\n";
 
@@ -150,6 +151,9 @@ async fn who_listens_is_told_each_event_and_goes_on_where_it_was() -> Result<()>
     let mut all = Listening::to(&web, "/all", &[]).await?;
     all.of("3").await?;
     assert_eq!(all.ids(), ["0", "1", "2", "3"]);
+    let mut from_third = Listening::to(&web, "/third", &[]).await?;
+    from_third.of("3").await?;
+    assert_eq!(from_third.ids(), ["2", "3"]);
     // Several hear the same.
     world.accepted("4").await?;
     for one in [&mut again, &mut from_begin, &mut all] {

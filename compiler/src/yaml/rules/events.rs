@@ -181,6 +181,9 @@ pub(super) const RULES: &[Rule] = &[
     ("duration(self) <= duration('10s')", |written| {
         millis(written).is_none_or(|span| span <= 10_000)
     }),
+    ("(self.type == 'Sequence') == has(self.sequence)", |start| {
+        is(start, "Sequence") == has(start, "sequence")
+    }),
     ("(self.type == 'Time') == has(self.time)", |start| {
         is(start, "Time") == has(start, "time")
     }),

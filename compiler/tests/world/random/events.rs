@@ -83,6 +83,8 @@ pub(super) fn event_subscription() -> impl Strategy<Value = Value> {
             8 => Just(json!({})),
             4 => Just(json!({"type": "Earliest"})),
             4 => Just(json!({"type": "Time", "time": "2026-11-20T08:00:00Z"})),
+            2 => Just(json!({"type": "Sequence", "sequence": "1042"})),
+            1 => Just(json!({"type": "Sequence", "sequence": "7-1"})),
             1 => Just(json!({"type": "Time", "time": "2026-13-20T08:00:00Z"})),
         ],
     );

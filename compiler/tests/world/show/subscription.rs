@@ -112,6 +112,7 @@ fn topic(sent: &mesh::Subscription) -> Value {
         Start::New(true) => "new".to_owned(),
         Start::Earliest(true) => "earliest".to_owned(),
         Start::SinceMs(moment) => format!("since {moment} ms"),
+        Start::Place(place) => format!("from {}-{} on", place.first, place.second),
         never => panic!("{never:?}"),
     };
     json!({

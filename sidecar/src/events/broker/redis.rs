@@ -285,16 +285,20 @@ fn millis(time: Duration) -> u64 {
 
 /// The id after which a group starts.
 fn after(start: Start) -> String {
-    let time = match start {
+    let (millis, number) = match start {
         Start::New => return "$".to_owned(),
         Start::Earliest => return "0".to_owned(),
-        Start::Time(time) => time,
-    };
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    match millis(since.unwrap_or_default()).checked_sub(1) {
         // What came in the same millisecond may have come then.
-        Some(before) => format!("{before}-{}", u64::MAX),
-        None => "0".to_owned(),
+        Start::Time(time) => {
+            let since = time.duration_since(SystemTime::UNIX_EPOCH);
+            (millis(since.unwrap_or_default()), 0)
+        }
+        Start::Place(millis, number) => (millis, number),
+    };
+    match (millis, number.checked_sub(1), millis.checked_sub(1)) {
+        (millis, Some(before), _) => format!("{millis}-{before}"),
+        (_, None, Some(before)) => format!("{before}-{}", u64::MAX),
+        (_, None, None) => "0".to_owned(),
     }
 }
 
@@ -332,6 +336,9 @@ mod tests {
         assert_eq!(after(Start::Earliest), "0");
         assert_eq!(at(0), "0");
         assert_eq!(at(5_300_000), "4-18446744073709551615");
+        assert_eq!(after(Start::Place(5, 7)), "5-6");
+        assert_eq!(after(Start::Place(5, 0)), "4-18446744073709551615");
+        assert_eq!(after(Start::Place(0, 0)), "0");
         let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
         assert_eq!(after(Start::Time(before)), "0");
     }

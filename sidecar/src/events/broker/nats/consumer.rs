@@ -133,6 +133,10 @@ pub(super) fn starts(wanted: &mut Value, start: Start) -> Result<(), Unsubscribe
             wanted["deliver_policy"] = "by_start_time".into();
             wanted["opt_start_time"] = time.to_string().into();
         }
+        Start::Place(number, _) => {
+            wanted["deliver_policy"] = "by_start_sequence".into();
+            wanted["opt_start_seq"] = number.max(1).into();
+        }
     }
     Ok(())
 }
