@@ -287,6 +287,11 @@ pub trait Queue {
     /// From now on who pulls is told at once that there is nothing, where the broker can say so.
     fn hurry(&mut self) {}
 
+    /// Whether the next pull is a question to the broker, which had better be for several messages.
+    fn would_ask(&self) -> bool {
+        false
+    }
+
     /// Whether it is the one member that the broker delivers to, as far as it was told; of a group in order.
     fn is_chosen(&self) -> bool {
         false

@@ -36,6 +36,7 @@ mod deliver;
 pub mod desk;
 mod done;
 mod filtered;
+mod gathering;
 mod hops;
 mod in_order;
 pub mod jobs;

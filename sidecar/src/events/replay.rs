@@ -282,7 +282,7 @@ impl Run<'_> {
         loop {
             // Whoever only looks, or throws away, asks nothing of the target.
             let room = match self.work {
-                Work::Deliver => running.room().await,
+                Work::Deliver => running.room(queue.would_ask()).await,
                 Work::Show(_) | Work::Discard => running.goes_on().then_some(usize::MAX),
             };
             let Some(room) = room else {

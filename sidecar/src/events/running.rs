@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::done::Done;
+use super::gathering::Gathering;
 use super::replay::Tally;
 use crate::config::subscription::Subscription;
 use crate::policy::circuit_breaker::Sole;
@@ -45,6 +46,7 @@ pub(super) struct Running {
     pub(super) circuit: Option<Rc<Sole>>,
     pub(super) places: Arc<Semaphore>,
     left: Notify,
+    gathering: Gathering,
     /// Which events are done.
     pub(super) done: Rc<Done>,
     /// What is delivered was asked for once more: that it is done does not count.
@@ -100,6 +102,7 @@ impl Running {
             },
             places: Arc::new(Semaphore::new(subscription.max_in_flight)),
             left: Notify::new(),
+            gathering: Gathering::of(subscription.max_in_flight),
             tally: Tally::default(),
             begun: Cell::new(0),
         }
@@ -168,7 +171,10 @@ impl Running {
     }
 
     /// How many events may be pulled, when any may, and none when none may for long; nothing when the subscription ends.
-    pub(super) async fn room(&self) -> Option<usize> {
+    ///
+    /// Where whoever pulls `asks` the broker, it is for several at once if that is no loss.
+    pub(super) async fn room(&self, asks: bool) -> Option<usize> {
+        let mut gathered = !asks;
         loop {
             if !self.goes_on() {
                 return None;
@@ -187,7 +193,17 @@ impl Running {
             }
             match self.places.available_permits() {
                 free if free > 0 && !self.holds_back() => {
-                    return Some(if self.target_fails() { 1 } else { free });
+                    if self.target_fails() {
+                        return Some(1);
+                    }
+                    if gathered || self.gathering.is_enough(free) {
+                        return Some(free);
+                    }
+                    let free = || self.places.available_permits();
+                    tokio::select! {
+                        () = self.ended() => return None,
+                        () = self.gathering.wait(free, &self.left) => gathered = true,
+                    }
                 }
                 _ => tokio::select! {
                     () = self.ended() => return None,

@@ -391,7 +391,7 @@ async fn one_by_one(
         if running.rests_or_fails() {
             return Ended::Rests;
         }
-        let Some(most) = running.room().await else {
+        let Some(most) = running.room(queue.would_ask()).await else {
             return Ended::Over;
         };
         if most == 0 {

@@ -6,6 +6,7 @@
 //! asked in JSON, which is all that is needed.
 
 mod consumer;
+mod delivery;
 pub mod guard;
 pub mod guarded;
 mod json;
