@@ -136,7 +136,6 @@ fn is_own(pod: &Value, namespace: &str) -> bool {
         && LABELS
             .iter()
             .all(|(name, value)| metadata["labels"][name] == *value)
-        && metadata["deletionTimestamp"].is_null()
         && !ended
 }
 
@@ -378,11 +377,9 @@ mod tests {
         assert!(wrong.is_empty(), "{wrong:?}");
         assert!(notes[0].starts_with("replicas of the operator are of versions 0.7.0 and 0.8.0"));
 
-        let mut ending = pod("a", "0.7.0", running());
-        ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         let mut elsewhere = pod("a", "0.7.0", running());
         elsewhere["metadata"]["namespace"] = json!("other");
-        let pods = list(&[ending, elsewhere, pod("b", "0.8.0", running())]);
+        let pods = list(&[elsewhere, pod("b", "0.8.0", running())]);
         let operator = found(&deployment(1, 1), &pods).unwrap();
         assert_eq!(operator.versions, BTreeSet::from(["0.8.0".to_owned()]));
         assert!(!operator.is_of_this_version());

@@ -73,7 +73,6 @@ fn should_have_started(pod: &Value, now: Timestamp) -> bool {
     let moments = moments.iter().filter_map(|moment| moment.as_str());
     let began = moments.filter_map(|moment| moment.parse::<Timestamp>().ok());
     pod["status"]["phase"] == "Pending"
-        && pod["metadata"]["deletionTimestamp"].is_null()
         && began
             .max()
             .is_some_and(|began| now.duration_since(began) > STARTS)
@@ -316,7 +315,6 @@ mod tests {
         pods.push(of_others);
         for (field, part, value) in [
             ("metadata", "creationTimestamp", "2026-01-31T06:29:00Z"),
-            ("metadata", "deletionTimestamp", NOW),
             // It had no node before.
             ("status", "startTime", "2026-01-31T06:29:00Z"),
             ("status", "phase", "Running"),

@@ -396,4 +396,4 @@ pub(super) fn moment(millis: i64) -> SystemTime {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

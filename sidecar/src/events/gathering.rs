@@ -36,8 +36,8 @@ impl Gathering {
         }
     }
 
-    /// Whether nothing is waited for before it is asked for so many.
-    pub(super) fn is_enough(&self, free: usize) -> bool {
+    /// Begins a question; whether it is for so many at once, and nothing is waited for.
+    pub(super) fn asks_at_once(&self, free: usize) -> bool {
         if free >= self.enough {
             return true;
         }
@@ -78,7 +78,7 @@ mod tests {
                 freed.notify_one();
             }
         };
-        if !gathering.is_enough(free.get()) {
+        if !gathering.asks_at_once(free.get()) {
             tokio::select! {
                 () = gathering.wait(|| free.get(), &freed) => {}
                 () = places => {}
@@ -94,11 +94,11 @@ mod tests {
             let waited = waited(&gathering, Duration::ZERO).await;
             assert!(waited < MOMENT, "{waited:?}");
             // It is not in vain.
-            assert!(!gathering.is_enough(4));
+            assert!(!gathering.asks_at_once(4));
         }
-        assert!(gathering.is_enough(5));
+        assert!(gathering.asks_at_once(5));
         for few in [1, 2, 3] {
-            assert!(Gathering::of(few).is_enough(1), "{few}");
+            assert!(Gathering::of(few).asks_at_once(1), "{few}");
         }
     }
 

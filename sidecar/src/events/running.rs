@@ -196,7 +196,7 @@ impl Running {
                     if self.target_fails() {
                         return Some(1);
                     }
-                    if gathered || self.gathering.is_enough(free) {
+                    if gathered || self.gathering.asks_at_once(free) {
                         return Some(free);
                     }
                     let free = || self.places.available_permits();
@@ -394,5 +394,28 @@ impl Running {
             let why = why.map(|why| format!("the target can't be reached ({})", why.name()));
             self.tell(|events, object| events.waits(object, why.as_deref().unwrap_or_default()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::subscription::tests::sent;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_asks_the_broker_waits_for_more_places_and_a_moment_at_most() {
+        let subscription = Arc::new(Subscription::build(sent()).unwrap());
+        let (_goes_on, going) = watch::channel(true);
+        let running = Running::new(&Weak::new(), &subscription, (going, Rc::default()));
+        // Nine of ten.
+        let _taken = running.places.clone().acquire_many_owned(9).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(running.room(false).await, Some(1));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert_eq!(running.room(true).await, Some(1));
+        assert_eq!(begun.elapsed(), Duration::from_millis(1));
+        // It was in vain.
+        assert_eq!(running.room(true).await, Some(1));
+        assert_eq!(begun.elapsed(), Duration::from_millis(1));
     }
 }

@@ -272,3 +272,20 @@ async fn who_hurries_is_told_at_once_that_there_is_no_more() {
     let none = tokio::time::timeout(Duration::from_secs(2), queue.pull(1)).await;
     assert!(none.unwrap().unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_member_says_whether_its_next_pull_asks_the_broker() {
+    let server = Server::start("");
+    let nats = server.open().await;
+    let mut queue = nats.join(&group("billing", "orders")).await.unwrap();
+    assert!(queue.would_ask());
+    publish(&nats, "orders", "a").await;
+    assert_eq!(texts(&queue.pull(3).await.unwrap()), ["a"]);
+    // Two more were asked for.
+    assert!(!queue.would_ask());
+    for text in ["b", "c"] {
+        publish(&nats, "orders", text).await;
+    }
+    assert_eq!(texts(&pull(&mut *queue, 2).await), ["b", "c"]);
+    assert!(queue.would_ask());
+}

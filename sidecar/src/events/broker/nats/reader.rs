@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::queue::Pulled;
 use super::{NEEDED, Nats, code, consumer, may_be_topic, nanos, refused};
-use crate::events::broker::{Lost, Queue as _, Read, Reader, Since, Unsubscribed, is_new_enough};
+use crate::events::broker::{
+    Lost, Queue as _, Read, Reader, Since, Start, Unsubscribed, is_new_enough,
+};
 
 /// How long a consumer stays that nobody asks for more: one who does not read for so long goes on from its place.
 const FORGOTTEN: Duration = Duration::from_secs(60);
@@ -53,8 +55,7 @@ impl Nats {
                     .and_then(|place| place.checked_add(1));
                 let place =
                     place.ok_or_else(|| Unsubscribed::Refused("the place is none".to_owned()))?;
-                wanted["deliver_policy"] = "by_start_sequence".into();
-                wanted["opt_start_seq"] = place.into();
+                consumer::starts(&mut wanted, Start::Place(place, 0))?;
             }
         }
         let create = format!("CONSUMER.CREATE.{stream}.{name}.{topic}");
