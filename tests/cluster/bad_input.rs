@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::cluster::{Cluster, run, wait_until};
 
+use crate::configuration::is_soon_met;
 use crate::installation::{PODS, SYSTEM, installed, operator_stays, root};
 use crate::life::operators;
 use crate::load::Load;
@@ -329,7 +330,7 @@ async fn a_second_chart_is_refused_and_the_first_one_goes_on() -> Result<()> {
 
 #[tokio::test]
 async fn a_thousand_objects_at_once_are_each_told_and_hold_nobody_up() -> Result<()> {
-    let shop = Shop::open(installed().await?, &[("orders", 1)]).await?;
+    let shop = Shop::open(installed().await?, &[("orders", 1), ("two", 1)]).await?;
     let cluster = shop.cluster;
     let before = restarts(cluster).await?;
     cluster.apply(&shop.route("orders")).await?;
@@ -346,10 +347,10 @@ async fn a_thousand_objects_at_once_are_each_told_and_hold_nobody_up() -> Result
     let mut create = cluster.command("kubectl");
     let created = run(create.args(["create", "-f", "-"]), &list);
     let edited = async {
-        for number in 0..5 {
-            let name = format!("name: edit-{number}");
-            let route = shop.route("orders").replace("name: all", &name);
-            cluster.apply(&route).await?;
+        for backend in ["two", "orders", "two", "orders"] {
+            let expected = format!("{backend}-");
+            let apply = async || cluster.apply(&shop.route(backend)).await;
+            is_soon_met(&shop, &expected, apply).await?;
             shop.programmed("orders").await?;
         }
         Ok(())

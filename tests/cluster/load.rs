@@ -42,6 +42,11 @@ impl Load {
         Self::of("load", shop, url, interval).await
     }
 
+    /// The same; the outcome of one that is answered with 200 is `200 POD`, by the word of who has answered.
+    pub(crate) async fn who(shop: &Shop, url: &str, interval: &str) -> Result<Self> {
+        Self::of("who", shop, url, interval).await
+    }
+
     /// The same, with an event in each; the outcome of one that is accepted is `202 ID`.
     pub(crate) async fn publish(shop: &Shop, url: &str, interval: &str) -> Result<Self> {
         Self::of("publish", shop, url, interval).await

@@ -20,8 +20,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long a source must be quiet before what it saw is compiled.
 pub const QUIET: Duration = Duration::from_millis(100);
-/// How long a source that is never quiet may be waited for.
-pub const AT_MOST: Duration = Duration::from_secs(1);
+/// How long a source that is never quiet may be waited for: an edit is to be met within a second, and is compiled and
+/// pushed after that.
+pub const AT_MOST: Duration = Duration::from_millis(300);
 
 /// A place that objects come from.
 pub trait Source: Send + 'static {

@@ -9,6 +9,7 @@
 //	web get URL             prints the status and the body of one answer
 //	web post URL            the same of a POST without a body
 //	web load URL INTERVAL   begins a request at each interval, whatever became of those before, until its input ends: see load
+//	web who URL INTERVAL    the same; beside each 200 is said who has answered
 //	web publish URL INTERVAL    the same, with an event in each, of an id of its own: it is said beside each 202
 package main
 
@@ -53,14 +54,29 @@ func main() {
 	case len(os.Args) == 3 && os.Args[1] == "post":
 		ask(http.MethodPost, os.Args[2])
 	case len(os.Args) == 4 && os.Args[1] == "load":
-		load(os.Args[3], func(client *http.Client, number int) (int, string) { return once(client, os.Args[2]) })
+		load(os.Args[3], func(client *http.Client, number int) (int, string) {
+			status, said := once(client, os.Args[2])
+			if status == http.StatusOK {
+				return status, ""
+			}
+			return status, fmt.Sprintf("%q", said)
+		})
+	case len(os.Args) == 4 && os.Args[1] == "who":
+		load(os.Args[3], func(client *http.Client, number int) (int, string) {
+			status, said := once(client, os.Args[2])
+			if status == http.StatusOK {
+				who, _, _ := strings.Cut(said, " ")
+				return status, who
+			}
+			return status, fmt.Sprintf("%q", said)
+		})
 	case len(os.Args) == 4 && os.Args[1] == "publish":
 		began := time.Now().UnixMilli()
 		load(os.Args[3], func(client *http.Client, number int) (int, string) {
 			return publish(client, os.Args[2], fmt.Sprintf("%d-%d", began, number))
 		})
 	default:
-		fail(fmt.Errorf("usage: web serve ADDRESS... | web get URL | web post URL | web load URL INTERVAL | web publish URL INTERVAL"))
+		fail(fmt.Errorf("usage: web serve ADDRESS... | web get URL | web post URL | web load URL INTERVAL | web who URL INTERVAL | web publish URL INTERVAL"))
 	}
 }
 
@@ -226,22 +242,18 @@ func load(interval string, one func(client *http.Client, number int) (int, strin
 	}
 }
 
-// once asks once, reads the whole answer, and returns its status, or 0, and what went wrong: of an answer that is none of the
-// wanted ones, what it says.
+// once asks once, reads the whole answer, and returns its status, or 0, and what it says, or what went wrong.
 func once(client *http.Client, url string) (int, string) {
 	response, err := client.Get(url)
 	if err != nil {
-		return 0, fmt.Sprintf("%q", err)
+		return 0, err.Error()
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		return 0, fmt.Sprintf("%q", err)
+		return 0, err.Error()
 	}
-	if response.StatusCode == http.StatusOK {
-		return response.StatusCode, ""
-	}
-	return response.StatusCode, fmt.Sprintf("%q", body)
+	return response.StatusCode, string(body)
 }
 
 // publish posts an event of that id, and returns the status of the answer, or 0, and the id, or what went wrong.
