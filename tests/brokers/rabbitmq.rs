@@ -47,13 +47,18 @@ pub(super) struct Host {
     name: String,
 }
 
+/// The node that all share.
+async fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| Server::start(HOSTS)));
+    server.await.unwrap()
+}
+
 /// A virtual host that nobody else has, of the node that all share.
 pub(super) async fn host() -> Host {
-    static SERVER: OnceLock<Server> = OnceLock::new();
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| Server::start(HOSTS)));
-    let server = server.await.unwrap();
-    server.host(NEXT.fetch_add(1, Ordering::Relaxed)).await
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    server().await.host(number).await
 }
 
 impl Server {
@@ -104,9 +109,9 @@ impl Server {
         host
     }
 
-    /// Has the node do something.
-    async fn control(&self, arguments: &[&str]) {
-        self.node.control(arguments);
+    /// Has the node do something, and answers what that says.
+    async fn control(&self, arguments: &[&str]) -> String {
+        self.node.control(arguments)
     }
 }
 

@@ -141,6 +141,29 @@ async fn a_topic_that_goes_takes_nothing_with_it_that_is_published_to_another() 
     held_something(&rabbit, "orders").await;
 }
 
+/// How many channels are open in a virtual host.
+async fn channels(host: &Host) -> usize {
+    let list = ["list_channels", "-p", &host.name, "--silent", "number"];
+    server().await.control(&list).await.lines().count()
+}
+
+#[tokio::test]
+async fn channels_on_which_nothing_is_under_way_any_more_are_closed() {
+    let host = host().await;
+    let rabbit = host.open().await;
+    rabbit.create_topic("orders").await.unwrap();
+    let numbers = (0..AT_ONCE).map(|number| number.to_string());
+    let together = numbers.map(async |text| publish(&rabbit, "orders", &text).await);
+    futures::future::join_all(together).await;
+    let since = Instant::now();
+    // It is published on, and one channel is shared for that.
+    while channels(&host).await > 2 {
+        assert!(since.elapsed() < SOON, "{} channels", channels(&host).await);
+        publish(&rabbit, "orders", "one more").await;
+    }
+    publish(&rabbit, "orders", "the last").await;
+}
+
 /// Leads to a broker. Once it is to hold what that confirms (more than none), it holds it until another one is confirmed, counts
 /// these, and passes all else.
 async fn holds_back(listener: TcpListener, broker: SocketAddr, holds: watch::Sender<usize>) {

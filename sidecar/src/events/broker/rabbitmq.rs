@@ -33,6 +33,7 @@ mod guarded;
 mod kit;
 mod link;
 mod message;
+mod pipeline;
 mod publisher;
 mod queue;
 

@@ -7,11 +7,11 @@
 //! on which nothing else is under way; those that are done are used again.
 //!
 //! An exchange that has confirmed something has a channel that is shared by all that goes there, of
-//! which the broker confirms many at once. When something is returned on it, or the broker ends it, then
+//! which the broker confirms many at once ([`super::pipeline`]). When something is returned on it, or the broker ends it, then
 //! nobody knows what became of what is under way on it: it is published once more, on channels of its
 //! own, and the exchange is one of which nothing is known for a while.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -26,8 +26,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::guarded::Unwritten;
 use super::link::{Connected, Link, lock, refusal, text, told};
+use super::pipeline::Pipeline;
 use crate::events::broker::Unpublished;
 
 /// How many messages are under way at once. A broker allows some 2000 channels.
@@ -39,27 +39,31 @@ const LARGE: usize = 256 * 1024;
 /// For how long an exchange has none after that has told of another message than it was asked for.
 const UNSHARABLE: Duration = Duration::from_secs(10);
 /// For how long it is still waited for what becomes of a message that nobody waits for any more.
-const REST: Duration = Duration::from_secs(30);
+pub(super) const REST: Duration = Duration::from_secs(30);
+/// After how long a channel is closed on which nothing has been under way: the crate looks at each for every frame that
+/// it writes.
+const IDLE: Duration = Duration::from_secs(2);
 /// Why nobody knows whether a message is held.
-const BROKE: &str = "the connection broke";
+pub(super) const BROKE: &str = "the connection broke";
+pub(super) const LATE: &str = "there was no answer in time";
 
 /// What publishes over a connection. It belongs to one thread: the crate numbers what is published on a channel in
 /// one step, and queues it in another.
 pub(super) struct Publisher {
     link: Arc<Link>,
-    /// On which nothing is under way.
-    idle: Mutex<Vec<Arc<On>>>,
+    /// On which nothing is under way, and since when: the one of the last moment at the end.
+    idle: Mutex<VecDeque<(Arc<On>, Instant)>>,
     /// By exchange.
-    shared: Mutex<HashMap<String, Arc<On>>>,
+    shared: Mutex<HashMap<String, Arc<Pipeline>>>,
     /// Exchanges that are to have no such channel until then.
     unsharable: Mutex<HashMap<String, Instant>>,
     places: Semaphore,
 }
 
 /// A channel on which it is confirmed what is published, with the connection that it is of.
-struct On {
-    connected: Arc<Connected>,
-    channel: Channel,
+pub(super) struct On {
+    pub(super) connected: Arc<Connected>,
+    pub(super) channel: Channel,
 }
 
 /// A message on its way, to the end, also when nobody wants to know any more: what is to be written when its channel
@@ -82,6 +86,14 @@ pub(super) struct Letter<'a> {
     pub(super) key: &'a str,
     pub(super) properties: BasicProperties,
     pub(super) data: Bytes,
+}
+
+/// One that lends nothing.
+pub(super) struct Packed {
+    exchange: ShortString,
+    key: ShortString,
+    properties: BasicProperties,
+    data: Bytes,
 }
 
 // === impl Publisher ===
@@ -123,29 +135,31 @@ impl Publisher {
             return Err(Unpublished::Away);
         }
         let exchange = letter.exchange;
-        let on = self.shared(exchange, &connected);
-        if let Some(on) = on.filter(|_| letter.data.len() <= LARGE) {
+        self.close_idle();
+        let shared = self.shared(exchange, &connected);
+        if let Some(shared) = shared.filter(|_| letter.data.len() <= LARGE) {
+            let on = shared.on();
             if let Some(unwritten) = on.connected.seen.writes(on.channel.id()) {
-                let sent = on.send(letter, Some(unwritten), until).await;
+                let sent = shared.send(letter, unwritten, until).await;
                 if on.is_certain() {
                     // What is confirmed late is not waited for by more and more.
                     if matches!(sent, Err(Unpublished::Unconfirmed(_))) {
-                        self.unshare(exchange, &on);
+                        self.unshare(exchange, &shared);
                     }
                     return sent.map(|()| Sent::Held);
                 }
-                self.unshare(exchange, &on);
+                self.unshare(exchange, &shared);
                 let too_late = connected.is_over() || Instant::now() >= until;
                 return match sent {
                     Err(why @ Unpublished::Unconfirmed(_)) if too_late => Err(why),
                     _ => Ok(Sent::Unknown),
                 };
             }
-            self.unshare(exchange, &on);
+            self.unshare(exchange, &shared);
         }
         let on = timeout_at(until, self.alone(connected)).await;
         let on = on.unwrap_or(Err(Unpublished::Away))?;
-        let sent = on.send(letter, None, until).await;
+        let sent = on.send(letter, until).await;
         // One with something under way, that was ended, or whose connection has a successor, is not used again.
         let now = self.link.connected();
         let is_of_now = now.is_some_and(|now| Arc::ptr_eq(&now, &on.connected));
@@ -160,10 +174,10 @@ impl Publisher {
     }
 
     /// The channel that all share that goes to this exchange, if there is one.
-    fn shared(&self, exchange: &str, connected: &Arc<Connected>) -> Option<Arc<On>> {
+    fn shared(&self, exchange: &str, connected: &Arc<Connected>) -> Option<Arc<Pipeline>> {
         let shared = lock(&self.shared);
-        let on = shared.get(exchange)?;
-        Arc::ptr_eq(&on.connected, connected).then(|| on.clone())
+        let one = shared.get(exchange)?;
+        Arc::ptr_eq(&one.on().connected, connected).then(|| one.clone())
     }
 
     /// An exchange has confirmed on this channel, on which nothing is under way.
@@ -175,11 +189,11 @@ impl Publisher {
         let may_be = !exchange.is_empty() && !unsharable.contains_key(exchange);
         drop(unsharable);
         let mut shared = lock(&self.shared);
-        shared.retain(|_, other| Arc::ptr_eq(&other.connected, &on.connected));
+        shared.retain(|_, other| Arc::ptr_eq(&other.on().connected, &on.connected));
         let most = SHARED.min(on.connected.channels() / 4);
         if may_be && shared.len() < most && !shared.contains_key(exchange) {
             on.connected.seen.share(on.channel.id());
-            shared.insert(exchange.to_owned(), on);
+            shared.insert(exchange.to_owned(), Arc::new(Pipeline::open(on)));
         } else {
             drop(shared);
             self.rest(on);
@@ -187,10 +201,11 @@ impl Publisher {
     }
 
     /// It is not known any more what is told on this channel.
-    fn unshare(&self, exchange: &str, on: &Arc<On>) {
+    fn unshare(&self, exchange: &str, one: &Arc<Pipeline>) {
         let mut shared = lock(&self.shared);
-        if shared.get(exchange).is_some_and(|it| Arc::ptr_eq(it, on)) {
+        if shared.get(exchange).is_some_and(|it| Arc::ptr_eq(it, one)) {
             shared.remove(exchange);
+            let on = one.on();
             on.connected.seen.unshare(on.channel.id());
             // What goes wrong once may go wrong again, for all that share it.
             lock(&self.unsharable).insert(exchange.to_owned(), Instant::now() + UNSHARABLE);
@@ -201,12 +216,23 @@ impl Publisher {
     fn rest(&self, on: Arc<On>) {
         let mut idle = lock(&self.idle);
         if idle
-            .first()
-            .is_some_and(|first| !Arc::ptr_eq(&first.connected, &on.connected))
+            .front()
+            .is_some_and(|(first, _)| !Arc::ptr_eq(&first.connected, &on.connected))
         {
-            idle.retain(|other| Arc::ptr_eq(&other.connected, &on.connected));
+            idle.retain(|(other, _)| Arc::ptr_eq(&other.connected, &on.connected));
         }
-        idle.push(on);
+        idle.push_back((on, Instant::now()));
+    }
+
+    /// Closes those that are not used any more.
+    fn close_idle(&self) {
+        let mut idle = lock(&self.idle);
+        while let Some((_, since)) = idle.front()
+            && since.elapsed() > IDLE
+        {
+            // The crate closes a channel that nobody holds.
+            idle.pop_front();
+        }
     }
 
     /// A channel on which nothing is under way.
@@ -226,7 +252,7 @@ impl Publisher {
     }
 
     fn idle_one(&self) -> Option<Arc<On>> {
-        lock(&self.idle).pop()
+        lock(&self.idle).pop_back().map(|(on, _)| on)
     }
 }
 
@@ -238,24 +264,67 @@ impl On {
         self.channel.status().connected() && self.connected.seen.is_certain(self.channel.id())
     }
 
-    async fn send(
-        self: &Arc<Self>,
-        letter: Letter<'_>,
-        unwritten: Option<Unwritten>,
-        until: Instant,
-    ) -> Result<(), Unpublished> {
-        let to = (text(letter.exchange), text(letter.key));
-        let published = published(
-            self.clone(),
-            to,
-            (letter.properties, letter.data),
-            unwritten,
-        );
+    async fn send(self: &Arc<Self>, letter: Letter<'_>, until: Instant) -> Result<(), Unpublished> {
+        let (on, packed) = (self.clone(), Packed::of(letter));
+        let published = async move { on.published(packed, || ()).await };
         tokio::select! {
             biased;
             sent = Sending(Some(Box::pin(published))) => sent,
             () = self.connected.ended() => Err(unconfirmed(BROKE)),
-            () = sleep_until(until) => Err(unconfirmed("there was no answer in time")),
+            () = sleep_until(until) => Err(unconfirmed(LATE)),
+        }
+    }
+
+    /// Publishes; `written` is called once the message is written. To be polled to the end: what is begun and not
+    /// awaited is kept by the crate.
+    pub(super) async fn published(
+        &self,
+        packed: Packed,
+        written: impl FnOnce(),
+    ) -> Result<(), Unpublished> {
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let channel = &self.channel;
+        let Packed {
+            exchange,
+            key,
+            properties,
+            data,
+        } = packed;
+        let confirmed = async {
+            let sent = channel.basic_publish(exchange, key, options, &data, properties);
+            let confirm = sent.await?;
+            written();
+            confirm.await
+        };
+        match confirmed.await {
+            Ok(Confirmation::Ack(None)) => Ok(()),
+            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => {
+                Err(Unpublished::UnknownTopic)
+            }
+            // One of the queues does not hold it. Others may.
+            Ok(Confirmation::Nack(None)) => Err(unconfirmed("a queue did not take it")),
+            Ok(Confirmation::NotRequested) => Err(unconfirmed("nobody confirms")),
+            Err(error) => Err(match refusal(&error) {
+                Some((404, _)) => Unpublished::UnknownTopic,
+                Some((_, why)) => Unpublished::Refused(why),
+                None => Unpublished::Unconfirmed(told(&error)),
+            }),
+        }
+    }
+}
+
+// === impl Packed ===
+
+impl Packed {
+    pub(super) fn of(letter: Letter<'_>) -> Self {
+        Self {
+            exchange: text(letter.exchange),
+            key: text(letter.key),
+            properties: letter.properties,
+            data: letter.data,
         }
     }
 }
@@ -287,39 +356,6 @@ impl Drop for Sending {
     }
 }
 
-async fn published(
-    on: Arc<On>,
-    (exchange, key): (ShortString, ShortString),
-    (properties, data): (BasicProperties, Bytes),
-    unwritten: Option<Unwritten>,
-) -> Result<(), Unpublished> {
-    let options = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
-    let channel = &on.channel;
-    let confirmed = async {
-        let sent = channel.basic_publish(exchange, key, options, &data, properties);
-        let confirm = sent.await?;
-        drop(unwritten);
-        confirm.await
-    };
-    match confirmed.await {
-        Ok(Confirmation::Ack(None)) => Ok(()),
-        Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => {
-            Err(Unpublished::UnknownTopic)
-        }
-        // One of the queues does not hold it. Others may.
-        Ok(Confirmation::Nack(None)) => Err(unconfirmed("a queue did not take it")),
-        Ok(Confirmation::NotRequested) => Err(unconfirmed("nobody confirms")),
-        Err(error) => Err(match refusal(&error) {
-            Some((404, _)) => Unpublished::UnknownTopic,
-            Some((_, why)) => Unpublished::Refused(why),
-            None => Unpublished::Unconfirmed(told(&error)),
-        }),
-    }
-}
-
-fn unconfirmed(why: &str) -> Unpublished {
+pub(super) fn unconfirmed(why: &str) -> Unpublished {
     Unpublished::Unconfirmed(why.to_owned())
 }
