@@ -143,8 +143,11 @@ async fn a_topic_that_goes_takes_nothing_with_it_that_is_published_to_another() 
 
 /// How many channels are open in a virtual host.
 async fn channels(host: &Host) -> usize {
-    let list = ["list_channels", "-p", &host.name, "--silent", "number"];
-    server().await.control(&list).await.lines().count()
+    let server = server().await;
+    // It waits for another program.
+    let list = || server.node.control(&["list_channels", "--silent", "vhost"]);
+    let list = tokio::task::spawn_blocking(list).await.unwrap();
+    list.lines().filter(|line| *line == host.name).count()
 }
 
 #[tokio::test]
@@ -153,10 +156,12 @@ async fn channels_on_which_nothing_is_under_way_any_more_are_closed() {
     let rabbit = host.open().await;
     rabbit.create_topic("orders").await.unwrap();
     let numbers = (0..AT_ONCE).map(|number| number.to_string());
+    // Nothing is confirmed there yet: each has a channel of its own.
     let together = numbers.map(async |text| publish(&rabbit, "orders", &text).await);
     futures::future::join_all(together).await;
+    assert!(channels(&host).await >= AT_ONCE);
     let since = Instant::now();
-    // It is published on, and one channel is shared for that.
+    // It is published on: one channel is shared for that, and one is ready for what goes elsewhere.
     while channels(&host).await > 2 {
         assert!(since.elapsed() < SOON, "{} channels", channels(&host).await);
         publish(&rabbit, "orders", "one more").await;
@@ -164,15 +169,17 @@ async fn channels_on_which_nothing_is_under_way_any_more_are_closed() {
     publish(&rabbit, "orders", "the last").await;
 }
 
-/// Leads to a broker. Once it is to hold what that confirms (more than none), it holds it until another one is confirmed, counts
-/// these, and passes all else.
-async fn holds_back(listener: TcpListener, broker: SocketAddr, holds: watch::Sender<usize>) {
+/// Leads one connection to a broker. Each frame that comes from there passes as what `passes` makes of it.
+async fn relay(
+    listener: TcpListener,
+    broker: SocketAddr,
+    mut passes: impl FnMut(Vec<u8>) -> Vec<u8>,
+) {
     let (near, _) = listener.accept().await.unwrap();
     let far = TcpStream::connect(broker).await.unwrap();
     let ((mut from_client, mut to_client), (mut from_broker, mut to_broker)) =
         (near.into_split(), far.into_split());
     tokio::spawn(async move { copy(&mut from_client, &mut to_broker).await });
-    let mut held = Vec::new();
     loop {
         let mut frame = vec![0; 7];
         if from_broker.read_exact(&mut frame).await.is_err() {
@@ -181,36 +188,79 @@ async fn holds_back(listener: TcpListener, broker: SocketAddr, holds: watch::Sen
         let size = u32::from_be_bytes([frame[3], frame[4], frame[5], frame[6]]);
         frame.resize(7 + usize::try_from(size).unwrap() + 1, 0);
         from_broker.read_exact(&mut frame[7..]).await.unwrap();
-        // A method of the class basic: an acknowledgement.
-        let confirms = frame[0] == 1 && frame[7..11] == [0, 60, 0, 80];
-        if confirms && *holds.borrow() > 0 {
-            held.push(frame);
-            let all = held.len() > 1;
-            holds.send_modify(|holds| *holds += 1);
-            match all {
-                true => frame = std::mem::take(&mut held).concat(),
-                false => continue,
-            }
-        }
-        if to_client.write_all(&frame).await.is_err() {
+        if to_client.write_all(&passes(frame)).await.is_err() {
             return;
         }
     }
 }
 
-#[tokio::test]
-async fn what_is_returned_is_not_told_to_be_held_though_what_went_before_is_confirmed_after_it() {
-    let host = host().await;
+/// Whether a frame is a method of the class basic that acknowledges.
+fn confirms(frame: &[u8]) -> bool {
+    frame[0] == 1 && frame[7..11] == [0, 60, 0, 80]
+}
+
+/// What publishes by way of a relay.
+async fn by_way_of(
+    host: &Host,
+    passes: impl FnMut(Vec<u8>) -> Vec<u8> + Send + 'static,
+) -> RabbitMq {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let leads = listener.local_addr().unwrap();
-    let (holds, mut held) = watch::channel(0);
-    let _leads = tokio::spawn(holds_back(listener, host.address, holds.clone()));
+    tokio::spawn(relay(listener, host.address, passes));
     let rabbit = RabbitMq::open(Address {
         dial: leads.into(),
         ..host.address()
-    })
-    .unwrap();
+    });
+    let rabbit = rabbit.unwrap();
     until(|| rabbit.is_connected()).await;
+    rabbit
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_and_is_not_confirmed_keeps_nobody_who_waits() {
+    let host = host().await;
+    let (silent, is_silent) = watch::channel(false);
+    let mut of = None;
+    let rabbit = by_way_of(&host, move |frame| {
+        let channel = [frame[1], frame[2]];
+        // Of one channel: the first on which something is confirmed then.
+        match confirms(&frame) && *is_silent.borrow() {
+            true if *of.get_or_insert(channel) == channel => Vec::new(),
+            _ => frame,
+        }
+    })
+    .await;
+    held_something(&rabbit, "orders").await;
+    silent.send_replace(true);
+    for number in 0..300 {
+        let text = number.to_string();
+        let publishing = rabbit.publish("orders", None, message(&text), PATIENCE);
+        // Whoever published it leaves.
+        let left = tokio::time::timeout(Duration::from_millis(1), publishing);
+        drop(left.await);
+    }
+    let told = rabbit.publish("orders", None, message("heard"), PATIENCE);
+    assert_eq!(told.await, Ok(false));
+}
+
+#[tokio::test]
+async fn what_is_returned_is_not_told_to_be_held_though_what_went_before_is_confirmed_after_it() {
+    let host = host().await;
+    // Once it is to hold what is confirmed (more than none), it holds it until another one is confirmed, and counts these.
+    let (holds, mut held) = watch::channel(0);
+    let (counts, mut kept) = (holds.clone(), Vec::new());
+    let rabbit = by_way_of(&host, move |frame| {
+        if !confirms(&frame) || *counts.borrow() == 0 {
+            return frame;
+        }
+        kept.push(frame);
+        counts.send_modify(|holds| *holds += 1);
+        match kept.len() {
+            1 => Vec::new(),
+            _ => std::mem::take(&mut kept).concat(),
+        }
+    })
+    .await;
     held_something(&rabbit, "orders").await;
     let (_connection, anybody) = host.anybody().await;
     holds.send_replace(1);

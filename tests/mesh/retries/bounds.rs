@@ -147,7 +147,7 @@ async fn no_hedge_is_sent_for_what_changes_something_or_beyond_the_budget() -> R
 
 #[tokio::test]
 async fn nobody_waits_beyond_the_requests_own_time_limit() -> Result<()> {
-    let limited = route("    - timeouts: { request: 800ms }\n");
+    let limited = route("    - timeouts: { request: 3s }\n");
     let slow = policy("backoff: { type: Constant, initial: 10s, max: 10s, jitter: None }");
     let (mesh, orders, client) = world::<1>(&(limited.clone() + &slow)).await?;
     orders[0].upstream.answers(503);
@@ -155,7 +155,7 @@ async fn nobody_waits_beyond_the_requests_own_time_limit() -> Result<()> {
     let answer = client.get("http://orders/").await?;
     assert_eq!((answer.status, answer.reason()), (503, ""), "what there is");
     assert!(
-        begun.elapsed() < Duration::from_millis(800),
+        begun.elapsed() < Duration::from_secs(2),
         "{:?}",
         begun.elapsed()
     );

@@ -102,7 +102,7 @@ impl RabbitMq {
         let publishing = Arc::new(Link::open(address.clone(), "meshwright: publishes"));
         Ok(Self {
             address,
-            publisher: Arc::new(Publisher::new(publishing.clone())),
+            publisher: Publisher::open(publishing.clone()),
             publishing,
             delivering: Mutex::default(),
             counted: Mutex::default(),

@@ -92,7 +92,7 @@ struct Reader<'a> {
 
 impl Shared {
     pub(super) fn is_certain(&self) -> bool {
-        !self.has_returned && !self.is_left && self.ended.is_none()
+        !self.has_returned && self.ended.is_none()
     }
 }
 

@@ -209,15 +209,22 @@ impl Seen {
         lock(&self.guard).shared.insert(channel, Shared::default());
     }
 
-    /// Nobody publishes on it any more.
+    /// Nobody begins to publish on it any more.
+    pub(super) fn leave(&self, channel: u16) {
+        if let Some(shared) = lock(&self.guard).shared.get_mut(&channel) {
+            shared.is_left = true;
+        }
+    }
+
+    /// Nothing is under way on it any more.
     pub(super) fn unshare(&self, channel: u16) {
         let mut guard = lock(&self.guard);
-        let Some(shared) = guard.shared.get_mut(&channel) else {
-            return;
-        };
-        shared.is_left = true;
-        // Else its end is not to be told yet.
-        if shared.unwritten == 0 && shared.ended.is_none() {
+        // Else its end is still to be told.
+        if guard
+            .shared
+            .get(&channel)
+            .is_some_and(|shared| shared.ended.is_none())
+        {
             guard.shared.remove(&channel);
         }
     }
@@ -233,7 +240,7 @@ impl Seen {
     pub(super) fn writes(self: &Arc<Self>, channel: u16) -> Option<Unwritten> {
         let mut guard = lock(&self.guard);
         let shared = guard.shared.get_mut(&channel);
-        let shared = shared.filter(|shared| shared.is_certain())?;
+        let shared = shared.filter(|shared| shared.is_certain() && !shared.is_left)?;
         shared.unwritten += 1;
         Some(Unwritten {
             seen: self.clone(),
@@ -273,8 +280,6 @@ impl Drop for Unwritten {
         if shared.ended.is_some() {
             drop(guard);
             self.seen.reads.wake();
-        } else if shared.is_left {
-            guard.shared.remove(&self.channel);
         }
     }
 }
@@ -342,7 +347,8 @@ mod tests {
         });
         tokio::task::yield_now().await;
         assert!(!reading.is_finished());
-        // Also when it is not shared any more.
+        // Also when nobody publishes on it any more.
+        seen.leave(1);
         seen.unshare(1);
         drop(unwritten);
         assert_eq!(reading.await??, end);

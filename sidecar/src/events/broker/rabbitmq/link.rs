@@ -115,6 +115,11 @@ impl Link {
         self.shared.connected.borrow().clone()
     }
 
+    /// Each that takes the place of another.
+    pub(super) fn connections(&self) -> watch::Receiver<Option<Arc<Connected>>> {
+        self.shared.connected.subscribe()
+    }
+
     /// The connection, when there is one; why there is none in time.
     pub(super) async fn wait(&self, patience: Duration) -> Result<Arc<Connected>, String> {
         let mut connected = self.shared.connected.subscribe();

@@ -13,7 +13,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,15 +23,15 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::link::{Connected, Link, lock, refusal, text, told};
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, Told};
 use crate::events::broker::Unpublished;
 
 /// How many messages are under way at once. A broker allows some 2000 channels.
-const UNDER_WAY: usize = 256;
+pub(super) const UNDER_WAY: usize = 256;
 /// How many exchanges have a channel that is shared, at most: and no more than a quarter of all channels.
 const SHARED: usize = 256;
 /// How many bytes a message has at most that shares a channel: one that is too long for the broker ends it.
@@ -99,14 +99,18 @@ pub(super) struct Packed {
 // === impl Publisher ===
 
 impl Publisher {
-    pub(super) fn new(link: Arc<Link>) -> Self {
-        Self {
+    /// Publishes over the connection that there is, at any time; it is called within a runtime.
+    pub(super) fn open(link: Arc<Link>) -> Arc<Self> {
+        let connections = link.connections();
+        let publisher = Arc::new(Self {
             link,
             idle: Mutex::default(),
             shared: Mutex::default(),
             unsharable: Mutex::default(),
             places: Semaphore::new(UNDER_WAY),
-        }
+        });
+        tokio::spawn(forget(Arc::downgrade(&publisher), connections));
+        publisher
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -138,12 +142,11 @@ impl Publisher {
         self.close_idle();
         let shared = self.shared(exchange, &connected);
         if let Some(shared) = shared.filter(|_| letter.data.len() <= LARGE) {
-            let on = shared.on();
-            if let Some(unwritten) = on.connected.seen.writes(on.channel.id()) {
-                let sent = shared.send(letter, unwritten, until).await;
-                if on.is_certain() {
+            if let Some(begun) = shared.begin() {
+                let Told { sent, certain } = shared.send(letter, begun, until).await;
+                if certain {
                     // What is confirmed late is not waited for by more and more.
-                    if matches!(sent, Err(Unpublished::Unconfirmed(_))) {
+                    if matches!(sent, Err(Unpublished::Unconfirmed(_) | Unpublished::Away)) {
                         self.unshare(exchange, &shared);
                     }
                     return sent.map(|()| Sent::Held);
@@ -189,10 +192,8 @@ impl Publisher {
         let may_be = !exchange.is_empty() && !unsharable.contains_key(exchange);
         drop(unsharable);
         let mut shared = lock(&self.shared);
-        shared.retain(|_, other| Arc::ptr_eq(&other.on().connected, &on.connected));
         let most = SHARED.min(on.connected.channels() / 4);
         if may_be && shared.len() < most && !shared.contains_key(exchange) {
-            on.connected.seen.share(on.channel.id());
             shared.insert(exchange.to_owned(), Arc::new(Pipeline::open(on)));
         } else {
             drop(shared);
@@ -205,29 +206,22 @@ impl Publisher {
         let mut shared = lock(&self.shared);
         if shared.get(exchange).is_some_and(|it| Arc::ptr_eq(it, one)) {
             shared.remove(exchange);
-            let on = one.on();
-            on.connected.seen.unshare(on.channel.id());
+            one.leave();
             // What goes wrong once may go wrong again, for all that share it.
             lock(&self.unsharable).insert(exchange.to_owned(), Instant::now() + UNSHARABLE);
         }
     }
 
-    /// Nothing is under way on this channel. Those of a connection that has a successor are forgotten: it ends with them.
+    /// Nothing is under way on this channel.
     fn rest(&self, on: Arc<On>) {
-        let mut idle = lock(&self.idle);
-        if idle
-            .front()
-            .is_some_and(|(first, _)| !Arc::ptr_eq(&first.connected, &on.connected))
-        {
-            idle.retain(|(other, _)| Arc::ptr_eq(&other.connected, &on.connected));
-        }
-        idle.push_back((on, Instant::now()));
+        lock(&self.idle).push_back((on, Instant::now()));
     }
 
-    /// Closes those that are not used any more.
+    /// Closes those that are not used any more, but for one.
     fn close_idle(&self) {
         let mut idle = lock(&self.idle);
-        while let Some((_, since)) = idle.front()
+        while idle.len() > 1
+            && let Some((_, since)) = idle.front()
             && since.elapsed() > IDLE
         {
             // The crate closes a channel that nobody holds.
@@ -256,11 +250,30 @@ impl Publisher {
     }
 }
 
+/// Forgets the channels of connections that have a successor, which end when nobody has one of theirs.
+async fn forget(
+    publisher: Weak<Publisher>,
+    mut connections: watch::Receiver<Option<Arc<Connected>>>,
+) {
+    while connections.changed().await.is_ok() {
+        let Some(publisher) = publisher.upgrade() else {
+            return;
+        };
+        let now = connections.borrow_and_update().clone();
+        let is_of_now = |on: &On| {
+            let now = now.as_ref();
+            now.is_some_and(|now| Arc::ptr_eq(now, &on.connected))
+        };
+        lock(&publisher.idle).retain(|(on, _)| is_of_now(on));
+        lock(&publisher.shared).retain(|_, one| is_of_now(one.on()));
+    }
+}
+
 // === impl On ===
 
 impl On {
     /// Whether what is told on it, where it is shared, is told of the message that it seems to be told of.
-    fn is_certain(&self) -> bool {
+    pub(super) fn is_certain(&self) -> bool {
         self.channel.status().connected() && self.connected.seen.is_certain(self.channel.id())
     }
 
@@ -297,6 +310,7 @@ impl On {
             let sent = channel.basic_publish(exchange, key, options, &data, properties);
             let confirm = sent.await?;
             written();
+            drop(data);
             confirm.await
         };
         match confirmed.await {
