@@ -143,6 +143,16 @@ impl World {
         Ok(self.billing.upstream.seen())
     }
 
+    /// Takes a topic away, past the mesh.
+    async fn delete_topic(&self, topic: &str) -> Result<()> {
+        let mut direct = self.nats.direct().await?;
+        let asked = format!("{{\"subject\":\"{topic}\"}}");
+        let names = direct.request("$JS.API.STREAM.NAMES", &asked).await?;
+        let stream = names["streams"][0].as_str().context("no stream")?;
+        let delete = format!("$JS.API.STREAM.DELETE.{stream}");
+        direct.request(&delete, "").await.map(drop)
+    }
+
     /// The dead letters, once there are so many.
     async fn dead_letters(&self, count: usize) -> Result<Vec<(String, String)>> {
         wait_until("the dead letters are there", SOON, async || {

@@ -3,6 +3,7 @@
 //!
 //! A chain of replies may lead back to where it began: [`super::hops`] ends it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use super::post::{Answer, Unread};
 use super::publish::known_by;
 use super::running::Running;
 use super::settle::AGAIN;
+use crate::config::subscription::Source;
+use crate::telemetry::metrics::events::Published;
 
 /// How long a broker may take to confirm one.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,7 +40,7 @@ pub(super) enum Replied {
 pub(super) async fn publish(
     running: &Running,
     broker: &dyn Broker,
-    topic: &str,
+    topic: &Arc<str>,
     event: &Event,
     answer: &Answer,
 ) -> Option<Replied> {
@@ -83,17 +86,26 @@ pub(super) async fn publish(
     loop {
         let (headers, data) = reply.to_message();
         let held = broker.publish(topic, Some(&id), Message { headers, data }, PATIENCE);
-        match held.await {
-            Ok(_) => return Some(Replied::Held),
-            Err(Unpublished::Away | Unpublished::Unconfirmed(_)) => {}
+        let (outcome, replied) = match held.await {
+            Ok(false) => (Published::Held, Some(Replied::Held)),
+            Ok(true) => (Published::Duplicate, Some(Replied::Held)),
+            Err(Unpublished::Away | Unpublished::Unconfirmed(_)) => (Published::Unconfirmed, None),
             Err(why @ Unpublished::TooLarge { .. }) => {
                 tracing::warn!(subscription = %object, %topic, %why, "a reply is not held");
-                return Some(Replied::Never(Why::Reply));
+                (Published::Refused, Some(Replied::Never(Why::Reply)))
             }
             Err(why) => {
                 tracing::warn!(subscription = %object, %topic, %why, "a reply is not held yet");
-                return Some(Replied::Later);
+                (Published::Refused, Some(Replied::Later))
             }
+        };
+        if let (Some(px), Source::Broker(named)) =
+            (running.px.upgrade(), &running.subscription.source)
+        {
+            px.metrics.all().events.published(named, topic, outcome);
+        }
+        if replied.is_some() {
+            return replied;
         }
         running.pause_until(Instant::now() + pause);
         if !running.goes_on_for(pause).await {

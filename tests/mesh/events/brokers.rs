@@ -265,18 +265,14 @@ async fn credentials_of_a_rabbitmq_change_while_it_is_used_and_nothing_is_lost()
 
 #[tokio::test]
 async fn what_a_broker_can_not_do_is_refused_with_the_nearest_that_it_can() -> Result<()> {
-    let mesh = Mesh::start(&format!(
-        "{}{}{}",
-        services(&["rabbit", "billing"]),
-        broker("amqp://rabbit", ""),
-        subscription(
-            ", ordering: Key",
-            "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
-             metadata: { name: live, namespace: shop }\n\
-             spec: { hosts: [billing], rules: [{ stream: { broker: events, topic: stock } }] }\n"
-        )
-    ))
-    .await?;
+    let stream = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\n\
+                  metadata: { name: live, namespace: shop }\n\
+                  spec: { hosts: [billing], rules: [{ stream: { broker: events, topic: stock } }] }\n";
+    let written = |url: &str| {
+        let services = services(&["rabbit", "redis", "billing"]);
+        services + &broker(url, "") + &subscription(", ordering: Key", stream)
+    };
+    let mesh = Mesh::start(&written("amqp://rabbit")).await?;
     mesh.workload("billing").await?;
     wait_until("a stream is refused", SOON, async || {
         let verdict = mesh.verdict("live").await?;
@@ -292,11 +288,22 @@ async fn what_a_broker_can_not_do_is_refused_with_the_nearest_that_it_can() -> R
         ensure!(accepted["status"] == "False", "{verdict}");
         let why = accepted["message"].as_str().unwrap_or_default();
         for field in [
-            "spec.delivery.ordering: RabbitMQ delivers to all that share a group",
-            "spec.source.broker.startFrom: RabbitMQ holds nothing for a group",
+            "spec.delivery.ordering: RabbitMQ delivers to all that share a group, in no order: write ordering: None, or \
+             use a broker of NATS.",
+            "spec.source.broker.startFrom: RabbitMQ holds nothing for a group that is not there yet: write type: New,",
         ] {
             ensure!(why.contains(field), "{why}");
         }
+        Ok(())
+    })
+    .await?;
+    mesh.write("routes.yaml", &written("redis://redis"))?;
+    wait_until("Redis keeps no order either", SOON, async || {
+        let verdict = mesh.verdict("billing").await?;
+        let why = verdict["conditions"][0]["message"].as_str().unwrap_or_default();
+        let says = "spec.delivery.ordering: Redis delivers to all that share a group, in no order: write ordering: None, \
+                    or use a broker of NATS.";
+        ensure!(why.contains(says) && !why.contains("startFrom"), "{verdict}");
         Ok(())
     })
     .await

@@ -1,5 +1,6 @@
 //! How events are delivered.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -81,7 +82,7 @@ async fn replicas_come_and_go_under_load_and_nothing_is_lost_comes_twice_or_star
     })
     .await?;
     let seen = all.map(|one| one.upstream.seen()).concat();
-    let ids = std::collections::BTreeSet::from_iter(seen.iter().map(id_of));
+    let ids = BTreeSet::from_iter(seen.iter().map(id_of));
     assert_eq!((ids.len(), seen.len()), (published, published));
     assert_eq!(world.nats.held("stock.dlq").await?, 0);
     Ok(())
@@ -346,30 +347,54 @@ async fn a_suspended_subscription_delivers_nothing_and_goes_on_where_it_was() ->
     let world = World::subscribed("", "").await?;
     world.accepted("1").await?;
     world.delivered(&["1"]).await?;
-    let suspended = subscription("", "  suspend: true\n");
-    let routes = format!(
-        "{}{}{ROUTE}",
-        services(&["stock", "billing"]),
-        nats::documents()
-    );
-    world
-        .mesh
-        .write("routes.yaml", &format!("{routes}{suspended}"))?;
-    wait_until("it ends", SOON, async || {
-        ensure!(
-            world.billing.sidecar.log()?.contains("\"ends\"")
-                || world.billing.sidecar.log()?.contains("ends")
-        );
-        world.mesh.programmed("billing").await
+    // Another one, by whose events it is seen that time has passed.
+    let other = subscription("", "");
+    let other = other.replace("name: billing, namespace", "name: other, namespace");
+    let other = other.replace("path: /events", "path: /other");
+    let write = |spec: &str| {
+        let routes = services(&["stock", "billing"]) + &nats::documents();
+        let billing = subscription("", spec);
+        world
+            .mesh
+            .write("routes.yaml", &format!("{routes}{ROUTE}{other}{billing}"))
+    };
+    write("  suspend: true\n")?;
+    wait_until("it is suspended", LEASE + SOON, async || {
+        let (_, reason, why) = ready(&world.mesh, "billing").await?;
+        ensure!(reason == "Suspended", "{reason}: {why}");
+        Ok(())
     })
     .await?;
-    world.accepted("2").await?;
-    let before = world.billing.upstream.requests();
-    world
-        .mesh
-        .write("routes.yaml", &format!("{routes}{}", subscription("", "")))?;
-    world.delivered(&["1", "2"]).await?;
-    assert_eq!((before, world.billing.upstream.requests()), (1, 2));
+    let ids = |path: &str| {
+        let seen = world.billing.upstream.seen();
+        let there = seen.iter().filter(|one| one.target == path);
+        there
+            .map(|one| id_of(one).to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    let of = |all: &[&str]| all.iter().map(|id| (*id).to_owned()).collect();
+    for id in ["2", "3"] {
+        world.accepted(id).await?;
+    }
+    wait_until("the other one has them", SOON, async || {
+        ensure!(ids("/other") == of(&["1", "2", "3"]), "{:?}", ids("/other"));
+        Ok(())
+    })
+    .await?;
+    assert_eq!(ids("/events"), of(&["1"]));
+    write("")?;
+    wait_until("it goes on", LEASE + SOON, async || {
+        ensure!(
+            ids("/events") == of(&["1", "2", "3"]),
+            "{:?}",
+            ids("/events")
+        );
+        Ok(())
+    })
+    .await?;
+    let came = world.billing.upstream.seen();
+    let came = came.iter().filter(|one| one.target == "/events").count();
+    assert_eq!(came, 3, "each once");
     Ok(())
 }
 

@@ -125,6 +125,30 @@ async fn a_batch_has_no_event_twice_and_none_that_is_done() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_store_forgets_what_is_done_when_the_window_is_over() -> Result<()> {
+    let deduplication = "  deduplication: { window: 5s, store: Redis, \
+                         redis: { urlSecretRef: { name: store, key: url } } }\n";
+    let more = format!("{}{}", subscription("", deduplication), redis::documents());
+    let world = World::start(&more).await?;
+    let _redis = Redis::start(&world.mesh).await?;
+    world.mesh.programmed("billing").await?;
+    world.accepted("0").await?;
+    world.delivered(&["0"]).await?;
+    world.twice(&["1"]).await?;
+    world.delivered(&["1"]).await?;
+    world.twice(&["1"]).await?;
+    world.duplicates(1.0).await?;
+    wait_until("it is delivered once more", SOON, async || {
+        world.twice(&["1"]).await?;
+        let seen = world.billing.upstream.seen();
+        let came = seen.iter().filter(|one| id_of(one) == "1").count();
+        ensure!(came == 2, "{came}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_store_knows_for_all_what_is_done_and_while_it_is_away_events_are_delivered() -> Result<()>
 {
     let deduplication = "  deduplication: { window: 1h, store: Redis, \

@@ -253,15 +253,22 @@ async fn an_event_that_is_too_old_is_a_dead_letter_undelivered() -> Result<()> {
 
 #[tokio::test]
 async fn poison_does_not_hold_up_others() -> Result<()> {
-    // One place for all, and events that come again later.
-    let retries = ", maxInFlight: 1";
-    let world = World::subscribed(retries, "").await?;
-    world.billing.upstream.fails(20, 500);
-    for number in 0..10 {
-        world.accepted(&format!("bad-{number}")).await?;
+    // One place for all, and events that come again later: whoever kept its place meanwhile would keep the others.
+    let later = subscription(", maxInFlight: 1", "");
+    let later = later.replace("initial: 10ms, max: 50ms", "initial: 5s, max: 5s");
+    let world = World::start(&later).await?;
+    world.mesh.programmed("billing").await?;
+    world.billing.upstream.fails(3, 500);
+    let bad = ["bad-1", "bad-2", "bad-3"];
+    for id in bad {
+        world.accepted(id).await?;
     }
+    world.delivered(&bad).await?;
     world.accepted("good").await?;
-    world.delivered(&["good"]).await.map(drop)
+    let seen = world.delivered(&["good"]).await?;
+    let ids = Vec::from_iter(seen.iter().map(id_of));
+    assert_eq!(ids.len(), 4, "nothing has come again before: {ids:?}");
+    Ok(())
 }
 
 #[tokio::test]
@@ -308,14 +315,7 @@ async fn killing_everybody_loses_nothing_that_was_accepted() -> Result<()> {
 async fn what_can_not_be_a_dead_letter_keeps_nobody_and_is_not_done() -> Result<()> {
     // One place: whoever held it would keep all others.
     let world = World::subscribed(", maxInFlight: 1", "").await?;
-    let mut direct = world.nats.direct().await?;
-    let names = direct
-        .request("$JS.API.STREAM.NAMES", "{\"subject\":\"stock.dlq\"}")
-        .await?;
-    let stream = names["streams"][0].as_str().unwrap();
-    direct
-        .request(&format!("$JS.API.STREAM.DELETE.{stream}"), "")
-        .await?;
+    world.delete_topic("stock.dlq").await?;
     world.billing.upstream.fails(1, 400);
     world.accepted("bad").await?;
     wait_until("it is told", SOON, async || {
@@ -333,7 +333,13 @@ async fn what_can_not_be_a_dead_letter_keeps_nobody_and_is_not_done() -> Result<
     world.delivered(&["good"]).await?;
     let dead = "meshwright_events_delivered_total{subscription=\"shop/billing\",outcome=\"dead_lettered\"}";
     assert_ne!(world.billing.sidecar.metric(dead).await?, Some(1.0));
-    Ok(())
+    wait_until("the broker still has it", LEASE + SOON, async || {
+        let events = world.mesh.verdict("billing").await?["events"].clone();
+        let still = events["lag"] == 0 && events["unacknowledged"] == 1;
+        ensure!(still && events["inFlight"] == 0, "{events}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

@@ -51,6 +51,23 @@ async fn what_a_target_replies_is_published_before_the_event_is_done() -> Result
         assert!(head.contains(line), "{line}\n{head}");
     }
     assert_eq!(body, "paid");
+    let counted = "meshwright_events_published_total{broker=\"events\",topic=\"invoices\",outcome=\"held\"}";
+    assert_eq!(world.billing.sidecar.metric(counted).await?, Some(1.0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_event_whose_reply_is_not_held_is_not_done_and_comes_again() -> Result<()> {
+    let world = World::subscribed("", REPLY).await?;
+    world.delete_topic("invoices").await?;
+    replies(&world);
+    world.accepted("1").await?;
+    let letters = world.dead_letters(1).await?;
+    let head = letters[0].0.to_lowercase();
+    for told in ["ce-id: 1", "ce-dlqreason: exhausted", "ce-dlqattempts: 3"] {
+        assert!(head.contains(told), "{told}\n{head}");
+    }
+    assert_eq!(world.billing.upstream.requests(), 3);
     Ok(())
 }
 

@@ -48,6 +48,27 @@ async fn the_status_says_whether_events_are_delivered_how_many_wait_and_what_fai
 }
 
 #[tokio::test]
+async fn the_status_says_how_many_events_are_in_flight() -> Result<()> {
+    let world = World::subscribed("", "").await?;
+    let held = world.billing.upstream.holds();
+    for key in ["a", "b"] {
+        world.accepted(key).await?;
+    }
+    told(&world, "both are in flight", |_, events| {
+        events["inFlight"] == 2
+    })
+    .await?;
+    let series = "meshwright_events_in_flight{subscription=\"shop/billing\"}";
+    assert_eq!(world.billing.sidecar.metric(series).await?, Some(2.0));
+    drop(held);
+    told(&world, "none is any more", |_, events| {
+        events["inFlight"] == 0
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_status_says_why_nothing_is_delivered_and_how_much_waits_meanwhile() -> Result<()> {
     let mut world = World::subscribed("", "").await?;
     told(&world, "it is ready", |ready, _| ready["status"] == "True").await?;

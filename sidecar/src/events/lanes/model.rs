@@ -59,9 +59,13 @@ enum Event {
     /// It hears of some of what it was delivered, and asks the broker how much is not done.
     Hear(usize, usize),
     Begin(usize),
-    /// One of the deliveries of a member ends.
+    /// One of the deliveries of a member ends; one that is exhausted is done as well, once its dead letter is held.
     Succeed(usize, usize),
     Fail(usize, usize),
+    /// It is to come again later, and rests with the member until then.
+    Rest(usize, usize),
+    /// What rests with a member has rested, and goes back to the broker.
+    Rested(usize),
     /// Nobody knows whether the broker heard.
     Vague(usize, usize, bool),
     /// A lease ends that nobody keeps any more.
@@ -83,6 +87,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         5 => member.clone().prop_map(Event::Begin),
         4 => (member.clone(), which.clone()).prop_map(|(m, n)| Event::Succeed(m, n)),
         2 => (member.clone(), which.clone()).prop_map(|(m, n)| Event::Fail(m, n)),
+        2 => (member.clone(), which.clone()).prop_map(|(m, n)| Event::Rest(m, n)),
+        2 => member.clone().prop_map(Event::Rested),
         1 => (member.clone(), which.clone(), any::<bool>())
             .prop_map(|(m, n, heard)| Event::Vague(m, n, heard)),
         3 => which.prop_map(Event::Lapse),
@@ -137,6 +143,21 @@ impl World {
                         let lanes = &mut self.members[member].lanes;
                         lanes.went_back(&ended.key, ended.position, Instant::now());
                     }
+                }
+            }
+            Event::Rest(member, which) => {
+                // What was begun before it joined anew has nobody any more who keeps its lease.
+                if let Some(ended) = self.ended(member, which)
+                    && ended.since
+                {
+                    let (key, position) = (&ended.key, ended.position);
+                    let lanes = &mut self.members[member].lanes;
+                    lanes.rests(key, position, position, Instant::now());
+                }
+            }
+            Event::Rested(member) => {
+                for position in self.members[member].lanes.rested(Instant::now()) {
+                    self.broker.again(position);
                 }
             }
             Event::Vague(member, which, heard) => {
@@ -291,6 +312,7 @@ impl World {
                 if round % 10 == 0 && self.members[member].lanes.misses(later) {
                     self.join_anew(member);
                 }
+                self.happen(Event::Rested(member));
                 self.happen(Event::Pull(member));
                 self.happen(Event::Hear(member, WINDOW));
                 self.happen(Event::Begin(member));
