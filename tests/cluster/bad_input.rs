@@ -1,5 +1,7 @@
 //! What is wrong and comes all the same: each has an answer, and nothing else suffers.
 
+use std::cell::Cell;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::cluster::{Cluster, run, wait_until};
@@ -345,14 +347,22 @@ async fn a_thousand_objects_at_once_are_each_told_and_hold_nobody_up() -> Result
 
     let load = Load::begin(&shop, "http://orders/", "20ms").await?;
     let mut create = cluster.command("kubectl");
-    let created = run(create.args(["create", "-f", "-"]), &list);
+    let is_created = Cell::new(false);
+    let created = async {
+        let created = run(create.args(["create", "-f", "-"]), &list).await;
+        is_created.set(true);
+        created
+    };
     let edited = async {
+        let mut amid = 0;
         for backend in ["two", "orders", "two", "orders"] {
             let expected = format!("{backend}-");
             let apply = async || cluster.apply(&shop.route(backend)).await;
             is_soon_met(&shop, &expected, apply).await?;
+            amid += usize::from(!is_created.get());
             shop.programmed("orders").await?;
         }
+        ensure!(amid > 0, "they were there before anything was edited");
         Ok(())
     };
     tokio::try_join!(created, edited)?;

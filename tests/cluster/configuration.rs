@@ -31,6 +31,18 @@ pub(crate) async fn is_soon_met<T>(
         Ok(())
     });
     let met = met.await;
+    // And whoever carries out a request after that second, by whichever of the sidecar's workers, carries out the edit.
+    let later = wait_until("many begin after that", PODS, async || {
+        let since = changed.elapsed()?;
+        ensure!(since > WITHIN, "{since:?}");
+        Ok(load.so_far())
+    });
+    let later = later.await?;
+    wait_until("many begin after that", PODS, async || {
+        ensure!(load.so_far() > later + 50, "{}", load.so_far());
+        Ok(())
+    })
+    .await?;
     let asked = load.end().await?;
     met?;
     let failed = asked.iter().find(|one| !one.outcome.starts_with("200 "));

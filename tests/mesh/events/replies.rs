@@ -51,7 +51,8 @@ async fn what_a_target_replies_is_published_before_the_event_is_done() -> Result
         assert!(head.contains(line), "{line}\n{head}");
     }
     assert_eq!(body, "paid");
-    let counted = "meshwright_events_published_total{broker=\"events\",topic=\"invoices\",outcome=\"held\"}";
+    let counted =
+        "meshwright_events_published_total{broker=\"events\",topic=\"invoices\",outcome=\"held\"}";
     assert_eq!(world.billing.sidecar.metric(counted).await?, Some(1.0));
     Ok(())
 }

@@ -45,8 +45,8 @@ use std::time::Duration;
 
 use futures::future::{FutureExt as _, LocalBoxFuture};
 
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, timeout};
 
 pub use link::Address;
 
@@ -68,6 +68,8 @@ const GROUP: usize = 80;
 /// How often what is before a group is counted until it is looked for queues that others have made meanwhile, in which
 /// messages wait.
 const LOOKS: u32 = 10;
+/// How many count what is before a group at once.
+const COUNTING: usize = 2;
 
 /// A RabbitMQ that is connected to, and again whenever the connection breaks.
 pub struct RabbitMq {
@@ -78,6 +80,7 @@ pub struct RabbitMq {
     delivering: Mutex<Option<Arc<Link>>>,
     /// By the queues of groups: what is known of where their messages wait, and how often it was asked.
     counted: Mutex<HashMap<String, (Arc<Delays>, u32)>>,
+    counting: Semaphore,
 }
 
 /// Whether something may be a topic: visible ASCII characters other than `/`, and not the broker's own.
@@ -106,6 +109,7 @@ impl RabbitMq {
             publishing,
             delivering: Mutex::default(),
             counted: Mutex::default(),
+            counting: Semaphore::new(COUNTING),
         })
     }
 
@@ -133,6 +137,10 @@ impl RabbitMq {
         };
         let connected = self.publishing.wait(ANSWER).await;
         let connected = connected.map_err(Unsubscribed::Away)?;
+        // One after the other, on a channel that is there already, as many as there may be.
+        let turn = timeout(ANSWER, self.counting.acquire()).await;
+        let late = || Unsubscribed::Away("there was no answer in time".to_owned());
+        let _turn = turn.map_err(|_| late())?.map_err(|_| late())?;
         let mut declarer = Declarer::new(&connected);
         let counting = async {
             let waiting = declarer.count(&name).await?;
@@ -144,6 +152,7 @@ impl RabbitMq {
             })
         };
         let counted = counting.await;
+        declarer.leave();
         counted.map_err(|no: No| no.unsubscribed(Unsubscribed::MissingGroup))
     }
 

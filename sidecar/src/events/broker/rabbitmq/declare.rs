@@ -59,9 +59,19 @@ impl<'a> Declarer<'a> {
         if let Some(channel) = &self.channel {
             return Ok(channel.clone());
         }
-        let opened = self.answer(self.connected.channel()).await?;
+        let opened = match self.connected.rested() {
+            Some(rested) => rested,
+            None => self.answer(self.connected.channel()).await?,
+        };
         self.channel = Some(opened.clone());
         Ok(opened)
+    }
+
+    /// Leaves its channel to who asks next: everything that was asked on it has been answered.
+    pub(super) fn leave(self) {
+        if let Some(channel) = self.channel {
+            self.connected.rests(channel);
+        }
     }
 
     async fn answer<T>(&mut self, asked: impl Future<Output = lapin::Result<T>>) -> Result<T, No> {

@@ -39,6 +39,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// silence it is not.
 const HEARTBEAT: u16 = 10;
 const SILENCE: Duration = Duration::from_secs(25);
+/// How many channels are kept on which something was asked.
+const ASKED: usize = 2;
 /// What one says first that does not take who we are.
 const REFUSES: &str = "ACCESS_REFUSED";
 
@@ -81,6 +83,8 @@ pub(super) struct Connected {
     pub(super) version: String,
     /// What the broker says on it, as it is seen before the crate reads it.
     pub(super) seen: Arc<Seen>,
+    /// Channels on which something was asked, and nothing is under way.
+    asked: Mutex<Vec<Channel>>,
     ended: watch::Receiver<()>,
     /// Dropped with this, which is told.
     _used: oneshot::Sender<Infallible>,
@@ -180,6 +184,25 @@ impl Connected {
         }
     }
 
+    /// A channel on which something was asked before.
+    pub(super) fn rested(&self) -> Option<Channel> {
+        let mut asked = lock(&self.asked);
+        while let Some(channel) = asked.pop() {
+            if channel.status().connected() {
+                return Some(channel);
+            }
+        }
+        None
+    }
+
+    /// Keeps a channel for who asks next, if there are not enough of them.
+    pub(super) fn rests(&self, channel: Channel) {
+        let mut asked = lock(&self.asked);
+        if asked.len() < ASKED {
+            asked.push(channel);
+        }
+    }
+
     /// Opens a channel on which it is confirmed what is published.
     pub(super) async fn confirming(&self) -> Result<Channel, lapin::Error> {
         let channel = self.channel().await?;
@@ -269,6 +292,7 @@ async fn hold(shared: &Shared) -> End {
         connection,
         version: seen.version().unwrap_or_default(),
         seen: seen.clone(),
+        asked: Mutex::default(),
         ended,
         _used: used,
     });
