@@ -19,6 +19,7 @@ mod batches;
 mod brokers;
 mod deliveries;
 mod duplicates;
+mod edits;
 mod elsewhere;
 mod ending;
 mod failures;
