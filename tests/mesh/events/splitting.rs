@@ -21,8 +21,9 @@ const UPLOADS: &str = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\
     - { matches: [{ path: { type: Exact, value: /lines } }], publish: { broker: events, topic: stock, \
         event: { type: com.shop.line, source: /lines }, maxBytes: 68719476736, split: { format: NDJSON, maxRecordBytes: 65536 } } }\n  \
     - { matches: [{ path: { type: Exact, value: /array } }], publish: { broker: events, topic: stock, split: { format: JSONArray } } }\n  \
-    - { matches: [{ path: { type: Exact, value: /csv } }], publish: { broker: events, topic: stock, split: { format: CSV } } }\n  \
-    - { matches: [{ path: { type: Exact, value: /xml } }], publish: { broker: events, topic: stock, \
+    - { matches: [{ path: { type: Exact, value: /items } }], publish: { broker: events, topic: stock, maxBytes: 68719476736, split: { format: JSONArray } } }\n  \
+    - { matches: [{ path: { type: Exact, value: /csv } }], publish: { broker: events, topic: stock, maxBytes: 68719476736, split: { format: CSV } } }\n  \
+    - { matches: [{ path: { type: Exact, value: /xml } }], publish: { broker: events, topic: stock, maxBytes: 68719476736, \
         split: { format: XML, recordPath: all/one } } }\n  \
     - { matches: [{ path: { type: Exact, value: /skip } }], publish: { broker: events, topic: stock, \
         split: { format: NDJSON, onRecordError: Skip, maxFailedRecords: 2 } } }\n  \
@@ -32,6 +33,8 @@ const UPLOADS: &str = "---\napiVersion: meshwright.dev/v1alpha1\nkind: ApiRoute\
 
 /// By how much memory may grow while any number of records flows through.
 const FLAT: u64 = 32 << 20;
+/// How many bytes are uploaded of each format but lines.
+const MORE: u64 = 64 << 20;
 
 async fn world() -> Result<(World, Client)> {
     let world = World::subscribed("", UPLOADS).await?;
@@ -332,7 +335,7 @@ async fn an_upload_whose_sidecar_is_killed_is_sent_again_and_each_record_is_held
         world.billing.sidecar.kill().await
     };
     let endless = stream::iter([half]).chain(stream::pending());
-    let (broken, killed) = tokio::join!(streamed(&web, "k", endless), killing);
+    let (broken, killed) = tokio::join!(streamed(&web, ("lines", "k"), endless), killing);
     killed?;
     let (status, told) = broken?;
     assert!(status.is_server_error(), "{status}: {told}");
@@ -392,7 +395,17 @@ async fn however_much_is_uploaded_no_more_is_held_than_a_few_records() -> Result
         .await?;
     ensure!(made["config"].is_object(), "{made}");
     let web = world.mesh.client("web").await?;
-    let record = Bytes::from(format!("\"{}\"\n", "x".repeat(usize::try_from(each)? - 3)));
+    let data = "x".repeat(usize::try_from(each)? - 3);
+    let uploads = [
+        ("lines", ["", &format!("\"{data}\"\n"), ""], bytes / each),
+        ("items", ["[0", &format!(",\"{data}\""), "]"], MORE / each),
+        ("csv", ["n\n", &format!("{data}\n"), ""], MORE / each),
+        (
+            "xml",
+            ["<all>", &format!("<one>{data}</one>"), "</all>"],
+            MORE / each,
+        ),
+    ];
     wait_until("it is split", SOON, async || {
         let lines = "1\n".repeat(3000);
         let answer = upload(&web, "lines", &[], &lines).await?;
@@ -409,17 +422,20 @@ async fn however_much_is_uploaded_no_more_is_held_than_a_few_records() -> Result
     let before = resident()?;
     let mut most = before;
     let mut looks = tokio::time::interval(Duration::from_millis(100));
-    let mut sending = std::pin::pin!(sends(&web, record, bytes / each));
-    let answer = loop {
-        tokio::select! {
-            answer = &mut sending => break answer?,
-            _ = looks.tick() => {
-                let now = resident()?;
-                most = [most[0].max(now[0]), most[1].max(now[1])];
+    for (path, body, count) in uploads {
+        let mut sending = std::pin::pin!(sends(&web, path, body, count));
+        let answer = loop {
+            tokio::select! {
+                answer = &mut sending => break answer?,
+                _ = looks.tick() => {
+                    let now = resident()?;
+                    most = [most[0].max(now[0]), most[1].max(now[1])];
+                }
             }
-        }
-    };
-    assert_eq!(answer["accepted"], bytes / each, "{answer}");
+        };
+        let first = u64::from(path == "items");
+        assert_eq!(answer["accepted"], count + first, "{path}: {answer}");
+    }
     for (before, most) in before.into_iter().zip(most) {
         let grown = most.saturating_sub(before);
         println!("{} MiB, {} KiB more at the most", before >> 20, grown >> 10);
@@ -430,16 +446,22 @@ async fn however_much_is_uploaded_no_more_is_held_than_a_few_records() -> Result
     Ok(())
 }
 
-/// Sends a record so often, and reads the report.
-async fn sends(client: &Client, record: Bytes, count: u64) -> Result<Value> {
-    let records = stream::iter((0..count).map(move |_| record.clone()));
-    let (status, told) = streamed(client, "", records).await?;
-    ensure!(status == 202, "{status}: {told}");
+/// Sends a record so often, between what is before and after all of them, and reads the report.
+async fn sends(client: &Client, path: &str, body: [&str; 3], count: u64) -> Result<Value> {
+    let [before, record, after] = body.map(|part| Bytes::from(part.to_owned()));
+    let records = (0..count).map(move |_| record.clone());
+    let whole = [before].into_iter().chain(records).chain([after]);
+    let (status, told) = streamed(client, (path, ""), stream::iter(whole)).await?;
+    ensure!(status == 202, "{path}: {status}: {told}");
     Ok(told)
 }
 
 /// Uploads what comes, under a key if there is one: the status, and the report.
-async fn streamed<S>(client: &Client, key: &str, body: S) -> Result<(StatusCode, Value)>
+async fn streamed<S>(
+    client: &Client,
+    (path, key): (&str, &str),
+    body: S,
+) -> Result<(StatusCode, Value)>
 where
     S: Stream<Item = Bytes> + Send + 'static,
 {
@@ -448,7 +470,8 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await?;
     tokio::spawn(connection);
     let frames = body.map(|bytes| Ok::<_, std::io::Error>(Frame::data(bytes)));
-    let mut request = Request::post("http://billing.shop/lines").header("host", "billing.shop");
+    let url = format!("http://billing.shop/{path}");
+    let mut request = Request::post(url).header("host", "billing.shop");
     if !key.is_empty() {
         request = request.header("idempotency-key", key);
     }
