@@ -124,13 +124,15 @@ async fn a_batch_has_no_event_twice_and_none_that_is_done() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_store_forgets_what_is_done_when_the_window_is_over() -> Result<()> {
-    let deduplication = "  deduplication: { window: 5s, store: Redis, \
-                         redis: { urlSecretRef: { name: store, key: url } } }\n";
-    let more = format!("{}{}", subscription("", deduplication), redis::documents());
+/// With a Redis that knows for so long what is done, and one event that came twice.
+async fn with_store(window: &str) -> Result<(World, Redis)> {
+    let deduplication = format!(
+        "  deduplication: {{ window: {window}, store: Redis, \
+         redis: {{ urlSecretRef: {{ name: store, key: url }} }} }}\n"
+    );
+    let more = format!("{}{}", subscription("", &deduplication), redis::documents());
     let world = World::start(&more).await?;
-    let _redis = Redis::start(&world.mesh).await?;
+    let redis = Redis::start(&world.mesh).await?;
     world.mesh.programmed("billing").await?;
     world.accepted("0").await?;
     world.delivered(&["0"]).await?;
@@ -138,7 +140,13 @@ async fn a_store_forgets_what_is_done_when_the_window_is_over() -> Result<()> {
     world.delivered(&["1"]).await?;
     world.twice(&["1"]).await?;
     world.duplicates(1.0).await?;
-    wait_until("it is delivered once more", SOON, async || {
+    Ok((world, redis))
+}
+
+#[tokio::test]
+async fn a_store_forgets_what_is_done_when_the_window_is_over() -> Result<()> {
+    let (world, _redis) = with_store("10s").await?;
+    wait_until("it is delivered once more", LEASE + SOON, async || {
         world.twice(&["1"]).await?;
         let seen = world.billing.upstream.seen();
         let came = seen.iter().filter(|one| id_of(one) == "1").count();
@@ -151,18 +159,7 @@ async fn a_store_forgets_what_is_done_when_the_window_is_over() -> Result<()> {
 #[tokio::test]
 async fn a_store_knows_for_all_what_is_done_and_while_it_is_away_events_are_delivered() -> Result<()>
 {
-    let deduplication = "  deduplication: { window: 1h, store: Redis, \
-                         redis: { urlSecretRef: { name: store, key: url } } }\n";
-    let more = format!("{}{}", subscription("", deduplication), redis::documents());
-    let world = World::start(&more).await?;
-    let mut redis = Redis::start(&world.mesh).await?;
-    world.mesh.programmed("billing").await?;
-    world.accepted("0").await?;
-    world.delivered(&["0"]).await?;
-    world.twice(&["1"]).await?;
-    world.delivered(&["1"]).await?;
-    world.twice(&["1"]).await?;
-    world.duplicates(1.0).await?;
+    let (world, mut redis) = with_store("1h").await?;
     // Whoever comes next knows it, as another replica would.
     world.billing.sidecar.kill().await?;
     world.billing.sidecar.start()?;

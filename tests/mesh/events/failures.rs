@@ -255,7 +255,7 @@ async fn an_event_that_is_too_old_is_a_dead_letter_undelivered() -> Result<()> {
 async fn poison_does_not_hold_up_others() -> Result<()> {
     // One place for all, and events that come again later: whoever kept its place meanwhile would keep the others.
     let later = subscription(", maxInFlight: 1", "");
-    let later = later.replace("initial: 10ms, max: 50ms", "initial: 5s, max: 5s");
+    let later = later.replace("initial: 10ms, max: 50ms", "initial: 20s, max: 20s");
     let world = World::start(&later).await?;
     world.mesh.programmed("billing").await?;
     world.billing.upstream.fails(3, 500);

@@ -54,7 +54,7 @@ use super::{Broker, Group, Lag, Message, Queue, Start, Unpublished, Unsubscribed
 use crate::policy::load_balancer::hash::of_text;
 use declare::{ANSWER, Declarer, No, quorum};
 use delay::Delays;
-use link::{Link, lock};
+use link::{ASKED, Link, lock};
 use publisher::{Letter, Publisher, Sent};
 
 /// The longest message, headers included, in bytes.
@@ -68,8 +68,6 @@ const GROUP: usize = 80;
 /// How often what is before a group is counted until it is looked for queues that others have made meanwhile, in which
 /// messages wait.
 const LOOKS: u32 = 10;
-/// How many count what is before a group at once.
-const COUNTING: usize = 2;
 
 /// A RabbitMQ that is connected to, and again whenever the connection breaks.
 pub struct RabbitMq {
@@ -80,6 +78,7 @@ pub struct RabbitMq {
     delivering: Mutex<Option<Arc<Link>>>,
     /// By the queues of groups: what is known of where their messages wait, and how often it was asked.
     counted: Mutex<HashMap<String, (Arc<Delays>, u32)>>,
+    /// Who counts at once: as many as there are channels kept for that.
     counting: Semaphore,
 }
 
@@ -109,7 +108,7 @@ impl RabbitMq {
             publishing,
             delivering: Mutex::default(),
             counted: Mutex::default(),
-            counting: Semaphore::new(COUNTING),
+            counting: Semaphore::new(ASKED),
         })
     }
 
@@ -137,7 +136,7 @@ impl RabbitMq {
         };
         let connected = self.publishing.wait(ANSWER).await;
         let connected = connected.map_err(Unsubscribed::Away)?;
-        // One after the other, on a channel that is there already, as many as there may be.
+        // Thousands that each opened a channel for it would cost the broker and us more than the question.
         let turn = timeout(ANSWER, self.counting.acquire()).await;
         let late = || Unsubscribed::Away("there was no answer in time".to_owned());
         let _turn = turn.map_err(|_| late())?.map_err(|_| late())?;

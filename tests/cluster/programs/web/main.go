@@ -53,22 +53,17 @@ func main() {
 		ask(http.MethodGet, os.Args[2])
 	case len(os.Args) == 3 && os.Args[1] == "post":
 		ask(http.MethodPost, os.Args[2])
-	case len(os.Args) == 4 && os.Args[1] == "load":
+	case len(os.Args) == 4 && (os.Args[1] == "load" || os.Args[1] == "who"):
 		load(os.Args[3], func(client *http.Client, number int) (int, string) {
 			status, said := once(client, os.Args[2])
-			if status == http.StatusOK {
+			switch who, _, _ := strings.Cut(said, " "); {
+			case status != http.StatusOK:
+				return status, fmt.Sprintf("%q", said)
+			case os.Args[1] == "who":
+				return status, who
+			default:
 				return status, ""
 			}
-			return status, fmt.Sprintf("%q", said)
-		})
-	case len(os.Args) == 4 && os.Args[1] == "who":
-		load(os.Args[3], func(client *http.Client, number int) (int, string) {
-			status, said := once(client, os.Args[2])
-			if status == http.StatusOK {
-				who, _, _ := strings.Cut(said, " ")
-				return status, who
-			}
-			return status, fmt.Sprintf("%q", said)
 		})
 	case len(os.Args) == 4 && os.Args[1] == "publish":
 		began := time.Now().UnixMilli()

@@ -40,7 +40,7 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const HEARTBEAT: u16 = 10;
 const SILENCE: Duration = Duration::from_secs(25);
 /// How many channels are kept on which something was asked.
-const ASKED: usize = 2;
+pub(super) const ASKED: usize = 2;
 /// What one says first that does not take who we are.
 const REFUSES: &str = "ACCESS_REFUSED";
 

@@ -93,15 +93,13 @@ impl Pipeline {
             begun,
             told,
         };
-        let sent = match self.posted.send(posted) {
-            Ok(()) => timeout_at(until, tells).await,
-            Err(_) => {
-                let sent = Err(Unpublished::Away);
-                let certain = true;
-                return Told { sent, certain };
-            }
-        };
-        let why = match sent {
+        if self.posted.send(posted).is_err() {
+            return Told {
+                sent: Err(Unpublished::Away),
+                certain: true,
+            };
+        }
+        let why = match timeout_at(until, tells).await {
             Ok(Ok(told)) => return told,
             Ok(Err(_)) => BROKE,
             Err(_) => LATE,
